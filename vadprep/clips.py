@@ -1,0 +1,157 @@
+"""Which clips a video has, which source frames each answers for, and the way back to frames.
+
+Pure arithmetic on frame numbers; nothing here has seen a pixel. Words:
+
+    source frames     0 1 2 3 4 5 6 7 8 9 ...     as decoded
+    resampled frames  s(0) s(1) s(2) ...          source index of each frame the network sees
+    clip k            resampled frames 16k .. 16k+15
+    span k            source frames [s(16k), s(16(k+1)))
+
+Spans tile the covered range without gap or overlap at any frame rate, because each span ends
+where the next one starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+CLIP_LENGTH = 16
+"""Frames of a clip, and the stride between clips: the clips of this field do not overlap."""
+
+
+def _drop(num_frames: int) -> int:
+    return num_frames // CLIP_LENGTH
+
+
+def _xd(num_frames: int) -> int:
+    return max(num_frames - 1, 0) // CLIP_LENGTH
+
+
+def _repeat_last(num_frames: int) -> int:
+    return -(-num_frames // CLIP_LENGTH)
+
+
+TAIL_RULES: dict[str, Callable[[int], int]] = {
+    "drop": _drop,
+    "xd": _xd,
+    "repeat-last": _repeat_last,
+}
+"""Number of clips of N (resampled) frames.
+
+========== ============= ==========================================================
+drop       N // 16       an incomplete last clip is dropped
+xd         (N - 1) // 16 one frame is kept back for the flow of the last pair (XDVioDet)
+repeat-last ceil(N / 16) the last frame is repeated until the last clip is full
+========== ============= ==========================================================
+"""
+
+
+def num_clips(num_frames: int, tail: str) -> int:
+    """Clips of ``num_frames`` resampled frames under a tail rule.
+
+    Raises ValueError for a negative count or an unknown rule.
+    """
+    if num_frames < 0:
+        raise ValueError(f"{num_frames = }: a video has 0 or more frames")
+    try:
+        return TAIL_RULES[tail](num_frames)
+    except KeyError:
+        raise ValueError(f"{tail = }: allowed are {', '.join(TAIL_RULES)}") from None
+
+
+def min_frames(tail: str) -> int:
+    """Fewest resampled frames that give one clip under a tail rule."""
+    return next(n for n in range(1, 2 * CLIP_LENGTH) if num_clips(n, tail))
+
+
+class Resampling:
+    """Frame-rate change by index on the source timeline: which source frames are seen.
+
+    Resampled frame i shows the source frame on screen at time i / fps_used, that is
+    s(i) = floor(i * fps_source / fps_used), in exact rational arithmetic. No frame is blended
+    or re-encoded. ``fps_used=None`` keeps the native rate, s(i) = i.
+    """
+
+    def __init__(self, fps_source: Fraction, fps_used: Fraction | None = None) -> None:
+        if fps_source <= 0 or (fps_used is not None and fps_used <= 0):
+            raise ValueError(f"{fps_source = }, {fps_used = }: frame rates are positive")
+        self.fps_source = fps_source
+        self.fps_used = fps_source if fps_used is None else fps_used
+        self._step = fps_source / self.fps_used
+
+    def source(self, index: int) -> int:
+        """s(index): source frame shown by resampled frame ``index``."""
+        return index * self._step.numerator // self._step.denominator
+
+    def count(self, num_source_frames: int) -> int:
+        """Number of resampled frames i with s(i) < ``num_source_frames``."""
+        return -(-num_source_frames * self._step.denominator // self._step.numerator)
+
+    def repeats(self, source_index: int) -> int:
+        """How many resampled frames show source frame ``source_index`` (0 when skipped)."""
+        return self.count(source_index + 1) - self.count(source_index)
+
+    def spans(self, num_source_frames: int, tail: str) -> NDArray[np.int64]:
+        """Source frames [start, stop) that each clip answers for.
+
+        Returns int64 [num_clips, 2]. The last stop never passes ``num_source_frames``: frames
+        that ``repeat-last`` makes up answer for nothing.
+        """
+        clips = num_clips(self.count(num_source_frames), tail)
+        edges = [
+            min(self.source(CLIP_LENGTH * k), num_source_frames) for k in range(clips + 1)
+        ]
+        return np.array([edges[:-1], edges[1:]], dtype=np.int64).T.copy()
+
+
+COVERAGES = ("cut", "hold")
+"""What frames after the last span score: ``cut`` leaves them out, ``hold`` repeats the last."""
+
+
+def frame_scores(
+    scores: NDArray[np.floating],
+    spans: NDArray[np.int64],
+    num_frames: int,
+    coverage: str = "cut",
+) -> NDArray[np.float64]:
+    """Scores of source frames from snippet scores, each spread over its span.
+
+    ``scores`` is float [num_clips], ``spans`` int64 [num_clips, 2] that tile [0, last stop).
+    Returns float64 [last stop] with ``cut`` and [num_frames] with ``hold``.
+    Raises ValueError when the shapes disagree, the spans do not tile or pass ``num_frames``.
+    """
+    if coverage not in COVERAGES:
+        raise ValueError(f"{coverage = }: allowed are {', '.join(COVERAGES)}")
+    check_spans(spans, num_frames)
+    if scores.shape != spans.shape[:1]:
+        raise ValueError(f"{scores.shape = } does not fit {spans.shape = }")
+    spread = np.repeat(scores.astype(np.float64), spans[:, 1] - spans[:, 0])
+    if coverage == "hold" and len(scores):
+        spread = np.pad(spread, (0, num_frames - len(spread)), constant_values=scores[-1])
+    return spread
+
+
+def check_spans(spans: NDArray[np.int64], num_frames: int) -> None:
+    """Raise ValueError unless ``spans`` [num_clips, 2] tile [0, last stop <= num_frames)."""
+    if spans.ndim != 2 or spans.shape[1] != 2:
+        raise ValueError(f"{spans.shape = }: expected [num_clips, 2]")
+    if not len(spans):
+        return
+    if spans[0, 0] != 0 or np.any(spans[1:, 0] != spans[:-1, 1]):
+        raise ValueError("spans do not tile the frames: a gap or an overlap")
+    if np.any(spans[:, 1] < spans[:, 0]) or spans[-1, 1] > num_frames:
+        raise ValueError(f"spans run backwards or past the {num_frames} frames of the video")
+
+
+def frame_labels(
+    intervals: tuple[tuple[int, int], ...], num_frames: int
+) -> NDArray[np.bool_]:
+    """True for the source frames inside any interval [start, stop): bool [num_frames]."""
+    labels = np.zeros(num_frames, dtype=bool)
+    for start, stop in intervals:
+        labels[start:stop] = True
+    return labels

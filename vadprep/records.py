@@ -1,0 +1,95 @@
+"""The nouns that several modules share, and the family of errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+class VadprepError(Exception):
+    """What goes wrong in the world around us, in one line that names the remedy.
+
+    ``exit_code`` is what the command line ends with: 2 for what has to be put right before
+    anything can run, 1 for what stopped a run, 75 for a stop by a signal.
+    """
+
+    exit_code = 2
+
+
+class ManifestError(VadprepError):
+    """A manifest or split file has a bad row: names file, line and column."""
+
+
+class SpecError(VadprepError):
+    """Two specs differ where they must not, or a spec asks for what is not there."""
+
+
+class WeightsError(VadprepError):
+    """A weights file is missing, damaged, or made for another network."""
+
+
+class FeaturesError(VadprepError):
+    """A feature folder is missing, mixed or inconsistent."""
+
+
+class ShardError(FeaturesError):
+    """A shard file is damaged or not a shard: names file and video."""
+
+
+class CheckpointError(VadprepError):
+    """A run folder or checkpoint is missing, damaged, or does not fit the features."""
+
+
+class DecodeError(VadprepError):
+    """One video cannot be read. ``kind`` is a word for tables, the message one for people."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, kind: str = "unreadable") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class OutputError(VadprepError):
+    """The output disk is full, gone or not writable. What was committed is safe."""
+
+    exit_code = 1
+
+
+class TrainingError(VadprepError):
+    """Training cannot go on, for example at the first loss that is not finite."""
+
+    exit_code = 1
+
+
+class Stopped(VadprepError):
+    """A signal asked for a stop: everything finished is committed, run the command again."""
+
+    exit_code = 75
+
+
+Interval = tuple[int, int]
+"""Half-open range of source frames [start, stop)."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """One manifest row: one file (or folder of frames) with one id.
+
+    ``label`` is 0 (normal), 1 (abnormal) or None (unknown). ``intervals`` are the anomalous
+    source frames: ``()`` known to have none, None unknown. ``num_frames`` and ``fps`` are what
+    the manifest says, not what was decoded.
+    """
+
+    video_id: str
+    path: str
+    split: str = ""
+    label: int | None = None
+    category: str = ""
+    num_frames: int | None = None
+    num_frames_scored: int | None = None
+    fps: float | None = None
+    intervals: tuple[Interval, ...] | None = None
+    intervals_seconds: tuple[tuple[float, float], ...] | None = None
+    extra: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
