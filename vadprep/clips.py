@@ -102,9 +102,7 @@ class Resampling:
         that ``repeat-last`` makes up answer for nothing.
         """
         clips = num_clips(self.count(num_source_frames), tail)
-        edges = [
-            min(self.source(CLIP_LENGTH * k), num_source_frames) for k in range(clips + 1)
-        ]
+        edges = [min(self.source(CLIP_LENGTH * k), num_source_frames) for k in range(clips + 1)]
         return np.array([edges[:-1], edges[1:]], dtype=np.int64).T.copy()
 
 
@@ -147,9 +145,7 @@ def check_spans(spans: NDArray[np.int64], num_frames: int) -> None:
         raise ValueError(f"spans run backwards or past the {num_frames} frames of the video")
 
 
-def frame_labels(
-    intervals: tuple[tuple[int, int], ...], num_frames: int
-) -> NDArray[np.bool_]:
+def frame_labels(intervals: tuple[tuple[int, int], ...], num_frames: int) -> NDArray[np.bool_]:
     """True for the source frames inside any interval [start, stop): bool [num_frames]."""
     labels = np.zeros(num_frames, dtype=bool)
     for start, stop in intervals:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 
 class VadprepError(Exception):
@@ -92,4 +91,4 @@ class Video:
     fps: float | None = None
     intervals: tuple[Interval, ...] | None = None
     intervals_seconds: tuple[tuple[float, float], ...] | None = None
-    extra: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    extra: Mapping[str, str] = field(default_factory=dict)

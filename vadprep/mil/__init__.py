@@ -1,0 +1,43 @@
+"""The heads, by name, and the settings that were published for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vadprep.mil.ddl import DDL, DDL_PUBLISHED, DDLConfig
+from vadprep.mil.head import Head, HeadConfig, HeadOutput
+
+__all__ = ["HEADS", "Head", "HeadConfig", "HeadKind", "HeadOutput", "head_kind"]
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """How a head is built and which settings it has."""
+
+    build: Callable[[int, Any], Head]
+    """Network from the feature dimension and a config of type ``config``."""
+    config: type[HeadConfig]
+    published: Mapping[str, HeadConfig]
+    """By dataset."""
+    fallback: str
+    """Dataset whose settings serve any other one."""
+
+    def settings_for(self, dataset: str) -> str:
+        """Name of the published settings that ``dataset`` is trained with."""
+        return dataset if dataset in self.published else self.fallback
+
+
+HEADS: dict[str, HeadKind] = {
+    # Other data sets take the settings of XD: a quarter of the width, so less to overfit on
+    # the small sets people bring, and its videos come from many sources, as theirs do.
+    "ddl": HeadKind(DDL, DDLConfig, DDL_PUBLISHED, fallback="xd"),
+}
+
+
+def head_kind(name: str) -> HeadKind:
+    """The head called ``name``; raises ValueError that lists the heads."""
+    if name not in HEADS:
+        raise ValueError(f"head = {name!r}: allowed are {', '.join(HEADS)}")
+    return HEADS[name]

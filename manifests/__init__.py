@@ -1,0 +1,1 @@
+"""The bundled data sets: one CSV each, sources and counts in README.md."""

@@ -1,0 +1,331 @@
+"""DDL: losses and network against loops written here, and what must not change a result."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vadprep.mil import HEADS, head_kind
+from vadprep.mil.ddl import (
+    DDL,
+    DDL_PUBLISHED,
+    DDLConfig,
+    LocalAwareAttention,
+    dynamics_alignment_loss,
+    dynamics_ranking_loss,
+    mil_loss,
+)
+
+SMALL = DDLConfig(width=8, heads=2, hidden=8, embedding=4, kernel=3, sigma=2.0)
+LENGTHS = (40, 1, 17, 2, 33)
+LABELS = (1.0, 1.0, 0.0, 0.0, 1.0)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def bags(generator):
+    """Scores [N, T], embeddings [N, T, 4], labels [N], mask [N, T] in float64, padding random."""
+    shape = (len(LENGTHS), max(LENGTHS))
+    scores = torch.rand(shape, generator=generator, dtype=torch.float64)
+    embeddings = torch.randn(*shape, 4, generator=generator, dtype=torch.float64)
+    mask = torch.arange(shape[1]) < torch.tensor(LENGTHS)[:, None]
+    labels = torch.tensor(LABELS, dtype=torch.float64)
+    return scores.requires_grad_(), embeddings.requires_grad_(), labels, mask
+
+
+def naive_top_mean(values, k):
+    chosen = sorted(values, key=float, reverse=True)[:k]
+    return sum(chosen) / len(chosen)
+
+
+def naive_k(label, length):
+    return length // 16 + 1 if label else 1
+
+
+def naive_mil(scores, labels, lengths):
+    total = 0.0
+    for row, label, length in zip(scores, labels, lengths, strict=True):
+        p = naive_top_mean(list(row[:length]), naive_k(label, length))
+        total = total - torch.log(p if label else 1 - p)
+    return total / len(lengths)
+
+
+def naive_ranking(scores, labels, lengths, zeta):
+    energies = {0.0: [], 1.0: []}
+    for row, label, length in zip(scores, labels, lengths, strict=True):
+        squares = [(row[t] - row[t + 1]) ** 2 for t in range(length - 1)]
+        if squares:
+            energies[label].append(naive_top_mean(squares, naive_k(label, length)))
+    abnormal, normal = (sum(energies[c]) / len(energies[c]) for c in (1.0, 0.0))
+    return torch.clamp(zeta - abnormal + normal, min=0)
+
+
+def naive_alignment(scores, embeddings, lengths):
+    videos = []
+    for row, x, length in zip(scores, embeddings, lengths, strict=True):
+        terms = []
+        for t in range(length - 1):
+            cosine = (x[t] @ x[t + 1]) / (x[t].norm() * x[t + 1].norm())
+            terms.append(-abs(row[t] - row[t + 1]) * torch.log(1 - cosine + 1e-7))
+        if terms:
+            videos.append(sum(terms) / len(terms))
+    return sum(videos) / len(videos)
+
+
+CASES = {
+    "mil": (
+        lambda s, x, y, m: mil_loss(s, y, m),
+        lambda s, x: naive_mil(s, LABELS, LENGTHS),
+    ),
+    "ranking": (
+        lambda s, x, y, m: dynamics_ranking_loss(s, y, m, 0.8),
+        lambda s, x: naive_ranking(s, LABELS, LENGTHS, 0.8),
+    ),
+    "alignment": (
+        lambda s, x, y, m: dynamics_alignment_loss(s, x, m),
+        lambda s, x: naive_alignment(s, x, LENGTHS),
+    ),
+}
+
+
+def value_and_gradients(loss, *inputs):
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+    filled = [
+        torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)
+    ]
+    return loss.detach(), filled
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_equal_a_loop_in_value_and_gradient(name, bags):
+    scores, embeddings, labels, mask = bags
+    ours, loop = CASES[name]
+    found = value_and_gradients(ours(scores, embeddings, labels, mask), scores, embeddings)
+    expected = value_and_gradients(loop(scores, embeddings), scores, embeddings)
+    assert expected[0] != 0
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_more_padding_changes_no_loss(name, bags):
+    scores, embeddings, labels, mask = bags
+    ours = CASES[name][0]
+    longer = [torch.cat([x, torch.full_like(x[:, :7], 0.99)], dim=1) for x in (scores, embeddings)]
+    more = torch.cat([mask, torch.zeros_like(mask[:, :7])], dim=1)
+    expected = ours(scores, embeddings, labels, mask)
+    assert ours(*longer, labels, more).item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_ranking_is_skipped_when_a_class_is_missing(label, bags):
+    scores, _, labels, mask = bags
+    loss = dynamics_ranking_loss(scores, torch.full_like(labels, label), mask, 0.8)
+    value, (gradient,) = value_and_gradients(loss, scores)
+    assert value == 0 and not gradient.any()
+
+
+def test_ranking_is_zero_when_abnormal_scores_change_more_by_the_margin():
+    scores = torch.tensor([[0.0, 1.0], [0.5, 0.5]])
+    arguments = torch.tensor([1.0, 0.0]), torch.ones(2, 2, dtype=torch.bool)
+    assert dynamics_ranking_loss(scores, *arguments, 0.0) == 0
+    assert dynamics_ranking_loss(scores, *arguments, 1.5) == 0.5
+    assert dynamics_ranking_loss(scores.flip(0), *arguments, 0.0) == 1
+
+
+def test_alignment_stays_finite_on_a_frozen_picture(generator):
+    # In float32 the cosine of equal vectors passes 1 by up to some 1e-7.
+    embeddings = torch.randn(64, 1, 128, generator=generator).repeat(1, 5, 1).requires_grad_()
+    scores = torch.rand(64, 5, generator=generator).requires_grad_()
+    loss = dynamics_alignment_loss(scores, embeddings, torch.ones(64, 5, dtype=torch.bool))
+    value, gradients = value_and_gradients(loss, scores, embeddings)
+    assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
+
+
+def head(config=SMALL, dim=6):
+    torch.manual_seed(0)
+    return DDL(dim, config).double().eval()
+
+
+def naive_attention(layer, snippets, prior):
+    """LA-Net of one video [T, D] by its equations, one query at a time."""
+    num_snippets, heads = len(snippets), layer.heads
+    q, k, v = ((snippets @ w.weight.T) for w in (layer.query, layer.key, layer.value))
+    head_width = q.shape[1] // heads
+    rows = []
+    for i in range(num_snippets):
+        parts = []
+        for h in range(heads):
+            columns = slice(h * head_width, (h + 1) * head_width)
+            logits = [q[i, columns] @ k[j, columns] / math.sqrt(8) for j in range(num_snippets)]
+            g = [math.exp(-((i - j) ** 2) / 4.0) for j in range(num_snippets)]
+            if prior == "pre":
+                logits = [logit + near for logit, near in zip(logits, g, strict=True)]
+            exponentials = [math.exp(logit) for logit in logits]
+            weights = [e / sum(exponentials) for e in exponentials]
+            if prior == "post":
+                weights = [w + near for w, near in zip(weights, g, strict=True)]
+            parts.append(sum(w * v[j, columns] for j, w in enumerate(weights)))
+        x = snippets[i] + layer.output.weight @ torch.cat(parts)
+        normal = (x - x.mean()) / torch.sqrt(x.var(unbiased=False) + 1e-5)
+        rows.append(normal * layer.norm.weight + layer.norm.bias)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("prior", ["post", "pre"])
+def test_attention_equals_its_equations(prior, generator):
+    torch.manual_seed(1)
+    layer = LocalAwareAttention(6, replace(SMALL, prior=prior)).double()
+    snippets = torch.randn(7, 6, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        found = layer(snippets[None], torch.ones(1, 7, dtype=torch.bool))[0]
+        expected = naive_attention(layer, snippets, prior)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("prior", ["post", "pre"])
+def test_padding_changes_no_score_and_gets_no_gradient(prior, generator):
+    network = head(replace(SMALL, prior=prior))
+    alone = torch.randn(1, 9, 6, generator=generator, dtype=torch.float64)
+    garbage = torch.full((1, 5, 6), 1e3, dtype=torch.float64)
+    padded = torch.cat([alone, garbage], dim=1).requires_grad_()
+    mask = torch.arange(14)[None] < 9
+    scores = network(padded, mask).scores[:, :9]
+    torch.testing.assert_close(scores, network(alone, mask[:, :9]).scores, rtol=0, atol=1e-12)
+    scores.sum().backward()
+    assert padded.grad[:, :9].any() and not padded.grad[:, 9:].any()
+
+
+def test_classifier_is_causal(generator):
+    """With attention silenced, a score sees itself and K - 1 snippets before it."""
+    network = head()
+    torch.nn.init.zeros_(network.attention.output.weight)
+    snippets = torch.randn(1, 10, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    network(snippets, torch.ones(1, 10, dtype=torch.bool)).scores[0, 5].backward()
+    seen = snippets.grad[0].abs().sum(dim=1).nonzero().flatten().tolist()
+    assert seen == [3, 4, 5]
+
+
+def test_scoring_in_blocks_equals_all_rows_at_once(monkeypatch, generator):
+    network = head()
+    snippets = torch.randn(2, 50, 6, generator=generator, dtype=torch.float64)
+    mask = torch.arange(50) < torch.tensor([[50], [31]])
+    whole = network(snippets, mask).scores
+    monkeypatch.setattr("vadprep.mil.ddl._MAX_ATTENTION_ENTRIES", 350)
+    torch.testing.assert_close(network(snippets, mask).scores, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_snippets", [1, 2, 3, 5000])
+def test_any_length_is_scored(num_snippets, generator):
+    network = head().float()
+    snippets = torch.randn(1, num_snippets, 6, generator=generator)
+    with torch.no_grad():
+        scores = network(snippets, torch.ones(1, num_snippets, dtype=torch.bool)).scores
+    assert scores.shape == (1, num_snippets)
+    assert bool(((scores >= 0) & (scores <= 1)).all())
+
+
+@pytest.mark.parametrize("num_snippets", [1, 2, 3, 17])
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_any_length_is_trained_on(num_snippets, label, generator):
+    network = head().train()
+    snippets = torch.randn(1, num_snippets, 6, generator=generator, dtype=torch.float64)
+    mask = torch.ones(1, num_snippets, dtype=torch.bool)
+    terms = network.loss(network(snippets, mask), torch.tensor([label]), mask)
+    sum(terms.values()).backward()
+    assert list(terms) == ["mil", "dr", "da"]
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_terms_carry_their_weights(bags):
+    scores, embeddings, labels, mask = bags
+    network = head(replace(SMALL, lambda_dr=3.0, lambda_da=5.0, zeta=0.8))
+    output = type("Output", (), {"scores": scores, "embeddings": embeddings})
+    terms = network.loss(output, labels, mask)
+    ranking = dynamics_ranking_loss(scores, labels, mask, 0.8)
+    alignment = dynamics_alignment_loss(scores, embeddings, mask)
+    assert terms["dr"].item() == pytest.approx(3 * ranking.item())
+    assert terms["da"].item() == pytest.approx(5 * alignment.item())
+
+
+def test_detached_scores_get_no_gradient_from_the_alignment(bags):
+    scores, embeddings, labels, mask = bags
+    output = type("Output", (), {"scores": scores, "embeddings": embeddings})
+    terms = head(replace(SMALL, detach="scores")).loss(output, labels, mask)
+    _, (by_scores, by_embeddings) = value_and_gradients(terms["da"], scores, embeddings)
+    assert not by_scores.any() and by_embeddings.any()
+
+
+def test_two_separable_bags_are_learnt():
+    """The bag loss itself goes to zero; the alignment term pulls, so it is not asked for."""
+    torch.manual_seed(0)
+    snippets = torch.randn(2, 20, 6)
+    snippets[0, 8:12] += 4
+    mask, labels = torch.ones(2, 20, dtype=torch.bool), torch.tensor([1.0, 0.0])
+    network = DDL(6, replace(SMALL, width=16, hidden=32, embedding=16, learning_rate=5e-3))
+    optimizer = network.optimizer()
+    for _ in range(150):
+        optimizer.zero_grad()
+        torch.stack(list(network.loss(network(snippets, mask), labels, mask).values())).sum().backward()
+        optimizer.step()
+    network.eval()
+    with torch.no_grad():
+        output = network(snippets, mask)
+    assert mil_loss(output.scores, labels, mask) < 0.05
+
+
+def test_published_settings():
+    xd, ucf = DDL_PUBLISHED["xd"], DDL_PUBLISHED["ucf"]
+    assert (xd.width, xd.sigma, xd.kernel, xd.lambda_dr, xd.seed) == (128, 6.0, 5, 2.0, 4)
+    assert (ucf.width, ucf.sigma, ucf.kernel, ucf.lambda_dr, ucf.seed) == (512, 16.0, 10, 1.0, 9)
+    for config in (xd, ucf):
+        assert (config.heads, config.hidden, config.embedding) == (4, 512, 128)
+        assert (config.epochs, config.batch_size, config.max_snippets) == (50, 128, 200)
+        assert (config.learning_rate, config.cosine_epochs, config.weight_decay) == (5e-4, 60, 0)
+
+
+def test_learning_rate_follows_torchs_cosine():
+    config = DDL_PUBLISHED["xd"]
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], config.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
+    for epoch in range(config.epochs):
+        assert config.learning_rate_at(epoch) == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        schedule.step()
+
+
+def test_other_data_sets_fall_back_to_the_settings_of_xd():
+    assert HEADS["ddl"].settings_for("ucf") == "ucf"
+    assert HEADS["ddl"].settings_for("my cameras") == "xd"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"prior": "both"}, "allowed are post, pre"),
+        ({"scaling": "sqrt"}, "allowed are width, head, none"),
+        ({"width": 10, "heads": 4}, "multiple of 4 heads"),
+        ({"sigma": 0.0}, "must be positive"),
+        ({"batch_size": 0}, "batch_size = 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        DDLConfig(**change)
+
+
+def test_unknown_head_lists_the_known():
+    with pytest.raises(ValueError, match="allowed are ddl"):
+        head_kind("dll")
+
+
+def test_scaling_divides_the_dot_products():
+    scales = {s: LocalAwareAttention(6, replace(SMALL, scaling=s)).scale for s in ("width", "head", "none")}
+    np.testing.assert_allclose(list(scales.values()), [8**-0.5, 4**-0.5, 1.0])

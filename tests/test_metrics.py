@@ -1,0 +1,140 @@
+"""Figures against scikit-learn and against counting by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vadprep.metrics import (
+    VideoScores,
+    average_precision,
+    average_precision_trapezoid,
+    evaluate,
+    listed,
+    roc_auc,
+)
+
+
+def random_frames(seed, num_frames=500, num_scores=7):
+    """Labels and scores with many ties."""
+    rng = np.random.default_rng(seed)
+    return rng.random(num_frames) < 0.3, rng.integers(num_scores, size=num_frames) / num_scores
+
+
+def sklearn_trapezoid(sklearn_metrics, labels, scores):
+    precision, recall, _ = sklearn_metrics.precision_recall_curve(labels, scores)
+    return sklearn_metrics.auc(recall, precision)
+
+
+@pytest.mark.parametrize("num_scores", [1, 2, 7, 10_000])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_figures_equal_scikit_learn(seed, num_scores):
+    oracle = pytest.importorskip("sklearn.metrics")
+    labels, scores = random_frames(seed, num_scores=num_scores)
+    expected = [
+        oracle.roc_auc_score(labels, scores),
+        oracle.average_precision_score(labels, scores),
+        sklearn_trapezoid(oracle, labels, scores),
+    ]
+    found = [f(labels, scores) for f in (roc_auc, average_precision, average_precision_trapezoid)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_auc_is_the_share_of_pairs_in_order_with_ties_as_half():
+    labels, scores = random_frames(3, num_frames=60)
+    pairs = [(a > n) + (a == n) / 2 for a in scores[labels] for n in scores[~labels]]
+    assert roc_auc(labels, scores) == pytest.approx(np.mean(pairs), abs=1e-15)
+
+
+def test_worked_example():
+    # Descending: abnormal .9, then one of each at .5, then normal .1.
+    labels, scores = np.array([True, True, False, False]), np.array([0.9, 0.5, 0.5, 0.1])
+    assert roc_auc(labels, scores) == 7 / 8
+    assert average_precision(labels, scores) == pytest.approx(1 / 2 + 1 / 2 * 2 / 3)
+    assert average_precision_trapezoid(labels, scores) == pytest.approx(1 / 2 + 1 / 2 * 5 / 6)
+
+
+@pytest.mark.parametrize(
+    "labels, scores, message",
+    [
+        ([True, True], [0.1, 0.2], "every scored frame is abnormal"),
+        ([False, False], [0.1, 0.2], "no scored frame is abnormal"),
+        ([True, False], [0.1, np.nan], "1 scores are not finite"),
+        ([True, False], [0.1], "expected two equal"),
+    ],
+)
+def test_figures_refuse(labels, scores, message):
+    with pytest.raises(ValueError, match=message):
+        roc_auc(np.array(labels), np.array(scores))
+
+
+def video(snippets, num_frames, edges):
+    spans = np.stack([edges[:-1], edges[1:]], axis=1)
+    return VideoScores(np.array(snippets, float), spans, num_frames, 25.0)
+
+
+def two_videos():
+    """One video at half the frame rate (spans of 8), one with frames after its last span."""
+    scores = {
+        "a": video([0.2, 0.9], 16, np.array([0, 8, 16])),
+        "b": video([0.3, 0.1], 37, np.array([0, 16, 32])),
+    }
+    return scores, {"a": ((6, 16),), "b": ()}
+
+
+def test_evaluate_meets_labels_through_spans():
+    oracle = pytest.importorskip("sklearn.metrics")
+    scores, intervals = two_videos()
+    labels = [0] * 6 + [1] * 10 + [0] * 32
+    frames = [0.2] * 8 + [0.9] * 8 + [0.3] * 16 + [0.1] * 16
+    metrics = evaluate(scores, intervals)
+    assert metrics.figures["frame_auc"] == pytest.approx(oracle.roc_auc_score(labels, frames))
+    assert (metrics.num_videos, metrics.num_frames, metrics.num_abnormal_frames) == (2, 48, 10)
+
+
+def test_hold_scores_the_frames_after_the_last_span():
+    scores, intervals = two_videos()
+    assert evaluate(scores, intervals, "hold").num_frames == 16 + 37
+
+
+def test_order_of_the_mappings_does_not_matter():
+    scores, intervals = two_videos()
+    swapped = dict(reversed(scores.items()))
+    assert evaluate(swapped, intervals).figures == evaluate(scores, intervals).figures
+
+
+def test_intervals_are_cut_at_the_frames_that_were_scored():
+    scores, _ = two_videos()
+    metrics = evaluate(scores, {"a": ((0, 16),), "b": ((30, 37),)})
+    assert metrics.num_abnormal_frames == 16 + 2
+
+
+def test_ids_that_do_not_match_are_listed():
+    scores, intervals = two_videos()
+    intervals["c"] = intervals.pop("a")
+    with pytest.raises(ValueError, match=r"without ground truth: 1 \(a\); .*not scored: 1 \(c\)"):
+        evaluate(scores, intervals)
+
+
+@pytest.mark.parametrize(
+    "intervals, reason",
+    [
+        ({"a": (), "b": ()}, "no scored frame is abnormal"),
+        ({"a": ((0, 16),), "b": ((0, 37),)}, "every scored frame is abnormal"),
+    ],
+)
+def test_one_class_gives_none_with_the_reason(intervals, reason):
+    entry = evaluate(two_videos()[0], intervals).as_json()
+    for name in ("frame_auc", "frame_ap", "frame_ap_trapezoid"):
+        assert entry[name] is None
+        assert entry["undefined"][name] == reason
+
+
+def test_no_frames_at_all_is_undefined():
+    scores = {"a": video([], 5, np.array([0]))}
+    assert evaluate(scores, {"a": ((0, 5),)}).reasons["frame_auc"] == "no frame was scored"
+
+
+def test_long_lists_of_ids_are_shortened():
+    assert listed(["b", "a"]) == "2 (a, b)"
+    assert listed(f"{i:02d}" for i in range(12)).endswith("09, and 2 more)")

@@ -1,0 +1,263 @@
+"""Checkpoints and resume states: safetensors and JSON. Nothing that is loaded runs code.
+
+RUN/checkpoint-last.safetensors   the network's tensors
+RUN/checkpoint-last.json          head, config, feature spec, seed, metrics, versions
+RUN/resume.safetensors            network, optimiser, random state after the last full epoch
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from vadprep import __version__
+from vadprep.files import written
+from vadprep.mil import HEADS, Head, HeadConfig, head_kind
+from vadprep.records import CheckpointError
+from vadprep.spec import Spec, differences
+
+FORMAT = "vadprep-checkpoint"
+FORMAT_VERSION = 1
+LAST = "checkpoint-last"
+RESUME = "resume.safetensors"
+
+_FIELDS = {"head", "config", "dim", "streams", "specs", "seed", "control", "metrics"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained head and everything that says what it may be used on."""
+
+    head_name: str
+    head: Head
+    streams: str
+    """``rgb``, ``flow`` or ``concat`` (``bags.STREAM_CHOICES``)."""
+    specs: Mapping[str, Spec]
+    """Settings of the features it was trained on, by stream."""
+    seed: int
+    control: bool = False
+    """Trained on shuffled labels: a control, not a detector."""
+    metrics: Mapping[str, Any] | None = None
+    """Figures of this checkpoint on the test split, as in metrics.json."""
+
+    @property
+    def config(self) -> HeadConfig:
+        """Settings of the head."""
+        return self.head.config
+
+
+def save_run(folder: Path, run: Run, name: str = LAST) -> None:
+    """Write the two files of a checkpoint into ``folder``, each at once."""
+    tensors = {key: value.detach().cpu() for key, value in run.head.state_dict().items()}
+    content = safetensors.torch.save(tensors)
+    record = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "head": run.head_name,
+        "config": asdict(run.config),
+        "dim": run.head.dim,
+        "streams": run.streams,
+        "specs": spec_records(run.specs),
+        "seed": run.seed,
+        "control": run.control,
+        "metrics": run.metrics,
+        "versions": versions(),
+        "tensors_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    with written(folder / f"{name}.safetensors") as stream:
+        stream.write(content)
+    write_json(folder / f"{name}.json", record)
+
+
+def load_run(folder: Path, name: str = LAST) -> Run:
+    """The checkpoint ``name`` of a run folder, on the CPU and in eval mode.
+
+    Raises CheckpointError for a folder or file that is missing, damaged or of another version.
+    """
+    path = folder / f"{name}.json"
+    if not path.exists() and sorted(folder.glob(f"seed-*/{name}.json")):
+        raise CheckpointError(f"{folder}: holds several seeds, name one: {folder}/seed-...")
+    record = _checked_record(path)
+    content = _read(path.with_suffix(".safetensors"))
+    if hashlib.sha256(content).hexdigest() != record.get("tensors_sha256"):
+        raise CheckpointError(
+            f"{path.with_suffix('.safetensors')}: does not belong to {path.name}, or is "
+            f"damaged: train again with --resume"
+        )
+    try:
+        config = HEADS[record["head"]].config(**record["config"])
+        specs = {
+            stream: Spec.from_json(json.dumps(entry["spec"]), f"{path}: {stream}")
+            for stream, entry in record["specs"].items()
+        }
+        head = head_kind(record["head"]).build(int(record["dim"]), config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint of this version: {error!r}") from error
+    _fill(head, safetensors.torch.load(content), path)
+    return Run(
+        head_name=record["head"],
+        head=head.eval(),
+        streams=record["streams"],
+        specs=specs,
+        seed=record["seed"],
+        control=record["control"],
+        metrics=record["metrics"],
+    )
+
+
+def check_features(
+    run: Run, specs: Mapping[str, Spec], where: str, accept: Collection[str] = ()
+) -> None:
+    """Raise CheckpointError unless features of ``specs`` fit the run, naming each field.
+
+    ``accept`` names fields that may differ or be unknown; ``where`` opens the message.
+    """
+    missing = run.specs.keys() - specs.keys()
+    if missing:
+        raise CheckpointError(
+            f"{where}: the run needs the streams {', '.join(sorted(run.specs))}, "
+            f"{', '.join(sorted(missing))} is not there"
+        )
+    lines = [
+        f"{stream} {line}"
+        for stream, spec in run.specs.items()
+        for line in differences(spec, specs[stream])
+        if line.split(":")[0] not in accept
+    ]
+    if lines:
+        raise CheckpointError(
+            f"{where}: features of another spec than the run was trained on (run / here): "
+            f"{'; '.join(lines)}. Use features of the same settings, or accept a field by name"
+        )
+
+
+def save_state(
+    path: Path, head: Head, optimizer: torch.optim.Optimizer, progress: Mapping[str, int]
+) -> None:
+    """Write what resuming needs, in one file at once: a kill leaves the state before it.
+
+    ``progress`` is JSON in the file's header. The random states are those of this moment.
+    """
+    tensors = {f"model.{key}": value for key, value in head.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    device = _device(head)
+    if device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with written(path) as stream:
+        stream.write(safetensors.torch.save(content, {"progress": json.dumps(dict(progress))}))
+
+
+def load_state(path: Path, head: Head, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Put network, optimiser and random state back as ``save_state`` found them.
+
+    Returns the progress. Raises CheckpointError when the file is damaged or does not fit.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = json.loads((file.metadata() or {})["progress"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        device = _device(head)
+        _fill(head, _under("model", tensors), path)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in _under("optimizer", tensors).items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        torch.set_rng_state(tensors["random.cpu"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"], device)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: cannot resume from it ({error}): remove it to train from the start"
+        ) from error
+    return progress
+
+
+def spec_records(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
+    """Specs by stream, as JSON values, with hash and the name of the weights."""
+    return {
+        stream: {"spec": asdict(spec), "hash": spec.hash, "weights": spec.weights}
+        for stream, spec in specs.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions that numbers may depend on."""
+    return {"vadprep": __version__, "torch": torch.__version__}
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write ``record`` at once, indented; raises ValueError for NaN, which JSON lacks."""
+    content = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with written(path) as stream:
+        stream.write(content.encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError naming the file when it is missing or damaged."""
+    try:
+        record = json.loads(_read(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged, not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path}: damaged, not a JSON object")
+    return record
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: not there; is {path.parent} a run folder?") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _checked_record(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if (record.get("format"), record.get("version")) != (FORMAT, FORMAT_VERSION):
+        raise CheckpointError(
+            f"{path}: format {record.get('format')!r}, version {record.get('version')!r}; "
+            f"expected {FORMAT!r}, {FORMAT_VERSION}"
+        )
+    missing = _FIELDS - record.keys()
+    if missing:
+        raise CheckpointError(f"{path}: damaged, no field {', '.join(sorted(missing))}")
+    return record
+
+
+def _fill(head: Head, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Load ``tensors`` into the head; raises CheckpointError naming those that do not fit."""
+    wanted = {key: tuple(value.shape) for key, value in head.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    odd = sorted(
+        key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)
+    )
+    if odd:
+        shown = "; ".join(f"{key}: {found.get(key)} not {wanted.get(key)}" for key in odd[:5])
+        raise CheckpointError(f"{path}: {len(odd)} tensors do not fit the network: {shown}")
+    head.load_state_dict(dict(tensors))
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        key.removeprefix(f"{prefix}."): value
+        for key, value in tensors.items()
+        if key.startswith(f"{prefix}.")
+    }
+
+
+def _device(head: Head) -> torch.device:
+    return next(head.parameters()).device

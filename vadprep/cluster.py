@@ -1,0 +1,151 @@
+"""The runner on Ray: actors that hold a GPU, or a CPU core, and pull videos.
+
+Tasks and reports travel, features never do: a worker writes its videos' files itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from vadprep.driver import OnStart, Runner, Worker
+from vadprep.extract import SKIPPED, Report, Task
+
+logger = logging.getLogger(__name__)
+
+WORKER_ATTEMPTS = 2
+"""Workers that may die over one video before it is left for the next run."""
+
+OBJECT_STORE_BYTES = 100 << 20
+"""Only tasks and reports pass through Ray's object store."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many workers, and what each holds."""
+
+    workers: int
+    gpus_each: int = 0
+    videos_each: int = 1
+    """Videos in the works at once in a worker, so that their decoders keep a GPU busy."""
+    address: str = "local"
+
+
+class _Actor:
+    """A worker in a process of its own; made here from a function that builds the extractor."""
+
+    def __init__(self, make_worker: Callable[[], Worker]) -> None:
+        self._worker = make_worker()
+
+    def work(self, task: Task) -> Report:
+        return self._worker(task)
+
+
+def on_ray(make_worker: Callable[[], Worker], pool: Pool) -> Runner:
+    """A runner over ``pool.workers`` actors, each with the worker that ``make_worker`` builds.
+
+    An exception of ours in a worker (disk full, a bug) ends the run as it would in process. A
+    worker that dies is replaced and its videos are done again, once.
+    """
+
+    def run(tasks: Sequence[Task], on_start: OnStart) -> Iterator[Report]:
+        with _Session(pool):
+            yield from _Dispatch(make_worker, pool).run(tasks, on_start)
+
+    return run
+
+
+class _Session:
+    """A Ray session of our own, ended when the block ends."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def __enter__(self) -> None:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        local: dict[str, Any] = {}
+        if self.pool.address == "local":
+            local = {
+                "num_cpus": self.pool.workers,
+                "num_gpus": self.pool.workers * self.pool.gpus_each,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "include_dashboard": False,
+            }
+        ray.init(
+            address=self.pool.address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **local,
+        )
+
+    def __exit__(self, *exception: object) -> None:
+        ray.shutdown()
+
+
+class _Dispatch:
+    """Hands out tasks, a bounded number at a time, and collects the reports."""
+
+    def __init__(self, make_worker: Callable[[], Worker], pool: Pool) -> None:
+        self._make_worker = make_worker
+        self._pool = pool
+        self._actors: list[ActorHandle] = []
+        self._deaths: Counter[str] = Counter()
+        self._in_flight: dict[Any, tuple[int, ActorHandle, Task]] = {}
+
+    def run(self, tasks: Sequence[Task], on_start: OnStart) -> Iterator[Report]:
+        left = list(reversed(tasks))
+        workers = min(self._pool.workers, len(tasks))
+        self._actors = [self._actor() for _ in range(workers)]
+        free = list(range(workers)) * self._pool.videos_each
+        while left or self._in_flight:
+            while left and free:
+                self._send(free.pop(), left.pop(), on_start)
+            ready, _ = ray.wait(list(self._in_flight), timeout=0.5)
+            for reference in ready:
+                worker, actor, task = self._in_flight.pop(reference)
+                free.append(worker)
+                report = self._result(reference, task)
+                if report is not None:
+                    yield report
+                    continue
+                left.append(task)
+                if self._actors[worker] is actor:
+                    self._actors[worker] = self._actor()
+
+    def _actor(self) -> ActorHandle:
+        remote = ray.remote(_Actor).options(
+            num_cpus=0 if self._pool.gpus_each else 1,
+            num_gpus=self._pool.gpus_each,
+            max_concurrency=self._pool.videos_each,
+        )
+        handle: ActorHandle = remote.remote(self._make_worker)
+        return handle
+
+    def _send(self, worker: int, task: Task, on_start: OnStart) -> None:
+        on_start(task)
+        actor = self._actors[worker]
+        self._in_flight[actor.work.remote(task)] = (worker, actor, task)
+
+    def _result(self, reference: Any, task: Task) -> Report | None:
+        """The report, or None when the worker died and the task is to be done once more."""
+        try:
+            report: Report = ray.get(reference)
+            return report
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError as error:
+            video_id = task.video.video_id
+            self._deaths[video_id] += 1
+            logger.warning("a worker died over %r: %s", video_id, error)
+            if self._deaths[video_id] < WORKER_ATTEMPTS:
+                return None
+            reason = f"{WORKER_ATTEMPTS} workers died over it; run again, with more memory?"
+            return Report(video_id, SKIPPED, reason)

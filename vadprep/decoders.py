@@ -1,0 +1,499 @@
+"""The child's side of decoding: one video -> frames in shared memory. Run by ``decode``.
+
+    python -m vadprep.decoders DECODER PATH FPS  CONTROL_FD LIFELINE_FD MEMORY_FD
+
+    parent  --- lifeline pipe: never written, its closing kills the child -------->  child
+            <-- control pipe: JSON lines: header, block..., done or error ---------
+            <-> memory: [page: int64 slots given back][slot 0][slot 1][slot 2] <->
+
+An adapter (decord, PyAV, folder of images) yields frames in order, and ``None`` where a frame
+is lost; ``write_frames`` fills it with the last good one.
+
+A child with no free slot stops itself by SIGSTOP until the parent gives one back. Waiting in
+a read would not do: decord's thread goes on decoding ahead into unbounded memory (measured:
+600 MB after 1,000 frames of 640x360 with a slow reader; 30 MB when stopped).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vadprep.records import DecodeError
+
+DECODE_THREADS = 1
+"""Many videos are decoded side by side, so threads within one would only get in the way."""
+
+MAX_PIXELS = 7680 * 4320
+"""A larger frame is taken for a lying header."""
+
+SLOTS = 3
+SLOT_BYTES = 16 << 20
+SLOT_FRAMES = 64
+
+MAX_READ_ERRORS = 100
+"""Errors in a row of the container's reader, after which the rest of the file is given up."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+
+Frame = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class VideoHeader:
+    """What the file claims. ``width`` and ``height`` are as displayed, after rotation.
+
+    ``fps`` is the average frame rate (for a folder the caller's), ``num_frames`` None where
+    the container does not say, ``rotation`` the degrees counter-clockwise that were applied.
+    """
+
+    width: int
+    height: int
+    fps: Fraction
+    num_frames: int | None
+    rotation: int = 0
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """A header, and the frames: uint8 [height, width, 3], or None where one is lost.
+
+    ``num_concealed`` counts the frames that the codec itself patched up, where it says so.
+    """
+
+    header: VideoHeader
+    frames: Iterator[Frame | None]
+    num_concealed: Callable[[], int] = lambda: 0
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raise DecodeError for frames above MAX_PIXELS, before memory is taken for them."""
+    if width * height > MAX_PIXELS:
+        raise DecodeError(
+            f"{path}: claims frames of {width}x{height}; allowed are {MAX_PIXELS} pixels",
+            kind="too-large",
+        )
+
+
+# ---------------------------------------------------------------- PyAV
+
+
+def open_pyav(path: Path, fps: Fraction | None = None) -> FrameSource:
+    """Frames through PyAV, which skips what is broken.
+
+    From the first error on, frames that are missing between two good ones are counted from
+    their timestamps, in average frame durations, but never more than the packets that went in
+    without a frame coming out (less the codec's usual delay). So the gaps of a variable frame
+    rate are not taken for losses. At the end of the file those packets alone count.
+    """
+    reader = _PyavReader(path)
+    return FrameSource(reader.header, iter(reader), lambda: reader.num_concealed)
+
+
+class _PyavReader:
+    """One pass over a video file with PyAV. Counts packets against frames."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.num_concealed = 0
+        self._owed = 0  # packets put in for which no frame has come out
+        self._delay = 0  # the most that was owed while all was well
+        self._broken = False  # there has been an error
+        self._last_time: Fraction | None = None  # seconds, of the last good frame
+        self._stream: Any = None
+        self._open()
+        self._decoded = self._decode()
+        self._first = self._first_frame()
+        self.header = self._read_header()
+
+    def _open(self) -> None:
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter: Any = VideoReformatter()
+        try:
+            self._container = av.open(str(self.path), metadata_errors="replace")
+        except av.error.FFmpegError as error:
+            raise DecodeError(
+                f"{self.path}: no video can be read from it: {error.strerror}"
+            ) from None
+        if not self._container.streams.video:
+            raise DecodeError(f"{self.path}: no video stream in it", kind="no-video")
+        self._stream = self._container.streams.best("video")
+        if self._stream.codec_context is None:
+            raise DecodeError(f"{self.path}: no decoder for its codec")
+        self._stream.codec_context.thread_count = DECODE_THREADS
+        codec = self._stream.codec_context
+        check_size(self.path, codec.width, codec.height)
+
+    def _first_frame(self) -> Any:
+        for frame in self._decoded:
+            check_size(self.path, frame.width, frame.height)
+            return frame
+        raise DecodeError(f"{self.path}: not one frame can be decoded", kind="damaged")
+
+    def _read_header(self) -> VideoHeader:
+        fps = self._stream.average_rate or self._stream.guessed_rate
+        if not fps:
+            raise DecodeError(f"{self.path}: the container states no frame rate")
+        width, height = self._first.width, self._first.height
+        turns = quarter_turns(self._first.rotation)
+        if turns % 2:
+            width, height = height, width
+        return VideoHeader(width, height, fps, self._stream.frames or None, 90 * turns)
+
+    def __iter__(self) -> Iterator[Frame | None]:
+        size = self._first.width, self._first.height
+        frame = self._first
+        while frame is not None:
+            if (frame.width, frame.height) != size:
+                raise DecodeError(
+                    f"{self.path}: frames change size from {size[0]}x{size[1]} to "
+                    f"{frame.width}x{frame.height}",
+                    kind="damaged",
+                )
+            yield from [None] * self._num_lost_before(frame)
+            yield self._to_rgb(frame)
+            frame = next(self._decoded, None)
+        if self._broken:
+            yield from [None] * self._owed
+
+    def _to_rgb(self, frame: Any) -> Frame:
+        """The frame as displayed, [height, width, 3].
+
+        BICUBIC (of the chroma) with default range and matrix is what decord's scale filter
+        does, bit for bit; PyAV's own default is BILINEAR and off by one at odd sizes.
+        """
+        rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="BICUBIC")
+        return np.rot90(rgb.to_ndarray(), self.header.rotation // 90)
+
+    def _num_lost_before(self, frame: Any) -> int:
+        """Frames missing before ``frame``; takes note of it as the last good one."""
+        lost = min(self._gap_before(frame), self._owed - 1 - self._delay)
+        lost = max(0, lost) if self._broken else 0
+        self._owed = max(0, self._owed - 1 - lost)
+        if not self._broken:
+            self._delay = max(self._delay, self._owed)
+        self.num_concealed += bool(frame.is_corrupt)
+        return lost
+
+    def _gap_before(self, frame: Any) -> int:
+        """Average frame durations between ``frame`` and the one before, less one."""
+        if frame.pts is None:
+            return 0
+        last, fps = self._last_time, self.header.fps
+        self._last_time = now = frame.pts * frame.time_base
+        if last is None:
+            last = (self._stream.start_time or 0) * self._stream.time_base - 1 / fps
+        return round((now - last) * fps) - 1
+
+    def _decode(self) -> Iterator[Any]:
+        """Frames of the stream in order of display; errors only set ``_broken``."""
+        import av
+
+        for packet in self._packets():
+            # An empty packet flushes the decoder.
+            self._owed += packet.size > 0
+            try:
+                yield from packet.decode()
+            except av.error.FFmpegError:
+                self._broken = True
+
+    def _packets(self) -> Iterator[Any]:
+        import av
+
+        packets = self._container.demux(self._stream)
+        errors = 0
+        while errors < MAX_READ_ERRORS:
+            try:
+                yield next(packets)
+                errors = 0
+            except StopIteration:
+                return
+            except av.error.FFmpegError:
+                self._broken = True
+                errors += 1
+                packets = self._container.demux(self._stream)
+
+
+def quarter_turns(rotation_degrees: int) -> int:
+    """Quarter turns counter-clockwise, 0 to 3, of a display matrix's angle.
+
+    As decord does: an angle between quarter turns counts as none, and of a mirroring matrix
+    only the rotation is applied.
+    """
+    return rotation_degrees // 90 % 4 if rotation_degrees % 90 == 0 else 0
+
+
+# ---------------------------------------------------------------- decord
+
+
+def open_decord(path: Path, fps: Fraction | None = None) -> FrameSource:
+    """Frames through decord (0.6.0 or decord2), in order and without seeking.
+
+    The header is PyAV's, so that both decoders agree on it. decord turns the frames itself.
+    Where packets give no frame, decord would rewind and repeat frames: here that is an error.
+    """
+    header = _PyavReader(path).header
+    # Read by decord when it is loaded.
+    os.environ["DECORD_REWIND_RETRY_MAX"] = "0"
+    os.environ["DECORD_EOF_RETRY_MAX"] = "1024"
+    import decord
+
+    decord.logging.set_level(decord.logging.ERROR)
+    return FrameSource(header, _decord_frames(path, header, decord))
+
+
+def _decord_frames(path: Path, header: VideoHeader, decord: Any) -> Iterator[Frame]:
+    given = claimed = 0
+    try:
+        reader = decord.VideoReader(str(path), num_threads=DECODE_THREADS)
+        claimed = len(reader)
+        while given < claimed:
+            yield _without_padding(path, reader.next().asnumpy(), header)
+            given += 1
+    except StopIteration:
+        raise DecodeError(f"{path}: decord: {given} of {claimed} frames", "damaged") from None
+    except (decord.DECORDError, RuntimeError) as error:
+        raise DecodeError(f"{path}: decord: {first_line(error)}", "damaged") from None
+
+
+def _without_padding(path: Path, frame: Frame, header: VideoHeader) -> Frame:
+    """The frame [height, width, 3] of what decord gives.
+
+    decord takes the padding of narrow rows for more channels (48 pixels wide: [height, 48, 4]).
+    """
+    if frame.shape[:2] != (header.height, header.width):
+        raise DecodeError(
+            f"{path}: decord gives frames of {frame.shape[1]}x{frame.shape[0]}, the header "
+            f"says {header.width}x{header.height}",
+            kind="damaged",
+        )
+    rows = frame.reshape(header.height, -1)[:, : 3 * header.width]
+    return rows.reshape(header.height, header.width, 3)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the C++ stack trace and source position before it."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return re.sub(r"^(\[[\d:]+\] \S+:\d+: )+", "", line)
+
+
+# ---------------------------------------------------------------- folder of images
+
+
+def open_images(path: Path, fps: Fraction | None = None) -> FrameSource:
+    """Frames of a folder of images, in natural order of their names; unreadable ones None."""
+    if fps is None:
+        raise ValueError(f"{path}: a folder of images needs the frame rate, fps=")
+    images = [path / name for name in image_names(path)]
+    first = next((frame for frame in map(_read_image, images) if frame is not None), None)
+    if first is None:
+        raise DecodeError(f"{path}: none of its {len(images)} images can be read", "damaged")
+    height, width, _ = first.shape
+    return FrameSource(VideoHeader(width, height, fps, len(images)), _of_one_size(images))
+
+
+def image_names(folder: Path) -> list[str]:
+    """Names of the images in a folder: frame2 before frame10, hidden files left out."""
+    names = [
+        entry.name
+        for entry in folder.iterdir()
+        if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
+    ]
+    if not names:
+        raise DecodeError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)})", "no-images")
+    return sorted(names, key=natural_key)
+
+
+def natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
+    """Key that sorts digits as numbers; the name itself settles ``1`` against ``01``."""
+    parts = re.findall(r"([^0-9]*)([0-9]*)", name.lower())
+    return [(text, int(digits or -1)) for text, digits in parts], name
+
+
+def _read_image(path: Path) -> Frame | None:
+    """The image [height, width, 3], or None where it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            check_size(path, *image.size)
+            return _to_rgb(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _to_rgb(image: Any) -> Frame:
+    if image.mode.startswith(("I", "F")):  # 16-bit grey: PIL would clip it, not scale it
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
+
+
+def _of_one_size(images: list[Path]) -> Iterator[Frame | None]:
+    shape: tuple[int, ...] | None = None
+    for path in images:
+        frame = _read_image(path)
+        if frame is not None:
+            shape = shape or frame.shape
+            if frame.shape != shape:
+                raise DecodeError(
+                    f"{path}: is {frame.shape[1]}x{frame.shape[0]}, the images before it are "
+                    f"{shape[1]}x{shape[0]}",
+                    kind="damaged",
+                )
+        yield frame
+
+
+# ---------------------------------------------------------------- the ring
+
+
+class Ring:
+    """Slots of frames in memory shared with the parent, and the control pipe."""
+
+    def __init__(self, control_fd: int, memory_fd: int) -> None:
+        self._control_fd = control_fd
+        self._memory_fd = memory_fd
+        self._sent = 0
+        self.waited_seconds = 0.0
+
+    def send(self, **message: Any) -> None:
+        """Write one JSON line to the parent."""
+        os.write(self._control_fd, json.dumps(message).encode() + b"\n")
+
+    def open(self, header: VideoHeader) -> None:
+        """Allocate the slots and tell the parent about them."""
+        frame_bytes = header.width * header.height * 3
+        slot_frames = max(1, min(SLOT_FRAMES, SLOT_BYTES // frame_bytes))
+        num_bytes = mmap.PAGESIZE + SLOTS * slot_frames * frame_bytes
+        os.ftruncate(self._memory_fd, num_bytes)
+        self._map(num_bytes, (SLOTS, slot_frames, header.height, header.width, 3))
+        fields = vars(header) | {"fps": str(header.fps)}
+        self.send(header=fields, slots=SLOTS, slot_frames=slot_frames)
+
+    def _map(self, num_bytes: int, shape: tuple[int, ...]) -> None:
+        memory = mmap.mmap(self._memory_fd, num_bytes)
+        self._returned, self._slots = ring_views(memory, shape)
+
+    def next_slot(self) -> Frame:
+        """A free slot, uint8 [frames, height, width, 3]; stops the process until there is."""
+        start = time.perf_counter()
+        while self._sent - int(self._returned[0]) >= len(self._slots):
+            # A SIGCONT that comes just before this is lost: the parent repeats it.
+            os.kill(os.getpid(), signal.SIGSTOP)
+        self.waited_seconds += time.perf_counter() - start
+        return self._slots[self._sent % len(self._slots)]
+
+    def send_slot(self, num_frames: int) -> None:
+        """Hand the slot last taken to the parent, with ``num_frames`` in it."""
+        self.send(block=self._sent % len(self._slots), num_frames=num_frames)
+        self._sent += 1
+
+
+def ring_views(
+    memory: mmap.mmap, shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Views of the shared memory: the counter of slots given back int64 [1], and the slots."""
+    returned = np.frombuffer(memory, np.int64, count=1)
+    slots = np.frombuffer(memory, np.uint8, offset=mmap.PAGESIZE).reshape(shape)
+    return returned, slots
+
+
+def write_frames(source: FrameSource, ring: Ring) -> None:
+    """Put all frames of ``source`` into the ring, lost ones filled, then send the report.
+
+    A lost frame shows the last good one; those before the first good one show that one.
+    """
+    start = time.perf_counter()
+    ring.open(source.header)
+    num_frames = num_filled = in_slot = 0
+    slot = ring.next_slot()
+    for frame, filled in _fill(source.frames):
+        if in_slot == len(slot):
+            ring.send_slot(in_slot)
+            slot, in_slot = ring.next_slot(), 0
+        slot[in_slot] = frame
+        in_slot += 1
+        num_frames += 1
+        num_filled += filled
+    if not num_frames:
+        raise DecodeError("not one frame can be decoded", kind="damaged")
+    ring.send_slot(in_slot)
+    seconds = time.perf_counter() - start - ring.waited_seconds
+    repaired = num_filled + source.num_concealed()
+    ring.send(done={"num_frames": num_frames, "repaired_frames": repaired, "seconds": seconds})
+
+
+def _fill(frames: Iterator[Frame | None]) -> Iterator[tuple[Frame, bool]]:
+    good: Frame | None = None
+    lost_at_start = 0
+    for frame in frames:
+        if frame is None and good is None:
+            lost_at_start += 1
+            continue
+        if frame is not None:
+            for _ in range(lost_at_start):
+                yield frame, True
+            lost_at_start = 0
+            good = frame
+        assert good is not None
+        yield good, frame is None
+
+
+# ---------------------------------------------------------------- the process
+
+ADAPTERS: dict[str, Callable[[Path, Fraction | None], FrameSource]] = {
+    "decord": open_decord,
+    "pyav": open_pyav,
+    "images": open_images,
+}
+
+
+def die_with_parent(lifeline_fd: int) -> None:
+    """Let the kernel kill this process when the other end of the lifeline is closed.
+
+    Asynchronous I/O on the pipe, with SIGKILL as its signal: unlike a thread that reads, it
+    also ends a process that is stopped or hangs with the GIL held; unlike PR_SET_PDEATHSIG,
+    it does not fire when merely the thread that started this process ends.
+    """
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline_fd, 10, signal.SIGKILL)  # 10: F_SETSIG, which fcntl does not name
+    flags = fcntl.fcntl(lifeline_fd, fcntl.F_GETFL)
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
+    os.set_blocking(lifeline_fd, False)
+    try:
+        os.read(lifeline_fd, 1)  # b"": the parent was gone before the kernel was asked
+    except BlockingIOError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> None:
+    """Decode one video into the ring; what goes wrong is sent to the parent."""
+    decoder, path, fps = arguments[0], Path(arguments[1]), arguments[2]
+    control_fd, lifeline_fd, memory_fd = map(int, arguments[3:])
+    die_with_parent(lifeline_fd)
+    ring = Ring(control_fd, memory_fd)
+    try:
+        write_frames(ADAPTERS[decoder](path, Fraction(fps) if fps else None), ring)
+    except DecodeError as error:
+        ring.send(error=str(error), kind=error.kind)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,236 @@
+"""One rank's share of a feature folder: tasks -> reports -> journal -> final shards.
+
+The driver alone writes the journal and the final shards; the workers of a runner write the
+videos' own files. Rerunning is the recovery: whatever a kill left, the files say what is done.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+from vadprep.datasets import SourceIndex
+from vadprep.extract import SKIPPED, Report, Task
+from vadprep.files import disk_errors, make_folder, remove_stale
+from vadprep.folder import Place, StreamFolder
+from vadprep.journal import Journal, Row, read_rows
+from vadprep.manifest import Manifest
+from vadprep.records import DecodeError, ManifestError, Stopped, Video
+from vadprep.shards import DONE, FAILED, StoredVideo, write_shard
+from vadprep.sources import size_of
+
+Worker = Callable[[Task], Report]
+OnStart = Callable[[Task], None]
+Runner = Callable[[Sequence[Task], OnStart], Iterator[Report]]
+EVENTS = {DONE: "committed", FAILED: "failed", SKIPPED: "skipped"}
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The shards of one rank: ``shards[rank::world_size]``."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(
+                f"rank = {self.rank}, world_size = {self.world_size}: ranks run from 0 to "
+                "world size - 1"
+            )
+
+    def owned(self, folder: StreamFolder) -> range:
+        """Numbers of the shards of this rank, finished or not."""
+        return range(self.rank, len(folder.plan.shards), self.world_size)
+
+
+class Driver:
+    """Takes a rank's share of a folder from where it stands to final shards."""
+
+    def __init__(self, folder: StreamFolder, manifest: Manifest, root: Path, share: Share):
+        self.folder = folder
+        self.manifest = manifest
+        self.root = root
+        self.share = share
+        self.journal = Journal(folder.path, share.rank)
+        self._left: Counter[int] = Counter()
+        """Videos of each shard that this run has still to report."""
+
+    def recover(self) -> None:
+        """Bring the journal up to the files, and finish what a kill left half done."""
+        for place in (self.folder.path, self.folder.path / "shards"):
+            remove_stale(place)
+        rows = read_rows(self.folder.path)
+        final = self.folder.final_shards()
+        for shard in self.share.owned(self.folder):
+            ids = self.folder.plan.shards[shard]
+            partial = self.folder.finished(shard)
+            for position in range(len(ids)) if shard in final else sorted(partial):
+                row = rows.get(ids[position])
+                if row is None or (row.status == FAILED and position in partial):
+                    self._adopt(Place(shard, position), row)
+            self.finish(shard)
+
+    def _adopt(self, place: Place, row: Row | None) -> None:
+        """Journal a video whose file was committed just before a kill."""
+        stored = self.folder.stored(place)
+        if row is None or row.status != stored.attributes["status"]:
+            self.journal.event("committed", stored.video_id, shard=place.shard, recovered=True)
+            self.journal.finished(_row_of(stored, place.shard))
+
+    def tasks(self, retry_failed: bool = False) -> list[Task]:
+        """What is left to do, the longest video first.
+
+        Raises ManifestError when not one of several videos is where the manifest has it.
+        """
+        videos = {video.video_id: video for video in self.manifest.videos}
+        index = SourceIndex(self.root)
+        left = [
+            self._task(videos[video_id], place, index)
+            for video_id, place in self._places(retry_failed)
+            if video_id in videos
+        ]
+        if len(left) > 1 and not any(task.source for task in left):
+            raise ManifestError(
+                f"none of the {len(left)} videos of {self.manifest.path} is under {self.root}: "
+                f"correct --root. {left[0].missing}"
+            )
+        return sorted(left, key=_cost(left), reverse=True)
+
+    def _places(self, retry_failed: bool) -> Iterator[tuple[str, Place]]:
+        rows = read_rows(self.folder.path)
+        failed = {each for each, row in rows.items() if row.status == FAILED and retry_failed}
+        final = self.folder.final_shards()
+        for shard in self.share.owned(self.folder):
+            ids = self.folder.plan.shards[shard]
+            finished = range(len(ids)) if shard in final else self.folder.finished(shard)
+            for position, video_id in enumerate(ids):
+                if position not in finished or video_id in failed:
+                    yield video_id, Place(shard, position)
+
+    def _task(self, video: Video, place: Place, index: SourceIndex) -> Task:
+        target = self.folder.partial_video(place)
+        try:
+            return Task(video, target, index.find(video))
+        except DecodeError as error:
+            return Task(video, target, missing=str(error))
+
+    def run(
+        self, runner: Runner, tasks: Sequence[Task], progress: Callable[[Report], None]
+    ) -> None:
+        """Run ``tasks``, committing each as it is reported and each shard as it is complete.
+
+        Raises Stopped when a signal arrives; what is finished stays finished.
+        """
+        self._left = Counter(self._shard(task.video.video_id) for task in tasks)
+        for shard in self._left:
+            make_folder(self.folder.partial(shard))
+        with stop_on_signals():
+            for report in runner(tasks, self._start):
+                self._commit(report)
+                progress(report)
+
+    def _shard(self, video_id: str) -> int:
+        return self.folder.plan.places[video_id].shard
+
+    def _start(self, task: Task) -> None:
+        self.journal.event("start", task.video.video_id)
+
+    def _commit(self, report: Report) -> None:
+        shard = self._shard(report.video_id)
+        values = asdict(report)
+        for name in ("video_id", "status"):
+            del values[name]
+        self.journal.event(EVENTS[report.status], report.video_id, shard=shard, **values)
+        self._left[shard] -= 1
+        if report.status != SKIPPED:
+            self.journal.finished(_row(report, shard))
+        if not self._left[shard]:
+            self.finish(shard)
+
+    def finish(self, shard: int) -> None:
+        """Make ``shard`` final when all its videos are finished.
+
+        A retried video replaces its failure in a shard that is final already.
+        """
+        partial = self.folder.partial(shard)
+        fresh = self.folder.finished(shard)
+        places = [Place(shard, each) for each in range(len(self.folder.plan.shards[shard]))]
+        if not self.folder.shard(shard).exists() and len(fresh) < len(places):
+            return
+        if fresh:
+            videos = [self.folder.stored(place) for place in places]
+            write_shard(self.folder.shard(shard), self.folder.spec, videos)
+        if partial.exists():
+            with disk_errors(partial):
+                shutil.rmtree(partial)
+
+
+def _row(report: Report, shard: int) -> Row:
+    return Row(
+        video_id=report.video_id,
+        shard=shard,
+        status=report.status,
+        num_clips=report.num_clips,
+        num_frames=report.num_frames,
+        repaired_frames=report.repaired_frames,
+        fps=report.fps,
+        decoder=report.decoder,
+        checksum=f"{report.checksum:08x}",
+        reason=report.reason,
+        time=time.time(),
+    )
+
+
+def _row_of(stored: StoredVideo, shard: int) -> Row:
+    known = stored.attributes
+    return Row(
+        video_id=stored.video_id,
+        shard=shard,
+        status=str(known["status"]),
+        num_clips=stored.shape[0],
+        num_frames=int(known.get("num_frames", 0)),
+        repaired_frames=int(known.get("repaired_frames", 0)),
+        fps=float(known.get("fps_source", 0)),
+        decoder=str(known.get("decoder", "")),
+        checksum=f"{int(known.get('features_crc32', 0)):08x}",
+        reason=str(known.get("reason", "")),
+        time=time.time(),
+    )
+
+
+def _cost(tasks: Sequence[Task]) -> Callable[[Task], int]:
+    """Number of frames where the manifest has it for all, else bytes of the files."""
+    if all(task.video.num_frames for task in tasks):
+        return lambda task: task.video.num_frames or 0
+    return lambda task: size_of(task.source) if task.source else 0
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Raise Stopped from wherever the block is when SIGINT, SIGTERM or SIGUSR1 arrives.
+
+    Every write is safe against a kill, so it is safe against this too. A second signal during
+    the clean-up is ignored.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in STOP_SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        name = signal.Signals(number).name
+        raise Stopped(f"stopped by {name}; all finished videos are committed, run it again")
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,311 @@
+"""One video -> its features, as a shard of one. Knows nothing of Ray, of plans or of ranks.
+
+frames -> resampled -> resized -> clips of 16 -> crops -> network -> draft -> committed
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vadprep.backbones import Backbone
+from vadprep.clips import CLIP_LENGTH, Resampling, min_frames, num_clips
+from vadprep.decode import FrameStream, open_frames
+from vadprep.records import DecodeError, Video
+from vadprep.shards import DONE, FAILED, Attributes, Draft, write_failure
+from vadprep.sources import fingerprint
+from vadprep.spec import Spec
+from vadprep.views import Views
+
+MAX_REPAIRED = 0.1
+"""A video fails when more than this share of its frames had to be filled in."""
+
+SKIPPED = "skipped"
+"""Status of a video that is left for the next run: its worker died, the video may be good."""
+
+UNSTATED_FPS = Fraction(25)
+"""Of a folder of images whose manifest has no fps; at the native rate it shapes nothing."""
+
+CPU_THREADS = 1
+"""Threads of the network a worker on CPU, fixed since the last bits depend on it. Cores are used
+by more workers."""
+
+FINAL_KINDS = ("missing", "empty", "no-video", "no-images", "too-short", "too-large", "no-fps")
+"""Failures that another decoder cannot change."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A video to extract: its manifest row, its file, and the shard of one to write."""
+
+    video: Video
+    target: Path
+    source: Path | None = None
+    missing: str = ""
+    """Where it was looked for, when there is no such file."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a task; small enough to travel between processes."""
+
+    video_id: str
+    status: str
+    reason: str = ""
+    kind: str = ""
+    decoder: str = ""
+    num_clips: int = 0
+    num_frames: int = 0
+    repaired_frames: int = 0
+    fps: float = 0.0
+    checksum: int = 0
+    retries: tuple[str, ...] = ()
+    """Reasons of the decoders that were tried before."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds a stage: decode (waiting for frames), compute, write."""
+
+
+class Stopwatch:
+    """Seconds a stage, added up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent in the block to stage ``name``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 4)
+
+
+class Extractor:
+    """Callable ``Task -> Report``: the whole way of one video through one network."""
+
+    def __init__(self, spec: Spec, backbone: Backbone) -> None:
+        self.spec = spec
+        self.backbone = backbone
+
+    def __call__(self, task: Task) -> Report:
+        """Extract ``task.video``; a video that cannot be read is reported, not raised.
+
+        Raises OutputError when the disk refuses, and whatever is no fault of the video (out of
+        memory, a bug): those are never recorded as a bad video.
+        """
+        torch.set_num_threads(CPU_THREADS)
+        watch = Stopwatch()
+        retries: list[str] = []
+        for decoder in self.spec.decoder.split(", "):
+            try:
+                return self._extract(task, decoder, watch, retries)
+            except DecodeError as error:
+                retries.append(f"{decoder}: {error}")
+                failure = error
+                if error.kind in FINAL_KINDS:
+                    break
+        return self._fail(task, failure, retries, watch)
+
+    def _extract(self, task: Task, decoder: str, watch: Stopwatch, retries: list[str]) -> Report:
+        if task.source is None:
+            raise DecodeError(task.missing, "missing")
+        fps = self._folder_fps(task.video, task.source)
+        with (
+            open_frames(task.source, decoder=decoder, fps=fps) as stream,
+            Draft(task.target, self.spec) as draft,
+        ):
+            resampling = Resampling(stream.header.fps, self.spec.fps_used())
+            for batch in self._features(stream, resampling, watch):
+                with watch.stage("write"):
+                    draft.append(batch)
+            report = stream.report
+            spans = resampling.spans(report.num_frames, self.spec.tail)
+            self._check(report.num_frames, report.repaired_frames, len(spans))
+            with watch.stage("write"):
+                draft.commit(self._attributes(task, stream, resampling), spans)
+        return Report(
+            video_id=task.video.video_id,
+            status=DONE,
+            decoder=report.decoder,
+            num_clips=len(spans),
+            num_frames=report.num_frames,
+            repaired_frames=report.repaired_frames,
+            fps=float(resampling.fps_source),
+            checksum=draft.checksum,
+            retries=tuple(retries),
+            seconds=watch.seconds,
+        )
+
+    def _folder_fps(self, video: Video, source: Path) -> Fraction:
+        """Frame rate of a folder of images, which has none of its own; files state theirs.
+
+        Raises DecodeError when it is needed for resampling and the manifest has none.
+        """
+        if video.fps:
+            return Fraction(video.fps).limit_denominator(1001)
+        if source.is_dir() and self.spec.fps_used():
+            raise DecodeError(
+                f"{source}: a folder of images has no frame rate to resample to "
+                f"{self.spec.fps}: fill the manifest's column fps, or use --fps native",
+                "no-fps",
+            )
+        return UNSTATED_FPS
+
+    def _features(
+        self, stream: FrameStream, resampling: Resampling, watch: Stopwatch
+    ) -> Iterator[NDArray[np.float32]]:
+        """Features of the clips in order, [n, num_crops, dim] each."""
+        header = stream.header
+        views = Views(
+            (header.height, header.width),
+            resize=self.spec.resize,
+            filter=self.spec.filter,
+            crops=self.spec.crops,
+            crop_order=self.spec.crop_order,
+            crop_size=self.spec.crop_size,
+            device=self.backbone.device,
+        )
+        blocks = resampled(timed(stream, watch, "decode"), resampling)
+        resized = (views.resize(block) for block in blocks)
+        clips = (views.crop(frames) for frames in clips_of(resized, self.spec.tail))
+        yield from grouped(clips, self.backbone, self.spec, watch)
+
+    def _check(self, num_frames: int, repaired: int, clips: int) -> None:
+        if repaired > MAX_REPAIRED * num_frames:
+            raise DecodeError(
+                f"{repaired} of {num_frames} frames are lost, more than {MAX_REPAIRED:.0%}",
+                "damaged",
+            )
+        if not clips:
+            need = min_frames(self.spec.tail)
+            raise DecodeError(
+                f"too short: {num_frames} frames give no clip by tail rule {self.spec.tail!r}, "
+                f"which needs {need} at the rate used",
+                "too-short",
+            )
+
+    def _attributes(self, task: Task, stream: FrameStream, resampling: Resampling) -> Attributes:
+        report, video = stream.report, task.video
+        assert task.source is not None
+        is_stated = video.fps or not task.source.is_dir()
+        fps = float(resampling.fps_source) if is_stated else None
+        known: dict[str, str | int | float | None] = {
+            **_manifest_attributes(video),
+            **fingerprint(task.source),
+            "num_frames": report.num_frames,
+            "num_frames_header": stream.header.num_frames,
+            "repaired_frames": report.repaired_frames,
+            "fps_source": fps,
+            "fps_used": fps and float(resampling.fps_used),
+            "decoder": report.decoder,
+        }
+        return {key: value for key, value in known.items() if value is not None}
+
+    def _fail(self, task: Task, error: DecodeError, retries: list[str], watch: Stopwatch) -> Report:
+        attributes = {
+            key: value
+            for key, value in _manifest_attributes(task.video).items()
+            if value is not None
+        }
+        write_failure(task.target, self.spec, attributes, str(error))
+        return Report(
+            video_id=task.video.video_id,
+            status=FAILED,
+            reason=str(error),
+            kind=error.kind,
+            retries=tuple(retries),
+            seconds=watch.seconds,
+        )
+
+
+def _manifest_attributes(video: Video) -> dict[str, str | int | float | None]:
+    return {
+        "video_id": video.video_id,
+        "path": video.path,
+        "split": video.split,
+        "label": video.label,
+        "category": video.category,
+    }
+
+
+def timed(
+    blocks: Iterable[NDArray[np.uint8]], watch: Stopwatch, stage: str
+) -> Iterator[NDArray[np.uint8]]:
+    """``blocks``, with the time spent waiting for each added to ``stage``."""
+    iterator = iter(blocks)
+    while True:
+        with watch.stage(stage):
+            block = next(iterator, None)
+        if block is None:
+            return
+        yield block
+
+
+def resampled(
+    blocks: Iterable[NDArray[np.uint8]], resampling: Resampling
+) -> Iterator[NDArray[np.uint8]]:
+    """Blocks of resampled frames from blocks of source frames, both [n, H, W, 3] in order."""
+    seen = 0
+    for block in blocks:
+        repeats = [resampling.repeats(seen + i) for i in range(len(block))]
+        seen += len(block)
+        if all(count == 1 for count in repeats):
+            yield block
+        elif any(repeats):
+            yield np.repeat(block, repeats, axis=0)
+
+
+def clips_of(blocks: Iterable[torch.Tensor], tail: str) -> Iterator[torch.Tensor]:
+    """Clips [16, h, w, 3] from blocks [n, h, w, 3] in order, as the tail rule has them.
+
+    A clip is given out as soon as the rule is sure to keep it, so that at most a block and a
+    clip are held.
+    """
+    waiting: list[torch.Tensor] = []
+    seen = given = 0
+    for block in blocks:
+        waiting += block.unbind()
+        seen += len(block)
+        while min(num_clips(seen, tail), seen // CLIP_LENGTH) > given:
+            yield torch.stack(waiting[:CLIP_LENGTH])
+            del waiting[:CLIP_LENGTH]
+            given += 1
+    if num_clips(seen, tail) > given:
+        yield torch.stack(waiting + [waiting[-1]] * (CLIP_LENGTH - len(waiting)))
+
+
+def grouped(
+    clips: Iterable[torch.Tensor], backbone: Backbone, spec: Spec, watch: Stopwatch
+) -> Iterator[NDArray[np.float32]]:
+    """Features [n, num_crops, dim] of clips [num_crops, 16, size, size, 3].
+
+    The views of all clips of the video pass in order through batches of ``spec.batch``; the
+    last is padded with zeros. So a snippet never depends on its neighbours or on the moment.
+    """
+    pending: list[torch.Tensor] = []
+    ready: list[torch.Tensor] = []
+    for clip in clips:
+        pending += clip.unbind()
+        while len(pending) >= spec.batch:
+            with watch.stage("compute"):
+                ready += backbone(torch.stack(pending[: spec.batch])).cpu().unbind()
+            del pending[: spec.batch]
+        whole = len(ready) // spec.crops * spec.crops
+        if whole:
+            yield torch.stack(ready[:whole]).view(-1, spec.crops, backbone.dim).numpy()
+            del ready[:whole]
+    if pending:
+        padding = [torch.zeros_like(pending[0])] * (spec.batch - len(pending))
+        with watch.stage("compute"):
+            ready += backbone(torch.stack(pending + padding)).cpu()[: len(pending)].unbind()
+        yield torch.stack(ready).view(-1, spec.crops, backbone.dim).numpy()

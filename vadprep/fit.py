@@ -1,0 +1,105 @@
+"""The training loop, one for all heads.
+
+The order of the items depends on (seed, epoch), the learning rate on the epoch, everything else
+on the state that is saved after each epoch: a run that is stopped at any step and resumed ends
+with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vadprep.bags import Batch, TrainingBags
+from vadprep.checkpoint import RESUME, load_state, save_state
+from vadprep.files import written
+from vadprep.metrics import listed
+from vadprep.mil import Head
+from vadprep.records import CheckpointError, Stopped, TrainingError
+
+_LOG = logging.getLogger(__name__)
+
+Stop = Callable[[], bool]
+"""Asked before each step; True ends the run at once, to be resumed."""
+
+
+def fit(
+    head: Head, bags: TrainingBags, seed: int, folder: Path, stop: Stop | None = None
+) -> None:
+    """The loop: train ``head`` in place, logging each step and saving state each epoch.
+
+    Goes on from ``folder``'s resume state when there is one. Uses torch's global random state
+    (dropout), which the caller seeds. Raises TrainingError and Stopped.
+    """
+    config = head.config
+    device = next(head.parameters()).device
+    optimizer = head.optimizer()
+    log: list[dict[str, Any]] = []
+    first = 0
+    if (folder / RESUME).exists():
+        progress = load_state(folder / RESUME, head, optimizer)
+        first = progress["epochs"]
+        log = _read_log(folder / "log.csv", progress["steps"])
+    for epoch in range(first, config.epochs):
+        head.train()
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(epoch)
+        for batch in bags.batches(config.batch_size, seed, epoch):
+            if stop is not None and stop():
+                raise Stopped(f"{folder}: stopped in epoch {epoch}: go on with --resume")
+            where = f"epoch {epoch}, step {len(log)}"
+            losses = _step(head, optimizer, batch.to(device), where)
+            rate = config.learning_rate_at(epoch)
+            log.append({"epoch": epoch, "step": len(log), "learning_rate": rate, **losses})
+        _write_log(folder / "log.csv", log)
+        save_state(folder / RESUME, head, optimizer, {"epochs": epoch + 1, "steps": len(log)})
+        _LOG.info("epoch %d of %d: loss %.4f", epoch + 1, config.epochs, log[-1]["total"])
+
+
+def _step(
+    head: Head, optimizer: torch.optim.Optimizer, batch: Batch, where: str
+) -> dict[str, float]:
+    """One update; returns the loss and its terms as they were before it."""
+    terms = head.loss(head(batch.snippets, batch.mask), batch.labels, batch.mask)
+    total = torch.stack(list(terms.values())).sum()
+    names = [*terms, "total"]
+    values = torch.stack([*terms.values(), total]).tolist()  # the one wait for the GPU
+    for name, value in zip(names, values, strict=True):
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"loss term {name!r} is {value} at {where} (videos "
+                f"{listed(set(batch.video_ids))}): look at their features, or lower the "
+                f"learning rate"
+            )
+    optimizer.zero_grad()
+    total.backward()
+    optimizer.step()
+    return {"total": values[-1], **dict(zip(terms, values, strict=False))}
+
+
+def _write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    with written(path) as stream:
+        stream.write(text.getvalue().encode())
+
+
+def _read_log(path: Path, num_steps: int) -> list[dict[str, Any]]:
+    """The first ``num_steps`` rows as text, so that they are written back unchanged."""
+    try:
+        with path.open(newline="") as lines:
+            rows: list[dict[str, Any]] = list(csv.DictReader(lines))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(rows) < num_steps:
+        raise CheckpointError(f"{path}: {len(rows)} rows, {num_steps} steps were trained")
+    return rows[:num_steps]

@@ -1,0 +1,149 @@
+"""What happened to each video: manifest-<rank>.csv, a row for each finished video, and
+events-<rank>.jsonl, a line for each step with its seconds.
+
+Both are append-only and written by one process, the driver of that rank. A kill can cut the last
+line; it is dropped when the rank starts again and passed over by readers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vadprep.files import disk_errors, written
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished video in manifest-<rank>.csv."""
+
+    video_id: str
+    shard: int
+    status: str
+    """``done`` or ``failed``."""
+    num_clips: int
+    num_frames: int
+    """Source frames decoded."""
+    repaired_frames: int
+    fps: float
+    decoder: str
+    checksum: str
+    """CRC-32 of the features, hexadecimal."""
+    reason: str
+    """Why a video failed, in one line."""
+    time: float
+    """Seconds since 1970."""
+
+
+COLUMNS = [field.name for field in fields(Row)]
+_KINDS = {
+    "shard": int,
+    "num_clips": int,
+    "num_frames": int,
+    "repaired_frames": int,
+    "fps": float,
+    "time": float,
+}
+
+
+class Journal:
+    """The two files of one rank, open for appending. Use as a context manager."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._manifest = folder / f"manifest-{rank:05d}.csv"
+        self._events = folder / f"events-{rank:05d}.jsonl"
+        _drop_torn_end(self._manifest, quoted=True)
+        _drop_torn_end(self._events, quoted=False)
+        if not self._manifest.exists():
+            _append(self._manifest, _csv_line(COLUMNS))
+
+    def finished(self, row: Row) -> None:
+        """Append a finished video."""
+        _append(self._manifest, _csv_line([getattr(row, name) for name in COLUMNS]))
+
+    def event(self, kind: str, video_id: str, **values: Any) -> None:
+        """Append one event: start, decoded, computed, committed or failed."""
+        line = {"time": round(time.time(), 3), "event": kind, "video_id": video_id, **values}
+        _append(self._events, json.dumps(line) + "\n")
+
+
+def _csv_line(values: list[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
+
+
+def _append(path: Path, line: str) -> None:
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            left = line.encode("utf-8", "surrogateescape")
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _drop_torn_end(path: Path, quoted: bool) -> None:
+    """Cut ``path`` after its last whole line, where a kill or a full disk left half a line."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = _whole(content, quoted)
+    if len(whole) < len(content):
+        with written(path) as stream:
+            stream.write(whole)
+
+
+def _whole(content: bytes, quoted: bool) -> bytes:
+    """``content`` up to its last line end; within quotes a line feed ends nothing."""
+    stop = content.rfind(b"\n") + 1
+    while quoted and stop and content.count(b'"', 0, stop) % 2:
+        stop = content.rfind(b"\n", 0, stop - 1) + 1
+    return content[:stop]
+
+
+def read_rows(folder: Path) -> dict[str, Row]:
+    """The finished videos of all ranks by id; ``done`` outlasts ``failed``, then the later."""
+    rows: dict[str, Row] = {}
+    for path in sorted(folder.glob("manifest-*.csv")):
+        for row in _rows(path):
+            old = rows.get(row.video_id)
+            if old is None or _rank_of(row) >= _rank_of(old):
+                rows[row.video_id] = row
+    return rows
+
+
+def _rank_of(row: Row) -> tuple[bool, float]:
+    return row.status == "done", row.time
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    text = _whole(path.read_bytes(), quoted=True).decode("utf-8", "surrogateescape")
+    for values in csv.DictReader(io.StringIO(text, newline="")):
+        yield Row(**{name: _KINDS.get(name, str)(values[name]) for name in COLUMNS})
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """The events of all ranks, rank by rank, in the order in which they were written."""
+    for path in sorted(folder.glob("events-*.jsonl")):
+        for line in _whole(path.read_bytes(), quoted=False).splitlines():
+            yield json.loads(line)
+
+
+def failed_row(video_id: str, shard: int, reason: str) -> Row:
+    """The row of a video that failed for good."""
+    return Row(video_id, shard, "failed", 0, 0, 0, 0.0, "", "", reason, time.time())
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """The row as JSON values."""
+    return asdict(row)

@@ -1,0 +1,126 @@
+"""How an extraction is going: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vadprep.extract import Report, Task
+from vadprep.shards import DONE
+from vadprep.sources import size_of
+from vadprep.tables import duration, printable
+
+PLAIN_SECONDS = 10.0
+"""Least time between two plain lines."""
+
+
+class Tally:
+    """Videos, clips, frames and failures so far, and the pace."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.total = self.videos = self.clips = self.frames = self.failed = 0
+        self.work = self.work_done = 0.0
+        self._work: dict[str, float] = {}
+
+    def prepare(self, tasks: list[Task]) -> None:
+        """Take up the tasks; their work is in frames, or in bytes where frames are unknown."""
+        known = all(task.video.num_frames for task in tasks)
+        self.total = len(tasks)
+        self._work = {
+            task.video.video_id: float(
+                (task.video.num_frames if known else task.source and size_of(task.source)) or 1
+            )
+            for task in tasks
+        }
+        self.work = sum(self._work.values())
+
+    def add(self, report: Report) -> None:
+        """Count a report."""
+        self.videos += 1
+        self.clips += report.num_clips
+        self.frames += report.num_frames
+        self.failed += report.status != DONE
+        self.work_done += self._work.get(report.video_id, 0.0)
+
+    def line(self) -> str:
+        """Counts, pace and what is left, in one line."""
+        spent = max(time.monotonic() - self.started, 1e-9)
+        left = spent * (self.work - self.work_done) / self.work_done if self.work_done else 0.0
+        return (
+            f"{self.videos} of {self.total} videos, {self.clips / spent:.1f} clips/s, "
+            f"{self.frames / spent:.0f} frames/s, {self.failed} failed, "
+            f"{duration(left)} left"
+        )
+
+
+class PlainProgress:
+    """A line now and then, and one for each failure."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self._last = 0.0
+
+    def prepare(self, tasks: list[Task]) -> None:
+        """Take up the tasks."""
+        self.tally.prepare(tasks)
+
+    def __call__(self, report: Report) -> None:
+        """Count a report and say so when it is time."""
+        self.tally.add(report)
+        now = time.monotonic()
+        is_last = self.tally.videos == self.tally.total
+        if is_last or now - self._last >= PLAIN_SECONDS:
+            self._last = now
+            self.say(self.tally.line())
+        if report.status != DONE:
+            self.say(f"{report.status} {printable(report.video_id)}: {printable(report.reason)}")
+
+    def say(self, line: str) -> None:
+        """Print a line to the error stream, which is not the result."""
+        click.echo(line, err=True)
+
+
+class LiveProgress(PlainProgress):
+    """A bar that is drawn again and again, with the failures above it."""
+
+    def __init__(self, bar: Progress) -> None:
+        super().__init__()
+        self._bar = bar
+        self._task = bar.add_task("", total=None)
+
+    def prepare(self, tasks: list[Task]) -> None:
+        super().prepare(tasks)
+        self._bar.update(self._task, total=self.tally.work)
+
+    def __call__(self, report: Report) -> None:
+        self.tally.add(report)
+        self._bar.update(self._task, completed=self.tally.work_done, description=self.tally.line())
+        if report.status != DONE:
+            self._bar.console.print(
+                f"{report.status} {printable(report.video_id)}: {printable(report.reason)}",
+                markup=False,
+                highlight=False,
+            )
+
+
+@contextmanager
+def shown_progress() -> Iterator[PlainProgress]:
+    """The progress that fits where the output goes."""
+    if not sys.stderr.isatty():
+        yield PlainProgress()
+        return
+    columns = (
+        BarColumn(bar_width=24),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield LiveProgress(bar)

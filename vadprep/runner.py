@@ -1,0 +1,173 @@
+"""Many videos: a manifest, a folder of videos and settings -> a feature folder.
+
+A runner is a function ``(tasks, on_start) -> reports``. ``in_process`` does one video after the
+other here; ``cluster.on_ray`` spreads them over actors. Both give the same bytes.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+import vadprep
+from vadprep.backbones import load_backbone, load_weights
+from vadprep.driver import Driver, OnStart, Runner, Share, Worker
+from vadprep.extract import Extractor, Report, Task
+from vadprep.folder import SHARD_SIZE, StreamFolder, check_shared, read_spec
+from vadprep.manifest import Manifest
+from vadprep.records import SpecError
+from vadprep.spec import PRESETS, Spec, keep_settled, resolve
+
+GPU_VIDEOS = 4
+"""Videos in the works at once for one GPU, each with a decoder of its own."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run of ``extract`` asks for."""
+
+    weights: str
+    """File, or ``random:SEED``."""
+    preset: str = "i3d"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the spec that replace the preset's."""
+    device: str = "cpu"
+    workers: int = 1
+    """Processes; on ``cuda`` each holds one GPU."""
+    share: Share = field(default_factory=Share)
+    shard_size: int = SHARD_SIZE
+    address: str = "local"
+    """Of the Ray cluster; ``local`` starts one for this run alone."""
+
+
+class Progress(Protocol):
+    """Learns how a run is going."""
+
+    def prepare(self, tasks: list[Task]) -> None:
+        """What is left to do."""
+
+    def __call__(self, report: Report) -> None:
+        """What became of a video."""
+
+
+class Silence:
+    """A Progress that keeps still."""
+
+    def prepare(self, tasks: list[Task]) -> None:
+        pass
+
+    def __call__(self, report: Report) -> None:
+        pass
+
+
+def in_process(worker: Worker) -> Runner:
+    """A runner that does one task after the other in this process."""
+
+    def run(tasks: Sequence[Task], on_start: OnStart) -> Iterator[Report]:
+        for task in tasks:
+            on_start(task)
+            yield worker(task)
+
+    return run
+
+
+def make_runner(spec: Spec, settings: Settings) -> Runner:
+    """In process for one worker without a cluster, else on Ray."""
+    make_worker = partial(make_extractor, spec, settings.weights, settings.device)
+    if settings.workers == 1 and settings.address == "local":
+        return in_process(make_worker())
+    from vadprep.cluster import Pool, on_ray
+
+    on_gpu = settings.device == "cuda"
+    pool = Pool(
+        workers=settings.workers,
+        gpus_each=int(on_gpu),
+        videos_each=GPU_VIDEOS if on_gpu else 1,
+        address=settings.address,
+    )
+    return on_ray(make_worker, pool)
+
+
+def make_extractor(spec: Spec, weights: str, device: str) -> Extractor:
+    """The extractor of a spec; raises SpecError when the weights are not the spec's."""
+    loaded = load_weights(weights, spec.graph)
+    if loaded.sha256 != spec.weights_sha256:
+        raise SpecError(
+            f"{weights}: SHA-256 {loaded.sha256[:12]}... where the spec has "
+            f"{spec.weights_sha256[:12]}... ({spec.weights})"
+        )
+    return Extractor(spec, load_backbone(spec.graph, loaded, device, spec.precision))
+
+
+def settle_spec(out: Path, settings: Settings, stream: str = "rgb") -> Spec:
+    """The spec of a run: the preset with its overrides, and what the folder has settled."""
+    if settings.preset not in PRESETS:
+        raise ValueError(f"preset = {settings.preset!r}: allowed are {', '.join(PRESETS)}")
+    weights = load_weights(settings.weights, PRESETS[settings.preset]["graph"])
+    spec = resolve(
+        settings.preset,
+        settings.device,
+        (weights.name, weights.sha256),
+        settings.overrides,
+        stream,
+    )
+    found = read_spec(out / stream)
+    return keep_settled(spec, found, settings.overrides) if found else spec
+
+
+def extract_dataset(
+    manifest: Manifest,
+    root: Path,
+    out: Path,
+    settings: Settings,
+    progress: Progress | None = None,
+    retry_failed: bool = False,
+) -> StreamFolder:
+    """Extract the videos of ``manifest`` under ``root`` into ``out``/rgb: the folder it makes.
+
+    ``progress`` learns what is left to do and then what became of each video. Raises SpecError
+    when ``out`` holds features of another spec, OutputError when it is not writable, Stopped at
+    a signal. Videos that cannot be read are in the journal, not raised.
+    """
+    spec = settle_spec(out, settings)
+    check_shared(out)
+    folder = StreamFolder.prepare(
+        out / spec.stream,
+        spec,
+        [video.video_id for video in manifest.videos],
+        settings.shard_size,
+        provenance(),
+    )
+    driver = Driver(folder, manifest, root, settings.share)
+    driver.recover()
+    tasks = driver.tasks(retry_failed)
+    progress = progress or Silence()
+    progress.prepare(tasks)
+    if tasks:
+        driver.run(make_runner(spec, settings), tasks, progress)
+    return folder
+
+
+def provenance() -> dict[str, str]:
+    """What merely happened: versions and machine. Not part of a spec's identity."""
+    return {
+        "vadprep": vadprep.__version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "machine": platform.platform(),
+        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+    }
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()

@@ -1,0 +1,194 @@
+"""Scores of whole videos from features, the file they stand in, and how good they are."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from vadprep.bags import read_snippets, streams_of
+from vadprep.checkpoint import Run, check_features
+from vadprep.features import Features, VideoFeatures
+from vadprep.files import written
+from vadprep.manifest import Manifest, video_intervals
+from vadprep.metrics import Metrics, VideoScores, evaluate, listed, undefined
+from vadprep.mil import Head
+from vadprep.records import CheckpointError, FeaturesError, Interval, Video
+
+FORMAT = "vadprep-scores"
+FORMAT_VERSION = 1
+
+
+def score_features(
+    run: Run,
+    features: Features,
+    ids: Sequence[str] | None = None,
+    device: str = "cpu",
+    accept: Collection[str] = (),
+) -> dict[str, VideoScores]:
+    """Scores of the videos ``ids`` (all by default), in that order.
+
+    Raises CheckpointError when the features are of another spec or dimension than the run was
+    trained on (``accept`` names spec fields that may differ), FeaturesError for an unknown id.
+    """
+    check_features(run, features.specs, "scoring", accept)
+    chosen = list(features if ids is None else ids)
+    unknown = [video_id for video_id in chosen if video_id not in features]
+    if unknown:
+        raise FeaturesError(f"no features of {listed(unknown)}: extract them first")
+    streams = streams_of(run.streams, features.streams)
+    return score_videos(run.head.to(device), features, chosen, streams)
+
+
+def score_videos(
+    head: Head, features: Features, ids: Sequence[str], streams: Sequence[str]
+) -> dict[str, VideoScores]:
+    """Scores of whole videos in eval mode, each the mean over the scores of its crops.
+
+    Every crop goes through the head alone and at full length, so a score depends neither on
+    other videos nor on the other crops. Raises CheckpointError for features of another
+    dimension than the head's.
+    """
+    was_training = head.training
+    head.eval()
+    try:
+        with torch.inference_mode(), exact_arithmetic():
+            return {
+                video_id: _score_video(head, features[video_id], streams) for video_id in ids
+            }
+    finally:
+        head.train(was_training)
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Convolutions of a GPU in full float32 and always in the same order, inside the block."""
+    with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
+        yield
+
+
+def _score_video(head: Head, video: VideoFeatures, streams: Sequence[str]) -> VideoScores:
+    snippets = torch.from_numpy(read_snippets(video, streams))
+    num_clips, num_crops, dim = snippets.shape
+    if dim != head.dim:
+        raise CheckpointError(
+            f"{video.video_id}: features of dimension {dim}, but the head was trained on "
+            f"{head.dim}: use the features it was trained on"
+        )
+    scores = torch.zeros(num_clips, dtype=torch.float64)
+    if num_clips:
+        device = next(head.parameters()).device
+        mask = torch.ones(1, num_clips, dtype=torch.bool, device=device)
+        crops = [head(snippets[None, :, crop].to(device), mask) for crop in range(num_crops)]
+        scores = torch.cat([crop.scores for crop in crops]).double().mean(dim=0).cpu()
+    return VideoScores(scores.numpy(), video.spans, video.num_frames, video.fps)
+
+
+def videos_in_split(
+    manifest: Manifest, features: Features, split: str, allow_missing: bool = False
+) -> tuple[Video, ...]:
+    """Videos of a split that have at least one snippet, in the order of the manifest.
+
+    Raises FeaturesError that lists the others, unless ``allow_missing``.
+    """
+    videos = manifest.in_split(split)
+    there = tuple(
+        video
+        for video in videos
+        if video.video_id in features and features[video.video_id].num_clips
+    )
+    missing = {video.video_id for video in videos} - {video.video_id for video in there}
+    if missing and not allow_missing:
+        raise FeaturesError(
+            f"{split} videos without features: {listed(missing)}. Extract them, or allow "
+            f"missing videos"
+        )
+    return there
+
+
+def evaluate_run(
+    run: Run, features: Features, manifest: Manifest, device: str = "cpu", coverage: str = "cut"
+) -> Metrics:
+    """Figures of a run on the test split of ``manifest``.
+
+    Raises as ``score_features`` and ``videos_in_split`` do.
+    """
+    ids = [video.video_id for video in videos_in_split(manifest, features, "test")]
+    return evaluate_scores(score_features(run, features, ids, device), manifest, coverage)
+
+
+def evaluate_scores(
+    scores: Mapping[str, VideoScores], manifest: Manifest, coverage: str = "cut"
+) -> Metrics:
+    """Figures of ``scores`` against the intervals that ``manifest`` has for their ids.
+
+    All figures are undefined, with the reason, when the intervals of a video are unknown.
+    Raises ValueError for an id that is not in the manifest.
+    """
+    videos = {video.video_id: video for video in manifest.videos if video.video_id in scores}
+    found = {
+        video_id: known_intervals(videos[video_id], scores[video_id]) for video_id in videos
+    }
+    unknown = [video_id for video_id, intervals in found.items() if intervals is None]
+    if not scores:
+        return undefined("no test video", coverage)
+    if unknown:
+        return undefined(f"anomalous intervals unknown for {listed(unknown)}", coverage)
+    known = {
+        video_id: intervals for video_id, intervals in found.items() if intervals is not None
+    }
+    return evaluate(scores, known, coverage)
+
+
+def known_intervals(video: Video, scores: VideoScores) -> tuple[Interval, ...] | None:
+    """Anomalous decoded frames of a scored video; none for a normal one, None where unknown."""
+    if video.label == 0:
+        return ()
+    return video_intervals(video, scores.num_frames, scores.fps or None)
+
+
+def write_scores(
+    path: Path, scores: Mapping[str, VideoScores], provenance: Mapping[str, str]
+) -> None:
+    """Write one HDF5 file at once, laid out as shards: groups 000000, ... with ``video_id``.
+
+    Each group holds ``scores`` float64 [num_clips], ``spans`` int64 [num_clips, 2] and the
+    attributes ``num_frames`` and ``fps``; ``provenance`` becomes attributes of the file.
+    """
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs.update({**provenance, "format": FORMAT, "version": FORMAT_VERSION})
+        for index, (video_id, video) in enumerate(scores.items()):
+            group = file.create_group(f"{index:06d}")
+            group.attrs.update(
+                {"video_id": video_id, "num_frames": video.num_frames, "fps": video.fps}
+            )
+            group.create_dataset("scores", data=video.snippets.astype(np.float64))
+            group.create_dataset("spans", data=video.spans.astype(np.int64))
+    with written(path) as stream:
+        stream.write(buffer.getvalue())
+
+
+def read_scores(path: Path) -> dict[str, VideoScores]:
+    """What ``write_scores`` wrote; raises CheckpointError for a missing or damaged file."""
+    try:
+        with h5py.File(path, "r") as file:
+            found = (file.attrs.get("format"), file.attrs.get("version"))
+            if found != (FORMAT, FORMAT_VERSION):
+                raise CheckpointError(f"{path}: not a scores file of this version: {found}")
+            return {
+                str(group.attrs["video_id"]): VideoScores(
+                    group["scores"][:],
+                    group["spans"][:],
+                    int(group.attrs["num_frames"]),
+                    float(group.attrs["fps"]),
+                )
+                for group in file.values()
+            }
+    except (OSError, KeyError) as error:
+        raise CheckpointError(f"{path}: scores are missing or damaged: {error}") from error

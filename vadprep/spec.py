@@ -1,0 +1,219 @@
+"""Presets, and the spec: every number that shapes a feature, under one name and one hash.
+
+A preset is a named recipe of the field; a spec is a preset with all fields resolved (weights,
+precision, batch shape) for one feature set. The spec is stored in every shard, and features of
+two different specs never mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from typing import Any
+
+from vadprep.clips import CLIP_LENGTH, TAIL_RULES
+from vadprep.records import SpecError
+
+UNKNOWN = "unknown"
+"""Value of a field that nobody wrote down (imported features). It equals nothing silently."""
+
+STREAMS = ("rgb", "flow")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+DTYPES = ("float16", "float32")
+CROP_COUNTS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The resolved settings of one feature set. Every field but ``preset`` is its identity."""
+
+    preset: str
+    """Name of the recipe this spec came from; overrides do not change it."""
+    stream: str
+    """``rgb`` or ``flow``."""
+    graph: str
+    """Id of the network, which tensor shapes alone cannot tell."""
+    weights: str
+    """Name of the weights, for example ``rgb_imagenet.pt`` or ``random:0``."""
+    weights_sha256: str
+    """SHA-256 of the tensors."""
+    fps: str
+    """``native``, or the rate that frames are resampled to by index, as a fraction."""
+    resize: str
+    """``short 256`` keeps the aspect; ``256x340`` is height x width."""
+    filter: str
+    """Resize filter: library and kernel."""
+    crops: int
+    """Spatial views of a clip: 1, 5 or 10."""
+    crop_order: str
+    """Named order of the crops."""
+    crop_size: int
+    """Side of a crop in px."""
+    scaling: str
+    """What the network sees of a value 0..255, for example ``[-1,1]``."""
+    clip_length: int
+    clip_stride: int
+    """Frames, resampled."""
+    tail: str
+    """Which clips exist at the end of a video (``clips.TAIL_RULES``)."""
+    decoder: str
+    """Decoders in the order in which they are tried."""
+    precision: str
+    """Arithmetic of the network."""
+    dtype: str
+    """Number type in the shards."""
+    batch: int
+    """Clip views in one pass of the network; the last pass is padded to it."""
+
+    def __post_init__(self) -> None:
+        _check("stream", self.stream, STREAMS)
+        _check("crops", self.crops, CROP_COUNTS)
+        _check("tail", self.tail, TAIL_RULES)
+        _check("precision", self.precision, PRECISIONS)
+        _check("dtype", self.dtype, DTYPES)
+        self.fps_used()
+        if self.clip_length not in (CLIP_LENGTH, UNKNOWN):
+            raise ValueError(f"{self.clip_length = }: clips have {CLIP_LENGTH} frames")
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that shape numbers, as JSON values."""
+        return {name: value for name, value in asdict(self).items() if name != "preset"}
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the identity in canonical JSON, hexadecimal."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def is_random(self) -> bool:
+        """True when the network was never trained."""
+        return self.weights.startswith("random:")
+
+    def fps_used(self) -> Fraction | None:
+        """The rate frames are resampled to, None for the native one."""
+        if self.fps in ("native", UNKNOWN):
+            return None
+        try:
+            rate = Fraction(self.fps)
+        except (ValueError, ZeroDivisionError):
+            rate = Fraction(0)
+        if rate <= 0:
+            raise ValueError(f"{self.fps = }: allowed are native and a rate such as 25 or 24.5")
+        return rate
+
+    def to_json(self) -> str:
+        """The spec as one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Spec:
+        """Read what ``to_json`` wrote; raises SpecError that names ``where``."""
+        try:
+            values = json.loads(text)
+            known = {field.name for field in fields(cls)}
+            if not isinstance(values, dict) or set(values) != known:
+                odd = sorted(known ^ set(values))
+                raise ValueError(f"missing or unexpected fields: {', '.join(odd)}")
+            return cls(**values)
+        except (ValueError, TypeError) as error:
+            raise SpecError(f"{where}: not a feature spec of this version: {error}") from error
+
+
+def _check(name: str, value: object, allowed: Any) -> None:
+    if value not in allowed and value != UNKNOWN:
+        raise ValueError(f"{name} = {value!r}: allowed are {', '.join(map(str, allowed))}")
+
+
+def differences(ours: Spec, theirs: Spec) -> list[str]:
+    """Lines ``field: ours / theirs`` for each identity field that does not match.
+
+    ``unknown`` matches nothing, not even itself: it has to be overridden by name.
+    """
+    a, b = ours.identity(), theirs.identity()
+    return [
+        f"{name}: {a[name]} / {b[name]}" for name in a if a[name] != b[name] or a[name] == UNKNOWN
+    ]
+
+
+def require_equal(ours: Spec, theirs: Spec, where: str) -> None:
+    """Raise SpecError naming ``where`` and each field in which the two specs differ."""
+    lines = differences(ours, theirs)
+    if lines:
+        raise SpecError(
+            f"{where} holds features of another spec (asked for / found there): "
+            f"{'; '.join(lines)}. Use the same settings, or another --out"
+        )
+
+
+_INCEPTION: dict[str, Any] = {
+    "graph": "inception_i3d",
+    "fps": "native",
+    "resize": "short 256",
+    "filter": "pil-bilinear",
+    "crops": 1,
+    "crop_order": "centre",
+    "crop_size": 224,
+    "scaling": "[-1,1]",
+    "clip_length": CLIP_LENGTH,
+    "clip_stride": CLIP_LENGTH,
+    "tail": "drop",
+    "decoder": "decord, pyav",
+    "dtype": "float16",
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Carreira and Zisserman 2017, README of kinetics-i3d: 25 fps, short side 256, centre crop.
+    "i3d": _INCEPTION | {"fps": "25"},
+    # Wu et al. 2020 (XD-Violence): 24 fps, five crops; corner order assumed, never published.
+    "xd": _INCEPTION | {"fps": "24", "crops": 5, "crop_order": "xd", "tail": "xd"},
+    # Roc-Ng's UCF-Crime features: native rate, ten crops, (N-1)//16 clips.
+    "ucf": _INCEPTION | {"crops": 10, "crop_order": "xd", "tail": "xd"},
+}
+
+DATASET_PRESETS = {"xd": "xd", "ucf": "ucf"}
+"""Preset of a bundled data set; every other video is extracted with ``i3d``."""
+
+CROP_ORDERS = {1: "centre", 5: "xd", 10: "xd"}
+"""Order of the crops when only their number is overridden."""
+
+DEVICE_DEFAULTS = {
+    "cpu": {"precision": "fp32", "batch": 1},
+    "cuda": {"precision": "tf32", "batch": 32},
+}
+"""What is settled once, when the folder is made: on a GPU TF32, which every peer runs."""
+
+
+def resolve(
+    preset: str,
+    device: str,
+    weights: tuple[str, str],
+    overrides: Mapping[str, Any],
+    stream: str = "rgb",
+) -> Spec:
+    """The spec of a new feature set.
+
+    ``device`` is ``cpu`` or ``cuda``, ``weights`` is (name, SHA-256), and ``overrides`` replace
+    fields of the preset. Raises ValueError for an unknown preset, field or value.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"{preset = }: allowed are {', '.join(PRESETS)}")
+    values = {**PRESETS[preset], **DEVICE_DEFAULTS[device], **overrides}
+    if "crops" in overrides and "crop_order" not in overrides:
+        values["crop_order"] = CROP_ORDERS.get(overrides["crops"], UNKNOWN)
+    unknown = set(values) - {field.name for field in fields(Spec)}
+    if unknown:
+        raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")
+    name, sha256 = weights
+    return Spec(preset=preset, stream=stream, weights=name, weights_sha256=sha256, **values)
+
+
+def keep_settled(spec: Spec, found: Spec, overrides: Mapping[str, Any]) -> Spec:
+    """``spec`` with the precision and batch that ``found`` settled, unless overridden by name."""
+    settled = {
+        name: getattr(found, name) for name in DEVICE_DEFAULTS["cpu"] if name not in overrides
+    }
+    return replace(spec, **settled)

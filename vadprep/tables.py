@@ -1,0 +1,162 @@
+"""What the command line prints: rows of text, aligned. Records in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from vadprep.datasets import DatasetCheck, DatasetSummary
+from vadprep.journal import Row
+from vadprep.verify import Status
+
+MOST_LISTED = 20
+"""Videos listed before a list is cut with a count of the rest."""
+
+Cells = Sequence[object]
+
+
+def show(rows: Iterable[Cells]) -> None:
+    """Print rows of cells in aligned columns; numbers stand to the right."""
+    table = [[_cell(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (
+            cell.rjust(width) if _is_number(cell) else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else printable(str(value))
+
+
+def _is_number(cell: str) -> bool:
+    return cell[:1].isdigit() or cell == ""
+
+
+def printable(text: str) -> str:
+    """``text`` on one line that any terminal can show: odd characters are escaped."""
+    shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return shown.encode("utf-8", "backslashreplace").decode()
+
+
+def size(num_bytes: float) -> str:
+    """Bytes for people, in units of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``42 s``, ``3 min 05 s``, ``7 h 12 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def status_rows(status: Status) -> list[Cells]:
+    """One line of headings and one of counts."""
+    weights = (
+        f"{status.spec.weights} (NOT TRAINED)" if status.spec.is_random else (status.spec.weights)
+    )
+    return [
+        ("stream", "videos", "done", "failed", "missing", "clips", "frames", "shards", "weights"),
+        (
+            status.spec.stream,
+            status.planned,
+            status.done,
+            len(status.failed),
+            len(status.missing),
+            status.num_clips,
+            status.num_frames,
+            f"{status.shards_final} of {status.shards_planned}",
+            weights,
+        ),
+    ]
+
+
+def status_json(status: Status) -> dict[str, Any]:
+    """The same for programs, with every id."""
+    return {
+        "stream": status.spec.stream,
+        "preset": status.spec.preset,
+        "weights": status.spec.weights,
+        "spec_hash": status.spec.hash,
+        "planned": status.planned,
+        "done": status.done,
+        "failed": {row.video_id: row.reason for row in status.failed},
+        "missing": list(status.missing),
+        "num_clips": status.num_clips,
+        "num_frames": status.num_frames,
+        "shards_planned": status.shards_planned,
+        "shards_final": status.shards_final,
+    }
+
+
+def show_failures(status: Status) -> None:
+    """List what failed and why, and what is missing, each list cut when it is long."""
+    _listed("failed", [f"{row.video_id}: {_one_line(row)}" for row in status.failed])
+    _listed("missing", list(status.missing))
+
+
+def _one_line(row: Row) -> str:
+    return row.reason or "no reason was recorded"
+
+
+def _listed(heading: str, lines: Sequence[str]) -> None:
+    for line in lines[:MOST_LISTED]:
+        click.echo(f"{heading}: {printable(line)}", err=True)
+    if len(lines) > MOST_LISTED:
+        click.echo(f"{heading}: and {len(lines) - MOST_LISTED:,} more (--json has all)", err=True)
+
+
+def dataset_rows(summaries: Iterable[tuple[str, DatasetSummary]]) -> list[Cells]:
+    """Counts of data sets, a line for each split."""
+    rows: list[Cells] = [
+        ("data set", "split", "videos", "normal", "abnormal", "frames", "of them anomalous")
+    ]
+    for name, each in summaries:
+        for split in each.splits:
+            rows.append(
+                (
+                    name,
+                    split.split,
+                    split.videos,
+                    split.normal,
+                    split.abnormal,
+                    split.frames or None,
+                    split.positive_frames or None,
+                )
+            )
+    return rows
+
+
+def show_check(result: DatasetCheck) -> None:
+    """What ``datasets check`` found, list by list."""
+    for heading in ("missing", "ambiguous", "unreadable", "wrong_length", "extra"):
+        found = getattr(result, heading)
+        lines = [str(each) for each in found]
+        click.echo(f"{heading.replace('_', ' ')}: {len(lines):,}")
+        _listed(f"  {heading.replace('_', ' ')}", lines)
+
+
+def preset_rows(presets: Mapping[str, Mapping[str, Any]]) -> list[Cells]:
+    """A column for each preset, a line for each field."""
+    names = list(presets)
+    fields = list(presets[names[0]])
+    return [
+        ("field", *names),
+        *((field, *(presets[name][field] for name in names)) for field in fields),
+    ]

@@ -1,0 +1,286 @@
+"""Training: from features, manifest and config to a run folder (the loop itself is ``fit``).
+
+    RUN/config.json      what was asked for and resolved
+    RUN/log.csv          one row a step: learning rate, total loss and its terms
+    RUN/checkpoint-*     the trained head, see ``checkpoint``
+    RUN/scores-last.h5   scores of the test videos
+    RUN/metrics.json     figures of the last step; never chosen on the test set
+    RUN/seed-<n>/        one such folder for each seed, when there are several
+
+The same features, manifest, config and seed give the same bytes on the same machine, also when
+the run was interrupted at any step and resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vadprep.bags import TrainingBags, shuffled_labels, streams_of
+from vadprep.checkpoint import (
+    LAST,
+    Run,
+    read_json,
+    save_run,
+    spec_records,
+    write_json,
+)
+from vadprep.features import Features
+from vadprep.files import make_folder
+from vadprep.fit import Stop, fit
+from vadprep.manifest import Manifest
+from vadprep.metrics import FRAME_FIGURES, Metrics, listed
+from vadprep.mil import HeadConfig, head_kind
+from vadprep.records import CheckpointError, ManifestError, Video
+from vadprep.score import (
+    evaluate_scores,
+    exact_arithmetic,
+    score_videos,
+    videos_in_split,
+    write_scores,
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train, and how where it is not as published."""
+
+    head: str = "ddl"
+    dataset: str = ""
+    """Whose published settings to use; the name of the manifest file when blank. A data set
+    without settings of its own takes those of the head's fallback (``mil.HEADS``)."""
+    head_config: HeadConfig | None = None
+    """Settings instead of the published ones."""
+    streams: str = "rgb"
+    """``rgb``, ``flow`` or ``concat``."""
+    seeds: tuple[int, ...] = ()
+    """One run each; the seed of the settings when empty."""
+    device: str = "cpu"
+    control: bool = False
+    """Train on labels dealt to other videos: figures must come out at chance."""
+    allow_missing: bool = False
+    """Go on without the videos that have no features; they are listed in config.json."""
+    resume: bool = False
+    """Go on from the last full epoch of the same run."""
+    coverage: str = "cut"
+    """What frames after the last span score in the figures (``clips.COVERAGES``)."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds = {self.seeds}: each may stand there once")
+        if any(not 0 <= seed < 2**32 for seed in self.seeds):
+            raise ValueError(f"seeds = {self.seeds}: allowed are 0 to {2**32 - 1}")
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a training gave, over its seeds."""
+
+    folder: Path
+    head: str
+    settings: str
+    """Data set whose published settings were used, or ``given``."""
+    control: bool
+    by_seed: Mapping[int, Metrics]
+    """Figures of the last step on the test split."""
+    missing: tuple[str, ...] = ()
+    """Videos of the train and test split that had no features."""
+
+    def mean(self) -> dict[str, float | None]:
+        """Mean of each figure over the seeds, None unless every seed has it."""
+        return {name: _mean(values) for name, values in self._values().items()}
+
+    def spread(self) -> dict[str, float | None]:
+        """Sample standard deviation over the seeds, None below two seeds."""
+        return {
+            name: statistics.stdev(known) if len(known := _known(values)) > 1 else None
+            for name, values in self._values().items()
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """metrics.json: with one seed ``last`` is that run, with several the mean of them."""
+        runs = [{"seed": seed, **m.as_json()} for seed, m in self.by_seed.items()]
+        only = next(iter(self.by_seed.values())).as_json()
+        return {
+            "last": only if len(runs) == 1 else {**self.mean(), "spread": self.spread()},
+            "best_on_validation": None,
+            "best_on_test": None,
+            "seeds": runs,
+            "control": self.control,
+        }
+
+    def _values(self) -> dict[str, list[float | None]]:
+        return {
+            name: [metrics.figures[name] for metrics in self.by_seed.values()]
+            for name in FRAME_FIGURES
+        }
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return statistics.fmean(known) if (known := _known(values)) else None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A training with everything resolved but the seed."""
+
+    config: TrainConfig
+    head_config: HeadConfig
+    settings: str
+    features: Features
+    manifest: Manifest
+    bags: TrainingBags
+    test_ids: tuple[str, ...]
+    missing: tuple[str, ...] = field(default=())
+
+
+def train(
+    features: Features,
+    manifest: Manifest,
+    config: TrainConfig,
+    out: Path,
+    stop: Stop | None = None,
+) -> RunReport:
+    """Train a head on the train split, score the test split, and fill the run folder ``out``.
+
+    ``features`` is what ``open_features`` returns. No label or interval of a video outside the
+    train split is read before the last step. Raises FeaturesError and ManifestError for videos
+    without features or labels, CheckpointError for a folder with another run, TrainingError at
+    the first loss that is not finite, Stopped when ``stop`` says so.
+    """
+    job = _prepare(features, manifest, config)
+    seeds = config.seeds or (job.head_config.seed,)
+    by_seed = {
+        seed: _train_seed(job, seed, out if len(seeds) == 1 else out / f"seed-{seed}", stop)
+        for seed in seeds
+    }
+    report = RunReport(
+        out, config.head, job.settings, config.control, by_seed, missing=job.missing
+    )
+    write_json(out / "metrics.json", report.as_json())
+    return report
+
+
+def _prepare(features: Features, manifest: Manifest, config: TrainConfig) -> _Job:
+    kind = head_kind(config.head)
+    settings = kind.settings_for(config.dataset or manifest.path.stem)
+    head_config = config.head_config or kind.published[settings]
+    if not isinstance(head_config, kind.config):
+        raise ValueError(f"{type(head_config).__name__} is no config of head {config.head!r}")
+    videos = videos_in_split(manifest, features, "train", config.allow_missing)
+    tests = videos_in_split(manifest, features, "test", config.allow_missing)
+    streams = streams_of(config.streams, features.streams)
+    labels = training_labels(videos)
+    bags = TrainingBags(features, labels, streams, head_config.max_snippets)
+    wanted = {video.video_id for name in ("train", "test") for video in manifest.in_split(name)}
+    return _Job(
+        config=config,
+        head_config=head_config,
+        settings="given" if config.head_config else settings,
+        features=features,
+        manifest=manifest,
+        bags=bags,
+        test_ids=tuple(video.video_id for video in tests),
+        missing=tuple(sorted(wanted - {video.video_id for video in (*videos, *tests)})),
+    )
+
+
+def training_labels(videos: Sequence[Video]) -> dict[str, int]:
+    """Labels by id; raises ManifestError for a video without one or a class without videos."""
+    unlabelled = [video.video_id for video in videos if video.label is None]
+    if unlabelled:
+        raise ManifestError(f"train videos without a label: {listed(unlabelled)}: write 0 or 1")
+    labels = {video.video_id: video.label for video in videos if video.label is not None}
+    for label, word in enumerate(("normal", "abnormal")):
+        if label not in labels.values():
+            raise ManifestError(f"no {word} video (label {label}) with features in split train")
+    return labels
+
+
+def _train_seed(job: _Job, seed: int, folder: Path, stop: Stop | None) -> Metrics:
+    """Train one seed, then score, evaluate and save its last step."""
+    config = job.config
+    labels = shuffled_labels(job.bags.labels, seed) if config.control else job.bags.labels
+    bags = job.bags.relabelled(labels)
+    _claim(folder, _record(job, bags, seed), config.resume)
+    with _seeded(seed, config.device), exact_arithmetic():
+        head = head_kind(config.head).build(bags.dim, job.head_config).to(config.device)
+        fit(head, bags, seed, folder, stop)
+    streams = streams_of(config.streams, job.features.streams)
+    scores = score_videos(head, job.features, job.test_ids, streams)
+    metrics = evaluate_scores(scores, job.manifest, config.coverage)
+    specs = {stream: job.features.specs[stream] for stream in streams}
+    run = Run(config.head, head, config.streams, specs, seed, config.control, metrics.as_json())
+    write_scores(folder / "scores-last.h5", scores, {"checkpoint": LAST})
+    save_run(folder, run)
+    report = RunReport(folder, config.head, job.settings, config.control, {seed: metrics})
+    write_json(folder / "metrics.json", report.as_json())
+    return metrics
+
+
+@contextmanager
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """Torch's random state seeded inside the block and as before after it."""
+    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
+
+
+def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
+    """config.json: all that decides the outcome."""
+    config = job.config
+    streams = streams_of(config.streams, job.features.streams)
+    labels = json.dumps(bags.labels, sort_keys=True).encode()
+    return {
+        "head": config.head,
+        "settings": job.settings,
+        "config": asdict(job.head_config),
+        "streams": config.streams,
+        "specs": spec_records({stream: job.features.specs[stream] for stream in streams}),
+        "seed": seed,
+        "device": config.device,
+        "control": "shuffled labels" if config.control else None,
+        "coverage": config.coverage,
+        "dim": bags.dim,
+        "num_train_videos": len(bags.labels),
+        "num_train_items": len(bags),
+        "num_test_videos": len(job.test_ids),
+        "train_labels_sha256": hashlib.sha256(labels).hexdigest(),
+        "missing": list(job.missing),
+    }
+
+
+def _claim(folder: Path, record: Mapping[str, Any], resume: bool) -> None:
+    """Make ``folder`` the place of this run; raises CheckpointError if it is another's."""
+    path = folder / "config.json"
+    if not path.exists():
+        make_folder(folder)
+        write_json(path, record)
+        return
+    if not resume:
+        raise CheckpointError(f"{folder}: holds a run already: use --resume or another --out")
+    found = read_json(path)
+    differing = [
+        f"{name}: {found.get(name)!r} / {record.get(name)!r}"
+        for name in sorted(found.keys() | record.keys())
+        if found.get(name) != record.get(name)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{folder}: holds another run (there / asked for): {'; '.join(differing)}. "
+            f"Use the same settings, or another --out"
+        )
