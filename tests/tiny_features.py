@@ -67,7 +67,5 @@ def tiny_set(num_train=8, num_test=6, dim=6, crops=2, seed=0, flow=False):
         videos.append(TinyVideo(video_id, streams))
         intervals = ((16 * half, 16 * num_clips),) if label else ()
         split = "train" if index < num_train else "test"
-        rows.append(
-            Video(video_id, f"{index}.mp4", split=split, label=label, intervals=intervals)
-        )
+        rows.append(Video(video_id, f"{index}.mp4", split=split, label=label, intervals=intervals))
     return TinyFeatures(videos), Manifest(Path("tiny.csv"), tuple(rows))

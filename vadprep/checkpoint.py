@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from vadprep import __version__
 from vadprep.files import written
 from vadprep.mil import HEADS, Head, HeadConfig, head_kind
-from vadprep.records import CheckpointError
+from vadprep.records import CheckpointError, SpecError
 from vadprep.spec import Spec, differences
 
 FORMAT = "vadprep-checkpoint"
@@ -99,7 +99,7 @@ def load_run(folder: Path, name: str = LAST) -> Run:
             for stream, entry in record["specs"].items()
         }
         head = head_kind(record["head"]).build(int(record["dim"]), config)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this version: {error!r}") from error
     _fill(head, safetensors.torch.load(content), path)
     return Run(
@@ -200,7 +200,8 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write ``record`` at once, indented; raises ValueError for NaN, which JSON lacks."""
-    content = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # ASCII, for ids made of file names that are not UTF-8.
+    content = json.dumps(record, indent=2, allow_nan=False) + "\n"
     with written(path) as stream:
         stream.write(content.encode())
 
@@ -242,9 +243,7 @@ def _fill(head: Head, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Load ``tensors`` into the head; raises CheckpointError naming those that do not fit."""
     wanted = {key: tuple(value.shape) for key, value in head.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
-    odd = sorted(
-        key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)
-    )
+    odd = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if odd:
         shown = "; ".join(f"{key}: {found.get(key)} not {wanted.get(key)}" for key in odd[:5])
         raise CheckpointError(f"{path}: {len(odd)} tensors do not fit the network: {shown}")

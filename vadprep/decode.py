@@ -14,7 +14,6 @@ Everything shared is anonymous (pipes and memfd), so that no kill leaves anythin
 from __future__ import annotations
 
 import json
-import logging
 import mmap
 import os
 import select
@@ -34,12 +33,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.decoders import FrameSource as FrameSource
 from vadprep.decoders import VideoHeader as VideoHeader
 from vadprep.decoders import ring_views
 from vadprep.records import DecodeError
-
-logger = logging.getLogger(__name__)
 
 Decoder = Literal["decord", "pyav"]
 DECODERS: tuple[Decoder, ...] = ("decord", "pyav")
@@ -81,7 +77,7 @@ def open_frames(
         raise ValueError(f"{decoder = }: allowed are {', '.join(DECODERS)}")
     if stall_seconds <= 0:
         raise ValueError(f"{stall_seconds = }: expected a positive number")
-    path = Path(path)
+    path = Path(path).absolute()  # FFmpeg takes the "a" of a relative a:b.mp4 for a protocol
     adapter = _choose_adapter(path, decoder)
     if adapter == "images" and (fps is None or fps <= 0):
         raise ValueError(f"{path} is a folder of images: {fps = }, expected its frame rate")
@@ -130,6 +126,7 @@ class FrameStream:
         self._buffer = b""
         self._fds: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
+        self._ring: tuple[NDArray[np.int64], NDArray[np.uint8]] | None = None
         try:
             self._start(command)
             self._open_ring(self._next_message())
@@ -146,7 +143,7 @@ class FrameStream:
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         while "done" not in (message := self._next_message()):
-            yield self._slots[message["block"], : message["num_frames"]]
+            yield self._block(**message)
             self._give_back_slot()
         self._report = DecodeReport(decoder=self.decoder, **message["done"])
         self.close()
@@ -159,6 +156,8 @@ class FrameStream:
             self._process = None
         while self._fds:
             os.close(self._fds.pop())
+        # The memory goes with its last view: a block in the reader's hand stays valid.
+        self._ring = None
 
     def __enter__(self) -> FrameStream:
         return self
@@ -208,13 +207,16 @@ class FrameStream:
         self.header = VideoHeader(**fields | {"fps": Fraction(fields["fps"])})
         memory = mmap.mmap(self._memory_fd, 0)
         shape = (message["slots"], message["slot_frames"])
-        self._returned, self._slots = ring_views(
-            memory, (*shape, self.header.height, self.header.width, 3)
-        )
+        self._ring = ring_views(memory, (*shape, self.header.height, self.header.width, 3))
+
+    def _block(self, block: int, num_frames: int) -> NDArray[np.uint8]:
+        assert self._ring is not None
+        return self._ring[1][block, :num_frames]
 
     def _give_back_slot(self) -> None:
-        self._returned[0] += 1
-        self._wake()
+        if self._ring is not None:  # None: closed while the reader had the block
+            self._ring[0][0] += 1
+            self._wake()
 
     def _wake(self) -> None:
         """Let the child go on, should it have stopped itself for want of a slot."""

@@ -24,7 +24,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -120,6 +120,11 @@ class _PyavReader:
         self._first = self._first_frame()
         self.header = self._read_header()
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self._decoded.close()
+        self._container.close()
+
     def _open(self) -> None:
         import av
         from av.video.reformatter import VideoReformatter
@@ -201,7 +206,7 @@ class _PyavReader:
             last = (self._stream.start_time or 0) * self._stream.time_base - 1 / fps
         return round((now - last) * fps) - 1
 
-    def _decode(self) -> Iterator[Any]:
+    def _decode(self) -> Generator[Any, None, None]:
         """Frames of the stream in order of display; errors only set ``_broken``."""
         import av
 
@@ -248,7 +253,9 @@ def open_decord(path: Path, fps: Fraction | None = None) -> FrameSource:
     The header is PyAV's, so that both decoders agree on it. decord turns the frames itself.
     Where packets give no frame, decord would rewind and repeat frames: here that is an error.
     """
-    header = _PyavReader(path).header
+    reader = _PyavReader(path)
+    header = reader.header
+    reader.close()
     # Read by decord when it is loaded.
     os.environ["DECORD_REWIND_RETRY_MAX"] = "0"
     os.environ["DECORD_EOF_RETRY_MAX"] = "1024"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +24,9 @@ from vadprep.records import DecodeError, Video
 from vadprep.shards import DONE, FAILED, Attributes, Draft, write_failure
 from vadprep.sources import fingerprint
 from vadprep.spec import Spec
-from vadprep.views import Views
+from vadprep.views import Views, ViewSettings
+
+Block = TypeVar("Block")
 
 MAX_REPAIRED = 0.1
 """A video fails when more than this share of its frames had to be filled in."""
@@ -125,7 +128,7 @@ class Extractor:
             Draft(task.target, self.spec) as draft,
         ):
             resampling = Resampling(stream.header.fps, self.spec.fps_used())
-            for batch in self._features(stream, resampling, watch):
+            for batch in self.features(stream, resampling, watch):
                 with watch.stage("write"):
                     draft.append(batch)
             report = stream.report
@@ -161,23 +164,22 @@ class Extractor:
             )
         return UNSTATED_FPS
 
-    def _features(
+    def features(
         self, stream: FrameStream, resampling: Resampling, watch: Stopwatch
     ) -> Iterator[NDArray[np.float32]]:
         """Features of the clips in order, [n, num_crops, dim] each."""
         header = stream.header
-        views = Views(
-            (header.height, header.width),
-            resize=self.spec.resize,
-            filter=self.spec.filter,
-            crops=self.spec.crops,
-            crop_order=self.spec.crop_order,
-            crop_size=self.spec.crop_size,
-            device=self.backbone.device,
+        settings = ViewSettings(
+            self.spec.resize,
+            self.spec.filter,
+            self.spec.crops,
+            self.spec.crop_order,
+            self.spec.crop_size,
         )
+        views = Views(header.height, header.width, settings, self.backbone.device)
         blocks = resampled(timed(stream, watch, "decode"), resampling)
-        resized = (views.resize(block) for block in blocks)
-        clips = (views.crop(frames) for frames in clips_of(resized, self.spec.tail))
+        resized = timed(map(views.resized, blocks), watch, "resize")
+        clips = map(views.cut, clips_of(resized, self.spec.tail))
         yield from grouped(clips, self.backbone, self.spec, watch)
 
     def _check(self, num_frames: int, repaired: int, clips: int) -> None:
@@ -238,9 +240,7 @@ def _manifest_attributes(video: Video) -> dict[str, str | int | float | None]:
     }
 
 
-def timed(
-    blocks: Iterable[NDArray[np.uint8]], watch: Stopwatch, stage: str
-) -> Iterator[NDArray[np.uint8]]:
+def timed(blocks: Iterable[Block], watch: Stopwatch, stage: str) -> Iterator[Block]:
     """``blocks``, with the time spent waiting for each added to ``stage``."""
     iterator = iter(blocks)
     while True:

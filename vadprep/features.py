@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ class VideoFeatures:
             raise FeaturesError(
                 f"{self.video_id!r}: the spans of {' and '.join(self._readers)} differ"
             )
-        return stored[0]
+        return replace(stored[0], blocks=tuple)  # a record that holds no file open
 
     @property
     def spans(self) -> NDArray[np.int64]:

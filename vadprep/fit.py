@@ -30,9 +30,7 @@ Stop = Callable[[], bool]
 """Asked before each step; True ends the run at once, to be resumed."""
 
 
-def fit(
-    head: Head, bags: TrainingBags, seed: int, folder: Path, stop: Stop | None = None
-) -> None:
+def fit(head: Head, bags: TrainingBags, seed: int, folder: Path, stop: Stop | None = None) -> None:
     """The loop: train ``head`` in place, logging each step and saving state each epoch.
 
     Goes on from ``folder``'s resume state when there is one. Uses torch's global random state

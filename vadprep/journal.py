@@ -68,9 +68,9 @@ class Journal:
         """Append a finished video."""
         _append(self._manifest, _csv_line([getattr(row, name) for name in COLUMNS]))
 
-    def event(self, kind: str, video_id: str, **values: Any) -> None:
+    def event(self, event: str, video_id: str, /, **values: Any) -> None:
         """Append one event: start, decoded, computed, committed or failed."""
-        line = {"time": round(time.time(), 3), "event": kind, "video_id": video_id, **values}
+        line = {"time": round(time.time(), 3), "event": event, "video_id": video_id, **values}
         _append(self._events, json.dumps(line) + "\n")
 
 

@@ -30,8 +30,8 @@ class VideoScores:
     """Source frames [start, stop) of each snippet: int64 [num_clips, 2]."""
     num_frames: int
     """Decoded source frames."""
-    fps: float = 0.0
-    """Source frames a second; 0 where unknown."""
+    fps: float | None = None
+    """Source frames a second; None where unknown."""
 
     def frames(self, coverage: str = "cut") -> NDArray[np.float64]:
         """Scores of the source frames, see ``clips.frame_scores``."""
@@ -59,9 +59,7 @@ def average_precision(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -
     return float(np.sum(np.diff(recall) * precision[1:]))
 
 
-def average_precision_trapezoid(
-    labels: NDArray[np.bool_], scores: NDArray[np.floating]
-) -> float:
+def average_precision_trapezoid(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
     """Area under straight lines between precision-recall points: the "AP" of most papers here.
 
     XDVioDet and its descendants compute ``auc(recall, precision)``. It interpolates linearly,

@@ -27,13 +27,13 @@ def plot_scores(
     video_id: str,
     frame_scores: NDArray[np.float64],
     intervals: Sequence[Interval] | None,
-    fps: float = 0.0,
+    fps: float | None = None,
     title: str = "",
 ) -> None:
     """Write a PNG of the frame scores of a video, its anomalous intervals shaded.
 
     ``frame_scores`` float64 [num_frames] in [0, 1]; ``intervals`` in the same frames, None where
-    unknown. Time runs in seconds, with ``fps`` 0 in frames. Needs matplotlib, touches none of
+    unknown. Time runs in seconds, without ``fps`` in frames. Needs matplotlib, touches none of
     its global state, and appears at once. Raises OutputError when the disk refuses.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -56,16 +56,17 @@ def _draw(
     axes: Axes,
     frame_scores: NDArray[np.float64],
     intervals: Sequence[Interval] | None,
-    fps: float,
+    fps: float | None,
 ) -> None:
     rate = fps or 1.0
     end = max(len(frame_scores), 1) / rate
     for number, (start, stop) in enumerate(intervals or ()):
-        label = "anomalous" if number == 0 else None
-        axes.axvspan(start / rate, stop / rate, color=ANOMALY_COLOUR, lw=0, label=label)
+        once = "anomalous" if number == 0 else None
+        axes.axvspan(start / rate, stop / rate, color=ANOMALY_COLOUR, lw=0, label=once)
         end = max(end, stop / rate)
     edges = np.arange(len(frame_scores) + 1) / rate
-    axes.stairs(frame_scores, edges, baseline=None, color=SCORE_COLOUR, lw=1.4, label="score")
+    label = "score" if intervals is not None else "score (ground truth unknown)"
+    axes.stairs(frame_scores, edges, baseline=None, color=SCORE_COLOUR, lw=1.4, label=label)
     axes.set_xlim(0, end)
     axes.set_ylim(-0.03, 1.03)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "", "0.5", "", "1"])
@@ -74,11 +75,8 @@ def _draw(
     axes.grid(axis="y", color="0.9", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    note = "" if intervals is not None else "ground truth unknown"
     # Above the axes, where no score can be under it.
-    axes.legend(
-        loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9, title=note
-    )
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9)
 
 
 def _shortened(video_id: str) -> str:
@@ -109,18 +107,6 @@ def figure_rows(
         for name in names
     ]
     return [head, *rows]
-
-
-def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a plain table: first column to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _percent(value: float | None) -> str:

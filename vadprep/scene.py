@@ -32,10 +32,10 @@ MARGIN = 6
 """Pixels drawn beyond each border of the frame: what a shaken camera gets to see."""
 
 EVENTS = ("fight", "crash", "fire")
-PAIRS = {"train": 12, "test": 9}
+PAIRS = {"train": 21, "test": 9}
 """Pairs of a normal and an abnormal video in each split: a multiple of the kinds of event."""
-LENGTH_FRAMES = (160, 273)
-EVENT_SHARE = (0.3, 0.45)
+LENGTH_FRAMES = (144, 177)
+EVENT_SHARE = (0.38, 0.5)
 """Smallest and largest part of an abnormal video that its event takes."""
 
 PASSING = ("bus", "car", "cyclist", "group")
@@ -154,25 +154,25 @@ def _vehicle(
 
 
 def _fight(script: Script, rng: np.random.Generator) -> list[Thing]:
-    """Six people meet on the plaza and hit about; a new blow every other frame."""
-    x, depth = rng.uniform(190, 282), rng.uniform(300, 345)
+    """Eight people meet on the plaza and hit about; a new blow every third frame."""
+    x, depth = rng.uniform(205, 267), rng.uniform(310, 345)
     return [
         scenery.Fighter(
             replace(_walker(rng, 0, depth + rng.uniform(-22, 22), pace=1.6), middle=0),
-            x + rng.uniform(-52, 52),
+            x + rng.uniform(-64, 64),
             script.interval,
             _jerks(script.num_frames, rng),
         )
-        for _ in range(6)
+        for _ in range(8)
     ]
 
 
 def _jerks(num_frames: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Jerks of one fighter: float [num_frames, 5], each held for two frames."""
-    blows = (num_frames + 1) // 2
+    """Jerks of one fighter: float [num_frames, 5], each held for three frames."""
+    blows = (num_frames + 2) // 3
     spread = rng.normal(0, (9, 5, 0, 0, 0.45), (blows, 5))
     spread[:, 2:4] = rng.uniform(-2.8, 2.8, (blows, 2))
-    return spread.repeat(2, axis=0)[:num_frames]
+    return spread.repeat(3, axis=0)[:num_frames]
 
 
 def _crash(script: Script, rng: np.random.Generator) -> list[Thing]:
@@ -183,7 +183,7 @@ def _crash(script: Script, rng: np.random.Generator) -> list[Thing]:
     return [
         scenery.Vehicle(
             _crash_path(script.num_frames, script.interval, impact),
-            (190.0, 70.0), _pick(rng, scenery.PAINT), 1, hazard=(impact, stop),
+            (220.0, 82.0), _pick(rng, scenery.PAINT), 1, hazard=(impact, stop),
         ),
         scenery.Plume(x - 18, y - 34, y + 3, (impact, stop), scenery.STEAM, _puffs(26, rng)),
         scenery.Debris(x, y + 6, (impact, stop), rng.uniform(*_FLIGHT, (24, 4))),
@@ -197,7 +197,7 @@ _FLIGHT = ((-150.0, 60.0, 2.0, -14.0), (90.0, 260.0, 5.0, 22.0))
 def _crash_path(num_frames: int, interval: Interval, impact: int) -> NDArray[np.float64]:
     """Way of the crashing car: float [num_frames, 3]; off screen outside the interval."""
     start, stop = interval
-    off, near, hit = (-110, scenery.NEAR_LANE, -0.08), scenery.POST[0] - 98, 274
+    off, near, hit = (-110, scenery.NEAR_LANE, -0.08), scenery.POST[0] - 112, 274
     knots = {
         start: off,
         impact: (near, hit, -0.08),
@@ -242,13 +242,13 @@ class Camera:
 def camera(script: Script, rng: np.random.Generator) -> Camera:
     """The light of one video, dimmed by clouds, flickering, and the shakes of its camera."""
     frames = np.arange(script.num_frames)
-    gain = np.full(script.num_frames, rng.uniform(0.95, 1.2))
+    gain = np.full(script.num_frames, rng.uniform(1.02, 1.12))
     shift = np.zeros((script.num_frames, 2), dtype=np.int64)
     for happening in script.happenings:
         middle = rng.uniform(0.15, 0.85) * script.num_frames
         near = np.exp(-(((frames - middle) / 30) ** 4))
         if happening == "cloud":
-            gain *= 1 - 0.3 * near
+            gain *= 1 - 0.25 * near
         elif happening == "flicker":
             gain *= 1 + 0.09 * near * rng.choice((-1, 1), script.num_frames)
         elif happening == "shake":

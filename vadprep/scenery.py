@@ -254,14 +254,14 @@ class Vapour:
 
 FLAME = Vapour(
     ((255, 236, 150, 230), (255, 200, 70, 220), (255, 140, 30, 190), (224, 70, 20, 140)),
-    size=17, rise=90, life_frames=13,
+    size=27, rise=125, life_frames=13,
 )  # fmt: skip
 SMOKE = Vapour(
-    ((52, 48, 46, 120), (62, 58, 56, 90), (74, 70, 68, 50)), size=24, rise=190, life_frames=40
+    ((52, 48, 46, 120), (62, 58, 56, 90), (74, 70, 68, 50)), size=34, rise=200, life_frames=40
 )
 STEAM = Vapour(
     ((232, 232, 232, 120), (216, 216, 218, 90), (200, 200, 204, 50)),
-    size=26, rise=150, life_frames=34,
+    size=38, rise=190, life_frames=34,
 )  # fmt: skip
 
 

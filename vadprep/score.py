@@ -58,9 +58,7 @@ def score_videos(
     head.eval()
     try:
         with torch.inference_mode(), exact_arithmetic():
-            return {
-                video_id: _score_video(head, features[video_id], streams) for video_id in ids
-            }
+            return {video_id: _score_video(head, features[video_id], streams) for video_id in ids}
     finally:
         head.train(was_training)
 
@@ -73,7 +71,7 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 def _score_video(head: Head, video: VideoFeatures, streams: Sequence[str]) -> VideoScores:
-    snippets = torch.from_numpy(read_snippets(video, streams))
+    snippets = torch.from_numpy(read_snippets(video, streams)).float()
     num_clips, num_crops, dim = snippets.shape
     if dim != head.dim:
         raise CheckpointError(
@@ -131,17 +129,13 @@ def evaluate_scores(
     Raises ValueError for an id that is not in the manifest.
     """
     videos = {video.video_id: video for video in manifest.videos if video.video_id in scores}
-    found = {
-        video_id: known_intervals(videos[video_id], scores[video_id]) for video_id in videos
-    }
+    found = {video_id: known_intervals(videos[video_id], scores[video_id]) for video_id in videos}
     unknown = [video_id for video_id, intervals in found.items() if intervals is None]
     if not scores:
         return undefined("no test video", coverage)
     if unknown:
         return undefined(f"anomalous intervals unknown for {listed(unknown)}", coverage)
-    known = {
-        video_id: intervals for video_id, intervals in found.items() if intervals is not None
-    }
+    known = {video_id: intervals for video_id, intervals in found.items() if intervals is not None}
     return evaluate(scores, known, coverage)
 
 
@@ -149,7 +143,7 @@ def known_intervals(video: Video, scores: VideoScores) -> tuple[Interval, ...] |
     """Anomalous decoded frames of a scored video; none for a normal one, None where unknown."""
     if video.label == 0:
         return ()
-    return video_intervals(video, scores.num_frames, scores.fps or None)
+    return video_intervals(video, scores.num_frames, scores.fps)
 
 
 def write_scores(
@@ -158,16 +152,20 @@ def write_scores(
     """Write one HDF5 file at once, laid out as shards: groups 000000, ... with ``video_id``.
 
     Each group holds ``scores`` float64 [num_clips], ``spans`` int64 [num_clips, 2] and the
-    attributes ``num_frames`` and ``fps``; ``provenance`` becomes attributes of the file.
+    attributes ``num_frames`` and, where known, ``fps``. ``provenance`` becomes attributes of
+    the file. Raises OutputError when the disk refuses.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.attrs.update({**provenance, "format": FORMAT, "version": FORMAT_VERSION})
         for index, (video_id, video) in enumerate(scores.items()):
             group = file.create_group(f"{index:06d}")
-            group.attrs.update(
-                {"video_id": video_id, "num_frames": video.num_frames, "fps": video.fps}
-            )
+            # Ids made of file names that are not UTF-8 keep their bytes, as in shards.
+            name = video_id.encode("utf-8", "surrogateescape")
+            group.attrs.create("video_id", name, dtype=h5py.string_dtype("utf-8"))
+            group.attrs["num_frames"] = video.num_frames
+            if video.fps is not None:
+                group.attrs["fps"] = video.fps
             group.create_dataset("scores", data=video.snippets.astype(np.float64))
             group.create_dataset("spans", data=video.spans.astype(np.int64))
     with written(path) as stream:
@@ -186,7 +184,7 @@ def read_scores(path: Path) -> dict[str, VideoScores]:
                     group["scores"][:],
                     group["spans"][:],
                     int(group.attrs["num_frames"]),
-                    float(group.attrs["fps"]),
+                    float(group.attrs["fps"]) if "fps" in group.attrs else None,
                 )
                 for group in file.values()
             }

@@ -18,7 +18,7 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ import torch
 from vadprep.bags import TrainingBags, shuffled_labels, streams_of
 from vadprep.checkpoint import (
     LAST,
+    RESUME,
     Run,
     read_json,
     save_run,
     spec_records,
     write_json,
 )
+from vadprep.clips import COVERAGES
 from vadprep.features import Features
 from vadprep.files import make_folder
 from vadprep.fit import Stop, fit
@@ -47,6 +49,7 @@ from vadprep.score import (
     videos_in_split,
     write_scores,
 )
+from vadprep.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class TrainConfig:
             raise ValueError(f"seeds = {self.seeds}: each may stand there once")
         if any(not 0 <= seed < 2**32 for seed in self.seeds):
             raise ValueError(f"seeds = {self.seeds}: allowed are 0 to {2**32 - 1}")
+        if self.coverage not in COVERAGES:
+            raise ValueError(f"{self.coverage = }: allowed are {', '.join(COVERAGES)}")
 
 
 @dataclass(frozen=True)
@@ -141,10 +146,16 @@ class _Job:
     head_config: HeadConfig
     settings: str
     features: Features
+    streams: tuple[str, ...]
     manifest: Manifest
     bags: TrainingBags
     test_ids: tuple[str, ...]
-    missing: tuple[str, ...] = field(default=())
+    missing: tuple[str, ...]
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Specs of the streams in use."""
+        return {stream: self.features.specs[stream] for stream in self.streams}
 
 
 def train(
@@ -163,13 +174,13 @@ def train(
     """
     job = _prepare(features, manifest, config)
     seeds = config.seeds or (job.head_config.seed,)
+    if len(seeds) > 1 and (out / "config.json").exists():
+        raise CheckpointError(f"{out}: holds a run of one seed: use another --out")
     by_seed = {
         seed: _train_seed(job, seed, out if len(seeds) == 1 else out / f"seed-{seed}", stop)
         for seed in seeds
     }
-    report = RunReport(
-        out, config.head, job.settings, config.control, by_seed, missing=job.missing
-    )
+    report = RunReport(out, config.head, job.settings, config.control, by_seed, missing=job.missing)
     write_json(out / "metrics.json", report.as_json())
     return report
 
@@ -183,14 +194,14 @@ def _prepare(features: Features, manifest: Manifest, config: TrainConfig) -> _Jo
     videos = videos_in_split(manifest, features, "train", config.allow_missing)
     tests = videos_in_split(manifest, features, "test", config.allow_missing)
     streams = streams_of(config.streams, features.streams)
-    labels = training_labels(videos)
-    bags = TrainingBags(features, labels, streams, head_config.max_snippets)
+    bags = TrainingBags(features, training_labels(videos), streams, head_config.max_snippets)
     wanted = {video.video_id for name in ("train", "test") for video in manifest.in_split(name)}
     return _Job(
         config=config,
         head_config=head_config,
         settings="given" if config.head_config else settings,
         features=features,
+        streams=streams,
         manifest=manifest,
         bags=bags,
         test_ids=tuple(video.video_id for video in tests),
@@ -219,11 +230,10 @@ def _train_seed(job: _Job, seed: int, folder: Path, stop: Stop | None) -> Metric
     with _seeded(seed, config.device), exact_arithmetic():
         head = head_kind(config.head).build(bags.dim, job.head_config).to(config.device)
         fit(head, bags, seed, folder, stop)
-    streams = streams_of(config.streams, job.features.streams)
-    scores = score_videos(head, job.features, job.test_ids, streams)
+    scores = score_videos(head, job.features, job.test_ids, job.streams)
     metrics = evaluate_scores(scores, job.manifest, config.coverage)
-    specs = {stream: job.features.specs[stream] for stream in streams}
-    run = Run(config.head, head, config.streams, specs, seed, config.control, metrics.as_json())
+    figures = metrics.as_json()
+    run = Run(config.head, head, config.streams, job.specs, seed, config.control, figures)
     write_scores(folder / "scores-last.h5", scores, {"checkpoint": LAST})
     save_run(folder, run)
     report = RunReport(folder, config.head, job.settings, config.control, {seed: metrics})
@@ -243,14 +253,13 @@ def _seeded(seed: int, device: str) -> Iterator[None]:
 def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
     """config.json: all that decides the outcome."""
     config = job.config
-    streams = streams_of(config.streams, job.features.streams)
     labels = json.dumps(bags.labels, sort_keys=True).encode()
     return {
         "head": config.head,
         "settings": job.settings,
         "config": asdict(job.head_config),
         "streams": config.streams,
-        "specs": spec_records({stream: job.features.specs[stream] for stream in streams}),
+        "specs": spec_records(job.specs),
         "seed": seed,
         "device": config.device,
         "control": "shuffled labels" if config.control else None,
@@ -267,7 +276,7 @@ def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
 def _claim(folder: Path, record: Mapping[str, Any], resume: bool) -> None:
     """Make ``folder`` the place of this run; raises CheckpointError if it is another's."""
     path = folder / "config.json"
-    if not path.exists():
+    if not path.exists() and not (folder / RESUME).exists():
         make_folder(folder)
         write_json(path, record)
         return

@@ -41,9 +41,7 @@ class Backbone:
     clip_length = CLIP_LENGTH
     size = SIZE
 
-    def __init__(
-        self, graph: str, weights: Weights, device: torch.device, precision: str
-    ) -> None:
+    def __init__(self, graph: str, weights: Weights, device: torch.device, precision: str) -> None:
         self.graph, self.weights = graph, weights
         self.device, self.precision = device, precision
         self.dim = graph_of(graph).dim

@@ -40,6 +40,9 @@ def _channels_last(weight: Tensor) -> Tensor:
 class FoldedConv(nn.Module):
     """Convolution of stride 1 with bias and ReLU, padded to keep the size."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", _channels_last(weight))
@@ -57,6 +60,9 @@ class FoldedStem(nn.Module):
     It computes on 2x - 255, a whole number that bfloat16 and float16 hold exactly, with
     weights divided by 255: the scaling x / 127.5 - 1 without a rounding of the input.
     """
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -79,6 +85,9 @@ class BlockStem(nn.Module):
     Matrix units (AMX, tensor cores) take channels by the dozen and idle on 3; a block has 24.
     Measured in bfloat16 on one core: 52 ms a clip, 132 ms without. Plain fp32 loses by it.
     """
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -112,8 +121,7 @@ class FoldedPool(nn.Module):
         """[batch, channel, T, H, W] to [batch, channel, ceil(T / stride), ...]."""
         size, stride = self.layer.size, self.layer.stride
         front = [
-            same_padding(n, k, s)[0]
-            for n, k, s in zip(x.shape[2:], size, stride, strict=True)
+            same_padding(n, k, s)[0] for n, k, s in zip(x.shape[2:], size, stride, strict=True)
         ]
         return F.max_pool3d(x, size, stride, front, ceil_mode=True)
 

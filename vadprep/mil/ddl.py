@@ -111,7 +111,9 @@ class LocalAwareAttention(nn.Module):
 
         In scoring the rows are worked off in blocks, so memory grows with T, not T squared.
         """
-        query, key, value = (self._split(layer(snippets)) for layer in self._projections())
+        query, key, value = (
+            self._split(layer(snippets)) for layer in (self.query, self.key, self.value)
+        )
         num_snippets = snippets.shape[1]
         rows = num_snippets if self.training else max(1, _MAX_ATTENTION_ENTRIES // num_snippets)
         blocks = [
@@ -120,9 +122,6 @@ class LocalAwareAttention(nn.Module):
         ]
         heads = torch.cat(blocks, dim=2).transpose(1, 2).flatten(2)
         return self.norm(snippets + self.output(heads))
-
-    def _projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-        return self.query, self.key, self.value
 
     def _split(self, projected: torch.Tensor) -> torch.Tensor:
         """[N, T, heads * width] to [N, heads, T, width]: a transpose, never a mere reshape."""
@@ -137,16 +136,19 @@ class LocalAwareAttention(nn.Module):
         prior = self._prior(start, query.shape[2], key.shape[2]).to(logits)
         if self.prior == "pre":
             return (logits + prior).masked_fill(hidden, -math.inf).softmax(dim=3)
-        return logits.masked_fill(hidden, -math.inf).softmax(dim=3) + prior.masked_fill(
-            hidden, 0.0
-        )
+        return logits.masked_fill(hidden, -math.inf).softmax(dim=3) + prior.masked_fill(hidden, 0.0)
 
     def _prior(self, start: int, rows: int, num_snippets: int) -> torch.Tensor:
-        """G of rows start .. start + rows - 1: float64 [rows, T], 1 on the diagonal."""
-        device = self.norm.weight.device
-        row = torch.arange(start, start + rows, device=device, dtype=torch.float64)
-        column = torch.arange(num_snippets, device=device, dtype=torch.float64)
-        return torch.exp(-((row[:, None] - column) ** 2) / (2 * self.sigma))
+        """G of rows start .. start + rows - 1: float64 [rows, T], 1 on the diagonal.
+
+        All rows are windows of one curve over j - i = 1 - T .. T - 1; row i starts at T - 1 - i.
+        """
+        distance = torch.arange(
+            1 - num_snippets, num_snippets, device=self.norm.weight.device, dtype=torch.float64
+        )
+        curve = torch.exp(-(distance**2) / (2 * self.sigma))
+        windows = curve.unfold(0, num_snippets, 1)
+        return windows[num_snippets - start - rows : num_snippets - start].flip(0)
 
 
 class DDL(Head):
@@ -174,7 +176,7 @@ class DDL(Head):
                 nn.init.xavier_uniform_(module.weight)
 
     def forward(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
-        """Scores [N, T] and embeddings [N, T, 128] of ``snippets`` [N, T, dim]."""
+        """Scores [N, T] and embeddings [N, T, F] of ``snippets`` [N, T, dim]."""
         embeddings = self.mlp(self.attention(snippets, mask))
         # Zeros on the left only: the score of a snippet sees itself and K - 1 before it, and
         # padding on the right is never seen.

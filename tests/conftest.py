@@ -1,0 +1,32 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REAL_CLIPS = Path(
+    os.environ.get("VADPREP_REAL_CLIPS", Path(__file__).parents[2] / "shared" / "data" / "videos")
+)
+
+
+@pytest.fixture(autouse=True)
+def restored_random_state() -> Iterator[None]:
+    """No test leaves a seed behind."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    yield
+    random.setstate(state)
+    np.random.set_state(numpy_state)
+
+
+@pytest.fixture
+def real_clips() -> Path:
+    """Folder of three real clips, which are not part of the project."""
+    if not REAL_CLIPS.is_dir():
+        pytest.skip(f"no real clips in {REAL_CLIPS} (set VADPREP_REAL_CLIPS)")
+    return REAL_CLIPS

@@ -1,0 +1,337 @@
+"""Training: the same bytes again, also after a stop; what is read, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from stored import ODD_IDS, stored_video, write_folder
+from tiny_features import TinyFeatures, tiny_set
+
+from vadprep.checkpoint import LAST, RESUME, load_run, save_run
+from vadprep.features import open_features
+from vadprep.manifest import Manifest
+from vadprep.mil.ddl import DDLConfig
+from vadprep.records import (
+    CheckpointError,
+    FeaturesError,
+    ManifestError,
+    Stopped,
+    TrainingError,
+    Video,
+)
+from vadprep.train import TrainConfig, train
+
+SMALL = DDLConfig(
+    width=8, hidden=16, embedding=8, kernel=3, epochs=3, batch_size=5, learning_rate=5e-3
+)
+CONFIG = TrainConfig(head_config=SMALL, seeds=(7,))
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def stop_after(num_steps):
+    """A ``stop`` that says yes when asked before step ``num_steps``."""
+    asked = iter([False] * num_steps + [True])
+    return lambda: next(asked)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One finished run: folder and report."""
+    folder = tmp_path_factory.mktemp("train") / "run"
+    return folder, train(*tiny_set(), CONFIG, folder)
+
+
+def test_run_folder_is_complete(run):
+    folder, _ = run
+    assert [path.name for path in sorted(folder.iterdir())] == [
+        "checkpoint-last.json",
+        "checkpoint-last.safetensors",
+        "config.json",
+        "log.csv",
+        "metrics.json",
+        "resume.safetensors",
+        "scores-last.h5",
+    ]
+
+
+def test_log_has_a_row_a_step_whose_terms_add_up(run):
+    rows = list(csv.DictReader((run[0] / "log.csv").read_text().splitlines()))
+    num_batches = -(-16 // 5)  # 8 videos of 2 crops
+    assert [row["epoch"] for row in rows] == [str(e) for e in range(3) for _ in range(num_batches)]
+    for row in rows:
+        terms = sum(float(row[name]) for name in ("mil", "dr", "da"))
+        assert terms == pytest.approx(float(row["total"]), rel=1e-5)
+
+
+def test_metrics_json_has_the_agreed_shape(run):
+    folder, report = run
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert list(metrics) == ["last", "best_on_validation", "best_on_test", "seeds", "control"]
+    assert metrics["best_on_validation"] is None and metrics["best_on_test"] is None
+    assert [entry["seed"] for entry in metrics["seeds"]] == [7]
+    assert metrics["last"]["frame_auc"] == report.by_seed[7].figures["frame_auc"]
+
+
+def test_same_seed_gives_the_same_bytes(run, tmp_path):
+    torch.rand(3)  # the global random state before does not matter
+    train(*tiny_set(), CONFIG, tmp_path)
+    assert bytes_of(tmp_path) == bytes_of(run[0])
+
+
+def test_another_seed_gives_another_run(run, tmp_path):
+    train(*tiny_set(), replace(CONFIG, seeds=(8,)), tmp_path)
+    name = "checkpoint-last.safetensors"
+    assert (tmp_path / name).read_bytes() != (run[0] / name).read_bytes()
+
+
+def test_training_leaves_the_global_random_state_alone(tmp_path):
+    before = torch.get_rng_state()
+    train(*tiny_set(), CONFIG, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("num_steps", [0, 2, 4, 6, 11])
+def test_stopped_and_resumed_gives_the_same_bytes(run, tmp_path, num_steps):
+    with pytest.raises(Stopped, match="--resume"):
+        train(*tiny_set(), CONFIG, tmp_path, stop_after(num_steps))
+    assert not (tmp_path / "checkpoint-last.json").exists()
+    train(*tiny_set(), replace(CONFIG, resume=True), tmp_path)
+    assert bytes_of(tmp_path) == bytes_of(run[0])
+
+
+def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
+    train(*tiny_set(), CONFIG, tmp_path)
+    train(*tiny_set(), replace(CONFIG, resume=True), tmp_path, stop_after(0))
+    assert bytes_of(tmp_path) == bytes_of(run[0])
+
+
+def test_resume_needs_the_same_settings(run):
+    config = replace(CONFIG, head_config=replace(SMALL, sigma=9.0), resume=True)
+    with pytest.raises(CheckpointError, match=r"another run .*config: .*'sigma': 9.0"):
+        train(*tiny_set(), config, run[0])
+
+
+def test_a_run_is_not_overwritten(run):
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        train(*tiny_set(), CONFIG, run[0])
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 100])
+def test_damaged_resume_state_is_named(run, tmp_path, damage):
+    (tmp_path / "config.json").write_bytes((run[0] / "config.json").read_bytes())
+    (tmp_path / RESUME).write_bytes(damage)
+    with pytest.raises(CheckpointError, match=f"{RESUME}: cannot resume"):
+        train(*tiny_set(), replace(CONFIG, resume=True), tmp_path)
+
+
+def test_several_seeds_have_folders_mean_and_spread(run, tmp_path):
+    report = train(*tiny_set(), replace(CONFIG, seeds=(7, 8)), tmp_path)
+    assert bytes_of(tmp_path / "seed-7") == bytes_of(run[0])
+    aucs = [metrics.figures["frame_auc"] for metrics in report.by_seed.values()]
+    last = json.loads((tmp_path / "metrics.json").read_text())["last"]
+    assert last["frame_auc"] == pytest.approx(np.mean(aucs))
+    assert last["spread"]["frame_auc"] == pytest.approx(np.std(aucs, ddof=1))
+    with pytest.raises(CheckpointError, match="several seeds"):
+        load_run(tmp_path)
+
+
+def test_anomalies_are_learnt_and_shuffled_labels_find_less(tmp_path):
+    features, manifest = tiny_set(num_train=24, num_test=16)
+    config = replace(CONFIG, head_config=replace(SMALL, epochs=20, batch_size=16))
+    real = train(features, manifest, config, tmp_path / "real")
+    control = train(features, manifest, replace(config, control=True), tmp_path / "control")
+    assert real.by_seed[7].figures["frame_auc"] > 0.85
+    assert control.control and load_run(tmp_path / "control").control
+    record = json.loads((tmp_path / "control/config.json").read_text())
+    assert record["control"] == "shuffled labels"
+    assert control.by_seed[7].figures["frame_auc"] < real.by_seed[7].figures["frame_auc"]
+
+
+def test_no_label_outside_the_train_split_is_used(run, tmp_path):
+    """Other test labels and intervals give other figures and the same network."""
+    features, manifest = tiny_set()
+    videos = tuple(
+        replace(video, label=None, intervals=((0, 16),)) if video.split == "test" else video
+        for video in manifest.videos
+    )
+    train(features, replace(manifest, videos=videos), CONFIG, tmp_path)
+    for name in ("log.csv", "checkpoint-last.safetensors", "scores-last.h5"):
+        assert (tmp_path / name).read_bytes() == (run[0] / name).read_bytes()
+    assert (tmp_path / "metrics.json").read_bytes() != (run[0] / "metrics.json").read_bytes()
+
+
+def test_unknown_intervals_leave_figures_undefined_with_the_reason(tmp_path):
+    features, manifest = tiny_set()
+    videos = tuple(replace(video, intervals=None) for video in manifest.videos)
+    report = train(features, replace(manifest, videos=videos), CONFIG, tmp_path)
+    assert report.by_seed[7].figures["frame_auc"] is None
+    assert "unknown for 3 (" in report.by_seed[7].reasons["frame_auc"]
+
+
+def without(features, video_id):
+    return TinyFeatures([video for key, video in features.items() if key != video_id])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_videos_without_features_are_listed_or_allowed(tmp_path, split):
+    features, manifest = tiny_set()
+    gone = manifest.in_split(split)[2].video_id
+    fewer = without(features, gone)
+    with pytest.raises(FeaturesError, match=f"{split} videos without features: 1 .{gone}"):
+        train(fewer, manifest, CONFIG, tmp_path)
+    report = train(fewer, manifest, replace(CONFIG, allow_missing=True), tmp_path)
+    assert report.missing == (gone,)
+    assert json.loads((tmp_path / "config.json").read_text())["missing"] == [gone]
+
+
+def test_train_videos_without_a_label_are_listed(tmp_path):
+    features, manifest = tiny_set()
+    first, *others = manifest.videos
+    videos = (replace(first, label=None), *others)
+    with pytest.raises(ManifestError, match=f"without a label: 1 .{first.video_id}"):
+        train(features, replace(manifest, videos=videos), CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("label, word", [(0, "abnormal"), (1, "normal")])
+def test_both_classes_are_needed(tmp_path, label, word):
+    features, manifest = tiny_set()
+    videos = tuple(replace(video, label=label) for video in manifest.videos)
+    with pytest.raises(ManifestError, match=f"no {word} video"):
+        train(features, replace(manifest, videos=videos), CONFIG, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_first_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
+    features, manifest = tiny_set()
+    for video in features.values():  # finite features whose products are not
+        video.streams["rgb"] = video.streams["rgb"].astype(np.float32) * np.float32(1e30)
+    with pytest.raises(TrainingError, match="loss term 'mil' is nan at epoch 0, step 0"):
+        train(features, manifest, CONFIG, tmp_path)
+    assert not (tmp_path / RESUME).exists()
+
+
+def test_features_of_a_folder_are_trained_on(tmp_path):
+    ids = {"train": ODD_IDS[:4], "test": ODD_IDS[4:]}
+    write_folder(tmp_path / "rgb", [stored_video(each) for part in ids.values() for each in part])
+    videos = tuple(
+        Video(video_id, "x.mp4", split=split, label=n % 2, intervals=((0, 16),) if n % 2 else ())
+        for split, part in ids.items()
+        for n, video_id in enumerate((*part, f"gone {split} \udcff"))
+    )
+    manifest = Manifest(tmp_path / "own.csv", videos)
+    with open_features(tmp_path) as features:
+        config = replace(CONFIG, allow_missing=True)
+        report = train(features, manifest, config, tmp_path / "run")
+    assert report.by_seed[7].num_videos == len(ids["test"])
+    record = json.loads((tmp_path / "run/config.json").read_text())
+    assert record["missing"] == ["gone test \udcff", "gone train \udcff"]
+
+
+@pytest.mark.parametrize("streams, dim", [("rgb", 6), ("flow", 6), ("concat", 12)])
+def test_streams_decide_the_width_of_the_network(tmp_path, streams, dim):
+    head_config = replace(SMALL, epochs=1)
+    config = replace(CONFIG, streams=streams, head_config=head_config)
+    train(*tiny_set(flow=True), config, tmp_path)
+    run = load_run(tmp_path)
+    assert (run.streams, run.head.dim) == (streams, dim)
+
+
+def test_small_sets_train_with_the_published_batch(tmp_path):
+    """Batch 128 on 4 items: one batch an epoch, nothing dropped."""
+    config = replace(CONFIG, head_config=replace(SMALL, batch_size=128))
+    train(*tiny_set(num_train=2, num_test=2), config, tmp_path)
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_several_seeds_do_not_overwrite_a_run_of_one(run):
+    with pytest.raises(CheckpointError, match="holds a run of one seed"):
+        train(*tiny_set(), replace(CONFIG, seeds=(1, 2)), run[0])
+
+
+def test_coverage_is_checked_before_training():
+    with pytest.raises(ValueError, match="allowed are cut, hold"):
+        TrainConfig(coverage="all")
+
+
+@pytest.mark.parametrize("seeds", [(1, 1), (-1,), (2**32,)])
+def test_seeds_are_checked(seeds):
+    with pytest.raises(ValueError, match="seeds ="):
+        TrainConfig(seeds=seeds)
+
+
+def test_checkpoint_says_what_it_was_trained_on(run):
+    record = json.loads((run[0] / "checkpoint-last.json").read_text())
+    assert record["specs"]["rgb"]["weights"] == "random:0"
+    assert record["specs"]["rgb"]["hash"] == tiny_set()[0].specs["rgb"].hash
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["metrics"]["num_videos"] == 6
+    assert (record["head"], record["seed"], record["config"]["sigma"]) == ("ddl", 7, 6.0)
+
+
+def test_checkpoint_comes_back_as_it_was(run, tmp_path):
+    loaded = load_run(run[0])
+    assert loaded.config == SMALL and not loaded.head.training
+    save_run(tmp_path, loaded)
+    for suffix in ("json", "safetensors"):
+        name = f"{LAST}.{suffix}"
+        assert (tmp_path / name).read_bytes() == (run[0] / name).read_bytes()
+
+
+def copied(run, tmp_path):
+    for suffix in ("json", "safetensors"):
+        name = f"{LAST}.{suffix}"
+        (tmp_path / name).write_bytes((run[0] / name).read_bytes())
+    return tmp_path / f"{LAST}.json", tmp_path / f"{LAST}.safetensors"
+
+
+def test_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="checkpoint-last.json: not there"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[:-7], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1])],
+    ids=["cut", "empty", "one bit"],
+)
+def test_damaged_tensors_are_refused(run, tmp_path, damage):
+    _, tensors = copied(run, tmp_path)
+    tensors.write_bytes(damage(tensors.read_bytes()))
+    with pytest.raises(CheckpointError, match="checkpoint-last.safetensors: .*damaged"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"head": "other"}, "not a checkpoint of this version"),
+        ({"config": {"sigmas": 6}}, "not a checkpoint of this version"),
+        ({"specs": {"rgb": {"spec": {}}}}, "rgb: not a feature spec"),
+        ({"version": 99}, "version 99; expected"),
+        (
+            {"dim": 7},
+            r"tensors do not fit the network: attention.key.weight: \(8, 6\) not \(8, 7\)",
+        ),
+    ],
+)
+def test_records_that_do_not_fit_are_refused(run, tmp_path, change, message):
+    path, _ = copied(run, tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=message):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_damaged_json_is_refused(run, tmp_path, text):
+    path, _ = copied(run, tmp_path)
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match="checkpoint-last.json: damaged"):
+        load_run(tmp_path)

@@ -1,0 +1,251 @@
+"""Sizes, crop boxes and resize weights: how a frame becomes the views a network sees.
+
+Pure arithmetic on numbers; no pixel is touched here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Box:
+    """One crop: pixels [top, top + height) x [left, left + width) of the resized frame.
+
+    ``mirrored`` crops are flipped left to right after cutting, so a box always counts from
+    the left edge of the frame as it is.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool = False
+
+
+Boxes = tuple[Box, ...]
+
+
+def target_size(resize: str, height: int, width: int) -> tuple[int, int]:
+    """Height and width that a frame of ``height`` x ``width`` px is resized to.
+
+    ``short N`` gives the shorter side N px and the longer int(N * long / short), the rule of
+    torchvision; ``HxW`` (height first) gives just that size. Raises ValueError for another
+    text or a frame without pixels.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"frame of {height} x {width} px: both sides are at least 1")
+    match resize.split():
+        case ["short", side] if side.isdecimal() and int(side) > 0:
+            # Whole numbers: a float product could land just below a whole result.
+            longer = int(side) * max(height, width) // min(height, width)
+            return (int(side), longer) if height <= width else (longer, int(side))
+        case [size] if _is_size(size):
+            rows, columns = map(int, size.split("x"))
+            return rows, columns
+    raise ValueError(f"{resize = }: allowed are 'short 256' and 'HEIGHTxWIDTH' in px")
+
+
+def _is_size(text: str) -> bool:
+    sides = text.split("x")
+    return len(sides) == 2 and all(side.isdecimal() and int(side) > 0 for side in sides)
+
+
+# --- crops --------------------------------------------------------------------------------
+
+
+def _corners(height: int, width: int, size: int) -> Boxes:
+    """Top left, top right, bottom left, bottom right."""
+    bottom, right = height - size, width - size
+    return tuple(Box(top, left, size, size) for top in (0, bottom) for left in (0, right))
+
+
+def _centre(height: int, width: int, size: int) -> Box:
+    """The middle; half a pixel is rounded to even, as torchvision does."""
+    return Box(round((height - size) / 2), round((width - size) / 2), size, size)
+
+
+def _torchvision(height: int, width: int, size: int) -> Boxes:
+    return (*_corners(height, width, size), _centre(height, width, size))
+
+
+def _gowtham(height: int, width: int, size: int) -> Boxes:
+    top_left, top_right, bottom_left, bottom_right = _corners(height, width, size)
+    centre = _centre(height, width, size)
+    return (top_left, top_right, centre, bottom_left, bottom_right)
+
+
+def _xd(height: int, width: int, size: int) -> Boxes:
+    return (_centre(height, width, size), *_corners(height, width, size))
+
+
+def _mmaction(height: int, width: int, size: int) -> Boxes:
+    """Offsets in whole quarters, so right and bottom may miss the edge by up to 3 px."""
+    down, across = (height - size) // 4, (width - size) // 4
+    steps = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))
+    return tuple(Box(i * down, j * across, size, size) for i, j in steps)
+
+
+FIVE_CROPS: dict[str, Callable[[int, int, int], Boxes]] = {
+    "torchvision": _torchvision,
+    "gowtham": _gowtham,
+    "xd": _xd,
+    "mmaction": _mmaction,
+}
+"""The five crops of a frame, in the order of each code base (frame height, width, crop side).
+
+=========== ========== ==================================================================
+torchvision TL TR BL BR C  ``TenCrop`` of torchvision, RTFM
+gowtham     TL TR C BL BR  I3D_Feature_Extraction_resnet, UR-DMU
+xd          C TL TR BL BR  XDVioDet says only that the centre is first; corners assumed
+mmaction    TL TR BL BR C  mmaction2; its ten are TL, TL mirrored, TR, TR mirrored, ...
+=========== ========== ==================================================================
+"""
+
+
+def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Boxes:
+    """The ``count`` (1, 5 or 10) crops of side ``size`` px in a frame of ``height`` x ``width``.
+
+    One crop is the centre, order ``centre`` or any other. Ten are the five of the frame and
+    then the five of the mirrored frame; with ``mmaction`` each is followed by its mirror image.
+    Raises ValueError for an unknown order or count and for a frame smaller than the crop.
+    """
+    if min(height, width) < size:
+        raise ValueError(f"frame of {height} x {width} px is smaller than a crop of {size} px")
+    if count == 1 and order in ("centre", *FIVE_CROPS):
+        return (_centre(height, width, size),)
+    if count not in (5, 10) or order not in FIVE_CROPS:
+        raise ValueError(
+            f"{count} crops in order {order!r}: allowed are 1 centre, and 5 or 10 in order "
+            f"{', '.join(FIVE_CROPS)}"
+        )
+    five = FIVE_CROPS[order](height, width, size)
+    if count == 5:
+        return five
+    if order == "mmaction":
+        return tuple(box for plain in five for box in (plain, _flipped(plain)))
+    return five + tuple(_of_mirrored_frame(box, width) for box in five)
+
+
+def _flipped(box: Box) -> Box:
+    return Box(box.top, box.left, box.height, box.width, mirrored=True)
+
+
+def _of_mirrored_frame(box: Box, width: int) -> Box:
+    """The same box on the mirrored frame: its top left is the mirror image of top right."""
+    left = width - box.left - box.width
+    return Box(box.top, left, box.height, box.width, mirrored=True)
+
+
+# --- resize -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Resize weights along one axis, as the libraries hold them for 8-bit pictures.
+
+    out[i] = sum over j of fixed[i, j] * in[first[i] + j] / 2**bits: whole numbers, so a sum
+    has the same value in any order on any device.
+    """
+
+    first: NDArray[np.int64]
+    """[out]; first[i] + taps never passes the input."""
+    fixed: NDArray[np.int32]
+    """[out, taps], in units of 2**-bits."""
+    bits: int
+
+    def matrix(self, length: int) -> NDArray[np.float64]:
+        """The same weights as a dense matrix [out, length]."""
+        dense = np.zeros((len(self.first), length))
+        columns = self.first[:, None] + np.arange(self.fixed.shape[1])
+        np.put_along_axis(dense, columns, self.fixed / 2.0**self.bits, axis=1)
+        return dense
+
+
+def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(1 - np.abs(x), 0.0)
+
+
+def _lanczos3(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
+
+
+PIL_KERNELS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], int]] = {
+    "pil-bilinear": (_triangle, 1),
+    "pil-lanczos": (_lanczos3, 3),
+}
+"""Kernel and its half width in px. Pillow stretches both when it makes a picture smaller."""
+
+PIL_BITS = 32 - 8 - 2
+"""Binary places of Pillow's weights for 8-bit pictures."""
+
+OPENCV_BITS = 11
+"""Binary places of OpenCV's weights for 8-bit pictures."""
+
+FILTERS = (*PIL_KERNELS, "opencv-bilinear")
+
+
+def resize_taps(name: str, source: int, target: int) -> Taps:
+    """Weights that take ``source`` px along one axis to ``target`` px.
+
+    ``pil-bilinear`` and ``pil-lanczos`` widen the kernel when shrinking (antialiased),
+    ``opencv-bilinear`` does not. Raises ValueError for an unknown filter or an empty axis.
+    """
+    if source < 1 or target < 1:
+        raise ValueError(f"{source} px to {target} px: both are at least 1")
+    if name not in FILTERS:
+        raise ValueError(f"filter = {name!r}: allowed are {', '.join(FILTERS)}")
+    if name == "opencv-bilinear":
+        return _opencv_taps(source, target)
+    return _pil_taps(*PIL_KERNELS[name], source, target)
+
+
+def _pil_taps(
+    kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    half_width: int,
+    source: int,
+    target: int,
+) -> Taps:
+    if source == target:  # Pillow copies an axis that keeps its length
+        ones = np.full((target, 1), 1 << PIL_BITS, dtype=np.int32)
+        return Taps(np.arange(target), ones, PIL_BITS)
+    ratio = source / target
+    stretch = max(ratio, 1.0)
+    support = half_width * stretch
+    centre = (np.arange(target) + 0.5) * ratio
+    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
+    stop = np.minimum((centre + support + 0.5).astype(np.int64), source)
+    taps = int((stop - first).max())
+    columns = first[:, None] + np.arange(taps)
+    weights = kernel((columns - centre[:, None] + 0.5) / stretch)
+    weights[columns >= stop[:, None]] = 0.0
+    weights /= weights.sum(axis=1, keepdims=True)
+    # Pillow rounds halves away from zero.
+    fixed = np.copysign(np.floor(np.abs(weights) * (1 << PIL_BITS) + 0.5), weights)
+    return _inside(first, fixed, source, PIL_BITS)
+
+
+def _opencv_taps(source: int, target: int) -> Taps:
+    # OpenCV works in float32 here; its weights are rounded halves to even.
+    position = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)
+    first = np.floor(position).astype(np.int64)
+    fraction = (position - first.astype(np.float32)).astype(np.float64)
+    fraction[(first < 0) | (first >= source - 1)] = 0.0
+    first = first.clip(0, source - 1)
+    right = np.rint(fraction * (1 << OPENCV_BITS))
+    pairs = np.stack([(1 << OPENCV_BITS) - right, right], axis=1)
+    return _inside(first, pairs, source, OPENCV_BITS)
+
+
+def _inside(first: NDArray[np.int64], fixed: NDArray[np.float64], source: int, bits: int) -> Taps:
+    """The same taps, shifted so that none lies beyond the input."""
+    fixed = fixed[:, :source]  # what is cut off has weight 0
+    shift = np.maximum(first + fixed.shape[1] - source, 0)
+    columns = np.arange(fixed.shape[1]) - shift[:, None]
+    moved = np.take_along_axis(fixed, columns.clip(0), axis=1)
+    moved[columns < 0] = 0
+    return Taps(first - shift, moved.astype(np.int32), bits)

@@ -1,0 +1,185 @@
+"""What an extraction would do, hold and take, before it is started: ``extract --dry-run``."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from vadprep.clips import CLIP_LENGTH, Resampling, num_clips
+from vadprep.datasets import SourceIndex
+from vadprep.decode import open_frames
+from vadprep.extract import UNSTATED_FPS, Extractor, Stopwatch
+from vadprep.folder import Plan, StreamFolder
+from vadprep.journal import read_rows
+from vadprep.manifest import Manifest
+from vadprep.records import DecodeError, Video
+from vadprep.runner import Settings, make_extractor, settle_spec
+from vadprep.shards import DONE
+from vadprep.sources import size_of
+from vadprep.spec import Spec
+from vadprep.tables import Cells, duration, size
+
+PROBED_HEADERS = 20
+"""Files whose header is read where the manifest has no frame counts; the rest go by bytes."""
+PROBED_CLIPS = 4
+"""Clips timed after the first, which warms up."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of a file without decoding it."""
+
+    num_frames: float
+    fps: Fraction
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do, and what it would take."""
+
+    spec: Spec
+    workers: int
+    videos: int
+    done: int
+    missing: int
+    shards: int
+    frames: int
+    clips: int
+    bytes: int
+    seconds_per_clip: float | None
+    """Of one worker; None when no file could be timed."""
+
+    def rows(self) -> list[Cells]:
+        """Lines for people."""
+        time_left = "unknown: no file could be read"
+        if self.seconds_per_clip is not None:
+            each = f"{self.seconds_per_clip:.3f} s a clip, {self.workers} workers, measured here"
+            time_left = f"{duration(self.clips * self.seconds_per_clip / self.workers)} ({each})"
+        return [
+            ("spec", f"{self.spec.preset}, {self.spec.precision}, weights {self.spec.weights}"),
+            ("videos to do", f"{self.videos:,} ({self.done:,} done, {self.missing:,} not found)"),
+            ("shards", f"{self.shards:,}"),
+            ("source frames", f"{self.frames:,}"),
+            ("clips", f"{self.clips:,} of {self.spec.crops} views"),
+            ("features", size(self.bytes)),
+            ("time", time_left),
+        ]
+
+
+def estimate(manifest: Manifest, root: Path, out: Path, settings: Settings) -> Estimate:
+    """Plan, clips, bytes and time of an extraction; reads some headers and times a few clips.
+
+    Writes nothing. Raises as ``extract_dataset`` does for bad settings.
+    """
+    spec = settle_spec(out, settings)
+    extractor = make_extractor(spec, settings.weights, settings.device)
+    left, done, shards = _left(manifest, out / spec.stream, settings)
+    sources = list(_sources(left, root))
+    headers = _headers(sources)
+    clips = [_clips(each, spec) for each in headers]
+    return Estimate(
+        spec=spec,
+        workers=settings.workers,
+        videos=len(sources),
+        done=done,
+        missing=len(left) - len(sources),
+        shards=shards,
+        frames=round(sum(each.num_frames for each in headers)),
+        clips=sum(clips),
+        bytes=sum(clips) * _clip_bytes(spec, extractor.backbone.dim),
+        seconds_per_clip=_seconds_per_clip(extractor, sources),
+    )
+
+
+def _left(manifest: Manifest, path: Path, settings: Settings) -> tuple[list[Video], int, int]:
+    """Videos of this rank's share that are not finished, the number done, shards planned."""
+    plan, rows = Plan(), {}
+    if (path / "spec.json").exists():
+        plan, rows = StreamFolder.open(path).plan, read_rows(path)
+    plan.extend((video.video_id for video in manifest.videos), settings.shard_size)
+    share = settings.share
+    mine = [
+        video
+        for video in manifest.videos
+        if plan.places[video.video_id].shard % share.world_size == share.rank
+    ]
+    left = [video for video in mine if video.video_id not in rows]
+    done = sum(rows[v.video_id].status == DONE for v in mine if v.video_id in rows)
+    return left, done, len(plan.shards[share.rank :: share.world_size])
+
+
+def _sources(videos: Sequence[Video], root: Path) -> Iterator[tuple[Video, Path]]:
+    index = SourceIndex(root)
+    for video in videos:
+        try:
+            yield video, index.find(video)
+        except DecodeError:  # missing: counted by the caller
+            continue
+
+
+def _headers(sources: Sequence[tuple[Video, Path]]) -> list[Header]:
+    """Frames of each video: from the manifest, its header, or its bytes beside probed files."""
+    step = max(1, len(sources) // PROBED_HEADERS)
+    probed = [header for video, path in sources[::step] if (header := _read_header(video, path))]
+    density = statistics.median([h.num_frames / h.bytes for h in probed] or [0.0])
+    fps = statistics.median([h.fps for h in probed] or [UNSTATED_FPS])
+    return [
+        Header(
+            video.num_frames or density * size_of(path),
+            Fraction(video.fps).limit_denominator(1001) if video.fps else Fraction(fps),
+            size_of(path),
+        )
+        for video, path in sources
+    ]
+
+
+def _read_header(video: Video, path: Path) -> Header | None:
+    fps = Fraction(video.fps).limit_denominator(1001) if video.fps else UNSTATED_FPS
+    try:
+        with open_frames(path, fps=fps) as stream:
+            frames, fps = stream.header.num_frames, stream.header.fps
+    except DecodeError:
+        return None
+    return Header(frames, fps, size_of(path)) if frames else None
+
+
+def _clips(header: Header, spec: Spec) -> int:
+    resampling = Resampling(header.fps, spec.fps_used())
+    return num_clips(resampling.count(round(header.num_frames)), spec.tail)
+
+
+def _clip_bytes(spec: Spec, dim: int) -> int:
+    return spec.crops * dim * (2 if spec.dtype == "float16" else 4) + 16
+
+
+def _seconds_per_clip(extractor: Extractor, sources: Sequence[tuple[Video, Path]]) -> float | None:
+    """Seconds one worker takes for a clip, waiting for its decoder included."""
+    for video, path in sources:
+        try:
+            return _time_clips(extractor, video, path)
+        except DecodeError:
+            continue
+    return None
+
+
+def _time_clips(extractor: Extractor, video: Video, path: Path) -> float:
+    fps = Fraction(video.fps).limit_denominator(1001) if video.fps else UNSTATED_FPS
+    with open_frames(path, fps=fps) as stream:
+        resampling = Resampling(stream.header.fps, extractor.spec.fps_used())
+        batches = extractor.features(stream, resampling, Stopwatch())
+        if next(batches, None) is None:
+            raise DecodeError(f"{path}: fewer than {CLIP_LENGTH} frames", "too-short")
+        start, clips = time.perf_counter(), 0
+        for batch in batches:
+            clips += len(batch)
+            if clips >= PROBED_CLIPS:
+                break
+        spent = time.perf_counter() - start
+    if not clips:
+        raise DecodeError(f"{path}: too few clips to time", "too-short")
+    return spent / clips
