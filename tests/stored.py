@@ -12,7 +12,15 @@ from vadprep.journal import Journal, Row
 from vadprep.shards import DONE, FAILED, StoredVideo, crc32, write_shard
 from vadprep.spec import Spec, resolve
 
-ODD_IDS = ("..", "a/b", "two\nlines", "Überfall_日本", "Bad.Boys__#00=1", "quote\"d, 'x'", "\udcff.mp4")
+ODD_IDS = (
+    "..",
+    "a/b",
+    "two\nlines",
+    "Überfall_日本",
+    "Bad.Boys__#00=1",
+    "quote\"d, 'x'",
+    "\udcff.mp4",
+)
 
 
 def small_spec(**overrides: Any) -> Spec:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ class Journal:
         _drop_torn_end(self._manifest, quoted=True)
         _drop_torn_end(self._events, quoted=False)
         if not self._manifest.exists():
-            _append(self._manifest, _csv_line(COLUMNS))
+            with written(self._manifest) as stream:
+                stream.write(_csv_line(COLUMNS).encode())
 
     def finished(self, row: Row) -> None:
         """Append a finished video."""
@@ -138,12 +139,3 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
         for line in _whole(path.read_bytes(), quoted=False).splitlines():
             yield json.loads(line)
 
-
-def failed_row(video_id: str, shard: int, reason: str) -> Row:
-    """The row of a video that failed for good."""
-    return Row(video_id, shard, "failed", 0, 0, 0, 0.0, "", "", reason, time.time())
-
-
-def as_json(row: Row) -> dict[str, Any]:
-    """The row as JSON values."""
-    return asdict(row)

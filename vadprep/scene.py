@@ -197,7 +197,7 @@ _FLIGHT = ((-150.0, 60.0, 2.0, -14.0), (90.0, 260.0, 5.0, 22.0))
 def _crash_path(num_frames: int, interval: Interval, impact: int) -> NDArray[np.float64]:
     """Way of the crashing car: float [num_frames, 3]; off screen outside the interval."""
     start, stop = interval
-    off, near, hit = (-110, scenery.NEAR_LANE, -0.08), scenery.POST[0] - 112, 274
+    off, near, hit = (-160, scenery.NEAR_LANE, -0.08), scenery.POST[0] - 112, 274
     knots = {
         start: off,
         impact: (near, hit, -0.08),

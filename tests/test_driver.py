@@ -1,0 +1,284 @@
+"""The driver: whatever stops it and wherever, running it again ends in the same folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stored import features_of, small_spec, stored_video
+
+from vadprep import files, journal
+from vadprep.driver import Driver, Share, stop_on_signals
+from vadprep.extract import SKIPPED, Report, Task
+from vadprep.features import open_features
+from vadprep.folder import StreamFolder
+from vadprep.journal import read_events, read_rows
+from vadprep.manifest import Manifest
+from vadprep.records import ManifestError, OutputError, Stopped, Video
+from vadprep.runner import in_process
+from vadprep.shards import DONE, FAILED, Draft, write_failure
+from vadprep.verify import status, verify
+
+SPEC = small_spec()
+IDS = [f"video {n}" for n in range(7)]
+BAD = "video 3"
+
+
+def make_root(path: Path, ids: list[str] = IDS) -> tuple[Manifest, Path]:
+    path.mkdir(exist_ok=True)
+    for video_id in ids:
+        (path / video_id).write_bytes(b"x")
+    videos = tuple(Video(each, each, num_frames=100 + n) for n, each in enumerate(ids))
+    return Manifest(path / "m.csv", videos), path
+
+
+def fake_worker(task: Task) -> Report:
+    """Commits features that depend on the id alone; one video fails."""
+    video_id = task.video.video_id
+    if video_id == BAD:
+        write_failure(task.target, SPEC, {"video_id": video_id}, "broken")
+        return Report(video_id, FAILED, "broken", "damaged")
+    video = stored_video(video_id, num_clips=5)
+    with Draft(task.target, SPEC) as draft:
+        for row in features_of(video):
+            draft.append(row[None])
+        known = ("video_id", "split", "label", "num_frames", "fps_source")
+        draft.commit({name: video.attributes[name] for name in known}, video.spans)
+    return Report(video_id, DONE, num_clips=5, num_frames=85, checksum=draft.checksum)
+
+
+def drive(
+    path: Path, manifest: Manifest, root: Path, worker=fake_worker, share=None, retry=False
+) -> StreamFolder:
+    ids = [video.video_id for video in manifest.videos]
+    folder = StreamFolder.prepare(path, SPEC, ids, shard_size=3)
+    driver = Driver(folder, manifest, root, share or Share())
+    driver.recover()
+    driver.run(in_process(worker), driver.tasks(retry), lambda report: None)
+    return folder
+
+
+def content(path: Path) -> dict[str, bytes]:
+    with open_features(path) as features:
+        return {
+            each: features[each].rgb.tobytes() + features[each].spans.tobytes() for each in features
+        }
+
+
+def tree(path: Path) -> list[str]:
+    return sorted(str(each.relative_to(path)) for each in path.rglob("*") if each.is_file())
+
+
+@pytest.fixture
+def undisturbed(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+    folder = drive(tmp_path / "undisturbed", manifest, root)
+    assert verify(folder).problems == ()
+    return manifest, root, folder
+
+
+def test_a_run_ends_in_final_shards_with_the_failure_and_nothing_else(undisturbed):
+    _, _, folder = undisturbed
+    assert tree(folder.path) == [
+        "events-00000.jsonl",
+        "manifest-00000.csv",
+        "plan.csv",
+        *(f"shards/shard-0000{n}.h5" for n in range(3)),
+        "spec.json",
+    ]
+    found = status(folder)
+    assert (found.done, found.missing, found.shards_final) == (6, (), 3)
+    assert [(row.video_id, row.reason) for row in found.failed] == [(BAD, "broken")]
+
+
+def test_running_it_again_does_nothing(undisturbed):
+    manifest, root, folder = undisturbed
+    before = {each: (folder.path / each).read_bytes() for each in tree(folder.path)}
+
+    def never(task: Task) -> Report:
+        raise AssertionError(task)
+
+    drive(folder.path, manifest, root, never)
+    assert {each: (folder.path / each).read_bytes() for each in tree(folder.path)} == before
+
+
+def test_the_longest_video_comes_first(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+    order = []
+    drive(tmp_path / "f", manifest, root, lambda task: order.append(task) or fake_worker(task))
+    assert [task.video.video_id for task in order] == IDS[::-1]
+
+
+class Crash(BaseException):
+    """What a kill looks like from inside: nothing catches it."""
+
+
+def crash_points(monkeypatch, at: int, after: bool) -> list[str]:
+    """Let the ``at``-th step that changes the disk be the last; returns the steps taken."""
+    steps: list[str] = []
+    real = {name: getattr(os, name) for name in ("replace", "write", "link")}
+
+    def step(name):
+        def call(*args, **kwargs):
+            steps.append(name)
+            if len(steps) == at and not after:
+                raise Crash
+            result = real[name](*args, **kwargs)
+            if len(steps) == at:
+                raise Crash
+            return result
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(files.os, name, step(name))
+    return steps
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_crash_at_any_step_is_recovered_by_running_again(undisturbed, tmp_path, after):
+    manifest, root, folder = undisturbed
+    expected, files_expected = content(folder.path), tree(folder.path)
+    for at in range(1, 200):
+        path = tmp_path / f"crashed-{at}"
+        with pytest.MonkeyPatch.context() as patch:
+            steps = crash_points(patch, at, after)
+            try:
+                drive(path, manifest, root)
+            except Crash:
+                pass
+        if len(steps) < at:
+            break
+        again = drive(path, manifest, root)
+        assert verify(again).problems == (), at
+        assert content(path) == expected
+        assert tree(path) == files_expected
+        assert no_committed_video_started_again(path)
+    assert at > 30
+
+
+def no_committed_video_started_again(path: Path) -> bool:
+    finished: set[str] = set()
+    for event in read_events(path):
+        if event["event"] == "start" and event["video_id"] in finished:
+            return False
+        if event["event"] in ("committed", "failed"):
+            finished.add(event["video_id"])
+    return True
+
+
+def test_ranks_share_the_shards_and_another_world_size_changes_nothing(undisturbed, tmp_path):
+    manifest, root, folder = undisturbed
+    for rank in range(2):
+        drive(tmp_path / "two", manifest, root, share=Share(rank, 2))
+    assert content(tmp_path / "two") == content(folder.path)
+    rows = read_rows(tmp_path / "two")
+    drive(tmp_path / "two", manifest, root, share=Share(0, 1))
+    assert read_rows(tmp_path / "two") == rows
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (-1, 2), (0, 0)])
+def test_a_rank_outside_the_world_is_refused(rank, world_size):
+    with pytest.raises(ValueError, match="world_size"):
+        Share(rank, world_size)
+
+
+def test_a_failed_video_is_done_again_on_request_and_replaces_its_failure(undisturbed):
+    manifest, root, folder = undisturbed
+
+    def repaired(task: Task) -> Report:
+        assert task.video.video_id == BAD
+        video = stored_video(BAD, num_clips=2)
+        with Draft(task.target, SPEC) as draft:
+            draft.append(features_of(video))
+            draft.commit({"video_id": BAD, "num_frames": 40}, video.spans)
+        return Report(BAD, DONE, num_clips=2, num_frames=40, checksum=draft.checksum)
+
+    before = content(folder.path)
+    drive(folder.path, manifest, root, repaired, retry=True)
+    assert verify(folder).problems == ()
+    assert status(folder).is_complete
+    after = content(folder.path)
+    assert np.array_equal(after.pop(BAD)[:8], features_of(stored_video(BAD, 2)).tobytes()[:8])
+    assert after == before
+
+
+def test_a_skipped_video_is_left_for_the_next_run(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+
+    def skips_one(task: Task) -> Report:
+        if task.video.video_id == IDS[0]:
+            return Report(IDS[0], SKIPPED, "worker died")
+        return fake_worker(task)
+
+    folder = drive(tmp_path / "f", manifest, root, skips_one)
+    assert status(folder).missing == (IDS[0],)
+    drive(tmp_path / "f", manifest, root)
+    assert status(folder).missing == ()
+
+
+def test_a_grown_manifest_adds_shards_and_leaves_the_others_alone(undisturbed, tmp_path):
+    _, root, folder = undisturbed
+    before = [folder.shard(n).read_bytes() for n in range(3)]
+    manifest, root = make_root(root, [*IDS, "new"])
+    drive(folder.path, manifest, root)
+    assert [folder.shard(n).read_bytes() for n in range(3)] == before
+    assert "new" in content(folder.path)
+
+
+def test_a_missing_file_fails_alone_but_a_wrong_root_is_an_error(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+    (root / IDS[1]).unlink()
+    tasks = []
+    drive(tmp_path / "f", manifest, root, lambda task: tasks.append(task) or fake_worker(task))
+    assert [task.video.video_id for task in tasks if task.source is None] == [IDS[1]]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ManifestError, match="none of the 7 videos.*--root"):
+        drive(tmp_path / "g", manifest, tmp_path / "empty")
+
+
+def test_a_full_disk_stops_the_run_and_the_next_goes_on(undisturbed, tmp_path, monkeypatch):
+    manifest, root, folder = undisturbed
+    path = tmp_path / "full"
+    real, calls = journal.os.write, []
+
+    def write(descriptor: int, content: bytes) -> int:
+        calls.append(content)
+        if 9 <= len(calls) < 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "write", write)
+        with pytest.raises(OutputError, match="the disk is full: make space"):
+            drive(path, manifest, root)
+    drive(path, manifest, root)
+    assert content(path) == content(folder.path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_stops_with_everything_committed(tmp_path, number):
+    manifest, root = make_root(tmp_path / "videos")
+    path = tmp_path / "f"
+    before = signal.getsignal(number)
+
+    def signalled(task: Task) -> Report:
+        if task.video.video_id == IDS[2]:
+            os.kill(os.getpid(), number)
+        return fake_worker(task)
+
+    with pytest.raises(Stopped, match=signal.Signals(number).name):
+        drive(path, manifest, root, signalled)
+    assert signal.getsignal(number) is before
+    assert set(read_rows(path)) == set(IDS[3:])
+    assert status(drive(path, manifest, root)).missing == ()
+
+
+def test_stop_on_signals_has_its_own_exit_code():
+    with pytest.raises(Stopped) as caught, stop_on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.exit_code == 75
