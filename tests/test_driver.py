@@ -12,7 +12,7 @@ import pytest
 from stored import features_of, small_spec, stored_video
 
 from vadprep import files, journal
-from vadprep.driver import Driver, Share, stop_on_signals
+from vadprep.driver import Driver, Share
 from vadprep.extract import SKIPPED, Report, Task
 from vadprep.features import open_features
 from vadprep.folder import StreamFolder
@@ -21,6 +21,7 @@ from vadprep.manifest import Manifest
 from vadprep.records import ManifestError, OutputError, Stopped, Video
 from vadprep.runner import in_process
 from vadprep.shards import DONE, FAILED, Draft, write_failure
+from vadprep.signals import stop_on_signals
 from vadprep.verify import status, verify
 
 SPEC = small_spec()

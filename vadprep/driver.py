@@ -7,14 +7,11 @@ videos' own files. Rerunning is the recovery: whatever a kill left, the files sa
 from __future__ import annotations
 
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 
 from vadprep.datasets import SourceIndex
 from vadprep.extract import SKIPPED, Report, Task
@@ -22,15 +19,15 @@ from vadprep.files import disk_errors, make_folder, remove_stale
 from vadprep.folder import Place, StreamFolder
 from vadprep.journal import Journal, Row, read_rows
 from vadprep.manifest import Manifest
-from vadprep.records import DecodeError, ManifestError, Stopped, Video
+from vadprep.records import DecodeError, ManifestError, Video
 from vadprep.shards import DONE, FAILED, StoredVideo, write_shard
+from vadprep.signals import stop_on_signals
 from vadprep.sources import size_of
 
 Worker = Callable[[Task], Report]
 OnStart = Callable[[Task], None]
 Runner = Callable[[Sequence[Task], OnStart], Iterator[Report]]
 EVENTS = {DONE: "committed", FAILED: "failed", SKIPPED: "skipped"}
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -212,25 +209,3 @@ def _cost(tasks: Sequence[Task]) -> Callable[[Task], int]:
     if all(task.video.num_frames for task in tasks):
         return lambda task: task.video.num_frames or 0
     return lambda task: size_of(task.source) if task.source else 0
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Raise Stopped from wherever the block is when SIGINT, SIGTERM or SIGUSR1 arrives.
-
-    Every write is safe against a kill, so it is safe against this too. A second signal during
-    the clean-up is ignored.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
-        name = signal.Signals(number).name
-        raise Stopped(f"stopped by {name}; all finished videos are committed, run it again")
-
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -129,7 +129,7 @@ class FoldedPool(nn.Module):
 def max_of_neighbours(x: Tensor) -> Tensor:
     """3x3x3 SAME max-pool of stride 1, in the same shape [batch, channel, T, H, W].
 
-    One axis after the other: a third of the time of ``max_pool3d`` on a CPU, same result.
+    One axis after the other: 0.3 to 0.4 of the time of ``max_pool3d`` on a CPU, same result.
     """
     for axis in (2, 3, 4):
         x = _max_of_three(x, axis)

@@ -1,0 +1,228 @@
+"""Commands on features: extract, status, verify, datasets, presets."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vadprep import tables
+from vadprep.datasets import check as check_files
+from vadprep.datasets import dataset_names, load_dataset, summary
+from vadprep.features import stream_folders
+from vadprep.manifest import read_manifest
+from vadprep.options import FOLDER, PATH, Videos, arguments, chosen_videos, video_options, warn
+from vadprep.records import FeaturesError
+from vadprep.spec import DATASET_PRESETS, PRESETS
+from vadprep.verify import status as status_of
+from vadprep.verify import verify as verify_folder
+
+if TYPE_CHECKING:
+    from vadprep.runner import Settings
+
+
+@click.command()
+@video_options
+@click.option("--out", type=FOLDER, help="Feature folder. [features/NAME]")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Recipe. [of the data set]")
+@click.option("--weights", help="Weights file, or random:SEED for a network without training.")
+@click.option("--crops", type=click.Choice(["1", "5", "10"]), help="Views of a clip.")
+@click.option("--fps", help="native, or the rate to resample to.")
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]))
+@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Any spec field.")
+@click.option("--gpus", type=click.IntRange(1), help="GPUs, a worker each. [all, if any]")
+@click.option("--workers", type=click.IntRange(1), help="Workers on the CPU. [one a core]")
+@click.option("--address", default="local", show_default=True, help="Ray cluster to join.")
+@click.option("--rank", type=int, default=0, envvar="SLURM_ARRAY_TASK_ID", help="Of this task.")
+@click.option("--world-size", type=int, default=1, help="Ranks that share the folder.")
+@click.option("--shard-size", type=click.IntRange(1), help="Videos a shard, when it is new.")
+@click.option("--retry-failed", is_flag=True, help="Do the videos that failed once more.")
+@click.option("--dry-run", is_flag=True, help="Print plan, size and time, and extract nothing.")
+def extract(out: Path | None, retry_failed: bool, dry_run: bool, **options: Any) -> None:
+    """Videos -> I3D features in HDF5 shards. Run it again to go on after any stop."""
+    from vadprep.progress import shown_progress
+    from vadprep.runner import extract_dataset
+
+    videos = chosen_videos(options)
+    warn(videos.manifest)
+    with arguments():
+        settings = extract_settings(videos, **options)
+    target = out or Path("features") / videos.name
+    if dry_run:
+        from vadprep.estimate import estimate
+
+        tables.show(estimate(videos.manifest, videos.root, target, settings).rows())
+        return
+    with shown_progress() as progress:
+        folder = extract_dataset(
+            videos.manifest, videos.root, target, settings, progress, retry_failed
+        )
+    finish(status_of(folder), settings.share.world_size > 1)
+
+
+def extract_settings(
+    videos: Videos,
+    preset: str | None,
+    weights: str | None,
+    crops: str | None,
+    fps: str | None,
+    precision: str | None,
+    fields: tuple[str, ...],
+    shard_size: int | None,
+    **placement: Any,
+) -> Settings:
+    """The settings that the options ask for."""
+    from vadprep.backbones import missing_weights_message
+    from vadprep.folder import SHARD_SIZE
+    from vadprep.runner import Settings
+
+    preset = preset or DATASET_PRESETS.get(videos.name, "i3d")
+    if weights is None:
+        raise click.UsageError(missing_weights_message(PRESETS[preset]["graph"]))
+    named = {"crops": crops and int(crops), "fps": fps, "precision": precision}
+    overrides = {name: value for name, value in named.items() if value is not None}
+    return Settings(
+        weights=weights,
+        preset=preset,
+        overrides=overrides | parsed_fields(fields),
+        shard_size=shard_size or SHARD_SIZE,
+        **placed(**placement),
+    )
+
+
+def parsed_fields(fields: tuple[str, ...]) -> dict[str, Any]:
+    """``FIELD=VALUE`` texts as spec fields; whole numbers become ints."""
+    parsed: dict[str, Any] = {}
+    for text in fields:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise ValueError(f"--set {text}: expected FIELD=VALUE")
+        whole = value.isdecimal() and name != "fps"
+        parsed[name] = int(value) if whole else value
+    return parsed
+
+
+def placed(
+    gpus: int | None, workers: int | None, address: str, rank: int, world_size: int
+) -> dict[str, Any]:
+    """Where the work is to run: device, workers, address and share."""
+    import torch
+
+    from vadprep.driver import Share
+
+    present = torch.cuda.device_count()
+    if gpus is not None and workers is not None:
+        raise ValueError("--gpus and --workers exclude each other: a worker on a GPU, or on a core")
+    if gpus is not None and gpus > present and address == "local":
+        raise ValueError(f"--gpus {gpus}: this machine has {present}; --workers N runs on the CPU")
+    if gpus is None and workers is None and present:
+        gpus = present
+    return {
+        "device": "cuda" if gpus else "cpu",
+        "workers": gpus or workers or len(os.sched_getaffinity(0)),
+        "address": address,
+        "share": Share(rank, world_size),
+    }
+
+
+def finish(result: Any, is_share: bool = False) -> None:
+    """Print how a folder stands and leave with 1 when a video failed or is missing."""
+    tables.show(tables.status_rows(result))
+    tables.show_failures(result)
+    if result.failed or (result.missing and not is_share):
+        sys.exit(1)
+
+
+# ---------------------------------------------------------------- status, verify
+
+
+def folders_in(path: Path) -> list[Any]:
+    """The stream folders in ``path``; FeaturesError when there is none."""
+    folders = list(stream_folders(path).values())
+    if not folders:
+        raise FeaturesError(f"{path}: no feature folder (no spec.json there or in rgb/, flow/)")
+    return folders
+
+
+@click.command()
+@click.argument("features", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(features: Path, as_json: bool) -> None:
+    """How far a feature folder is: done, failed with reasons, missing."""
+    results = [status_of(folder) for folder in folders_in(features)]
+    if as_json:
+        click.echo(json.dumps([tables.status_json(each) for each in results], indent=2))
+    else:
+        for each in results:
+            tables.show(tables.status_rows(each))
+            tables.show_failures(each)
+    sys.exit(0 if all(each.is_complete for each in results) else 1)
+
+
+@click.command()
+@click.argument("features", type=PATH)
+def verify(features: Path) -> None:
+    """Read every feature back: checksums, shapes, finite values, spans against frame counts."""
+    bad = 0
+    for folder in folders_in(features):
+        result = verify_folder(folder)
+        click.echo(
+            f"{folder.path}: {result.videos} videos, {result.clips} clips, "
+            f"{tables.size(result.bytes)} read, {len(result.problems)} problems"
+        )
+        for line in result.problems:
+            click.echo(f"  {line}", err=True)
+        bad += len(result.problems)
+    sys.exit(1 if bad else 0)
+
+
+# ---------------------------------------------------------------- data sets, presets
+
+
+@click.group()
+def datasets() -> None:
+    """The bundled data sets: list, show, check."""
+
+
+@datasets.command("list")
+def datasets_list() -> None:
+    """Names and counts."""
+    tables.show(tables.dataset_rows([(n, summary(load_dataset(n))) for n in dataset_names()]))
+
+
+@datasets.command("show")
+@click.argument("name")
+def datasets_show(name: str) -> None:
+    """Counts of one data set by split, and what to know of it."""
+    with arguments():
+        manifest = load_dataset(name)
+    tables.show(tables.dataset_rows([(name, summary(manifest))]))
+    warn(manifest)
+
+
+@datasets.command("check")
+@click.argument("name")
+@click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", default=Path(), help="The videos.")
+@click.option("--no-decode", is_flag=True, help="Look for the files only; count no frames.")
+def datasets_check(name: str, root: Path, no_decode: bool) -> None:
+    """Missing, extra, ambiguous, unreadable and wrong-length files of a data set (or CSV)."""
+    with arguments():
+        manifest = load_dataset(name) if name in dataset_names() else read_manifest(Path(name))
+    count: Callable[[Path], int] | None = None
+    if not no_decode:
+        from vadprep.decode import count_frames as count
+    warn(manifest)
+    result = check_files(manifest, root, count)
+    tables.show_check(result)
+    sys.exit(0 if result.complete else 1)
+
+
+@click.command()
+def presets() -> None:
+    """The named recipes, field by field."""
+    tables.show(tables.preset_rows(PRESETS))

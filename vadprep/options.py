@@ -1,0 +1,104 @@
+"""Options that several commands share, and the records they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vadprep.datasets import leaks, load_dataset, split_path, videos_in
+from vadprep.manifest import Manifest, apply_splits, read_manifest
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+PATH = click.Path(path_type=Path)
+
+
+@contextmanager
+def arguments() -> Iterator[None]:
+    """Turn a ValueError about an argument into a usage error."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Videos:
+    """What the options say of the videos: their manifest, their root, a name for folders."""
+
+    manifest: Manifest
+    root: Path
+    name: str
+
+
+def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that name a manifest: ``dataset, manifest, split_file``."""
+    return _with(
+        command,
+        click.option("--dataset", help="A bundled data set: vadprep datasets list."),
+        click.option("--manifest", type=FILE, help="A CSV of your own."),
+        click.option("--split-file", help="CSV video_id,split (or a bundled name, ped2-00)."),
+    )
+
+
+def video_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``manifest_options``, or a folder of videos, and where the files lie."""
+    root_help = "Folder of the videos. [$VADPREP_ROOT, else the current folder]"
+    return _with(
+        manifest_options(command),
+        click.option("--videos", type=FOLDER, help="Every video under a folder, no manifest."),
+        click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", help=root_help),
+    )
+
+
+def _with(command: Callable[..., Any], *options: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def chosen_manifest(options: dict[str, Any]) -> tuple[Manifest, str]:
+    """The manifest that exactly one of ``--dataset`` and ``--manifest`` names, and its name.
+
+    Takes its options out of ``options``.
+    """
+    dataset, path = options.pop("dataset"), options.pop("manifest")
+    split_file = options.pop("split_file")
+    if (dataset is None) == (path is None):
+        raise click.UsageError("name the videos by one of --dataset and --manifest")
+    if dataset is not None:
+        with arguments():
+            manifest, name = load_dataset(dataset), dataset
+    else:
+        manifest, name = read_manifest(path), path.stem
+    if split_file:
+        manifest = apply_splits(manifest, split_path(split_file))
+    return manifest, name
+
+
+def chosen_videos(options: dict[str, Any]) -> Videos:
+    """The videos that exactly one of ``--dataset``, ``--manifest`` and ``--videos`` names.
+
+    Takes its options out of ``options``.
+    """
+    folder, root = options.pop("videos"), options.pop("root")
+    if folder is None:
+        manifest, name = chosen_manifest(options)
+        return Videos(manifest, root or Path(), name)
+    if any(options.pop(name) for name in ("dataset", "manifest", "split_file")):
+        raise click.UsageError("--videos goes without --dataset, --manifest and --split-file")
+    return Videos(videos_in(folder), folder, folder.resolve().name)
+
+
+def warn(manifest: Manifest) -> None:
+    """Print what a manifest has to warn of; the notes on single rows as a count."""
+    if manifest.warnings:
+        count = f"{len(manifest.warnings)} rows were corrected on reading, the first: "
+        click.echo(f"note: {count}{manifest.warnings[0]}", err=True)
+    for line in leaks(manifest):
+        click.echo(f"warning: {line}", err=True)
