@@ -13,7 +13,7 @@ from tiny_features import TinyFeatures, TinyVideo, tiny_set
 from vadprep.checkpoint import Run
 from vadprep.features import open_features
 from vadprep.mil.ddl import DDL, DDLConfig
-from vadprep.records import CheckpointError, FeaturesError
+from vadprep.records import CheckpointError, FeaturesError, ManifestError
 from vadprep.report import figure_rows, plot_scores
 from vadprep.score import (
     evaluate_run,
@@ -155,7 +155,7 @@ def test_evaluate_scores_needs_a_manifest_row_for_each_id():
     features, manifest = tiny_set()
     scores = score_features(run_on(features), features)
     fewer = replace(manifest, videos=manifest.videos[1:])
-    with pytest.raises(ValueError, match="scored but without ground truth: 1"):
+    with pytest.raises(ManifestError, match="no row for scored videos: 1"):
         evaluate_scores(scores, fewer)
 
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vadprep.crops import crop_boxes
-from vadprep.views import Views, ViewSettings
+from vadprep.crops import crop_boxes, target_size
+from vadprep.views import TapResize, Views, ViewSettings
 
 
 def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -28,14 +28,32 @@ SIZES = [("short 256", 240, 320), ("short 256", 360, 640), ("256x340", 500, 333)
 
 @pytest.mark.parametrize("resize, height, width", SIZES)
 @pytest.mark.parametrize("kernel", ["bilinear", "lanczos"])
-def test_resized_frames_are_pillows(resize: str, height: int, width: int, kernel: str) -> None:
-    views = Views(height, width, ViewSettings(resize, f"pil-{kernel}"), "cpu")
-    frame = picture(height, width)
+def test_the_sums_on_a_device_are_pillows(
+    resize: str, height: int, width: int, kernel: str
+) -> None:
+    frame, size = picture(height, width), target_size(resize, height, width)
     flag = Image.Resampling[kernel.upper()]
     # One axis at a time, because Pillow 13 swaps the passes for some stretched sizes.
-    wide = Image.fromarray(frame).resize((views.size[1], height), flag)
-    theirs = wide.resize(views.size[::-1], flag)
-    np.testing.assert_array_equal(views.resized(frame[None])[0].numpy(), np.asarray(theirs))
+    wide = Image.fromarray(frame).resize((size[1], height), flag)
+    theirs = wide.resize(size[::-1], flag)
+    ours = TapResize(f"pil-{kernel}", (height, width), size, torch.device("cpu"))
+    np.testing.assert_array_equal(ours(torch.from_numpy(frame[None]))[0], np.asarray(theirs))
+
+
+@pytest.mark.parametrize("kernel", ["bilinear", "lanczos"])
+def test_on_the_cpu_frames_are_pillows(kernel: str) -> None:
+    frame = picture(360, 640)
+    views = Views(360, 640, ViewSettings(filter=f"pil-{kernel}"), "cpu")
+    theirs = Image.fromarray(frame).resize((455, 256), Image.Resampling[kernel.upper()])
+    np.testing.assert_array_equal(views.resized(frame[None])[0], np.asarray(theirs))
+
+
+def test_resized_frames_share_no_memory_with_the_block() -> None:
+    block = picture(256, 340)[None]
+    resized = Views(256, 340, ViewSettings(), "cpu").resized(block)
+    before = resized.clone()
+    block[:] = 0
+    assert torch.equal(resized, before)
 
 
 @pytest.mark.parametrize("resize, height, width", SIZES)
@@ -66,18 +84,12 @@ def test_frames_do_not_depend_on_their_block() -> None:
 def test_ten_crops_are_the_boxes_of_the_resized_block() -> None:
     block = np.stack([picture(256, 341, seed) for seed in range(2)])
     views = Views(256, 341, ViewSettings(crops=10, crop_order="xd"), "cpu")
-    crops = list(views.crops(block))
-    assert [tuple(crop.shape) for crop in crops] == [(2, 224, 224, 3)] * 10
+    crops = views.cut(views.resized(block))
+    assert crops.shape == (10, 2, 224, 224, 3)
     for box, crop in zip(crop_boxes("xd", 10, 224, 256, 341), crops, strict=True):
         part = block[:, box.top : box.top + 224, box.left : box.left + 224]
         expected = part[:, :, ::-1] if box.mirrored else part
         np.testing.assert_array_equal(crop.numpy(), expected)
-
-
-def test_plain_crops_share_the_memory_of_one_block() -> None:
-    views = Views(256, 341, ViewSettings(crops=5, crop_order="xd"), "cpu")
-    crops = list(views.crops(picture(256, 341)[None]))
-    assert len({crop.untyped_storage().data_ptr() for crop in crops}) == 1
 
 
 def test_block_of_another_size_is_refused() -> None:

@@ -113,6 +113,13 @@ class TrainingBags:
         """Items: videos times crops."""
         return len(self._ids)
 
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of each feature over all snippets: float64 [dim] each."""
+        count = sum(len(snippets) for snippets in self._snippets)
+        mean = torch.stack([each.double().sum(dim=0) for each in self._snippets]).sum(dim=0) / count
+        squares = [(each.double() - mean).square().sum(dim=0) for each in self._snippets]
+        return mean, (torch.stack(squares).sum(dim=0) / count).sqrt()
+
     def relabelled(self, labels: Mapping[str, int]) -> TrainingBags:
         """The same snippets under other labels, sharing memory."""
         if labels.keys() != self.labels.keys():
@@ -144,11 +151,26 @@ class TrainingBags:
         )
 
 
-def shuffled_labels(labels: Mapping[str, int], seed: int) -> dict[str, int]:
-    """The same labels dealt to other videos: the control that must come out at chance."""
-    ids = sorted(labels)
-    order = np.random.default_rng(seed).permutation(len(ids))
-    return {video_id: labels[ids[other]] for video_id, other in zip(ids, order, strict=True)}
+def shuffled_labels(
+    labels: Mapping[str, int], kinds: Mapping[str, str], seed: int
+) -> dict[str, int]:
+    """Labels that know nothing of the true ones: the control that must come out at chance.
+
+    ``kinds`` is the category of each id. Of each kind the same share is called abnormal, so
+    that the dealt labels are correlated neither with the true ones nor with a kind. A free
+    permutation is, by accident, on small sets: with 42 videos of three kinds of event single
+    runs came out between 0.22 and 0.78 (measured).
+    """
+    rng = np.random.default_rng(seed)
+    share = sum(labels.values()) / len(labels)
+    strata: dict[tuple[int, str], list[str]] = {}
+    for video_id in sorted(labels):
+        strata.setdefault((labels[video_id], kinds[video_id]), []).append(video_id)
+    dealt = {}
+    for _, ids in sorted(strata.items()):
+        called = set(rng.permutation(len(ids))[: round(share * len(ids))].tolist())
+        dealt |= {video_id: int(index in called) for index, video_id in enumerate(ids)}
+    return dealt
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:

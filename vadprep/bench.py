@@ -38,6 +38,19 @@ class BackboneBench:
     batch: int
     timings: tuple[Timing, ...]
 
+    def rows(self) -> list[tuple[object, ...]]:
+        """Lines for people."""
+        head = (
+            f"{self.graph}, {self.device}, {self.threads} thread(s), batch {self.batch}",
+            "s a clip",
+            "speed-up",
+            "feature error",
+        )
+        return [
+            head,
+            *((t.form, t.seconds_per_clip, t.speedup, t.relative_error) for t in self.timings),
+        ]
+
 
 def bench_backbone(
     graph: str,

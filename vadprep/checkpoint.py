@@ -135,7 +135,8 @@ def check_features(
     if lines:
         raise CheckpointError(
             f"{where}: features of another spec than the run was trained on (run / here): "
-            f"{'; '.join(lines)}. Use features of the same settings, or accept a field by name"
+            f"{'; '.join(lines)}. Use features of the same settings, or accept a field by name "
+            f"from Python"
         )
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from vadprep.runner import Settings
 
 
+RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
+
+
 @click.command()
 @video_options
 @click.option("--out", type=FOLDER, help="Feature folder. [features/NAME]")
@@ -38,8 +41,12 @@ if TYPE_CHECKING:
 @click.option("--gpus", type=click.IntRange(1), help="GPUs, a worker each. [all, if any]")
 @click.option("--workers", type=click.IntRange(1), help="Workers on the CPU. [one a core]")
 @click.option("--address", default="local", show_default=True, help="Ray cluster to join.")
-@click.option("--rank", type=int, default=0, envvar="SLURM_ARRAY_TASK_ID", help="Of this task.")
-@click.option("--world-size", type=int, default=1, help="Ranks that share the folder.")
+@click.option(
+    "--rank", type=click.IntRange(0), default=0, envvar="SLURM_ARRAY_TASK_ID", help=RANK_HELP
+)
+@click.option(
+    "--world-size", type=click.IntRange(1), default=1, help="Ranks that share the folder."
+)
 @click.option("--shard-size", type=click.IntRange(1), help="Videos a shard, when it is new.")
 @click.option("--retry-failed", is_flag=True, help="Do the videos that failed once more.")
 @click.option("--dry-run", is_flag=True, help="Print plan, size and time, and extract nothing.")
@@ -53,6 +60,7 @@ def extract(out: Path | None, retry_failed: bool, dry_run: bool, **options: Any)
     with arguments():
         settings = extract_settings(videos, **options)
     target = out or Path("features") / videos.name
+    tables.show_untrained(settings.weights)
     if dry_run:
         from vadprep.estimate import estimate
 
@@ -115,6 +123,8 @@ def placed(
 
     from vadprep.driver import Share
 
+    if rank >= world_size:
+        raise ValueError(f"--rank {rank} of --world-size {world_size}: ranks count from 0")
     present = torch.cuda.device_count()
     if gpus is not None and workers is not None:
         raise ValueError("--gpus and --workers exclude each other: a worker on a GPU, or on a core")
@@ -167,7 +177,7 @@ def status(features: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("features", type=PATH)
 def verify(features: Path) -> None:
-    """Read every feature back: checksums, shapes, finite values, spans against frame counts."""
+    """Read every feature back: checksums, shapes, values, spans."""
     bad = 0
     for folder in folders_in(features):
         result = verify_folder(folder)
@@ -210,9 +220,9 @@ def datasets_show(name: str) -> None:
 @click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", default=Path(), help="The videos.")
 @click.option("--no-decode", is_flag=True, help="Look for the files only; count no frames.")
 def datasets_check(name: str, root: Path, no_decode: bool) -> None:
-    """Missing, extra, ambiguous, unreadable and wrong-length files of a data set (or CSV)."""
+    """Missing, extra, unreadable files of a data set or CSV."""
     with arguments():
-        manifest = load_dataset(name) if name in dataset_names() else read_manifest(Path(name))
+        manifest = read_manifest(Path(name)) if Path(name).is_file() else load_dataset(name)
     count: Callable[[Path], int] | None = None
     if not no_decode:
         from vadprep.decode import count_frames as count

@@ -30,7 +30,7 @@ def train(
     device: str | None,
     **options: Any,
 ) -> None:
-    """Features -> a trained head, its scores of the test split, and figures."""
+    """Features -> a trained head, its test scores, and figures."""
     import torch
 
     from vadprep.features import open_features
@@ -50,8 +50,7 @@ def train(
         )
     out = out or Path("runs") / f"{head}-{name}"
     with open_features(features or Path("features") / name) as found, stop_on_signals():
-        with arguments():
-            report = train_head(found, manifest, config, out)
+        report = train_head(found, manifest, config, out)
     columns = {f"seed {seed}": each.figures for seed, each in report.by_seed.items()}
     if len(columns) > 1:
         columns |= {"mean": report.mean(), "spread": report.spread()}
@@ -83,7 +82,7 @@ def show_origin(run: Path, control: bool, weights: list[str]) -> None:
 @click.option("--out", type=FOLDER, help="Folder of the scores. [RUN/scores]")
 @click.option("--no-plots", is_flag=True, help="Write the scores only.")
 def score(run: Path, features: Path, out: Path | None, no_plots: bool) -> None:
-    """Features -> snippet scores of every video in a feature folder, and a plot of each."""
+    """Features -> snippet scores and a plot of every video."""
     from vadprep.checkpoint import load_run
     from vadprep.features import open_features
     from vadprep.files import make_folder
@@ -114,7 +113,7 @@ def plot_all(out: Path, scores: Any) -> None:
 @manifest_options
 @click.option("--coverage", type=click.Choice(["cut", "hold"]), default="cut", show_default=True)
 def evaluate(run: Path, coverage: str, **options: Any) -> None:
-    """The figures of a run from its stored test scores and a manifest's intervals."""
+    """The figures of a run, from its test scores and a manifest."""
     from vadprep.report import figure_rows
     from vadprep.score import evaluate_scores, read_scores
 
@@ -122,7 +121,6 @@ def evaluate(run: Path, coverage: str, **options: Any) -> None:
     folders = sorted(run.glob("seed-*")) or [run]
     columns, reasons = {}, {}
     for folder in folders:
-        with arguments():
-            metrics = evaluate_scores(read_scores(folder / "scores-last.h5"), manifest, coverage)
+        metrics = evaluate_scores(read_scores(folder / "scores-last.h5"), manifest, coverage)
         columns[folder.name], reasons = metrics.figures, dict(metrics.reasons)
     tables.show(figure_rows(columns, reasons))

@@ -15,17 +15,27 @@ from vadprep.options import FOLDER
 @click.option("--weights", default="random:0", show_default=True, help="Weights file.")
 @click.option("--workers", type=click.IntRange(1), help="Workers. [one a core]")
 def demo(out: Path, weights: str, workers: int | None) -> None:
-    """Write a small data set of videos and run the whole line on it: videos -> scores."""
+    """Run the whole line on a small data set: videos -> scores."""
     import os
 
     from vadprep.demo import run_demo
+    from vadprep.progress import shown_progress
 
-    run_demo(out, weights, workers or len(os.sched_getaffinity(0)), tables.show, click.echo)
+    with shown_progress() as progress:
+        workers = workers or len(os.sched_getaffinity(0))
+        report = run_demo(out, weights, workers, progress, progress.say)
+    for rows in (report.stages, report.figures):
+        click.echo()
+        tables.show(rows)
+    click.echo()
+    for note in report.notes:
+        click.echo(note)
+    click.echo(f"All of it is in {out}: data, features, runs, plots, report.json")
 
 
 @click.group()
 def bench() -> None:
-    """Measure speed and memory, as ratios on the same input in the same run."""
+    """Measure speed and memory, as ratios within one run."""
 
 
 @bench.command("backbone")
@@ -33,7 +43,9 @@ def bench() -> None:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 def bench_backbone(graph: str, device: str, threads: int) -> None:
-    """Seconds a clip of the plain network and of ours, and the error of the features."""
+    """Seconds a clip, plain network against ours, and the error."""
+    from vadprep.backbones import has_cpu_bf16
     from vadprep.bench import bench_backbone as measure
 
-    tables.show(measure(graph, device=device, threads=threads).rows())
+    precisions = ["fp32", "bf16"] if has_cpu_bf16() or device != "cpu" else ["fp32"]
+    tables.show(measure(graph, device, precisions, threads).rows())

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import signal
+import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from vadprep.driver import OnStart, Runner, Worker
 from vadprep.extract import SKIPPED, Report, Task
+from vadprep.signals import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +33,11 @@ WORKER_ATTEMPTS = 2
 
 OBJECT_STORE_BYTES = 100 << 20
 """Only tasks and reports pass through Ray's object store."""
+
+ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a FutureWarning without GPUs
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -40,12 +52,20 @@ class Pool:
 
 
 class _Actor:
-    """A worker in a process of its own; made here from a function that builds the extractor."""
+    """A worker in a process of its own.
+
+    The extractor is built at the first task: what goes wrong then is told like any error of a
+    task, where an error in the constructor would look like the death of the worker.
+    """
 
     def __init__(self, make_worker: Callable[[], Worker]) -> None:
-        self._worker = make_worker()
+        self._make_worker = make_worker
+        self._worker: Worker | None = None
+        self._lock = threading.Lock()
 
     def work(self, task: Task) -> Report:
+        with self._lock:
+            self._worker = self._worker or self._make_worker()
         return self._worker(task)
 
 
@@ -67,27 +87,65 @@ class _Session:
     """A Ray session of our own, ended when the block ends."""
 
     def __init__(self, pool: Pool) -> None:
-        self.pool = pool
+        self._pool = pool
+        self._folder: Path | None = None
 
     def __enter__(self) -> None:
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        local: dict[str, Any] = {}
-        if self.pool.address == "local":
-            local = {
-                "num_cpus": self.pool.workers,
-                "num_gpus": self.pool.workers * self.pool.gpus_each,
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "include_dashboard": False,
-            }
-        ray.init(
-            address=self.pool.address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **local,
-        )
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        if self._pool.address == "local":
+            self._folder = Path(tempfile.mkdtemp(prefix="vadprep-ray-"))
+        try:
+            with _held_signals():
+                ray.init(
+                    address=self._pool.address,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    **self._local(),
+                )
+        except BaseException:  # a signal that was held back, too
+            self.__exit__()
+            raise
+
+    def _local(self) -> dict[str, Any]:
+        """What only a session that starts here can choose."""
+        if self._folder is None:
+            return {}
+        return {
+            "num_cpus": self._pool.workers,
+            "num_gpus": self._pool.workers * self._pool.gpus_each,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "_temp_dir": str(self._folder),
+        }
 
     def __exit__(self, *exception: object) -> None:
         ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def _held_signals() -> Iterator[None]:
+    """Hold back the signals that stop a run while Ray starts, which is a matter of seconds.
+
+    An exception in the midst of its start could be swallowed there or leave processes behind.
+    Ray also puts its own handler of SIGTERM in place of ours, which comes back afterwards.
+    """
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: held.append(number))
+        for number in STOP_SIGNALS
+    }
+    try:
+        yield
+    except SystemExit:  # by Ray's handler
+        held.append(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
 
 
 class _Dispatch:
@@ -126,8 +184,7 @@ class _Dispatch:
             num_gpus=self._pool.gpus_each,
             max_concurrency=self._pool.videos_each,
         )
-        handle: ActorHandle = remote.remote(self._make_worker)
-        return handle
+        return cast(ActorHandle, remote.remote(self._make_worker))
 
     def _send(self, worker: int, task: Task, on_start: OnStart) -> None:
         on_start(task)
@@ -141,7 +198,9 @@ class _Dispatch:
             return report
         except RayTaskError as error:
             raise error.cause from error
-        except RayActorError as error:
+        except (RayActorError, OutOfMemoryError) as error:
+            if isinstance(error, RayActorError) and error.actor_init_failed:
+                raise  # no death: the worker cannot even be sent there
             video_id = task.video.video_id
             self._deaths[video_id] += 1
             logger.warning("a worker died over %r: %s", video_id, error)

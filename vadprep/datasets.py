@@ -35,7 +35,7 @@ def dataset_names() -> list[str]:
 def load_dataset(name: str) -> Manifest:
     """The bundled manifest of that name. Raises ValueError for an unknown name."""
     if name not in dataset_names():
-        raise ValueError(f"{name = }: bundled are {', '.join(dataset_names())}")
+        raise ValueError(f"data set {name!r}: bundled are {', '.join(dataset_names())}")
     return read_manifest(_bundled_folder() / f"{name}.csv")
 
 
@@ -99,8 +99,13 @@ class SourceIndex:
         direct = self.root / video.path
         if os.path.exists(direct):
             return direct
+        if os.path.islink(direct):
+            raise DecodeError(
+                f"{direct}: a link to {os.readlink(direct)}, which is not there: correct the link",
+                kind="missing",
+            )
         name = PurePosixPath(video.path).name
-        places = self._places.get(name, [])
+        places = [each for each in self._places.get(name, []) if os.path.exists(self.root / each)]
         if len(places) > 1:
             raise ManifestError(
                 f"video {video.video_id!r}: {video.path} is not under {self.root}, and {name} "

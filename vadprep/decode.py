@@ -50,13 +50,15 @@ class DecodeReport:
     """What happened. ``seconds`` were spent on decoding, without the waiting for the reader.
 
     ``repaired_frames`` were lost and filled with the last good one, or concealed by the codec
-    (PyAV tells that; decord conceals the same frames without a word).
+    (PyAV tells that; decord conceals the same frames without a word). ``end`` is the time in
+    seconds at which the last frame ends, None where frames have no time.
     """
 
     num_frames: int
     repaired_frames: int
     decoder: str
     seconds: float
+    end: float | None = None
 
 
 def open_frames(

@@ -58,7 +58,8 @@ class VideoHeader:
     """What the file claims. ``width`` and ``height`` are as displayed, after rotation.
 
     ``fps`` is the average frame rate (for a folder the caller's), ``num_frames`` None where
-    the container does not say, ``rotation`` the degrees counter-clockwise that were applied.
+    the container does not say, ``rotation`` the degrees counter-clockwise that were applied,
+    ``seconds`` the time at which the video ends, None where nothing says so of it alone.
     """
 
     width: int
@@ -66,18 +67,21 @@ class VideoHeader:
     fps: Fraction
     num_frames: int | None
     rotation: int = 0
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class FrameSource:
     """A header, and the frames: uint8 [height, width, 3], or None where one is lost.
 
-    ``num_concealed`` counts the frames that the codec itself patched up, where it says so.
+    ``num_concealed`` counts the frames that the codec itself patched up, where it says so;
+    ``end`` is the time in seconds at which the last frame given so far ends, where it has one.
     """
 
     header: VideoHeader
     frames: Iterator[Frame | None]
     num_concealed: Callable[[], int] = lambda: 0
+    end: Callable[[], float | None] = lambda: None
 
 
 def check_size(path: Path, width: int, height: int) -> None:
@@ -101,7 +105,7 @@ def open_pyav(path: Path, fps: Fraction | None = None) -> FrameSource:
     rate are not taken for losses. At the end of the file those packets alone count.
     """
     reader = _PyavReader(path)
-    return FrameSource(reader.header, iter(reader), lambda: reader.num_concealed)
+    return FrameSource(reader.header, iter(reader), lambda: reader.num_concealed, reader.end)
 
 
 class _PyavReader:
@@ -159,7 +163,25 @@ class _PyavReader:
         turns = quarter_turns(self._first.rotation)
         if turns % 2:
             width, height = height, width
-        return VideoHeader(width, height, fps, self._stream.frames or None, 90 * turns)
+        frames = self._stream.frames or None
+        return VideoHeader(width, height, fps, frames, 90 * turns, self._claimed_seconds())
+
+    def _claimed_seconds(self) -> float | None:
+        """Time at which the video ends by the header; sound may go on after it."""
+        if self._container.format.name == "avi":  # FFmpeg guesses it from the size of the file
+            return None
+        if self._stream.duration:
+            return float(self._stream.duration * self._stream.time_base)
+        if clock := self._stream.metadata.get("DURATION"):  # of Matroska, 00:00:03.600000000
+            hours, minutes, seconds = map(float, clock.split(":"))
+            return 3600 * hours + 60 * minutes + seconds
+        if self._container.duration and len(self._container.streams) == 1:
+            return self._container.duration / 1e6
+        return None
+
+    def end(self) -> float | None:
+        """Time in seconds at which the last frame given ends."""
+        return None if self._last_time is None else float(self._last_time + 1 / self.header.fps)
 
     def __iter__(self) -> Iterator[Frame | None]:
         size = self._first.width, self._first.height
@@ -262,10 +284,15 @@ def open_decord(path: Path, fps: Fraction | None = None) -> FrameSource:
     import decord
 
     decord.logging.set_level(decord.logging.ERROR)
-    return FrameSource(header, _decord_frames(path, header, decord))
+    times: list[float] = []
+    frames = _decord_frames(path, header, decord, times)
+    return FrameSource(header, frames, end=lambda: times[-1] if times else None)
 
 
-def _decord_frames(path: Path, header: VideoHeader, decord: Any) -> Iterator[Frame]:
+def _decord_frames(
+    path: Path, header: VideoHeader, decord: Any, times: list[float]
+) -> Iterator[Frame]:
+    """The frames; at the end the time at which the last one ends is put into ``times``."""
     given = claimed = 0
     try:
         reader = decord.VideoReader(str(path), num_threads=DECODE_THREADS)
@@ -273,6 +300,8 @@ def _decord_frames(path: Path, header: VideoHeader, decord: Any) -> Iterator[Fra
         while given < claimed:
             yield _without_padding(path, reader.next().asnumpy(), header)
             given += 1
+        if given:
+            times.append(float(reader.get_frame_timestamp(given - 1)[1]))
     except StopIteration:
         raise DecodeError(f"{path}: decord: {given} of {claimed} frames", "damaged") from None
     except (decord.DECORDError, RuntimeError) as error:
@@ -443,7 +472,8 @@ def write_frames(source: FrameSource, ring: Ring) -> None:
     ring.send_slot(in_slot)
     seconds = time.perf_counter() - start - ring.waited_seconds
     repaired = num_filled + source.num_concealed()
-    ring.send(done={"num_frames": num_frames, "repaired_frames": repaired, "seconds": seconds})
+    done = {"num_frames": num_frames, "repaired_frames": repaired, "seconds": seconds}
+    ring.send(done=done | {"end": source.end()})
 
 
 def _fill(frames: Iterator[Frame | None]) -> Iterator[tuple[Frame, bool]]:

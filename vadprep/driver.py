@@ -63,7 +63,8 @@ class Driver:
 
     def recover(self) -> None:
         """Bring the journal up to the files, and finish what a kill left half done."""
-        for place in (self.folder.path, self.folder.path / "shards"):
+        shards = self.folder.path / "shards"
+        for place in (self.folder.path.parent, self.folder.path, shards, *shards.glob("*.partial")):
             remove_stale(place)
         rows = read_rows(self.folder.path)
         final = self.folder.final_shards()

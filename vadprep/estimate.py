@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import torch
+
 from vadprep.clips import CLIP_LENGTH, Resampling, num_clips
 from vadprep.datasets import SourceIndex
 from vadprep.decode import open_frames
-from vadprep.extract import UNSTATED_FPS, Extractor, Stopwatch
+from vadprep.extract import CPU_THREADS, UNSTATED_FPS, Extractor, Stopwatch
 from vadprep.folder import Plan, StreamFolder
-from vadprep.journal import read_rows
+from vadprep.journal import Row, read_rows
 from vadprep.manifest import Manifest
 from vadprep.records import DecodeError, Video
 from vadprep.runner import Settings, make_extractor, settle_spec
-from vadprep.shards import DONE
+from vadprep.shards import DONE, FAILED
 from vadprep.sources import size_of
 from vadprep.spec import Spec
 from vadprep.tables import Cells, duration, size
 
 PROBED_HEADERS = 20
 """Files whose header is read where the manifest has no frame counts; the rest go by bytes."""
-PROBED_CLIPS = 4
+PROBED_CLIPS = 8
 """Clips timed after the first, which warms up."""
 
 
@@ -46,6 +49,7 @@ class Estimate:
     workers: int
     videos: int
     done: int
+    failed: int
     missing: int
     shards: int
     frames: int
@@ -56,13 +60,14 @@ class Estimate:
 
     def rows(self) -> list[Cells]:
         """Lines for people."""
-        time_left = "unknown: no file could be read"
+        time_left = "unknown: no file could be read" if self.videos else "nothing to do"
         if self.seconds_per_clip is not None:
-            each = f"{self.seconds_per_clip:.3f} s a clip, {self.workers} workers, measured here"
+            each = f"{self.seconds_per_clip:.3f} s a clip, {self.workers} at once, measured here"
             time_left = f"{duration(self.clips * self.seconds_per_clip / self.workers)} ({each})"
+        found = f"{self.done:,} done, {self.failed:,} failed, {self.missing:,} not found"
         return [
             ("spec", f"{self.spec.preset}, {self.spec.precision}, weights {self.spec.weights}"),
-            ("videos to do", f"{self.videos:,} ({self.done:,} done, {self.missing:,} not found)"),
+            ("videos to do", f"{self.videos:,} ({found})"),
             ("shards", f"{self.shards:,}"),
             ("source frames", f"{self.frames:,}"),
             ("clips", f"{self.clips:,} of {self.spec.crops} views"),
@@ -78,7 +83,9 @@ def estimate(manifest: Manifest, root: Path, out: Path, settings: Settings) -> E
     """
     spec = settle_spec(out, settings)
     extractor = make_extractor(spec, settings.weights, settings.device)
-    left, done, shards = _left(manifest, out / spec.stream, settings)
+    share, rows, shards = _share(manifest, out / spec.stream, settings)
+    left = [video for video in share if video.video_id not in rows]
+    statuses = Counter(rows[each.video_id].status for each in share if each.video_id in rows)
     sources = list(_sources(left, root))
     headers = _headers(sources)
     clips = [_clips(each, spec) for each in headers]
@@ -86,7 +93,8 @@ def estimate(manifest: Manifest, root: Path, out: Path, settings: Settings) -> E
         spec=spec,
         workers=settings.workers,
         videos=len(sources),
-        done=done,
+        done=statuses[DONE],
+        failed=statuses[FAILED],
         missing=len(left) - len(sources),
         shards=shards,
         frames=round(sum(each.num_frames for each in headers)),
@@ -96,8 +104,10 @@ def estimate(manifest: Manifest, root: Path, out: Path, settings: Settings) -> E
     )
 
 
-def _left(manifest: Manifest, path: Path, settings: Settings) -> tuple[list[Video], int, int]:
-    """Videos of this rank's share that are not finished, the number done, shards planned."""
+def _share(
+    manifest: Manifest, path: Path, settings: Settings
+) -> tuple[list[Video], dict[str, Row], int]:
+    """Videos of this rank's share, the finished ones of all ranks, the share's shards."""
     plan, rows = Plan(), {}
     if (path / "spec.json").exists():
         plan, rows = StreamFolder.open(path).plan, read_rows(path)
@@ -108,9 +118,7 @@ def _left(manifest: Manifest, path: Path, settings: Settings) -> tuple[list[Vide
         for video in manifest.videos
         if plan.places[video.video_id].shard % share.world_size == share.rank
     ]
-    left = [video for video in mine if video.video_id not in rows]
-    done = sum(rows[v.video_id].status == DONE for v in mine if v.video_id in rows)
-    return left, done, len(plan.shards[share.rank :: share.world_size])
+    return mine, rows, len(plan.shards[share.rank :: share.world_size])
 
 
 def _sources(videos: Sequence[Video], root: Path) -> Iterator[tuple[Video, Path]]:
@@ -125,11 +133,14 @@ def _sources(videos: Sequence[Video], root: Path) -> Iterator[tuple[Video, Path]
 def _headers(sources: Sequence[tuple[Video, Path]]) -> list[Header]:
     """Frames of each video: from the manifest, its header, or its bytes beside probed files."""
     step = max(1, len(sources) // PROBED_HEADERS)
-    probed = [header for video, path in sources[::step] if (header := _read_header(video, path))]
-    density = statistics.median([h.num_frames / h.bytes for h in probed] or [0.0])
-    fps = statistics.median([h.fps for h in probed] or [UNSTATED_FPS])
+    probed = {
+        path: header for video, path in sources[::step] if (header := _read_header(video, path))
+    }
+    density = statistics.median([h.num_frames / h.bytes for h in probed.values()] or [0.0])
+    fps = statistics.median([h.fps for h in probed.values()] or [UNSTATED_FPS])
     return [
-        Header(
+        probed.get(path)
+        or Header(
             video.num_frames or density * size_of(path),
             Fraction(video.fps).limit_denominator(1001) if video.fps else Fraction(fps),
             size_of(path),
@@ -145,6 +156,7 @@ def _read_header(video: Video, path: Path) -> Header | None:
             frames, fps = stream.header.num_frames, stream.header.fps
     except DecodeError:
         return None
+    frames = video.num_frames or frames
     return Header(frames, fps, size_of(path)) if frames else None
 
 
@@ -159,6 +171,7 @@ def _clip_bytes(spec: Spec, dim: int) -> int:
 
 def _seconds_per_clip(extractor: Extractor, sources: Sequence[tuple[Video, Path]]) -> float | None:
     """Seconds one worker takes for a clip, waiting for its decoder included."""
+    torch.set_num_threads(CPU_THREADS)  # as in the run itself
     for video, path in sources:
         try:
             return _time_clips(extractor, video, path)

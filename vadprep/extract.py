@@ -11,15 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vadprep.backbones import Backbone
 from vadprep.clips import CLIP_LENGTH, Resampling, min_frames, num_clips
-from vadprep.decode import FrameStream, open_frames
+from vadprep.decode import Decoder, DecodeReport, FrameStream, VideoHeader, open_frames
 from vadprep.records import DecodeError, Video
 from vadprep.shards import DONE, FAILED, Attributes, Draft, write_failure
 from vadprep.sources import fingerprint
@@ -29,7 +28,7 @@ from vadprep.views import Views, ViewSettings
 Block = TypeVar("Block")
 
 MAX_REPAIRED = 0.1
-"""A video fails when more than this share of its frames had to be filled in."""
+"""A video fails when more than this share of its frames had to be filled in or is missing."""
 
 SKIPPED = "skipped"
 """Status of a video that is left for the next run: its worker died, the video may be good."""
@@ -43,6 +42,16 @@ by more workers."""
 
 FINAL_KINDS = ("missing", "empty", "no-video", "no-images", "too-short", "too-large", "no-fps")
 """Failures that another decoder cannot change."""
+
+
+class Network(Protocol):
+    """What ``backbones.Backbone`` is to this module."""
+
+    device: torch.device
+    dim: int
+
+    def __call__(self, views: torch.Tensor) -> torch.Tensor:
+        """Features [batch, dim] of uint8 views [batch, 16, size, size, 3]."""
 
 
 @dataclass(frozen=True)
@@ -77,26 +86,34 @@ class Report:
 
 
 class Stopwatch:
-    """Seconds a stage, added up."""
+    """Seconds a stage, added up. What a stage within another takes counts for the inner alone."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+        self._inner = 0.0
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The sums so far, to a tenth of a millisecond."""
+        return {name: round(seconds, 4) for name, seconds in self._seconds.items()}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent in the block to stage ``name``."""
-        start = time.perf_counter()
+        start, around = time.perf_counter(), self._inner
+        self._inner = 0.0
         try:
             yield
         finally:
             spent = time.perf_counter() - start
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 4)
+            self._seconds[name] = self._seconds.get(name, 0.0) + spent - self._inner
+            self._inner = around + spent
 
 
 class Extractor:
     """Callable ``Task -> Report``: the whole way of one video through one network."""
 
-    def __init__(self, spec: Spec, backbone: Backbone) -> None:
+    def __init__(self, spec: Spec, backbone: Network) -> None:
         self.spec = spec
         self.backbone = backbone
 
@@ -124,7 +141,7 @@ class Extractor:
             raise DecodeError(task.missing, "missing")
         fps = self._folder_fps(task.video, task.source)
         with (
-            open_frames(task.source, decoder=decoder, fps=fps) as stream,
+            open_frames(task.source, decoder=cast(Decoder, decoder), fps=fps) as stream,
             Draft(task.target, self.spec) as draft,
         ):
             resampling = Resampling(stream.header.fps, self.spec.fps_used())
@@ -133,7 +150,7 @@ class Extractor:
                     draft.append(batch)
             report = stream.report
             spans = resampling.spans(report.num_frames, self.spec.tail)
-            self._check(report.num_frames, report.repaired_frames, len(spans))
+            self._check(stream, len(spans))
             with watch.stage("write"):
                 draft.commit(self._attributes(task, stream, resampling), spans)
         return Report(
@@ -182,17 +199,21 @@ class Extractor:
         clips = map(views.cut, clips_of(resized, self.spec.tail))
         yield from grouped(clips, self.backbone, self.spec, watch)
 
-    def _check(self, num_frames: int, repaired: int, clips: int) -> None:
-        if repaired > MAX_REPAIRED * num_frames:
+    def _check(self, stream: FrameStream, clips: int) -> None:
+        report = stream.report
+        claimed = claimed_frames(stream.header, report)
+        missing = max(0, claimed - report.num_frames)
+        if report.repaired_frames + missing > MAX_REPAIRED * max(claimed, report.num_frames):
             raise DecodeError(
-                f"{repaired} of {num_frames} frames are lost, more than {MAX_REPAIRED:.0%}",
+                f"{report.num_frames} frames decoded of {claimed} that the header claims, "
+                f"{report.repaired_frames} of them repaired: more than {MAX_REPAIRED:.0%} are lost",
                 "damaged",
             )
         if not clips:
             need = min_frames(self.spec.tail)
             raise DecodeError(
-                f"too short: {num_frames} frames give no clip by tail rule {self.spec.tail!r}, "
-                f"which needs {need} at the rate used",
+                f"too short: {report.num_frames} frames give no clip by tail rule "
+                f"{self.spec.tail!r}, which needs {need} at the rate used",
                 "too-short",
             )
 
@@ -240,6 +261,19 @@ def _manifest_attributes(video: Video) -> dict[str, str | int | float | None]:
     }
 
 
+def claimed_frames(header: VideoHeader, report: DecodeReport) -> int:
+    """Number of frames that the file should have given; ``report.num_frames`` if it is silent.
+
+    The lower of what two witnesses say, since either may lie harmlessly: the count in the
+    header, which knows nothing of an mp4's edit list, and the time at which the video is to
+    end, in frames at the pace of those decoded, whatever the average frame rate claims.
+    """
+    claims = [header.num_frames] if header.num_frames else []
+    if header.seconds and report.end and report.end > 0:
+        claims.append(round(report.num_frames * header.seconds / report.end))
+    return min(claims, default=report.num_frames)
+
+
 def timed(blocks: Iterable[Block], watch: Stopwatch, stage: str) -> Iterator[Block]:
     """``blocks``, with the time spent waiting for each added to ``stage``."""
     iterator = iter(blocks)
@@ -285,7 +319,7 @@ def clips_of(blocks: Iterable[torch.Tensor], tail: str) -> Iterator[torch.Tensor
 
 
 def grouped(
-    clips: Iterable[torch.Tensor], backbone: Backbone, spec: Spec, watch: Stopwatch
+    clips: Iterable[torch.Tensor], backbone: Network, spec: Spec, watch: Stopwatch
 ) -> Iterator[NDArray[np.float32]]:
     """Features [n, num_crops, dim] of clips [num_crops, 16, size, size, 3].
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vadprep.folder import StreamFolder
 from vadprep.journal import read_rows
-from vadprep.records import FeaturesError
+from vadprep.records import FeaturesError, ShardError
 from vadprep.shards import DONE, Shard, StoredVideo
 from vadprep.spec import STREAMS, Spec, require_equal
 
@@ -67,7 +67,7 @@ class StreamReader:
         shard, group = self._shard(video_id)
         video = shard.video(group)
         if video.video_id != video_id:
-            raise FeaturesError(
+            raise ShardError(
                 f"{shard.path}, group {group}: holds {video.video_id!r} where plan.csv has "
                 f"{video_id!r}"
             )

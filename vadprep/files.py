@@ -20,6 +20,7 @@ from vadprep.records import OutputError
 _COUNTER = itertools.count()
 
 REMEDIES = {
+    errno.ENOENT: "choose another folder",
     errno.ENOSPC: "the disk is full: make space and run the same command again",
     errno.EDQUOT: "the quota is used up: make space and run the same command again",
     errno.EACCES: "no permission to write there: choose another folder or change its rights",

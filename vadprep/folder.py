@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vadprep.files import disk_errors, make_folder, written
+from vadprep.files import disk_errors, make_folder, temporary_name, written
 from vadprep.records import FeaturesError
 from vadprep.shards import Shard, StoredVideo
 from vadprep.spec import Spec, require_equal
@@ -206,7 +206,7 @@ def _settle_spec(path: Path, spec: Spec, provenance: dict[str, Any]) -> None:
 def check_shared(path: Path) -> None:
     """Raise OutputError unless files can be made and renamed in ``path``."""
     make_folder(path)
-    probe = path / ".write-probe"
+    probe = temporary_name(path / ".write-probe")  # of our own: other ranks check as well
     with disk_errors(path):
         with written(probe):
             pass

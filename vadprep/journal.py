@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vadprep.files import disk_errors, written
+from vadprep.records import FeaturesError
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,13 @@ def _rank_of(row: Row) -> tuple[bool, float]:
 
 def _rows(path: Path) -> Iterator[Row]:
     text = _whole(path.read_bytes(), quoted=True).decode("utf-8", "surrogateescape")
-    for values in csv.DictReader(io.StringIO(text, newline="")):
-        yield Row(**{name: _KINDS.get(name, str)(values[name]) for name in COLUMNS})
+    try:
+        for values in csv.DictReader(io.StringIO(text, newline="")):
+            yield Row(**{name: _KINDS.get(name, str)(values[name]) for name in COLUMNS})
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise FeaturesError(
+            f"{path}: damaged ({error!r}): remove it, and extract makes it again from the shards"
+        ) from error
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
@@ -138,4 +144,3 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("events-*.jsonl")):
         for line in _whole(path.read_bytes(), quoted=False).splitlines():
             yield json.loads(line)
-

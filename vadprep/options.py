@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vadprep.datasets import leaks, load_dataset, split_path, videos_in
 from vadprep.manifest import Manifest, apply_splits, read_manifest
@@ -20,7 +21,11 @@ PATH = click.Path(path_type=Path)
 
 @contextmanager
 def arguments() -> Iterator[None]:
-    """Turn a ValueError about an argument into a usage error."""
+    """Turn a ValueError about an argument into a usage error.
+
+    Stands around what checks arguments, never around the work itself: there a ValueError is a
+    bug of ours and keeps its traceback.
+    """
     try:
         yield
     except ValueError as error:
@@ -36,21 +41,24 @@ class Videos:
     name: str
 
 
+MANIFEST_OPTIONS = (
+    click.option("--dataset", help="A bundled data set: vadprep datasets list."),
+    click.option("--manifest", type=FILE, help="A CSV of your own."),
+    click.option("--split-file", help="CSV video_id,split (or a bundled name, ped2-00)."),
+)
+
+
 def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that name a manifest: ``dataset, manifest, split_file``."""
-    return _with(
-        command,
-        click.option("--dataset", help="A bundled data set: vadprep datasets list."),
-        click.option("--manifest", type=FILE, help="A CSV of your own."),
-        click.option("--split-file", help="CSV video_id,split (or a bundled name, ped2-00)."),
-    )
+    return _with(command, *MANIFEST_OPTIONS)
 
 
 def video_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``manifest_options``, or a folder of videos, and where the files lie."""
     root_help = "Folder of the videos. [$VADPREP_ROOT, else the current folder]"
     return _with(
-        manifest_options(command),
+        command,
+        *MANIFEST_OPTIONS,
         click.option("--videos", type=FOLDER, help="Every video under a folder, no manifest."),
         click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", help=root_help),
     )
@@ -62,7 +70,9 @@ def _with(command: Callable[..., Any], *options: Callable[..., Any]) -> Callable
     return command
 
 
-def chosen_manifest(options: dict[str, Any]) -> tuple[Manifest, str]:
+def chosen_manifest(
+    options: dict[str, Any], choices: str = "--dataset and --manifest"
+) -> tuple[Manifest, str]:
     """The manifest that exactly one of ``--dataset`` and ``--manifest`` names, and its name.
 
     Takes its options out of ``options``.
@@ -70,7 +80,7 @@ def chosen_manifest(options: dict[str, Any]) -> tuple[Manifest, str]:
     dataset, path = options.pop("dataset"), options.pop("manifest")
     split_file = options.pop("split_file")
     if (dataset is None) == (path is None):
-        raise click.UsageError("name the videos by one of --dataset and --manifest")
+        raise click.UsageError(f"name the videos by one of {choices}")
     if dataset is not None:
         with arguments():
             manifest, name = load_dataset(dataset), dataset
@@ -88,10 +98,13 @@ def chosen_videos(options: dict[str, Any]) -> Videos:
     """
     folder, root = options.pop("videos"), options.pop("root")
     if folder is None:
-        manifest, name = chosen_manifest(options)
+        manifest, name = chosen_manifest(options, "--dataset, --manifest and --videos")
         return Videos(manifest, root or Path(), name)
     if any(options.pop(name) for name in ("dataset", "manifest", "split_file")):
         raise click.UsageError("--videos goes without --dataset, --manifest and --split-file")
+    source = click.get_current_context().get_parameter_source("root")
+    if source is ParameterSource.COMMANDLINE:  # VADPREP_ROOT may be set for other commands
+        raise click.UsageError("--videos goes without --root: it is the root")
     return Videos(videos_in(folder), folder, folder.resolve().name)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from vadprep.extract import Report, Task
 from vadprep.shards import DONE
@@ -52,11 +52,12 @@ class Tally:
     def line(self) -> str:
         """Counts, pace and what is left, in one line."""
         spent = max(time.monotonic() - self.started, 1e-9)
-        left = spent * (self.work - self.work_done) / self.work_done if self.work_done else 0.0
+        left = "time unknown"
+        if self.work_done:
+            left = f"{duration(spent * (self.work - self.work_done) / self.work_done)} left"
         return (
             f"{self.videos} of {self.total} videos, {self.clips / spent:.1f} clips/s, "
-            f"{self.frames / spent:.0f} frames/s, {self.failed} failed, "
-            f"{duration(left)} left"
+            f"{self.frames / spent:.0f} frames/s, {self.failed} failed, {left}"
         )
 
 
@@ -73,14 +74,17 @@ class PlainProgress:
 
     def __call__(self, report: Report) -> None:
         """Count a report and say so when it is time."""
-        self.tally.add(report)
+        self._count(report)
         now = time.monotonic()
         is_last = self.tally.videos == self.tally.total
         if is_last or now - self._last >= PLAIN_SECONDS:
             self._last = now
             self.say(self.tally.line())
+
+    def _count(self, report: Report) -> None:
+        self.tally.add(report)
         if report.status != DONE:
-            self.say(f"{report.status} {printable(report.video_id)}: {printable(report.reason)}")
+            self.say(f"{report.status}: {printable(report.video_id)}: {printable(report.reason)}")
 
     def say(self, line: str) -> None:
         """Print a line to the error stream, which is not the result."""
@@ -93,21 +97,18 @@ class LiveProgress(PlainProgress):
     def __init__(self, bar: Progress) -> None:
         super().__init__()
         self._bar = bar
-        self._task = bar.add_task("", total=None)
+        self._task = bar.add_task("loading the network", total=None)
 
     def prepare(self, tasks: list[Task]) -> None:
         super().prepare(tasks)
-        self._bar.update(self._task, total=self.tally.work)
+        self._bar.update(self._task, total=self.tally.work, description=self.tally.line())
 
     def __call__(self, report: Report) -> None:
-        self.tally.add(report)
+        self._count(report)
         self._bar.update(self._task, completed=self.tally.work_done, description=self.tally.line())
-        if report.status != DONE:
-            self._bar.console.print(
-                f"{report.status} {printable(report.video_id)}: {printable(report.reason)}",
-                markup=False,
-                highlight=False,
-            )
+
+    def say(self, line: str) -> None:
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -116,11 +117,7 @@ def shown_progress() -> Iterator[PlainProgress]:
     if not sys.stderr.isatty():
         yield PlainProgress()
         return
-    columns = (
-        BarColumn(bar_width=24),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    # Just what fits on 80 characters; the spinner turns through a video of hours.
+    columns = (SpinnerColumn("line"), BarColumn(bar_width=6), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True)) as bar:
         yield LiveProgress(bar)

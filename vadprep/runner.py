@@ -18,15 +18,26 @@ import torch
 
 import vadprep
 from vadprep.backbones import load_backbone, load_weights
+from vadprep.backbones.precision import check_precision
+from vadprep.backbones.weights import RANDOM, random_seed
+from vadprep.crops import crop_boxes, resize_taps, target_size
+from vadprep.datasets import SourceIndex
+from vadprep.decode import DECODERS
 from vadprep.driver import Driver, OnStart, Runner, Share, Worker
 from vadprep.extract import Extractor, Report, Task
 from vadprep.folder import SHARD_SIZE, StreamFolder, check_shared, read_spec
 from vadprep.manifest import Manifest
-from vadprep.records import SpecError
-from vadprep.spec import PRESETS, Spec, keep_settled, resolve
+from vadprep.records import DecodeError, ManifestError, SpecError
+from vadprep.spec import PRESETS, UNKNOWN, Spec, keep_settled, resolve
 
 GPU_VIDEOS = 4
 """Videos in the works at once for one GPU, each with a decoder of its own."""
+
+SETTABLE = (
+    "fps", "resize", "filter", "crops", "crop_order", "tail", "decoder", "precision", "dtype",
+    "batch",
+)  # fmt: skip
+"""Fields of a spec that an override may name; the network fixes the others."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,29 @@ class Settings:
     shard_size: int = SHARD_SIZE
     address: str = "local"
     """Of the Ray cluster; ``local`` starts one for this run alone."""
+
+    def __post_init__(self) -> None:
+        if self.weights.startswith(RANDOM):
+            random_seed(self.weights)
+        for name in self.overrides:
+            if name not in SETTABLE:
+                raise ValueError(f"setting {name!r}: allowed are {', '.join(SETTABLE)}")
+        check_recipe(resolve(self.preset, self.device, (self.weights, ""), self.overrides))
+
+
+def check_recipe(spec: Spec) -> None:
+    """Raise ValueError for a recipe that cannot be computed, before anything is written."""
+    for name in SETTABLE:
+        if getattr(spec, name) == UNKNOWN:
+            raise ValueError(f"{name} = {UNKNOWN!r}: only imported features may have that")
+    for decoder in spec.decoder.split(", "):
+        if decoder not in DECODERS:
+            raise ValueError(f"decoder = {spec.decoder!r}: allowed are {', '.join(DECODERS)}")
+    if not isinstance(spec.batch, int) or spec.batch < 1:
+        raise ValueError(f"batch = {spec.batch!r}: expected a whole number above 0")
+    size = target_size(spec.resize, 480, 640)
+    crop_boxes(spec.crop_order, spec.crops, spec.crop_size, *size)
+    resize_taps(spec.filter, 480, size[0])
 
 
 class Progress(Protocol):
@@ -107,9 +141,10 @@ def make_extractor(spec: Spec, weights: str, device: str) -> Extractor:
 
 
 def settle_spec(out: Path, settings: Settings, stream: str = "rgb") -> Spec:
-    """The spec of a run: the preset with its overrides, and what the folder has settled."""
-    if settings.preset not in PRESETS:
-        raise ValueError(f"preset = {settings.preset!r}: allowed are {', '.join(PRESETS)}")
+    """The spec of a run: the preset with its overrides, and what the folder has settled.
+
+    Raises SpecError when this machine is to run it and has not got the precision.
+    """
     weights = load_weights(settings.weights, PRESETS[settings.preset]["graph"])
     spec = resolve(
         settings.preset,
@@ -119,7 +154,31 @@ def settle_spec(out: Path, settings: Settings, stream: str = "rgb") -> Spec:
         stream,
     )
     found = read_spec(out / stream)
-    return keep_settled(spec, found, settings.overrides) if found else spec
+    if found:
+        spec = keep_settled(spec, found, settings.overrides)
+    if settings.address == "local":
+        check_precision(spec.precision, torch.device(settings.device))
+    return spec
+
+
+def check_sources(manifest: Manifest, root: Path) -> None:
+    """Raise ManifestError when not one of several videos is where the manifest has it.
+
+    A wrong root is found out before its ids are in a plan, which only grows.
+    """
+    index = SourceIndex(root)
+    reasons = []
+    for video in manifest.videos:
+        try:
+            index.find(video)
+            return
+        except DecodeError as error:
+            reasons.append(str(error))
+    if len(reasons) > 1:
+        raise ManifestError(
+            f"none of the {len(reasons)} videos of {manifest.path} is under {root}: "
+            f"correct --root. {reasons[0]}"
+        )
 
 
 def extract_dataset(
@@ -137,6 +196,7 @@ def extract_dataset(
     a signal. Videos that cannot be read are in the journal, not raised.
     """
     spec = settle_spec(out, settings)
+    check_sources(manifest, root)
     check_shared(out)
     folder = StreamFolder.prepare(
         out / spec.stream,

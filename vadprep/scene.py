@@ -12,8 +12,11 @@ everyday happenings, so that nothing but the event tells the two classes apart.
 from __future__ import annotations
 
 import csv
+import io
 import json
+import multiprocessing
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from PIL import Image, ImageDraw
 
 from vadprep import scenery
 from vadprep.clips import CLIP_LENGTH
+from vadprep.files import make_folder, written
 from vadprep.records import Interval
 from vadprep.scenery import CANVAS_WIDTH, FPS, Thing
 
@@ -32,7 +36,7 @@ MARGIN = 6
 """Pixels drawn beyond each border of the frame: what a shaken camera gets to see."""
 
 EVENTS = ("fight", "crash", "fire")
-PAIRS = {"train": 21, "test": 9}
+PAIRS = {"train": 18, "test": 9}
 """Pairs of a normal and an abnormal video in each split: a multiple of the kinds of event."""
 LENGTH_FRAMES = (144, 177)
 EVENT_SHARE = (0.38, 0.5)
@@ -176,16 +180,17 @@ def _jerks(num_frames: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _crash(script: Script, rng: np.random.Generator) -> list[Thing]:
-    """A car comes in fast, leaves the road, hits the lamp post, steams, and backs away."""
+    """A car comes in fast, leaves the road, hits the lamp post, burns, and is towed away."""
     start, stop = script.interval
-    impact = start + 12
+    impact = start + 8
     x, y = scenery.POST
     return [
         scenery.Vehicle(
             _crash_path(script.num_frames, script.interval, impact),
             (220.0, 82.0), _pick(rng, scenery.PAINT), 1, hazard=(impact, stop),
         ),
-        scenery.Plume(x - 18, y - 34, y + 3, (impact, stop), scenery.STEAM, _puffs(26, rng)),
+        scenery.Plume(x - 18, y - 34, y + 3, (impact, stop), scenery.STEAM, _puffs(30, rng)),
+        scenery.Plume(x - 60, y - 24, y + 4, (impact, stop), scenery.FLAME, _puffs(20, rng)),
         scenery.Debris(x, y + 6, (impact, stop), rng.uniform(*_FLIGHT, (24, 4))),
     ]  # fmt: skip
 
@@ -203,7 +208,7 @@ def _crash_path(num_frames: int, interval: Interval, impact: int) -> NDArray[np.
         impact: (near, hit, -0.08),
         impact + 3: (near + 8, hit, -0.2),
         impact + 9: (near, hit, 0),
-        stop - 22: (near, hit, 0),
+        stop - 12: (near, hit, 0),
         stop: off,
     }
     columns = zip(*knots.values(), strict=True)
@@ -291,22 +296,30 @@ def _picture(
 # ----------------------------------------------------------------------- files
 
 
-def write_dataset(root: Path, seed: int = 0) -> Path:
+def write_dataset(root: Path, seed: int = 0, workers: int = 1) -> Path:
     """Path of the manifest, after all videos were written to ``root``/videos.
 
     Intervals stand for test videos and for normal ones; the abnormal training videos have a
-    blank, as in the data sets of this field, so that training cannot see them.
+    blank, as in the data sets of this field, so that training cannot see them. ``workers``
+    processes draw; the videos are the same for any number.
     """
-    (root / "videos").mkdir(parents=True, exist_ok=True)
-    manifest = root / "manifest.csv"
-    with manifest.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for script in scripts(seed):
-            path = f"videos/{script.video_id}.mp4"
-            write_video(root / path, frames(script))
-            writer.writerow(_row(script, path))
-    return manifest
+    make_folder(root / "videos")
+    all_scripts = scripts(seed)
+    paths = [f"videos/{script.video_id}.mp4" for script in all_scripts]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for _ in pool.map(_draw, [root / path for path in paths], all_scripts):
+            pass  # an error in a worker is raised here
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(map(_row, all_scripts, paths))
+    with written(root / "manifest.csv") as file:
+        file.write(text.getvalue().encode())
+    return root / "manifest.csv"
+
+
+def _draw(path: Path, script: Script) -> None:
+    write_video(path, frames(script))
 
 
 def _row(script: Script, path: str) -> tuple[str | int, ...]:

@@ -145,7 +145,7 @@ class Cyclist:
 
 @dataclass(frozen=True)
 class Fighter:
-    """A walker who comes to ``spot`` by ``start``, hits about until ``stop`` and walks off.
+    """A walker who runs to ``spot`` at ``start``, hits about, and has run off by ``stop``.
 
     ``jerks`` is float [num_frames, 5]: x, y in pixels, two arms and lean, new at each blow.
     """
@@ -161,14 +161,21 @@ class Fighter:
 
     def draw(self, draw: ImageDraw.ImageDraw, frame: int) -> None:
         start, stop = self.interval
-        since = min(frame - start, 0) + max(frame - stop, 0)
-        pose = self.walker.pose(self.walker.middle + since)
+        if not start <= frame < stop:
+            return
+        since = min(frame - start - _RUN_FRAMES, 0) + max(frame - stop + _RUN_FRAMES, 0)
+        pose = self.walker.pose(self.walker.middle + _RUN_PACE * since)
         x = pose.x - CANVAS_WIDTH / 2 + self.spot
         pose = Pose(x, pose.y, pose.stride, pose.arms)
-        if start <= frame < stop:
+        if not since:
             dx, dy, left, right, lean = self.jerks[frame]
             pose = Pose(x + dx, pose.y + dy, 0.5 * lean + 0.3, (left, right), lean)
         draw_person(draw, self.walker.look, pose)
+
+
+_RUN_FRAMES = 9
+_RUN_PACE = 6.0
+"""Frames that a fighter runs, and how much faster than a walker: in from beyond the border."""
 
 
 # -------------------------------------------------------------------- vehicles

@@ -18,7 +18,7 @@ from vadprep.files import written
 from vadprep.manifest import Manifest, video_intervals
 from vadprep.metrics import Metrics, VideoScores, evaluate, listed, undefined
 from vadprep.mil import Head
-from vadprep.records import CheckpointError, FeaturesError, Interval, Video
+from vadprep.records import CheckpointError, FeaturesError, Interval, ManifestError, Video
 
 FORMAT = "vadprep-scores"
 FORMAT_VERSION = 1
@@ -103,8 +103,8 @@ def videos_in_split(
     missing = {video.video_id for video in videos} - {video.video_id for video in there}
     if missing and not allow_missing:
         raise FeaturesError(
-            f"{split} videos without features: {listed(missing)}. Extract them, or allow "
-            f"missing videos"
+            f"{split} videos without features: {listed(missing)}. Extract them, or go on "
+            f"without them (--allow-missing)"
         )
     return there
 
@@ -126,13 +126,18 @@ def evaluate_scores(
     """Figures of ``scores`` against the intervals that ``manifest`` has for their ids.
 
     All figures are undefined, with the reason, when the intervals of a video are unknown.
-    Raises ValueError for an id that is not in the manifest.
+    Raises ManifestError for an id that is not in the manifest.
     """
     videos = {video.video_id: video for video in manifest.videos if video.video_id in scores}
     found = {video_id: known_intervals(videos[video_id], scores[video_id]) for video_id in videos}
     unknown = [video_id for video_id, intervals in found.items() if intervals is None]
     if not scores:
         return undefined("no test video", coverage)
+    if len(videos) < len(scores):
+        raise ManifestError(
+            f"{manifest.path}: no row for scored videos: {listed(scores.keys() - videos.keys())}: "
+            f"use the manifest of the run, or add them"
+        )
     if unknown:
         return undefined(f"anomalous intervals unknown for {listed(unknown)}", coverage)
     known = {video_id: intervals for video_id, intervals in found.items() if intervals is not None}
@@ -188,5 +193,9 @@ def read_scores(path: Path) -> dict[str, VideoScores]:
                 )
                 for group in file.values()
             }
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: scores are missing or damaged: not there; is {path.parent} a run folder?"
+        ) from None
     except (OSError, KeyError) as error:
         raise CheckpointError(f"{path}: scores are missing or damaged: {error}") from error

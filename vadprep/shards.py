@@ -42,6 +42,8 @@ VERSION = 1
 BLOCK_BYTES = 8 << 20
 """Numbers are copied in blocks of about this size, so that memory is bounded."""
 
+REMEDY = "remove the file and run the same extract again"
+
 DONE, FAILED = "done", "failed"
 Attributes = Mapping[str, str | int | float]
 
@@ -171,8 +173,10 @@ class Shard:
         self.path = path
         try:
             self._file = h5py.File(path, "r", locking=False)
+        except FileNotFoundError:
+            raise ShardError(f"{path}: not there: run the same extract again") from None
         except OSError as error:
-            raise ShardError(f"{path}: not a readable HDF5 file: {error}") from error
+            raise ShardError(f"{path}: not a readable HDF5 file ({error}): {REMEDY}") from error
         try:
             self.spec = self._read_spec()
         except BaseException:
@@ -228,8 +232,11 @@ class Shard:
             group = self._file[name]
             features: NDArray[Any] = group["features"][()]
             expected = int(group.attrs["features_crc32"])
+            video_id = group.attrs["video_id"]
         if crc32(features) != expected:
-            raise ShardError(f"{self.path}, group {name}, features: checksum differs")
+            raise ShardError(
+                f"{self.path}, group {name}, features of {video_id!r}: checksum differs: {REMEDY}"
+            )
         return features
 
     def _check(self, video: StoredVideo, name: str) -> None:
@@ -237,7 +244,7 @@ class Shard:
         if video.spans.shape != (video.shape[0], 2):
             raise ShardError(f"{where}: spans {video.spans.shape} for features {video.shape}")
         if crc32(video.spans) != video.attributes.get("spans_crc32"):
-            raise ShardError(f"{where}, spans: checksum differs")
+            raise ShardError(f"{where}, spans: checksum differs: {REMEDY}")
 
     def _naming(self, name: str) -> _Naming:
         return _Naming(f"{self.path}, group {name}")

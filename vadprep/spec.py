@@ -102,7 +102,7 @@ class Spec:
         except (ValueError, ZeroDivisionError):
             rate = Fraction(0)
         if rate <= 0:
-            raise ValueError(f"{self.fps = }: allowed are native and a rate such as 25 or 24.5")
+            raise ValueError(f"fps = {self.fps!r}: allowed are native and a rate as 25 or 24.5")
         return rate
 
     def to_json(self) -> str:

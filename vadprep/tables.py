@@ -18,15 +18,17 @@ Cells = Sequence[object]
 
 
 def show(rows: Iterable[Cells]) -> None:
-    """Print rows of cells in aligned columns; numbers stand to the right."""
+    """Print rows of cells in aligned columns, those of numbers to the right."""
     table = [[_cell(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = (
-            cell.rjust(width) if _is_number(cell) else cell.ljust(width)
-            for cell, width in zip(row, widths, strict=True)
-        )
+    columns = [_aligned(column) for column in zip(*table, strict=True)]
+    for cells in zip(*columns, strict=True):
         click.echo("  ".join(cells).rstrip())
+
+
+def _aligned(column: Sequence[str]) -> list[str]:
+    width = max(map(len, column))
+    is_numeric = all(map(_is_number, column[1:])) and len(column) > 1
+    return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in column]
 
 
 def _cell(value: object) -> str:
@@ -38,7 +40,7 @@ def _cell(value: object) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell[:1].isdigit() or cell == ""
+    return cell.replace(",", "").replace(".", "").isdigit() or cell in ("", "-")
 
 
 def printable(text: str) -> str:
@@ -105,21 +107,28 @@ def status_json(status: Status) -> dict[str, Any]:
     }
 
 
+def show_untrained(weights: str) -> None:
+    """Say what features of random weights must not be taken for."""
+    if weights.startswith("random:"):
+        click.echo(f"weights {weights}: NOT TRAINED, features are for trying things out", err=True)
+
+
 def show_failures(status: Status) -> None:
     """List what failed and why, and what is missing, each list cut when it is long."""
-    _listed("failed", [f"{row.video_id}: {_one_line(row)}" for row in status.failed])
-    _listed("missing", list(status.missing))
+    more = "vadprep status --json has all"
+    _listed("failed", [f"{row.video_id}: {_one_line(row)}" for row in status.failed], more)
+    _listed("missing", list(status.missing), more)
 
 
 def _one_line(row: Row) -> str:
     return row.reason or "no reason was recorded"
 
 
-def _listed(heading: str, lines: Sequence[str]) -> None:
+def _listed(heading: str, lines: Sequence[str], more: str = "not shown") -> None:
     for line in lines[:MOST_LISTED]:
         click.echo(f"{heading}: {printable(line)}", err=True)
     if len(lines) > MOST_LISTED:
-        click.echo(f"{heading}: and {len(lines) - MOST_LISTED:,} more (--json has all)", err=True)
+        click.echo(f"{heading}: and {len(lines) - MOST_LISTED:,} more ({more})", err=True)
 
 
 def dataset_rows(summaries: Iterable[tuple[str, DatasetSummary]]) -> list[Cells]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from vadprep.bags import TrainingBags, shuffled_labels, streams_of
+from vadprep.bags import STREAM_CHOICES, TrainingBags, shuffled_labels, streams_of
 from vadprep.checkpoint import (
     LAST,
     RESUME,
@@ -77,12 +77,24 @@ class TrainConfig:
     """What frames after the last span score in the figures (``clips.COVERAGES``)."""
 
     def __post_init__(self) -> None:
+        head_kind(self.head)
+        if self.streams not in STREAM_CHOICES:
+            raise ValueError(f"streams = {self.streams!r}: allowed are {', '.join(STREAM_CHOICES)}")
+        _check_device(self.device)
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds = {self.seeds}: each may stand there once")
         if any(not 0 <= seed < 2**32 for seed in self.seeds):
             raise ValueError(f"seeds = {self.seeds}: allowed are 0 to {2**32 - 1}")
         if self.coverage not in COVERAGES:
             raise ValueError(f"{self.coverage = }: allowed are {', '.join(COVERAGES)}")
+
+
+def _check_device(name: str) -> None:
+    """Raise ValueError unless this machine has the device."""
+    cards = torch.cuda.device_count()
+    allowed = ["cpu", *(["cuda"] if cards else []), *(f"cuda:{each}" for each in range(cards))]
+    if name not in allowed:
+        raise ValueError(f"device = {name!r}: this machine has {', '.join(allowed)}")
 
 
 @dataclass(frozen=True)
@@ -217,18 +229,22 @@ def training_labels(videos: Sequence[Video]) -> dict[str, int]:
     labels = {video.video_id: video.label for video in videos if video.label is not None}
     for label, word in enumerate(("normal", "abnormal")):
         if label not in labels.values():
-            raise ManifestError(f"no {word} video (label {label}) with features in split train")
+            raise ManifestError(
+                f"no {word} video (label {label}) among the {len(videos)} of split train with "
+                f"features: training needs both labels, see the columns split and label"
+            )
     return labels
 
 
 def _train_seed(job: _Job, seed: int, folder: Path, stop: Stop | None) -> Metrics:
     """Train one seed, then score, evaluate and save its last step."""
     config = job.config
-    labels = shuffled_labels(job.bags.labels, seed) if config.control else job.bags.labels
-    bags = job.bags.relabelled(labels)
+    bags = _control_bags(job, seed) if config.control else job.bags
     _claim(folder, _record(job, bags, seed), config.resume)
     with _seeded(seed, config.device), exact_arithmetic():
         head = head_kind(config.head).build(bags.dim, job.head_config).to(config.device)
+        if job.head_config.standardize:
+            head.fit_standardization(*bags.statistics())
         fit(head, bags, seed, folder, stop)
     scores = score_videos(head, job.features, job.test_ids, job.streams)
     metrics = evaluate_scores(scores, job.manifest, config.coverage)
@@ -239,6 +255,11 @@ def _train_seed(job: _Job, seed: int, folder: Path, stop: Stop | None) -> Metric
     report = RunReport(folder, config.head, job.settings, config.control, {seed: metrics})
     write_json(folder / "metrics.json", report.as_json())
     return metrics
+
+
+def _control_bags(job: _Job, seed: int) -> TrainingBags:
+    kinds = {video.video_id: video.category for video in job.manifest.videos}
+    return job.bags.relabelled(shuffled_labels(job.bags.labels, kinds, seed))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from vadprep.clips import check_spans
 from vadprep.features import StreamReader
 from vadprep.folder import StreamFolder
 from vadprep.journal import Row, read_rows
-from vadprep.records import FeaturesError, VadprepError
-from vadprep.shards import DONE, Shard, StoredVideo, crc32
+from vadprep.records import FeaturesError, ShardError, VadprepError
+from vadprep.shards import DONE, REMEDY, Shard, StoredVideo, crc32
 from vadprep.spec import Spec, require_equal
 
 
@@ -32,7 +33,8 @@ class Status:
 
     @property
     def is_complete(self) -> bool:
-        return not self.missing and not self.failed
+        all_final = self.shards_final == self.shards_planned
+        return all_final and not self.missing and not self.failed
 
 
 def status(folder: StreamFolder) -> Status:
@@ -72,8 +74,11 @@ def verify(folder: StreamFolder) -> Verification:
     reader = StreamReader(folder)
     rows = read_rows(folder.path)
     videos, clips, size = 0, 0, 0
-    problems = list(_stray_shards(folder))
-    for video_id in folder.plan.places:
+    unusable = dict(_unusable_shards(folder))
+    problems = list(unusable.values())
+    for video_id, place in folder.plan.places.items():
+        if folder.shard(place.shard) in unusable:
+            continue
         row = rows.get(video_id)
         if row is None:
             problems.append(f"{video_id!r}: not extracted yet; run the same extract again")
@@ -86,8 +91,10 @@ def verify(folder: StreamFolder) -> Verification:
                 _check_video(stored, row)
                 videos, clips = videos + 1, clips + stored.shape[0]
                 size += int(np.prod(stored.shape)) * np.dtype(stored.dtype).itemsize
+        except ShardError as error:  # names its file
+            problems.append(str(error))
         except (VadprepError, ValueError) as error:
-            problems.append(f"{folder.shard(folder.plan.places[video_id].shard).name}: {error}")
+            problems.append(f"{folder.shard(place.shard)}: {error}")
     reader.close()
     return Verification(videos, clips, size, tuple(problems))
 
@@ -99,7 +106,7 @@ def _check_video(stored: StoredVideo, row: Row) -> None:
         checksum = crc32(block, checksum)
         finite = finite and bool(np.isfinite(block).all())
     if checksum != stored.attributes["features_crc32"]:
-        raise FeaturesError(f"{where}, features: checksum differs; the file was changed")
+        raise FeaturesError(f"{where}, features: checksum differs: {REMEDY}")
     if f"{checksum:08x}" != row.checksum or stored.shape[0] != row.num_clips:
         raise FeaturesError(f"{where}: the row in manifest-*.csv is of other features")
     if not finite:
@@ -107,11 +114,11 @@ def _check_video(stored: StoredVideo, row: Row) -> None:
     check_spans(stored.spans, int(stored.attributes["num_frames"]))
 
 
-def _stray_shards(folder: StreamFolder) -> Iterator[str]:
-    """Shards of another spec, damaged ones, and ones the plan does not know."""
+def _unusable_shards(folder: StreamFolder) -> Iterator[tuple[Path, str]]:
+    """Shards that cannot be opened or are of another spec, and why: a line for all its videos."""
     for path in sorted((folder.path / "shards").glob("*.h5")):
         try:
             with Shard(path) as shard:
                 require_equal(folder.spec, shard.spec, str(path))
         except VadprepError as error:
-            yield str(error)
+            yield path, str(error)

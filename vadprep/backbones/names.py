@@ -86,7 +86,7 @@ def canonical_state(path: Path, graph: str) -> tuple[State, str]:
     shapes are not exactly those of ``graph``.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file")
+        raise WeightsError(f"{path}: no such weights file: correct the path")
     if path.suffix == ".safetensors":
         return _checked(_read_safetensors(path, graph), path, graph), "vadprep"
     found = _read_pickle(path)
@@ -121,7 +121,9 @@ def _read_safetensors(path: Path, graph: str) -> State:
                 raise WeightsError(f"{path}: made for graph {declared}, not for {graph}")
             return {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error})") from error
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}): copy it again"
+        ) from error
 
 
 def _naming(found: set[str], path: Path, graph: str) -> tuple[str, Callable[[str], str]]:
@@ -156,5 +158,7 @@ def _checked(state: State, path: Path, graph: str) -> State:
                 "weights of another network (flow has 2 input channels, Charades 157 classes)"
             )
         if not state[name].is_floating_point() or not state[name].isfinite().all():
-            raise WeightsError(f"{path}: {name} holds values that are not finite numbers")
+            raise WeightsError(
+                f"{path}: {name} holds values that are not finite numbers: copy it again"
+            )
     return {name: state[name].float().contiguous() for name in shapes}

@@ -70,15 +70,20 @@ def random_weights(spec: str, graph: str) -> Weights:
     Each tensor has a generator of its own, seeded with its name. For runs without a weights
     file: such features tell motions and appearances apart, but know nothing of Kinetics.
     """
-    seed = spec.removeprefix(RANDOM)
-    if not seed.isdecimal():
-        raise ValueError(f"weights = {spec!r}: expected {RANDOM}SEED with a whole number")
-    name = f"{RANDOM}{int(seed)}"
+    name = f"{RANDOM}{random_seed(spec)}"
     state = {
         tensor: _random_tensor(f"{name} {tensor}", tensor, tuple(shape))
         for tensor, shape in canonical_shapes(graph).items()
     }
     return Weights(name, state_sha256(state), graph, state, "random, for tests only")
+
+
+def random_seed(spec: str) -> int:
+    """SEED of ``random:SEED``; raises ValueError when it is no whole number."""
+    seed = spec.removeprefix(RANDOM)
+    if not seed.isdecimal():
+        raise ValueError(f"weights = {spec!r}: expected {RANDOM}SEED with a whole number")
+    return int(seed)
 
 
 def _random_tensor(key: str, name: str, shape: tuple[int, ...]) -> Tensor:

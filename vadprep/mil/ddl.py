@@ -157,9 +157,7 @@ class DDL(Head):
     config: DDLConfig
 
     def __init__(self, dim: int, config: DDLConfig) -> None:
-        super().__init__()
-        self.dim = dim
-        self.config = config
+        super().__init__(dim, config)
         self.attention = LocalAwareAttention(dim, config)
         # A 1x1 convolution over time is a linear map of each snippet.
         self.mlp = nn.Sequential(
@@ -175,7 +173,7 @@ class DDL(Head):
             if isinstance(module, nn.Linear | nn.Conv1d):
                 nn.init.xavier_uniform_(module.weight)
 
-    def forward(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
+    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
         """Scores [N, T] and embeddings [N, T, F] of ``snippets`` [N, T, dim]."""
         embeddings = self.mlp(self.attention(snippets, mask))
         # Zeros on the left only: the score of a snippet sees itself and K - 1 before it, and

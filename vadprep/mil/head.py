@@ -22,6 +22,10 @@ class HeadConfig:
     """Epochs until the cosine reaches zero; None keeps the learning rate constant."""
     max_snippets: int = 200
     """Longer videos are sampled uniformly to this many snippets in training."""
+    standardize: bool = False
+    """Bring each feature to mean 0 and variance 1 over the training items first. No paper of
+    the bundled heads does; features with a large constant part (random weights, box
+    descriptors) are not learnt from without it (measured)."""
     seed: int = 0
     """Of the published run, used when none is asked for."""
 
@@ -51,14 +55,33 @@ class HeadOutput:
 
 
 class Head(nn.Module):
-    """Base of the heads: ``forward`` and ``loss`` are theirs, the optimiser may be."""
+    """Base of the heads: ``respond`` and ``loss`` are theirs, the optimiser may be."""
 
-    config: HeadConfig
-    dim: int
-    """Features of a snippet that the network was built for."""
+    shift: torch.Tensor
+    gain: torch.Tensor
+
+    def __init__(self, dim: int, config: HeadConfig) -> None:
+        """``dim`` is the number of features of a snippet."""
+        super().__init__()
+        self.dim = dim
+        self.config = config
+        self.register_buffer("shift", torch.zeros(dim))
+        self.register_buffer("gain", torch.ones(dim))
+
+    def fit_standardization(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """From now on see (snippet - mean) / std; features that never vary stay at 0.
+
+        ``mean`` and ``std`` are float [dim], of the training items, and go into the checkpoint.
+        """
+        self.shift.copy_(mean)
+        self.gain.copy_(torch.where(std > 0, 1 / std.clamp(min=1e-12), torch.zeros_like(std)))
 
     def forward(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
         """Scores of ``snippets`` [N, T, dim] where ``mask`` [N, T] is True."""
+        return self.respond((snippets - self.shift) * self.gain, mask)
+
+    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
+        """``forward`` on snippets that were standardized, if the config asks for it."""
         raise NotImplementedError
 
     def loss(

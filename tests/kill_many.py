@@ -1,0 +1,277 @@
+"""Kill an extraction at many moments and see that running it again makes it whole.
+
+    python tests/kill_many.py --times 100 --seed 0
+
+Each kill has a folder of its own. A SIGKILL hits the whole process group, Ray's processes and
+all, at a moment drawn from the time that the undisturbed work takes, counted from the first
+video's start. Then the extraction is run again, and everything is compared with the undisturbed
+folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from interrupted import extract_all, make_standin
+from videos import write_video
+
+from vadprep.features import open_features
+from vadprep.folder import StreamFolder
+from vadprep.journal import read_events, read_rows
+from vadprep.runner import in_process
+from vadprep.verify import verify
+
+TESTS = Path(__file__).parent
+RAY_EVERY = 3
+"""Of so many kills one hits Ray with two workers, the others one process."""
+SECONDS_TO_DIE = 2.0
+IDLE_SECONDS_TO_DIE = 30.0
+"""Spare workers of Ray have no task yet; one that is starting finds out later it is alone."""
+PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What a kill did. ``problems`` is empty when nothing is wrong."""
+
+    runner: str
+    moment: float
+    """Seconds after the first start event."""
+    finished: bool
+    """The run was through before the kill came."""
+    committed: int
+    """Videos that stood before the kill, and are not to be done again."""
+    repeated: int
+    """Videos that were started before and again after the kill."""
+    half_done: str
+    """What the kill left of a shard: nothing, or the steps it was between."""
+    problems: tuple[str, ...]
+
+
+def make_videos(folder: Path, count: int = 9) -> Path:
+    """The folder, with short videos of several lengths."""
+    folder.mkdir()
+    for number in range(count):
+        write_video(folder / f"v{number}.mp4", 60 + 37 * number, size=(128, 96))
+    return folder
+
+
+def snippets(folder: Path) -> dict[str, bytes]:
+    """Features and spans of each video, as bytes."""
+    with open_features(folder) as features:
+        return {
+            each: features[each].rgb.tobytes() + features[each].spans.tobytes() for each in features
+        }
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def shared_memory() -> set[str]:
+    """Names in /dev/shm but for semaphores, which neither Ray nor we make."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
+
+
+def start(folder: Path, videos: Path, runner: str, workers: int) -> subprocess.Popen[bytes]:
+    """An extraction in a process group of its own."""
+    script = [sys.executable, str(TESTS / "interrupted.py")]
+    return subprocess.Popen(
+        [*script, str(folder), str(videos), runner, str(workers)],
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def wait_for_start(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Return at the first start event; raises RuntimeError when none comes."""
+    events = folder / "events-00000.jsonl"
+    deadline = time.monotonic() + PATIENCE
+    while not (events.exists() and b'"start"' in events.read_bytes()):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"no video was started: exit code {process.poll()}")
+        time.sleep(0.005)
+
+
+def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The process and all below it: Ray, its workers, the decoders."""
+    try:
+        parent = psutil.Process(process.pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def survivors(processes: Sequence[psutil.Process]) -> list[str]:
+    """Names of those that outlive their time."""
+    start = time.monotonic()
+    while alive := {each: name for each in processes if (name := _name_if_alive(each))}:
+        is_idle = all(name.startswith("ray::IDLE") for name in alive.values())
+        if time.monotonic() - start > (IDLE_SECONDS_TO_DIE if is_idle else SECONDS_TO_DIE):
+            return sorted(alive.values())
+        time.sleep(0.02)
+    return []
+
+
+def _name_if_alive(process: psutil.Process) -> str:
+    try:
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            return " ".join(process.cmdline()[:4]) or process.name()
+    except psutil.NoSuchProcess:
+        pass
+    return ""
+
+
+def undisturbed(folder: Path, videos: Path) -> float:
+    """Make the folder in one go; returns the seconds from the first start to the end."""
+    extract_all(folder, videos, in_process(make_standin()))
+    first = next(event["time"] for event in read_events(folder) if event["event"] == "start")
+    return time.time() - first
+
+
+def kill_once(folder: Path, whole: Path, videos: Path, runner: str, moment: float) -> Kill:
+    """Start an extraction, kill it ``moment`` seconds after its first start, and run it again."""
+    before_shm = shared_memory()
+    process = start(folder, videos, runner, 2 if runner == "ray" else 1)
+    wait_for_start(folder, process)
+    time.sleep(moment)
+    members = family(process)
+    finished = process.poll() is not None
+    if not finished:
+        os.killpg(process.pid, signal.SIGKILL)
+    _, words = process.communicate()
+    problems = [f"alive after the kill: {each}" for each in survivors(members)]
+    if finished and process.returncode:
+        problems.append(f"ended by itself: {words.decode().strip().splitlines()[-1]}")
+    half_done = left_of_shards(folder)
+    committed = {each for each, row in read_rows(folder).items() if row.status == "done"}
+    in_file = len(committed) + unjournaled(folder, committed)
+    extract_all(folder, videos, in_process(make_standin()))
+    problems += differences(folder, whole)
+    if left := shared_memory() - before_shm:
+        problems.append(f"left in shared memory: {sorted(left)}")
+    starts = Counter(each["video_id"] for each in read_events(folder) if each["event"] == "start")
+    repeated = sum(count > 1 for count in starts.values())
+    return Kill(runner, moment, finished, in_file, repeated, half_done, tuple(problems))
+
+
+def left_of_shards(folder: Path) -> str:
+    """Which steps a kill came between: a half-written file, a shard half finished."""
+    shards = folder / "shards"
+    found = []
+    if list(folder.rglob("*.tmp-*")):
+        found.append("file half written")
+    if any(path.with_suffix(".h5").exists() for path in shards.glob("*.partial")):
+        found.append("shard final, parts still there")
+    return ", ".join(found)
+
+
+def unjournaled(folder: Path, committed: set[str]) -> int:
+    """Number of videos whose file stands and whose row does not."""
+    stands = StreamFolder.open(folder)
+    ids = [
+        stands.plan.shards[shard][position]
+        for shard in set(range(len(stands.plan.shards))) - stands.final_shards()
+        for position in stands.finished(shard)
+    ]
+    return len(set(ids) - committed)
+
+
+def differences(folder: Path, whole: Path) -> list[str]:
+    """Lines for all in which ``folder`` is not what the undisturbed ``whole`` is."""
+    found = list(verify(StreamFolder.open(folder)).problems)
+    if snippets(folder) != snippets(whole):
+        found.append("features or spans differ")
+    if files_in(folder) != files_in(whole):
+        found.append(f"files differ: {sorted(set(files_in(folder)) ^ set(files_in(whole)))}")
+    rows, expected = read_rows(folder), read_rows(whole)
+    if {each: row.checksum for each, row in rows.items()} != {
+        each: row.checksum for each, row in expected.items()
+    }:
+        found.append("journals differ")
+    return found + restarted(folder)
+
+
+def restarted(folder: Path) -> list[str]:
+    """Lines for committed videos that were started again."""
+    committed: set[str] = set()
+    found = []
+    for event in read_events(folder):
+        if event["event"] == "start" and event["video_id"] in committed:
+            found.append(f"{event['video_id']} was committed and started again")
+        if event["event"] == "committed":
+            committed.add(event["video_id"])
+    return found
+
+
+def moments(times: int, seconds: float, seed: int) -> list[float]:
+    """One moment in each of ``times`` equal parts of the work, in mixed order."""
+    generator = random.Random(seed)
+    drawn = [seconds * (part + generator.random()) / times for part in range(times)]
+    generator.shuffle(drawn)
+    return drawn
+
+
+def kill_many(folder: Path, times: int, seed: int) -> list[Kill]:
+    """``times`` kills, every third of Ray; ``folder`` is for the videos and the features."""
+    videos = make_videos(folder / "videos")
+    seconds = undisturbed(folder / "whole", videos)
+    runners = itertools.cycle(["ray", *["process"] * (RAY_EVERY - 1)])
+    kills = []
+    for number, (moment, runner) in enumerate(
+        zip(moments(times, seconds, seed), runners, strict=False)
+    ):
+        target = folder / f"killed-{number}"
+        kills.append(kill_once(target, folder / "whole", videos, runner, moment))
+        shutil.rmtree(target)
+        print(_line(number, kills[-1]), flush=True)
+    return kills
+
+
+def _line(number: int, kill: Kill) -> str:
+    how = "finished before" if kill.finished else kill.half_done
+    result = "; ".join(kill.problems) or "same bytes"
+    return (
+        f"{number:4d}  {kill.runner:8s} {kill.moment:6.2f} s {kill.committed:10d} "
+        f"{kill.repeated:9d}  {result}  {how}"
+    )
+
+
+def main() -> int:
+    """1 when a kill did harm."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--times", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print("kill  runner     moment  committed  repeated  result")
+    with tempfile.TemporaryDirectory() as folder:
+        kills = kill_many(Path(folder), options.times, options.seed)
+    hit = [kill for kill in kills if not kill.finished]
+    harmed = [kill for kill in kills if kill.problems]
+    print(
+        f"{len(hit)} of {len(kills)} kills hit a running extraction, {len(harmed)} did harm; "
+        f"{sum(kill.committed for kill in hit)} committed videos were kept, "
+        f"{sum(kill.repeated for kill in hit)} videos in flight were done again; "
+        f"{sum(bool(kill.half_done) for kill in hit)} kills came amid the steps of a file or shard"
+    )
+    return 1 if harmed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""The command line: what it prints, its exit codes, and that it is only a shell of the library."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from commands import CHEAP, extract, message, run, without_network
+from standin import StandIn
+from stored import failed_video, stored_video, write_folder
+from videos import write_video
+
+from vadprep import cli, progress, tables
+from vadprep.datasets import videos_in
+from vadprep.extract import Report, Task
+from vadprep.features import open_features
+from vadprep.records import Video
+from vadprep.runner import Settings, extract_dataset
+
+
+@pytest.fixture(autouse=True)
+def patch():
+    with without_network() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """A folder with one video of 20 frames."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_video(folder / "a.mp4", 20)
+    return folder
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()):
+    """Every command and group below ``group`` as a path of names."""
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", list(commands(cli.main)), ids=" ".join)
+def test_every_command_has_help(path):
+    result = run(*path, "--help")
+    assert result.exit_code == 0
+    assert re.search(r"\n\n  [A-Z][^.]*\.", result.output), "no sentence says what it does"
+
+
+def test_the_list_of_commands_cuts_no_sentence():
+    for group in ((), ("datasets",), ("bench",)):
+        assert "..." not in run(*group, "--help").output.split("Commands:")[1]
+
+
+def test_help_lists_the_options_as_declared():
+    names = re.findall(r"^  (--[\w-]+)", run("extract", "--help").output, re.MULTILINE)
+    expected = ["--dataset", "--manifest", "--split-file", "--videos", "--root", "--out"]
+    assert names[: len(expected)] == expected
+
+
+def test_the_command_line_and_the_library_give_the_same_features(videos, tmp_path, patch):
+    """A process of its own and the real network, against a call in this process."""
+    patch.undo()
+    options = ("--weights", "random:0", "--workers", "1", "--out", tmp_path / "cli")
+    command = [sys.executable, "-c", "from vadprep.cli import main; main()", "extract"]
+    root = Path(cli.__file__).parents[1]
+    done = subprocess.run(
+        [*command, "--videos", str(videos), *map(str, options)],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    extract_dataset(videos_in(videos), videos, tmp_path / "api", Settings("random:0"))
+    with open_features(tmp_path / "cli") as ours, open_features(tmp_path / "api") as theirs:
+        assert ours.specs == theirs.specs
+        assert ours["a.mp4"].rgb.any()
+        assert ours["a.mp4"].rgb.tobytes() == theirs["a.mp4"].rgb.tobytes()
+        assert ours["a.mp4"].spans.tolist() == theirs["a.mp4"].spans.tolist()
+
+
+def test_weights_without_training_are_named_at_the_start_and_in_the_result(videos, tmp_path):
+    first, *_, last = extract(videos, tmp_path / "f").output.splitlines()
+    assert first == "weights random:0: NOT TRAINED, features are for trying things out"
+    assert last.endswith("random:0 (NOT TRAINED)")
+
+
+def test_a_second_run_has_nothing_to_do(videos, tmp_path):
+    extract(videos, tmp_path / "f")
+    again = extract(videos, tmp_path / "f")
+    assert again.exit_code == 0 and "clips/s" not in again.output
+
+
+def test_videos_takes_no_root_from_the_environment(videos, tmp_path):
+    result = run(
+        "extract", "--videos", videos, "--out", tmp_path / "f", *CHEAP, env={"VADPREP_ROOT": "/x"}
+    )
+    assert result.exit_code == 0
+
+
+def test_the_root_and_the_rank_come_from_the_environment(videos, tmp_path):
+    (tmp_path / "m.csv").write_text("path\na.mp4\nb.mp4\n")
+    options = ("--manifest", tmp_path / "m.csv", "--out", tmp_path / "f", "--shard-size", "1")
+    env = {"VADPREP_ROOT": str(videos), "SLURM_ARRAY_TASK_ID": "1"}
+    assert "--rank 1 of --world-size 1" in message(run("extract", *options, *CHEAP, env=env))
+    result = run("extract", *options, *CHEAP, "--world-size", "2", env=env)
+    assert result.exit_code == 1  # b.mp4, of shard 1, is not there
+    assert "failed: b: video 'b': neither b.mp4" in result.output
+    assert "missing: a" in result.output
+
+
+def test_a_signal_ends_with_75_and_the_same_command_goes_on(tmp_path, patch):
+    (tmp_path / "v").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "v" / name, 20)
+    calls = []
+
+    def stopped_at_the_second(network, views):
+        calls.append(views)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return network_call(network, views)
+
+    network_call = StandIn.__call__
+    patch.setattr(StandIn, "__call__", stopped_at_the_second)
+    refused = message(extract(tmp_path / "v", tmp_path / "f"), exit_code=75)
+    assert "stopped by SIGTERM" in refused and "run it again" in refused
+    assert extract(tmp_path / "v", tmp_path / "f").exit_code == 0
+    assert len(calls) == 3
+
+
+def test_a_bug_of_ours_keeps_its_traceback(videos, tmp_path, patch):
+    def broken(network, views):
+        raise ValueError("deep inside")
+
+    patch.setattr(StandIn, "__call__", broken)
+    with pytest.raises(ValueError, match="deep inside"):
+        extract(videos, tmp_path / "f")
+
+
+def test_a_package_that_is_missing_is_named(patch):
+    def absent(*arguments, **options):
+        raise ModuleNotFoundError("No module named 'ray'", name="ray")
+
+    patch.setattr(cli.cli_features.tables, "preset_rows", absent)
+    refused = message(run("presets"))
+    assert refused == "this needs the package ray: pip install 'vadprep[all]'"
+
+
+# ---------------------------------------------------------------- dry run
+
+
+def test_a_dry_run_counts_times_and_writes_nothing(tmp_path):
+    write_video(tmp_path / "small.mp4", 20)
+    write_video(tmp_path / "wide.mp4", 52, size=(320, 240))  # other bytes a frame
+    result = extract(tmp_path, tmp_path / "f", "--dry-run", "--crops", "5")
+    assert result.exit_code == 0 and not (tmp_path / "f").exists()
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in result.output.splitlines()[1:])
+    assert lines["videos to do"] == "2 (0 done, 0 failed, 0 not found)"
+    assert lines["source frames"] == "72"
+    assert lines["clips"] == "4 of 5 views"
+    assert lines["features"] == tables.size(4 * (5 * StandIn.dim * 2 + 16))
+    assert "s a clip, 1 at once, measured here" in lines["time"]
+
+
+def test_a_dry_run_with_nothing_left(videos, tmp_path):
+    extract(videos, tmp_path / "f")
+    result = extract(videos, tmp_path / "f", "--dry-run")
+    assert "0 (1 done, 0 failed, 0 not found)" in result.output
+    assert "nothing to do" in result.output
+
+
+# ---------------------------------------------------------------- status, data sets, presets
+
+
+def test_status_as_json_has_every_id(tmp_path):
+    bad = [failed_video(f"bad {n}", "two\nlines") for n in range(25)]
+    write_folder(tmp_path / "rgb", [stored_video("good"), *bad])
+    (found,) = json.loads(run("status", tmp_path, "--json").output)
+    assert (found["planned"], found["done"], len(found["failed"])) == (26, 1, 25)
+    assert found["weights"] == "random:0" and found["missing"] == []
+
+
+def test_status_cuts_long_lists_and_keeps_each_reason_on_one_line(tmp_path):
+    bad = [failed_video(f"bad {n}", "two\nlines") for n in range(25)]
+    write_folder(tmp_path / "rgb", bad)
+    result = run("status", tmp_path)
+    assert result.exit_code == 1
+    *listed, more = [line for line in result.output.splitlines() if line.startswith("failed: ")]
+    assert len(listed) == 20 and listed[0] == r"failed: bad 0: two\nlines"
+    assert more == "failed: and 5 more (vadprep status --json has all)"
+
+
+def test_datasets_are_listed_and_shown():
+    assert re.search(r"^ucf +test +290 +150 +140", run("datasets", "list").output, re.MULTILINE)
+    shown = run("datasets", "show", "ped2")
+    assert shown.exit_code == 0 and re.search(r"^ped2 +test +12 ", shown.output, re.MULTILINE)
+    assert "data set 'foo': bundled are" in message(run("datasets", "show", "foo"))
+    assert "data set 'foo': bundled are" in message(run("datasets", "check", "foo"))
+
+
+def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path):
+    (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,21\nb.mp4,9\n")
+    result = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
+    assert result.exit_code == 1
+    assert "missing: b" in result.output and "found=20" in result.output
+    (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,20\n")
+    assert run("datasets", "check", tmp_path / "m.csv", "--root", videos).exit_code == 0
+
+
+def test_presets_show_every_field():
+    lines = run("presets").output.splitlines()
+    assert lines[0].split() == ["field", "i3d", "xd", "ucf"]
+    assert re.fullmatch(r"crops +1 +5 +10", next(line for line in lines if "crops " in line))
+
+
+# ---------------------------------------------------------------- what people read
+
+
+def test_tables_stand_in_columns_numbers_to_the_right(capsys):
+    tables.show([("name", "count", "mixed"), ("a", 12345, "1 of 2"), ("two\nlines", 7, "x")])
+    assert capsys.readouterr().out.splitlines() == [
+        "name         count  mixed",
+        "a           12,345  1 of 2",
+        "two\\nlines       7  x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(42, "42 s"), (185, "3 min 05 s"), (7 * 3600 + 720, "7 h 12 min")]
+)
+def test_durations(seconds, text):
+    assert tables.duration(seconds) == text
+
+
+def test_odd_characters_are_shown_escaped():
+    assert tables.printable("a\n\x1b\udcffÜ日") == "a\\n\\x1b\\udcffÜ日"
+
+
+def tasks(*frames: int | None) -> list[Task]:
+    return [Task(Video(f"v{n}", "", num_frames=each), Path()) for n, each in enumerate(frames)]
+
+
+def test_progress_counts_by_frames(patch):
+    now = iter([100.0, 110.0, 110.0])
+    patch.setattr(progress.time, "monotonic", lambda: next(now))
+    tally = progress.Tally()
+    tally.prepare(tasks(300, 100))
+    assert tally.line().endswith("time unknown")
+    tally.add(Report("v1", "done", num_clips=5, num_frames=100))
+    assert tally.line() == "1 of 2 videos, 0.5 clips/s, 10 frames/s, 0 failed, 30 s left"
+
+
+def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys):
+    plain = progress.PlainProgress()
+    plain.prepare(tasks(*[10] * 50))
+    for number in range(50):
+        failed = number == 30
+        plain(Report(f"v{number}", "failed" if failed else "done", "a\nb" if failed else ""))
+    first, failure, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("1 of 50 videos") and last.startswith("50 of 50 videos")
+    assert failure == r"failed: v30: a\nb"
+
+
+def test_live_progress_fits_a_terminal(patch):
+    """On 80 columns the line with counts, pace and time left is not cut."""
+    from rich.console import Console
+
+    console = Console(width=80, force_terminal=True, record=True, file=open(os.devnull, "w"))
+    patch.setattr(progress, "Console", lambda **options: console)
+    patch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    with progress.shown_progress() as live:
+        live.prepare(tasks(*[10] * 290))
+        for number in range(12):
+            live(Report(f"v{number}", "done", num_clips=60, num_frames=999))
+        live(Report("[red]", "failed", "why"))
+        live.tally.started -= 60
+        live(Report("v13", "done"))
+    console.file.close()
+    shown = console.export_text()
+    assert "failed: [red]: why" in shown
+    assert re.search(r"14 of 290 videos, .* 1 failed, .* left", shown) and "…" not in shown

@@ -1,0 +1,220 @@
+"""In process and on Ray: the same bytes, whatever dies; and a clean stop at a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+from interrupted import SPEC, extract_all, make_standin
+from kill_many import (
+    differences,
+    family,
+    files_in,
+    make_videos,
+    snippets,
+    start,
+    survivors,
+    wait_for_start,
+)
+from standin import StandIn
+from videos import write_video
+
+from vadprep.cluster import Pool, on_ray
+from vadprep.datasets import videos_in
+from vadprep.extract import SKIPPED, Extractor, Report, Task
+from vadprep.folder import StreamFolder
+from vadprep.journal import read_rows
+from vadprep.records import OutputError, SpecError, Stopped
+from vadprep.runner import Settings, extract_dataset, in_process
+from vadprep.shards import DONE
+from vadprep.verify import status, verify
+
+VIDEOS = 7
+
+pytestmark = [
+    # Ray leaves its sockets and log files to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def importable_in_workers(monkeypatch):
+    """Ray's workers find the modules of the tests."""
+    tests = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{tests.parent}{os.pathsep}{tests}")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("made") / "videos", VIDEOS)
+
+
+@pytest.fixture(scope="module")
+def whole(videos) -> Path:
+    """The folder that one undisturbed process makes."""
+    folder = videos.parent / "whole"
+    reports = extract_all(folder, videos, in_process(make_standin()))
+    assert [report.status for report in reports] == [DONE] * VIDEOS
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_gives_the_bytes_of_one_process(tmp_path, videos, whole, workers):
+    folder = tmp_path / "f"
+    before = signal.getsignal(signal.SIGTERM)
+    extract_all(folder, videos, on_ray(make_standin, Pool(workers)))
+    assert differences(folder, whole) == []
+    assert signal.getsignal(signal.SIGTERM) is before  # Ray puts its own in place
+    content = {name: (folder / name).read_bytes() for name in files_in(folder)}
+    assert extract_all(folder, videos, on_ray(make_standin, Pool(workers))) == []
+    assert {name: (folder / name).read_bytes() for name in files_in(folder)} == content
+
+
+def test_the_session_is_private_and_leaves_nothing(tmp_path, videos, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    where = []
+
+    def runner(tasks, on_start):
+        for report in on_ray(make_standin, Pool(1))(tasks, on_start):
+            where.extend(tmp_path.glob("vadprep-ray-*/session_*"))
+            yield report
+
+    extract_all(tmp_path / "f", make_videos(tmp_path / "videos", 1), runner)
+    assert where
+    assert not list(tmp_path.glob("vadprep-ray-*"))
+    assert not ray.is_initialized()
+
+
+# ---------------------------------------------------------------- workers that die or fail
+
+
+class Dying:
+    """A worker that dies over one video, each time or only while ``marker`` is not there."""
+
+    def __init__(self, video_id: str, marker: Path | None) -> None:
+        self.video_id = video_id
+        self.marker = marker
+        self.extract = Extractor(SPEC, StandIn())
+
+    def __call__(self, task: Task) -> Report:
+        if task.video.video_id == self.video_id and not (self.marker and self.marker.exists()):
+            if self.marker:
+                self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.extract(task)
+
+
+def test_a_worker_that_dies_is_replaced_and_its_video_done_again(tmp_path, videos, whole):
+    folder = tmp_path / "f"
+    worker = partial(Dying, "v3.mp4", tmp_path / "died")
+    reports = extract_all(folder, videos, on_ray(worker, Pool(2)))
+    assert [report.status for report in reports] == [DONE] * VIDEOS
+    assert differences(folder, whole) == []
+
+
+def test_a_video_that_kills_two_workers_is_left_for_the_next_run(tmp_path, videos, whole):
+    folder = tmp_path / "f"
+    reports = extract_all(folder, videos, on_ray(partial(Dying, "v3.mp4", None), Pool(2)))
+    skipped = [report for report in reports if report.status == SKIPPED]
+    assert [report.video_id for report in skipped] == ["v3.mp4"]
+    assert "2 workers died over it" in skipped[0].reason
+    assert status(StreamFolder.open(folder)).missing == ("v3.mp4",)
+    extract_all(folder, videos, in_process(make_standin()))
+    assert differences(folder, whole) == []
+
+
+class Failing:
+    """A worker whose disk is full at one video."""
+
+    def __call__(self, task: Task) -> Report:
+        if task.video.video_id == "v3.mp4":
+            raise OutputError("cannot write it: the disk is full")
+        return make_standin()(task)
+
+
+def unbuildable() -> Extractor:
+    raise SpecError("the weights are others")
+
+
+@pytest.mark.parametrize(("worker", "error"), [(Failing, OutputError), (unbuildable, SpecError)])
+def test_an_error_of_a_worker_ends_the_run_as_it_would_in_process(tmp_path, videos, worker, error):
+    folder = tmp_path / "f"
+    with pytest.raises(error):
+        extract_all(folder, videos, on_ray(worker, Pool(2)))
+    assert "v3.mp4" not in read_rows(folder)
+    assert not ray.is_initialized()
+
+
+# ---------------------------------------------------------------- a stop by a signal
+
+
+@pytest.mark.parametrize(
+    ("runner", "number"),
+    [("ray", signal.SIGTERM), ("ray", signal.SIGUSR1), ("process", signal.SIGTERM)],
+)
+def test_a_signal_stops_within_ten_seconds_and_leaves_nothing_behind(
+    tmp_path, videos, whole, runner, number
+):
+    folder = tmp_path / "f"
+    process = start(folder, videos, runner, 2)
+    wait_for_start(folder, process)
+    wait_for_commit(folder)
+    members = family(process)
+    sent = time.monotonic()
+    process.send_signal(number)
+    _, words = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 10
+    assert process.returncode == 75, words.decode()
+    assert number.name in words.decode()
+    assert survivors(members) == []
+    assert not [name for name in files_in(folder) if ".tmp" in name]
+    committed = set(read_rows(folder))
+    assert committed
+    extract_all(folder, videos, in_process(make_standin()))
+    assert differences(folder, whole) == []
+
+
+def wait_for_commit(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not read_rows(folder) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_a_signal_while_ray_starts_is_not_lost(tmp_path, videos, monkeypatch):
+    real = ray.init
+
+    def init(**options):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        result = real(**options)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return result
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(Stopped, match="SIGUSR1"):
+        extract_all(tmp_path / "f", videos, on_ray(make_standin, Pool(1)))
+    assert not ray.is_initialized()
+
+
+# ---------------------------------------------------------------- the real network
+
+
+@pytest.mark.slow
+def test_the_real_network_gives_the_same_bytes_on_ray(tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for number in range(2):
+        write_video(videos / f"v{number}.mp4", 33 + 16 * number, size=(128, 96))
+    manifest = videos_in(videos)
+    for workers in (1, 2):
+        settings = Settings("random:0", workers=workers)
+        folder = extract_dataset(manifest, videos, tmp_path / f"out-{workers}", settings)
+        assert verify(folder).problems == ()
+        assert status(folder).num_clips == 5
+    assert snippets(tmp_path / "out-1") == snippets(tmp_path / "out-2")
