@@ -32,6 +32,7 @@ from videos import write_video
 from vadprep.features import open_features
 from vadprep.folder import StreamFolder
 from vadprep.journal import read_events, read_rows
+from vadprep.records import VadprepError
 from vadprep.runner import in_process
 from vadprep.verify import verify
 
@@ -196,8 +197,11 @@ def unjournaled(folder: Path, committed: set[str]) -> int:
 def differences(folder: Path, whole: Path) -> list[str]:
     """Lines for all in which ``folder`` is not what the undisturbed ``whole`` is."""
     found = list(verify(StreamFolder.open(folder)).problems)
-    if snippets(folder) != snippets(whole):
-        found.append("features or spans differ")
+    try:
+        if snippets(folder) != snippets(whole):
+            found.append("features or spans differ")
+    except VadprepError as error:
+        found.append(f"features or spans differ: {error}")
     if files_in(folder) != files_in(whole):
         found.append(f"files differ: {sorted(set(files_in(folder)) ^ set(files_in(whole)))}")
     rows, expected = read_rows(folder), read_rows(whole)

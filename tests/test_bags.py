@@ -109,12 +109,25 @@ def test_concat_joins_the_streams_of_one_video():
     np.testing.assert_array_equal(both[:, :, 6:], video.stream("flow"))
 
 
-def test_control_labels_are_a_seeded_permutation():
-    labels = {f"{i:02d}": int(i < 10) for i in range(30)}
-    dealt = shuffled_labels(labels, 1)
-    assert dealt == shuffled_labels(dict(reversed(labels.items())), 1)
-    assert dealt not in (labels, shuffled_labels(labels, 2))
-    assert dealt.keys() == labels.keys() and sum(dealt.values()) == 10
+def test_control_labels_are_seeded_and_know_nothing_of_the_true_ones():
+    labels = {f"{i:02d}": int(i < 12) for i in range(36)}
+    kinds = {video_id: "abc"[int(video_id) % 3] for video_id in labels}
+    dealt = shuffled_labels(labels, kinds, 1)
+    assert dealt == shuffled_labels(dict(reversed(labels.items())), kinds, 1)
+    assert dealt not in (labels, shuffled_labels(labels, kinds, 2))
+    assert dealt.keys() == labels.keys() and sum(dealt.values()) == 3 * 1 + 3 * 3
+    for kind in "abc":
+        of_kind = [each for each in labels if kinds[each] == kind]
+        for true_label, expected in ((1, 1), (0, 3)):
+            assert sum(dealt[each] for each in of_kind if labels[each] == true_label) == expected
+
+
+def test_standardized_bags_have_mean_0_and_variance_1():
+    bags = bags_of([ramp("a", 7), ramp("b", 4)], {"a": 1, "b": 0})
+    mean, std = bags.statistics()
+    rows = torch.cat([bags._snippets[0], bags._snippets[1]]).double()
+    torch.testing.assert_close(mean, rows.mean(dim=0))
+    torch.testing.assert_close(std, rows.std(dim=0, correction=0))
 
 
 def test_relabelled_bags_leave_the_others_alone():

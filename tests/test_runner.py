@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -77,19 +78,21 @@ def test_ray_gives_the_bytes_of_one_process(tmp_path, videos, whole, workers):
 
 
 def test_the_session_is_private_and_leaves_nothing(tmp_path, videos, monkeypatch):
-    monkeypatch.setenv("TMPDIR", "/tmp")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = Path(tempfile.mkdtemp(prefix="vp", dir="/tmp"))
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    (place / "vadprep-ray-4194304-killed").mkdir()  # of a process that is no more
     where = []
 
     def runner(tasks, on_start):
         for report in on_ray(make_standin, Pool(1))(tasks, on_start):
-            where.extend(tmp_path.glob("vadprep-ray-*/session_*"))
+            where.extend(place.glob("vadprep-ray-*/session_*"))
             yield report
 
     extract_all(tmp_path / "f", make_videos(tmp_path / "videos", 1), runner)
     assert where
-    assert not list(tmp_path.glob("vadprep-ray-*"))
+    assert not list(place.iterdir())
     assert not ray.is_initialized()
+    place.rmdir()
 
 
 # ---------------------------------------------------------------- workers that die or fail

@@ -166,7 +166,7 @@ def shuffled_labels(
     strata: dict[tuple[int, str], list[str]] = {}
     for video_id in sorted(labels):
         strata.setdefault((labels[video_id], kinds[video_id]), []).append(video_id)
-    dealt = {}
+    dealt: dict[str, int] = {}
     for _, ids in sorted(strata.items()):
         called = set(rng.permutation(len(ids))[: round(share * len(ids))].tolist())
         dealt |= {video_id: int(index in called) for index, video_id in enumerate(ids)}

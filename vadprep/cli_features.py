@@ -18,7 +18,7 @@ from vadprep.features import stream_folders
 from vadprep.manifest import read_manifest
 from vadprep.options import FOLDER, PATH, Videos, arguments, chosen_videos, video_options, warn
 from vadprep.records import FeaturesError
-from vadprep.spec import DATASET_PRESETS, PRESETS
+from vadprep.spec import PRESETS
 from vadprep.verify import status as status_of
 from vadprep.verify import verify as verify_folder
 
@@ -89,7 +89,7 @@ def extract_settings(
     from vadprep.folder import SHARD_SIZE
     from vadprep.runner import Settings
 
-    preset = preset or DATASET_PRESETS.get(videos.name, "i3d")
+    preset = preset or videos.preset
     if weights is None:
         raise click.UsageError(missing_weights_message(PRESETS[preset]["graph"]))
     named = {"crops": crops and int(crops), "fps": fps, "precision": precision}

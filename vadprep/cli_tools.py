@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vadprep import tables
-from vadprep.options import FOLDER
+from vadprep.options import FOLDER, arguments
 
 
 @click.command()
@@ -36,6 +36,17 @@ def demo(out: Path, weights: str, workers: int | None) -> None:
 @click.group()
 def bench() -> None:
     """Measure speed and memory, as ratios within one run."""
+
+
+@bench.command("memory")
+@click.option("--minutes", default="2,120", show_default=True, help="Lengths of the videos.")
+def bench_memory(minutes: str) -> None:
+    """Peak memory of a short and of a long video."""
+    from vadprep.bench_memory import bench_memory as measure
+
+    with arguments():
+        lengths = [float(each) for each in minutes.split(",")]
+    tables.show(measure(lengths).rows())
 
 
 @bench.command("backbone")

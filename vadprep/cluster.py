@@ -5,6 +5,7 @@ Tasks and reports travel, features never do: a worker writes its videos' files i
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
@@ -24,6 +25,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from vadprep.driver import OnStart, Runner, Worker
 from vadprep.extract import SKIPPED, Report, Task
+from vadprep.files import is_alive
 from vadprep.signals import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,14 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a FutureWarning without GPUs
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+
+PR_SET_PDEATHSIG = 1
+"""From <sys/prctl.h>: the signal that the kernel sends a process when its parent dies."""
+
+FOLDER_PREFIX = "vadprep-ray-"
+LONGEST_FOLDER = 40
+"""Characters: Ray puts sockets below it, whose paths end at 107."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ class _Actor:
     """
 
     def __init__(self, make_worker: Callable[[], Worker]) -> None:
+        # Ray's own watch over a worker whose node has been killed takes many seconds.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         self._make_worker = make_worker
         self._worker: Worker | None = None
         self._lock = threading.Lock()
@@ -94,7 +106,7 @@ class _Session:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         if self._pool.address == "local":
-            self._folder = Path(tempfile.mkdtemp(prefix="vadprep-ray-"))
+            self._folder = _session_folder()
         try:
             with _held_signals():
                 ray.init(
@@ -123,6 +135,18 @@ class _Session:
         ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _session_folder() -> Path:
+    """A new folder for Ray's files; those that killed runs left there are removed."""
+    parent = Path(tempfile.gettempdir())
+    if len(str(parent)) > LONGEST_FOLDER:
+        parent = Path("/tmp")
+    for left in parent.glob(f"{FOLDER_PREFIX}*-*"):
+        process = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        if process.isdecimal() and not is_alive(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=parent))
 
 
 @contextmanager

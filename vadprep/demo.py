@@ -27,7 +27,8 @@ from vadprep.mil.ddl import DDLConfig
 from vadprep.records import VadprepError
 from vadprep.report import plot_scores
 from vadprep.runner import Progress, Settings, extract_dataset
-from vadprep.scene import FPS, frame_difference, write_dataset
+from vadprep.scene import frame_difference, write_dataset
+from vadprep.scenery import FPS
 from vadprep.score import evaluate_scores, known_intervals, read_scores
 from vadprep.tables import Cells, duration
 from vadprep.train import RunReport, TrainConfig, train

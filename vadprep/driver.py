@@ -19,9 +19,9 @@ from vadprep.files import disk_errors, make_folder, remove_stale
 from vadprep.folder import Place, StreamFolder
 from vadprep.journal import Journal, Row, read_rows
 from vadprep.manifest import Manifest
-from vadprep.records import DecodeError, ManifestError, Video
+from vadprep.records import DecodeError, Video
 from vadprep.shards import DONE, FAILED, StoredVideo, write_shard
-from vadprep.signals import stop_on_signals
+from vadprep.signals import check_stop, stop_on_signals
 from vadprep.sources import size_of
 
 Worker = Callable[[Task], Report]
@@ -85,10 +85,7 @@ class Driver:
             self.journal.finished(_row_of(stored, place.shard))
 
     def tasks(self, retry_failed: bool = False) -> list[Task]:
-        """What is left to do, the longest video first.
-
-        Raises ManifestError when not one of several videos is where the manifest has it.
-        """
+        """What is left to do, the longest video first."""
         videos = {video.video_id: video for video in self.manifest.videos}
         index = SourceIndex(self.root)
         left = [
@@ -96,11 +93,6 @@ class Driver:
             for video_id, place in self._places(retry_failed)
             if video_id in videos
         ]
-        if len(left) > 1 and not any(task.source for task in left):
-            raise ManifestError(
-                f"none of the {len(left)} videos of {self.manifest.path} is under {self.root}: "
-                f"correct --root. {left[0].missing}"
-            )
         return sorted(left, key=_cost(left), reverse=True)
 
     def _places(self, retry_failed: bool) -> Iterator[tuple[str, Place]]:
@@ -135,6 +127,7 @@ class Driver:
             for report in runner(tasks, self._start):
                 self._commit(report)
                 progress(report)
+                check_stop()
 
     def _shard(self, video_id: str) -> int:
         return self.folder.plan.places[video_id].shard

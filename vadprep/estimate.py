@@ -15,7 +15,7 @@ import torch
 from vadprep.clips import CLIP_LENGTH, Resampling, num_clips
 from vadprep.datasets import SourceIndex
 from vadprep.decode import open_frames
-from vadprep.extract import CPU_THREADS, UNSTATED_FPS, Extractor, Stopwatch
+from vadprep.extract import CPU_THREADS, UNSTATED_FPS, Extractor, Stopwatch, stated_fps
 from vadprep.folder import Plan, StreamFolder
 from vadprep.journal import Row, read_rows
 from vadprep.manifest import Manifest
@@ -142,7 +142,7 @@ def _headers(sources: Sequence[tuple[Video, Path]]) -> list[Header]:
         probed.get(path)
         or Header(
             video.num_frames or density * size_of(path),
-            Fraction(video.fps).limit_denominator(1001) if video.fps else Fraction(fps),
+            stated_fps(video) if video.fps else Fraction(fps),
             size_of(path),
         )
         for video, path in sources
@@ -150,7 +150,7 @@ def _headers(sources: Sequence[tuple[Video, Path]]) -> list[Header]:
 
 
 def _read_header(video: Video, path: Path) -> Header | None:
-    fps = Fraction(video.fps).limit_denominator(1001) if video.fps else UNSTATED_FPS
+    fps = stated_fps(video)
     try:
         with open_frames(path, fps=fps) as stream:
             frames, fps = stream.header.num_frames, stream.header.fps
@@ -181,7 +181,7 @@ def _seconds_per_clip(extractor: Extractor, sources: Sequence[tuple[Video, Path]
 
 
 def _time_clips(extractor: Extractor, video: Video, path: Path) -> float:
-    fps = Fraction(video.fps).limit_denominator(1001) if video.fps else UNSTATED_FPS
+    fps = stated_fps(video)
     with open_frames(path, fps=fps) as stream:
         resampling = Resampling(stream.header.fps, extractor.spec.fps_used())
         batches = extractor.features(stream, resampling, Stopwatch())

@@ -21,6 +21,7 @@ from vadprep.clips import CLIP_LENGTH, Resampling, min_frames, num_clips
 from vadprep.decode import Decoder, DecodeReport, FrameStream, VideoHeader, open_frames
 from vadprep.records import DecodeError, Video
 from vadprep.shards import DONE, FAILED, Attributes, Draft, write_failure
+from vadprep.signals import check_stop
 from vadprep.sources import fingerprint
 from vadprep.spec import Spec
 from vadprep.views import Views, ViewSettings
@@ -146,6 +147,7 @@ class Extractor:
         ):
             resampling = Resampling(stream.header.fps, self.spec.fps_used())
             for batch in self.features(stream, resampling, watch):
+                check_stop()
                 with watch.stage("write"):
                     draft.append(batch)
             report = stream.report
@@ -172,7 +174,7 @@ class Extractor:
         Raises DecodeError when it is needed for resampling and the manifest has none.
         """
         if video.fps:
-            return Fraction(video.fps).limit_denominator(1001)
+            return stated_fps(video)
         if source.is_dir() and self.spec.fps_used():
             raise DecodeError(
                 f"{source}: a folder of images has no frame rate to resample to "
@@ -249,6 +251,11 @@ class Extractor:
             retries=tuple(retries),
             seconds=watch.seconds,
         )
+
+
+def stated_fps(video: Video) -> Fraction:
+    """The frame rate that the manifest states, or UNSTATED_FPS."""
+    return Fraction(video.fps).limit_denominator(1001) if video.fps else UNSTATED_FPS
 
 
 def _manifest_attributes(video: Video) -> dict[str, str | int | float | None]:

@@ -108,11 +108,12 @@ def remove_stale(folder: Path) -> None:
         _, mark, writer = path.name.rpartition(".tmp-")
         host, _, rest = writer.partition(f"{socket.gethostname()}-")
         process = rest.partition("-")[0]
-        if mark and not host and process.isdecimal() and not _is_alive(int(process)):
+        if mark and not host and process.isdecimal() and not is_alive(int(process)):
             path.unlink(missing_ok=True)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """True when a process of this number runs on this host."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

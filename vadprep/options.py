@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from vadprep.datasets import leaks, load_dataset, split_path, videos_in
 from vadprep.manifest import Manifest, apply_splits, read_manifest
+from vadprep.spec import DATASET_PRESETS, DEFAULT_PRESET
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -34,11 +35,12 @@ def arguments() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Videos:
-    """What the options say of the videos: their manifest, their root, a name for folders."""
+    """What the options say of the videos: manifest, root, a name for folders, a preset."""
 
     manifest: Manifest
     root: Path
     name: str
+    preset: str = DEFAULT_PRESET
 
 
 MANIFEST_OPTIONS = (
@@ -98,8 +100,9 @@ def chosen_videos(options: dict[str, Any]) -> Videos:
     """
     folder, root = options.pop("videos"), options.pop("root")
     if folder is None:
+        preset = DATASET_PRESETS.get(options["dataset"], DEFAULT_PRESET)
         manifest, name = chosen_manifest(options, "--dataset, --manifest and --videos")
-        return Videos(manifest, root or Path(), name)
+        return Videos(manifest, root or Path(), name, preset)
     if any(options.pop(name) for name in ("dataset", "manifest", "split_file")):
         raise click.UsageError("--videos goes without --dataset, --manifest and --split-file")
     source = click.get_current_context().get_parameter_source("root")

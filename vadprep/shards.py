@@ -73,7 +73,7 @@ class StoredVideo:
 
 def crc32(array: NDArray[Any], start: int = 0) -> int:
     """CRC-32 of the bytes of a contiguous array, continuing from ``start``."""
-    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), start)
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data, start)
 
 
 def write_shard(path: Path, spec: Spec, videos: Sequence[StoredVideo]) -> None:

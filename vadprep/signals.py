@@ -12,6 +12,20 @@ from vadprep.records import Stopped
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
+_requested: list[Stopped] = []
+"""The stop that a signal asked for inside the ``stop_on_signals`` block that is running."""
+
+
+def check_stop() -> None:
+    """Raise Stopped when a signal has asked for it and the exception was lost on the way.
+
+    Python swallows what is raised while it runs a finalizer or a weak reference's callback, and
+    a signal can arrive just then. So long work asks here between its steps.
+    """
+    if _requested:
+        raise _requested[0]
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
     """Raise Stopped from wherever the block is when SIGINT, SIGTERM or SIGUSR1 arrives.
@@ -24,11 +38,15 @@ def stop_on_signals() -> Iterator[None]:
         for each in STOP_SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         name = signal.Signals(number).name
-        raise Stopped(f"stopped by {name}; all finished videos are committed, run it again")
+        _requested.append(
+            Stopped(f"stopped by {name}; all finished videos are committed, run it again")
+        )
+        check_stop()
 
     before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
         yield
     finally:
+        _requested.clear()
         for number, handler in before.items():
             signal.signal(number, handler)

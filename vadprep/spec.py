@@ -28,7 +28,11 @@ CROP_COUNTS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Spec:
-    """The resolved settings of one feature set. Every field but ``preset`` is its identity."""
+    """The resolved settings of one feature set.
+
+    Every field is its identity but ``preset`` and ``weights``, which are names: the weights are
+    told by their SHA-256, whatever the file was called.
+    """
 
     preset: str
     """Name of the recipe this spec came from; overrides do not change it."""
@@ -79,8 +83,9 @@ class Spec:
             raise ValueError(f"{self.clip_length = }: clips have {CLIP_LENGTH} frames")
 
     def identity(self) -> dict[str, Any]:
-        """The fields that shape numbers, as JSON values."""
-        return {name: value for name, value in asdict(self).items() if name != "preset"}
+        """The fields that shape numbers, as JSON values: all but the two names."""
+        names = ("preset", "weights")
+        return {key: value for key, value in asdict(self).items() if key not in names}
 
     @property
     def hash(self) -> str:
@@ -134,9 +139,13 @@ def differences(ours: Spec, theirs: Spec) -> list[str]:
     ``unknown`` matches nothing, not even itself: it has to be overridden by name.
     """
     a, b = ours.identity(), theirs.identity()
-    return [
-        f"{name}: {a[name]} / {b[name]}" for name in a if a[name] != b[name] or a[name] == UNKNOWN
-    ]
+    odd = [name for name in a if a[name] != b[name] or a[name] == UNKNOWN]
+    return [f"{name}: {_shown(ours, name)} / {_shown(theirs, name)}" for name in odd]
+
+
+def _shown(spec: Spec, name: str) -> str:
+    value = str(getattr(spec, name))
+    return f"{value[:12]} ({spec.weights})" if name == "weights_sha256" else value
 
 
 def require_equal(ours: Spec, theirs: Spec, where: str) -> None:
@@ -175,7 +184,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 DATASET_PRESETS = {"xd": "xd", "ucf": "ucf"}
-"""Preset of a bundled data set; every other video is extracted with ``i3d``."""
+DEFAULT_PRESET = "i3d"
+"""Preset of a bundled data set, and of every other video."""
 
 CROP_ORDERS = {1: "centre", 5: "xd", 10: "xd"}
 """Order of the crops when only their number is overridden."""

@@ -79,8 +79,11 @@ PICKLE_ERRORS = (
 """What unpickling raises on bytes that are no pickle of tensors, or that ask for code."""
 
 
-def canonical_state(path: Path, graph: str) -> tuple[State, str]:
-    """Tensors of a file under canonical names, float32, and which project named them.
+def canonical_state(path: Path, graph: str) -> tuple[State, str, str]:
+    """Tensors of a file under canonical names, float32, who named them so, and their name.
+
+    The name is the file's, or what our own file says it was made from: weights that were never
+    trained stay so by any file name.
 
     Raises WeightsError when the file is missing, damaged, not a state dict, or when names or
     shapes are not exactly those of ``graph``.
@@ -88,11 +91,12 @@ def canonical_state(path: Path, graph: str) -> tuple[State, str]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file: correct the path")
     if path.suffix == ".safetensors":
-        return _checked(_read_safetensors(path, graph), path, graph), "vadprep"
-    found = _read_pickle(path)
-    origin, translate = _naming(set(found), path, graph)
-    state = {name: found[translate(name)] for name in canonical_shapes(graph)}
-    return _checked(state, path, graph), origin
+        found, name = _read_safetensors(path, graph)
+        return _checked(found, path, graph), "vadprep", name
+    pickled = _read_pickle(path)
+    origin, translate = _naming(set(pickled), path, graph)
+    state = {name: pickled[translate(name)] for name in canonical_shapes(graph)}
+    return _checked(state, path, graph), origin, path.name
 
 
 def _read_pickle(path: Path) -> State:
@@ -113,13 +117,14 @@ def _read_pickle(path: Path) -> State:
     return {k: v for k, v in found.items() if not k.endswith("num_batches_tracked")}
 
 
-def _read_safetensors(path: Path, graph: str) -> State:
+def _read_safetensors(path: Path, graph: str) -> tuple[State, str]:
     try:
         with safe_open(path, framework="pt") as file:
-            declared = (file.metadata() or {}).get("graph")
-            if declared != graph:
-                raise WeightsError(f"{path}: made for graph {declared}, not for {graph}")
-            return {name: file.get_tensor(name) for name in file.keys()}
+            said = file.metadata() or {}
+            if said.get("graph") != graph:
+                raise WeightsError(f"{path}: made for graph {said.get('graph')}, not for {graph}")
+            state = {name: file.get_tensor(name) for name in file.keys()}
+            return state, said.get("name", path.name)
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path}: not a whole safetensors file ({error}): copy it again"

@@ -49,9 +49,8 @@ def load_weights(spec: str, graph: str) -> Weights:
     if spec.startswith(RANDOM):
         return random_weights(spec, graph)
     path = Path(spec)
-    state, origin = canonical_state(path, graph)
-    digest = state_sha256(state)
-    return Weights(path.name, digest, graph, state, f"{origin} from {path}")
+    state, origin, name = canonical_state(path, graph)
+    return Weights(name, state_sha256(state), graph, state, f"{origin} from {path}")
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:

@@ -1,0 +1,67 @@
+"""What people read and submit: links exist, commands parse, the sbatch file calls the same CLI."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from vadprep.cli import main
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "manifests" / "README.md"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.parent.name)
+def test_relative_links_exist(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", document.read_text())
+    local = [link for link in links if "://" not in link]
+    assert all((document.parent / link).exists() for link in local), local
+
+
+def readme_commands() -> list[str]:
+    """Every ``vadprep`` command line in a code block of the README, comments cut off."""
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+    lines = "\n".join(blocks).splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("vadprep ")]
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_commands_of_the_readme_are_understood(line: str) -> None:
+    """Parsed only: ``--help`` behind a command line is reached when all before it is right."""
+    arguments = shlex.split(line)[1:]
+    known, command = [], main
+    while arguments and hasattr(command, "commands") and arguments[0] in command.commands:
+        command = command.commands[arguments[0]]
+        known.append(arguments.pop(0))
+    parameters = {name for each in command.params for name in each.opts}
+    options = [each for each in arguments if each.startswith("--")]
+    assert known and set(options) <= parameters
+    assert CliRunner().invoke(main, [*known, "--help"]).exit_code == 0
+
+
+def test_the_readme_has_the_two_lines_that_set_up() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "\npip install -e '.[all]' && vadprep demo\n" in text
+    assert "\npip install -e '.[all,test]' && pytest\n" in text
+
+
+def test_the_sbatch_file_hands_rank_and_arguments_to_the_command(tmp_path: Path) -> None:
+    fake = tmp_path / "vadprep"
+    fake.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    script = ROOT / "slurm" / "extract_array.sbatch"
+    done = subprocess.run(
+        ["bash", str(script), "8", "--dataset", "xd", "--root", "a b"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = "extract --rank 3 --world-size 8 --dataset xd --root".split() + ["a b"]
+    assert done.stdout.splitlines() == expected
