@@ -24,6 +24,19 @@ def restored_random_state() -> Iterator[None]:
     np.random.set_state(numpy_state)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a GPU its tests are skipped, unless FAIL_WITHOUT_CUDA=1 says there must be one."""
+    if not any(item.get_closest_marker("gpu") for item in items):
+        return
+    import torch
+
+    if torch.cuda.is_available() or os.environ.get("FAIL_WITHOUT_CUDA") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 @pytest.fixture
 def real_clips() -> Path:
     """Folder of three real clips, which are not part of the project."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from vadprep.backbones import Backbone, Weights, build, has_cpu_bf16, load_backbone, load_weights
 from vadprep.backbones.inception import InceptionI3D, same_padding
+from vadprep.backbones.precision import tf32_only_if
 from vadprep.records import SpecError
 
 GRAPH = "inception_i3d"
@@ -204,10 +207,35 @@ def test_views_of_another_shape_are_refused(backbone: Backbone, views: Tensor) -
             backbone(wrong)
 
 
-@pytest.mark.parametrize("precision", ["tf32", "fp16"])
-def test_gpu_precisions_are_refused_on_a_cpu(weights: Weights, precision: str) -> None:
-    with pytest.raises(SpecError, match=f"{precision} needs a GPU"):
-        load_backbone(GRAPH, weights, "cpu", precision)
+def test_fp16_is_refused_on_a_cpu(weights: Weights) -> None:
+    with pytest.raises(SpecError, match="fp16 needs a GPU"):
+        load_backbone(GRAPH, weights, "cpu", "fp16")
+
+
+def test_fp32_serves_tf32_where_there_is_none(weights: Weights) -> None:
+    views = torch.arange(16 * 224 * 224 * 3).view(1, 16, 224, 224, 3).to(torch.uint8)
+    by_fp32 = load_backbone(GRAPH, weights, "cpu", "fp32")(views)
+    by_tf32 = load_backbone(GRAPH, weights, "cpu", "tf32")(views)
+    torch.testing.assert_close(by_tf32, by_fp32, rtol=1e-3, atol=1e-4)
+
+
+def test_switches_of_torch_are_one_threads_at_a_time_and_put_back() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    seen = []
+
+    def enter(allowed: bool) -> None:
+        for _ in range(50):
+            with tf32_only_if(allowed):
+                time.sleep(0.0005)
+                seen.append(torch.backends.cudnn.allow_tf32 == allowed)
+
+    threads = [threading.Thread(target=enter, args=(allowed,)) for allowed in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(seen) and len(seen) == 100
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_bf16_is_refused_where_it_is_emulated(

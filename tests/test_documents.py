@@ -8,8 +8,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
-from click.testing import CliRunner
 
 from vadprep.cli import main
 
@@ -33,16 +33,11 @@ def readme_commands() -> list[str]:
 
 @pytest.mark.parametrize("line", readme_commands())
 def test_commands_of_the_readme_are_understood(line: str) -> None:
-    """Parsed only: ``--help`` behind a command line is reached when all before it is right."""
-    arguments = shlex.split(line)[1:]
-    known, command = [], main
-    while arguments and hasattr(command, "commands") and arguments[0] in command.commands:
-        command = command.commands[arguments[0]]
-        known.append(arguments.pop(0))
-    parameters = {name for each in command.params for name in each.opts}
-    options = [each for each in arguments if each.startswith("--")]
-    assert known and set(options) <= parameters
-    assert CliRunner().invoke(main, [*known, "--help"]).exit_code == 0
+    """Names, types and numbers of arguments are checked; nothing is run."""
+    arguments, command = shlex.split(line)[1:], main
+    while isinstance(command, click.Group):
+        command = command.commands[arguments.pop(0)]
+    command.make_context(command.name, arguments)
 
 
 def test_the_readme_has_the_two_lines_that_set_up() -> None:

@@ -15,10 +15,10 @@ PACKAGE = Path(vadprep.__file__).parent
 
 ROWS = [
     ["records"],
-    ["files", "signals", "clips", "crops"],
+    ["files", "signals", "sources", "clips", "crops"],
     ["spec"],
     ["shards", "manifest"],
-    ["journal", "sources", "datasets"],
+    ["journal", "datasets"],
     ["folder"],
     ["features"],
     ["verify"],

@@ -154,7 +154,7 @@ class TrainingBags:
 def shuffled_labels(
     labels: Mapping[str, int], kinds: Mapping[str, str], seed: int
 ) -> dict[str, int]:
-    """Labels that know nothing of the true ones: the control that must come out at chance.
+    """Labels that know nothing of the true ones: the control, about 0.5 over many seeds.
 
     ``kinds`` is the category of each id. Of each kind the same share is called abnormal, so
     that the dealt labels are correlated neither with the true ones nor with a kind. A free

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vadprep.backbones import build, load_backbone, load_weights
+from vadprep.backbones.precision import tf32_only_if
 
 ROUNDS = 5
 
@@ -76,7 +77,8 @@ def bench_backbone(
 
     def run_plain(x: Tensor) -> Tensor:
         clips: Tensor = x.permute(0, 4, 1, 2, 3).contiguous().float() / 127.5 - 1
-        return plain(clips)
+        with tf32_only_if(False):  # the default of cuDNN would be TF32
+            return plain(clips)
 
     forms: dict[str, Callable[[Tensor], Tensor]] = {"plain fp32": run_plain}
     for precision in precisions:

@@ -29,6 +29,38 @@ FORMAT_VERSION = 1
 LAST = "checkpoint-last"
 RESUME = "resume.safetensors"
 
+
+@dataclass(frozen=True)
+class Origin:
+    """What scores and figures come from, so that they are not taken for more than they are."""
+
+    weights: Mapping[str, str]
+    """Names of the weights behind the features, by stream."""
+    control: bool = False
+    """Trained on shuffled labels: a control, not a detector."""
+
+    @property
+    def random_weights(self) -> bool:
+        """True when a network behind the features was never trained."""
+        return any(name.startswith("random:") for name in self.weights.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The part of metrics.json that names it."""
+        return {
+            "weights": dict(self.weights),
+            "random_weights": self.random_weights,
+            "control": self.control,
+        }
+
+    def caution(self) -> str:
+        """What has to be said beside every figure and plot; blank for an honest detector."""
+        names = dict.fromkeys(self.weights.values())
+        parts = [f"weights {name}, NEVER TRAINED" for name in names if name.startswith("random:")]
+        if self.control:
+            parts.append("CONTROL on shuffled labels, not a detector")
+        return "; ".join(parts)
+
+
 _FIELDS = {"head", "config", "dim", "streams", "specs", "seed", "control", "metrics"}
 
 
@@ -46,12 +78,29 @@ class Run:
     control: bool = False
     """Trained on shuffled labels: a control, not a detector."""
     metrics: Mapping[str, Any] | None = None
-    """Figures of this checkpoint on the test split, as in metrics.json."""
+    """Figures of this checkpoint on the test split, as in metrics.json; None where the test
+    split could not be evaluated."""
 
     @property
     def config(self) -> HeadConfig:
         """Settings of the head."""
         return self.head.config
+
+    @property
+    def origin(self) -> Origin:
+        """What its scores come from."""
+        return origin_of(self.specs, self.control)
+
+
+def origin_of(specs: Mapping[str, Spec], control: bool) -> Origin:
+    """The origin of scores on features of ``specs`` (by stream)."""
+    return Origin({stream: spec.weights for stream, spec in specs.items()}, control)
+
+
+def seed_folders(folder: Path) -> dict[int, Path]:
+    """Run folders of single seeds in the folder of a run of several, by seed, in order."""
+    found = {path.name.removeprefix("seed-"): path for path in folder.glob("seed-*")}
+    return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}
 
 
 def save_run(folder: Path, run: Run, name: str = LAST) -> None:

@@ -23,6 +23,8 @@ from vadprep.verify import status as status_of
 from vadprep.verify import verify as verify_folder
 
 if TYPE_CHECKING:
+    from vadprep.driver import Share
+    from vadprep.folder import StreamFolder
     from vadprep.runner import Settings
 
 
@@ -70,7 +72,7 @@ def extract(out: Path | None, retry_failed: bool, dry_run: bool, **options: Any)
         folder = extract_dataset(
             videos.manifest, videos.root, target, settings, progress, retry_failed
         )
-    finish(status_of(folder), settings.share.world_size > 1)
+    finish(folder, settings.share)
 
 
 def extract_settings(
@@ -140,11 +142,13 @@ def placed(
     }
 
 
-def finish(result: Any, is_share: bool = False) -> None:
-    """Print how a folder stands and leave with 1 when a video failed or is missing."""
+def finish(folder: StreamFolder, share: Share) -> None:
+    """Print how a folder stands; leave with 1 when a video of this rank failed or is missing."""
+    result = status_of(folder)
     tables.show(tables.status_rows(result))
     tables.show_failures(result)
-    if result.failed or (result.missing and not is_share):
+    left = [*result.missing, *(row.video_id for row in result.failed)]
+    if any(folder.plan.places[video_id].shard in share.owned(folder) for video_id in left):
         sys.exit(1)
 
 
@@ -225,6 +229,8 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
         manifest = read_manifest(Path(name)) if Path(name).is_file() else load_dataset(name)
     count: Callable[[Path], int] | None = None
     if not no_decode:
+        import av  # noqa: F401  what is not installed is no fault of the files
+
         from vadprep.decode import count_frames as count
     warn(manifest)
     result = check_files(manifest, root, count)

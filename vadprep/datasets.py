@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from vadprep.clips import frame_labels
 from vadprep.manifest import VIDEO_SUFFIXES, Manifest, read_manifest, video_intervals
 from vadprep.records import DecodeError, ManifestError, Video
-
-IMAGE_SUFFIXES = frozenset(".bmp .jpeg .jpg .png .tif .tiff".split())
-"""File name endings, in lower case, that make a folder a folder of frames."""
+from vadprep.sources import IMAGE_SUFFIXES
 
 _LOG = logging.getLogger(__name__)
 

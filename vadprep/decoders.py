@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.records import DecodeError
+from vadprep.sources import IMAGE_SUFFIXES
 
 DECODE_THREADS = 1
 """Many videos are decoded side by side, so threads within one would only get in the way."""
@@ -47,8 +48,6 @@ SLOT_FRAMES = 64
 
 MAX_READ_ERRORS = 100
 """Errors in a row of the container's reader, after which the rest of the file is given up."""
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
 Frame = NDArray[np.uint8]
 
@@ -173,8 +172,9 @@ class _PyavReader:
         if self._stream.duration:
             return float(self._stream.duration * self._stream.time_base)
         if clock := self._stream.metadata.get("DURATION"):  # of Matroska, 00:00:03.600000000
-            hours, minutes, seconds = map(float, clock.split(":"))
-            return 3600 * hours + 60 * minutes + seconds
+            if match := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", clock):
+                hours, minutes, seconds = map(float, match.groups())
+                return 3600 * hours + 60 * minutes + seconds
         if self._container.duration and len(self._container.streams) == 1:
             return self._container.duration / 1e6
         return None

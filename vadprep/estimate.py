@@ -15,7 +15,14 @@ import torch
 from vadprep.clips import CLIP_LENGTH, Resampling, num_clips
 from vadprep.datasets import SourceIndex
 from vadprep.decode import open_frames
-from vadprep.extract import CPU_THREADS, UNSTATED_FPS, Extractor, Stopwatch, stated_fps
+from vadprep.extract import (
+    CPU_THREADS,
+    UNSTATED_FPS,
+    Extractor,
+    Stopwatch,
+    fixed_threads,
+    stated_fps,
+)
 from vadprep.folder import Plan, StreamFolder
 from vadprep.journal import Row, read_rows
 from vadprep.manifest import Manifest
@@ -29,7 +36,9 @@ from vadprep.tables import Cells, duration, size
 PROBED_HEADERS = 20
 """Files whose header is read where the manifest has no frame counts; the rest go by bytes."""
 PROBED_CLIPS = 8
-"""Clips timed after the first, which warms up."""
+"""Clips timed."""
+TIMED_FILES = 5
+"""Files tried until one can be timed."""
 
 
 @dataclass(frozen=True)
@@ -171,28 +180,31 @@ def _clip_bytes(spec: Spec, dim: int) -> int:
 
 def _seconds_per_clip(extractor: Extractor, sources: Sequence[tuple[Video, Path]]) -> float | None:
     """Seconds one worker takes for a clip, waiting for its decoder included."""
-    torch.set_num_threads(CPU_THREADS)  # as in the run itself
-    for video, path in sources:
-        try:
-            return _time_clips(extractor, video, path)
-        except DecodeError:
-            continue
+    with fixed_threads(CPU_THREADS):  # as in the run itself
+        _warm_up(extractor)
+        for video, path in sources[:TIMED_FILES]:
+            try:
+                return _time_clips(extractor, video, path)
+            except DecodeError:
+                continue
     return None
 
 
+def _warm_up(extractor: Extractor) -> None:
+    size = extractor.spec.crop_size
+    shape = (extractor.spec.batch, CLIP_LENGTH, size, size, 3)
+    extractor.backbone(torch.zeros(shape, dtype=torch.uint8, device=extractor.backbone.device))
+
+
 def _time_clips(extractor: Extractor, video: Video, path: Path) -> float:
-    fps = stated_fps(video)
-    with open_frames(path, fps=fps) as stream:
+    with open_frames(path, fps=stated_fps(video)) as stream:
         resampling = Resampling(stream.header.fps, extractor.spec.fps_used())
-        batches = extractor.features(stream, resampling, Stopwatch())
-        if next(batches, None) is None:
-            raise DecodeError(f"{path}: fewer than {CLIP_LENGTH} frames", "too-short")
         start, clips = time.perf_counter(), 0
-        for batch in batches:
+        for batch in extractor.features(stream, resampling, Stopwatch()):
             clips += len(batch)
             if clips >= PROBED_CLIPS:
                 break
         spent = time.perf_counter() - start
     if not clips:
-        raise DecodeError(f"{path}: too few clips to time", "too-short")
+        raise DecodeError(f"{path}: fewer than {CLIP_LENGTH} frames", "too-short")
     return spent / clips

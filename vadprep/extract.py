@@ -6,7 +6,7 @@ frames -> resampled -> resized -> clips of 16 -> crops -> network -> draft -> co
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -124,18 +124,19 @@ class Extractor:
         Raises OutputError when the disk refuses, and whatever is no fault of the video (out of
         memory, a bug): those are never recorded as a bad video.
         """
-        torch.set_num_threads(CPU_THREADS)
         watch = Stopwatch()
         retries: list[str] = []
-        for decoder in self.spec.decoder.split(", "):
-            try:
-                return self._extract(task, decoder, watch, retries)
-            except DecodeError as error:
-                retries.append(f"{decoder}: {error}")
-                failure = error
-                if error.kind in FINAL_KINDS:
+        reason = kind = ""
+        with fixed_threads(CPU_THREADS):
+            for decoder in self.spec.decoder.split(", "):
+                try:
+                    return self._extract(task, decoder, watch, retries)
+                except DecodeError as error:  # kept as text: its frames hold the video's memory
+                    reason, kind = str(error), error.kind
+                retries.append(f"{decoder}: {reason}")
+                if kind in FINAL_KINDS:
                     break
-        return self._fail(task, failure, retries, watch)
+        return self._fail(task, reason, kind, retries, watch)
 
     def _extract(self, task: Task, decoder: str, watch: Stopwatch, retries: list[str]) -> Report:
         if task.source is None:
@@ -226,7 +227,7 @@ class Extractor:
         fps = float(resampling.fps_source) if is_stated else None
         known: dict[str, str | int | float | None] = {
             **_manifest_attributes(video),
-            **fingerprint(task.source),
+            **_fingerprint(task.source),
             "num_frames": report.num_frames,
             "num_frames_header": stream.header.num_frames,
             "repaired_frames": report.repaired_frames,
@@ -234,20 +235,17 @@ class Extractor:
             "fps_used": fps and float(resampling.fps_used),
             "decoder": report.decoder,
         }
-        return {key: value for key, value in known.items() if value is not None}
+        return _known(known)
 
-    def _fail(self, task: Task, error: DecodeError, retries: list[str], watch: Stopwatch) -> Report:
-        attributes = {
-            key: value
-            for key, value in _manifest_attributes(task.video).items()
-            if value is not None
-        }
-        write_failure(task.target, self.spec, attributes, str(error))
+    def _fail(
+        self, task: Task, reason: str, kind: str, retries: list[str], watch: Stopwatch
+    ) -> Report:
+        write_failure(task.target, self.spec, _known(_manifest_attributes(task.video)), reason)
         return Report(
             video_id=task.video.video_id,
             status=FAILED,
-            reason=str(error),
-            kind=error.kind,
+            reason=reason,
+            kind=kind,
             retries=tuple(retries),
             seconds=watch.seconds,
         )
@@ -256,6 +254,28 @@ class Extractor:
 def stated_fps(video: Video) -> Fraction:
     """The frame rate that the manifest states, or UNSTATED_FPS."""
     return Fraction(video.fps).limit_denominator(1001) if video.fps else UNSTATED_FPS
+
+
+@contextmanager
+def fixed_threads(count: int) -> Iterator[None]:
+    """``count`` threads for torch on the CPU inside, as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fingerprint(source: Path) -> Mapping[str, str | int]:
+    try:
+        return fingerprint(source)
+    except OSError as error:
+        raise DecodeError(f"{source}: cannot be read again: {error.strerror}") from error
+
+
+def _known(attributes: Mapping[str, str | int | float | None]) -> Attributes:
+    return {key: value for key, value in attributes.items() if value is not None}
 
 
 def _manifest_attributes(video: Video) -> dict[str, str | int | float | None]:

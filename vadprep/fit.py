@@ -11,7 +11,7 @@ import csv
 import io
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,18 @@ from vadprep.checkpoint import RESUME, load_state, save_state
 from vadprep.files import written
 from vadprep.metrics import listed
 from vadprep.mil import Head
-from vadprep.records import CheckpointError, Stopped, TrainingError
+from vadprep.records import CheckpointError, TrainingError
+from vadprep.signals import check_stop
 
 _LOG = logging.getLogger(__name__)
 
-Stop = Callable[[], bool]
-"""Asked before each step; True ends the run at once, to be resumed."""
 
-
-def fit(head: Head, bags: TrainingBags, seed: int, folder: Path, stop: Stop | None = None) -> None:
+def fit(head: Head, bags: TrainingBags, seed: int, folder: Path) -> None:
     """The loop: train ``head`` in place, logging each step and saving state each epoch.
 
     Goes on from ``folder``'s resume state when there is one. Uses torch's global random state
-    (dropout), which the caller seeds. Raises TrainingError and Stopped.
+    (dropout), which the caller seeds. Raises TrainingError, and Stopped inside a block of
+    ``signals.stop_on_signals``.
     """
     config = head.config
     device = next(head.parameters()).device
@@ -50,8 +49,7 @@ def fit(head: Head, bags: TrainingBags, seed: int, folder: Path, stop: Stop | No
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate_at(epoch)
         for batch in bags.batches(config.batch_size, seed, epoch):
-            if stop is not None and stop():
-                raise Stopped(f"{folder}: stopped in epoch {epoch}: go on with --resume")
+            check_stop()
             where = f"epoch {epoch}, step {len(log)}"
             losses = _step(head, optimizer, batch.to(device), where)
             rate = config.learning_rate_at(epoch)

@@ -6,6 +6,8 @@ other here; ``cluster.on_ray`` spreads them over actors. Both give the same byte
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +31,9 @@ from vadprep.folder import SHARD_SIZE, StreamFolder, check_shared, read_spec
 from vadprep.manifest import Manifest
 from vadprep.records import DecodeError, ManifestError, SpecError
 from vadprep.spec import PRESETS, UNKNOWN, Spec, keep_settled, resolve
+
+SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord")
+"""Packages whose version could change a number."""
 
 GPU_VIDEOS = 4
 """Videos in the works at once for one GPU, each with a decoder of its own."""
@@ -113,13 +118,16 @@ def in_process(worker: Worker) -> Runner:
 
 
 def make_runner(spec: Spec, settings: Settings) -> Runner:
-    """In process for one worker without a cluster, else on Ray."""
-    make_worker = partial(make_extractor, spec, settings.weights, settings.device)
-    if settings.workers == 1 and settings.address == "local":
+    """In process for one worker on the CPU, else on Ray: a GPU wants several decoders."""
+    weights = settings.weights
+    if not weights.startswith(RANDOM):  # workers stand in other folders
+        weights = str(Path(weights).resolve())
+    make_worker = partial(make_extractor, spec, weights, settings.device)
+    on_gpu = settings.device == "cuda"
+    if settings.workers == 1 and settings.address == "local" and not on_gpu:
         return in_process(make_worker())
     from vadprep.cluster import Pool, on_ray
 
-    on_gpu = settings.device == "cuda"
     pool = Pool(
         workers=settings.workers,
         gpus_each=int(on_gpu),
@@ -195,6 +203,8 @@ def extract_dataset(
     when ``out`` holds features of another spec, OutputError when it is not writable, Stopped at
     a signal. Videos that cannot be read are in the journal, not raised.
     """
+    require_decoders()
+    root, out = root.resolve(), out.resolve()
     spec = settle_spec(out, settings)
     check_sources(manifest, root)
     check_shared(out)
@@ -203,7 +213,7 @@ def extract_dataset(
         spec,
         [video.video_id for video in manifest.videos],
         settings.shard_size,
-        provenance(),
+        provenance(settings.device),
     )
     driver = Driver(folder, manifest, root, settings.share)
     driver.recover()
@@ -215,15 +225,32 @@ def extract_dataset(
     return folder
 
 
-def provenance() -> dict[str, str]:
+def require_decoders() -> None:
+    """Raise ModuleNotFoundError when a decoder is not installed.
+
+    Without this each video would fail, or be left to the other decoder without a word.
+    """
+    for name in ("decord", "av"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def provenance(device: str) -> dict[str, str]:
     """What merely happened: versions and machine. Not part of a spec's identity."""
     return {
         "vadprep": vadprep.__version__,
         "python": sys.version.split()[0],
-        "torch": torch.__version__,
+        **{name: _version(name) for name in SHAPING_PACKAGES},
         "machine": platform.platform(),
-        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+        "processor": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # decord under its older name
+        return "not installed under this name"
 
 
 def _cpu_name() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from vadprep.bags import read_snippets, streams_of
-from vadprep.checkpoint import Run, check_features
+from vadprep.checkpoint import Origin, Run, check_features
 from vadprep.features import Features, VideoFeatures
 from vadprep.files import written
 from vadprep.manifest import Manifest, video_intervals
@@ -152,17 +153,19 @@ def known_intervals(video: Video, scores: VideoScores) -> tuple[Interval, ...] |
 
 
 def write_scores(
-    path: Path, scores: Mapping[str, VideoScores], provenance: Mapping[str, str]
+    path: Path, scores: Mapping[str, VideoScores], origin: Origin, checkpoint: str
 ) -> None:
     """Write one HDF5 file at once, laid out as shards: groups 000000, ... with ``video_id``.
 
     Each group holds ``scores`` float64 [num_clips], ``spans`` int64 [num_clips, 2] and the
-    attributes ``num_frames`` and, where known, ``fps``. ``provenance`` becomes attributes of
-    the file. Raises OutputError when the disk refuses.
+    attributes ``num_frames`` and, where known, ``fps``. Attributes of the file are
+    ``checkpoint`` and those of ``origin``, ``weights`` as JSON. Raises OutputError when the disk
+    refuses.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
-        file.attrs.update({**provenance, "format": FORMAT, "version": FORMAT_VERSION})
+        file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, "checkpoint": checkpoint})
+        file.attrs.update(origin.as_json() | {"weights": json.dumps(dict(origin.weights))})
         for index, (video_id, video) in enumerate(scores.items()):
             group = file.create_group(f"{index:06d}")
             # Ids made of file names that are not UTF-8 keep their bytes, as in shards.
@@ -179,23 +182,36 @@ def write_scores(
 
 def read_scores(path: Path) -> dict[str, VideoScores]:
     """What ``write_scores`` wrote; raises CheckpointError for a missing or damaged file."""
+    with _opened(path) as file:
+        return {
+            str(group.attrs["video_id"]): VideoScores(
+                group["scores"][:],
+                group["spans"][:],
+                int(group.attrs["num_frames"]),
+                float(group.attrs["fps"]) if "fps" in group.attrs else None,
+            )
+            for group in file.values()
+        }
+
+
+def read_origin(path: Path) -> Origin:
+    """What the scores in a file come from; raises as ``read_scores`` does."""
+    with _opened(path) as file:
+        return Origin(json.loads(file.attrs["weights"]), bool(file.attrs["control"]))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """A scores file of this version; what goes wrong inside becomes a CheckpointError."""
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:  # NFS often has no locks
             found = (file.attrs.get("format"), file.attrs.get("version"))
             if found != (FORMAT, FORMAT_VERSION):
                 raise CheckpointError(f"{path}: not a scores file of this version: {found}")
-            return {
-                str(group.attrs["video_id"]): VideoScores(
-                    group["scores"][:],
-                    group["spans"][:],
-                    int(group.attrs["num_frames"]),
-                    float(group.attrs["fps"]) if "fps" in group.attrs else None,
-                )
-                for group in file.values()
-            }
+            yield file
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: scores are missing or damaged: not there; is {path.parent} a run folder?"
         ) from None
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: scores are missing or damaged: {error}") from error

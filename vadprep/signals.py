@@ -27,10 +27,12 @@ def check_stop() -> None:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[None]:
+def stop_on_signals(
+    afterwards: str = "all finished videos are committed, run it again",
+) -> Iterator[None]:
     """Raise Stopped from wherever the block is when SIGINT, SIGTERM or SIGUSR1 arrives.
 
-    Every write is safe against a kill, so it is safe against this too. A second signal during
+    ``afterwards`` ends the message: what is safe and how to go on. Every write is safe against a kill, so it is safe against this too. A second signal during
     the clean-up is ignored.
     """
 
@@ -38,9 +40,7 @@ def stop_on_signals() -> Iterator[None]:
         for each in STOP_SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         name = signal.Signals(number).name
-        _requested.append(
-            Stopped(f"stopped by {name}; all finished videos are committed, run it again")
-        )
+        _requested.append(Stopped(f"stopped by {name}; {afterwards}"))
         check_stop()
 
     before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}

@@ -8,6 +8,9 @@ from pathlib import Path
 
 READ_BYTES = 1 << 20
 
+IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"))
+"""File name endings, in lower case, that make a folder a folder of frames."""
+
 
 def fingerprint(path: Path) -> dict[str, str | int]:
     """Size and SHA-256 of a source: ``source_bytes``, ``source_sha256``.
@@ -26,8 +29,11 @@ def fingerprint(path: Path) -> dict[str, str | int]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of the files in a folder."""
-    return sum(file.stat().st_size for file in _files(path))
+    """Bytes of a file, or of the files in a folder; 0 when it cannot be looked at."""
+    try:
+        return sum(file.stat().st_size for file in _files(path))
+    except OSError:
+        return 0
 
 
 def _files(path: Path) -> Iterator[Path]:

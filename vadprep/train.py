@@ -7,8 +7,8 @@
     RUN/metrics.json     figures of the last step; never chosen on the test set
     RUN/seed-<n>/        one such folder for each seed, when there are several
 
-The same features, manifest, config and seed give the same bytes on the same machine, also when
-the run was interrupted at any step and resumed.
+The same features, manifest, config and seed give the same bytes on the same machine with the
+same number of threads, also when the run was interrupted at any step and resumed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,19 @@ from vadprep.bags import STREAM_CHOICES, TrainingBags, shuffled_labels, streams_
 from vadprep.checkpoint import (
     LAST,
     RESUME,
+    Origin,
     Run,
+    origin_of,
     read_json,
     save_run,
+    seed_folders,
     spec_records,
     write_json,
 )
 from vadprep.clips import COVERAGES
 from vadprep.features import Features
 from vadprep.files import make_folder
-from vadprep.fit import Stop, fit
+from vadprep.fit import fit
 from vadprep.manifest import Manifest
 from vadprep.metrics import FRAME_FIGURES, Metrics, listed
 from vadprep.mil import HeadConfig, head_kind
@@ -50,6 +53,9 @@ from vadprep.score import (
     write_scores,
 )
 from vadprep.spec import Spec
+
+PROVENANCE = {"source", "threads"}
+"""Fields of config.json that say what merely happened: a run may go on under others."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +74,16 @@ class TrainConfig:
     """One run each; the seed of the settings when empty."""
     device: str = "cpu"
     control: bool = False
-    """Train on labels dealt to other videos: figures must come out at chance."""
+    """Train on labels dealt to other videos: about 0.5 in the mean over many seeds."""
     allow_missing: bool = False
     """Go on without the videos that have no features; they are listed in config.json."""
     resume: bool = False
     """Go on from the last full epoch of the same run."""
     coverage: str = "cut"
     """What frames after the last span score in the figures (``clips.COVERAGES``)."""
+    source: Mapping[str, str] = field(default_factory=dict)
+    """Where the manifest is found again: ``dataset`` or ``manifest``, and ``split_file`` if any.
+    The path of the manifest when empty."""
 
     def __post_init__(self) -> None:
         head_kind(self.head)
@@ -105,7 +114,7 @@ class RunReport:
     head: str
     settings: str
     """Data set whose published settings were used, or ``given``."""
-    control: bool
+    origin: Origin
     by_seed: Mapping[int, Metrics]
     """Figures of the last step on the test split."""
     missing: tuple[str, ...] = ()
@@ -131,7 +140,7 @@ class RunReport:
             "best_on_validation": None,
             "best_on_test": None,
             "seeds": runs,
-            "control": self.control,
+            **self.origin.as_json(),
         }
 
     def _values(self) -> dict[str, list[float | None]]:
@@ -169,32 +178,43 @@ class _Job:
         """Specs of the streams in use."""
         return {stream: self.features.specs[stream] for stream in self.streams}
 
+    def report(self, folder: Path, by_seed: Mapping[int, Metrics]) -> RunReport:
+        """What the run in ``folder`` gave."""
+        origin = origin_of(self.specs, self.config.control)
+        return RunReport(folder, self.config.head, self.settings, origin, by_seed, self.missing)
 
-def train(
-    features: Features,
-    manifest: Manifest,
-    config: TrainConfig,
-    out: Path,
-    stop: Stop | None = None,
-) -> RunReport:
+
+def train(features: Features, manifest: Manifest, config: TrainConfig, out: Path) -> RunReport:
     """Train a head on the train split, score the test split, and fill the run folder ``out``.
 
     ``features`` is what ``open_features`` returns. No label or interval of a video outside the
     train split is read before the last step. Raises FeaturesError and ManifestError for videos
     without features or labels, CheckpointError for a folder with another run, TrainingError at
-    the first loss that is not finite, Stopped when ``stop`` says so.
+    the first loss that is not finite, Stopped inside a block of ``signals.stop_on_signals``.
     """
     job = _prepare(features, manifest, config)
     seeds = config.seeds or (job.head_config.seed,)
-    if len(seeds) > 1 and (out / "config.json").exists():
-        raise CheckpointError(f"{out}: holds a run of one seed: use another --out")
+    _check_seeds(out, seeds, config.resume)
     by_seed = {
-        seed: _train_seed(job, seed, out if len(seeds) == 1 else out / f"seed-{seed}", stop)
+        seed: _train_seed(job, seed, out if len(seeds) == 1 else out / f"seed-{seed}")
         for seed in seeds
     }
-    report = RunReport(out, config.head, job.settings, config.control, by_seed, missing=job.missing)
+    report = job.report(out, by_seed)
     write_json(out / "metrics.json", report.as_json())
     return report
+
+
+def _check_seeds(out: Path, seeds: Sequence[int], resume: bool) -> None:
+    """Raise CheckpointError unless metrics.json will cover every seed that ``out`` then holds."""
+    if len(seeds) > 1 and (out / "config.json").exists():
+        raise CheckpointError(f"{out}: holds a run of one seed: use another --out")
+    found = seed_folders(out)
+    if found and not (resume and len(seeds) > 1 and found.keys() <= set(seeds)):
+        there, asked = (",".join(map(str, each)) for each in (found, seeds))
+        raise CheckpointError(
+            f"{out}: holds seeds {there}, asked for {asked}: use another --out, or --resume "
+            f"with all those seeds and any more"
+        )
 
 
 def _prepare(features: Features, manifest: Manifest, config: TrainConfig) -> _Job:
@@ -236,8 +256,11 @@ def training_labels(videos: Sequence[Video]) -> dict[str, int]:
     return labels
 
 
-def _train_seed(job: _Job, seed: int, folder: Path, stop: Stop | None) -> Metrics:
-    """Train one seed, then score, evaluate and save its last step."""
+def _train_seed(job: _Job, seed: int, folder: Path) -> Metrics:
+    """Train one seed, score and save its last step, then evaluate it.
+
+    A manifest whose test split cannot be evaluated costs the figures, not the training.
+    """
     config = job.config
     bags = _control_bags(job, seed) if config.control else job.bags
     _claim(folder, _record(job, bags, seed), config.resume)
@@ -245,15 +268,14 @@ def _train_seed(job: _Job, seed: int, folder: Path, stop: Stop | None) -> Metric
         head = head_kind(config.head).build(bags.dim, job.head_config).to(config.device)
         if job.head_config.standardize:
             head.fit_standardization(*bags.statistics())
-        fit(head, bags, seed, folder, stop)
+        fit(head, bags, seed, folder)
     scores = score_videos(head, job.features, job.test_ids, job.streams)
-    metrics = evaluate_scores(scores, job.manifest, config.coverage)
-    figures = metrics.as_json()
-    run = Run(config.head, head, config.streams, job.specs, seed, config.control, figures)
-    write_scores(folder / "scores-last.h5", scores, {"checkpoint": LAST})
+    run = Run(config.head, head, config.streams, job.specs, seed, config.control)
+    write_scores(folder / "scores-last.h5", scores, run.origin, LAST)
     save_run(folder, run)
-    report = RunReport(folder, config.head, job.settings, config.control, {seed: metrics})
-    write_json(folder / "metrics.json", report.as_json())
+    metrics = evaluate_scores(scores, job.manifest, config.coverage)
+    save_run(folder, replace(run, metrics=metrics.as_json()))
+    write_json(folder / "metrics.json", job.report(folder, {seed: metrics}).as_json())
     return metrics
 
 
@@ -272,7 +294,7 @@ def _seeded(seed: int, device: str) -> Iterator[None]:
 
 
 def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
-    """config.json: all that decides the outcome."""
+    """config.json: all that decides the outcome, and ``PROVENANCE``."""
     config = job.config
     labels = json.dumps(bags.labels, sort_keys=True).encode()
     return {
@@ -291,6 +313,8 @@ def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
         "num_test_videos": len(job.test_ids),
         "train_labels_sha256": hashlib.sha256(labels).hexdigest(),
         "missing": list(job.missing),
+        "source": dict(config.source) or {"manifest": str(job.manifest.path.absolute())},
+        "threads": [torch.get_num_threads()],
     }
 
 
@@ -306,7 +330,7 @@ def _claim(folder: Path, record: Mapping[str, Any], resume: bool) -> None:
     found = read_json(path)
     differing = [
         f"{name}: {found.get(name)!r} / {record.get(name)!r}"
-        for name in sorted(found.keys() | record.keys())
+        for name in sorted((found.keys() | record.keys()) - PROVENANCE)
         if found.get(name) != record.get(name)
     ]
     if differing:
@@ -314,3 +338,12 @@ def _claim(folder: Path, record: Mapping[str, Any], resume: bool) -> None:
             f"{folder}: holds another run (there / asked for): {'; '.join(differing)}. "
             f"Use the same settings, or another --out"
         )
+    _update(path, found, record)
+
+
+def _update(path: Path, found: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Bring the provenance up to date: the manifest of now, every number of threads so far."""
+    threads = dict.fromkeys([*found.get("threads", []), *record["threads"]])
+    updated = {**found, "source": record["source"], "threads": list(threads)}
+    if updated != found:
+        write_json(path, updated)

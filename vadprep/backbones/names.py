@@ -71,6 +71,7 @@ PICKLE_ERRORS = (
     struct.error,
     AttributeError,
     EOFError,
+    OSError,
     LookupError,
     RuntimeError,
     TypeError,

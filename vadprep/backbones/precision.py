@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,29 +31,41 @@ def has_cpu_bf16() -> bool:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise SpecError when ``device`` has not got ``precision``, ValueError for no such name."""
+    """Raise SpecError when ``device`` has not got ``precision``, ValueError for no such name.
+
+    Where there is no TF32, on a CPU or an old card, fp32 serves: it is the more exact.
+    """
     if precision not in DTYPES:
         raise ValueError(f"{precision = }: allowed are {', '.join(DTYPES)}")
-    if device.type == "cpu" and precision in ("tf32", "fp16"):
+    if device.type == "cpu" and precision == "fp16":
         raise SpecError(f"precision {precision} needs a GPU; on a CPU use fp32 or bf16")
     if device.type == "cpu" and precision == "bf16" and not has_cpu_bf16():
         raise SpecError(
             "precision bf16 needs a processor with AVX512-BF16 or AMX, which this one has "
             "not (it would be emulated, a hundred times slower); use fp32"
         )
-    if device.type == "cuda" and precision in ("tf32", "bf16"):
+    if device.type == "cuda" and precision == "bf16":
         major, _ = torch.cuda.get_device_capability(device)
         if major < 8:
             raise SpecError(f"precision {precision} needs an Ampere GPU or newer; use fp32")
 
 
+_FLAGS = threading.Lock()
+"""Held while the process-wide switches of torch are ours: threads of a worker share them."""
+
+
 @contextmanager
 def tf32_only_if(allowed: bool) -> Iterator[None]:
-    """Allow TF32 products inside, or forbid them, and put the settings back afterwards."""
+    """Allow TF32 products inside, or forbid them, and put the settings back afterwards.
+
+    Inside, cuDNN takes the same algorithm each time. One thread at a time.
+    """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+    with _FLAGS:
+        before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+        matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+        cudnn.deterministic, cudnn.benchmark = True, False
+        try:
+            yield
+        finally:
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before

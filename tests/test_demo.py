@@ -1,0 +1,40 @@
+"""The whole line on the drawn street, as the README's first command runs it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from vadprep.bench import bench_backbone
+from vadprep.cli import main
+from vadprep.folder import StreamFolder
+from vadprep.verify import status
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_demo_finds_its_anomalies_and_its_controls_do_not(tmp_path) -> None:
+    out = tmp_path / "demo"
+    result = CliRunner().invoke(main, ["demo", "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "random:0" in result.output and "NEVER TRAINED" in result.output
+    report = json.loads((out / "report.json").read_text())
+    found = report["ddl"]["last"]["frame_auc"]
+    assert found >= 0.80
+    assert found > report["control_frame_difference"]["frame_auc"]
+    assert 0.4 <= report["control_shuffled_labels"]["last"]["frame_auc"] <= 0.6
+    assert report["random_weights"] is True
+    assert status(StreamFolder.open(out / "features" / "rgb")).is_complete
+    assert len(list((out / "plots").glob("*.png"))) == 18
+
+
+def test_the_bench_compares_forms_of_one_network_on_one_input() -> None:
+    bench = bench_backbone("inception_i3d", "cpu", ["fp32"], threads=1, rounds=1)
+    plain, folded = bench.timings
+    assert (plain.speedup, plain.relative_error) == (1.0, 0.0)
+    assert 0 < folded.relative_error < 1e-3
+    assert [row[0] for row in bench.rows()][1:] == ["plain fp32", "folded fp32"]

@@ -1,0 +1,56 @@
+"""What only a GPU can show: it agrees with the CPU, and threads do not disturb each other."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from vadprep.backbones import load_backbone, load_weights
+from vadprep.views import TapResize, Views, ViewSettings
+
+pytestmark = pytest.mark.gpu
+GRAPH = "inception_i3d"
+
+
+def random_views(count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, 16, 224, 224, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp32", 1e-4), ("tf32", 5e-3), ("bf16", 0.1), ("fp16", 0.02)]
+)
+def test_features_agree_with_the_cpu(precision: str, tolerance: float) -> None:
+    weights, views = load_weights("random:0", GRAPH), random_views(2)
+    expected = load_backbone(GRAPH, weights, "cpu", "fp32")(views)
+    found = load_backbone(GRAPH, weights, "cuda", precision)(views).cpu()
+    assert float((found - expected).norm() / expected.norm()) < tolerance
+
+
+def test_views_agree_with_pillow_on_the_cpu() -> None:
+    frames = random_views(1)[0]
+    on_cpu = Views(224, 224, ViewSettings(resize="short 256"), "cpu").resized(frames)
+    settings = ViewSettings(resize="short 256")
+    assert torch.equal(Views(224, 224, settings, "cuda").resized(frames).cpu(), on_cpu)
+    assert isinstance(Views(224, 224, settings, "cuda")._resize, TapResize)
+
+
+def test_four_threads_give_the_bytes_of_one() -> None:
+    backbone = load_backbone(GRAPH, load_weights("random:0", GRAPH), "cuda", "fp32")
+    batches = [random_views(4) + each for each in range(4)]
+    expected = [backbone(batch).cpu() for batch in batches]
+    found: dict[int, torch.Tensor] = {}
+
+    def work(index: int) -> None:
+        for _ in range(5):
+            found[index] = backbone(batches[index]).cpu()
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(found[index], expected[index]) for index in range(4))
