@@ -16,6 +16,7 @@ ODD_IDS = (
     "..",
     "a/b",
     "two\nlines",
+    "lone\rreturn",
     "Überfall_日本",
     "Bad.Boys__#00=1",
     "quote\"d, 'x'",

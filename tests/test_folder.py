@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 from stored import (
@@ -21,14 +23,28 @@ from stored import (
 )
 
 from vadprep.features import open_features
-from vadprep.folder import Place, Plan, StreamFolder, read_plan, write_plan
+from vadprep.folder import (
+    SHARD_SIZE,
+    Place,
+    Plan,
+    StreamFolder,
+    read_plan,
+    read_shard_size,
+    write_plan,
+)
 from vadprep.journal import Journal, read_events, read_rows
 from vadprep.records import FeaturesError, ShardError, SpecError
-from vadprep.shards import StoredVideo, crc32, write_shard
+from vadprep.shards import Shard, StoredVideo, crc32, write_shard
 from vadprep.spec import UNKNOWN, Spec, differences, resolve
 from vadprep.verify import status, verify
 
 VIDEOS = [stored_video(each, num_clips=n + 1) for n, each in enumerate(ODD_IDS)]
+
+
+def as_float32(video: StoredVideo) -> StoredVideo:
+    features = features_of(video).astype(np.float32)
+    attributes = {**video.attributes, "features_crc32": crc32(features)}
+    return StoredVideo(attributes, video.shape, "float32", video.spans, lambda: iter([features]))
 
 
 # ---------------------------------------------------------------- spec
@@ -74,7 +90,7 @@ def test_a_bad_setting_is_a_value_error_that_shows_it(field, value):
 def test_the_plan_depends_on_ids_and_shard_size_alone(tmp_path):
     plan = Plan()
     plan.extend(ODD_IDS, shard_size=3)
-    assert [len(shard) for shard in plan.shards] == [3, 3, 1]
+    assert [len(shard) for shard in plan.shards] == [3, 3, 2]
     assert plan.places[ODD_IDS[4]] == Place(1, 1)
     write_plan(tmp_path / "plan.csv", plan)
     assert read_plan(tmp_path / "plan.csv") == plan
@@ -86,6 +102,26 @@ def test_a_grown_manifest_is_planned_behind_what_is_there(tmp_path):
     grown = StreamFolder.prepare(tmp_path, small_spec(), ["z", "a", "b", "c"], 2)
     assert grown.plan.shards == [["a", "b"], ["c"], ["z"]]
     assert (tmp_path / "plan.csv").read_text().startswith(before)
+
+
+def test_a_folder_keeps_the_shard_size_it_was_made_with(tmp_path):
+    StreamFolder.prepare(tmp_path, small_spec(), "ab", 2)
+    assert StreamFolder.prepare(tmp_path, small_spec(), "abcde").plan.shards[1:] == [
+        ["c", "d"],
+        ["e"],
+    ]
+    grown = StreamFolder.prepare(tmp_path, small_spec(), "abcdefgh", 3)
+    assert grown.plan.shards[3:] == [["f", "g", "h"]]
+    assert read_shard_size(tmp_path) == 2
+    assert read_shard_size(tmp_path / "none") == SHARD_SIZE
+
+
+def test_a_shard_size_that_is_none_is_refused(tmp_path):
+    StreamFolder.prepare(tmp_path, small_spec(), "ab", 2)
+    text = (tmp_path / "spec.json").read_text()
+    (tmp_path / "spec.json").write_text(text.replace('"shard_size": 2', '"shard_size": 0'))
+    with pytest.raises(FeaturesError, match="spec.json: damaged: shard_size"):
+        StreamFolder.prepare(tmp_path, small_spec(), "abc")
 
 
 def test_another_spec_is_refused_with_the_fields_that_differ(tmp_path):
@@ -133,10 +169,13 @@ def test_a_torn_event_is_passed_over(tmp_path):
     assert [each["event"] for each in read_events(tmp_path)] == ["start"]
 
 
-def test_done_outlasts_a_failure_of_another_rank(tmp_path):
-    Journal(tmp_path, 0).finished(row_of(stored_video("a"), 0))
-    Journal(tmp_path, 1).finished(row_of(failed_video("a"), 0))
-    assert read_rows(tmp_path)["a"].status == "done"
+@pytest.mark.parametrize(("failed_at", "status"), [(0.5, "done"), (1.0, "done"), (2.0, "failed")])
+@pytest.mark.parametrize("ranks", [(0, 1), (1, 0), (0, 0)])
+def test_the_later_row_of_a_video_counts(tmp_path, failed_at, status, ranks):
+    Journal(tmp_path, ranks[0]).finished(row_of(stored_video("a"), 0))  # at 1.0
+    failed = replace(row_of(failed_video("a"), 0), time=failed_at)
+    Journal(tmp_path, ranks[1]).finished(failed)
+    assert read_rows(tmp_path)["a"].status == status
 
 
 # ---------------------------------------------------------------- loader
@@ -161,6 +200,21 @@ def test_the_loader_reads_videos_of_unfinished_shards_and_without_a_journal(tmp_
     with open_features(tmp_path) as features:
         assert list(features) == ["b"]
         assert np.array_equal(features["b"].rgb, features_of(stored_video("b")))
+
+
+def test_a_file_of_its_own_stands_for_the_video_in_the_final_shard(tmp_path):
+    folder = write_folder(tmp_path / "rgb", [stored_video("a"), stored_video("b")])
+    place, again = folder.plan.places["b"], stored_video("b", num_clips=5)
+    assert folder.location(place) == (folder.shard(0), "000001")
+    folder.partial(0).mkdir()
+    write_shard(folder.partial_video(place), small_spec(), [again])
+    assert folder.location(place) == (folder.partial_video(place), "000000")
+    assert np.array_equal(features_of(folder.stored(place)), features_of(again))
+    Journal(folder.path, 0).finished(row_of(again, 0))
+    assert verify(folder).problems == ()
+    with open_features(tmp_path) as features:
+        assert features["b"].rgb.shape == again.shape
+        assert features["a"].rgb.shape == stored_video("a").shape
 
 
 def test_streams_are_joined_by_id_and_equal_spans(tmp_path):
@@ -270,6 +324,59 @@ def test_verify_finds_any_flipped_byte_of_features_and_spans(tmp_path, where):
         folder.shard(0).write_bytes(content)
         assert len(verify(folder).problems) == 1
         content[start + where * size // 100] ^= 0x10
+
+
+def contents(path):
+    """All that can be read from a shard."""
+    with Shard(path) as shard:
+        videos = [shard.video(group) for group in shard]
+        return [
+            shard.spec,
+            *((each.attributes, each.spans.tolist()) for each in videos),
+            *(features_of(each).tobytes() for each in videos if each.is_done),
+        ]
+
+
+def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(tmp_path):
+    videos = [*VIDEOS, failed_video("bad", "no frames"), stored_video("long", 90)]
+    folder = write_folder(tmp_path / "rgb", videos, shard_size=len(videos))
+    whole, expected = folder.shard(0).read_bytes(), contents(folder.shard(0))
+    generator, found = np.random.default_rng(0), 0
+    for where in generator.integers(len(whole), size=40):
+        content = bytearray(whole)
+        content[where] ^= 1 << generator.integers(8)
+        folder.shard(0).write_bytes(content)
+        if verify(folder).problems:
+            found += 1
+        else:
+            assert contents(folder.shard(0)) == expected, where
+    assert found > 5
+
+
+@pytest.mark.parametrize(
+    ("odd", "problem"),
+    [
+        (stored_video("odd", num_crops=5), "crops 5, expected 1"),
+        (stored_video("odd", dim=5), "dimension 5, expected 4"),
+        (as_float32(stored_video("odd")), "dtype float32, expected float16"),
+    ],
+    ids=["crops", "dimension", "dtype"],
+)
+def test_verify_finds_features_of_another_form_and_reads_on(tmp_path, odd, problem):
+    folder = write_folder(tmp_path / "rgb", [stored_video("a"), odd, stored_video("b")])
+    result = verify(folder)
+    assert [problem in each and "'odd'" in each for each in result.problems] == [True]
+    assert result.videos == 2
+
+
+def test_verify_reads_on_after_a_damaged_video(tmp_path):
+    folder = write_folder(tmp_path / "rgb", [stored_video("a"), stored_video("b")])
+    with h5py.File(folder.shard(0), "r+") as file:
+        del file["000000"]["features"]
+        file["000000"].create_group("features")
+    result = verify(folder)
+    assert len(result.problems) == 1 and "group 000000" in result.problems[0]
+    assert result.videos == 1
 
 
 def test_verify_names_a_shard_of_another_spec_and_a_damaged_one(tmp_path):

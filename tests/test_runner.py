@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
 import tempfile
 import time
+import zlib
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +33,7 @@ from vadprep.cluster import Pool, on_ray
 from vadprep.datasets import videos_in
 from vadprep.extract import SKIPPED, Extractor, Report, Task
 from vadprep.folder import StreamFolder
-from vadprep.journal import read_rows
+from vadprep.journal import read_events, read_rows
 from vadprep.records import OutputError, SpecError, Stopped
 from vadprep.runner import Settings, extract_dataset, in_process
 from vadprep.shards import DONE
@@ -80,19 +84,21 @@ def test_ray_gives_the_bytes_of_one_process(tmp_path, videos, whole, workers):
 def test_the_session_is_private_and_leaves_nothing(tmp_path, videos, monkeypatch):
     place = Path(tempfile.mkdtemp(prefix="vp", dir="/tmp"))
     monkeypatch.setattr("tempfile.tempdir", str(place))
-    (place / "vadprep-ray-4194304-killed").mkdir()  # of a process that is no more
+    mine = f"vadprep-{zlib.crc32(socket.gethostname().encode()):08x}-4194304"
+    for name in (mine, "vadprep-00000000-4194304"):  # of no process here: but on another host?
+        (place / name).mkdir()
     where = []
 
     def runner(tasks, on_start):
         for report in on_ray(make_standin, Pool(1))(tasks, on_start):
-            where.extend(place.glob("vadprep-ray-*/session_*"))
+            where.extend(place.glob("vadprep-*/session_*"))
             yield report
 
     extract_all(tmp_path / "f", make_videos(tmp_path / "videos", 1), runner)
     assert where
-    assert not list(place.iterdir())
+    assert [path.name for path in place.iterdir()] == ["vadprep-00000000-4194304"]
     assert not ray.is_initialized()
-    place.rmdir()
+    shutil.rmtree(place)
 
 
 # ---------------------------------------------------------------- workers that die or fail
@@ -124,7 +130,10 @@ def test_a_worker_that_dies_is_replaced_and_its_video_done_again(tmp_path, video
 
 def test_a_video_that_kills_two_workers_is_left_for_the_next_run(tmp_path, videos, whole):
     folder = tmp_path / "f"
-    reports = extract_all(folder, videos, on_ray(partial(Dying, "v3.mp4", None), Pool(2)))
+    reports = extract_all(folder, videos, on_ray(partial(Dying, "v3.mp4", None), Pool(1)))
+    starts = Counter(each["video_id"] for each in read_events(folder) if each["event"] == "start")
+    assert starts.pop("v3.mp4") == 2
+    assert set(starts.values()) == {1}  # none was sent to the dead
     skipped = [report for report in reports if report.status == SKIPPED]
     assert [report.video_id for report in skipped] == ["v3.mp4"]
     assert "2 workers died over it" in skipped[0].reason

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from stored import ODD_IDS, stored_video, write_folder
 from tiny_features import TinyFeatures, TinyVideo, tiny_set
 
-from vadprep.checkpoint import Run
+from vadprep.checkpoint import Origin, Run
 from vadprep.features import open_features
 from vadprep.mil.ddl import DDL, DDLConfig
 from vadprep.records import CheckpointError, FeaturesError, ManifestError
@@ -18,6 +20,7 @@ from vadprep.report import figure_rows, plot_scores
 from vadprep.score import (
     evaluate_run,
     evaluate_scores,
+    read_origin,
     read_scores,
     score_features,
     videos_in_split,
@@ -25,6 +28,7 @@ from vadprep.score import (
 )
 
 SMALL = DDLConfig(width=8, hidden=16, embedding=8, kernel=3)
+ORIGIN = Origin({"rgb": "random:0", "flow": "trained.pt"}, control=True)
 
 
 def run_on(features, dim=6, streams="rgb"):
@@ -118,7 +122,7 @@ def test_scores_file_comes_back_as_it_was(tmp_path):
     scores = score_features(run_on(tiny_set()[0]), tiny_set()[0])
     first = next(iter(scores))
     scores[first] = replace(scores[first], fps=None)
-    write_scores(tmp_path / "scores.h5", scores, {"checkpoint": "last"})
+    write_scores(tmp_path / "scores.h5", scores, ORIGIN, "last")
     found = read_scores(tmp_path / "scores.h5")
     assert list(found) == list(scores)
     for video_id, video in scores.items():
@@ -131,10 +135,46 @@ def test_features_of_a_folder_are_scored_whatever_their_ids(tmp_path):
     write_folder(tmp_path / "rgb", [stored_video(video_id) for video_id in ODD_IDS])
     with open_features(tmp_path) as features:
         scores = score_features(run_on(features, dim=4), features)
-    write_scores(tmp_path / "scores.h5", scores, {})
+    write_scores(tmp_path / "scores.h5", scores, ORIGIN, "last")
     found = read_scores(tmp_path / "scores.h5")
     assert set(found) == set(ODD_IDS)
     assert all(len(video.frames("hold")) == 53 for video in found.values())
+
+
+def test_scores_file_says_what_it_comes_from(tmp_path):
+    path = tmp_path / "scores.h5"
+    write_scores(path, {}, ORIGIN, "last")
+    assert read_origin(path) == ORIGIN
+    with h5py.File(path) as file:
+        named = dict(file.attrs)
+    assert (named["random_weights"], named["control"], named["checkpoint"]) == (True, True, "last")
+    assert named["weights"] == '{"rgb": "random:0", "flow": "trained.pt"}'
+
+
+@pytest.mark.parametrize(
+    "weights, control, caution",
+    [
+        ({"rgb": "rgb_imagenet.pt"}, False, ""),
+        ({"rgb": "random:0"}, False, "weights random:0, NEVER TRAINED"),
+        ({"rgb": "x.pt", "flow": "random:7"}, False, "weights random:7, NEVER TRAINED"),
+        (
+            {"rgb": "random:0", "flow": "random:0"},
+            True,
+            "weights random:0, NEVER TRAINED; CONTROL on shuffled labels, not a detector",
+        ),
+    ],
+)
+def test_what_has_to_be_said_beside_scores(weights, control, caution):
+    assert Origin(weights, control).caution() == caution
+
+
+def test_scores_are_read_where_files_cannot_be_locked(tmp_path):
+    """Another process that holds the lock stands for a file system that has none."""
+    path = tmp_path / "scores.h5"
+    write_scores(path, {}, ORIGIN, "last")
+    with path.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert read_scores(path) == {}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x89HDF\r\n\x1a\n cut"])

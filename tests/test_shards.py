@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import zlib
 
 import h5py
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 from stored import ODD_IDS, failed_video, features_of, small_spec, stored_video
 
-from vadprep.files import REMEDIES, remove_stale, temporary_name, written
-from vadprep.records import OutputError, ShardError
+from vadprep import shards
+from vadprep.files import REMEDIES, remove_stale, sync_folder, temporary_name, written
+from vadprep.records import FeaturesError, OutputError, ShardError
 from vadprep.shards import Draft, Shard, write_failure, write_shard
 
 SPEC = small_spec()
@@ -29,7 +31,7 @@ def test_what_was_written_comes_back(tmp_path):
             assert found.attributes == video.attributes
             assert np.array_equal(found.spans, video.spans)
             assert np.array_equal(shard.features(group), features_of(video))
-        bad = shard.video("000007")
+        bad = shard.video(f"{len(videos):06d}")
         assert (bad.video_id, bad.is_done, bad.attributes["reason"]) == ("bad", False, "no frames")
 
 
@@ -41,12 +43,13 @@ def test_plain_h5py_reads_a_shard_and_its_checksums(tmp_path):
         assert group["features"].chunks is None
         assert np.array_equal(group["features"][()], features_of(video))
         assert group.attrs["features_crc32"] == zlib.crc32(features_of(video).tobytes())
-        assert file.attrs["spec_hash"] == SPEC.hash
+        assert file.attrs["spec_hash"].decode() == SPEC.hash
 
 
 def test_a_copy_of_a_shard_has_the_same_bytes(tmp_path):
     first, second = tmp_path / "a.h5", tmp_path / "b.h5"
     write_shard(first, SPEC, [stored_video(each, num_clips=9) for each in ODD_IDS])
+    time.sleep(1.1)  # HDF5 keeps times in whole seconds
     with Shard(first) as shard:
         write_shard(second, SPEC, [shard.video(group) for group in shard])
     assert first.read_bytes() == second.read_bytes()
@@ -60,7 +63,7 @@ def test_a_draft_becomes_a_shard_of_one_and_leaves_nothing_else(tmp_path):
         for block in np.split(features, [2, 5]):
             draft.append(block)
         assert list(tmp_path.iterdir()) == []
-        draft.commit({"video_id": "x"}, spans)
+        draft.commit({"video_id": "x", "num_frames": 8}, spans)
     assert list(tmp_path.iterdir()) == [target]
     with Shard(target) as shard:
         assert np.array_equal(shard.features("000000"), features.astype(np.float16))
@@ -72,6 +75,40 @@ def test_an_abandoned_draft_leaves_nothing(tmp_path):
         draft.append(np.zeros((1, 1, 4), np.float32))
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [1e6, np.inf, np.nan], ids=str)
+def test_features_that_are_not_finite_are_never_committed(tmp_path, value):
+    target = tmp_path / "a.h5"
+    with Draft(target, SPEC) as draft, pytest.raises(FeaturesError) as caught:
+        draft.append(np.full((1, 1, 4), value, np.float32))  # 1e6 is beyond float16
+    for word in (str(target), "precision fp32", "dtype float16"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["video_id", "status", "num_frames", "features_crc32"])
+@pytest.mark.parametrize("value", [None, 1.5])
+def test_an_attribute_that_is_missing_or_odd_is_named(tmp_path, name, value):
+    path = tmp_path / "a.h5"
+    write_shard(path, SPEC, [stored_video("x")])
+    with h5py.File(path, "r+") as file:
+        del file["000000"].attrs[name]
+        if value:
+            file["000000"].attrs[name] = value
+    with Shard(path) as shard, pytest.raises(ShardError) as caught:
+        shard.video("000000")
+    for word in (str(path), "group 000000", f"attribute {name}"):
+        assert word in str(caught.value)
+
+
+def test_a_video_is_read_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 4 * 2 * 3)
+    video = stored_video("x", num_clips=8)
+    write_shard(tmp_path / "a.h5", SPEC, [video])
+    with Shard(tmp_path / "a.h5") as shard:
+        blocks = list(shard.video("000000").blocks())
+    assert [len(block) for block in blocks] == [3, 3, 2]
+    assert np.array_equal(np.concatenate(blocks), features_of(video))
 
 
 def test_a_flipped_bit_in_the_features_is_found(tmp_path):
@@ -129,6 +166,19 @@ def test_a_disk_that_refuses_is_one_line_with_a_remedy(tmp_path, number):
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_only_a_folder_that_cannot_be_synced_at_all_is_let_pass(tmp_path, monkeypatch, number):
+    def fsync(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if number == errno.EINVAL:
+        sync_folder(tmp_path)
+    else:
+        with pytest.raises(OutputError, match=str(tmp_path)):
+            sync_folder(tmp_path)
+
+
 def test_with_replace_off_the_first_writer_wins(tmp_path):
     target = tmp_path / "spec.json"
     with written(target, replace=False) as stream:
@@ -147,4 +197,5 @@ def test_only_temporary_files_of_dead_writers_here_are_removed(tmp_path):
     for path in (mine, dead, elsewhere, final):
         path.touch()
     remove_stale(tmp_path)
+    remove_stale(tmp_path / "gone")
     assert sorted(tmp_path.iterdir()) == sorted([mine, elsewhere, final])

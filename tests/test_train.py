@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import shutil
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ import torch
 from stored import ODD_IDS, stored_video, write_folder
 from tiny_features import TinyFeatures, tiny_set
 
-from vadprep.checkpoint import LAST, RESUME, load_run, save_run
+from vadprep.checkpoint import LAST, RESUME, load_run, save_run, seed_folders
 from vadprep.features import open_features
 from vadprep.manifest import Manifest
 from vadprep.mil.ddl import DDLConfig
@@ -36,10 +40,18 @@ def bytes_of(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def stop_after(num_steps):
-    """A ``stop`` that says yes when asked before step ``num_steps``."""
-    asked = iter([False] * num_steps + [True])
-    return lambda: next(asked)
+@contextmanager
+def stopped_after(num_steps):
+    """Inside, a stop is asked for before step ``num_steps``."""
+    asked = itertools.count()
+
+    def check_stop():
+        if next(asked) == num_steps:
+            raise Stopped("now")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vadprep.fit.check_stop", check_stop)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +86,10 @@ def test_log_has_a_row_a_step_whose_terms_add_up(run):
 def test_metrics_json_has_the_agreed_shape(run):
     folder, report = run
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert list(metrics) == ["last", "best_on_validation", "best_on_test", "seeds", "control"]
+    figures = ["last", "best_on_validation", "best_on_test", "seeds"]
+    assert list(metrics) == [*figures, "weights", "random_weights", "control"]
+    assert (metrics["weights"], metrics["random_weights"]) == ({"rgb": "random:0"}, True)
+    assert metrics["control"] is False
     assert metrics["best_on_validation"] is None and metrics["best_on_test"] is None
     assert [entry["seed"] for entry in metrics["seeds"]] == [7]
     assert metrics["last"]["frame_auc"] == report.by_seed[7].figures["frame_auc"]
@@ -100,8 +115,8 @@ def test_training_leaves_the_global_random_state_alone(tmp_path):
 
 @pytest.mark.parametrize("num_steps", [0, 2, 4, 6, 11])
 def test_stopped_and_resumed_gives_the_same_bytes(run, tmp_path, num_steps):
-    with pytest.raises(Stopped, match="--resume"):
-        train(*tiny_set(), CONFIG, tmp_path, stop_after(num_steps))
+    with pytest.raises(Stopped), stopped_after(num_steps):
+        train(*tiny_set(), CONFIG, tmp_path)
     assert not (tmp_path / "checkpoint-last.json").exists()
     train(*tiny_set(), replace(CONFIG, resume=True), tmp_path)
     assert bytes_of(tmp_path) == bytes_of(run[0])
@@ -109,8 +124,44 @@ def test_stopped_and_resumed_gives_the_same_bytes(run, tmp_path, num_steps):
 
 def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
     train(*tiny_set(), CONFIG, tmp_path)
-    train(*tiny_set(), replace(CONFIG, resume=True), tmp_path, stop_after(0))
+    with stopped_after(0):
+        train(*tiny_set(), replace(CONFIG, resume=True), tmp_path)
     assert bytes_of(tmp_path) == bytes_of(run[0])
+
+
+def test_a_test_split_that_cannot_be_evaluated_costs_only_the_figures(run, tmp_path):
+    features, manifest = tiny_set()
+    past_the_end = replace(manifest.videos[-1], intervals=((0, 10_000),))
+    wrong = replace(manifest, videos=(*manifest.videos[:-1], past_the_end))
+    with pytest.raises(ManifestError):
+        train(features, wrong, CONFIG, tmp_path)
+    assert load_run(tmp_path).metrics is None
+    assert (tmp_path / "scores-last.h5").read_bytes() == (run[0] / "scores-last.h5").read_bytes()
+    train(features, manifest, replace(CONFIG, resume=True), tmp_path)
+    assert bytes_of(tmp_path) == bytes_of(run[0])
+
+
+def test_another_number_of_threads_is_recorded_and_does_not_hinder(run, tmp_path):
+    train(*tiny_set(), CONFIG, tmp_path)
+    num_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(num_threads + 1)
+        train(*tiny_set(), replace(CONFIG, resume=True), tmp_path)
+    finally:
+        torch.set_num_threads(num_threads)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["threads"] == [num_threads, num_threads + 1]
+    assert json.loads((run[0] / "config.json").read_text())["threads"] == [num_threads]
+
+
+def test_a_manifest_that_moved_does_not_hinder(run, tmp_path):
+    train(*tiny_set(), CONFIG, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["source"] == {
+        "manifest": str(Path("tiny.csv").absolute())
+    }
+    source = {"manifest": "/elsewhere.csv"}
+    train(*tiny_set(), replace(CONFIG, resume=True, source=source), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["source"] == source
 
 
 def test_resume_needs_the_same_settings(run):
@@ -149,7 +200,7 @@ def test_anomalies_are_learnt_and_shuffled_labels_find_less(tmp_path):
     real = train(features, manifest, config, tmp_path / "real")
     control = train(features, manifest, replace(config, control=True), tmp_path / "control")
     assert real.by_seed[7].figures["frame_auc"] > 0.85
-    assert control.control and load_run(tmp_path / "control").control
+    assert control.origin.control and load_run(tmp_path / "control").control
     record = json.loads((tmp_path / "control/config.json").read_text())
     assert record["control"] == "shuffled labels"
     assert control.by_seed[7].figures["frame_auc"] < real.by_seed[7].figures["frame_auc"]
@@ -254,6 +305,34 @@ def test_small_sets_train_with_the_published_batch(tmp_path):
 def test_several_seeds_do_not_overwrite_a_run_of_one(run):
     with pytest.raises(CheckpointError, match="holds a run of one seed"):
         train(*tiny_set(), replace(CONFIG, seeds=(1, 2)), run[0])
+
+
+@pytest.fixture
+def two_seeds(run, tmp_path):
+    """A finished run of the seeds 0 and 1; of another kind each, but only their folders count."""
+    for seed in (0, 1):
+        shutil.copytree(run[0], tmp_path / f"seed-{seed}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("seeds", [(2, 3), (0,), (1, 2), (0, 1)])
+def test_seeds_are_not_added_to_a_run_of_others(two_seeds, seeds):
+    asked = ",".join(map(str, seeds))
+    with pytest.raises(CheckpointError, match=f"holds seeds 0,1, asked for {asked}: "):
+        train(*tiny_set(), replace(CONFIG, seeds=seeds), two_seeds)
+    if seeds != (0, 1):
+        with pytest.raises(CheckpointError, match=f"holds seeds 0,1, asked for {asked}: "):
+            train(*tiny_set(), replace(CONFIG, seeds=seeds, resume=True), two_seeds)
+    assert not (two_seeds / "metrics.json").exists() and not (two_seeds / "seed-2").exists()
+
+
+def test_figures_cover_every_seed_when_seeds_are_added(tmp_path):
+    config = replace(CONFIG, head_config=replace(SMALL, epochs=1))
+    train(*tiny_set(), replace(config, seeds=(10, 2)), tmp_path)
+    train(*tiny_set(), replace(config, seeds=(2, 10, 3), resume=True), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert {entry["seed"] for entry in metrics["seeds"]} == {2, 3, 10}
+    assert list(seed_folders(tmp_path)) == [2, 3, 10]
 
 
 def test_coverage_is_checked_before_training():

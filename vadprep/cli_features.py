@@ -88,7 +88,6 @@ def extract_settings(
 ) -> Settings:
     """The settings that the options ask for."""
     from vadprep.backbones import missing_weights_message
-    from vadprep.folder import SHARD_SIZE
     from vadprep.runner import Settings
 
     preset = preset or videos.preset
@@ -100,7 +99,7 @@ def extract_settings(
         weights=weights,
         preset=preset,
         overrides=overrides | parsed_fields(fields),
-        shard_size=shard_size or SHARD_SIZE,
+        shard_size=shard_size,
         **placed(**placement),
     )
 

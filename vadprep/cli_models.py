@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vadprep import tables
-from vadprep.options import FOLDER, arguments, chosen_manifest, manifest_options
+from vadprep.datasets import videos_in
+from vadprep.manifest import Manifest
+from vadprep.options import (
+    FOLDER,
+    arguments,
+    chosen_manifest,
+    dataset_here,
+    manifest_options,
+    manifest_source,
+)
+from vadprep.records import CheckpointError, Video
+from vadprep.spec import PRESETS, UNKNOWN, Spec
+
+if TYPE_CHECKING:
+    from vadprep.checkpoint import Origin, Run
+    from vadprep.metrics import VideoScores
+    from vadprep.runner import Settings
+
+SOURCES = click.Path(path_type=Path, exists=True)
+CONTROL_HELP = "Train on shuffled labels: about 0.5 in the mean over many seeds."
+GO_ON = "every full epoch is saved, go on with --resume"
 
 
 @click.command()
@@ -19,7 +42,7 @@ from vadprep.options import FOLDER, arguments, chosen_manifest, manifest_options
 @click.option("--streams", default="rgb", show_default=True, help="rgb, flow or concat.")
 @click.option("--seeds", help="One run each, such as 0,1,2. [the published seed]")
 @click.option("--device", help="cpu or cuda. [cuda, if any]")
-@click.option("--control", is_flag=True, help="Train on shuffled labels: must come out at 0.5.")
+@click.option("--control", is_flag=True, help=CONTROL_HELP)
 @click.option("--resume", is_flag=True, help="Go on from the last full epoch.")
 @click.option("--allow-missing", is_flag=True, help="Go on without videos that have no features.")
 def train(
@@ -39,22 +62,26 @@ def train(
     from vadprep.train import TrainConfig
     from vadprep.train import train as train_head
 
+    if not (options["dataset"] or options["manifest"] or features):
+        options["dataset"] = dataset_here()
+    source = manifest_source(options)
     manifest, name = chosen_manifest(options)
     with arguments():
         config = TrainConfig(
             head=head,
             dataset=name,
+            source=source,
             seeds=parsed_seeds(seeds),
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             **options,
         )
     out = out or Path("runs") / f"{head}-{name}"
-    with open_features(features or Path("features") / name) as found, stop_on_signals():
+    with open_features(features or Path("features") / name) as found, stop_on_signals(GO_ON):
         report = train_head(found, manifest, config, out)
     columns = {f"seed {seed}": each.figures for seed, each in report.by_seed.items()}
     if len(columns) > 1:
         columns |= {"mean": report.mean(), "spread": report.spread()}
-    show_origin(out, report.control, [spec.weights for spec in found.specs.values()])
+    show_origin(out, report.origin)
     tables.show(figure_rows(columns, next(iter(report.by_seed.values())).reasons))
     click.echo(f"{len(report.by_seed)} run(s) in {out}, last step, percent")
 
@@ -67,45 +94,131 @@ def parsed_seeds(text: str | None) -> tuple[int, ...]:
         raise ValueError(f"--seeds {text}: expected whole numbers such as 0,1,2") from None
 
 
-def show_origin(run: Path, control: bool, weights: list[str]) -> None:
-    """Say what figures must not be taken for: random features, shuffled labels."""
-    for name in weights:
-        if name.startswith("random:"):
-            click.echo(f"{run}: features of weights {name}, which were NEVER TRAINED")
-    if control:
-        click.echo(f"{run}: CONTROL on shuffled labels, not a detector")
+def show_origin(run: Path, origin: Origin) -> None:
+    """Say what figures and scores must not be taken for."""
+    if origin.caution():
+        click.echo(f"{run}: {origin.caution()}")
+
+
+# ---------------------------------------------------------------- score
 
 
 @click.command()
 @click.argument("run", type=FOLDER)
-@click.option("--features", type=FOLDER, required=True, help="Feature folder.")
+@click.argument("videos", type=SOURCES, nargs=-1, metavar="[VIDEO]...")
+@click.option("--features", type=FOLDER, help="Feature folder, instead of videos.")
+@click.option("--weights", help="For videos: the weights file that the run's features are of.")
 @click.option("--out", type=FOLDER, help="Folder of the scores. [RUN/scores]")
 @click.option("--no-plots", is_flag=True, help="Write the scores only.")
-def score(run: Path, features: Path, out: Path | None, no_plots: bool) -> None:
-    """Features -> snippet scores and a plot of every video."""
+def score(
+    run: Path,
+    videos: tuple[Path, ...],
+    features: Path | None,
+    weights: str | None,
+    out: Path | None,
+    no_plots: bool,
+) -> None:
+    """Features or videos -> snippet scores and a plot of every video."""
     from vadprep.checkpoint import load_run
     from vadprep.features import open_features
     from vadprep.files import make_folder
     from vadprep.score import score_features, write_scores
 
+    if (features is None) == (not videos):
+        raise click.UsageError("name what to score by one of --features and VIDEO ...")
+    if weights and not videos:
+        raise click.UsageError("--weights goes with VIDEO ...: features have theirs behind them")
     loaded, out = load_run(run), out or run / "scores"
-    with open_features(features) as found:
-        show_origin(run, loaded.control, [spec.weights for spec in found.specs.values()])
-        scores = score_features(loaded, found)
-        make_folder(out)
-        write_scores(out / "scores.h5", scores, {"checkpoint": str(run)})
-        if not no_plots:
-            plot_all(out, scores)
+    show_origin(run, loaded.origin)
+    manifest = listed_videos(videos) if videos else None
+    if manifest:
+        features = out / "features"
+        extract_as(loaded, manifest, features, weights)
+    with open_features(features or Path()) as found:
+        ids = [each.video_id for each in manifest.videos] if manifest else list(found)
+        scores = score_features(loaded, found, [each for each in ids if each in found])
+    make_folder(out)
+    write_scores(out / "scores.h5", scores, loaded.origin, str(run))
+    if not no_plots:
+        plot_all(out, scores, loaded.origin.caution())
     click.echo(f"{len(scores)} videos scored in {out / 'scores.h5'}")
+    if len(scores) < len(ids):
+        sys.exit(1)
 
 
-def plot_all(out: Path, scores: Any) -> None:
+def listed_videos(sources: Sequence[Path]) -> Manifest:
+    """The videos in files and folders, each once. Ids are absolute paths: names may repeat."""
+    paths: list[str] = []
+    for source in map(os.path.abspath, sources):
+        inside = videos_in(source).videos if os.path.isdir(source) else ()
+        found = [os.path.normpath(os.path.join(source, video.path)) for video in inside]
+        paths += found or [source]
+    videos = (Video(video_id=path, path=path) for path in dict.fromkeys(paths))
+    return Manifest(Path("VIDEO"), tuple(videos))
+
+
+def extract_as(run: Run, manifest: Manifest, out: Path, weights: str | None) -> None:
+    """Extract ``manifest`` into ``out`` with the settings that ``run`` was trained on.
+
+    Prints the videos that failed. Raises CheckpointError, before anything is decoded, for
+    settings that cannot be repeated and for other weights.
+    """
+    from vadprep.checkpoint import check_features
+    from vadprep.progress import shown_progress
+    from vadprep.runner import extract_dataset, settle_spec
+    from vadprep.verify import status
+
+    if set(run.specs) != {"rgb"}:
+        raise CheckpointError(
+            f"the run was trained on {' and '.join(run.specs)}, videos are scored on rgb alone "
+            f"so far: extract features and name them by --features"
+        )
+    settings = settings_of(run.specs["rgb"], weights)
+    check_features(run, {"rgb": settle_spec(out, settings)}, "extracting for the run")
+    with shown_progress() as progress:
+        folder = extract_dataset(manifest, Path(), out, settings, progress, retry_failed=True)
+    asked = {video.video_id for video in manifest.videos}
+    for row in status(folder).failed:
+        if row.video_id in asked:
+            click.echo(f"failed: {tables.printable(f'{row.video_id}: {row.reason}')}", err=True)
+
+
+def settings_of(spec: Spec, weights: str | None) -> Settings:
+    """Settings that extract with ``spec``, every field of it by name.
+
+    Raises CheckpointError for a spec with fields that nobody knows, UsageError without weights.
+    """
+    import torch
+
+    from vadprep.runner import SETTABLE, Settings
+
+    unknown = [name for name, value in spec.identity().items() if value == UNKNOWN]
+    if unknown or spec.preset not in PRESETS:
+        raise CheckpointError(
+            f"the features of the run cannot be extracted again (preset {spec.preset}, unknown: "
+            f"{', '.join(unknown) or 'nothing'}): name features by --features"
+        )
+    if weights is None and not spec.is_random:
+        raise click.UsageError(f"the run's features are of {spec.weights}: name it by --weights")
+    with arguments():
+        return Settings(
+            weights=weights or spec.weights,
+            preset=spec.preset,
+            overrides={name: getattr(spec, name) for name in SETTABLE},
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
+
+
+def plot_all(out: Path, scores: dict[str, VideoScores], caution: str) -> None:
     """One PNG a video; file names are numbers, since ids are not safe as names."""
     from vadprep.report import plot_scores
 
     for index, (video_id, each) in enumerate(scores.items()):
         path = out / f"{index:06d}.png"
-        plot_scores(path, video_id, each.frames(), None, each.fps or 0.0)
+        plot_scores(path, video_id, each.frames(), None, each.fps or 0.0, caution)
+
+
+# ---------------------------------------------------------------- eval
 
 
 @click.command("eval")
@@ -113,14 +226,40 @@ def plot_all(out: Path, scores: Any) -> None:
 @manifest_options
 @click.option("--coverage", type=click.Choice(["cut", "hold"]), default="cut", show_default=True)
 def evaluate(run: Path, coverage: str, **options: Any) -> None:
-    """The figures of a run, from its test scores and a manifest."""
+    """The figures of a run on its own manifest, or on another."""
+    from vadprep.checkpoint import seed_folders
     from vadprep.report import figure_rows
-    from vadprep.score import evaluate_scores, read_scores
+    from vadprep.score import evaluate_scores, read_origin, read_scores
 
+    folders = list(seed_folders(run).values()) or [run]
+    if not (options["dataset"] or options["manifest"]):
+        options = recorded_source(folders[0]) | {k: v for k, v in options.items() if v}
     manifest, _ = chosen_manifest(options)
-    folders = sorted(run.glob("seed-*")) or [run]
-    columns, reasons = {}, {}
+    columns: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
     for folder in folders:
-        metrics = evaluate_scores(read_scores(folder / "scores-last.h5"), manifest, coverage)
-        columns[folder.name], reasons = metrics.figures, dict(metrics.reasons)
+        path = folder / "scores-last.h5"
+        show_origin(folder, read_origin(path))
+        metrics = evaluate_scores(read_scores(path), manifest, coverage)
+        columns[folder.name] = metrics.figures
+        reasons |= metrics.reasons
     tables.show(figure_rows(columns, reasons))
+
+
+def recorded_source(run: Path) -> dict[str, Any]:
+    """The manifest options that a run was trained with.
+
+    Raises CheckpointError when they are not recorded, or the manifest is not there any more.
+    """
+    from vadprep.checkpoint import read_json
+
+    source = read_json(run / "config.json").get("source", {})
+    if not source:
+        raise CheckpointError(f"{run / 'config.json'}: names no manifest: name it by --manifest")
+    manifest = source.get("manifest")
+    if manifest and not Path(manifest).is_file():
+        raise CheckpointError(
+            f"{manifest}: the manifest of {run} is not there any more: name it by --manifest"
+        )
+    found = {name: source.get(name) for name in ("dataset", "split_file")}
+    return found | {"manifest": Path(manifest) if manifest else None}

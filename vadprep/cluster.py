@@ -10,8 +10,10 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from vadprep.driver import OnStart, Runner, Worker
 from vadprep.extract import SKIPPED, Report, Task
-from vadprep.files import is_alive
+from vadprep.files import disk_errors, is_alive
 from vadprep.signals import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
@@ -45,9 +47,10 @@ ENVIRONMENT = {
 PR_SET_PDEATHSIG = 1
 """From <sys/prctl.h>: the signal that the kernel sends a process when its parent dies."""
 
-FOLDER_PREFIX = "vadprep-ray-"
-LONGEST_FOLDER = 40
-"""Characters: Ray puts sockets below it, whose paths end at 107."""
+LONGEST_SOCKET = 107
+"""Characters of the path of a Unix socket; Ray's lie in its session's folder."""
+SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""The longest below the session's folder."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +141,23 @@ class _Session:
 
 
 def _session_folder() -> Path:
-    """A new folder for Ray's files; those that killed runs left there are removed."""
+    """A new folder for Ray's files; those that killed runs of this host left are removed.
+
+    Its name tells the host, since nodes may share the folder for temporary files.
+    """
+    host = zlib.crc32(socket.gethostname().encode())  # as a number: the path has to be short
+    prefix = f"vadprep-{host:08x}-"
     parent = Path(tempfile.gettempdir())
-    if len(str(parent)) > LONGEST_FOLDER:
+    if len(str(parent / f"{prefix}{os.getpid()}" / SOCKET)) > LONGEST_SOCKET:
         parent = Path("/tmp")
-    for left in parent.glob(f"{FOLDER_PREFIX}*-*"):
-        process = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
-        if process.isdecimal() and not is_alive(int(process)):
+    for left in parent.glob(f"{prefix}*"):
+        process = left.name.removeprefix(prefix)
+        if process.isdecimal() and (int(process) == os.getpid() or not is_alive(int(process))):
             shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=parent))
+    folder = parent / f"{prefix}{os.getpid()}"
+    with disk_errors(folder):
+        folder.mkdir(mode=0o700)
+    return folder
 
 
 @contextmanager
@@ -195,12 +206,13 @@ class _Dispatch:
                 worker, actor, task = self._in_flight.pop(reference)
                 free.append(worker)
                 report = self._result(reference, task)
-                if report is not None:
+                if report is None:
+                    self._replace(worker, actor)
+                    report = self._given_up(task)
+                if report is None:
+                    left.append(task)
+                else:
                     yield report
-                    continue
-                left.append(task)
-                if self._actors[worker] is actor:
-                    self._actors[worker] = self._actor()
 
     def _actor(self) -> ActorHandle:
         remote = ray.remote(_Actor).options(
@@ -210,13 +222,26 @@ class _Dispatch:
         )
         return cast(ActorHandle, remote.remote(self._make_worker))
 
+    def _replace(self, worker: int, dead: ActorHandle) -> None:
+        if self._actors[worker] is dead:  # else another of its videos has told before
+            self._actors[worker] = self._actor()
+
+    def _given_up(self, task: Task) -> Report | None:
+        """After a death over ``task``: a report when it is left, None when it is done again."""
+        video_id = task.video.video_id
+        self._deaths[video_id] += 1
+        if self._deaths[video_id] < WORKER_ATTEMPTS:
+            return None
+        reason = f"{WORKER_ATTEMPTS} workers died over it; run again, with more memory?"
+        return Report(video_id, SKIPPED, reason)
+
     def _send(self, worker: int, task: Task, on_start: OnStart) -> None:
         on_start(task)
         actor = self._actors[worker]
         self._in_flight[actor.work.remote(task)] = (worker, actor, task)
 
     def _result(self, reference: Any, task: Task) -> Report | None:
-        """The report, or None when the worker died and the task is to be done once more."""
+        """The report, or None when the worker died."""
         try:
             report: Report = ray.get(reference)
             return report
@@ -225,10 +250,5 @@ class _Dispatch:
         except (RayActorError, OutOfMemoryError) as error:
             if isinstance(error, RayActorError) and error.actor_init_failed:
                 raise  # no death: the worker cannot even be sent there
-            video_id = task.video.video_id
-            self._deaths[video_id] += 1
-            logger.warning("a worker died over %r: %s", video_id, error)
-            if self._deaths[video_id] < WORKER_ATTEMPTS:
-                return None
-            reason = f"{WORKER_ATTEMPTS} workers died over it; run again, with more memory?"
-            return Report(video_id, SKIPPED, reason)
+            logger.warning("a worker died over %r: %s", task.video.video_id, error)
+            return None

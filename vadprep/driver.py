@@ -63,12 +63,13 @@ class Driver:
 
     def recover(self) -> None:
         """Bring the journal up to the files, and finish what a kill left half done."""
-        shards = self.folder.path / "shards"
-        for place in (self.folder.path.parent, self.folder.path, shards, *shards.glob("*.partial")):
-            remove_stale(place)
-        rows = read_rows(self.folder.path)
+        path = self.folder.path
+        for common in (path.parent, path, path / "shards"):
+            remove_stale(common)
+        rows = read_rows(path)
         final = self.folder.final_shards()
         for shard in self.share.owned(self.folder):
+            remove_stale(self.folder.partial(shard))
             ids = self.folder.plan.shards[shard]
             partial = self.folder.finished(shard)
             for position in range(len(ids)) if shard in final else sorted(partial):

@@ -23,7 +23,7 @@ from vadprep.extract import (
     fixed_threads,
     stated_fps,
 )
-from vadprep.folder import Plan, StreamFolder
+from vadprep.folder import Plan, StreamFolder, read_shard_size
 from vadprep.journal import Row, read_rows
 from vadprep.manifest import Manifest
 from vadprep.records import DecodeError, Video
@@ -120,7 +120,9 @@ def _share(
     plan, rows = Plan(), {}
     if (path / "spec.json").exists():
         plan, rows = StreamFolder.open(path).plan, read_rows(path)
-    plan.extend((video.video_id for video in manifest.videos), settings.shard_size)
+    plan.extend(
+        (video.video_id for video in manifest.videos), settings.shard_size or read_shard_size(path)
+    )
     share = settings.share
     mine = [
         video

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vadprep.folder import StreamFolder
 from vadprep.journal import read_rows
-from vadprep.records import FeaturesError, ShardError
+from vadprep.records import FeaturesError, ShardError, SpecError
 from vadprep.shards import DONE, Shard, StoredVideo
 from vadprep.spec import STREAMS, Spec, require_equal
 
@@ -37,7 +37,6 @@ class StreamReader:
 
     def __init__(self, folder: StreamFolder) -> None:
         self.folder = folder
-        self._final = folder.final_shards()
         self._open: OrderedDict[Path, Shard] = OrderedDict()
         self._process = os.getpid()
 
@@ -52,18 +51,14 @@ class StreamReader:
 
     def _is_done(self, video_id: str) -> bool:
         """Ask the files, where the journal has no row (a copied folder, or a kill just then)."""
-        path, _ = self._where(video_id)
+        path, _ = self.folder.location(self.folder.plan.places[video_id])
         return path.exists() and self.stored(video_id).is_done
 
-    def _where(self, video_id: str) -> tuple[Path, str]:
-        place = self.folder.plan.places[video_id]
-        if place.shard in self._final or self.folder.shard(place.shard).exists():
-            self._final.add(place.shard)
-            return self.folder.shard(place.shard), place.group
-        return self.folder.partial_video(place), "000000"
-
     def stored(self, video_id: str) -> StoredVideo:
-        """What the shard holds of a video; raises ShardError when it is damaged or another's."""
+        """What the shard holds of a video; raises ShardError when it is damaged or another's.
+
+        Its blocks can be read until the next video is asked for.
+        """
         shard, group = self._shard(video_id)
         video = shard.video(group)
         if video.video_id != video_id:
@@ -81,15 +76,22 @@ class StreamReader:
     def _shard(self, video_id: str) -> tuple[Shard, str]:
         if self._process != os.getpid():  # forked: the parent's handles are not ours
             self._open, self._process = OrderedDict(), os.getpid()
-        path, group = self._where(video_id)
+        path, group = self.folder.location(self.folder.plan.places[video_id])
         if path not in self._open:
-            shard = Shard(path)
-            require_equal(self.folder.spec, shard.spec, str(path))
-            self._open[path] = shard
+            self._open[path] = self._opened(path)
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(path)
         return self._open[path], group
+
+    def _opened(self, path: Path) -> Shard:
+        shard = Shard(path)
+        try:
+            require_equal(self.folder.spec, shard.spec, str(path))
+        except SpecError:
+            shard.close()
+            raise
+        return shard
 
     def close(self) -> None:
         """Close the files this process opened."""

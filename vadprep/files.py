@@ -87,11 +87,15 @@ def _publish(temporary: Path, path: Path, replace: bool) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in ``folder`` survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with disk_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that cannot sync a folder
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:
@@ -102,14 +106,20 @@ def make_folder(folder: Path) -> None:
 
 def remove_stale(folder: Path) -> None:
     """Remove the temporary files in ``folder`` whose writer, on this host, is dead."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        _, mark, writer = path.name.rpartition(".tmp-")
+    for name in names_in(folder):
+        _, mark, writer = name.rpartition(".tmp-")
         host, _, rest = writer.partition(f"{socket.gethostname()}-")
         process = rest.partition("-")[0]
         if mark and not host and process.isdecimal() and not is_alive(int(process)):
-            path.unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names in ``folder``: none when there is no such folder, or not any more."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def is_alive(process: int) -> bool:

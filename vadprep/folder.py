@@ -1,7 +1,7 @@
 """The feature folder of one stream: its spec, its plan, and where each file stands.
 
     FEATURES/rgb/
-      spec.json                        created exclusively, then compared
+      spec.json                        created exclusively, then compared; also the shard size
       plan.csv                         video_id -> shard; append-only
       shards/shard-00017.h5            final
       shards/shard-00017.partial/000003.h5   a finished video, a shard of one
@@ -17,13 +17,16 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vadprep.files import disk_errors, make_folder, temporary_name, written
+from numpy.typing import NDArray
+
+from vadprep.files import disk_errors, make_folder, names_in, temporary_name, written
 from vadprep.records import FeaturesError
-from vadprep.shards import Shard, StoredVideo
+from vadprep.shards import Shard, StoredVideo, read_blocks
 from vadprep.spec import Spec, require_equal
 
 SHARD_SIZE = 64
@@ -84,7 +87,7 @@ def read_plan(path: Path) -> Plan:
 def write_plan(path: Path, plan: Plan) -> None:
     """Replace ``plan.csv``; two ranks that extend it alike write the same bytes."""
     text = io.StringIO()
-    writer = csv.writer(text)
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     writer.writerow(["video_id", "shard"])
     writer.writerows((video_id, place.shard) for video_id, place in plan.places.items())
     with written(path) as stream:
@@ -114,18 +117,20 @@ class StreamFolder:
         path: Path,
         spec: Spec,
         video_ids: Sequence[str],
-        shard_size: int = SHARD_SIZE,
+        shard_size: int | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> StreamFolder:
         """Create the folder, or join the one that is there; its plan then covers ``video_ids``.
 
-        Raises SpecError when the folder holds features of another spec.
+        The folder keeps the ``shard_size`` it was made with; another that is asked for later
+        holds for the videos that are new then. Raises SpecError when the folder holds features
+        of another spec.
         """
         make_folder(path / "shards")
-        _settle_spec(path, spec, provenance or {})
+        _settle_spec(path, spec, shard_size or SHARD_SIZE, provenance or {})
         plan_path = path / "plan.csv"
         plan = read_plan(plan_path) if plan_path.exists() else Plan()
-        if plan.extend(video_ids, shard_size):
+        if plan.extend(video_ids, shard_size or read_shard_size(path)):
             write_plan(plan_path, plan)
         return cls(path, spec, plan)
 
@@ -153,42 +158,74 @@ class StreamFolder:
         """Positions of the videos, done or failed, of a shard that is not final."""
         return set(_numbers(self.partial(shard), "", ".h5"))
 
+    def location(self, place: Place) -> tuple[Path, str]:
+        """File and group of the video at ``place``: its own file if it has one, else the shard.
+
+        A video that was done again has its own file beside the final shard for a while.
+        """
+        own = self.partial_video(place)
+        return (own, "000000") if own.exists() else (self.shard(place.shard), place.group)
+
     def stored(self, place: Place) -> StoredVideo:
-        """The finished video at ``place``: from its own file if there is one, else the shard."""
-        path, group = self.partial_video(place), "000000"
-        if not path.exists():
-            path, group = self.shard(place.shard), place.group
-        return Shard(path).video(group)
+        """The finished video at ``place``; holds no file open, its blocks open it once each."""
+        path, group = self.location(place)
+        with Shard(path) as shard:
+            video = shard.video(group)
+        return replace(video, blocks=partial(read_blocks, partial(_block, path, group)))
+
+
+def _block(path: Path, group: str, number: int) -> NDArray[Any]:
+    with Shard(path) as shard:
+        return shard.block(group, number)
 
 
 def _numbers(folder: Path, prefix: str, suffix: str) -> Iterator[int]:
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        digits = path.name.removeprefix(prefix).removesuffix(suffix)
-        if path.name == f"{prefix}{digits}{suffix}" and digits.isdecimal():
+    for name in names_in(folder):
+        digits = name.removeprefix(prefix).removesuffix(suffix)
+        if name == f"{prefix}{digits}{suffix}" and digits.isdecimal():
             yield int(digits)
 
 
 def read_spec(path: Path) -> Spec | None:
     """The spec of the folder ``path``, None when there is none."""
+    content = _spec_file(path)
+    if content is None:
+        return None
     file = path / "spec.json"
     try:
-        text = file.read_text()
+        return Spec.from_json(json.dumps(content["spec"]), str(file))
+    except KeyError as error:
+        raise FeaturesError(f"{file}: damaged: {error} is missing") from error
+
+
+def read_shard_size(path: Path) -> int:
+    """Videos a shard in the folder ``path``: what it was made with, else SHARD_SIZE."""
+    size = (_spec_file(path) or {}).get("shard_size", SHARD_SIZE)
+    if not isinstance(size, int) or size < 1:
+        raise FeaturesError(f"{path / 'spec.json'}: damaged: shard_size is {size!r}")
+    return size
+
+
+def _spec_file(path: Path) -> dict[str, Any] | None:
+    file = path / "spec.json"
+    try:
+        content = json.loads(file.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        return Spec.from_json(json.dumps(json.loads(text)["spec"]), str(file))
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise FeaturesError(f"{file}: damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise FeaturesError(f"{file}: damaged: expected a JSON object")
+    return content
 
 
-def _settle_spec(path: Path, spec: Spec, provenance: dict[str, Any]) -> None:
+def _settle_spec(path: Path, spec: Spec, shard_size: int, provenance: dict[str, Any]) -> None:
     content = {
         "format": "vadprep-features",
         "version": 1,
         "hash": spec.hash,
         "spec": json.loads(spec.to_json()),
+        "shard_size": shard_size,
         "provenance": provenance,
     }
     file = path / "spec.json"
@@ -203,8 +240,11 @@ def _settle_spec(path: Path, spec: Spec, provenance: dict[str, Any]) -> None:
     require_equal(spec, found, str(path))
 
 
-def check_shared(path: Path) -> None:
-    """Raise OutputError unless files can be made and renamed in ``path``."""
+def check_writable(path: Path) -> None:
+    """Make ``path``; raise OutputError unless this process can write and rename a file there.
+
+    It says nothing of other machines: whether they see the same folder is not checked.
+    """
     make_folder(path)
     probe = temporary_name(path / ".write-probe")  # of our own: other ranks check as well
     with disk_errors(path):

@@ -1,5 +1,6 @@
 """What happened to each video: manifest-<rank>.csv, a row for each finished video, and
-events-<rank>.jsonl, a line for each step with its seconds.
+events-<rank>.jsonl, a line when a video is started and one when it is committed, has failed or is
+skipped, with the seconds of each stage.
 
 Both are append-only and written by one process, the driver of that rank. A kill can cut the last
 line; it is dropped when the rank starts again and passed over by readers.
@@ -55,7 +56,7 @@ _KINDS = {
 
 
 class Journal:
-    """The two files of one rank, open for appending. Use as a context manager."""
+    """The two files of one rank; each line is on the disk when the call returns."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._manifest = folder / f"manifest-{rank:05d}.csv"
@@ -71,14 +72,15 @@ class Journal:
         _append(self._manifest, _csv_line([getattr(row, name) for name in COLUMNS]))
 
     def event(self, event: str, video_id: str, /, **values: Any) -> None:
-        """Append one event: start, decoded, computed, committed or failed."""
+        """Append one event: start, committed, failed or skipped."""
         line = {"time": round(time.time(), 3), "event": event, "video_id": video_id, **values}
         _append(self._events, json.dumps(line) + "\n")
 
 
 def _csv_line(values: list[Any]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a lone CR needs it
+    writer.writerow(values)
     return text.getvalue()
 
 
@@ -114,18 +116,18 @@ def _whole(content: bytes, quoted: bool) -> bytes:
 
 
 def read_rows(folder: Path) -> dict[str, Row]:
-    """The finished videos of all ranks by id; ``done`` outlasts ``failed``, then the later."""
+    """The finished videos of all ranks by id: of each the later row, at the same time ``done``."""
     rows: dict[str, Row] = {}
     for path in sorted(folder.glob("manifest-*.csv")):
         for row in _rows(path):
             old = rows.get(row.video_id)
-            if old is None or _rank_of(row) >= _rank_of(old):
+            if old is None or _age(row) >= _age(old):
                 rows[row.video_id] = row
     return rows
 
 
-def _rank_of(row: Row) -> tuple[bool, float]:
-    return row.status == "done", row.time
+def _age(row: Row) -> tuple[float, bool]:
+    return row.time, row.status == "done"
 
 
 def _rows(path: Path) -> Iterator[Row]:

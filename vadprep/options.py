@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from vadprep.datasets import leaks, load_dataset, split_path, videos_in
+from vadprep.datasets import dataset_names, leaks, load_dataset, split_path, videos_in
 from vadprep.manifest import Manifest, apply_splits, read_manifest
 from vadprep.spec import DATASET_PRESETS, DEFAULT_PRESET
 
@@ -91,6 +91,31 @@ def chosen_manifest(
     if split_file:
         manifest = apply_splits(manifest, split_path(split_file))
     return manifest, name
+
+
+def manifest_source(options: dict[str, Any]) -> dict[str, str]:
+    """What names the manifest in ``options``, as it will still be understood from elsewhere."""
+    source = {name: options[name] for name in ("dataset", "manifest", "split_file")}
+    if source["manifest"]:
+        source["manifest"] = source["manifest"].absolute()
+    if source["split_file"] and split_path(source["split_file"]) == Path(source["split_file"]):
+        source["split_file"] = Path(source["split_file"]).absolute()  # not a bundled one
+    return {name: str(value) for name, value in source.items() if value}
+
+
+def dataset_here() -> str:
+    """The one bundled data set that has a feature folder in ./features.
+
+    Raises UsageError for none or several, with their names.
+    """
+    here = [name for name in dataset_names() if Path("features", name).is_dir()]
+    if len(here) == 1:
+        return here[0]
+    found = f"are features of {', '.join(here)}" if here else "is no bundled data set"
+    raise click.UsageError(
+        f"in ./features there {found}: name the videos by one of --dataset "
+        f"({', '.join(here or dataset_names())}) and --manifest"
+    )
 
 
 def chosen_videos(options: dict[str, Any]) -> Videos:

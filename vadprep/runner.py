@@ -27,7 +27,7 @@ from vadprep.datasets import SourceIndex
 from vadprep.decode import DECODERS
 from vadprep.driver import Driver, OnStart, Runner, Share, Worker
 from vadprep.extract import Extractor, Report, Task
-from vadprep.folder import SHARD_SIZE, StreamFolder, check_shared, read_spec
+from vadprep.folder import StreamFolder, check_writable, read_spec
 from vadprep.manifest import Manifest
 from vadprep.records import DecodeError, ManifestError, SpecError
 from vadprep.spec import PRESETS, UNKNOWN, Spec, keep_settled, resolve
@@ -58,7 +58,8 @@ class Settings:
     workers: int = 1
     """Processes; on ``cuda`` each holds one GPU."""
     share: Share = field(default_factory=Share)
-    shard_size: int = SHARD_SIZE
+    shard_size: int | None = None
+    """Videos a shard; None for what the folder was made with."""
     address: str = "local"
     """Of the Ray cluster; ``local`` starts one for this run alone."""
 
@@ -207,7 +208,7 @@ def extract_dataset(
     root, out = root.resolve(), out.resolve()
     spec = settle_spec(out, settings)
     check_sources(manifest, root)
-    check_shared(out)
+    check_writable(out)
     folder = StreamFolder.prepare(
         out / spec.stream,
         spec,

@@ -16,16 +16,24 @@ The HDF5 library never touches the disk while writing: after a failed write (a f
 files can neither be closed nor let go of without a segmentation fault (measured, HDF5 1.14). It
 lays the file out in memory, where the data sets are holes, and we copy the few kilobytes of
 metadata and stream the numbers into the holes ourselves.
+
+A flipped bit anywhere is found: the numbers have our checksums, and HDF5's own cover the metadata
+from format 1.10 on. Strings are of fixed length, since those of variable length lie in a heap
+without a checksum; plain h5py reads them as bytes, in UTF-8.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,7 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.files import disk_errors, written
-from vadprep.records import ShardError
+from vadprep.records import FeaturesError, ShardError
 from vadprep.spec import Spec
 
 FORMAT = "vadprep-shard"
@@ -42,7 +50,16 @@ VERSION = 1
 BLOCK_BYTES = 8 << 20
 """Numbers are copied in blocks of about this size, so that memory is bounded."""
 
+LIBVER = ("v110", "v110")
+"""HDF5 format of the files: the oldest whose metadata have checksums."""
+
 REMEDY = "remove the file and run the same extract again"
+
+DAMAGE = (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError)
+"""What h5py raises at a damaged file."""
+
+KINDS = dict(video_id=str, status=str, num_frames=int, features_crc32=int, spans_crc32=int)
+"""Attributes that a done video must have; a failed one has the first two."""
 
 DONE, FAILED = "done", "failed"
 Attributes = Mapping[str, str | int | float]
@@ -94,35 +111,51 @@ def write_shard(path: Path, spec: Spec, videos: Sequence[StoredVideo]) -> None:
 def _lay_out(image: io.FileIO, spec: Spec, videos: Sequence[StoredVideo]) -> list[tuple[int, int]]:
     """Write all but the numbers; returns the byte offsets of each video's features and spans."""
     holes = []
-    with h5py.File(image, "w") as file:
-        file.attrs.update(
-            format=FORMAT,
-            version=VERSION,
-            stream=spec.stream,
-            spec=spec.to_json(),
-            spec_hash=spec.hash,
-        )
+    root: Attributes = {
+        "format": FORMAT,
+        "version": VERSION,
+        "stream": spec.stream,
+        "spec": spec.to_json(),
+        "spec_hash": spec.hash,
+    }
+    with h5py.File(image, "w", libver=LIBVER) as file:
+        _set_attributes(file, root)
         for index, video in enumerate(videos):
-            group = file.create_group(f"{index:06d}")
-            for key, value in sorted(video.attributes.items()):
-                _set_attribute(group, key, value)
+            group = _create_group(file, f"{index:06d}")
+            _set_attributes(group, video.attributes)
             holes.append(_reserve(group, video) if video.is_done else (0, 0))
     return holes
 
 
-def _set_attribute(group: h5py.Group, key: str, value: str | int | float) -> None:
-    """Store a value; file names that are not UTF-8 keep their bytes, as Python reads them."""
-    if isinstance(value, str):
-        text = value.encode("utf-8", "surrogateescape")
-        group.attrs.create(key, text, dtype=h5py.string_dtype("utf-8"))
-    else:
-        group.attrs[key] = value
+def _create_group(file: h5py.File, name: str) -> h5py.Group:
+    """A new group without the time of its making: the same videos give the same bytes."""
+    timeless = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    timeless.set_obj_track_times(False)
+    return h5py.Group(h5py.h5g.create(file.id, name.encode(), gcpl=timeless))
+
+
+def _set_attributes(group: h5py.Group, attributes: Attributes) -> None:
+    """Store values; file names that are not UTF-8 keep their bytes, as Python reads them."""
+    for key, value in sorted(attributes.items()):
+        if isinstance(value, str):
+            text = value.encode("utf-8", "surrogateescape")
+            kind = h5py.string_dtype("utf-8", max(1, len(text)))
+            group.attrs.create(key, np.bytes_(text), dtype=kind)
+        else:
+            group.attrs[key] = value
+
+
+def _plain(value: Any) -> Any:
+    """What was stored, as str, int or float."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    return plain.decode("utf-8", "surrogateescape") if isinstance(plain, bytes) else plain
 
 
 def _reserve(group: h5py.Group, video: StoredVideo) -> tuple[int, int]:
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    early.set_obj_track_times(False)
     offsets = []
     for name, shape, dtype in (
         (b"features", video.shape, video.dtype),
@@ -175,23 +208,24 @@ class Shard:
             self._file = h5py.File(path, "r", locking=False)
         except FileNotFoundError:
             raise ShardError(f"{path}: not there: run the same extract again") from None
-        except OSError as error:
+        except DAMAGE as error:
             raise ShardError(f"{path}: not a readable HDF5 file ({error}): {REMEDY}") from error
         try:
-            self.spec = self._read_spec()
+            with _naming(str(path)):
+                self.spec = self._read_spec()
         except BaseException:
             self.close()
             raise
 
     def _read_spec(self) -> Spec:
-        attributes = self._file.attrs
-        if attributes.get("format") != FORMAT or attributes.get("version") != VERSION:
+        known = {key: _plain(value) for key, value in self._file.attrs.items()}
+        if (known.get("format"), known.get("version")) != (FORMAT, VERSION):
             raise ShardError(
-                f"{self.path}: attribute format/version is {attributes.get('format')!r}/"
-                f"{attributes.get('version')!r}, expected {FORMAT!r}/{VERSION}"
+                f"{self.path}: attribute format/version is {known.get('format')!r}/"
+                f"{known.get('version')!r}, expected {FORMAT!r}/{VERSION}"
             )
-        spec = Spec.from_json(str(attributes["spec"]), f"{self.path}, attribute spec")
-        if spec.hash != attributes["spec_hash"]:
+        spec = Spec.from_json(known["spec"], f"{self.path}, attribute spec")
+        if spec.hash != known["spec_hash"]:
             raise ShardError(f"{self.path}: attribute spec_hash does not fit attribute spec")
         return spec
 
@@ -206,22 +240,32 @@ class Shard:
 
     def __iter__(self) -> Iterator[str]:
         """Names of the groups, in order."""
-        return iter(self._file)
+        with _naming(str(self.path)):
+            return iter(list(self._file))
 
     def video(self, name: str) -> StoredVideo:
         """The video in group ``name``; its features stay on the disk until ``blocks()``."""
         with self._naming(name):
             group = self._file[name]
             attributes = {key: _plain(value) for key, value in group.attrs.items()}
+            _check_attributes(attributes)
             if attributes["status"] != DONE:
                 return StoredVideo(attributes)
-            dataset = group["features"]
-            spans = group["spans"][()]
-            video = StoredVideo(
-                attributes, dataset.shape, dataset.dtype.name, spans, lambda: _blocks(dataset)
-            )
+            features = _array(group, "features", "float", 3)
+            spans = _array(group, "spans", "int64", 2)[()]
+            blocks = partial(read_blocks, partial(self.block, name))
+            video = StoredVideo(attributes, features.shape, features.dtype.name, spans, blocks)
         self._check(video, name)
         return video
+
+    def block(self, name: str, number: int) -> NDArray[Any]:
+        """Features of the snippets of one block, [n, num_crops, dim]: empty past the last."""
+        with self._naming(name):
+            features = _array(self._file[name], "features", "float", 3)
+            row_bytes = max(1, features.dtype.itemsize * math.prod(features.shape[1:]))
+            step = max(1, BLOCK_BYTES // row_bytes)
+            block: NDArray[Any] = features[number * step : (number + 1) * step]
+        return block
 
     def features(self, name: str) -> NDArray[Any]:
         """All features of the video in group ``name``: [num_clips, num_crops, dim].
@@ -230,12 +274,13 @@ class Shard:
         """
         with self._naming(name):
             group = self._file[name]
-            features: NDArray[Any] = group["features"][()]
-            expected = int(group.attrs["features_crc32"])
-            video_id = group.attrs["video_id"]
-        if crc32(features) != expected:
+            features: NDArray[Any] = _array(group, "features", "float", 3)[()]
+            known = {key: _plain(group.attrs.get(key)) for key in ("video_id", "features_crc32")}
+            _check_kinds(known, tuple(known))
+        if crc32(features) != known["features_crc32"]:
             raise ShardError(
-                f"{self.path}, group {name}, features of {video_id!r}: checksum differs: {REMEDY}"
+                f"{self.path}, group {name}, features of {known['video_id']!r}: checksum differs: "
+                f"{REMEDY}"
             )
         return features
 
@@ -243,25 +288,50 @@ class Shard:
         where = f"{self.path}, group {name} ({video.video_id!r})"
         if video.spans.shape != (video.shape[0], 2):
             raise ShardError(f"{where}: spans {video.spans.shape} for features {video.shape}")
-        if crc32(video.spans) != video.attributes.get("spans_crc32"):
+        if crc32(video.spans) != video.attributes["spans_crc32"]:
             raise ShardError(f"{where}, spans: checksum differs: {REMEDY}")
 
-    def _naming(self, name: str) -> _Naming:
-        return _Naming(f"{self.path}, group {name}")
+    def _naming(self, name: str) -> AbstractContextManager[None]:
+        return _naming(f"{self.path}, group {name}")
 
 
-class _Naming:
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
     """Turn what h5py raises at a damaged file into a ShardError that says where."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise ShardError(f"{where}: damaged: {error}: {REMEDY}") from error
 
-    def __init__(self, where: str) -> None:
-        self.where = where
 
-    def __enter__(self) -> None:
-        pass
+def _check_attributes(known: Attributes) -> None:
+    """Raise ValueError naming the attribute of a video that is missing or odd."""
+    _check_kinds(known, ("video_id", "status"))
+    if known["status"] not in (DONE, FAILED):
+        raise ValueError(f"attribute status is {known['status']!r}, expected {DONE} or {FAILED}")
+    if known["status"] == DONE:
+        _check_kinds(known, tuple(KINDS))
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (OSError, KeyError, RuntimeError, TypeError, ValueError)):
-            raise ShardError(f"{self.where}: damaged: {error}") from error
+
+def _check_kinds(known: Attributes, names: Sequence[str]) -> None:
+    for name in names:
+        if not isinstance(known.get(name), KINDS[name]):
+            found = repr(known[name]) if name in known else "missing"
+            raise ValueError(f"attribute {name} is {found}, expected {KINDS[name].__name__}")
+
+
+def _array(group: h5py.Group, name: str, kind: str, ndim: int) -> h5py.Dataset:
+    """The data set ``name``; raises ValueError when it is no array of that kind."""
+    array = group[name]
+    is_array = isinstance(array, h5py.Dataset) and array.ndim == ndim
+    if not is_array or not array.dtype.name.startswith(kind):
+        raise ValueError(f"{name} is {array!r}, expected {ndim} dimensions of {kind}")
+    return array
+
+
+def read_blocks(block: Callable[[int], NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """``block(0)``, ``block(1)``, ... up to the first that is empty."""
+    return itertools.takewhile(len, map(block, itertools.count()))
 
 
 class Draft:
@@ -286,8 +356,17 @@ class Draft:
         self._file.close()
 
     def append(self, features: NDArray[np.floating]) -> None:
-        """Add snippets [n, num_crops, dim], stored in the spec's dtype."""
-        block = features.astype(self.spec.dtype)
+        """Add snippets [n, num_crops, dim], stored in the spec's dtype.
+
+        Raises FeaturesError when one is not finite, as when a number exceeds what the dtype holds.
+        """
+        with np.errstate(over="ignore"):
+            block = features.astype(self.spec.dtype)
+        if not np.isfinite(block).all():
+            raise FeaturesError(
+                f"{self.path}: features that are not finite with precision {self.spec.precision}, "
+                f"dtype {self.spec.dtype}: use --precision fp32 --set dtype=float32 and a new --out"
+            )
         self.checksum = crc32(block, self.checksum)
         self._shape = (self._shape[0] + len(block), block.shape[1], block.shape[2])
         with disk_errors(self.path):
@@ -316,14 +395,3 @@ def write_failure(path: Path, spec: Spec, attributes: Attributes, reason: str) -
     """Write the shard ``path`` of one video that failed for good, with its reason."""
     failed = StoredVideo({**attributes, "status": FAILED, "reason": reason})
     write_shard(path, spec, [failed])
-
-
-def _plain(value: Any) -> str | int | float:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _blocks(dataset: h5py.Dataset) -> Iterator[NDArray[Any]]:
-    row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
-    step = max(1, BLOCK_BYTES // row_bytes)
-    for start in range(0, dataset.shape[0], step):
-        yield dataset[start : start + step]

@@ -32,8 +32,8 @@ def stop_on_signals(
 ) -> Iterator[None]:
     """Raise Stopped from wherever the block is when SIGINT, SIGTERM or SIGUSR1 arrives.
 
-    ``afterwards`` ends the message: what is safe and how to go on. Every write is safe against a kill, so it is safe against this too. A second signal during
-    the clean-up is ignored.
+    ``afterwards`` ends the message: what is safe and how to go on. Every write is safe against a
+    kill, so it is safe against this too. A second signal during the clean-up is ignored.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:

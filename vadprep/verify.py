@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +14,9 @@ from vadprep.clips import check_spans
 from vadprep.features import StreamReader
 from vadprep.folder import StreamFolder
 from vadprep.journal import Row, read_rows
-from vadprep.records import FeaturesError, ShardError, VadprepError
+from vadprep.records import FeaturesError, ShardError, SpecError, VadprepError
 from vadprep.shards import DONE, REMEDY, Shard, StoredVideo, crc32
-from vadprep.spec import Spec, require_equal
+from vadprep.spec import UNKNOWN, Spec, require_equal
 
 
 @dataclass(frozen=True)
@@ -70,33 +72,58 @@ class Verification:
 
 
 def verify(folder: StreamFolder) -> Verification:
-    """Read everything: checksums, shapes, finite values, spans against frame counts."""
-    reader = StreamReader(folder)
+    """Read everything: checksums, shapes, finite values, spans against frame counts.
+
+    What is damaged is a problem, not an exception, and the rest is read none the less; only a
+    damaged table (plan.csv, manifest-*.csv) raises FeaturesError.
+    """
     rows = read_rows(folder.path)
-    videos, clips, size = 0, 0, 0
     unusable = dict(_unusable_shards(folder))
     problems = list(unusable.values())
-    for video_id, place in folder.plan.places.items():
-        if folder.shard(place.shard) in unusable:
-            continue
-        row = rows.get(video_id)
-        if row is None:
-            problems.append(f"{video_id!r}: not extracted yet; run the same extract again")
-            continue
-        try:
-            stored = reader.stored(video_id)
-            if stored.is_done != _is_done(row):
-                raise FeaturesError(f"{video_id!r}: manifest and shard disagree on its status")
-            if stored.is_done:
-                _check_video(stored, row)
-                videos, clips = videos + 1, clips + stored.shape[0]
-                size += int(np.prod(stored.shape)) * np.dtype(stored.dtype).itemsize
-        except ShardError as error:  # names its file
-            problems.append(str(error))
-        except (VadprepError, ValueError) as error:
-            problems.append(f"{folder.shard(place.shard)}: {error}")
-    reader.close()
-    return Verification(videos, clips, size, tuple(problems))
+    sound: list[StoredVideo] = []
+    with closing(StreamReader(folder)) as reader:
+        for video_id, place in folder.plan.places.items():
+            path, _ = folder.location(place)
+            if path in unusable:
+                continue
+            row = rows.get(video_id)
+            if row is None:
+                problems.append(f"{video_id!r}: not extracted yet; run the same extract again")
+                continue
+            try:
+                sound += _sound(reader, row, dim=sound[0].shape[2] if sound else None)
+            except (ShardError, SpecError) as error:  # names its file
+                problems.append(str(error))
+            except (VadprepError, ValueError) as error:
+                problems.append(f"{path}: {error}")
+    clips = sum(video.shape[0] for video in sound)
+    size = sum(math.prod(video.shape) * np.dtype(video.dtype).itemsize for video in sound)
+    return Verification(len(sound), clips, size, tuple(problems))
+
+
+def _sound(reader: StreamReader, row: Row, dim: int | None) -> list[StoredVideo]:
+    """The video of ``row``, read through, without its numbers; nothing for a failed one."""
+    stored = reader.stored(row.video_id)
+    if stored.is_done != _is_done(row):
+        raise FeaturesError(f"{row.video_id!r}: manifest and shard disagree on its status")
+    if not stored.is_done:
+        return []
+    _check_form(stored, reader.folder.spec, dim)
+    _check_video(stored, row)
+    return [StoredVideo({}, stored.shape, stored.dtype)]
+
+
+def _check_form(stored: StoredVideo, spec: Spec, dim: int | None) -> None:
+    """Raise FeaturesError unless crops and number type are the spec's, and ``dim`` fits."""
+    for name, found, expected in (
+        ("crops", stored.shape[1], spec.crops),
+        ("dtype", stored.dtype, spec.dtype),
+        ("dimension", stored.shape[2], dim),
+    ):
+        if found != expected and expected not in (None, UNKNOWN):
+            raise FeaturesError(
+                f"{stored.video_id!r}, features: {name} {found}, expected {expected}: {REMEDY}"
+            )
 
 
 def _check_video(stored: StoredVideo, row: Row) -> None:

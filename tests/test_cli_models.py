@@ -1,0 +1,319 @@
+"""Train, score and eval as commands: what they find, what they refuse, what they warn of."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from commands import message, run, without_network
+from stored import stored_video, write_folder
+from videos import write_video
+
+from vadprep import cli_models, fit, runner
+from vadprep.backbones import has_cpu_bf16, load_backbone
+from vadprep.checkpoint import Origin
+from vadprep.datasets import load_dataset
+from vadprep.mil import head_kind
+from vadprep.score import read_origin, read_scores
+
+CAUTION = "weights random:0, NEVER TRAINED"
+VIDEOS = [
+    ("a", "train", 0, "[]"),
+    ("b", "train", 1, '"[[16, 32]]"'),
+    ("c", "test", 0, "[]"),
+    ("d", "test", 1, '"[[0, 16]]"'),
+]
+"""Name, split, label, intervals."""
+
+
+@contextmanager
+def cheaply():
+    """Inside, there is no network and training takes three epochs."""
+    published = head_kind("ddl").published
+    with without_network() as patch:
+        patch.setitem(published, "xd", replace(published["xd"], epochs=3))
+        yield patch
+
+
+@pytest.fixture(autouse=True)
+def patch():
+    with cheaply() as patch:
+        yield patch
+
+
+def write_manifest(path: Path, rows=VIDEOS) -> Path:
+    lines = [f"{name},{name}.mp4,{split},{label},{found}" for name, split, label, found in rows]
+    path.write_text("\n".join(["video_id,path,split,label,intervals", *lines]) + "\n")
+    return path
+
+
+def ok(*arguments: object) -> str:
+    """What a command printed that went well."""
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with videos, a manifest m.csv, their features f and a run r on them."""
+    place = tmp_path_factory.mktemp("place")
+    (place / "videos").mkdir()
+    for number, (name, *_) in enumerate(VIDEOS):
+        write_video(place / "videos" / f"{name}.mp4", 33 + 16 * number)
+    manifest = write_manifest(place / "m.csv")
+    options = ("--weights", "random:0", "--workers", "1", "--fps", "native", "--crops", "5")
+    with cheaply():
+        root = place / "videos"
+        ok("extract", "--manifest", manifest, "--root", root, "--out", place / "f", *options)
+        output = train(place, place / "r")
+    assert f"{place / 'r'}: {CAUTION}\n" in output
+    return place
+
+
+def train(place: Path, out: Path, *options: object) -> str:
+    named = ("--manifest", place / "m.csv", "--features", place / "f", "--out", out)
+    return ok("train", "ddl", *named, *options)
+
+
+# ---------------------------------------------------------------- train
+
+
+def bundled_features():
+    """Features of four videos of XD-Violence."""
+    videos = load_dataset("xd").videos
+    for split, label in (("train", 0), ("train", 1), ("test", 0), ("test", 1)):
+        known = [v for v in videos if (v.split, v.label) == (split, label)]
+        chosen = min(known, key=lambda v: v.intervals[-1][1] if v.intervals else 0)
+        end = chosen.intervals[-1][1] if chosen.intervals else 32
+        yield stored_video(chosen.video_id, num_clips=-(-end // 16) + 2)
+
+
+def test_train_and_eval_work_just_so(tmp_path, monkeypatch):
+    write_folder(tmp_path / "features" / "xd" / "rgb", list(bundled_features()))
+    (tmp_path / "features" / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    trained = ok("train", "ddl", "--allow-missing")
+    monkeypatch.chdir("/")
+    evaluated = ok("eval", tmp_path / "runs" / "ddl-xd")
+    for output in (trained, evaluated):
+        assert f"runs/ddl-xd: {CAUTION}\n" in output and "frame_auc" in output
+    record = json.loads((tmp_path / "runs/ddl-xd/config.json").read_text())
+    assert record["source"] == {"dataset": "xd"} and record["settings"] == "xd"
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        ((), "there is no bundled data set: name the videos by one of --dataset (avenue, "),
+        (("mine",), "there is no bundled data set"),
+        (("xd", "ucf"), "are features of ucf, xd: name the videos by one of --dataset (ucf, xd)"),
+    ],
+)
+def test_train_alone_needs_one_data_set_with_features(folders, expected, tmp_path, monkeypatch):
+    for name in folders:
+        (tmp_path / "features" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert expected in message(run("train", "ddl"))
+
+
+def test_features_that_are_named_need_a_manifest_that_is_named(place, tmp_path, monkeypatch):
+    (tmp_path / "features" / "xd").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    refused = message(run("train", "ddl", "--features", place / "f"))
+    assert "name the videos by one of --dataset and --manifest" in refused
+
+
+def test_training_stopped_by_a_signal_goes_on_with_resume(place, tmp_path, monkeypatch):
+    steps, step = [], fit._step
+
+    def interrupted(*arguments):
+        steps.append(arguments)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    named = ("--manifest", place / "m.csv", "--features", place / "f", "--out", tmp_path / "r")
+    monkeypatch.setattr(fit, "_step", interrupted)
+    stopped = message(run("train", "ddl", *named), 75)
+    assert stopped == "stopped by SIGTERM; every full epoch is saved, go on with --resume"
+    assert len(steps) == 3
+    train(place, tmp_path / "r", "--resume")
+    for name in ("log.csv", "checkpoint-last.safetensors", "scores-last.h5"):
+        assert (tmp_path / "r" / name).read_bytes() == (place / "r" / name).read_bytes()
+
+
+def test_random_weights_and_the_control_are_named_in_every_result(place, tmp_path):
+    output = train(place, tmp_path / "r", "--control")
+    assert f"{tmp_path / 'r'}: {CAUTION}; CONTROL on shuffled labels, not a detector" in output
+    metrics = json.loads((tmp_path / "r/metrics.json").read_text())
+    found = {name: metrics[name] for name in ("weights", "random_weights", "control")}
+    assert found == {"weights": {"rgb": "random:0"}, "random_weights": True, "control": True}
+    assert read_origin(tmp_path / "r/scores-last.h5") == Origin({"rgb": "random:0"}, True)
+
+
+# ---------------------------------------------------------------- eval
+
+
+def test_eval_finds_the_manifest_from_any_folder(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    named = ("--manifest", "m.csv", "--features", "f", "--out", tmp_path / "r")
+    ok("train", "ddl", *named, "--seeds", "10,9")
+    monkeypatch.chdir(tmp_path)
+    by_itself = ok("eval", "r")
+    assert by_itself == ok("eval", "r", "--manifest", place / "m.csv")
+    assert by_itself.splitlines()[0] == f"r/seed-9: {CAUTION}"
+    assert by_itself.splitlines()[2].split() == ["figure", "seed-9", "seed-10"]
+
+
+def test_the_split_file_is_found_again_too(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("split.csv").write_text("video_id,split\na,test\nb,test\nc,train\nd,train\n")
+    train(place, Path("r"), "--split-file", "split.csv")
+    source = json.loads(Path("r/config.json").read_text())["source"]
+    assert source["split_file"] == str(tmp_path / "split.csv")
+    assert set(read_scores(Path("r/scores-last.h5"))) == {"a", "b"}
+    monkeypatch.chdir("/")
+    ok("eval", tmp_path / "r")
+
+
+def test_a_manifest_that_has_moved_is_named_with_the_remedy(place, tmp_path):
+    manifest = write_manifest(tmp_path / "m.csv")
+    named = ("--manifest", manifest, "--features", place / "f", "--out", tmp_path / "r")
+    ok("train", "ddl", *named)
+    manifest.rename(tmp_path / "n.csv")
+    moved = message(run("eval", tmp_path / "r"))
+    assert moved.startswith(f"{manifest}: the manifest of {tmp_path / 'r'} is not there any more")
+    assert "--manifest" in moved
+    ok("eval", tmp_path / "r", "--manifest", tmp_path / "n.csv")
+
+
+# ---------------------------------------------------------------- score
+
+
+def changed(folder: Path, out: Path, **changes: object) -> Path:
+    """A copy of the run in ``folder`` whose spec has other fields; flow=True adds a stream."""
+    out.mkdir()
+    for name in ("checkpoint-last.json", "checkpoint-last.safetensors"):
+        (out / name).write_bytes((folder / name).read_bytes())
+    path = out / "checkpoint-last.json"
+    record = json.loads(path.read_text())
+    if changes.pop("flow", False):
+        record["specs"]["flow"] = record["specs"]["rgb"]
+    record["specs"]["rgb"]["spec"].update(changes)
+    path.write_text(json.dumps(record))
+    return out
+
+
+def test_videos_are_scored_as_their_features_are(place, tmp_path):
+    output = ok("score", place / "r", place / "videos", "--out", tmp_path)
+    assert f"{place / 'r'}: {CAUTION}\n" in output and "4 videos scored in" in output
+    ok("score", place / "r", "--features", place / "f", "--out", tmp_path / "again", "--no-plots")
+    found = read_scores(tmp_path / "scores.h5")
+    expected = read_scores(tmp_path / "again" / "scores.h5")
+    assert set(found) == {str(place / "videos" / f"{name}.mp4") for name in expected}
+    for name, scores in expected.items():
+        same = found[str(place / "videos" / f"{name}.mp4")]
+        np.testing.assert_array_equal(same.snippets, scores.snippets)
+        np.testing.assert_array_equal(same.spans, scores.spans)
+    assert len(list(tmp_path.glob("*.png"))) == 4
+    assert read_origin(tmp_path / "scores.h5") == Origin({"rgb": "random:0"})
+
+
+def test_videos_of_one_name_do_not_take_each_others_features(place, tmp_path):
+    for folder, num_frames in (("x", 33), ("y", 65)):
+        (tmp_path / folder).mkdir()
+        write_video(tmp_path / folder / "cam.mp4", num_frames)
+    for folder, num_clips in (("x", 2), ("y", 4)):
+        ok("score", place / "r", tmp_path / folder / "cam.mp4", "--out", tmp_path / "s")
+        ((video_id, scores),) = read_scores(tmp_path / "s" / "scores.h5").items()
+        assert video_id == str(tmp_path / folder / "cam.mp4")
+        assert len(scores.snippets) == num_clips
+
+
+def test_a_file_and_its_folder_are_one_video(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "a.mp4", 1)
+    monkeypatch.chdir(tmp_path)
+    found = cli_models.listed_videos([Path("in/a.mp4"), Path("in"), Path("in/../in/a.mp4")])
+    assert [video.path for video in found.videos] == [str(tmp_path / "in" / "a.mp4")]
+
+
+def test_a_video_that_fails_is_listed_and_the_others_are_scored(place, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    sources = (tmp_path / "broken.mp4", place / "videos" / "a.mp4")
+    result = run("score", place / "r", *sources, "--out", tmp_path / "s", "--no-plots")
+    assert result.exit_code == 1 and "1 videos scored" in result.output
+    assert f"failed: {tmp_path / 'broken.mp4'}: " in result.output
+    write_video(tmp_path / "broken.mp4", 33)
+    ok("score", place / "r", *sources, "--out", tmp_path / "s", "--no-plots")
+    assert len(read_scores(tmp_path / "s" / "scores.h5")) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "by one of --features and VIDEO"),
+        (("videos", "--features", "f"), "by one of --features and VIDEO"),
+        (("--features", "f", "--weights", "random:0"), "--weights goes with VIDEO"),
+        (("gone.mp4",), "'gone.mp4' does not exist"),
+        (("videos", "--weights", "random:x"), "expected random:SEED"),
+    ],
+)
+def test_wrong_use_of_score(options, expected, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    assert expected in message(run("score", "r", *options, "--out", tmp_path / "s"))
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "expected"),
+    [
+        ({"flow": True}, (), "trained on rgb and flow, videos are scored on rgb alone so far"),
+        ({"filter": "unknown"}, (), "cannot be extracted again (preset i3d, unknown: filter)"),
+        ({"preset": "rtfm"}, (), "cannot be extracted again (preset rtfm, unknown: nothing)"),
+        ({"weights": "x.pt"}, (), "the run's features are of x.pt: name it by --weights"),
+        ({}, ("--weights", "random:1"), "rgb weights_sha256: "),
+        ({"weights": "x.pt", "weights_sha256": "f" * 64}, ("--weights", "random:0"), "(x.pt) / "),
+        ({"scaling": "[0,1]"}, (), "rgb scaling: [0,1] / [-1,1]"),
+    ],
+)
+def test_runs_whose_features_cannot_be_made_again(changes, options, expected, place, tmp_path):
+    folder = changed(place / "r", tmp_path / "r", **changes)
+    result = run("score", folder, place / "videos", "--out", tmp_path / "s", *options)
+    assert expected in message(result)
+    assert not (tmp_path / "s").exists()
+
+
+def test_plots_say_what_the_scores_must_not_be_taken_for(place, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr("vadprep.report.plot_scores", lambda *each: titles.append(each[-1]))
+    ok("score", place / "r", "--features", place / "f", "--out", tmp_path)
+    assert titles == [CAUTION] * 4
+
+
+def test_the_whole_line_with_the_real_network(tmp_path, patch):
+    """Two videos: extract, train, score the features, score the videos: the same scores."""
+    patch.setattr(runner, "load_backbone", load_backbone)
+    for name in "ab":
+        write_video(tmp_path / f"{name}.mp4", 17)
+    manifest = write_manifest(tmp_path / "m.csv", VIDEOS[:2])
+    precision = "bf16" if has_cpu_bf16() else "fp32"
+    options = ("--fps", "native", "--precision", precision, "--workers", "1")
+    named = ("--manifest", manifest, "--out", tmp_path / "f", "--root", tmp_path)
+    ok("extract", *named, "--weights", "random:0", *options)
+    train(tmp_path, tmp_path / "r")
+    ok("score", tmp_path / "r", "--features", tmp_path / "f", "--out", tmp_path / "x", "--no-plots")
+    ok("score", tmp_path / "r", *sorted(tmp_path.glob("*.mp4")), "--out", tmp_path / "y")
+    with h5py.File(tmp_path / "x/scores.h5") as one, h5py.File(tmp_path / "y/scores.h5") as other:
+        assert list(one) == list(other) == ["000000", "000001"]
+        for group in one:
+            assert one[group]["scores"][:].tobytes() == other[group]["scores"][:].tobytes()
+            assert len(one[group]["scores"]) == 1
