@@ -282,7 +282,7 @@ FAKE = """
 import os, signal, sys, time
 from fractions import Fraction
 import numpy as np
-from vadprep import decoders
+from vadprep import decoders, decoding
 
 def frames():
     for number in range({num_frames}):
@@ -291,8 +291,8 @@ def frames():
 
 header = decoders.VideoHeader(64, 48, Fraction(25), None)
 control, lifeline, memory = map(int, sys.argv[1:])
-decoders.die_with_parent(lifeline)
-decoders.write_frames(decoders.FrameSource(header, frames()), decoders.Ring(control, memory))
+decoding.die_with_parent(lifeline)
+decoding.write_frames(decoders.FrameSource(header, frames()), decoding.Ring(control, memory))
 """
 
 

@@ -312,7 +312,7 @@ MISBEHAVING = """
 import os, signal, sys, time
 from fractions import Fraction
 import numpy as np
-from vadprep import decoders
+from vadprep import decoders, decoding
 
 def frames():
     for number in range(40):
@@ -321,8 +321,8 @@ def frames():
 
 header = decoders.VideoHeader(64, 48, Fraction(25), None)
 control, lifeline, memory = map(int, sys.argv[1:])
-decoders.die_with_parent(lifeline)
-decoders.write_frames(decoders.FrameSource(header, frames()), decoders.Ring(control, memory))
+decoding.die_with_parent(lifeline)
+decoding.write_frames(decoders.FrameSource(header, frames()), decoding.Ring(control, memory))
 """
 
 STALLS, CRASHES = "time.sleep(60)", "os.kill(os.getpid(), signal.SIGSEGV)"

@@ -23,6 +23,7 @@ ROWS = [
     ["features"],
     ["verify"],
     ["decoders", "backbones", "views"],
+    ["decoding"],
     ["decode"],
     ["extract", "metrics", "bags", "mil"],
     ["checkpoint", "driver"],

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.decoders import VideoHeader as VideoHeader
-from vadprep.decoders import ring_views
+from vadprep.decoding import ring_views
 from vadprep.records import DecodeError
 
 Decoder = Literal["decord", "pyav"]
@@ -83,7 +83,7 @@ def open_frames(
     adapter = _choose_adapter(path, decoder)
     if adapter == "images" and (fps is None or fps <= 0):
         raise ValueError(f"{path} is a folder of images: {fps = }, expected its frame rate")
-    command = [sys.executable, "-m", "vadprep.decoders", adapter, str(path), str(fps or "")]
+    command = [sys.executable, "-m", "vadprep.decoding", adapter, str(path), str(fps or "")]
     return FrameStream(path, adapter, command, stall_seconds)
 
 

@@ -99,6 +99,8 @@ def run_demo(out: Path, weights: str, workers: int, progress: Progress, say: Say
         overrides={"fps": "native", "precision": "bf16" if has_cpu_bf16() else "fp32"},
         workers=workers,
     )
+    if settings.weights.startswith("random:"):
+        say(f"weights {settings.weights}: NOT TRAINED, features are for trying things out")
     with stages.stage("extract") as what:
         folder = extract_dataset(manifest, root, out / "features", settings, progress)
         how = f"{workers} workers on Ray" if workers > 1 else "in process"
@@ -153,7 +155,7 @@ def _plot(folder: Path, manifest: Manifest, report: RunReport) -> int:
     for video in manifest.in_split("test"):
         found = scores[video.video_id]
         path = folder / f"{video.video_id}.png"
-        title = video.category
+        title = "; ".join(filter(None, (video.category, report.origin.caution())))
         intervals = known_intervals(video, found)
         plot_scores(path, video.video_id, found.frames(), intervals, FPS, title)
     return len(scores)
