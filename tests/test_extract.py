@@ -394,3 +394,13 @@ def test_seconds_of_a_stage_are_counted_once(monkeypatch):
         with watch.stage("decode"):
             pass
     assert watch.seconds == {"decode": 3.0, "resize": 7.0}
+
+
+@pytest.mark.parametrize("fps_used", [Fraction(25), Fraction(7, 2), Fraction(1, 3)])
+def test_resampled_blocks_are_the_shown_frames_and_stay_short(fps_used: Fraction) -> None:
+    resampling = Resampling(Fraction(2), fps_used)
+    source = np.arange(150, dtype=np.uint8).reshape(150, 1, 1, 1)
+    blocks = list(extract.resampled(np.split(source, [64, 128]), resampling))
+    shown_frames = [resampling.source(i) for i in range(resampling.count(150))]
+    assert np.concatenate(blocks).ravel().tolist() == shown_frames
+    assert max(map(len, blocks)) <= 64

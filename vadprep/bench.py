@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from vadprep.backbones import build, load_backbone, load_weights
 from vadprep.backbones.precision import tf32_only_if
+from vadprep.extract import fixed_threads
 
 ROUNDS = 5
 
@@ -83,7 +83,7 @@ def bench_backbone(
     forms: dict[str, Callable[[Tensor], Tensor]] = {"plain fp32": run_plain}
     for precision in precisions:
         forms[f"folded {precision}"] = load_backbone(graph, weights, device, precision)
-    with _threads(threads), torch.inference_mode():
+    with fixed_threads(threads), torch.inference_mode():
         features = {name: form(views) for name, form in forms.items()}
         seconds = _interleaved(forms, views, rounds)
     timings = tuple(_timing(name, seconds, features, batch) for name in forms)
@@ -109,13 +109,3 @@ def _timing(
     plain = features["plain fp32"]
     error = float((features[name] - plain).norm() / plain.norm())
     return Timing(name, seconds[name] / batch, seconds["plain fp32"] / seconds[name], error)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -315,15 +315,22 @@ def timed(blocks: Iterable[Block], watch: Stopwatch, stage: str) -> Iterator[Blo
 def resampled(
     blocks: Iterable[NDArray[np.uint8]], resampling: Resampling
 ) -> Iterator[NDArray[np.uint8]]:
-    """Blocks of resampled frames from blocks of source frames, both [n, H, W, 3] in order."""
+    """Blocks of resampled frames from blocks of source frames, both [n, H, W, 3] in order.
+
+    No block is longer than the longest source block, or than the repeats of one frame.
+    """
     seen = 0
     for block in blocks:
         repeats = [resampling.repeats(seen + i) for i in range(len(block))]
         seen += len(block)
         if all(count == 1 for count in repeats):
             yield block
-        elif any(repeats):
-            yield np.repeat(block, repeats, axis=0)
+            continue
+        step = max(1, len(block) // max(1, *repeats))
+        for start in range(0, len(block), step):
+            part = slice(start, start + step)
+            if any(repeats[part]):
+                yield np.repeat(block[part], repeats[part], axis=0)
 
 
 def clips_of(blocks: Iterable[torch.Tensor], tail: str) -> Iterator[torch.Tensor]:
