@@ -6,6 +6,7 @@ An adapter yields frames, and ``None`` where one is lost. It runs in the process
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import re
@@ -27,9 +28,12 @@ DECODE_THREADS = 1
 MAX_PIXELS = 7680 * 4320
 """A larger frame is taken for a lying header."""
 
-READ_AHEAD_BYTES = 64 << 20
+READ_AHEAD_BYTES = 32 << 20
 MOST_READ_AHEAD_BYTES = 1 << 30
 """What decord may decode ahead before it is brought back at a keyframe, or given up."""
+
+FRAMES_BETWEEN_SEEKS = 32
+"""So that a video of keyframes alone is not sought at each of them."""
 
 MAX_READ_ERRORS = 100
 """Errors in a row of the container's reader, after which the rest of the file is given up."""
@@ -309,6 +313,7 @@ class _ReadAhead:
         self._reader = reader
         self._keyframes = set(map(int, reader.get_key_indices()))
         self._allowed = 0
+        self._next_seek = 0
 
     def bounded(self, index: int, frame: Frame) -> Frame:
         """``frame`` number ``index``, just read; raises DecodeError when no bound can be kept."""
@@ -316,13 +321,14 @@ class _ReadAhead:
         excess = _private_bytes() - self._allowed
         if excess > MOST_READ_AHEAD_BYTES:
             raise DecodeError(f"{self._path}: decord decodes too far ahead", "damaged")
-        if excess <= 0 or index not in self._keyframes:
+        if excess <= 0 or index < self._next_seek or index not in self._keyframes:
             return frame
         self._reader.seek(index)
         again: Frame = self._reader.next().asnumpy()
         if not np.array_equal(frame, again):
             raise DecodeError(f"{self._path}: decord misses keyframe {index} in a seek", "damaged")
-        self._allowed = _private_bytes() + READ_AHEAD_BYTES
+        self._next_seek = index + FRAMES_BETWEEN_SEEKS
+        ctypes.CDLL(None).malloc_trim(0)  # freed frames go back to the system
         return again
 
 
