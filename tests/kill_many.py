@@ -41,7 +41,8 @@ RAY_EVERY = 3
 """Of so many kills one hits Ray with two workers, the others one process."""
 SECONDS_TO_DIE = 2.0
 IDLE_SECONDS_TO_DIE = 30.0
-"""Spare workers of Ray have no task yet; one that is starting finds out later it is alone."""
+WITHOUT_OUR_CODE = ("ray::IDLE", "ray::_Actor.__init__")
+"""Workers of Ray in which our code does not run yet; they find out later that they are alone."""
 PATIENCE = 120.0
 
 
@@ -123,7 +124,7 @@ def survivors(processes: Sequence[psutil.Process]) -> list[str]:
     """Names of those that outlive their time."""
     start = time.monotonic()
     while alive := {each: name for each in processes if (name := _name_if_alive(each))}:
-        is_idle = all(name.startswith("ray::IDLE") for name in alive.values())
+        is_idle = all(name.startswith(WITHOUT_OUR_CODE) for name in alive.values())
         if time.monotonic() - start > (IDLE_SECONDS_TO_DIE if is_idle else SECONDS_TO_DIE):
             return sorted(alive.values())
         time.sleep(0.02)
