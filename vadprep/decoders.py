@@ -28,7 +28,8 @@ DECODE_THREADS = 1
 MAX_PIXELS = 7680 * 4320
 """A larger frame is taken for a lying header."""
 
-READ_AHEAD_BYTES = 32 << 20
+READ_AHEAD_BYTES = 16 << 20
+READ_AHEAD_FRAMES = 32
 MOST_READ_AHEAD_BYTES = 1 << 30
 """What decord may decode ahead before it is brought back at a keyframe, or given up."""
 
@@ -317,7 +318,9 @@ class _ReadAhead:
 
     def bounded(self, index: int, frame: Frame) -> Frame:
         """``frame`` number ``index``, just read; raises DecodeError when no bound can be kept."""
-        self._allowed = self._allowed or _private_bytes() + READ_AHEAD_BYTES
+        if not self._allowed:
+            ahead = max(READ_AHEAD_BYTES, READ_AHEAD_FRAMES * frame.nbytes)
+            self._allowed = _private_bytes() + ahead
         excess = _private_bytes() - self._allowed
         if excess > MOST_READ_AHEAD_BYTES:
             raise DecodeError(f"{self._path}: decord decodes too far ahead", "damaged")
