@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_clips() -> Path:
     """Folder of three real clips, which are not part of the project."""
     if not REAL_CLIPS.is_dir():

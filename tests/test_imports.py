@@ -22,7 +22,7 @@ ROWS = [
     ["folder"],
     ["features"],
     ["verify"],
-    ["decoders", "backbones", "views"],
+    ["decoders", "backbones", "flow", "views"],
     ["decoding"],
     ["decode"],
     ["extract", "metrics", "bags", "mil"],

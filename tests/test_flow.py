@@ -1,0 +1,255 @@
+"""TV-L1 on the CPU against OpenCV's, against known motion, and on hostile images."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vadprep.decode import open_frames
+from vadprep.flow import TVL1, tvl1, usable_cores
+from vadprep.flow.cpu import Scale, Solver
+
+cv2 = pytest.importorskip("cv2")
+
+FIXED = TVL1(scales=1, warps=1, inner_iterations=10, outer_iterations=1, epsilon=0)
+"""Ten iterations, whatever they change: nothing chaotic, so rounding is all that may differ."""
+
+
+def opencv_flow(before: NDArray, after: NDArray, settings: TVL1) -> NDArray[np.float32]:
+    """OpenCV's flow of uint8 [H, W], or of float32 in 0 to 1."""
+    solver = cv2.optflow.DualTVL1OpticalFlow_create(
+        tau=settings.tau,
+        lambda_=settings.lambda_,
+        theta=settings.theta,
+        nscales=settings.scales,
+        warps=settings.warps,
+        epsilon=settings.epsilon,
+        innnerIterations=settings.inner_iterations,
+        outerIterations=settings.outer_iterations,
+        scaleStep=settings.scale_step,
+        medianFiltering=settings.median,
+    )
+    return solver.calc(before, after, None)
+
+
+def texture(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
+    """Smooth random grey levels, periodic in both directions."""
+    rng = np.random.default_rng(seed)
+    noise = np.tile(rng.uniform(0, 255, (height, width)).astype(np.float32), (3, 3))
+    smooth = cv2.GaussianBlur(noise, (0, 0), 2)[height : 2 * height, width : 2 * width]
+    low, high = smooth.min(), smooth.max()
+    return (smooth - low) / (high - low) * 255
+
+
+def shifted(image: NDArray[np.float32], u: float, v: float) -> NDArray[np.float32]:
+    """A periodic image moved by (u, v) px, exactly."""
+    height, width = image.shape
+    wave = np.exp(-2j * np.pi * (np.fft.fftfreq(width) * u + np.fft.fftfreq(height)[:, None] * v))
+    return np.fft.ifft2(np.fft.fft2(image) * wave).real.astype(np.float32)
+
+
+def as_grey(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def walk(real_clips: Path) -> NDArray[np.uint8]:
+    """Five grey frames [5, 112, 148] of each real clip, joined."""
+    frames = []
+    for clip in sorted(real_clips.glob("*.mp4")):
+        with open_frames(clip) as stream:
+            block = np.concatenate([b for b, _ in zip(stream, range(4), strict=False)])[20:25]
+        small = [cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), (148, 112)) for f in block]
+        frames.append(np.stack(small))
+    return np.concatenate(frames)
+
+
+def test_fixed_iterations_equal_opencv_to_rounding(walk: NDArray[np.uint8]) -> None:
+    ours = tvl1(walk, FIXED)
+    for pair, flow in enumerate(ours):
+        theirs = opencv_flow(walk[pair], walk[pair + 1], FIXED)
+        assert np.abs(flow - theirs).max() <= 1e-4
+
+
+@pytest.mark.parametrize("median", [1, 3, 5])
+def test_each_median_equals_opencv_to_rounding(walk: NDArray[np.uint8], median: int) -> None:
+    settings = TVL1(
+        scales=2, warps=2, inner_iterations=4, outer_iterations=2, epsilon=0, median=median
+    )
+    flow = tvl1(walk[:2], settings)[0]
+    difference = np.abs(flow - opencv_flow(walk[0], walk[1], settings))
+    assert np.quantile(difference, 0.99) <= 1e-3
+
+
+def test_settings_reach_the_iterations(walk: NDArray[np.uint8]) -> None:
+    base = TVL1(scales=2, warps=1, inner_iterations=5, outer_iterations=1, epsilon=0)
+    for change in ({"tau": 0.1}, {"lambda_": 0.05}, {"theta": 0.5}, {"scale_step": 0.5}):
+        settings = TVL1(**{**vars(base), **change})
+        theirs = opencv_flow(walk[0], walk[1], settings)
+        assert np.quantile(np.abs(tvl1(walk[:2], settings)[0] - theirs), 0.99) <= 1e-3
+        assert np.abs(theirs - opencv_flow(walk[0], walk[1], base)).max() > 0.01
+
+
+@pytest.mark.parametrize(("u", "v"), [(1, 0), (0, -1), (0.5, 0.25), (-2.5, 1.5), (4, 0), (-3, -4)])
+def test_shifts_are_found(u: float, v: float) -> None:
+    image = texture(120, 160)
+    frames = np.stack([as_grey(image), as_grey(shifted(image, u, v))])
+    flow = tvl1(frames)[0]
+    error = np.linalg.norm(flow - (u, v), axis=2)[16:-16, 16:-16]
+    assert np.quantile(error, 0.99) <= 0.05
+
+
+HOSTILE = {
+    "flat": np.full((2, 40, 50), 128, np.uint8),
+    "black": np.zeros((2, 40, 50), np.uint8),
+    "black to white": np.stack([np.zeros((40, 50), np.uint8), np.full((40, 50), 255, np.uint8)]),
+    "noise": np.random.default_rng(0).integers(0, 256, (2, 40, 50), np.uint8),
+    "16 px": np.random.default_rng(1).integers(0, 256, (2, 16, 16), np.uint8),
+    "3 px": np.random.default_rng(2).integers(0, 256, (2, 3, 3), np.uint8),
+    "wide": np.random.default_rng(3).integers(0, 256, (2, 17, 1100), np.uint8),
+    "tall": np.random.default_rng(4).integers(0, 256, (2, 600, 18), np.uint8),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_images_give_finite_flow(name: str) -> None:
+    flow = tvl1(HOSTILE[name])
+    assert flow.shape == (1, *HOSTILE[name].shape[1:], 2)
+    assert np.isfinite(flow).all()
+
+
+@pytest.mark.parametrize("name", ["noise", "16 px", "3 px", "wide", "tall"])
+def test_odd_sizes_equal_opencv_in_fixed_mode(name: str) -> None:
+    frames = HOSTILE[name]
+    theirs = opencv_flow(frames[0], frames[1], FIXED)
+    assert np.abs(tvl1(frames, FIXED)[0] - theirs).max() <= 1e-3
+
+
+def test_frames_without_change_have_no_flow(walk: NDArray[np.uint8]) -> None:
+    assert not tvl1(walk[[0, 0]]).any()
+
+
+def test_flow_of_a_pair_depends_on_nothing_else(walk: NDArray[np.uint8]) -> None:
+    frames = walk[:5]
+    alone = np.concatenate([tvl1(frames[i : i + 2], threads=1) for i in range(4)])
+    for threads in (1, 2, 3, 8):
+        assert np.array_equal(tvl1(frames, threads=threads), alone)
+
+
+def test_one_frame_has_no_flow(walk: NDArray[np.uint8]) -> None:
+    assert tvl1(walk[:1]).shape == (0, 112, 148, 2)
+
+
+def test_the_stop_rule_ends_early(walk: NDArray[np.uint8]) -> None:
+    most = TVL1().warps * TVL1().inner_iterations * TVL1().outer_iterations
+    solver = Solver(112, 148, TVL1())
+    list(solver.flows(walk[:2]))
+    pixels = sum(height * width for height, width in TVL1().sizes(112, 148))
+    assert 0 < solver.iterations < 0.8 * most * pixels
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [
+        (np.zeros((2, 20, 20), np.float32), "float32"),
+        (np.zeros((2, 20, 20, 3), np.uint8), "grey uint8"),
+        (np.zeros((0, 20, 20), np.uint8), "1 or more"),
+        (np.zeros((2, 2, 20), np.uint8), "3 px"),
+    ],
+)
+def test_other_frames_are_refused(frames: NDArray, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        tvl1(frames)
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(ValueError, match="tpu.*allowed are cpu, cuda"):
+        tvl1(np.zeros((2, 20, 20), np.uint8), device="tpu")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("tau", 0), ("scales", 0), ("scale_step", 1.0), ("epsilon", -1), ("median", 4)],
+)
+def test_settings_out_of_range_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{field} = {value!r}"):
+        TVL1(**{field: value})
+
+
+def test_sizes_are_opencvs() -> None:
+    sizes = TVL1().sizes(256, 340)
+    image = np.zeros((256, 340), np.float32)
+    for size in sizes:
+        assert size == image.shape
+        image = cv2.resize(image, None, fx=0.8, fy=0.8)
+    assert len(sizes) == 5
+    assert TVL1().sizes(20, 300) == [(20, 300), (16, 240)]
+
+
+def test_the_pyramid_is_opencvs(walk: NDArray[np.uint8]) -> None:
+    solver = Solver(112, 148, TVL1())
+    image = walk[0].astype(np.float32)
+    for scale, plane in zip(solver.scales, solver.pyramid(walk[0]), strict=True):
+        assert np.abs(scale.image(plane) - image).max() <= 1e-3
+        image = cv2.resize(image, None, fx=0.8, fy=0.8)
+
+
+def test_planes_end_on_whole_vectors() -> None:
+    for width in (3, 16, 17, 340):
+        assert Scale(4, width).stride % 16 == 0
+
+
+def test_threads_follow_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert usable_cores() == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert usable_cores() == len(os.sched_getaffinity(0))
+
+
+COMPILE = """
+import numba
+from vadprep.flow.compiled import cache_folder, loops
+before = numba.config.CACHE_DIR
+loops()
+assert (numba.config.CACHE_DIR, numba.config.SLP_VECTORIZE) == (before, 0)
+print(cache_folder())
+"""
+
+
+@pytest.mark.slow
+def test_first_compiles_by_several_workers_at_once_are_safe(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMPILE], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    said = [worker.communicate()[0].strip() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    folder = Path(said[0])
+    assert set(said) == {str(folder)} and folder.is_relative_to(tmp_path)
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nb[ic]")}
+    assert made
+    subprocess.run([sys.executable, "-c", COMPILE], env=environment, check=True)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nb[ic]")} == made
+
+
+def test_a_cache_that_cannot_be_written_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from vadprep.flow.compiled import cache_folder
+
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = cache_folder()
+    assert folder.parent == tmp_path and folder.is_dir()
+    assert str(blocked) in caplog.text

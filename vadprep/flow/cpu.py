@@ -1,0 +1,176 @@
+"""TV-L1 on the CPU: pyramids, scales and threads around the compiled loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vadprep.flow.compiled import loops
+from vadprep.flow.planes import BORDER, LANES, LEFT, TILE
+from vadprep.flow.settings import TVL1
+
+Plane = NDArray[np.float32]
+Axis = tuple[NDArray[np.int64], NDArray[np.float32]]
+
+
+def tvl1_cpu(frames: NDArray[np.uint8], settings: TVL1, threads: int) -> NDArray[np.float32]:
+    """Forward flow of each pair of neighbours: float32 [N - 1, H, W, 2] in px a frame.
+
+    ``frames`` is uint8 [N, H, W]. The pairs are dealt to ``threads`` threads in runs, so that
+    most frames are prepared once; the flow of a pair does not depend on which thread has it.
+    """
+    num_pairs, height, width = len(frames) - 1, *frames.shape[1:]
+    threads = max(1, min(threads, num_pairs))
+    flow = np.empty((num_pairs, height, width, 2), np.float32)
+    edges = np.linspace(0, num_pairs, threads + 1).astype(int)
+
+    def run(start: int, stop: int) -> None:
+        solver = Solver(height, width, settings)
+        for pair, found in enumerate(solver.flows(frames[start : stop + 1]), start):
+            flow[pair] = found
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run, edges[:-1], edges[1:]))
+    return flow
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Size of one image of the pyramid, and how its planes lie in memory."""
+
+    height: int
+    width: int
+
+    @property
+    def stride(self) -> int:
+        """Columns of a plane: the image, whole vectors, and what they may read beside them."""
+        return LEFT + -(-self.width // LANES) * LANES + LANES
+
+    def plane(self) -> Plane:
+        """A plane of zeros."""
+        # Two spare rows: the median reads a vector past the row below the last.
+        return np.zeros((self.height + 4) * self.stride, np.float32)
+
+    def image(self, plane: Plane) -> NDArray[np.float32]:
+        """The pixels of a plane, as a view [height, width]."""
+        rows = plane.reshape(-1, self.stride)
+        return rows[1 : self.height + 1, LEFT : LEFT + self.width]
+
+
+class Solver:
+    """Flow of frames of one size; keeps its memory from pair to pair, so one thread has it."""
+
+    def __init__(self, height: int, width: int, settings: TVL1) -> None:
+        self.settings = settings
+        self.scales = [Scale(*size) for size in settings.sizes(height, width)]
+        self.iterations = 0
+        """Iterations so far, times the pixels of their scale."""
+        finest = self.scales[0]
+        self._points = (
+            tuple(np.zeros(TILE, np.int32) for _ in range(2)),
+            tuple(np.zeros(4 * TILE, np.float32) for _ in range(3)),
+        )
+        self._column = np.zeros(5 * (TILE + LANES), np.float32)
+        self._line = np.zeros(finest.stride, np.float32)
+        self._planes = [tuple(scale.plane() for _ in range(8)) for scale in self.scales]
+        self._flow = [[scale.plane() for _ in range(3)] for scale in self.scales]
+        self._inside = [self._mask(scale) for scale in self.scales]
+        self._gradients = [
+            np.zeros(4 * (scale.height + 2 * BORDER) * (scale.width + 2 * BORDER), np.float32)
+            for scale in self.scales
+        ]
+
+    @staticmethod
+    def _mask(scale: Scale) -> Plane:
+        mask = np.zeros(scale.stride, np.float32)
+        mask[: scale.width] = 1
+        return mask
+
+    def flows(self, frames: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        """The flow [H, W, 2] of each pair of neighbours in ``frames`` uint8 [N, H, W]."""
+        before = self.pyramid(frames[0])
+        for frame in frames[1:]:
+            after = self.pyramid(frame)
+            yield self.flow(before, after)
+            before = after
+
+    def pyramid(self, frame: NDArray[np.uint8]) -> list[Plane]:
+        """The frame as a plane of grey levels, and its smaller copies."""
+        planes = [scale.plane() for scale in self.scales]
+        self.scales[0].image(planes[0])[:] = frame
+        step = self.settings.scale_step
+        for level in range(1, len(planes)):
+            self._resize(planes, level - 1, level, (1 / step, 1 / step), 1.0)
+        return planes
+
+    def flow(self, before: list[Plane], after: list[Plane]) -> NDArray[np.float32]:
+        """The flow [H, W, 2] from one pyramid to the next, coarse to fine."""
+        for plane in self._flow[-1][:2]:
+            plane[:] = 0
+        for level in reversed(range(len(self.scales))):
+            self._solve(level, before[level], after[level])
+            if level:
+                self._enlarge(level)
+        scale, (u, v, _) = self.scales[0], self._flow[0]
+        return np.stack([scale.image(u), scale.image(v)], axis=2)
+
+    def _solve(self, level: int, before: Plane, after: Plane) -> None:
+        scale, image = self.scales[level], self._gradients[level]
+        loops().with_gradients(after, image, scale.height, scale.width, scale.stride)
+        u, v, spare = self._flow[level]
+        scratch = (
+            self._planes[level], spare, self._column, self._inside[level], self._line, self._points
+        )  # fmt: skip
+        *planes, iterations = loops().solve(
+            image, before, u, v, scratch, scale.height, scale.width, scale.stride,
+            self._numbers(scale),
+        )  # fmt: skip
+        self._flow[level] = planes
+        self.iterations += iterations * scale.height * scale.width
+
+    def _numbers(self, scale: Scale) -> tuple[np.float32 | int, ...]:
+        s = self.settings
+        stop = s.epsilon**2 * scale.height * scale.width
+        single = map(np.float32, (s.lambda_ * s.theta, s.theta, s.tau / s.theta, stop))
+        return (*single, s.warps, s.inner_iterations, s.outer_iterations, s.median)
+
+    def _enlarge(self, level: int) -> None:
+        small, large = self.scales[level], self.scales[level - 1]
+        steps = small.height / large.height, small.width / large.width
+        factor = 1 / self.settings.scale_step
+        for component in range(2):
+            planes = [flow[component] for flow in self._flow]
+            self._resize(planes, level, level - 1, steps, factor)
+
+    def _resize(
+        self,
+        planes: list[Plane],
+        source: int,
+        target: int,
+        steps: tuple[float, float],
+        factor: float,
+    ) -> None:
+        old, new = self.scales[source], self.scales[target]
+        rows = _axis(new.height, old.height, steps[0])
+        columns = _axis(new.width, old.width, steps[1])
+        loops().resize(
+            planes[source], planes[target], self._line, rows, columns, old.stride, new.stride,
+            np.float32(factor),
+        )  # fmt: skip
+
+
+def _axis(size: int, source_size: int, step: float) -> Axis:
+    """Of each of ``size`` pixels the first of its two source pixels and the second's weight.
+
+    OpenCV's bilinear rule: pixel centres are at halves, and the edge is repeated.
+    """
+    place = (np.arange(size) + 0.5) * step - 0.5
+    first = np.floor(place)
+    weight = (place - first).astype(np.float32)
+    outside = (first < 0) | (first >= source_size - 1)
+    weight[outside] = 0
+    return np.clip(first, 0, source_size - 1).astype(np.int64), weight
