@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vadprep.backbones import CLIP_LENGTH
+from vadprep.clips import CLIP_LENGTH
 from vadprep.extract import Extractor
 from vadprep.spec import Spec, resolve
 

@@ -12,11 +12,12 @@ from vadprep.backbones.precision import (
     has_cpu_bf16,
     tf32_only_if,
 )
+from vadprep.backbones.scaling import SCALINGS, scaling_of
 from vadprep.backbones.weights import Weights, load_weights, missing_weights_message
-from vadprep.clips import CLIP_LENGTH
 
 __all__ = [
     "GRAPHS",
+    "SCALINGS",
     "Backbone",
     "Graph",
     "Weights",
@@ -27,9 +28,6 @@ __all__ = [
     "missing_weights_message",
 ]
 
-SIZE = 224
-"""Side of a view in px."""
-
 
 class Backbone:
     """A network on one device in one precision: uint8 views in, float32 features out.
@@ -38,19 +36,20 @@ class Backbone:
     a batch do not matter.
     """
 
-    clip_length = CLIP_LENGTH
-    size = SIZE
-
-    def __init__(self, graph: str, weights: Weights, device: torch.device, precision: str) -> None:
-        self.graph, self.weights = graph, weights
-        self.device, self.precision = device, precision
-        self.dim = graph_of(graph).dim
-        net = graph_of(graph).fold(weights.state, precision)
+    def __init__(
+        self, weights: Weights, device: torch.device, precision: str, scaling: str
+    ) -> None:
+        self.weights, self.device, self.precision = weights, device, precision
+        graph = graph_of(weights.graph)
+        self.dim, self.clip_length, self.size = graph.dim, graph.clip_length, graph.size
+        net = graph.fold(weights.state, precision, scaling_of(scaling))
         self._net = net.eval().to(device, DTYPES[precision])
 
     @torch.inference_mode()
     def __call__(self, views: Tensor) -> Tensor:
-        """Features float32 [batch, dim] of uint8 views [batch, 16, 224, 224, 3], on the device.
+        """Features float32 [batch, dim] of uint8 views, on the device.
+
+        Views are [batch, clip_length, size, size, 3], such as [batch, 16, 224, 224, 3].
 
         Raises ValueError for another shape or type.
         """
@@ -66,15 +65,19 @@ class Backbone:
 
 
 def load_backbone(
-    graph: str, weights: Weights, device: str | torch.device, precision: str
+    graph: str,
+    weights: Weights,
+    device: str | torch.device,
+    precision: str,
+    scaling: str = "[-1,1]",
 ) -> Backbone:
     """The network ready to run; ``precision`` is fp32, tf32, bf16 or fp16.
 
-    Raises ValueError for an unknown graph or precision and for weights of another graph, and
-    SpecError when the device has not got the precision.
+    Raises ValueError for an unknown graph, precision or scaling and for weights of another
+    graph, and SpecError when the device has not got the precision.
     """
     device = torch.device(device)
     check_precision(precision, device)
     if weights.graph != graph:
         raise ValueError(f"weights {weights.name} are for {weights.graph}, not for {graph}")
-    return Backbone(graph, weights, device, precision)
+    return Backbone(weights, device, precision, scaling)

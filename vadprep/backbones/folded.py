@@ -16,9 +16,10 @@ from vadprep.backbones.inception import (
     Pool,
     same_padding,
 )
+from vadprep.backbones.scaling import Scaling
 
 State = Mapping[str, Tensor]
-Stem = Callable[[Tensor, Tensor], nn.Module]
+Stem = Callable[[Tensor, Tensor, float], nn.Module]
 
 
 def fold(state: State, prefix: str) -> tuple[Tensor, Tensor]:
@@ -57,21 +58,23 @@ class FoldedConv(nn.Module):
 class FoldedStem(nn.Module):
     """The 7x7x7 convolution of stride 2, straight from uint8 pixels.
 
-    It computes on 2x - 255, a whole number that bfloat16 and float16 hold exactly, with
-    weights divided by 255: the scaling x / 127.5 - 1 without a rounding of the input.
+    It computes on 2x - 2 mean, with weights divided by 2 std. For the scaling [-1,1] that is
+    2x - 255, a whole number that bfloat16 and float16 hold exactly: no rounding of the input.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, twice_mean: float) -> None:
+        """``weight`` is divided already."""
         super().__init__()
-        self.register_buffer("weight", _channels_last(weight / 255))
+        self.register_buffer("weight", _channels_last(weight))
         self.register_buffer("bias", bias)
+        self.twice_mean = twice_mean
 
     def forward(self, views: Tensor) -> Tensor:
         """uint8 [batch, T, H, W, channel] to [batch, 64, T / 2, H / 2, W / 2]."""
-        x = views.to(self.weight.dtype).mul_(2).sub_(255)
+        x = views.to(self.weight.dtype).mul_(2).sub_(self.twice_mean)
         pads = [0, 0]
         for axis in (3, 2, 1):
             pads += same_padding(x.shape[axis], 7, 2)
@@ -89,12 +92,14 @@ class BlockStem(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, twice_mean: float) -> None:
+        """``weight`` is divided already."""
         super().__init__()
-        taps = F.pad(weight / 255, (0, 1) * 3).reshape(*weight.shape[:2], *(4, 2) * 3)
+        taps = F.pad(weight, (0, 1) * 3).reshape(*weight.shape[:2], *(4, 2) * 3)
         blocks = taps.permute(0, 3, 5, 7, 1, 2, 4, 6).flatten(1, 4)
         self.register_buffer("weight", _channels_last(blocks))
         self.register_buffer("bias", bias)
+        self.twice_mean = twice_mean
 
     def forward(self, views: Tensor) -> Tensor:
         """uint8 [batch, T, H, W, channel] to [batch, 64, T / 2, H / 2, W / 2], sizes even.
@@ -106,7 +111,7 @@ class BlockStem(nn.Module):
         x = self.weight.new_zeros(batch, t + 3, h + 3, w + 3, 8 * channels)
         inner = x[:, 1:-2, 1:-2, 1:-2].unflatten(-1, (2, 2, 2, channels))
         blocks = views.reshape(batch, t, 2, h, 2, w, 2, channels)
-        inner.copy_(blocks.permute(0, 1, 3, 5, 2, 4, 6, 7)).mul_(2).sub_(255)
+        inner.copy_(blocks.permute(0, 1, 3, 5, 2, 4, 6, 7)).mul_(2).sub_(self.twice_mean)
         return F.conv3d(x.permute(0, 4, 1, 2, 3), self.weight, self.bias).relu_()
 
 
@@ -172,22 +177,32 @@ class FoldedMixed(nn.Module):
         return rows.permute(0, 4, 1, 2, 3)
 
 
-def _folded(state: State, name: str, layer: Conv | Pool | Mixed, stem: Stem) -> nn.Module:
+def _folded(state: State, name: str, layer: Conv | Pool | Mixed) -> nn.Module:
     if isinstance(layer, Pool):
         return FoldedPool(layer)
     if isinstance(layer, Mixed):
         return FoldedMixed(state, name, layer)
-    return (stem if layer.stride > 1 else FoldedConv)(*fold(state, name))
+    return FoldedConv(*fold(state, name))
+
+
+def _stem(state: State, name: str, scaling: Scaling, stem: Stem) -> nn.Module:
+    if len({*scaling.mean}) > 1 or len({*scaling.std}) > 1:
+        raise ValueError(f"{scaling}: Inception-I3D takes one mean and one std for all channels")
+    weight, bias = fold(state, name)
+    return stem(weight / (2 * scaling.std[0]), bias, 2 * scaling.mean[0])
 
 
 class FoldedInception(nn.Module):
     """uint8 views of 16 frames to features, from the tensors of an ``InceptionI3D``."""
 
-    def __init__(self, state: State, precision: str) -> None:
+    def __init__(self, state: State, precision: str, scaling: Scaling) -> None:
+        """Raises ValueError for a scaling that differs by channel."""
         super().__init__()
         stem: Stem = FoldedStem if precision == "fp32" else BlockStem
+        (first, _), *rest = LAYERS.items()
         self.trunk = nn.Sequential(
-            *(_folded(state, name, layer, stem) for name, layer in LAYERS.items())
+            _stem(state, first, scaling, stem),
+            *(_folded(state, name, layer) for name, layer in rest),
         )
 
     def forward(self, views: Tensor) -> Tensor:

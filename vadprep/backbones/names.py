@@ -115,7 +115,7 @@ def _read_pickle(path: Path) -> State:
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
         keys = ", ".join(map(str, list(found)[:3]))
         raise WeightsError(f"{path}: not a plain state dict (its first keys: {keys})")
-    return {k: v for k, v in found.items() if not k.endswith("num_batches_tracked")}
+    return {k: v for k, v in found.items() if v.is_floating_point()}
 
 
 def _read_safetensors(path: Path, graph: str) -> tuple[State, str]:

@@ -88,7 +88,7 @@ def random_seed(spec: str) -> int:
 def _random_tensor(key: str, name: str, shape: tuple[int, ...]) -> Tensor:
     if len(shape) > 1:
         return _random_filters(key, shape)
-    ones = name.endswith(("bn.weight", "running_var"))  # batch norm that changes nothing
+    ones = name.endswith(("weight", "running_var"))  # a norm that changes nothing
     return torch.ones(shape) if ones else torch.zeros(shape)
 
 

@@ -1,0 +1,106 @@
+"""ResNet-50 I3D in the two graphs that share every tensor shape, and not their strides.
+
+``i3d_r50`` is pytorchvideo's 8x8 network. ``i3d_r50_nonlocal`` is the 32x2 baseline of
+video-nonlocal-net (Wang et al. 2018), which RTFM and its followers took their features from:
+it halves time in the stem and in the first pool too. The weights of one load into the other
+without a complaint and give nonsense.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from vadprep.backbones.scaling import Scaled, Scaling
+
+DIM = 2048
+
+ALTERNATING = (
+    (3, 1, 1),
+    [(3, 1, 1), (1, 1, 1)],
+    [(3, 1, 1), (1, 1, 1)],
+    [(1, 1, 1), (3, 1, 1)],
+)
+"""First kernels of the bottlenecks, stage by stage: which blocks look along time."""
+
+NORM_OF = {"conv": "norm", "branch1_conv": "branch1_norm"} | {
+    f"conv_{each}": f"norm_{each}" for each in "abc"
+}
+"""Names of pytorchvideo: convolution and the batch norm behind it, in one module."""
+
+
+class ResNetI3D(nn.Module):
+    """Features and Kinetics-400 logits; tensor names are pytorchvideo's."""
+
+    def __init__(self, **changes: Any) -> None:
+        """``changes`` are arguments of pytorchvideo's ``create_resnet``."""
+        super().__init__()
+        with warnings.catch_warnings():  # fvcore scripts a loss of its own on import
+            warnings.simplefilter("ignore", FutureWarning)
+            from pytorchvideo.models.resnet import create_resnet  # seconds: only who needs it
+        self.blocks = create_resnet(
+            stem_conv_kernel_size=(5, 7, 7),
+            stage1_pool=nn.MaxPool3d,
+            stage_conv_a_kernel_size=ALTERNATING,
+            **changes,
+        ).blocks
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features [batch, 2048] of clips [batch, 3, T, H, W].
+
+        Where the pool of the head leaves several positions, their mean. The head itself
+        averages behind its linear layer, which comes to the same.
+        """
+        x = clips
+        for block in self.blocks[:-1]:
+            x = block(x)
+        pooled: Tensor = self.blocks[-1].pool(x)
+        return pooled.mean(dim=(2, 3, 4))
+
+    def logits(self, clips: Tensor) -> Tensor:
+        """Kinetics-400 logits [batch, 400]."""
+        logits: Tensor = self.blocks[-1].proj(self(clips))
+        return logits
+
+
+def i3d_r50() -> ResNetI3D:
+    """pytorchvideo's I3D_8x8_R50, for clips of at least 8 frames and 224 px."""
+    return ResNetI3D()
+
+
+def i3d_r50_nonlocal() -> ResNetI3D:
+    """The 32x2 baseline of video-nonlocal-net, for clips of at least 8 frames."""
+    network = ResNetI3D(
+        stem_conv_stride=(2, 2, 2),
+        stem_pool_kernel_size=(2, 3, 3),
+        stem_pool_stride=(2, 2, 2),
+        head_pool=nn.AdaptiveAvgPool3d,
+    )
+    network.blocks[0].pool.padding = (0, 0, 0)  # the builder would pad with half the kernel
+    return network
+
+
+def fold_resnet(
+    build: Callable[[], ResNetI3D], state: Mapping[str, Tensor], precision: str, scaling: Scaling
+) -> nn.Module:
+    """The network from uint8 views to features, batch norm inside the convolutions.
+
+    Folded in float64, so that it costs one rounding. Channels last, as views come.
+    """
+    network = build().eval()
+    network.load_state_dict(dict(state))
+    network.double()
+    for module in network.modules():
+        for conv, norm in NORM_OF.items():
+            if getattr(module, norm, None) is not None:
+                setattr(
+                    module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
+                )
+                setattr(module, norm, nn.Identity())
+    network.float().to(memory_format=torch.channels_last_3d)
+    return Scaled(network, scaling)
