@@ -15,17 +15,17 @@ PACKAGE = Path(vadprep.__file__).parent
 
 ROWS = [
     ["records"],
-    ["files", "signals", "sources", "clips", "crops"],
+    ["files", "signals", "sources", "clips", "crops", "known"],
     ["spec"],
     ["shards", "manifest"],
-    ["journal", "datasets"],
+    ["journal", "datasets", "download"],
     ["folder"],
     ["features"],
     ["verify"],
     ["decoders", "backbones", "flow", "views"],
     ["decoding"],
     ["decode"],
-    ["extract", "metrics", "bags", "mil"],
+    ["extract", "metrics", "bags", "mil", "kinetics"],
     ["checkpoint", "driver"],
     ["score", "cluster", "fit"],
     ["runner", "train"],
@@ -33,7 +33,7 @@ ROWS = [
     ["progress", "estimate", "bench", "scene", "bench_memory"],
     ["demo"],
     ["options"],
-    ["cli_features", "cli_models", "cli_tools"],
+    ["cli_features", "cli_models", "cli_tools", "cli_weights"],
     ["cli"],
 ]
 """Modules from the bottom up: each imports only from rows below its own, or from its package."""

