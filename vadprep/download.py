@@ -125,8 +125,9 @@ def _attempt(file: BinaryIO, known: KnownFile, progress: Progress, patience: Pat
         {"Range": f"bytes={have}-"} if have else {}
     )
     request = urllib.request.Request(known.url, headers=headers)
+    opener = urllib.request.build_opener()  # one of our own knows the proxies of this moment
     try:
-        with urllib.request.urlopen(request, timeout=patience.timeout_seconds) as answer:
+        with opener.open(request, timeout=patience.timeout_seconds) as answer:
             if answer.status != 206 or not _starts_at(answer, have):
                 file.truncate(0)  # the server sends all of it, whatever was asked
                 have = 0
@@ -138,8 +139,13 @@ def _attempt(file: BinaryIO, known: KnownFile, progress: Progress, patience: Pat
                 return
             file.truncate(0)
             raise _Broken("the server has nothing more to send") from error
-        _refuse(known, error)
-        raise _Broken(f"the server answers {error.code} {error.reason}") from error
+        what = f"the server answers {error.code} {error.reason.splitlines()[0]}"
+        if error.code in RETRIED_STATUS:
+            raise _Broken(what) from error
+        raise WeightsError(
+            f"{known.url}: {what}: the file has moved, or a proxy forbids it; fetch it by other "
+            "means and use weights convert"
+        ) from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise WeightsError(
@@ -149,15 +155,6 @@ def _attempt(file: BinaryIO, known: KnownFile, progress: Progress, patience: Pat
         raise _Broken(f"cannot be reached ({error.reason})") from error
     except (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
         raise _Broken(f"the connection broke ({str(error) or type(error).__name__})") from error
-
-
-def _refuse(known: KnownFile, error: urllib.error.HTTPError) -> None:
-    """Raise WeightsError for an answer that will not change."""
-    if error.code not in RETRIED_STATUS:
-        raise WeightsError(
-            f"{known.url}: the server answers {error.code} {error.reason}: the file has moved, or "
-            "a proxy forbids it; fetch it by other means and use weights convert"
-        ) from error
 
 
 def _starts_at(answer: http.client.HTTPResponse, have: int) -> bool:
@@ -182,7 +179,7 @@ def _receive(
         )
     with disk_errors(Path(file.name)):
         _require_space(file, (total or have) - have)
-    while block := answer.read(CHUNK_BYTES):
+    while block := answer.read1(CHUNK_BYTES):  # what is there: nothing is lost to a silence
         with disk_errors(Path(file.name)):
             file.write(block)
             file.flush()
