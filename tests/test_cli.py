@@ -23,6 +23,7 @@ from vadprep.extract import Report, Task
 from vadprep.features import open_features
 from vadprep.records import Video
 from vadprep.runner import Settings, extract_dataset
+from vadprep.spec import PRESETS
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +150,7 @@ def test_a_package_that_is_missing_is_named(patch):
     def absent(*arguments, **options):
         raise ModuleNotFoundError("No module named 'ray'", name="ray")
 
-    patch.setattr(cli.cli_features.tables, "preset_rows", absent)
+    patch.setattr(cli.cli_features.tables, "presets_rows", absent)
     refused = message(run("presets"))
     assert refused == "this needs the package ray: pip install 'vadprep[all]'"
 
@@ -215,10 +216,21 @@ def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path):
     assert run("datasets", "check", tmp_path / "m.csv", "--root", videos).exit_code == 0
 
 
-def test_presets_show_every_field():
-    lines = run("presets").output.splitlines()
-    assert lines[0].split() == ["field", "i3d", "xd", "ucf"]
-    assert re.fullmatch(r"crops +1 +5 +10", next(line for line in lines if "crops " in line))
+def test_presets_are_a_line_each_with_its_source():
+    head, *lines, hint = run("presets").output.splitlines()
+    assert head.split()[:4] == ["preset", "graph", "fps", "resize"]
+    assert [line.split()[0] for line in lines] == list(PRESETS)
+    assert re.search(r"^xd .* 24 .*xd +\[-1,1\].*Wu et al. 2020", "\n".join(lines), re.MULTILINE)
+    assert hint.startswith("vadprep presets NAME")
+
+
+def test_a_preset_shows_the_source_of_every_field_and_what_is_unknown():
+    lines = run("presets", "xd").output.splitlines()
+    assert lines[0].split() == ["field", "xd", "source"]
+    assert re.match(
+        r"tail +xd +Roc-Ng/XDVioDet, list/make_gt.py", next(x for x in lines if "tail" in x)
+    )
+    assert any(re.match(r"unknown +the order of the four corners", line) for line in lines)
 
 
 # ---------------------------------------------------------------- what people read

@@ -10,12 +10,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import Server, send
 
 from vadprep import download, known
 from vadprep.download import Patience, fetch
@@ -28,78 +28,13 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 QUICK = Patience(attempts=3, timeout_seconds=0.4, pause_seconds=0.01)
 
 
-class Server:
-    """Serves CONTENT at any path; ``behave`` may answer a request in its place."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, str | None]] = []
-        self.behave: Callable[[http.server.BaseHTTPRequestHandler, int], bool] | None = None
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                outer.requests.append((self.path, self.headers.get("Range")))
-                self.close_connection = True
-                if not (outer.behave and outer.behave(self, len(outer.requests))):
-                    send(self, CONTENT)
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.thread.join()
-        self.http.server_close()
-
-    @property
-    def ranges(self) -> list[str | None]:
-        return [asked for _, asked in self.requests]
-
-
-def send(
-    handler: http.server.BaseHTTPRequestHandler,
-    content: bytes,
-    only: int | None = None,
-    ranges: bool = True,
-) -> None:
-    """``content`` from where the request wants it, cut after ``only`` bytes."""
-    asked = handler.headers.get("Range")
-    start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and ranges else 0
-    if asked and ranges and start >= len(content):
-        handler.send_response(416)
-        handler.send_header("Content-Range", f"bytes */{len(content)}")
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-        return
-    handler.send_response(206 if asked and ranges else 200)
-    if asked and ranges:
-        handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-    handler.send_header("Content-Length", str(len(content) - start))
-    handler.end_headers()
-    stop = len(content) if only is None else min(start + only, len(content))
-    try:
-        handler.wfile.write(content[start:stop])
-        handler.wfile.flush()
-    except OSError:  # the client has gone
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    server = Server()
-    yield server
-    server.close()
+    with Server(CONTENT) as server:
+        yield server
 
 
 def file_at(server: Server, **known_by: object) -> KnownFile:

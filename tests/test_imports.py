@@ -17,7 +17,7 @@ ROWS = [
     ["records"],
     ["files", "signals", "sources", "clips", "crops", "known"],
     ["spec"],
-    ["shards", "manifest"],
+    ["shards", "manifest", "presets"],
     ["journal", "datasets", "download"],
     ["folder"],
     ["features"],

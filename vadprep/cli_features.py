@@ -238,6 +238,11 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
 
 
 @click.command()
-def presets() -> None:
-    """The named recipes, field by field."""
-    tables.show(tables.preset_rows(PRESETS))
+@click.argument("name", type=click.Choice(list(PRESETS)), required=False)
+def presets(name: str | None) -> None:
+    """The named recipes; of one, where each value comes from."""
+    if name:
+        tables.show(tables.preset_rows(name, PRESETS[name]))
+        return
+    tables.show(tables.presets_rows(PRESETS))
+    click.echo("vadprep presets NAME: where each value comes from, and what nobody knows")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vadprep import tables
-from vadprep.known import KNOWN, SAMPLES, converted, downloaded, weights_folder
+from vadprep.known import KNOWN, SAMPLES, KnownFile, converted, downloaded, weights_folder
 from vadprep.options import FILE, PATH, arguments
 
 if TYPE_CHECKING:
@@ -27,14 +28,33 @@ def weights() -> None:
 
 
 @weights.command("list")
-def weights_list() -> None:
+@click.option("--json", "as_json", is_flag=True, help="For programs, with addresses and hashes.")
+def weights_list(as_json: bool) -> None:
     """Files that can be had, and which are here."""
+    files = {**KNOWN, **SAMPLES}
+    if as_json:
+        click.echo(json.dumps([_as_json(name, each) for name, each in files.items()], indent=2))
+        return
     rows: list[tables.Cells] = [("name", "graph", "file", "licence", "known by", "here")]
-    for name, known in {**KNOWN, **SAMPLES}.items():
+    for name, known in files.items():
         kind = "git blob id" if known.blob else "SHA-256, part" if known.sha256 else "nothing"
         rows.append((name, known.graph, known.file_name, known.licence, kind, _state(name)))
     tables.show(rows)
     click.echo(f"kept in {weights_folder()} (VADPREP_CACHE); vadprep weights get NAME")
+
+
+def _as_json(name: str, known: KnownFile) -> dict[str, str | int | None]:
+    return {
+        "name": name,
+        "graph": known.graph,
+        "url": known.url,
+        "origin": known.origin,
+        "licence": known.licence,
+        "size": known.size,
+        "git_blob": known.blob,
+        "sha256": known.sha256,
+        "here": _state(name),
+    }
 
 
 def _state(name: str) -> str:

@@ -20,27 +20,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLIP_LENGTH = 16
-"""Frames of a clip, and the stride between clips: the clips of this field do not overlap."""
+"""Frames of a clip, and the stride between clips: the clips of this field do not overlap.
+
+Where a ``length`` is taken, a network wants clips of another.
+"""
 
 
-def _drop(num_frames: int) -> int:
-    return num_frames // CLIP_LENGTH
+def _drop(num_frames: int, length: int) -> int:
+    return num_frames // length
 
 
-def _xd(num_frames: int) -> int:
-    return max(num_frames - 1, 0) // CLIP_LENGTH
+def _xd(num_frames: int, length: int) -> int:
+    return max(num_frames - 1, 0) // length
 
 
-def _repeat_last(num_frames: int) -> int:
-    return -(-num_frames // CLIP_LENGTH)
+def _repeat_last(num_frames: int, length: int) -> int:
+    return -(-num_frames // length)
 
 
-TAIL_RULES: dict[str, Callable[[int], int]] = {
+TAIL_RULES: dict[str, Callable[[int, int], int]] = {
     "drop": _drop,
     "xd": _xd,
     "repeat-last": _repeat_last,
 }
-"""Number of clips of N (resampled) frames.
+"""Number of clips of N (resampled) frames, here with a length of 16.
 
 ========== ============= ==========================================================
 drop       N // 16       an incomplete last clip is dropped
@@ -50,7 +53,7 @@ repeat-last ceil(N / 16) the last frame is repeated until the last clip is full
 """
 
 
-def num_clips(num_frames: int, tail: str) -> int:
+def num_clips(num_frames: int, tail: str, length: int = CLIP_LENGTH) -> int:
     """Clips of ``num_frames`` resampled frames under a tail rule.
 
     Raises ValueError for a negative count or an unknown rule.
@@ -58,14 +61,14 @@ def num_clips(num_frames: int, tail: str) -> int:
     if num_frames < 0:
         raise ValueError(f"{num_frames = }: a video has 0 or more frames")
     try:
-        return TAIL_RULES[tail](num_frames)
+        return TAIL_RULES[tail](num_frames, length)
     except KeyError:
         raise ValueError(f"{tail = }: allowed are {', '.join(TAIL_RULES)}") from None
 
 
-def min_frames(tail: str) -> int:
+def min_frames(tail: str, length: int = CLIP_LENGTH) -> int:
     """Fewest resampled frames that give one clip under a tail rule."""
-    return next(n for n in range(1, 2 * CLIP_LENGTH) if num_clips(n, tail))
+    return next(n for n in range(1, 2 * length + 1) if num_clips(n, tail, length))
 
 
 class Resampling:
@@ -95,14 +98,16 @@ class Resampling:
         """How many resampled frames show source frame ``source_index`` (0 when skipped)."""
         return self.count(source_index + 1) - self.count(source_index)
 
-    def spans(self, num_source_frames: int, tail: str) -> NDArray[np.int64]:
+    def spans(
+        self, num_source_frames: int, tail: str, length: int = CLIP_LENGTH
+    ) -> NDArray[np.int64]:
         """Source frames [start, stop) that each clip answers for.
 
         Returns int64 [num_clips, 2]. The last stop never passes ``num_source_frames``: frames
         that ``repeat-last`` makes up answer for nothing.
         """
-        clips = num_clips(self.count(num_source_frames), tail)
-        edges = [min(self.source(CLIP_LENGTH * k), num_source_frames) for k in range(clips + 1)]
+        clips = num_clips(self.count(num_source_frames), tail, length)
+        edges = [min(self.source(length * k), num_source_frames) for k in range(clips + 1)]
         return np.array([edges[:-1], edges[1:]], dtype=np.int64).T.copy()
 
 

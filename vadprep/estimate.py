@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from vadprep.clips import CLIP_LENGTH, Resampling, num_clips
+from vadprep.clips import Resampling, num_clips
 from vadprep.datasets import SourceIndex
 from vadprep.decode import open_frames
 from vadprep.extract import (
@@ -173,7 +173,7 @@ def _read_header(video: Video, path: Path) -> Header | None:
 
 def _clips(header: Header, spec: Spec) -> int:
     resampling = Resampling(header.fps, spec.fps_used())
-    return num_clips(resampling.count(round(header.num_frames)), spec.tail)
+    return num_clips(resampling.count(round(header.num_frames)), spec.tail, spec.clip_length)
 
 
 def _clip_bytes(spec: Spec, dim: int) -> int:
@@ -194,7 +194,7 @@ def _seconds_per_clip(extractor: Extractor, sources: Sequence[tuple[Video, Path]
 
 def _warm_up(extractor: Extractor) -> None:
     size = extractor.spec.crop_size
-    shape = (extractor.spec.batch, CLIP_LENGTH, size, size, 3)
+    shape = (extractor.spec.batch, extractor.spec.clip_length, size, size, 3)
     extractor.backbone(torch.zeros(shape, dtype=torch.uint8, device=extractor.backbone.device))
 
 
@@ -208,5 +208,5 @@ def _time_clips(extractor: Extractor, video: Video, path: Path) -> float:
                 break
         spent = time.perf_counter() - start
     if not clips:
-        raise DecodeError(f"{path}: fewer than {CLIP_LENGTH} frames", "too-short")
+        raise DecodeError(f"{path}: fewer frames than a clip has", "too-short")
     return spent / clips

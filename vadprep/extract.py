@@ -152,7 +152,7 @@ class Extractor:
                 with watch.stage("write"):
                     draft.append(batch)
             report = stream.report
-            spans = resampling.spans(report.num_frames, self.spec.tail)
+            spans = resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)
             self._check(stream, len(spans))
             with watch.stage("write"):
                 draft.commit(self._attributes(task, stream, resampling), spans)
@@ -199,7 +199,7 @@ class Extractor:
         views = Views(header.height, header.width, settings, self.backbone.device)
         blocks = resampled(timed(stream, watch, "decode"), resampling)
         resized = timed(map(views.resized, blocks), watch, "resize")
-        clips = map(views.cut, clips_of(resized, self.spec.tail))
+        clips = map(views.cut, clips_of(resized, self.spec.tail, self.spec.clip_length))
         yield from grouped(clips, self.backbone, self.spec, watch)
 
     def _check(self, stream: FrameStream, clips: int) -> None:
@@ -213,7 +213,7 @@ class Extractor:
                 "damaged",
             )
         if not clips:
-            need = min_frames(self.spec.tail)
+            need = min_frames(self.spec.tail, self.spec.clip_length)
             raise DecodeError(
                 f"too short: {report.num_frames} frames give no clip by tail rule "
                 f"{self.spec.tail!r}, which needs {need} at the rate used",
@@ -333,8 +333,10 @@ def resampled(
                 yield np.repeat(block[part], repeats[part], axis=0)
 
 
-def clips_of(blocks: Iterable[torch.Tensor], tail: str) -> Iterator[torch.Tensor]:
-    """Clips [16, h, w, 3] from blocks [n, h, w, 3] in order, as the tail rule has them.
+def clips_of(
+    blocks: Iterable[torch.Tensor], tail: str, length: int = CLIP_LENGTH
+) -> Iterator[torch.Tensor]:
+    """Clips [length, h, w, 3] from blocks [n, h, w, 3] in order, as the tail rule has them.
 
     A clip is given out as soon as the rule is sure to keep it, so that at most a block and a
     clip are held.
@@ -344,12 +346,12 @@ def clips_of(blocks: Iterable[torch.Tensor], tail: str) -> Iterator[torch.Tensor
     for block in blocks:
         waiting += block.unbind()
         seen += len(block)
-        while min(num_clips(seen, tail), seen // CLIP_LENGTH) > given:
-            yield torch.stack(waiting[:CLIP_LENGTH])
-            del waiting[:CLIP_LENGTH]
+        while min(num_clips(seen, tail, length), seen // length) > given:
+            yield torch.stack(waiting[:length])
+            del waiting[:length]
             given += 1
-    if num_clips(seen, tail) > given:
-        yield torch.stack(waiting + [waiting[-1]] * (CLIP_LENGTH - len(waiting)))
+    if num_clips(seen, tail, length) > given:
+        yield torch.stack(waiting + [waiting[-1]] * (length - len(waiting)))
 
 
 def grouped(

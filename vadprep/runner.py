@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 
 import vadprep
-from vadprep.backbones import load_backbone, load_weights
+from vadprep.backbones import load_backbone, load_weights, scaling_of
 from vadprep.backbones.precision import check_precision
 from vadprep.backbones.weights import RANDOM, random_seed
 from vadprep.crops import crop_boxes, resize_taps, target_size
@@ -39,8 +39,8 @@ GPU_VIDEOS = 4
 """Videos in the works at once for one GPU, each with a decoder of its own."""
 
 SETTABLE = (
-    "fps", "resize", "filter", "crops", "crop_order", "tail", "decoder", "precision", "dtype",
-    "batch",
+    "fps", "resize", "filter", "crops", "crop_order", "scaling", "tail", "decoder", "precision",
+    "dtype", "batch",
 )  # fmt: skip
 """Fields of a spec that an override may name; the network fixes the others."""
 
@@ -85,6 +85,7 @@ def check_recipe(spec: Spec) -> None:
     size = target_size(spec.resize, 480, 640)
     crop_boxes(spec.crop_order, spec.crops, spec.crop_size, *size)
     resize_taps(spec.filter, 480, size[0])
+    scaling_of(spec.scaling)
 
 
 class Progress(Protocol):
@@ -146,7 +147,8 @@ def make_extractor(spec: Spec, weights: str, device: str) -> Extractor:
             f"{weights}: SHA-256 {loaded.sha256[:12]}... where the spec has "
             f"{spec.weights_sha256[:12]}... ({spec.weights})"
         )
-    return Extractor(spec, load_backbone(spec.graph, loaded, device, spec.precision))
+    backbone = load_backbone(spec.graph, loaded, device, spec.precision, spec.scaling)
+    return Extractor(spec, backbone)
 
 
 def settle_spec(out: Path, settings: Settings, stream: str = "rgb") -> Spec:

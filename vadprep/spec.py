@@ -57,7 +57,7 @@ class Spec:
     crop_size: int
     """Side of a crop in px."""
     scaling: str
-    """What the network sees of a value 0..255, for example ``[-1,1]``."""
+    """What the network sees of a value 0..255 (``backbones.scaling``), for example ``[-1,1]``."""
     clip_length: int
     clip_stride: int
     """Frames, resampled."""
@@ -79,8 +79,8 @@ class Spec:
         _check("precision", self.precision, PRECISIONS)
         _check("dtype", self.dtype, DTYPES)
         self.fps_used()
-        if self.clip_length not in (CLIP_LENGTH, UNKNOWN):
-            raise ValueError(f"{self.clip_length = }: clips have {CLIP_LENGTH} frames")
+        if self.clip_length != UNKNOWN and self.clip_length < 1:
+            raise ValueError(f"{self.clip_length = }: clips have at least 1 frame")
 
     def identity(self) -> dict[str, Any]:
         """The fields that shape numbers, as JSON values: all but the two names."""
@@ -174,6 +174,23 @@ _INCEPTION: dict[str, Any] = {
     "dtype": "float16",
 }
 
+_RESNET = _INCEPTION | {"graph": "i3d_r50_nonlocal", "scaling": "(x-114.75)/57.375"}
+_GOWTHAM = {
+    "resize": "256x340",
+    "filter": "pil-lanczos",
+    "crops": 10,
+    "crop_order": "gowtham",
+    "scaling": "[-1,1]",
+}
+_TORCHVISION = _INCEPTION | {
+    "fps": "15",
+    "filter": "opencv-bilinear",  # torch's, which averages nothing either, to one grey level
+    "scaling": "torchvision-kinetics",
+}
+_RESNET_18 = _TORCHVISION | {"resize": "128x171", "crop_size": 112}
+_SWIN = _TORCHVISION | {"scaling": "imagenet"}
+
+# What each value is taken from, and what nobody knows: ``presets.NOTES``.
 PRESETS: dict[str, dict[str, Any]] = {
     # Carreira and Zisserman 2017, README of kinetics-i3d: 25 fps, short side 256, centre crop.
     "i3d": _INCEPTION | {"fps": "25"},
@@ -181,9 +198,26 @@ PRESETS: dict[str, dict[str, Any]] = {
     "xd": _INCEPTION | {"fps": "24", "crops": 5, "crop_order": "xd", "tail": "xd"},
     # Roc-Ng's UCF-Crime features: native rate, ten crops, (N-1)//16 clips.
     "ucf": _INCEPTION | {"crops": 10, "crop_order": "xd", "tail": "xd"},
+    # ResNet-50: RTFM as far as it is known, Gowtham's script, and what UR-DMU made of that.
+    "rtfm-r50": _RESNET | {"crops": 10, "crop_order": "torchvision"},
+    "gowtham-r50": _RESNET | _GOWTHAM,
+    "urdmu": _INCEPTION | _GOWTHAM | {"tail": "repeat-last"},
+    # 8 frames, every 8th of 30 a second.
+    "ptv-r50": _RESNET
+    | {"graph": "i3d_r50", "filter": "opencv-bilinear", "crop_size": 256}
+    | {"fps": "15/4", "clip_length": 8, "clip_stride": 8},
+    # torchvision's classifiers, each with its published transforms.
+    "r3d_18": _RESNET_18 | {"graph": "r3d_18"},
+    "r2plus1d_18": _RESNET_18 | {"graph": "r2plus1d_18"},
+    "s3d": _TORCHVISION | {"graph": "s3d", "resize": "256x256"},
+    "swin3d_t": _SWIN | {"graph": "swin3d_t"},
+    "swin3d_s": _SWIN | {"graph": "swin3d_s"},
+    "swin3d_b": _SWIN | {"graph": "swin3d_b"},
+    "mvit_v2_s": _TORCHVISION
+    | {"graph": "mvit_v2_s", "fps": "15/2", "scaling": "(x-114.75)/57.375"},
 }
 
-DATASET_PRESETS = {"xd": "xd", "ucf": "ucf"}
+DATASET_PRESETS = {"xd": "xd", "ucf": "ucf", "shanghaitech": "ucf"}
 DEFAULT_PRESET = "i3d"
 """Preset of a bundled data set, and of every other video."""
 

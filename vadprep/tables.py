@@ -9,6 +9,7 @@ import click
 
 from vadprep.datasets import DatasetCheck, DatasetSummary
 from vadprep.journal import Row
+from vadprep.presets import notes_of
 from vadprep.verify import Status
 
 MOST_LISTED = 20
@@ -161,11 +162,30 @@ def show_check(result: DatasetCheck) -> None:
         _listed(f"  {heading.replace('_', ' ')}", lines)
 
 
-def preset_rows(presets: Mapping[str, Mapping[str, Any]]) -> list[Cells]:
-    """A column for each preset, a line for each field."""
-    names = list(presets)
-    fields = list(presets[names[0]])
+PRESET_COLUMNS = {
+    "graph": "graph", "fps": "fps", "resize": "resize", "filter": "filter", "crops": "crops",
+    "crop_order": "order", "crop_size": "size", "scaling": "scaling", "clip_length": "clip",
+    "tail": "tail",
+}  # fmt: skip
+"""Fields of a preset that the overview shows, and their headings."""
+
+
+def presets_rows(presets: Mapping[str, Mapping[str, Any]]) -> list[Cells]:
+    """A line for each preset."""
     return [
-        ("field", *names),
-        *((field, *(presets[name][field] for name in names)) for field in fields),
+        ("preset", *PRESET_COLUMNS.values(), "source"),
+        *(
+            (name, *(preset[field] for field in PRESET_COLUMNS), notes_of(name).source)
+            for name, preset in presets.items()
+        ),
+    ]
+
+
+def preset_rows(name: str, preset: Mapping[str, Any]) -> list[Cells]:
+    """A line for each field of one preset, with its source; then what nobody knows."""
+    notes = notes_of(name)
+    return [
+        ("field", name, "source"),
+        *((field, value, notes.sources.get(field, "")) for field, value in preset.items()),
+        *(("unknown", "", each) for each in notes.unknown),
     ]

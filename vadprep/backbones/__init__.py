@@ -26,6 +26,7 @@ __all__ = [
     "load_backbone",
     "load_weights",
     "missing_weights_message",
+    "scaling_of",
 ]
 
 
