@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from vadprep.backbones import Backbone, Weights, build, has_cpu_bf16, load_backbone, load_weights
+from vadprep.backbones import (
+    SCALINGS,
+    Backbone,
+    Weights,
+    build,
+    has_cpu_bf16,
+    load_backbone,
+    load_weights,
+)
+from vadprep.backbones.folded import BlockStem, FoldedStem, Stem, make_stem
 from vadprep.backbones.inception import InceptionI3D, same_padding
 from vadprep.backbones.precision import tf32_only_if
 from vadprep.records import SpecError
@@ -173,6 +182,23 @@ def test_folded_network_equals_the_plain_one(
     features = backbone(views[:1])
     assert features.shape == (1, 1024) and features.dtype == torch.float32
     assert error(features, reference(dict(weights.state), scaled(views[:1]))[0]) < 1e-4
+
+
+@pytest.mark.parametrize("stem", [FoldedStem, BlockStem])
+@pytest.mark.parametrize(
+    "name, mean, std",
+    [("[-1,1]", 0.5, 0.5), ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))],
+)
+def test_every_scaling_stands_in_the_stem(
+    weights: Weights, stem: Stem, name: str, mean: object, std: object
+) -> None:
+    """The zeros around the picture are added after scaling, so they must stay zeros."""
+    views = torch.randint(0, 256, (1, 8, 20, 24, 3), generator=torch.Generator().manual_seed(0))
+    means, stds = torch.as_tensor(mean), torch.as_tensor(std)
+    clips = ((views / 255 - means) / stds).permute(0, 4, 1, 2, 3)
+    expected = unit(dict(weights.state), "Conv3d_1a_7x7", clips, stride=2)
+    ours = make_stem(weights.state, "Conv3d_1a_7x7", SCALINGS[name], stem)
+    assert error(ours(views.byte()), expected) < 1e-5
 
 
 def test_bf16_error_is_a_few_percent(weights: Weights, backbone: Backbone, views: Tensor) -> None:

@@ -19,7 +19,9 @@ from vadprep.backbones.inception import (
 from vadprep.backbones.scaling import Scaling
 
 State = Mapping[str, Tensor]
-Stem = Callable[[Tensor, Tensor, float], nn.Module]
+Means = tuple[float, ...]
+"""One for all channels, or one for each."""
+Stem = Callable[[Tensor, Tensor, Means], nn.Module]
 
 
 def fold(state: State, prefix: str) -> tuple[Tensor, Tensor]:
@@ -55,17 +57,22 @@ class FoldedConv(nn.Module):
         return F.conv3d(x, self.weight, self.bias, padding=self.padding).relu_()
 
 
+def doubled(x: Tensor, twice_mean: Means) -> Tensor:
+    """2 (x - mean) in place, channels last; exact in bfloat16 and float16 for a mean of 127.5."""
+    return x.mul_(2).sub_(twice_mean[0] if len(twice_mean) == 1 else x.new_tensor(twice_mean))
+
+
 class FoldedStem(nn.Module):
     """The 7x7x7 convolution of stride 2, straight from uint8 pixels.
 
-    It computes on 2x - 2 mean, with weights divided by 2 std. For the scaling [-1,1] that is
+    It computes on 2 (x - mean), with weights divided by 2 std. For the scaling [-1,1] that is
     2x - 255, a whole number that bfloat16 and float16 hold exactly: no rounding of the input.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor, twice_mean: float) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, twice_mean: Means) -> None:
         """``weight`` is divided already."""
         super().__init__()
         self.register_buffer("weight", _channels_last(weight))
@@ -74,7 +81,7 @@ class FoldedStem(nn.Module):
 
     def forward(self, views: Tensor) -> Tensor:
         """uint8 [batch, T, H, W, channel] to [batch, 64, T / 2, H / 2, W / 2]."""
-        x = views.to(self.weight.dtype).mul_(2).sub_(self.twice_mean)
+        x = doubled(views.to(self.weight.dtype), self.twice_mean)
         pads = [0, 0]
         for axis in (3, 2, 1):
             pads += same_padding(x.shape[axis], 7, 2)
@@ -92,7 +99,7 @@ class BlockStem(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor, twice_mean: float) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, twice_mean: Means) -> None:
         """``weight`` is divided already."""
         super().__init__()
         taps = F.pad(weight, (0, 1) * 3).reshape(*weight.shape[:2], *(4, 2) * 3)
@@ -111,7 +118,7 @@ class BlockStem(nn.Module):
         x = self.weight.new_zeros(batch, t + 3, h + 3, w + 3, 8 * channels)
         inner = x[:, 1:-2, 1:-2, 1:-2].unflatten(-1, (2, 2, 2, channels))
         blocks = views.reshape(batch, t, 2, h, 2, w, 2, channels)
-        inner.copy_(blocks.permute(0, 1, 3, 5, 2, 4, 6, 7)).mul_(2).sub_(self.twice_mean)
+        doubled(inner.copy_(blocks.permute(0, 1, 3, 5, 2, 4, 6, 7)), self.twice_mean)
         return F.conv3d(x.permute(0, 4, 1, 2, 3), self.weight, self.bias).relu_()
 
 
@@ -185,23 +192,22 @@ def _folded(state: State, name: str, layer: Conv | Pool | Mixed) -> nn.Module:
     return FoldedConv(*fold(state, name))
 
 
-def _stem(state: State, name: str, scaling: Scaling, stem: Stem) -> nn.Module:
-    if len({*scaling.mean}) > 1 or len({*scaling.std}) > 1:
-        raise ValueError(f"{scaling}: Inception-I3D takes one mean and one std for all channels")
+def make_stem(state: State, name: str, scaling: Scaling, stem: Stem) -> nn.Module:
+    """The first convolution as ``stem``, from pixel values on."""
     weight, bias = fold(state, name)
-    return stem(weight / (2 * scaling.std[0]), bias, 2 * scaling.mean[0])
+    twice_std = 2 * weight.new_tensor(scaling.std).view(1, -1, 1, 1, 1)
+    return stem(weight / twice_std, bias, tuple(2 * each for each in scaling.mean))
 
 
 class FoldedInception(nn.Module):
     """uint8 views of 16 frames to features, from the tensors of an ``InceptionI3D``."""
 
     def __init__(self, state: State, precision: str, scaling: Scaling) -> None:
-        """Raises ValueError for a scaling that differs by channel."""
         super().__init__()
         stem: Stem = FoldedStem if precision == "fp32" else BlockStem
         (first, _), *rest = LAYERS.items()
         self.trunk = nn.Sequential(
-            _stem(state, first, scaling, stem),
+            make_stem(state, first, scaling, stem),
             *(_folded(state, name, layer) for name, layer in rest),
         )
 
