@@ -31,7 +31,7 @@ ROWS = [
     ["runner", "train"],
     ["tables", "report", "scenery"],
     ["progress", "estimate", "bench", "scene", "bench_memory"],
-    ["demo"],
+    ["demo", "doctor"],
     ["options"],
     ["cli_features", "cli_models", "cli_tools", "cli_weights"],
     ["cli"],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vadprep.backbones import build, load_backbone, load_weights
+from vadprep.backbones.graphs import graph_of, with_weights
 from vadprep.backbones.precision import tf32_only_if
 from vadprep.extract import fixed_threads
 
@@ -66,14 +67,11 @@ def bench_backbone(
     The forms take turns in each round, so that a neighbour on the machine slows all of them,
     and the median over rounds counts; one round before is warm-up.
     """
-    weights = load_weights("random:0", graph)
+    weights, form = load_weights("random:0", graph), graph_of(graph)
     generator = torch.Generator().manual_seed(0)
-    views = torch.randint(
-        0, 256, (batch, 16, 224, 224, 3), dtype=torch.uint8, generator=generator
-    ).to(device)
-    plain = build(graph)
-    plain.load_state_dict(dict(weights.state))
-    plain.to(device)
+    shape = (batch, form.clip_length, form.size, form.size, form.channels)
+    views = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+    plain = with_weights(build(graph), weights.state).to(device)
 
     def run_plain(x: Tensor) -> Tensor:
         clips: Tensor = x.permute(0, 4, 1, 2, 3).contiguous().float() / 127.5 - 1

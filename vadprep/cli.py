@@ -53,5 +53,6 @@ for command in (
     cli_weights.weights,
     cli_tools.demo,
     cli_tools.bench,
+    cli_tools.doctor,
 ):
     main.add_command(command)

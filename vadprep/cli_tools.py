@@ -1,7 +1,9 @@
-"""Commands that run or measure the whole line: demo, bench."""
+"""Commands that run, measure or examine the whole line: demo, bench, doctor."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 import click
@@ -31,6 +33,23 @@ def demo(out: Path, weights: str, workers: int | None) -> None:
     for note in report.notes:
         click.echo(note)
     click.echo(f"All of it is in {out}: data, features, runs, plots, report.json")
+
+
+@click.command()
+@click.argument("folder", type=FOLDER, default=Path())
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def doctor(folder: Path, as_json: bool) -> None:
+    """What this machine has, and what each missing piece costs.
+
+    FOLDER is where features are to be written.
+    """
+    from vadprep.doctor import examine
+
+    findings = list(examine(folder))
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in findings], indent=2))
+        return
+    tables.show([("what", "found", "cost"), *map(astuple, findings)])
 
 
 @click.group()

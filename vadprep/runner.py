@@ -21,7 +21,7 @@ import torch
 import vadprep
 from vadprep.backbones import load_backbone, load_weights, scaling_of
 from vadprep.backbones.precision import check_precision
-from vadprep.backbones.weights import RANDOM, random_seed
+from vadprep.backbones.weights import RANDOM, random_seed, weights_path
 from vadprep.crops import crop_boxes, resize_taps, target_size
 from vadprep.datasets import SourceIndex
 from vadprep.decode import DECODERS
@@ -123,7 +123,7 @@ def make_runner(spec: Spec, settings: Settings) -> Runner:
     """In process for one worker on the CPU, else on Ray: a GPU wants several decoders."""
     weights = settings.weights
     if not weights.startswith(RANDOM):  # workers stand in other folders
-        weights = str(Path(weights).resolve())
+        weights = str(weights_path(weights).resolve())
     make_worker = partial(make_extractor, spec, weights, settings.device)
     on_gpu = settings.device == "cuda"
     if settings.workers == 1 and settings.address == "local" and not on_gpu:

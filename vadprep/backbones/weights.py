@@ -55,11 +55,11 @@ def load_weights(spec: str, graph: str | None = None) -> Weights:
         if graph is None:
             raise ValueError(f"weights = {spec!r} are of any network: name a file")
         return random_weights(spec, graph)
-    return _read_weights(_path_of(spec), graph)
+    return _read_weights(weights_path(spec), graph)
 
 
-def _path_of(spec: str) -> Path:
-    """The file that ``spec`` is or names."""
+def weights_path(spec: str) -> Path:
+    """The file that ``spec`` is or names; WeightsError for a name whose file is not here yet."""
     path = Path(spec)
     if spec not in KNOWN or path.exists():
         return path
