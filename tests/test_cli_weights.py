@@ -241,3 +241,19 @@ def test_a_sample_of_the_other_stream(tmp_path: Path) -> None:
     own = Weights("w", "", "inception_i3d", {}, "")
     with pytest.raises(WeightsError, match="v_CricketShot_g04_c01_rgb.npy"):
         check_sample(own, tmp_path / "x.npy")
+
+
+def test_extract_takes_the_weights_that_are_here(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vadprep import cli_features
+
+    write_video(tmp_path / "v.mp4", 20)
+    command = ("extract", "--videos", tmp_path, "--out", tmp_path / "f", "--workers", "1")
+    assert "vadprep weights get i3d-rgb" in run(*command).output
+    cache.mkdir(parents=True)
+    known.converted("i3d-rgb-deepmind").write_bytes(b"")
+    asked: list[str] = []
+    monkeypatch.setattr(cli_features.tables, "show_untrained", asked.append)
+    refused = message(run(*command))
+    assert asked == ["i3d-rgb-deepmind"] and "i3d-rgb-deepmind.safetensors" in refused

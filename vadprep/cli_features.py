@@ -15,6 +15,7 @@ from vadprep import tables
 from vadprep.datasets import check as check_files
 from vadprep.datasets import dataset_names, load_dataset, summary
 from vadprep.features import stream_folders
+from vadprep.known import at_hand
 from vadprep.manifest import read_manifest
 from vadprep.options import FOLDER, PATH, Videos, arguments, chosen_videos, video_options, warn
 from vadprep.records import FeaturesError
@@ -35,7 +36,7 @@ RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
 @video_options
 @click.option("--out", type=FOLDER, help="Feature folder. [features/NAME]")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Recipe. [of the data set]")
-@click.option("--weights", help="Weights file, or random:SEED for a network without training.")
+@click.option("--weights", help="File, name of weights list, or random:SEED. [what get has got]")
 @click.option("--crops", type=click.Choice(["1", "5", "10"]), help="Views of a clip.")
 @click.option("--fps", help="native, or the rate to resample to.")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]))
@@ -91,6 +92,7 @@ def extract_settings(
     from vadprep.runner import Settings
 
     preset = preset or videos.preset
+    weights = weights or at_hand(PRESETS[preset]["graph"])
     if weights is None:
         raise click.UsageError(missing_weights_message(PRESETS[preset]["graph"]))
     named = {"crops": crops and int(crops), "fps": fps, "precision": precision}
