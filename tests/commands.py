@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from standin import StandIn
+from standin import StandIn, standin_flow
 
 from vadprep import runner
 from vadprep.backbones import load_weights
@@ -23,10 +23,11 @@ _cached_weights = functools.cache(load_weights)
 
 @contextmanager
 def without_network() -> Iterator[pytest.MonkeyPatch]:
-    """Extractions inside the block run for real, but for the network."""
+    """Extractions inside the block run for real, but for the networks and TV-L1."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "load_backbone", lambda *settings: StandIn())
         patch.setattr(runner, "load_weights", _cached_weights)
+        patch.setattr(runner, "tvl1_method", lambda *settings: standin_flow)
         patch.delenv("VADPREP_ROOT", raising=False)
         patch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
         yield patch

@@ -1,6 +1,6 @@
 """Kill an extraction at many moments and see that running it again makes it whole.
 
-    python tests/kill_many.py --times 100 --seed 0
+    python tests/kill_many.py --times 100 --seed 0 [--streams rgb,flow]
 
 Each kill has a folder of its own. A SIGKILL hits the whole process group, Ray's processes and
 all, at a moment drawn from the time that the undisturbed work takes, counted from the first
@@ -26,19 +26,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from interrupted import extract_all, make_standin
+from interrupted import RGB, extract_all, make_runner, stream_paths
 from videos import write_video
 
 from vadprep.features import open_features
 from vadprep.folder import StreamFolder
 from vadprep.journal import read_events, read_rows
 from vadprep.records import VadprepError
-from vadprep.runner import in_process
 from vadprep.verify import verify
 
 TESTS = Path(__file__).parent
-RAY_EVERY = 3
-"""Of so many kills one hits Ray with two workers, the others one process."""
+RUNNERS = ("ray", "process", "process")
+"""What the kills hit, in turn: Ray has two workers."""
 SECONDS_TO_DIE = 2.0
 IDLE_SECONDS_TO_DIE = 30.0
 WITHOUT_OUR_CODE = ("ray::IDLE", "ray::_Actor.__init__")
@@ -73,10 +72,12 @@ def make_videos(folder: Path, count: int = 9) -> Path:
 
 
 def snippets(folder: Path) -> dict[str, bytes]:
-    """Features and spans of each video, as bytes."""
+    """Features and spans of each video of a stream, as bytes."""
     with open_features(folder) as features:
+        (stream,) = features.streams
         return {
-            each: features[each].rgb.tobytes() + features[each].spans.tobytes() for each in features
+            each: features[each].stream(stream).tobytes() + features[each].spans.tobytes()
+            for each in features
         }
 
 
@@ -89,11 +90,13 @@ def shared_memory() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
 
 
-def start(folder: Path, videos: Path, runner: str, workers: int) -> subprocess.Popen[bytes]:
+def start(
+    folder: Path, videos: Path, runner: str, workers: int, streams: Sequence[str] = RGB
+) -> subprocess.Popen[bytes]:
     """An extraction in a process group of its own."""
     script = [sys.executable, str(TESTS / "interrupted.py")]
     return subprocess.Popen(
-        [*script, str(folder), str(videos), runner, str(workers)],
+        [*script, str(folder), str(videos), runner, str(workers), ",".join(streams)],
         env=os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -140,18 +143,21 @@ def _name_if_alive(process: psutil.Process) -> str:
     return ""
 
 
-def undisturbed(folder: Path, videos: Path) -> float:
+def undisturbed(folder: Path, videos: Path, streams: Sequence[str] = RGB) -> float:
     """Make the folder in one go; returns the seconds from the first start to the end."""
-    extract_all(folder, videos, in_process(make_standin()))
-    first = next(event["time"] for event in read_events(folder) if event["event"] == "start")
-    return time.time() - first
+    extract_all(folder, videos, make_runner("process", streams=streams), streams)
+    events = read_events(stream_paths(folder, streams)[streams[0]])
+    return time.time() - next(each["time"] for each in events if each["event"] == "start")
 
 
-def kill_once(folder: Path, whole: Path, videos: Path, runner: str, moment: float) -> Kill:
+def kill_once(
+    folder: Path, whole: Path, videos: Path, runner: str, moment: float, streams: Sequence[str]
+) -> Kill:
     """Start an extraction, kill it ``moment`` seconds after its first start, and run it again."""
     before_shm = shared_memory()
-    process = start(folder, videos, runner, 2 if runner == "ray" else 1)
-    wait_for_start(folder, process)
+    parts = stream_paths(folder, streams)
+    process = start(folder, videos, runner, 2 if runner == "ray" else 1, streams)
+    wait_for_start(parts[streams[0]], process)
     time.sleep(moment)
     members = family(process)
     finished = process.poll() is not None
@@ -161,16 +167,29 @@ def kill_once(folder: Path, whole: Path, videos: Path, runner: str, moment: floa
     problems = [f"alive after the kill: {each}" for each in survivors(members)]
     if finished and process.returncode:
         problems.append(f"ended by itself: {words.decode().strip().splitlines()[-1]}")
-    half_done = left_of_shards(folder)
-    committed = {each for each, row in read_rows(folder).items() if row.status == "done"}
-    in_file = len(committed) + unjournaled(folder, committed)
-    extract_all(folder, videos, in_process(make_standin()))
-    problems += differences(folder, whole)
+    half_done = ", ".join(filter(None, map(left_of_shards, parts.values())))
+    in_file = sum(map(committed, parts.values()))
+    extract_all(folder, videos, make_runner("process", streams=streams), streams)
+    for name, expected in stream_paths(whole, streams).items():
+        problems += differences(parts[name], expected)
     if left := shared_memory() - before_shm:
         problems.append(f"left in shared memory: {sorted(left)}")
-    starts = Counter(each["video_id"] for each in read_events(folder) if each["event"] == "start")
-    repeated = sum(count > 1 for count in starts.values())
+    repeated = max(map(started_twice, parts.values()))
     return Kill(runner, moment, finished, in_file, repeated, half_done, tuple(problems))
+
+
+def committed(folder: Path) -> int:
+    """Number of videos of a stream that stand, with a row or without."""
+    if not (folder / "spec.json").exists():
+        return 0
+    done = {each for each, row in read_rows(folder).items() if row.status == "done"}
+    return len(done) + unjournaled(folder, done)
+
+
+def started_twice(folder: Path) -> int:
+    """Number of videos of a stream that were started more than once."""
+    starts = Counter(each["video_id"] for each in read_events(folder) if each["event"] == "start")
+    return sum(count > 1 for count in starts.values())
 
 
 def left_of_shards(folder: Path) -> str:
@@ -184,7 +203,7 @@ def left_of_shards(folder: Path) -> str:
     return ", ".join(found)
 
 
-def unjournaled(folder: Path, committed: set[str]) -> int:
+def unjournaled(folder: Path, done: set[str]) -> int:
     """Number of videos whose file stands and whose row does not."""
     stands = StreamFolder.open(folder)
     ids = [
@@ -192,7 +211,7 @@ def unjournaled(folder: Path, committed: set[str]) -> int:
         for shard in set(range(len(stands.plan.shards))) - stands.final_shards()
         for position in stands.finished(shard)
     ]
-    return len(set(ids) - committed)
+    return len(set(ids) - done)
 
 
 def differences(folder: Path, whole: Path) -> list[str]:
@@ -215,13 +234,13 @@ def differences(folder: Path, whole: Path) -> list[str]:
 
 def restarted(folder: Path) -> list[str]:
     """Lines for committed videos that were started again."""
-    committed: set[str] = set()
+    done: set[str] = set()
     found = []
     for event in read_events(folder):
-        if event["event"] == "start" and event["video_id"] in committed:
+        if event["event"] == "start" and event["video_id"] in done:
             found.append(f"{event['video_id']} was committed and started again")
         if event["event"] == "committed":
-            committed.add(event["video_id"])
+            done.add(event["video_id"])
     return found
 
 
@@ -233,17 +252,22 @@ def moments(times: int, seconds: float, seed: int) -> list[float]:
     return drawn
 
 
-def kill_many(folder: Path, times: int, seed: int) -> list[Kill]:
-    """``times`` kills, every third of Ray; ``folder`` is for the videos and the features."""
-    videos = make_videos(folder / "videos")
-    seconds = undisturbed(folder / "whole", videos)
-    runners = itertools.cycle(["ray", *["process"] * (RAY_EVERY - 1)])
+def kill_many(
+    folder: Path,
+    times: int,
+    seed: int,
+    streams: Sequence[str] = RGB,
+    runners: Sequence[str] = RUNNERS,
+    count: int = 9,
+) -> list[Kill]:
+    """``times`` kills, ``runners`` in turn; ``folder`` is for ``count`` videos and features."""
+    videos = make_videos(folder / "videos", count)
+    seconds = undisturbed(folder / "whole", videos, streams)
     kills = []
-    for number, (moment, runner) in enumerate(
-        zip(moments(times, seconds, seed), runners, strict=False)
-    ):
+    drawn = zip(moments(times, seconds, seed), itertools.cycle(runners), strict=False)
+    for number, (moment, runner) in enumerate(drawn):
         target = folder / f"killed-{number}"
-        kills.append(kill_once(target, folder / "whole", videos, runner, moment))
+        kills.append(kill_once(target, folder / "whole", videos, runner, moment, streams))
         shutil.rmtree(target)
         print(_line(number, kills[-1]), flush=True)
     return kills
@@ -263,10 +287,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--streams", type=lambda text: text.split(","), default=RGB)
     options = parser.parse_args()
     print("kill  runner     moment  committed  repeated  result")
     with tempfile.TemporaryDirectory() as folder:
-        kills = kill_many(Path(folder), options.times, options.seed)
+        kills = kill_many(Path(folder), options.times, options.seed, options.streams)
     hit = [kill for kill in kills if not kill.finished]
     harmed = [kill for kill in kills if kill.problems]
     print(

@@ -1,4 +1,4 @@
-"""A stand-in for the network, so that tests decode and write for real but compute little."""
+"""Stand-ins for the networks and for TV-L1: tests decode and write for real but compute little."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 
 from vadprep.clips import CLIP_LENGTH
 from vadprep.extract import Extractor
+from vadprep.flow.saved import SavedFlow
+from vadprep.snippets import Branch, FlowStage
 from vadprep.spec import Spec, resolve
 
 GRID = 4
@@ -19,16 +21,37 @@ class StandIn:
     dim = CLIP_LENGTH * GRID * GRID
 
     def __call__(self, views: torch.Tensor) -> torch.Tensor:
+        """Features of RGB views; of flow the same of the mean of u and v."""
         grey = views[:, :, 2::4, 2::4].float().mean(dim=4)
         return torch.nn.functional.adaptive_avg_pool2d(grey, GRID).flatten(1)
 
 
-def standin_spec(**overrides: object) -> Spec:
-    return resolve("i3d", "cpu", ("random:0", "stand-in"), {"fps": "native", **overrides})
+def standin_flow(grey: torch.Tensor) -> torch.Tensor:
+    """What a frame is brighter and darker than the one before: within and beyond the bound.
+
+    So flow tells which two frames it is between, and which way they came.
+    """
+    first, second = grey[:-1].float(), grey[1:].float()
+    return torch.stack([(second - first) / 10, (first - second / 2) / 10], dim=-1)
 
 
-def standin_extractor(spec: Spec) -> Extractor:
-    return Extractor(spec, StandIn())
+def standin_spec(stream: str = "rgb", **overrides: object) -> Spec:
+    overrides = {"fps": "native", **overrides}
+    return resolve("i3d", "cpu", ("random:0", "stand-in"), overrides, stream)
+
+
+def standin_branch(
+    spec: Spec,
+    network: object = None,
+    save_to: SavedFlow | None = None,
+    read_from: SavedFlow | None = None,
+) -> Branch:
+    flow = FlowStage(standin_flow, save_to, read_from) if spec.stream == "flow" else None
+    return Branch(spec, network or StandIn(), flow)
+
+
+def standin_extractor(*specs: Spec) -> Extractor:
+    return Extractor([standin_branch(spec) for spec in specs])
 
 
 def numbers_of(feature: torch.Tensor) -> list[int]:

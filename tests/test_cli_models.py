@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from commands import message, run, without_network
+from commands import CHEAP, message, run, without_network
 from stored import stored_video, write_folder
 from videos import write_video
 
@@ -22,6 +22,7 @@ from vadprep.checkpoint import Origin
 from vadprep.datasets import load_dataset
 from vadprep.mil import head_kind
 from vadprep.score import read_origin, read_scores
+from vadprep.spec import resolve
 
 CAUTION = "weights random:0, NEVER TRAINED"
 VIDEOS = [
@@ -206,7 +207,8 @@ def changed(folder: Path, out: Path, **changes: object) -> Path:
     path = out / "checkpoint-last.json"
     record = json.loads(path.read_text())
     if changes.pop("flow", False):
-        record["specs"]["flow"] = record["specs"]["rgb"]
+        spec = resolve("i3d", "cpu", ("random:0", ""), {"flow_source": "hdf5"}, "flow")
+        record["specs"]["flow"] = {"spec": json.loads(spec.to_json())}
     record["specs"]["rgb"]["spec"].update(changes)
     path.write_text(json.dumps(record))
     return out
@@ -225,6 +227,21 @@ def test_videos_are_scored_as_their_features_are(place, tmp_path):
         np.testing.assert_array_equal(same.spans, scores.spans)
     assert len(list(tmp_path.glob("*.png"))) == 4
     assert read_origin(tmp_path / "scores.h5") == Origin({"rgb": "random:0"})
+
+
+def test_videos_are_scored_on_both_streams(place, tmp_path):
+    named = ("--manifest", place / "m.csv", "--out", tmp_path / "f", *CHEAP)
+    ok("extract", *named, "--root", place / "videos", "--streams", "rgb,flow")
+    options = ("--streams", "concat", "--features", tmp_path / "f", "--out", tmp_path / "r")
+    ok("train", "ddl", "--manifest", place / "m.csv", "--seeds", "0", *options)
+    ok("score", tmp_path / "r", place / "videos", "--out", tmp_path / "s", "--no-plots")
+    ok("score", tmp_path / "r", "--features", tmp_path / "f", "--out", tmp_path / "again")
+    found = read_scores(tmp_path / "s" / "scores.h5")
+    for name, scores in read_scores(tmp_path / "again" / "scores.h5").items():
+        same = found[str(place / "videos" / f"{name}.mp4")]
+        np.testing.assert_array_equal(same.snippets, scores.snippets)
+    refused = run("score", tmp_path / "r", place / "videos", "--flow-weights", "random:1")
+    assert "flow weights_sha256: " in message(refused)
 
 
 def test_videos_of_one_name_do_not_take_each_others_features(place, tmp_path):
@@ -276,7 +293,7 @@ def test_wrong_use_of_score(options, expected, place, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "options", "expected"),
     [
-        ({"flow": True}, (), "trained on rgb and flow, videos are scored on rgb alone so far"),
+        ({"flow": True}, (), "cannot be extracted again (flow was read from hdf5)"),
         ({"filter": "unknown"}, (), "cannot be extracted again (preset i3d, unknown: filter)"),
         ({"preset": "rtfm"}, (), "cannot be extracted again (preset rtfm, unknown: nothing)"),
         ({"weights": "x.pt"}, (), "the run's features are of x.pt: name it by --weights"),

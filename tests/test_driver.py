@@ -41,15 +41,15 @@ def fake_worker(task: Task) -> Report:
     """Commits features that depend on the id alone; one video fails."""
     video_id = task.video.video_id
     if video_id == BAD:
-        write_failure(task.target, SPEC, {"video_id": video_id}, "broken")
+        write_failure(task.targets["rgb"], SPEC, {"video_id": video_id}, "broken")
         return Report(video_id, FAILED, "broken", "damaged")
     video = stored_video(video_id, num_clips=5)
-    with Draft(task.target, SPEC) as draft:
+    with Draft(task.targets["rgb"], SPEC) as draft:
         for row in features_of(video):
             draft.append(row[None])
         known = ("video_id", "split", "label", "num_frames", "fps_source")
         draft.commit({name: video.attributes[name] for name in known}, video.spans)
-    return Report(video_id, DONE, num_clips=5, num_frames=85, checksum=draft.checksum)
+    return Report(video_id, DONE, num_clips=5, num_frames=85, checksums={"rgb": draft.checksum})
 
 
 def drive(
@@ -57,7 +57,7 @@ def drive(
 ) -> StreamFolder:
     ids = [video.video_id for video in manifest.videos]
     folder = StreamFolder.prepare(path, SPEC, ids, shard_size=3)
-    driver = Driver(folder, manifest, root, share or Share())
+    driver = Driver([folder], manifest, root, share or Share())
     driver.recover()
     driver.run(in_process(worker), driver.tasks(retry), lambda report: None)
     return folder
@@ -192,7 +192,7 @@ def test_a_rank_leaves_the_files_in_the_works_of_another_alone(tmp_path):
         dead = mine.name.replace(f"-{os.getpid()}-", "-4194304-")
         left.append(folder.partial(shard) / dead)
         left[-1].touch()
-    Driver(folder, manifest, root, Share(1, 2)).recover()
+    Driver([folder], manifest, root, Share(1, 2)).recover()
     assert [path.exists() for path in left] == [True, False]
 
 
@@ -200,7 +200,7 @@ def test_a_shard_of_more_videos_than_may_be_open_becomes_final(tmp_path):
     ids = [f"v{n}" for n in range(40)]
     manifest, root = make_root(tmp_path / "videos", ids)
     folder = StreamFolder.prepare(tmp_path / "f", SPEC, ids, shard_size=len(ids))
-    driver = Driver(folder, manifest, root, Share())
+    driver = Driver([folder], manifest, root, Share())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 12, hard))
@@ -224,10 +224,10 @@ def test_a_failed_video_is_done_again_on_request_and_replaces_its_failure(undist
     def repaired(task: Task) -> Report:
         assert task.video.video_id == BAD
         video = stored_video(BAD, num_clips=2)
-        with Draft(task.target, SPEC) as draft:
+        with Draft(task.targets["rgb"], SPEC) as draft:
             draft.append(features_of(video))
             draft.commit({"video_id": BAD, "num_frames": 40}, video.spans)
-        return Report(BAD, DONE, num_clips=2, num_frames=40, checksum=draft.checksum)
+        return Report(BAD, DONE, num_clips=2, num_frames=40, checksums={"rgb": draft.checksum})
 
     before = content(folder.path)
     drive(folder.path, manifest, root, repaired, retry=True)

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from standin import StandIn, numbers_of, standin_spec
+from standin import StandIn, numbers_of, standin_branch, standin_extractor, standin_spec
 from videos import damage, numbered_frame, truncate, write_audio, write_video
 
-from vadprep import extract
+from vadprep import extract, stopwatch
 from vadprep.clips import CLIP_LENGTH, Resampling
 from vadprep.decode import DecodeReport, FrameStream, VideoHeader
-from vadprep.extract import Extractor, Report, Stopwatch, Task, claimed_frames
+from vadprep.extract import Extractor, Report, Task, claimed_frames
 from vadprep.records import OutputError, Video
 from vadprep.shards import DONE, FAILED, Shard, StoredVideo
 from vadprep.spec import Spec
+from vadprep.stopwatch import Stopwatch
 
 SMALL = {"resize": "32x32", "crop_size": 32}
 """The whole frame is the view, so that its number can be read from a feature."""
@@ -35,7 +36,7 @@ def extracted(
     """The report, and the video as it stands on the disk."""
     target = source.with_name(f"{source.name}-{spec.hash[:8]}.h5")
     video = Video("a", source.name, "train", 1, "fire", fps=fps)
-    report = Extractor(spec, network or StandIn())(Task(video, target, source))
+    report = Extractor([standin_branch(spec, network)])(Task(video, {"rgb": target}, source))
     return report, Shard(target).video("000000")
 
 
@@ -178,7 +179,8 @@ def test_real_clips_at_their_own_rate(tmp_path, real_clips, name, frames, clips)
     for tail in ("drop", "xd"):
         target = tmp_path / f"{tail}.h5"
         spec = small(tail=tail)
-        report = Extractor(spec, StandIn())(Task(Video("a", source.name), target, source))
+        task = Task(Video("a", source.name), {"rgb": target}, source)
+        report = standin_extractor(spec)(task)
         assert (report.num_frames, report.num_clips) == (frames, clips)
         assert Shard(target).video("000000").spans[-1, 1] == 16 * clips
     if name == "Deadpool":
@@ -293,8 +295,10 @@ def test_a_file_that_is_no_video_fails_by_name(tmp_path, kind):
 
 
 def test_a_missing_file_fails_with_what_was_looked_for(tmp_path):
-    task = Task(Video("a", "a.mp4"), tmp_path / "a.h5", None, "a.mp4 is nowhere")
-    report = Extractor(small(), StandIn())(task)
+    targets = {"rgb": tmp_path / "a.h5"}
+    report = standin_extractor(small())(
+        Task(Video("a", "a.mp4"), targets, None, "a.mp4 is nowhere")
+    )
     assert (report.status, report.kind, report.reason) == (FAILED, "missing", "a.mp4 is nowhere")
 
 
@@ -373,22 +377,23 @@ def test_what_goes_wrong_in_the_network_is_raised_and_nothing_recorded(tmp_path,
             return super().__call__(views)
 
     source = write_video(tmp_path / "a.mp4", 100)
-    task = Task(Video("a", "a.mp4"), tmp_path / "out" / "a.h5", source)
-    task.target.parent.mkdir()
+    (tmp_path / "out").mkdir()
+    task = Task(Video("a", "a.mp4"), {"rgb": tmp_path / "out" / "a.h5"}, source)
     with pytest.raises(type(error)):
-        Extractor(small(), Broken())(task)
-    assert not list(task.target.parent.iterdir())
+        Extractor([standin_branch(small(), Broken())])(task)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_disk_that_refuses_is_raised(tmp_path):
     source = write_video(tmp_path / "a.mp4", 40)
+    task = Task(Video("a", "a.mp4"), {"rgb": tmp_path / "no" / "a.h5"}, source)
     with pytest.raises(OutputError, match="cannot write"):
-        Extractor(small(), StandIn())(Task(Video("a", "a.mp4"), tmp_path / "no" / "a.h5", source))
+        standin_extractor(small())(task)
 
 
 def test_seconds_of_a_stage_are_counted_once(monkeypatch):
     clock = iter([0.0, 1.0, 4.0, 10.0])
-    monkeypatch.setattr(extract.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(clock))
     watch = Stopwatch()
     with watch.stage("resize"):
         with watch.stage("decode"):

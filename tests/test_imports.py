@@ -15,7 +15,7 @@ PACKAGE = Path(vadprep.__file__).parent
 
 ROWS = [
     ["records"],
-    ["files", "signals", "sources", "clips", "crops", "known"],
+    ["files", "signals", "sources", "stopwatch", "clips", "crops", "known"],
     ["spec"],
     ["shards", "manifest", "presets"],
     ["journal", "datasets", "download"],
@@ -23,11 +23,11 @@ ROWS = [
     ["features"],
     ["verify"],
     ["decoders", "backbones", "flow", "views"],
-    ["decoding"],
+    ["decoding", "snippets"],
     ["decode"],
     ["extract", "metrics", "bags", "mil", "kinetics"],
     ["checkpoint", "driver"],
-    ["score", "cluster", "fit"],
+    ["score", "cluster", "fit", "settings"],
     ["runner", "train"],
     ["tables", "report", "scenery"],
     ["progress", "estimate", "bench", "scene", "bench_memory"],

@@ -18,6 +18,14 @@ def test_ten_kills_cost_only_the_videos_in_flight(tmp_path):
     assert all(kill.repeated <= 2 for kill in kills)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_kills_of_two_streams_cost_only_the_videos_in_flight(tmp_path):
+    kills = kill_many(tmp_path, 3, 1, streams=("rgb", "flow"), runners=("process",), count=4)
+    assert [kill.problems for kill in kills] == [()] * 3
+    assert any(kill.committed for kill in kills) and any(kill.repeated for kill in kills)
+    assert all(kill.repeated <= 1 for kill in kills)
+
+
 def test_the_comparison_sees_a_changed_byte_and_a_stray_file(tmp_path):
     videos = make_videos(tmp_path / "videos", count=3)
     undisturbed(tmp_path / "one", videos)

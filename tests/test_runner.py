@@ -26,7 +26,7 @@ from kill_many import (
     survivors,
     wait_for_start,
 )
-from standin import StandIn
+from standin import standin_extractor
 from videos import write_video
 
 from vadprep.cluster import Pool, on_ray
@@ -35,7 +35,8 @@ from vadprep.extract import SKIPPED, Extractor, Report, Task
 from vadprep.folder import StreamFolder
 from vadprep.journal import read_events, read_rows
 from vadprep.records import OutputError, SpecError, Stopped
-from vadprep.runner import Settings, extract_dataset, in_process
+from vadprep.runner import extract_dataset, in_process
+from vadprep.settings import Settings
 from vadprep.shards import DONE
 from vadprep.verify import status, verify
 
@@ -110,7 +111,7 @@ class Dying:
     def __init__(self, video_id: str, marker: Path | None) -> None:
         self.video_id = video_id
         self.marker = marker
-        self.extract = Extractor(SPEC, StandIn())
+        self.extract = standin_extractor(SPEC)
 
     def __call__(self, task: Task) -> Report:
         if task.video.video_id == self.video_id and not (self.marker and self.marker.exists()):
@@ -226,7 +227,7 @@ def test_the_real_network_gives_the_same_bytes_on_ray(tmp_path):
     manifest = videos_in(videos)
     for workers in (1, 2):
         settings = Settings("random:0", workers=workers)
-        folder = extract_dataset(manifest, videos, tmp_path / f"out-{workers}", settings)
+        (folder,) = extract_dataset(manifest, videos, tmp_path / f"out-{workers}", settings)
         assert verify(folder).problems == ()
         assert status(folder).num_clips == 5
     assert snippets(tmp_path / "out-1") == snippets(tmp_path / "out-2")

@@ -1,6 +1,7 @@
 """How much memory an extraction takes, and that it does not grow with the length of a video.
 
-The network is left out, since its memory is known; decoder, resize, crops and writer are real.
+Both streams are extracted. The networks and TV-L1 are left out, since their memory is known;
+decoder, resize, pictures of flow, crops and writer are real.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import torch
 from vadprep.extract import Extractor, Task
 from vadprep.records import VadprepError, Video
 from vadprep.shards import DONE
-from vadprep.spec import resolve
+from vadprep.snippets import Branch, FlowStage
+from vadprep.spec import STREAMS, resolve
 
 FPS = 25
 SIZE = (160, 120)
@@ -36,6 +38,11 @@ class NoNetwork:
 
     def __call__(self, views: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(views), self.dim)
+
+
+def no_motion(grey: torch.Tensor) -> torch.Tensor:
+    """Flow of zeros."""
+    return torch.zeros(len(grey) - 1, *grey.shape[1:], 2)
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,12 @@ def bench_memory(
 def measure(video: Path, minutes: float, crops: int, resize: int) -> MemoryUse:
     """Memory and time of one extraction."""
     fields = {"fps": "native", "crops": crops, "resize": f"{resize}x{resize}", "crop_size": resize}
-    spec = resolve("i3d", "cpu", ("random:0", "none"), fields)
-    target = video.with_name(f"{video.stem}-{crops}.h5")
+    rgb, flow = (resolve("i3d", "cpu", ("random:0", "none"), fields, name) for name in STREAMS)
+    branches = [Branch(rgb, NoNetwork()), Branch(flow, NoNetwork(), FlowStage(no_motion))]
+    targets = {name: video.with_name(f"{video.stem}-{crops}-{name}.h5") for name in STREAMS}
     start = time.perf_counter()
     with peak_memory() as peak:
-        report = Extractor(spec, NoNetwork())(Task(Video("video", video.name), target, video))
+        report = Extractor(branches)(Task(Video("video", video.name), targets, video))
     if report.status != DONE:
         raise VadprepError(f"{video}: {report.reason}")
     seconds = time.perf_counter() - start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,18 @@ from vadprep import tables
 from vadprep.datasets import check as check_files
 from vadprep.datasets import dataset_names, load_dataset, summary
 from vadprep.features import stream_folders
-from vadprep.known import at_hand
 from vadprep.manifest import read_manifest
 from vadprep.options import FOLDER, PATH, Videos, arguments, chosen_videos, video_options, warn
 from vadprep.records import FeaturesError
-from vadprep.spec import PRESETS
+from vadprep.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
+from vadprep.verify import Status
 from vadprep.verify import status as status_of
 from vadprep.verify import verify as verify_folder
 
 if TYPE_CHECKING:
     from vadprep.driver import Share
     from vadprep.folder import StreamFolder
-    from vadprep.runner import Settings
+    from vadprep.settings import Settings
 
 
 RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
@@ -36,11 +36,16 @@ RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
 @video_options
 @click.option("--out", type=FOLDER, help="Feature folder. [features/NAME]")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Recipe. [of the data set]")
+@click.option("--streams", help="rgb, flow or rgb,flow. [of the preset]")
 @click.option("--weights", help="File, name of weights list, or random:SEED. [what get has got]")
+@click.option("--flow-weights", help="Those of stream flow. [--weights if random, else as there]")
 @click.option("--crops", type=click.Choice(["1", "5", "10"]), help="Views of a clip.")
 @click.option("--fps", help="native, or the rate to resample to.")
 @click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]))
 @click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Any spec field.")
+@click.option("--save-flow", type=FOLDER, help="Keep the quantised flow there; see --dry-run.")
+@click.option("--flow-format", type=click.Choice(["hdf5", "jpeg"]), help="Of --save-flow. [hdf5]")
+@click.option("--flow-from", type=FOLDER, help="Read flow that --save-flow has kept there.")
 @click.option("--gpus", type=click.IntRange(1), help="GPUs, a worker each. [all, if any]")
 @click.option("--workers", type=click.IntRange(1), help="Workers on the CPU. [one a core]")
 @click.option("--address", default="local", show_default=True, help="Ray cluster to join.")
@@ -63,47 +68,48 @@ def extract(out: Path | None, retry_failed: bool, dry_run: bool, **options: Any)
     with arguments():
         settings = extract_settings(videos, **options)
     target = out or Path("features") / videos.name
-    tables.show_untrained(settings.weights)
+    for weights in dict.fromkeys(map(settings.weights_of, settings.streams)):
+        tables.show_untrained(weights)
     if dry_run:
         from vadprep.estimate import estimate
 
         tables.show(estimate(videos.manifest, videos.root, target, settings).rows())
         return
     with shown_progress() as progress:
-        folder = extract_dataset(
+        folders = extract_dataset(
             videos.manifest, videos.root, target, settings, progress, retry_failed
         )
-    finish(folder, settings.share)
+    finish(folders, settings.share)
 
 
-def extract_settings(
-    videos: Videos,
-    preset: str | None,
-    weights: str | None,
-    crops: str | None,
-    fps: str | None,
-    precision: str | None,
-    fields: tuple[str, ...],
-    shard_size: int | None,
-    **placement: Any,
-) -> Settings:
+def extract_settings(videos: Videos, **options: Any) -> Settings:
     """The settings that the options ask for."""
-    from vadprep.backbones import missing_weights_message
-    from vadprep.runner import Settings
+    from vadprep.settings import Settings
 
-    preset = preset or videos.preset
-    weights = weights or at_hand(PRESETS[preset]["graph"])
-    if weights is None:
-        raise click.UsageError(missing_weights_message(PRESETS[preset]["graph"]))
-    named = {"crops": crops and int(crops), "fps": fps, "precision": precision}
+    preset = options.pop("preset") or videos.preset
+    streams, crops = options.pop("streams"), options.pop("crops")
+    named = {
+        "crops": crops and int(crops),
+        "fps": options.pop("fps"),
+        "precision": options.pop("precision"),
+    }
     overrides = {name: value for name, value in named.items() if value is not None}
+    placement = ("gpus", "workers", "address", "rank", "world_size")
     return Settings(
-        weights=weights,
         preset=preset,
-        overrides=overrides | parsed_fields(fields),
-        shard_size=shard_size,
-        **placed(**placement),
+        streams=tuple(streams.split(",")) if streams else streams_of(preset),
+        overrides=overrides | parsed_fields(options.pop("fields")),
+        save_flow=saved_flow(options.pop("save_flow"), options.pop("flow_format")),
+        **placed(**{name: options.pop(name) for name in placement}),
+        **options,
     )
+
+
+def saved_flow(folder: Path | None, form: str | None) -> tuple[Path, str] | None:
+    """Where flow is kept and in what format; None when it is not."""
+    if form and not folder:
+        raise ValueError("--flow-format goes with --save-flow")
+    return (folder, form or "hdf5") if folder else None
 
 
 def parsed_fields(fields: tuple[str, ...]) -> dict[str, Any]:
@@ -143,14 +149,21 @@ def placed(
     }
 
 
-def finish(folder: StreamFolder, share: Share) -> None:
-    """Print how a folder stands; leave with 1 when a video of this rank failed or is missing."""
-    result = status_of(folder)
-    tables.show(tables.status_rows(result))
-    tables.show_failures(result)
-    left = [*result.missing, *(row.video_id for row in result.failed)]
-    if any(folder.plan.places[video_id].shard in share.owned(folder) for video_id in left):
-        sys.exit(1)
+def finish(folders: Sequence[StreamFolder], share: Share) -> None:
+    """Print how folders stand; leave with 1 when a video of this rank failed or is missing."""
+    results = [status_of(folder) for folder in folders]
+    show_status(results)
+    for folder, result in zip(folders, results, strict=True):
+        left = [*result.missing, *(row.video_id for row in result.failed)]
+        if any(folder.plan.places[video_id].shard in share.owned(folder) for video_id in left):
+            sys.exit(1)
+
+
+def show_status(results: Sequence[Status]) -> None:
+    """Print a line of counts a stream, and what failed or is missing."""
+    tables.show(tables.status_rows(results))
+    for result in results:
+        tables.show_failures(result)
 
 
 # ---------------------------------------------------------------- status, verify
@@ -173,9 +186,7 @@ def status(features: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([tables.status_json(each) for each in results], indent=2))
     else:
-        for each in results:
-            tables.show(tables.status_rows(each))
-            tables.show_failures(each)
+        show_status(results)
     sys.exit(0 if all(each.is_complete for each in results) else 1)
 
 
@@ -244,7 +255,8 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
 def presets(name: str | None) -> None:
     """The named recipes; of one, where each value comes from."""
     if name:
-        tables.show(tables.preset_rows(name, PRESETS[name]))
+        flow = FLOW if PRESETS[name]["graph"] in FLOW_GRAPHS else {}
+        tables.show(tables.preset_rows(name, PRESETS[name] | flow))
         return
     tables.show(tables.presets_rows(PRESETS))
     click.echo("vadprep presets NAME: where each value comes from, and what nobody knows")

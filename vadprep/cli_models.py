@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,12 @@ from vadprep.options import (
     manifest_source,
 )
 from vadprep.records import CheckpointError, Video
-from vadprep.spec import PRESETS, UNKNOWN, Spec
+from vadprep.spec import COMPUTED, NO_FLOW, PRESETS, UNKNOWN, Spec
 
 if TYPE_CHECKING:
     from vadprep.checkpoint import Origin, Run
     from vadprep.metrics import VideoScores
-    from vadprep.runner import Settings
+    from vadprep.settings import Settings
 
 SOURCES = click.Path(path_type=Path, exists=True)
 CONTROL_HELP = "Train on shuffled labels: about 0.5 in the mean over many seeds."
@@ -108,15 +108,16 @@ def show_origin(run: Path, origin: Origin) -> None:
 @click.argument("videos", type=SOURCES, nargs=-1, metavar="[VIDEO]...")
 @click.option("--features", type=FOLDER, help="Feature folder, instead of videos.")
 @click.option("--weights", help="For videos: the weights file that the run's features are of.")
+@click.option("--flow-weights", help="For videos: that of the run's stream flow.")
 @click.option("--out", type=FOLDER, help="Folder of the scores. [RUN/scores]")
 @click.option("--no-plots", is_flag=True, help="Write the scores only.")
 def score(
     run: Path,
     videos: tuple[Path, ...],
     features: Path | None,
-    weights: str | None,
     out: Path | None,
     no_plots: bool,
+    **weights: str | None,
 ) -> None:
     """Features or videos -> snippet scores and a plot of every video."""
     from vadprep.checkpoint import load_run
@@ -126,7 +127,7 @@ def score(
 
     if (features is None) == (not videos):
         raise click.UsageError("name what to score by one of --features and VIDEO ...")
-    if weights and not videos:
+    if any(weights.values()) and not videos:
         raise click.UsageError("--weights goes with VIDEO ...: features have theirs behind them")
     loaded, out = load_run(run), out or run / "scores"
     show_origin(run, loaded.origin)
@@ -157,56 +158,86 @@ def listed_videos(sources: Sequence[Path]) -> Manifest:
     return Manifest(Path("VIDEO"), tuple(videos))
 
 
-def extract_as(run: Run, manifest: Manifest, out: Path, weights: str | None) -> None:
+def extract_as(run: Run, manifest: Manifest, out: Path, weights: Mapping[str, str | None]) -> None:
     """Extract ``manifest`` into ``out`` with the settings that ``run`` was trained on.
 
-    Prints the videos that failed. Raises CheckpointError, before anything is decoded, for
-    settings that cannot be repeated and for other weights.
+    ``weights`` are the options ``weights`` and ``flow_weights``. Prints the videos that failed.
+    Raises CheckpointError, before anything is decoded, for settings that cannot be repeated and
+    for other weights.
     """
     from vadprep.checkpoint import check_features
     from vadprep.progress import shown_progress
-    from vadprep.runner import extract_dataset, settle_spec
+    from vadprep.runner import extract_dataset, settle_specs
     from vadprep.verify import status
 
-    if set(run.specs) != {"rgb"}:
-        raise CheckpointError(
-            f"the run was trained on {' and '.join(run.specs)}, videos are scored on rgb alone "
-            f"so far: extract features and name them by --features"
-        )
-    settings = settings_of(run.specs["rgb"], weights)
-    check_features(run, {"rgb": settle_spec(out, settings)}, "extracting for the run")
+    settings = settings_of(run.specs, weights)
+    specs = {spec.stream: spec for spec in settle_specs(out, settings)}
+    check_features(run, specs, "extracting for the run")
     with shown_progress() as progress:
-        folder = extract_dataset(manifest, Path(), out, settings, progress, retry_failed=True)
+        folder, *_ = extract_dataset(manifest, Path(), out, settings, progress, retry_failed=True)
     asked = {video.video_id for video in manifest.videos}
     for row in status(folder).failed:
         if row.video_id in asked:
             click.echo(f"failed: {tables.printable(f'{row.video_id}: {row.reason}')}", err=True)
 
 
-def settings_of(spec: Spec, weights: str | None) -> Settings:
-    """Settings that extract with ``spec``, every field of it by name.
+def settings_of(specs: Mapping[str, Spec], weights: Mapping[str, str | None]) -> Settings:
+    """Settings that extract with ``specs`` (by stream), every field of them by name.
 
-    Raises CheckpointError for a spec with fields that nobody knows, UsageError without weights.
+    Raises CheckpointError for specs that cannot be extracted with again, UsageError without
+    weights.
     """
     import torch
 
-    from vadprep.runner import SETTABLE, Settings
+    from vadprep.settings import SETTABLE, SETTABLE_FLOW, Settings
 
-    unknown = [name for name, value in spec.identity().items() if value == UNKNOWN]
-    if unknown or spec.preset not in PRESETS:
-        raise CheckpointError(
-            f"the features of the run cannot be extracted again (preset {spec.preset}, unknown: "
-            f"{', '.join(unknown) or 'nothing'}): name features by --features"
-        )
-    if weights is None and not spec.is_random:
-        raise click.UsageError(f"the run's features are of {spec.weights}: name it by --weights")
+    overrides: dict[str, Any] = {}
+    for stream, spec in specs.items():
+        check_repeatable(spec)
+        fields = (*SETTABLE, *SETTABLE_FLOW) if stream == "flow" else SETTABLE
+        values = {name: getattr(spec, name) for name in fields}
+        differ = [name for name in values if overrides.get(name, values[name]) != values[name]]
+        if differ:
+            raise CheckpointError(
+                f"the run's streams differ in {', '.join(differ)}, so that they cannot be "
+                "extracted together: name features by --features"
+            )
+        overrides |= values
     with arguments():
         return Settings(
-            weights=weights or spec.weights,
-            preset=spec.preset,
-            overrides={name: getattr(spec, name) for name in SETTABLE},
+            weights=named_weights("rgb", specs, weights["weights"]),
+            flow_weights=named_weights("flow", specs, weights["flow_weights"]),
+            streams=tuple(specs),
+            preset=next(iter(specs.values())).preset,
+            overrides=overrides,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
+
+
+def check_repeatable(spec: Spec) -> None:
+    """Raise CheckpointError for a spec that no extraction from videos alone can have."""
+    unknown = [name for name, value in spec.identity().items() if value == UNKNOWN]
+    odd = []
+    if unknown or spec.preset not in PRESETS:
+        odd.append(f"preset {spec.preset}, unknown: {', '.join(unknown) or 'nothing'}")
+    if spec.flow_source not in (NO_FLOW, COMPUTED, UNKNOWN):
+        odd.append(f"flow was read from {spec.flow_source}")
+    if odd:
+        raise CheckpointError(
+            f"the features of the run cannot be extracted again ({', '.join(odd)}): name features "
+            "by --features"
+        )
+
+
+def named_weights(stream: str, specs: Mapping[str, Spec], weights: str | None) -> str | None:
+    """Weights of a stream: those named, else the seed of the run's; UsageError for neither."""
+    spec = specs.get(stream)
+    if weights or spec is None:
+        return weights
+    if spec.is_random:
+        return spec.weights
+    option = "--flow-weights" if stream == "flow" else "--weights"
+    raise click.UsageError(f"the run's features are of {spec.weights}: name it by {option}")
 
 
 def plot_all(out: Path, scores: dict[str, VideoScores], caution: str) -> None:

@@ -14,18 +14,24 @@ from vadprep.options import FOLDER, arguments
 
 @click.command()
 @click.option("--out", type=FOLDER, default=Path("vadprep-demo"), show_default=True)
+@click.option("--streams", default="rgb", show_default=True, help="rgb, flow or rgb,flow.")
 @click.option("--weights", default="random:0", show_default=True, help="Weights file.")
+@click.option("--flow-weights", help="Those of stream flow. [--weights, if random]")
 @click.option("--workers", type=click.IntRange(1), help="Workers. [one a core]")
-def demo(out: Path, weights: str, workers: int | None) -> None:
+def demo(
+    out: Path, streams: str, weights: str, flow_weights: str | None, workers: int | None
+) -> None:
     """Run the whole line on a small data set: videos -> scores."""
     import os
 
-    from vadprep.demo import run_demo
+    from vadprep.demo import demo_settings, run_demo
     from vadprep.progress import shown_progress
 
+    workers = workers or len(os.sched_getaffinity(0))
+    with arguments():
+        settings = demo_settings(weights, flow_weights, tuple(streams.split(",")), workers)
     with shown_progress() as progress:
-        workers = workers or len(os.sched_getaffinity(0))
-        report = run_demo(out, weights, workers, progress, progress.say)
+        report = run_demo(out, settings, progress, progress.say)
     for rows in (report.stages, report.figures):
         click.echo()
         tables.show(rows)

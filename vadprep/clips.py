@@ -6,9 +6,17 @@ Pure arithmetic on frame numbers; nothing here has seen a pixel. Words:
     resampled frames  s(0) s(1) s(2) ...          source index of each frame the network sees
     clip k            resampled frames 16k .. 16k+15
     span k            source frames [s(16k), s(16(k+1)))
+    flow t            motion from resampled frame t to t + 1; that of the last frame is zero
 
 Spans tile the covered range without gap or overlap at any frame rate, because each span ends
 where the next one starts.
+
+**Flow at the end of a video.** The 16 flows of a clip take 17 frames. A video is taken to stand
+still after its last frame, so N frames have N flows, the last of them zero, and every tail rule
+holds for flows as it holds for frames: both streams have the same clips and spans. By ``xd``,
+which keeps a frame back for this, no clip holds the zero; by ``drop`` the last of its 16 flows is
+zero when N is a multiple of 16; by ``repeat-last`` all flows of repeated frames are. Repeating the
+last flow instead would show motion where RGB shows a still picture.
 """
 
 from __future__ import annotations
@@ -69,6 +77,11 @@ def num_clips(num_frames: int, tail: str, length: int = CLIP_LENGTH) -> int:
 def min_frames(tail: str, length: int = CLIP_LENGTH) -> int:
     """Fewest resampled frames that give one clip under a tail rule."""
     return next(n for n in range(1, 2 * length + 1) if num_clips(n, tail, length))
+
+
+def num_flows(num_frames: int) -> int:
+    """Flows between ``num_frames`` frames: all that have to be computed, or stored."""
+    return max(num_frames - 1, 0)
 
 
 class Resampling:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vadprep.backbones import has_cpu_bf16
+from vadprep.backbones.weights import RANDOM
 from vadprep.checkpoint import write_json
 from vadprep.decode import open_frames
 from vadprep.features import Features, open_features
@@ -26,10 +27,12 @@ from vadprep.metrics import VideoScores
 from vadprep.mil.ddl import DDLConfig
 from vadprep.records import VadprepError
 from vadprep.report import plot_scores
-from vadprep.runner import Progress, Settings, extract_dataset
+from vadprep.runner import Progress, extract_dataset
 from vadprep.scene import frame_difference, write_dataset
 from vadprep.scenery import FPS
 from vadprep.score import evaluate_scores, known_intervals, read_scores
+from vadprep.settings import Settings
+from vadprep.spec import Spec
 from vadprep.tables import Cells, duration
 from vadprep.train import RunReport, TrainConfig, train
 from vadprep.verify import verify
@@ -81,55 +84,74 @@ class DemoReport:
     notes: tuple[str, ...]
 
 
-def run_demo(out: Path, weights: str, workers: int, progress: Progress, say: Say) -> DemoReport:
+def demo_settings(
+    weights: str, flow_weights: str | None, streams: tuple[str, ...], workers: int
+) -> Settings:
+    """How the demo extracts; raises ValueError for streams or weights that cannot be had."""
+    return Settings(
+        weights=weights,
+        flow_weights=flow_weights,
+        streams=streams,
+        overrides={"fps": "native", "precision": "bf16" if has_cpu_bf16() else "fp32"},
+        workers=workers,
+    )
+
+
+def run_demo(out: Path, settings: Settings, progress: Progress, say: Say) -> DemoReport:
     """Run the whole line in the folder ``out``; a second run goes on where a first was stopped.
 
-    Raises what the stages raise, and VadprepError when the features do not verify.
+    Two streams are trained on side by side. Raises what the stages raise, and VadprepError when
+    the features do not verify.
     """
     stages = Stages(say)
     make_folder(out)
-    root = out / "data"
+    root, workers = out / "data", settings.workers
     with stages.stage("draw videos") as what:
         if not (root / "manifest.csv").exists():
             write_dataset(root, workers=workers)
         manifest = read_manifest(root / "manifest.csv")
         what.append(f"{len(manifest.videos)} mp4 files")
-    settings = Settings(
-        weights=weights,
-        overrides={"fps": "native", "precision": "bf16" if has_cpu_bf16() else "fp32"},
-        workers=workers,
-    )
-    if settings.weights.startswith("random:"):
-        say(f"weights {settings.weights}: NOT TRAINED, features are for trying things out")
+    for weights in dict.fromkeys(map(settings.weights_of, settings.streams)):
+        if weights.startswith(RANDOM):
+            say(f"weights {weights}: NOT TRAINED, features are for trying things out")
     with stages.stage("extract") as what:
-        folder = extract_dataset(manifest, root, out / "features", settings, progress)
-        how = f"{workers} workers on Ray" if workers > 1 else "in process"
-        what += [f"I3D RGB, {folder.spec.precision}", f"weights {folder.spec.weights}", how]
+        folders = extract_dataset(manifest, root, out / "features", settings, progress)
+        what += [_described(folder.spec) for folder in folders]
+        what.append(f"{workers} workers on Ray" if workers > 1 else "in process")
     with stages.stage("verify") as what:
-        what.append(_verified(folder))
+        what += map(_verified, folders)
+    choice = "concat" if len(folders) > 1 else folders[0].spec.stream
     with open_features(out / "features") as features:
         trained, control = (
-            _trained(features, manifest, out / "runs" / name, stages, name == "control")
+            _trained(features, manifest, out / "runs" / f"{name}-{choice}", stages, choice)
             for name in ("ddl", "control")
         )
         with stages.stage("score and plot") as what:
             difference = difference_scores(features, manifest, root)
             what.append(f"{_plot(out / 'plots', manifest, trained)} plots in {out / 'plots'}")
-    return _report(out, folder, stages, trained, control, difference, manifest)
+    specs = [folder.spec for folder in folders]
+    return _report(out, specs, stages, trained, control, difference, manifest)
+
+
+def _described(spec: Spec) -> str:
+    return f"I3D {spec.stream}, {spec.precision}, weights {spec.weights}"
 
 
 def _verified(folder: StreamFolder) -> str:
     result = verify(folder)
     if result.problems:
         raise VadprepError(f"the features do not verify: {result.problems[0]}")
-    return f"{result.videos} videos, {result.clips} clips, no problem"
+    return f"{folder.spec.stream}: {result.videos} videos, {result.clips} clips, no problem"
 
 
 def _trained(
-    features: Features, manifest: Manifest, run: Path, stages: Stages, control: bool
+    features: Features, manifest: Manifest, run: Path, stages: Stages, choice: str
 ) -> RunReport:
+    control = run.name.startswith("control")
     seeds = CONTROL_SEEDS if control else SEEDS
-    config = TrainConfig(head_config=HEAD, seeds=seeds, control=control, resume=True)
+    config = TrainConfig(
+        head_config=HEAD, streams=choice, seeds=seeds, control=control, resume=True
+    )
     name = "train on shuffled labels" if control else "train ddl"
     with stages.stage(name) as what:
         report = train(features, manifest, config, run)
@@ -163,7 +185,7 @@ def _plot(folder: Path, manifest: Manifest, report: RunReport) -> int:
 
 def _report(
     out: Path,
-    folder: StreamFolder,
+    specs: Sequence[Spec],
     stages: Stages,
     trained: RunReport,
     control: RunReport,
@@ -181,14 +203,15 @@ def _report(
         "The videos are drawn, and the settings were chosen on sets like this one: the figures "
         "show that the line works, and nothing about surveillance video.",
     ]
-    if folder.spec.is_random:
+    random = [spec.weights for spec in specs if spec.is_random]
+    if random:
         notes.append(
-            f"The network has weights {folder.spec.weights}: it was NEVER TRAINED. For features "
-            "to use, give --weights FILE."
+            f"The network has weights {', '.join(dict.fromkeys(random))}: it was NEVER TRAINED. "
+            "For features to use, give --weights FILE."
         )
     content: dict[str, Any] = {
-        "spec": json.loads(folder.spec.to_json()),
-        "random_weights": folder.spec.is_random,
+        "specs": {spec.stream: json.loads(spec.to_json()) for spec in specs},
+        "random_weights": bool(random),
         "ddl": trained.as_json(),
         "control_shuffled_labels": control.as_json(),
         "control_frame_difference": {"frame_auc": baseline},

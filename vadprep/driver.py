@@ -1,7 +1,9 @@
-"""One rank's share of a feature folder: tasks -> reports -> journal -> final shards.
+"""One rank's share of feature folders: tasks -> reports -> journals -> final shards.
 
-The driver alone writes the journal and the final shards; the workers of a runner write the
-videos' own files. Rerunning is the recovery: whatever a kill left, the files say what is done.
+Each stream has its folder, plan and journal of its own, so a kill between the commits of a
+video's streams costs the missing one, and a stream can be added later. The driver alone writes
+journals and final shards; the workers of a runner write the videos' own files. Rerunning is the
+recovery: whatever a kill left, the files say what is done.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,13 +51,11 @@ class Share:
         return range(self.rank, len(folder.plan.shards), self.world_size)
 
 
-class Driver:
-    """Takes a rank's share of a folder from where it stands to final shards."""
+class StreamDriver:
+    """Takes a rank's share of one stream's folder from where it stands to final shards."""
 
-    def __init__(self, folder: StreamFolder, manifest: Manifest, root: Path, share: Share):
+    def __init__(self, folder: StreamFolder, share: Share) -> None:
         self.folder = folder
-        self.manifest = manifest
-        self.root = root
         self.share = share
         self.journal = Journal(folder.path, share.rank)
         self._left: Counter[int] = Counter()
@@ -85,18 +85,8 @@ class Driver:
             self.journal.event("committed", stored.video_id, shard=place.shard, recovered=True)
             self.journal.finished(_row_of(stored, place.shard))
 
-    def tasks(self, retry_failed: bool = False) -> list[Task]:
-        """What is left to do, the longest video first."""
-        videos = {video.video_id: video for video in self.manifest.videos}
-        index = SourceIndex(self.root)
-        left = [
-            self._task(videos[video_id], place, index)
-            for video_id, place in self._places(retry_failed)
-            if video_id in videos
-        ]
-        return sorted(left, key=_cost(left), reverse=True)
-
-    def _places(self, retry_failed: bool) -> Iterator[tuple[str, Place]]:
+    def left(self, retry_failed: bool) -> Iterator[tuple[str, Path]]:
+        """Id and file to write of each video that is not finished, or failed and is retried."""
         rows = read_rows(self.folder.path)
         failed = {each for each, row in rows.items() if row.status == FAILED and retry_failed}
         final = self.folder.final_shards()
@@ -105,46 +95,28 @@ class Driver:
             finished = range(len(ids)) if shard in final else self.folder.finished(shard)
             for position, video_id in enumerate(ids):
                 if position not in finished or video_id in failed:
-                    yield video_id, Place(shard, position)
+                    yield video_id, self.folder.partial_video(Place(shard, position))
 
-    def _task(self, video: Video, place: Place, index: SourceIndex) -> Task:
-        target = self.folder.partial_video(place)
-        try:
-            return Task(video, target, index.find(video))
-        except DecodeError as error:
-            return Task(video, target, missing=str(error))
-
-    def run(
-        self, runner: Runner, tasks: Sequence[Task], progress: Callable[[Report], None]
-    ) -> None:
-        """Run ``tasks``, committing each as it is reported and each shard as it is complete.
-
-        Raises Stopped when a signal arrives; what is finished stays finished.
-        """
-        self._left = Counter(self._shard(task.video.video_id) for task in tasks)
+    def expect(self, video_ids: Iterable[str]) -> None:
+        """Make ready for the reports of ``video_ids``."""
+        self._left = Counter(map(self._shard, video_ids))
         for shard in self._left:
             make_folder(self.folder.partial(shard))
-        with stop_on_signals():
-            for report in runner(tasks, self._start):
-                self._commit(report)
-                progress(report)
-                check_stop()
 
     def _shard(self, video_id: str) -> int:
         return self.folder.plan.places[video_id].shard
 
-    def _start(self, task: Task) -> None:
-        self.journal.event("start", task.video.video_id)
-
-    def _commit(self, report: Report) -> None:
-        shard = self._shard(report.video_id)
-        values = asdict(report)
-        for name in ("video_id", "status"):
+    def commit(self, report: Report) -> None:
+        """Journal what became of a video; its shard becomes final when it was the last."""
+        stream, shard = self.folder.spec.stream, self._shard(report.video_id)
+        row = _row(report, shard, report.checksums.get(stream, 0))
+        values = asdict(report) | {"checksum": report.checksums.get(stream, 0)}
+        for name in ("video_id", "status", "checksums"):
             del values[name]
         self.journal.event(EVENTS[report.status], report.video_id, shard=shard, **values)
         self._left[shard] -= 1
         if report.status != SKIPPED:
-            self.journal.finished(_row(report, shard))
+            self.journal.finished(row)
         if not self._left[shard]:
             self.finish(shard)
 
@@ -166,7 +138,68 @@ class Driver:
                 shutil.rmtree(partial)
 
 
-def _row(report: Report, shard: int) -> Row:
+class Driver:
+    """The streams of a run together: a video is one task, for whatever streams it lacks."""
+
+    def __init__(
+        self, folders: Sequence[StreamFolder], manifest: Manifest, root: Path, share: Share
+    ) -> None:
+        self.manifest = manifest
+        self.root = root
+        self.streams = {each.spec.stream: StreamDriver(each, share) for each in folders}
+        self._tasks: dict[str, Task] = {}
+
+    def recover(self) -> None:
+        """Bring the journals up to the files, and finish what a kill left half done."""
+        for stream in self.streams.values():
+            stream.recover()
+
+    def tasks(self, retry_failed: bool = False) -> list[Task]:
+        """What is left to do, the longest video first."""
+        targets: dict[str, dict[str, Path]] = {}
+        for name, stream in self.streams.items():
+            for video_id, target in stream.left(retry_failed):
+                targets.setdefault(video_id, {})[name] = target
+        index = SourceIndex(self.root)
+        left = [
+            self._task(video, targets[video.video_id], index)
+            for video in self.manifest.videos
+            if video.video_id in targets
+        ]
+        return sorted(left, key=_cost(left), reverse=True)
+
+    def _task(self, video: Video, targets: Mapping[str, Path], index: SourceIndex) -> Task:
+        try:
+            return Task(video, targets, index.find(video))
+        except DecodeError as error:
+            return Task(video, targets, missing=str(error))
+
+    def run(
+        self, runner: Runner, tasks: Sequence[Task], progress: Callable[[Report], None]
+    ) -> None:
+        """Run ``tasks``, committing each as it is reported and each shard as it is complete.
+
+        Raises Stopped when a signal arrives; what is finished stays finished.
+        """
+        self._tasks = {task.video.video_id: task for task in tasks}
+        for name, stream in self.streams.items():
+            stream.expect(task.video.video_id for task in tasks if name in task.targets)
+        with stop_on_signals():
+            for report in runner(tasks, self._start):
+                for stream in self._streams_of(report.video_id):
+                    stream.commit(report)
+                progress(report)
+                check_stop()
+
+    def _streams_of(self, video_id: str) -> list[StreamDriver]:
+        return [self.streams[name] for name in self._tasks[video_id].targets]
+
+    def _start(self, task: Task) -> None:
+        for stream in self._streams_of(task.video.video_id):
+            stream.journal.event("start", task.video.video_id)
+
+
+def _row(report: Report, shard: int, checksum: int) -> Row:
     return Row(
         video_id=report.video_id,
         shard=shard,
@@ -176,7 +209,7 @@ def _row(report: Report, shard: int) -> Row:
         repaired_frames=report.repaired_frames,
         fps=report.fps,
         decoder=report.decoder,
-        checksum=f"{report.checksum:08x}",
+        checksum=f"{checksum:08x}",
         reason=report.reason,
         time=time.time(),
     )

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import torch
 
-from vadprep.clips import Resampling, num_clips
+from vadprep.clips import Resampling, num_clips, num_flows
+from vadprep.crops import target_size
 from vadprep.datasets import SourceIndex
 from vadprep.decode import open_frames
-from vadprep.extract import (
-    CPU_THREADS,
-    UNSTATED_FPS,
-    Extractor,
-    Stopwatch,
-    fixed_threads,
-    stated_fps,
-)
+from vadprep.extract import CPU_THREADS, UNSTATED_FPS, Extractor, Task, fixed_threads, stated_fps
 from vadprep.folder import Plan, StreamFolder, read_shard_size
 from vadprep.journal import Row, read_rows
 from vadprep.manifest import Manifest
 from vadprep.records import DecodeError, Video
-from vadprep.runner import Settings, make_extractor, settle_spec
+from vadprep.runner import make_extractor, settle_specs
+from vadprep.settings import Settings
 from vadprep.shards import DONE, FAILED
 from vadprep.sources import size_of
 from vadprep.spec import Spec
+from vadprep.stopwatch import Stopwatch
 from vadprep.tables import Cells, duration, size
 
 PROBED_HEADERS = 20
@@ -40,6 +37,8 @@ PROBED_CLIPS = 8
 TIMED_FILES = 5
 """Files tried until one can be timed."""
 
+Sources = Sequence[tuple[Video, Path]]
+
 
 @dataclass(frozen=True)
 class Header:
@@ -48,14 +47,28 @@ class Header:
     num_frames: float
     fps: Fraction
     bytes: int
+    size: tuple[int, int]
+    """Height and width."""
+
+    def frames_used(self, spec: Spec) -> int:
+        """Resampled frames."""
+        return Resampling(self.fps, spec.fps_used()).count(round(self.num_frames))
+
+    def clips(self, spec: Spec) -> int:
+        """Clips by the tail rule of ``spec``."""
+        return num_clips(self.frames_used(spec), spec.tail, spec.clip_length)
+
+    def flow_bytes(self, spec: Spec) -> int:
+        """Bytes of u and v, a byte each a pixel."""
+        height, width = target_size(spec.resize, *self.size)
+        return 2 * height * width * num_flows(self.frames_used(spec))
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What is left to do, and what it would take."""
+class StreamEstimate:
+    """What is left to do of one stream, and what it would hold."""
 
     spec: Spec
-    workers: int
     videos: int
     done: int
     failed: int
@@ -64,25 +77,54 @@ class Estimate:
     frames: int
     clips: int
     bytes: int
-    seconds_per_clip: float | None
+
+    def cells(self) -> list[str]:
+        """Column of a table: see ``Estimate.rows``."""
+        found = f"{self.done:,} done, {self.failed:,} failed, {self.missing:,} not found"
+        return [
+            self.spec.stream,
+            f"{self.spec.preset}, {self.spec.precision}, weights {self.spec.weights}",
+            f"{self.videos:,} ({found})",
+            f"{self.shards:,}",
+            f"{self.frames:,}",
+            f"{self.clips:,} of {self.spec.crops} views",
+            size(self.bytes),
+        ]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do, and what it would take."""
+
+    streams: tuple[StreamEstimate, ...]
+    workers: int
+    clips: int
+    """Of all videos that lack a stream."""
+    seconds: float | None
     """Of one worker; None when no file could be timed."""
+    flow_bytes: int | None
+    """Of the flow that would be saved, before compression; None when none would be."""
 
     def rows(self) -> list[Cells]:
         """Lines for people."""
-        time_left = "unknown: no file could be read" if self.videos else "nothing to do"
-        if self.seconds_per_clip is not None:
-            each = f"{self.seconds_per_clip:.3f} s a clip, {self.workers} at once, measured here"
-            time_left = f"{duration(self.clips * self.seconds_per_clip / self.workers)} ({each})"
-        found = f"{self.done:,} done, {self.failed:,} failed, {self.missing:,} not found"
-        return [
-            ("spec", f"{self.spec.preset}, {self.spec.precision}, weights {self.spec.weights}"),
-            ("videos to do", f"{self.videos:,} ({found})"),
-            ("shards", f"{self.shards:,}"),
-            ("source frames", f"{self.frames:,}"),
-            ("clips", f"{self.clips:,} of {self.spec.crops} views"),
-            ("features", size(self.bytes)),
-            ("time", time_left),
-        ]
+        names = (
+            "stream", "spec", "videos to do", "shards", "source frames", "clips", "features"
+        )  # fmt: skip
+        columns = zip(*(each.cells() for each in self.streams), strict=True)
+        blank = [""] * (len(self.streams) - 1)
+        rows: list[Cells] = [(name, *cells) for name, cells in zip(names, columns, strict=True)]
+        if self.flow_bytes is not None:
+            saved = f"{size(self.flow_bytes)} at 2 bytes a pixel, before compression"
+            rows.insert(0, ("flow to be saved", saved, *blank))
+        return [*rows, ("time", self._time(), *blank)]
+
+    def _time(self) -> str:
+        if not self.clips:
+            return "nothing to do"
+        if self.seconds is None:
+            return "unknown: no file could be read"
+        each = f"{self.seconds / self.clips:.3f} s a clip, {self.workers} at once, measured here"
+        return f"{duration(self.seconds / self.workers)} ({each})"
 
 
 def estimate(manifest: Manifest, root: Path, out: Path, settings: Settings) -> Estimate:
@@ -90,46 +132,80 @@ def estimate(manifest: Manifest, root: Path, out: Path, settings: Settings) -> E
 
     Writes nothing. Raises as ``extract_dataset`` does for bad settings.
     """
-    spec = settle_spec(out, settings)
-    extractor = make_extractor(spec, settings.weights, settings.device)
-    share, rows, shards = _share(manifest, out / spec.stream, settings)
-    left = [video for video in share if video.video_id not in rows]
-    statuses = Counter(rows[each.video_id].status for each in share if each.video_id in rows)
-    sources = list(_sources(left, root))
+    specs = settle_specs(out, settings)
+    extractor = make_extractor(specs, replace(settings, save_flow=None))
+    shares = [_share(manifest, out / spec.stream, settings) for spec in specs]
+    left = {video.video_id: video for share in shares for video in share.left}
+    sources = list(_sources(list(left.values()), root))
     headers = _headers(sources)
-    clips = [_clips(each, spec) for each in headers]
+    streams = tuple(
+        _stream_estimate(branch.spec, branch.network.dim, share, headers)
+        for branch, share in zip(extractor.branches.values(), shares, strict=True)
+    )
+    lacking = {
+        each: tuple(share.stream for share in shares if each in share.ids) for each in headers
+    }
+    clips = {each: header.clips(extractor.spec) for each, header in headers.items()}
+    saved = [each for each, names in lacking.items() if "flow" in names]
     return Estimate(
-        spec=spec,
+        streams=streams,
         workers=settings.workers,
-        videos=len(sources),
-        done=statuses[DONE],
-        failed=statuses[FAILED],
-        missing=len(left) - len(sources),
-        shards=shards,
-        frames=round(sum(each.num_frames for each in headers)),
-        clips=sum(clips),
-        bytes=sum(clips) * _clip_bytes(spec, extractor.backbone.dim),
-        seconds_per_clip=_seconds_per_clip(extractor, sources),
+        clips=sum(clips.values()),
+        seconds=_seconds(extractor, sources, lacking, clips),
+        flow_bytes=sum(headers[each].flow_bytes(specs[-1]) for each in saved)
+        if settings.save_flow
+        else None,
     )
 
 
-def _share(
-    manifest: Manifest, path: Path, settings: Settings
-) -> tuple[list[Video], dict[str, Row], int]:
-    """Videos of this rank's share, the finished ones of all ranks, the share's shards."""
+@dataclass(frozen=True)
+class _Share:
+    """This rank's videos of one stream: those left to do, rows of the others, shards."""
+
+    stream: str
+    left: tuple[Video, ...]
+    finished: tuple[Row, ...]
+    shards: int
+
+    @property
+    def ids(self) -> set[str]:
+        return {video.video_id for video in self.left}
+
+
+def _share(manifest: Manifest, path: Path, settings: Settings) -> _Share:
     plan, rows = Plan(), {}
     if (path / "spec.json").exists():
         plan, rows = StreamFolder.open(path).plan, read_rows(path)
     plan.extend(
         (video.video_id for video in manifest.videos), settings.shard_size or read_shard_size(path)
     )
-    share = settings.share
-    mine = [
-        video
-        for video in manifest.videos
-        if plan.places[video.video_id].shard % share.world_size == share.rank
-    ]
-    return mine, rows, len(plan.shards[share.rank :: share.world_size])
+    rank, ranks = settings.share.rank, settings.share.world_size
+    mine = [video for video in manifest.videos if plan.places[video.video_id].shard % ranks == rank]
+    return _Share(
+        stream=path.name,
+        left=tuple(video for video in mine if video.video_id not in rows),
+        finished=tuple(rows[video.video_id] for video in mine if video.video_id in rows),
+        shards=len(plan.shards[rank::ranks]),
+    )
+
+
+def _stream_estimate(
+    spec: Spec, dim: int, share: _Share, headers: Mapping[str, Header]
+) -> StreamEstimate:
+    there = [headers[video.video_id] for video in share.left if video.video_id in headers]
+    statuses = Counter(row.status for row in share.finished)
+    clips = sum(header.clips(spec) for header in there)
+    return StreamEstimate(
+        spec=spec,
+        videos=len(there),
+        done=statuses[DONE],
+        failed=statuses[FAILED],
+        missing=len(share.left) - len(there),
+        shards=share.shards,
+        frames=round(sum(each.num_frames for each in there)),
+        clips=clips,
+        bytes=clips * _clip_bytes(spec, dim),
+    )
 
 
 def _sources(videos: Sequence[Video], root: Path) -> Iterator[tuple[Video, Path]]:
@@ -141,72 +217,97 @@ def _sources(videos: Sequence[Video], root: Path) -> Iterator[tuple[Video, Path]
             continue
 
 
-def _headers(sources: Sequence[tuple[Video, Path]]) -> list[Header]:
+def _headers(sources: Sources) -> dict[str, Header]:
     """Frames of each video: from the manifest, its header, or its bytes beside probed files."""
     step = max(1, len(sources) // PROBED_HEADERS)
     probed = {
-        path: header for video, path in sources[::step] if (header := _read_header(video, path))
+        video.video_id: header
+        for video, path in sources[::step]
+        if (header := _read_header(video, path))
     }
     density = statistics.median([h.num_frames / h.bytes for h in probed.values()] or [0.0])
-    fps = statistics.median([h.fps for h in probed.values()] or [UNSTATED_FPS])
-    return [
-        probed.get(path)
+    fps = Fraction(statistics.median([h.fps for h in probed.values()] or [UNSTATED_FPS]))
+    sizes = sorted(h.size for h in probed.values()) or [(1, 1)]
+    return {
+        video.video_id: probed.get(video.video_id)
         or Header(
             video.num_frames or density * size_of(path),
-            stated_fps(video) if video.fps else Fraction(fps),
+            stated_fps(video) if video.fps else fps,
             size_of(path),
+            sizes[len(sizes) // 2],
         )
         for video, path in sources
-    ]
+    }
 
 
 def _read_header(video: Video, path: Path) -> Header | None:
-    fps = stated_fps(video)
     try:
-        with open_frames(path, fps=fps) as stream:
-            frames, fps = stream.header.num_frames, stream.header.fps
+        with open_frames(path, fps=stated_fps(video)) as stream:
+            header = stream.header
     except DecodeError:
         return None
-    frames = video.num_frames or frames
-    return Header(frames, fps, size_of(path)) if frames else None
-
-
-def _clips(header: Header, spec: Spec) -> int:
-    resampling = Resampling(header.fps, spec.fps_used())
-    return num_clips(resampling.count(round(header.num_frames)), spec.tail, spec.clip_length)
+    frames = video.num_frames or header.num_frames
+    if not frames:
+        return None
+    return Header(frames, header.fps, size_of(path), (header.height, header.width))
 
 
 def _clip_bytes(spec: Spec, dim: int) -> int:
     return spec.crops * dim * (2 if spec.dtype == "float16" else 4) + 16
 
 
-def _seconds_per_clip(extractor: Extractor, sources: Sequence[tuple[Video, Path]]) -> float | None:
+def _seconds(
+    extractor: Extractor,
+    sources: Sources,
+    lacking: Mapping[str, tuple[str, ...]],
+    clips: Mapping[str, int],
+) -> float | None:
+    """Seconds of one worker: clips times what a clip takes, for each set of streams to do."""
+    groups: dict[tuple[str, ...], list[tuple[Video, Path]]] = defaultdict(list)
+    for video, path in sources:
+        groups[lacking[video.video_id]].append((video, path))
+    total = 0.0
+    for names, group in groups.items():
+        each = _seconds_per_clip(extractor, names, group)
+        if each is None:
+            return None
+        total += each * sum(clips[video.video_id] for video, _ in group)
+    return total
+
+
+def _seconds_per_clip(extractor: Extractor, names: Sequence[str], sources: Sources) -> float | None:
     """Seconds one worker takes for a clip, waiting for its decoder included."""
     with fixed_threads(CPU_THREADS):  # as in the run itself
-        _warm_up(extractor)
+        _warm_up(extractor, names)
         for video, path in sources[:TIMED_FILES]:
             try:
-                return _time_clips(extractor, video, path)
+                return _time_clips(extractor, Task(video, dict.fromkeys(names, path), path))
             except DecodeError:
                 continue
     return None
 
 
-def _warm_up(extractor: Extractor) -> None:
-    size = extractor.spec.crop_size
-    shape = (extractor.spec.batch, extractor.spec.clip_length, size, size, 3)
-    extractor.backbone(torch.zeros(shape, dtype=torch.uint8, device=extractor.backbone.device))
+def _warm_up(extractor: Extractor, names: Sequence[str]) -> None:
+    """Run each network once, and the flow, which may have to be compiled."""
+    for branch in map(extractor.branches.__getitem__, names):
+        spec, device = branch.spec, branch.network.device
+        channels = 2 if branch.flow else 3
+        shape = (spec.batch, spec.clip_length, spec.crop_size, spec.crop_size, channels)
+        branch.network(torch.zeros(shape, dtype=torch.uint8, device=device))
+        if branch.flow and not branch.flow.read_from:
+            branch.flow.method(torch.zeros((2, 64, 64), dtype=torch.uint8, device=device))
 
 
-def _time_clips(extractor: Extractor, video: Video, path: Path) -> float:
-    with open_frames(path, fps=stated_fps(video)) as stream:
+def _time_clips(extractor: Extractor, task: Task) -> float:
+    assert task.source is not None
+    clips = dict.fromkeys(task.targets, 0)
+    with open_frames(task.source, fps=stated_fps(task.video)) as stream:
         resampling = Resampling(stream.header.fps, extractor.spec.fps_used())
-        start, clips = time.perf_counter(), 0
-        for batch in extractor.features(stream, resampling, Stopwatch()):
-            clips += len(batch)
-            if clips >= PROBED_CLIPS:
-                break
+        start = time.perf_counter()
+        with closing(extractor.snippets(task, stream, resampling, Stopwatch())) as snippets:
+            for name, batch in snippets:
+                clips[name] += len(batch)
+                if min(clips.values()) >= PROBED_CLIPS:
+                    break
         spent = time.perf_counter() - start
-    if not clips:
-        raise DecodeError(f"{path}: fewer frames than a clip has", "too-short")
-    return spent / clips
+    return spent / min(clips.values())

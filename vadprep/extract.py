@@ -1,32 +1,32 @@
-"""One video -> its features, as a shard of one. Knows nothing of Ray, of plans or of ranks.
+"""One video -> its features, a shard of one for each stream. Knows nothing of Ray, plans, ranks.
 
-frames -> resampled -> resized -> clips of 16 -> crops -> network -> draft -> committed
+frames -> resampled -> resized -> snippets of each stream -> drafts -> committed
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vadprep.clips import CLIP_LENGTH, Resampling, min_frames, num_clips
+from vadprep.clips import Resampling, min_frames
 from vadprep.decode import Decoder, DecodeReport, FrameStream, VideoHeader, open_frames
+from vadprep.flow.formats import NO_FLOW_KIND
 from vadprep.records import DecodeError, Video
 from vadprep.shards import DONE, FAILED, Attributes, Draft, write_failure
 from vadprep.signals import check_stop
+from vadprep.snippets import Branch, Snippets
 from vadprep.sources import fingerprint
-from vadprep.spec import Spec
+from vadprep.spec import require_shared
+from vadprep.stopwatch import Stopwatch, timed
 from vadprep.views import Views, ViewSettings
-
-Block = TypeVar("Block")
 
 MAX_REPAIRED = 0.1
 """A video fails when more than this share of its frames had to be filled in or is missing."""
@@ -41,26 +41,19 @@ CPU_THREADS = 1
 """Threads of the network a worker on CPU, fixed since the last bits depend on it. Cores are used
 by more workers."""
 
-FINAL_KINDS = ("missing", "empty", "no-video", "no-images", "too-short", "too-large", "no-fps")
+FINAL_KINDS = (
+    "missing", "empty", "no-video", "no-images", "too-short", "too-large", "no-fps", NO_FLOW_KIND
+)  # fmt: skip
 """Failures that another decoder cannot change."""
-
-
-class Network(Protocol):
-    """What ``backbones.Backbone`` is to this module."""
-
-    device: torch.device
-    dim: int
-
-    def __call__(self, views: torch.Tensor) -> torch.Tensor:
-        """Features [batch, dim] of uint8 views [batch, 16, size, size, 3]."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A video to extract: its manifest row, its file, and the shard of one to write."""
+    """A video to extract: its manifest row, its file, and for each stream the shard to write."""
 
     video: Video
-    target: Path
+    targets: Mapping[str, Path]
+    """Stream -> a shard of this one video."""
     source: Path | None = None
     missing: str = ""
     """Where it was looked for, when there is no such file."""
@@ -68,7 +61,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a task; small enough to travel between processes."""
+    """What became of a task; small enough to travel between processes.
+
+    The streams of a task share its fate: all are done, or none.
+    """
 
     video_id: str
     status: str
@@ -79,44 +75,27 @@ class Report:
     num_frames: int = 0
     repaired_frames: int = 0
     fps: float = 0.0
-    checksum: int = 0
+    checksums: Mapping[str, int] = field(default_factory=dict)
+    """CRC-32 of the features of each stream."""
     retries: tuple[str, ...] = ()
     """Reasons of the decoders that were tried before."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds a stage: decode (waiting for frames), compute, write."""
-
-
-class Stopwatch:
-    """Seconds a stage, added up. What a stage within another takes counts for the inner alone."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._inner = 0.0
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """The sums so far, to a tenth of a millisecond."""
-        return {name: round(seconds, 4) for name, seconds in self._seconds.items()}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent in the block to stage ``name``."""
-        start, around = time.perf_counter(), self._inner
-        self._inner = 0.0
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            self._seconds[name] = self._seconds.get(name, 0.0) + spent - self._inner
-            self._inner = around + spent
+    """Seconds a stage, all streams together: decode (waiting for frames), resize, flow, compute,
+    write."""
 
 
 class Extractor:
-    """Callable ``Task -> Report``: the whole way of one video through one network."""
+    """Callable ``Task -> Report``: the whole way of one video through the networks.
 
-    def __init__(self, spec: Spec, backbone: Network) -> None:
-        self.spec = spec
-        self.backbone = backbone
+    Raises SpecError when the streams of ``branches`` differ in what they must share.
+    """
+
+    def __init__(self, branches: Sequence[Branch]) -> None:
+        self.branches = {branch.spec.stream: branch for branch in branches}
+        self.spec = branches[0].spec
+        """Of the first stream; what it says of frames, views and clips holds for all."""
+        for branch in branches[1:]:
+            require_shared(branch.spec, self.spec, "the same extraction")
 
     def __call__(self, task: Task) -> Report:
         """Extract ``task.video``; a video that cannot be read is reported, not raised.
@@ -144,18 +123,24 @@ class Extractor:
         fps = self._folder_fps(task.video, task.source)
         with (
             open_frames(task.source, decoder=cast(Decoder, decoder), fps=fps) as stream,
-            Draft(task.target, self.spec) as draft,
+            ExitStack() as resources,
         ):
+            drafts = {
+                name: resources.enter_context(Draft(target, self.branches[name].spec))
+                for name, target in task.targets.items()
+            }
             resampling = Resampling(stream.header.fps, self.spec.fps_used())
-            for batch in self.features(stream, resampling, watch):
+            snippets = self.snippets(task, stream, resampling, watch)
+            for name, batch in resources.enter_context(closing(snippets)):
                 check_stop()
                 with watch.stage("write"):
-                    draft.append(batch)
+                    drafts[name].append(batch)
             report = stream.report
             spans = resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)
-            self._check(stream, len(spans))
-            with watch.stage("write"):
-                draft.commit(self._attributes(task, stream, resampling), spans)
+            attributes = self._attributes(task, stream, resampling)
+            for draft in drafts.values():
+                with watch.stage("write"):
+                    draft.commit(attributes, spans)
         return Report(
             video_id=task.video.video_id,
             status=DONE,
@@ -164,7 +149,7 @@ class Extractor:
             num_frames=report.num_frames,
             repaired_frames=report.repaired_frames,
             fps=float(resampling.fps_source),
-            checksum=draft.checksum,
+            checksums={name: draft.checksum for name, draft in drafts.items()},
             retries=tuple(retries),
             seconds=watch.seconds,
         )
@@ -184,11 +169,29 @@ class Extractor:
             )
         return UNSTATED_FPS
 
-    def features(
-        self, stream: FrameStream, resampling: Resampling, watch: Stopwatch
-    ) -> Iterator[NDArray[np.float32]]:
-        """Features of the clips in order, [n, num_crops, dim] each."""
-        header = stream.header
+    def snippets(
+        self, task: Task, stream: FrameStream, resampling: Resampling, watch: Stopwatch
+    ) -> Generator[tuple[str, NDArray[np.float32]], None, None]:
+        """Stream and snippets [n, num_crops, dim], in order within each stream.
+
+        One pass over the frames for all streams of ``task``. Raises DecodeError at the end when
+        too much of the video is lost or it is too short; saved flow appears if it is good.
+        """
+        with ExitStack() as resources:
+            views = self._views(stream.header)
+            works = {
+                name: self._work(self.branches[name], task, views, resources, watch)
+                for name in task.targets
+            }
+            blocks = resampled(timed(stream, watch, "decode"), resampling)
+            for frames in timed(map(views.resized, blocks), watch, "resize"):
+                for name, work in works.items():
+                    yield from ((name, batch) for batch in work.add(frames))
+            for name, work in works.items():
+                yield from ((name, batch) for batch in work.rest())
+            self._check(stream, resampling)
+
+    def _views(self, header: VideoHeader) -> Views:
         settings = ViewSettings(
             self.spec.resize,
             self.spec.filter,
@@ -196,13 +199,16 @@ class Extractor:
             self.spec.crop_order,
             self.spec.crop_size,
         )
-        views = Views(header.height, header.width, settings, self.backbone.device)
-        blocks = resampled(timed(stream, watch, "decode"), resampling)
-        resized = timed(map(views.resized, blocks), watch, "resize")
-        clips = map(views.cut, clips_of(resized, self.spec.tail, self.spec.clip_length))
-        yield from grouped(clips, self.backbone, self.spec, watch)
+        device = next(iter(self.branches.values())).network.device
+        return Views(header.height, header.width, settings, device)
 
-    def _check(self, stream: FrameStream, clips: int) -> None:
+    def _work(
+        self, branch: Branch, task: Task, views: Views, resources: ExitStack, watch: Stopwatch
+    ) -> Snippets:
+        pictures = branch.pictures(task.video.video_id, resources)
+        return Snippets(branch.spec, branch.network, pictures, views.boxes, watch)
+
+    def _check(self, stream: FrameStream, resampling: Resampling) -> None:
         report = stream.report
         claimed = claimed_frames(stream.header, report)
         missing = max(0, claimed - report.num_frames)
@@ -212,7 +218,7 @@ class Extractor:
                 f"{report.repaired_frames} of them repaired: more than {MAX_REPAIRED:.0%} are lost",
                 "damaged",
             )
-        if not clips:
+        if not len(resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)):
             need = min_frames(self.spec.tail, self.spec.clip_length)
             raise DecodeError(
                 f"too short: {report.num_frames} frames give no clip by tail rule "
@@ -240,7 +246,9 @@ class Extractor:
     def _fail(
         self, task: Task, reason: str, kind: str, retries: list[str], watch: Stopwatch
     ) -> Report:
-        write_failure(task.target, self.spec, _known(_manifest_attributes(task.video)), reason)
+        attributes = _known(_manifest_attributes(task.video))
+        for name, target in task.targets.items():
+            write_failure(target, self.branches[name].spec, attributes, reason)
         return Report(
             video_id=task.video.video_id,
             status=FAILED,
@@ -301,17 +309,6 @@ def claimed_frames(header: VideoHeader, report: DecodeReport) -> int:
     return min(claims, default=report.num_frames)
 
 
-def timed(blocks: Iterable[Block], watch: Stopwatch, stage: str) -> Iterator[Block]:
-    """``blocks``, with the time spent waiting for each added to ``stage``."""
-    iterator = iter(blocks)
-    while True:
-        with watch.stage(stage):
-            block = next(iterator, None)
-        if block is None:
-            return
-        yield block
-
-
 def resampled(
     blocks: Iterable[NDArray[np.uint8]], resampling: Resampling
 ) -> Iterator[NDArray[np.uint8]]:
@@ -331,51 +328,3 @@ def resampled(
             part = slice(start, start + step)
             if any(repeats[part]):
                 yield np.repeat(block[part], repeats[part], axis=0)
-
-
-def clips_of(
-    blocks: Iterable[torch.Tensor], tail: str, length: int = CLIP_LENGTH
-) -> Iterator[torch.Tensor]:
-    """Clips [length, h, w, 3] from blocks [n, h, w, 3] in order, as the tail rule has them.
-
-    A clip is given out as soon as the rule is sure to keep it, so that at most a block and a
-    clip are held.
-    """
-    waiting: list[torch.Tensor] = []
-    seen = given = 0
-    for block in blocks:
-        waiting += block.unbind()
-        seen += len(block)
-        while min(num_clips(seen, tail, length), seen // length) > given:
-            yield torch.stack(waiting[:length])
-            del waiting[:length]
-            given += 1
-    if num_clips(seen, tail, length) > given:
-        yield torch.stack(waiting + [waiting[-1]] * (length - len(waiting)))
-
-
-def grouped(
-    clips: Iterable[torch.Tensor], backbone: Network, spec: Spec, watch: Stopwatch
-) -> Iterator[NDArray[np.float32]]:
-    """Features [n, num_crops, dim] of clips [num_crops, 16, size, size, 3].
-
-    The views of all clips of the video pass in order through batches of ``spec.batch``; the
-    last is padded with zeros. So a snippet never depends on its neighbours or on the moment.
-    """
-    pending: list[torch.Tensor] = []
-    ready: list[torch.Tensor] = []
-    for clip in clips:
-        pending += clip.unbind()
-        while len(pending) >= spec.batch:
-            with watch.stage("compute"):
-                ready += backbone(torch.stack(pending[: spec.batch])).cpu().unbind()
-            del pending[: spec.batch]
-        whole = len(ready) // spec.crops * spec.crops
-        if whole:
-            yield torch.stack(ready[:whole]).view(-1, spec.crops, backbone.dim).numpy()
-            del ready[:whole]
-    if pending:
-        padding = [torch.zeros_like(pending[0])] * (spec.batch - len(pending))
-        with watch.stage("compute"):
-            ready += backbone(torch.stack(pending + padding)).cpu()[: len(pending)].unbind()
-        yield torch.stack(ready).view(-1, spec.crops, backbone.dim).numpy()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +58,7 @@ def written(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
     """
     temporary = temporary_name(path)
     with disk_errors(path):
-        stream = open(temporary, "xb")
+        stream = open(temporary, "x+b")
     try:
         with disk_errors(path), stream:
             yield stream
@@ -105,13 +106,20 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the temporary files in ``folder`` whose writer, on this host, is dead."""
+    """Remove temporary files and folders in ``folder`` whose writer, on this host, is dead."""
     for name in names_in(folder):
         _, mark, writer = name.rpartition(".tmp-")
         host, _, rest = writer.partition(f"{socket.gethostname()}-")
         process = rest.partition("-")[0]
         if mark and not host and process.isdecimal() and not is_alive(int(process)):
-            (folder / name).unlink(missing_ok=True)
+            _remove(folder / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def names_in(folder: Path) -> list[str]:

@@ -99,6 +99,14 @@ _SWIN = _TORCHVISION.and_(
     {_SHORTER: "the clips of this field; the published accuracy is of 32 frames"},
 )
 
+FLOW_SOURCES = {
+    "flow": "MediaPipe, tvl1_optical_flow_calculator.cc: OpenCV's CPU class with its defaults",
+    "flow_bound": README + ": 20 px",
+    "quantisation": "MediaPipe, flow_quantizer_model.cc; its JPEG of quality 100 is left out",
+    "flip_rule": OURS + "; Finspire13's code mirrors the picture of the flow alone (keep-u)",
+}
+"""Of the fields about flow, in every preset that has a network for it."""
+
 NOTES: dict[str, Notes] = {
     "i3d": _I3D,
     "xd": _I3D.and_(
@@ -124,6 +132,11 @@ NOTES: dict[str, Notes] = {
         "the order of the ten crops",
         "whether sides above 256 were made smaller or only smaller ones larger",
         "why 11 test videos follow the other tail rule",
+    ),
+    "arnet": _I3D.and_(
+        "Wan et al. 2020 (AR-Net)",
+        {"fps": OURS, "tail": OURS},
+        "frame rate, resize, crops and tail of its features",
     ),
     "rtfm-r50": _RESNET,
     "gowtham-r50": _RESNET.and_(

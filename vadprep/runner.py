@@ -1,4 +1,4 @@
-"""Many videos: a manifest, a folder of videos and settings -> a feature folder.
+"""Many videos: a manifest, a folder of videos and settings -> feature folders, one a stream.
 
 A runner is a function ``(tasks, on_start) -> reports``. ``in_process`` does one video after the
 other here; ``cluster.on_ray`` spreads them over actors. Both give the same bytes.
@@ -10,82 +10,42 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 import vadprep
-from vadprep.backbones import load_backbone, load_weights, scaling_of
+from vadprep.backbones import load_backbone, load_weights
 from vadprep.backbones.precision import check_precision
-from vadprep.backbones.weights import RANDOM, random_seed, weights_path
-from vadprep.crops import crop_boxes, resize_taps, target_size
 from vadprep.datasets import SourceIndex
-from vadprep.decode import DECODERS
-from vadprep.driver import Driver, OnStart, Runner, Share, Worker
+from vadprep.driver import Driver, OnStart, Runner, Worker
 from vadprep.extract import Extractor, Report, Task
+from vadprep.flow.pictures import tvl1_method
+from vadprep.flow.saved import KINDS, SavedFlow
 from vadprep.folder import StreamFolder, check_writable, read_spec
 from vadprep.manifest import Manifest
 from vadprep.records import DecodeError, ManifestError, SpecError
-from vadprep.spec import PRESETS, UNKNOWN, Spec, keep_settled, resolve
+from vadprep.settings import Settings
+from vadprep.snippets import Branch, FlowStage
+from vadprep.spec import (
+    STREAMS,
+    Spec,
+    graph_of_stream,
+    keep_settled,
+    require_equal,
+    require_shared,
+    resolve,
+)
 
-SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord")
+SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord", "numba", "triton")
 """Packages whose version could change a number."""
 
 GPU_VIDEOS = 4
 """Videos in the works at once for one GPU, each with a decoder of its own."""
-
-SETTABLE = (
-    "fps", "resize", "filter", "crops", "crop_order", "scaling", "tail", "decoder", "precision",
-    "dtype", "batch",
-)  # fmt: skip
-"""Fields of a spec that an override may name; the network fixes the others."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run of ``extract`` asks for."""
-
-    weights: str
-    """File, or ``random:SEED``."""
-    preset: str = "i3d"
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the spec that replace the preset's."""
-    device: str = "cpu"
-    workers: int = 1
-    """Processes; on ``cuda`` each holds one GPU."""
-    share: Share = field(default_factory=Share)
-    shard_size: int | None = None
-    """Videos a shard; None for what the folder was made with."""
-    address: str = "local"
-    """Of the Ray cluster; ``local`` starts one for this run alone."""
-
-    def __post_init__(self) -> None:
-        if self.weights.startswith(RANDOM):
-            random_seed(self.weights)
-        for name in self.overrides:
-            if name not in SETTABLE:
-                raise ValueError(f"setting {name!r}: allowed are {', '.join(SETTABLE)}")
-        check_recipe(resolve(self.preset, self.device, (self.weights, ""), self.overrides))
-
-
-def check_recipe(spec: Spec) -> None:
-    """Raise ValueError for a recipe that cannot be computed, before anything is written."""
-    for name in SETTABLE:
-        if getattr(spec, name) == UNKNOWN:
-            raise ValueError(f"{name} = {UNKNOWN!r}: only imported features may have that")
-    for decoder in spec.decoder.split(", "):
-        if decoder not in DECODERS:
-            raise ValueError(f"decoder = {spec.decoder!r}: allowed are {', '.join(DECODERS)}")
-    if not isinstance(spec.batch, int) or spec.batch < 1:
-        raise ValueError(f"batch = {spec.batch!r}: expected a whole number above 0")
-    size = target_size(spec.resize, 480, 640)
-    crop_boxes(spec.crop_order, spec.crops, spec.crop_size, *size)
-    resize_taps(spec.filter, 480, size[0])
-    scaling_of(spec.scaling)
 
 
 class Progress(Protocol):
@@ -119,12 +79,9 @@ def in_process(worker: Worker) -> Runner:
     return run
 
 
-def make_runner(spec: Spec, settings: Settings) -> Runner:
+def make_runner(specs: Sequence[Spec], settings: Settings) -> Runner:
     """In process for one worker on the CPU, else on Ray: a GPU wants several decoders."""
-    weights = settings.weights
-    if not weights.startswith(RANDOM):  # workers stand in other folders
-        weights = str(weights_path(weights).resolve())
-    make_worker = partial(make_extractor, spec, weights, settings.device)
+    make_worker = partial(make_extractor, specs, settings.anywhere())
     on_gpu = settings.device == "cuda"
     if settings.workers == 1 and settings.address == "local" and not on_gpu:
         return in_process(make_worker())
@@ -139,24 +96,52 @@ def make_runner(spec: Spec, settings: Settings) -> Runner:
     return on_ray(make_worker, pool)
 
 
-def make_extractor(spec: Spec, weights: str, device: str) -> Extractor:
-    """The extractor of a spec; raises SpecError when the weights are not the spec's."""
+def make_extractor(specs: Sequence[Spec], settings: Settings) -> Extractor:
+    """The extractor of the streams; raises SpecError when the weights are not the specs'."""
+    return Extractor([_make_branch(spec, settings) for spec in specs])
+
+
+def _make_branch(spec: Spec, settings: Settings) -> Branch:
+    weights = settings.weights_of(spec.stream)
     loaded = load_weights(weights, spec.graph)
     if loaded.sha256 != spec.weights_sha256:
         raise SpecError(
             f"{weights}: SHA-256 {loaded.sha256[:12]}... where the spec has "
             f"{spec.weights_sha256[:12]}... ({spec.weights})"
         )
-    backbone = load_backbone(spec.graph, loaded, device, spec.precision, spec.scaling)
-    return Extractor(spec, backbone)
+    network = load_backbone(spec.graph, loaded, settings.device, spec.precision, spec.scaling)
+    flow = _flow_stage(spec, settings, network.device) if spec.stream == "flow" else None
+    return Branch(spec, network, flow)
 
 
-def settle_spec(out: Path, settings: Settings, stream: str = "rgb") -> Spec:
-    """The spec of a run: the preset with its overrides, and what the folder has settled.
+def _flow_stage(spec: Spec, settings: Settings, device: torch.device) -> FlowStage:
+    save, read = settings.save_flow, settings.flow_from
+    return FlowStage(
+        tvl1_method(spec.flow, device),
+        SavedFlow(save[0], KINDS[save[1]]) if save else None,
+        SavedFlow.open(read, spec) if read else None,
+    )
 
-    Raises SpecError when this machine is to run it and has not got the precision.
+
+def settle_specs(out: Path, settings: Settings) -> list[Spec]:
+    """The spec of each stream of a run: the preset with its overrides, and what folders settled.
+
+    Raises SpecError when this machine is to run it and has not got the precision, when a folder
+    holds features of another spec, and when it holds another stream of other frames or clips.
     """
-    weights = load_weights(settings.weights, PRESETS[settings.preset]["graph"])
+    specs = {stream: _settle_spec(out, settings, stream) for stream in settings.streams}
+    for stream in STREAMS:
+        found, place = read_spec(out / stream), str(out / stream)
+        if found and stream in specs:
+            require_equal(specs[stream], found, place)
+        elif found:
+            require_shared(next(iter(specs.values())), found, place)
+    return list(specs.values())
+
+
+def _settle_spec(out: Path, settings: Settings, stream: str) -> Spec:
+    graph = graph_of_stream(settings.preset, stream)
+    weights = load_weights(settings.weights_of(stream), graph)
     spec = resolve(
         settings.preset,
         settings.device,
@@ -164,6 +149,8 @@ def settle_spec(out: Path, settings: Settings, stream: str = "rgb") -> Spec:
         settings.overrides,
         stream,
     )
+    if stream == "flow" and settings.flow_from:
+        spec = replace(spec, flow_source=SavedFlow.open(settings.flow_from, spec).kind)
     found = read_spec(out / stream)
     if found:
         spec = keep_settled(spec, found, settings.overrides)
@@ -199,33 +186,41 @@ def extract_dataset(
     settings: Settings,
     progress: Progress | None = None,
     retry_failed: bool = False,
-) -> StreamFolder:
-    """Extract the videos of ``manifest`` under ``root`` into ``out``/rgb: the folder it makes.
+) -> list[StreamFolder]:
+    """Extract the videos of ``manifest`` under ``root`` into ``out``/rgb, ``out``/flow: the
+    folders it makes, in the order of ``settings.streams``.
 
     ``progress`` learns what is left to do and then what became of each video. Raises SpecError
     when ``out`` holds features of another spec, OutputError when it is not writable, Stopped at
-    a signal. Videos that cannot be read are in the journal, not raised.
+    a signal. Videos that cannot be read are in the journals, not raised.
     """
     require_decoders()
     root, out = root.resolve(), out.resolve()
-    spec = settle_spec(out, settings)
+    specs = settle_specs(out, settings)
     check_sources(manifest, root)
     check_writable(out)
-    folder = StreamFolder.prepare(
+    if settings.save_flow:
+        path, form = settings.save_flow
+        SavedFlow.prepare(path, KINDS[form], specs[-1])
+    folders = [_prepared(out, spec, manifest, settings) for spec in specs]
+    driver = Driver(folders, manifest, root, settings.share)
+    driver.recover()
+    tasks = driver.tasks(retry_failed)
+    progress = progress or Silence()
+    progress.prepare(tasks)
+    if tasks:
+        driver.run(make_runner(specs, settings), tasks, progress)
+    return folders
+
+
+def _prepared(out: Path, spec: Spec, manifest: Manifest, settings: Settings) -> StreamFolder:
+    return StreamFolder.prepare(
         out / spec.stream,
         spec,
         [video.video_id for video in manifest.videos],
         settings.shard_size,
         provenance(settings.device),
     )
-    driver = Driver(folder, manifest, root, settings.share)
-    driver.recover()
-    tasks = driver.tasks(retry_failed)
-    progress = progress or Silence()
-    progress.prepare(tasks)
-    if tasks:
-        driver.run(make_runner(spec, settings), tasks, progress)
-    return folder
 
 
 def require_decoders() -> None:

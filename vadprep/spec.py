@@ -21,6 +21,12 @@ UNKNOWN = "unknown"
 """Value of a field that nobody wrote down (imported features). It equals nothing silently."""
 
 STREAMS = ("rgb", "flow")
+NO_FLOW = "-"
+"""Value in stream ``rgb`` of the fields that are about flow."""
+COMPUTED = "computed"
+"""``flow_source`` of flow that was not read from disk."""
+QUANTISATIONS = ("none", "mediapipe", "denseflow")
+FLIP_RULES = ("negate-u", "keep-u")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
 CROP_COUNTS = (1, 5, 10)
@@ -71,6 +77,17 @@ class Spec:
     """Number type in the shards."""
     batch: int
     """Clip views in one pass of the network; the last pass is padded to it."""
+    flow: str = NO_FLOW
+    """Flow algorithm with its settings, on grey resized frames (``flow.pictures``)."""
+    flow_source: str = NO_FLOW
+    """``computed``, or what kind of saved flow was read: ``hdf5``, ``jpeg 95``."""
+    flow_bound: int | str = NO_FLOW
+    """Flow beyond so many px a frame is clipped."""
+    quantisation: str = NO_FLOW
+    """How flow became 8 bits: ``none``, ``mediapipe`` or ``denseflow``."""
+    flip_rule: str = NO_FLOW
+    """``negate-u``: a mirrored crop has the flow of the mirrored scene; ``keep-u``: the legacy
+    rule (Finspire13), which mirrors the picture of the flow alone."""
 
     def __post_init__(self) -> None:
         _check("stream", self.stream, STREAMS)
@@ -81,6 +98,18 @@ class Spec:
         self.fps_used()
         if self.clip_length != UNKNOWN and self.clip_length < 1:
             raise ValueError(f"{self.clip_length = }: clips have at least 1 frame")
+        self._check_flow()
+
+    def _check_flow(self) -> None:
+        for name in FLOW:
+            if (getattr(self, name) == NO_FLOW) != (self.stream == "rgb"):
+                raise ValueError(f"{name} = {getattr(self, name)!r} in stream {self.stream}")
+        if self.stream == "flow":
+            _check("quantisation", self.quantisation, QUANTISATIONS)
+            _check("flip_rule", self.flip_rule, FLIP_RULES)
+            bound = self.flow_bound
+            if bound != UNKNOWN and (not isinstance(bound, int) or bound < 1):
+                raise ValueError(f"flow_bound = {bound!r}: expected a whole number of px above 0")
 
     def identity(self) -> dict[str, Any]:
         """The fields that shape numbers, as JSON values: all but the two names."""
@@ -146,6 +175,21 @@ def differences(ours: Spec, theirs: Spec) -> list[str]:
 def _shown(spec: Spec, name: str) -> str:
     value = str(getattr(spec, name))
     return f"{value[:12]} ({spec.weights})" if name == "weights_sha256" else value
+
+
+def require_shared(ours: Spec, theirs: Spec, where: str) -> None:
+    """Raise SpecError naming ``where`` unless two streams have frames, views and clips alike."""
+    lines = [
+        f"{name}: {getattr(ours, name)} / {getattr(theirs, name)}"
+        for name in SHARED
+        if getattr(ours, name) != getattr(theirs, name)
+    ]
+    if lines:
+        raise SpecError(
+            f"{where} holds features of stream {theirs.stream} that stream {ours.stream} would not "
+            f"fit (asked for / found there): {'; '.join(lines)}. Use the same settings, or "
+            "another --out"
+        )
 
 
 def require_equal(ours: Spec, theirs: Spec, where: str) -> None:
@@ -215,7 +259,38 @@ PRESETS: dict[str, dict[str, Any]] = {
     "swin3d_b": _SWIN | {"graph": "swin3d_b"},
     "mvit_v2_s": _TORCHVISION
     | {"graph": "mvit_v2_s", "fps": "15/2", "scaling": "(x-114.75)/57.375"},
+    # Wan et al. 2020 (AR-Net): RGB and flow side by side, at the native rate.
+    "arnet": _INCEPTION,
 }
+
+PRESET_STREAMS = {"arnet": ("rgb", "flow")}
+"""Streams of a preset where they are not ``rgb`` alone."""
+
+
+def streams_of(preset: str) -> tuple[str, ...]:
+    """Streams that a preset asks for."""
+    return PRESET_STREAMS.get(preset, ("rgb",))
+
+
+FLOW: dict[str, Any] = {
+    # The settings of OpenCV's CPU class, which MediaPipe and so kinetics-i3d used.
+    "flow": "tvl1 tau=0.25 lambda=0.15 theta=0.3 scales=5 scale_step=0.8 warps=5 epsilon=0.01 "
+    "inner_iterations=30 outer_iterations=10 median=5",
+    "flow_source": COMPUTED,
+    "flow_bound": 20,
+    "quantisation": "mediapipe",
+    "flip_rule": "negate-u",
+}
+"""What a recipe says of flow: kinetics-i3d, without its JPEG."""
+
+FLOW_GRAPHS = {"inception_i3d": "inception_i3d_flow"}
+"""The network of stream ``flow`` that belongs to one of stream ``rgb``."""
+
+SHARED = (
+    "fps", "resize", "filter", "crops", "crop_order", "crop_size", "clip_length", "clip_stride",
+    "tail", "decoder",
+)  # fmt: skip
+"""Fields that the streams of one FEATURES have in common: the same frames, views and clips."""
 
 DATASET_PRESETS = {"xd": "xd", "ucf": "ucf", "shanghaitech": "ucf"}
 DEFAULT_PRESET = "i3d"
@@ -231,6 +306,18 @@ DEVICE_DEFAULTS = {
 """What is settled once, when the folder is made: on a GPU TF32, which every peer runs."""
 
 
+def graph_of_stream(preset: str, stream: str) -> str:
+    """Id of the network of a stream; ValueError for an unknown preset or one without flow."""
+    if preset not in PRESETS:
+        raise ValueError(f"{preset = }: allowed are {', '.join(PRESETS)}")
+    graph: str = PRESETS[preset]["graph"]
+    if stream == "rgb":
+        return graph
+    if graph not in FLOW_GRAPHS:
+        raise ValueError(f"{preset = }: its network {graph} has no form for flow")
+    return FLOW_GRAPHS[graph]
+
+
 def resolve(
     preset: str,
     device: str,
@@ -241,11 +328,13 @@ def resolve(
     """The spec of a new feature set.
 
     ``device`` is ``cpu`` or ``cuda``, ``weights`` is (name, SHA-256), and ``overrides`` replace
-    fields of the preset. Raises ValueError for an unknown preset, field or value.
+    fields of the preset; those about flow are left out of stream ``rgb``. Raises ValueError for
+    an unknown preset, field or value, and for a preset without a network for flow.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"{preset = }: allowed are {', '.join(PRESETS)}")
-    values = {**PRESETS[preset], **DEVICE_DEFAULTS[device], **overrides}
+    if stream == "rgb":
+        overrides = {name: value for name, value in overrides.items() if name not in FLOW}
+    graph, flow = graph_of_stream(preset, stream), FLOW if stream == "flow" else {}
+    values = {**PRESETS[preset], "graph": graph, **flow, **DEVICE_DEFAULTS[device], **overrides}
     if "crops" in overrides and "crop_order" not in overrides:
         values["crop_order"] = CROP_ORDERS.get(overrides["crops"], UNKNOWN)
     unknown = set(values) - {field.name for field in fields(Spec)}

@@ -9,7 +9,8 @@ import click
 
 from vadprep.datasets import DatasetCheck, DatasetSummary
 from vadprep.journal import Row
-from vadprep.presets import notes_of
+from vadprep.presets import FLOW_SOURCES, notes_of
+from vadprep.spec import streams_of
 from vadprep.verify import Status
 
 MOST_LISTED = 20
@@ -69,25 +70,29 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def status_rows(status: Status) -> list[Cells]:
-    """One line of headings and one of counts."""
+def status_rows(results: Sequence[Status]) -> list[Cells]:
+    """One line of headings and one of counts for each stream."""
+    return [
+        ("stream", "videos", "done", "failed", "missing", "clips", "frames", "shards", "weights"),
+        *map(_status_row, results),
+    ]
+
+
+def _status_row(status: Status) -> Cells:
     weights = (
         f"{status.spec.weights} (NOT TRAINED)" if status.spec.is_random else (status.spec.weights)
     )
-    return [
-        ("stream", "videos", "done", "failed", "missing", "clips", "frames", "shards", "weights"),
-        (
-            status.spec.stream,
-            status.planned,
-            status.done,
-            len(status.failed),
-            len(status.missing),
-            status.num_clips,
-            status.num_frames,
-            f"{status.shards_final} of {status.shards_planned}",
-            weights,
-        ),
-    ]
+    return (
+        status.spec.stream,
+        status.planned,
+        status.done,
+        len(status.failed),
+        len(status.missing),
+        status.num_clips,
+        status.num_frames,
+        f"{status.shards_final} of {status.shards_planned}",
+        weights,
+    )
 
 
 def status_json(status: Status) -> dict[str, Any]:
@@ -173,9 +178,14 @@ PRESET_COLUMNS = {
 def presets_rows(presets: Mapping[str, Mapping[str, Any]]) -> list[Cells]:
     """A line for each preset."""
     return [
-        ("preset", *PRESET_COLUMNS.values(), "source"),
+        ("preset", "streams", *PRESET_COLUMNS.values(), "source"),
         *(
-            (name, *(preset[field] for field in PRESET_COLUMNS), notes_of(name).source)
+            (
+                name,
+                ",".join(streams_of(name)),
+                *(preset[field] for field in PRESET_COLUMNS),
+                notes_of(name).source,
+            )
             for name, preset in presets.items()
         ),
     ]
@@ -184,8 +194,10 @@ def presets_rows(presets: Mapping[str, Mapping[str, Any]]) -> list[Cells]:
 def preset_rows(name: str, preset: Mapping[str, Any]) -> list[Cells]:
     """A line for each field of one preset, with its source; then what nobody knows."""
     notes = notes_of(name)
+    sources = {**FLOW_SOURCES, **notes.sources}
     return [
         ("field", name, "source"),
-        *((field, value, notes.sources.get(field, "")) for field, value in preset.items()),
+        ("streams", ",".join(streams_of(name)), ""),
+        *((field, value, sources.get(field, "")) for field, value in preset.items()),
         *(("unknown", "", each) for each in notes.unknown),
     ]

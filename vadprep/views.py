@@ -69,10 +69,11 @@ class Views:
 
     def cut(self, frames: Tensor) -> Tensor:
         """Crops of resized frames [n, h, w, 3]: uint8 [crop, n, crop_size, crop_size, 3]."""
-        return torch.stack([_cut(frames, box) for box in self.boxes])
+        return torch.stack([cut(frames, box) for box in self.boxes])
 
 
-def _cut(frames: Tensor, box: Box) -> Tensor:
+def cut(frames: Tensor, box: Box) -> Tensor:
+    """The crop [n, box.height, box.width, channel] of frames [n, h, w, channel]."""
     crop = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
     return crop.flip(2) if box.mirrored else crop
 

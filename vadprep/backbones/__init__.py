@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Backbone:
-    """A network on one device in one precision: uint8 views in, float32 features out.
+    """A network on one device in one precision: views in, float32 features out.
 
     The same device, batch size and number of threads give the same bytes; the other views of
     a batch do not matter.
@@ -42,20 +42,23 @@ class Backbone:
     ) -> None:
         self.weights, self.device, self.precision = weights, device, precision
         graph = graph_of(weights.graph)
-        self.dim, self.clip_length, self.size = graph.dim, graph.clip_length, graph.size
+        self.dim, self.channels = graph.dim, graph.channels
+        self.clip_length, self.size = graph.clip_length, graph.size
         net = graph.fold(weights.state, precision, scaling_of(scaling))
         self._net = net.eval().to(device, DTYPES[precision])
 
     @torch.inference_mode()
     def __call__(self, views: Tensor) -> Tensor:
-        """Features float32 [batch, dim] of uint8 views, on the device.
+        """Features float32 [batch, dim] of views, on the device.
 
-        Views are [batch, clip_length, size, size, 3], such as [batch, 16, 224, 224, 3].
+        Views are [batch, clip_length, size, size, channel], such as [batch, 16, 224, 224, 3].
 
-        Raises ValueError for another shape or type.
+        Views are uint8; of flow also float32 in [-1, 1]. Raises ValueError for another shape or
+        type.
         """
-        expected = (self.clip_length, self.size, self.size, 3)
-        if views.dtype != torch.uint8 or tuple(views.shape[1:]) != expected:
+        expected = (self.clip_length, self.size, self.size, self.channels)
+        types = (torch.uint8,) if self.channels == 3 else (torch.uint8, torch.float32)
+        if views.dtype not in types or tuple(views.shape[1:]) != expected:
             raise ValueError(
                 f"views: {views.dtype} {list(views.shape)}, expected uint8 [batch, "
                 f"{', '.join(map(str, expected))}]"

@@ -195,14 +195,27 @@ def _require_names(wanted: set[str], found: set[str], path: Path, network: str) 
 def _checked(state: State, path: Path, graph: str) -> State:
     shapes = canonical_shapes(graph)
     _require_names(set(shapes), set(state), path, graph)
+    _require_channels(state, path, graph)
     for name, shape in shapes.items():
         if state[name].shape != shape:
             raise WeightsError(
                 f"{path}: {name} is {list(state[name].shape)}, {graph} has {list(shape)}: "
-                "weights of another network (flow has 2 input channels, Charades 157 classes)"
+                "weights of another network (Charades has 157 classes)"
             )
         if not state[name].is_floating_point() or not state[name].isfinite().all():
             raise WeightsError(
                 f"{path}: {name} holds values that are not finite numbers: copy it again"
             )
     return {name: state[name].float().contiguous() for name in shapes}
+
+
+def _require_channels(state: State, path: Path, graph: str) -> None:
+    """Raise WeightsError where weights for RGB are given for flow, or the other way round."""
+    (stem, shape), *_ = canonical_shapes(graph).items()
+    found, wanted = state[stem].shape[1:2], shape[1:2]
+    if found != wanted and {*found, *wanted} == {2, 3}:
+        kinds = {2: "flow (2 input channels)", 3: "RGB (3 input channels)"}
+        raise WeightsError(
+            f"{path}: weights for {kinds[found[0]]}, but {graph} is for {kinds[wanted[0]]}: "
+            "--weights names those of stream rgb, --flow-weights those of stream flow"
+        )

@@ -57,13 +57,18 @@ class FoldedConv(nn.Module):
         return F.conv3d(x, self.weight, self.bias, padding=self.padding).relu_()
 
 
-def doubled(x: Tensor, twice_mean: Means) -> Tensor:
-    """2 (x - mean) in place, channels last; exact in bfloat16 and float16 for a mean of 127.5."""
-    return x.mul_(2).sub_(twice_mean[0] if len(twice_mean) == 1 else x.new_tensor(twice_mean))
+def doubled(x: Tensor, views: Tensor, twice_mean: Means) -> Tensor:
+    """2 (pixel - mean) in place, channels last, ``x`` being a copy of ``views`` in another type.
+
+    Exact in bfloat16 and float16 for uint8 and a mean of 127.5. Views that are floats (flow
+    that was not quantised) are in [-1, 1] already: there y stands for the pixel 127.5 (1 + y).
+    """
+    mean = twice_mean[0] if len(twice_mean) == 1 else x.new_tensor(twice_mean)
+    return x.mul_(2).sub_(mean) if views.dtype == torch.uint8 else x.mul_(255).add_(255 - mean)
 
 
 class FoldedStem(nn.Module):
-    """The 7x7x7 convolution of stride 2, straight from uint8 pixels.
+    """The 7x7x7 convolution of stride 2, straight from pixels.
 
     It computes on 2 (x - mean), with weights divided by 2 std. For the scaling [-1,1] that is
     2x - 255, a whole number that bfloat16 and float16 hold exactly: no rounding of the input.
@@ -80,8 +85,8 @@ class FoldedStem(nn.Module):
         self.twice_mean = twice_mean
 
     def forward(self, views: Tensor) -> Tensor:
-        """uint8 [batch, T, H, W, channel] to [batch, 64, T / 2, H / 2, W / 2]."""
-        x = doubled(views.to(self.weight.dtype), self.twice_mean)
+        """Views [batch, T, H, W, channel] to [batch, 64, T / 2, H / 2, W / 2]."""
+        x = doubled(views.to(self.weight.dtype, copy=True), views, self.twice_mean)
         pads = [0, 0]
         for axis in (3, 2, 1):
             pads += same_padding(x.shape[axis], 7, 2)
@@ -109,7 +114,7 @@ class BlockStem(nn.Module):
         self.twice_mean = twice_mean
 
     def forward(self, views: Tensor) -> Tensor:
-        """uint8 [batch, T, H, W, channel] to [batch, 64, T / 2, H / 2, W / 2], sizes even.
+        """Views [batch, T, H, W, channel] to [batch, 64, T / 2, H / 2, W / 2], sizes even.
 
         SAME starts 2 px before the picture, so one block of zeros goes before, two after.
         """
@@ -118,7 +123,7 @@ class BlockStem(nn.Module):
         x = self.weight.new_zeros(batch, t + 3, h + 3, w + 3, 8 * channels)
         inner = x[:, 1:-2, 1:-2, 1:-2].unflatten(-1, (2, 2, 2, channels))
         blocks = views.reshape(batch, t, 2, h, 2, w, 2, channels)
-        doubled(inner.copy_(blocks.permute(0, 1, 3, 5, 2, 4, 6, 7)), self.twice_mean)
+        doubled(inner.copy_(blocks.permute(0, 1, 3, 5, 2, 4, 6, 7)), views, self.twice_mean)
         return F.conv3d(x.permute(0, 4, 1, 2, 3), self.weight, self.bias).relu_()
 
 
@@ -200,7 +205,7 @@ def make_stem(state: State, name: str, scaling: Scaling, stem: Stem) -> nn.Modul
 
 
 class FoldedInception(nn.Module):
-    """uint8 views of 16 frames to features, from the tensors of an ``InceptionI3D``."""
+    """Views of 16 frames to features, from the tensors of an ``InceptionI3D``."""
 
     def __init__(self, state: State, precision: str, scaling: Scaling) -> None:
         super().__init__()
@@ -212,7 +217,7 @@ class FoldedInception(nn.Module):
         )
 
     def forward(self, views: Tensor) -> Tensor:
-        """float32 [batch, 1024] of uint8 [batch, 16, 224, 224, 3].
+        """float32 [batch, 1024] of uint8 [batch, 16, 224, 224, channel], or floats in [-1, 1].
 
         At 16 frames Mixed_5c is 2 x 7 x 7, one window of the pooling: the mean over all.
         """

@@ -1,0 +1,187 @@
+"""Flow as a network sees it: one picture a frame, quantised once for all crops and clips.
+
+    frames -> grey -> flow -> bound -> planes (u, v, mirrored u) -> crops of two planes
+
+A mirrored crop shows a mirrored scene, where what moved right moves left: its u is -u. Rounding
+is not symmetric, so -u is quantised for itself and stands in a plane of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vadprep.flow import TVL1, tvl1
+
+FlowMethod = Callable[[Tensor], Tensor]
+"""Flow float32 [n, h, w, 2] in px a frame between grey frames uint8 [n + 1, h, w]."""
+
+FLOW_THREADS = 1
+"""Threads of TV-L1 a worker on CPU; cores are used by more workers."""
+
+GREY_WEIGHTS = (9798, 19235, 3735)
+"""0.299, 0.587, 0.114 in units of 2**-15, as OpenCV 4 and 5 hold them."""
+
+
+def grey_of(frames: Tensor) -> Tensor:
+    """Grey frames uint8 [...] of RGB frames uint8 [..., 3], to the bit those of OpenCV."""
+    red, green, blue = (
+        channel.int().mul_(weight)
+        for channel, weight in zip(frames.unbind(-1), GREY_WEIGHTS, strict=True)
+    )
+    total = red.add_(green).add_(blue).add_(1 << 14)
+    return total.bitwise_right_shift_(15).to(torch.uint8)
+
+
+# --- quantisation -------------------------------------------------------------------------
+
+
+def _scaled(flow: Tensor, bound: int) -> Tensor:
+    """Flow within the bound in [-1, 1]."""
+    return flow.clamp(-bound, bound) / bound
+
+
+def _mediapipe(flow: Tensor, bound: int) -> Tensor:
+    # A number as divisor would become a product with its reciprocal on a GPU, and round else.
+    width = torch.full((), 2 * bound, dtype=flow.dtype, device=flow.device)
+    return ((flow + bound) / width).clamp_(0, 1).mul_(255).to(torch.uint8)
+
+
+def _denseflow(flow: Tensor, bound: int) -> Tensor:
+    width = torch.full((), 2 * bound, dtype=torch.float64, device=flow.device)
+    grey = flow.double().clamp_(-bound, bound).add_(bound).mul_(255) / width
+    return grey.round_().to(torch.uint8)
+
+
+QUANTISE: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "none": _scaled,
+    "mediapipe": _mediapipe,
+    "denseflow": _denseflow,
+}
+"""Pictures of flow float32 in px, with a bound in px.
+
+========= ==================================== ================= =========================
+none      clip(v) / bound                      float32 [-1, 1]   README of kinetics-i3d
+mediapipe trunc(255 * clip01((v + 20) / 40))   uint8, 0 is 127   flow_quantizer_model.cc
+denseflow round(255 * (clip(v) + 20) / 40)     uint8, 0 is 128   denseflow, TSN (to even)
+========= ==================================== ================= =========================
+"""
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """A quantisation by name, with the bound in px."""
+
+    name: str
+    bound: int
+
+    def planes(self, flow: Tensor) -> Tensor:
+        """Pictures [n, h, w, 3] of flow [n, h, w, 2]: u, v, and u as it is mirrored."""
+        u, v = flow.unbind(-1)
+        return QUANTISE[self.name](torch.stack([u, v, -u], dim=-1), self.bound)
+
+
+# --- from frames to pictures --------------------------------------------------------------
+
+
+class FlowSource(Protocol):
+    """Computes the flow between frames, or reads it."""
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Planes [n, h, w, 3] of the flow between the next frames uint8 [n + 1, h, w, 3]."""
+
+    def end(self) -> None:
+        """No more frames come."""
+
+
+class ComputedFlow:
+    """A FlowSource that computes; ``keep`` is shown all pictures, to be saved."""
+
+    def __init__(
+        self,
+        method: FlowMethod,
+        quantisation: Quantisation,
+        keep: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        self._method, self._quantisation, self._keep = method, quantisation, keep
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        planes = self._quantisation.planes(self._method(grey_of(frames)))
+        if self._keep:
+            self._keep(planes)
+        return planes
+
+    def end(self) -> None:
+        pass
+
+
+class FlowPictures:
+    """The pictures of the flow stream of one video, as its resized frames come.
+
+    One frame is kept back, so that each pair is seen once. After the last frame comes still
+    flow (see ``clips``).
+    """
+
+    def __init__(self, source: FlowSource, quantisation: Quantisation, flip_rule: str) -> None:
+        self._source, self._quantisation = source, quantisation
+        self._negates_u = flip_rule == "negate-u"
+        self._last: Tensor | None = None
+
+    def add(self, frames: Tensor) -> Tensor:
+        """Pictures [m, h, w, 3] that frames uint8 [n, h, w, 3] complete: m = n, at first n - 1."""
+        if self._last is not None:
+            frames = torch.cat([self._last, frames])
+        self._last = frames[-1:].clone()  # not a view that holds the block
+        return self._source(frames) if len(frames) > 1 else frames[:0]
+
+    def rest(self) -> Tensor:
+        """The picture of the last frame, [1, h, w, 3]; of a video without frames none."""
+        self._source.end()
+        if self._last is None:
+            return torch.empty(0)
+        still = torch.zeros_like(self._last[..., :2], dtype=torch.float32)
+        return self._quantisation.planes(still)
+
+    def seen(self, crop: Tensor, is_mirrored: bool) -> Tensor:
+        """The two planes [..., 2] of a crop [..., 3] that the network sees."""
+        if is_mirrored and self._negates_u:
+            return crop[..., 1:].flip(-1)
+        return crop[..., :2]
+
+
+# --- TV-L1 by its text in a spec ----------------------------------------------------------
+
+
+def settings_text(settings: TVL1) -> str:
+    """The settings as they stand in a spec: ``tvl1 tau=0.25 lambda=0.15 ...``."""
+    values = asdict(settings).items()
+    return " ".join(["tvl1", *(f"{name.rstrip('_')}={value}" for name, value in values)])
+
+
+def parsed_settings(text: str) -> TVL1:
+    """The settings that ``settings_text`` wrote; raises ValueError for any other text."""
+    defaults = {name.rstrip("_"): (name, value) for name, value in asdict(TVL1()).items()}
+    try:
+        pairs = [part.split("=") for part in text.split()[1:]]
+        values = {defaults[name][0]: type(defaults[name][1])(value) for name, value in pairs}
+        settings = TVL1(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"flow = {text!r}: {error}") from error
+    if settings_text(settings) != text:
+        raise ValueError(f"flow = {text!r}: expected each setting once, as {settings_text(TVL1())}")
+    return settings
+
+
+def tvl1_method(text: str, device: torch.device) -> FlowMethod:
+    """TV-L1 with the settings ``text`` of a spec, on ``device``; ValueError for a bad text."""
+    settings = parsed_settings(text)
+
+    def method(grey: Tensor) -> Tensor:
+        frames: Any = grey if device.type == "cuda" else grey.numpy()
+        return torch.as_tensor(tvl1(frames, settings, device.type, FLOW_THREADS))
+
+    return method
