@@ -30,7 +30,7 @@ ROWS = [
     ["score", "cluster", "fit", "settings"],
     ["runner", "train"],
     ["tables", "report", "scenery"],
-    ["progress", "estimate", "bench", "scene", "bench_memory"],
+    ["progress", "estimate", "bench", "scene", "bench_flow", "bench_memory"],
     ["demo", "doctor"],
     ["options"],
     ["cli_features", "cli_models", "cli_tools", "cli_weights"],

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from vadprep import tables
-from vadprep.options import FOLDER, arguments
+from vadprep.options import FOLDER, PATH, arguments
 
 
 @click.command()
@@ -85,3 +85,18 @@ def bench_backbone(graph: str, device: str, threads: int) -> None:
 
     precisions = ["fp32", "bf16"] if has_cpu_bf16() or device != "cpu" else ["fp32"]
     tables.show(measure(graph, device, precisions, threads).rows())
+
+
+@bench.command("flow")
+@click.argument("videos", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--pairs", type=click.IntRange(1), default=4, show_default=True, help="Of each video."
+)
+def bench_flow(videos: tuple[Path, ...], pairs: int) -> None:
+    """TV-L1 on pairs of frames: each back end against OpenCV, speed and agreement."""
+    from vadprep.bench_flow import bench_flow as measure
+
+    report = measure(videos, pairs)
+    tables.show(report.rows())
+    for note in report.notes:
+        click.echo(note)

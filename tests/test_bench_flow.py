@@ -1,0 +1,57 @@
+"""The bench of TV-L1: same pairs for all, agreement beside speed, and what is missing is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vadprep import bench_flow
+from vadprep.bench_flow import BASE, SELF
+from vadprep.records import DecodeError
+
+
+@pytest.fixture
+def clip(real_clips: Path) -> Path:
+    return real_clips / "bikes.mp4"
+
+
+def test_each_back_end_is_timed_against_opencv(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_flow, "usable_cores", lambda: 2)
+    report = bench_flow.bench_flow([clip], pairs=1, sizes=[(48, 64)])
+    names = [each.backend for each in report.timings]
+    assert names[:4] == [BASE, SELF, "CPU, 1 thread", "CPU, 2 threads"]
+    base, _, ours, both = report.timings[:4]
+    assert (base.speedup, base.mean) == (None, None)
+    assert ours.speedup == pytest.approx(base.seconds / ours.seconds)
+    assert ours.mean == both.mean  # the same flow, whatever the threads
+    assert 0 < ours.mean < 0.1 and ours.mean < ours.p99
+
+
+def test_a_difference_is_seen(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = bench_flow.tvl1
+    monkeypatch.setattr(bench_flow, "tvl1", lambda *args, **kwargs: real(*args, **kwargs) + 3)
+    ours = bench_flow.bench_flow([clip], pairs=1, sizes=[(48, 64)]).timings[2]
+    assert ours.mean == pytest.approx(18**0.5, rel=0.1)
+
+
+def test_what_is_missing_is_said(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    report = bench_flow.bench_flow([clip], pairs=1, sizes=[(48, 64)])
+    assert all(each.speedup is None for each in report.timings)
+    assert [note for note in report.notes if "OpenCV is not installed" in note]
+    assert [note for note in report.notes if "the GPU back end was not measured" in note]
+
+
+def test_frames_are_neighbours_from_the_middle(clip: Path) -> None:
+    frames = bench_flow.grey_frames(clip, (24, 32), 3)
+    longer = bench_flow.grey_frames(clip, (24, 32), 5)
+    assert frames.shape == (3, 24, 32) and frames.dtype == np.uint8
+    assert np.array_equal(frames, longer[1:4])
+
+
+def test_a_clip_that_is_too_short_is_named(clip: Path) -> None:
+    with pytest.raises(DecodeError, match="bikes.mp4: 250 frames where 400 are asked for"):
+        bench_flow.grey_frames(clip, (24, 32), 400)
