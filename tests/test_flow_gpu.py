@@ -1,0 +1,244 @@
+"""TV-L1 by Triton: its kernels interpreted on the CPU, compiled for an H100, and run on a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from interpreted_flow import compiled_for_an_h100, interpret, interpreted_flow
+from naive_flow import naive_flow
+from numpy.typing import NDArray
+
+from vadprep.flow import TVL1
+from vadprep.records import VadprepError
+
+pytest.importorskip("triton")
+from vadprep.flow import gpu, kernels  # noqa: E402
+
+FIXED = TVL1(scales=1, warps=1, inner_iterations=10, outer_iterations=1, epsilon=0)
+STOPPING = TVL1(scales=2, warps=2, inner_iterations=4, outer_iterations=2, epsilon=0.17)
+Frames = NDArray[np.uint8]
+Flow = Callable[..., tuple[NDArray[np.float32], NDArray[np.int32]]]
+
+
+@pytest.fixture(scope="module")
+def flow() -> Iterator[Flow]:
+    """``interpreted_flow``, in another process."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=interpret) as process:
+        yield lambda *values, **options: process.submit(
+            interpreted_flow, *values, **options
+        ).result()
+
+
+def moving(num_frames: int, height: int, width: int) -> Frames:
+    """A smooth pattern that moves, faster from frame to frame."""
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    frames = []
+    for t in range(num_frames):
+        dx, dy = 0.7 * t * t, -0.4 * t
+        waves = np.sin((x - dx) / 2.3) + np.cos((y - dy) / 3.1) + np.sin((x + y - dx - dy) / 5)
+        frames.append(127 + 40 * waves)
+    return np.stack(frames).astype(np.uint8)
+
+
+def opencv_flow(first: NDArray[Any], second: NDArray[Any], settings: TVL1) -> NDArray[np.float32]:
+    cv2 = pytest.importorskip("cv2")
+    solver = cv2.optflow.DualTVL1OpticalFlow_create(
+        settings.tau,
+        settings.lambda_,
+        settings.theta,
+        settings.scales,
+        settings.warps,
+        settings.epsilon,
+        settings.inner_iterations,
+        settings.outer_iterations,
+        settings.scale_step,
+        0.0,
+        settings.median,
+    )
+    return solver.calc(first, second, None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"median": 3}, {"median": 1}, {"scales": 2, "warps": 2, "inner_iterations": 3}],
+    ids=lambda changes: "-".join(changes) or "fixed",
+)
+def test_a_fixed_number_of_iterations_agrees_with_opencv(
+    flow: Flow, changes: dict[str, int]
+) -> None:
+    frames, settings = moving(2, 24, 40), dataclasses.replace(FIXED, **changes)
+    expected = opencv_flow(*frames, settings)
+    assert np.abs(expected).max() > 0.5
+    assert np.abs(flow(frames, settings)[0][0] - expected).max() < 1e-4
+
+
+@pytest.fixture(scope="module")
+def stopped(flow: Flow) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    return flow(moving(3, 24, 40), STOPPING)
+
+
+def test_each_pair_stops_by_itself_as_the_naive_one_does(
+    stopped: tuple[NDArray[np.float32], NDArray[np.int32]],
+) -> None:
+    frames, (found, counts) = moving(3, 24, 40), stopped
+    assert len(set(counts[:, 0])) > 1
+    for pair in range(2):
+        expected, count = naive_flow(frames[pair], frames[pair + 1], STOPPING)
+        assert counts[pair].tolist() == count
+        assert np.abs(found[pair] - expected).max() < 1e-4
+
+
+def test_a_pair_alone_has_the_same_bits(
+    flow: Flow, stopped: tuple[NDArray[np.float32], NDArray[np.int32]]
+) -> None:
+    found, counts = flow(moving(3, 24, 40), STOPPING, budget_bytes=1)
+    assert found.tobytes() == stopped[0].tobytes()
+    assert np.array_equal(counts, stopped[1])
+
+
+def test_the_last_batch_may_overlap(flow: Flow) -> None:
+    frames = moving(4, 24, 40)
+    settings = dataclasses.replace(FIXED, inner_iterations=1, median=1)
+    two_pairs = 2 * gpu.PLANES_OF_A_PAIR * 4 * 24 * 40
+    found = flow(frames, settings, budget_bytes=two_pairs)[0]
+    assert np.array_equal(found, flow(frames, settings)[0])
+
+
+def test_tiles_leave_no_seams(flow: Flow) -> None:
+    frames, settings = moving(2, 24, 40), dataclasses.replace(FIXED, inner_iterations=2)
+    assert np.array_equal(flow(frames, settings)[0], flow(frames, settings, (16, 32))[0])
+
+
+def test_still_and_flat_pairs_have_no_flow_and_end_at_once(flow: Flow) -> None:
+    still = moving(1, 16, 16)[[0, 0]]
+    frames = np.concatenate([still, np.full((2, 16, 16), 90, np.uint8)])
+    found, counts = flow(frames, TVL1(warps=2))
+    assert not found[[0, 2]].any()
+    assert counts[[0, 2]].tolist() == [[2], [2]]
+
+
+def test_noise_gives_finite_flow(flow: Flow) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 17, 16), np.uint8)
+    assert np.isfinite(flow(frames, dataclasses.replace(STOPPING, scales=1, epsilon=0))[0]).all()
+
+
+def test_one_frame_has_no_pair(flow: Flow) -> None:
+    found, counts = flow(moving(1, 24, 40), TVL1())
+    assert found.shape == (0, 24, 40, 2)
+    assert counts.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (torch.zeros(2, 16, 16), r"float32 \[2, 16, 16\], expected uint8 \[N, H, W\]"),
+        (torch.zeros(2, 16, 16, 3, dtype=torch.uint8), r"\[2, 16, 16, 3\], expected"),
+        (torch.zeros(0, 16, 16, dtype=torch.uint8), r"\[0, 16, 16\], expected"),
+        (torch.zeros(2, 0, 16, dtype=torch.uint8), r"\[2, 0, 16\], expected"),
+        (torch.zeros(2, 16, 16, dtype=torch.uint8), "on cpu, expected a CUDA device"),
+    ],
+)
+def test_other_frames_are_refused(frames: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gpu.tvl1_cuda(frames, TVL1())
+
+
+def test_an_old_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triton.__version__", "3.3.1")
+    with pytest.raises(VadprepError, match=r"Triton 3\.3\.1 .* 3\.4 can"):
+        gpu.tvl1_cuda(torch.from_numpy(moving(2, 16, 16)), TVL1())
+
+
+@pytest.mark.parametrize("count", [9, 25])
+def test_exchanges_leave_the_median_in_the_middle(count: int) -> None:
+    values = np.random.default_rng(0).integers(0, 50, (1000, count))
+    columns = list(values.T)
+    for i, j in kernels.exchanges(count):
+        low, high = np.minimum(columns[i], columns[j]), np.maximum(columns[i], columns[j])
+        columns[i], columns[j] = low, high
+    assert np.array_equal(columns[count // 2], np.median(values, axis=1))
+
+
+def test_kernels_compile_for_an_h100_once_for_all_sizes() -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        sizes = [(256, 340), (205, 272), (17, 21)]
+        found = process.submit(compiled_for_an_h100, sizes, TVL1()).result()
+    assert found == {"prepare": 1, "iterate": 1, "advance": 3}  # one for each number of tiles
+
+
+def real_frames(folder: Path, num_frames: int) -> list[Frames]:
+    """Grey frames of each clip, uint8 [num_frames, 256, 340], from its middle."""
+    cv2 = pytest.importorskip("cv2")
+    clips = []
+    for path in sorted(folder.glob("*.mp4")):
+        capture = cv2.VideoCapture(str(path))
+        capture.set(cv2.CAP_PROP_POS_FRAMES, capture.get(cv2.CAP_PROP_FRAME_COUNT) // 2)
+        frames = [cv2.resize(capture.read()[1], (340, 256)) for _ in range(num_frames)]
+        clips.append(np.stack([cv2.cvtColor(each, cv2.COLOR_BGR2GRAY) for each in frames]))
+    return clips
+
+
+def on_gpu(frames: Frames, settings: TVL1, **options: int) -> NDArray[np.float32]:
+    return gpu.tvl1_cuda(torch.from_numpy(frames).cuda(), settings, **options).cpu().numpy()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("median", [1, 3, 5])
+def test_on_a_gpu_a_fixed_number_of_iterations_agrees_with_opencv(median: int) -> None:
+    frames, settings = moving(2, 256, 340), dataclasses.replace(FIXED, median=median)
+    assert np.abs(on_gpu(frames, settings)[0] - opencv_flow(*frames, settings)).max() < 1e-4
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_pairs_stop_as_the_naive_one_does() -> None:
+    frames = moving(4, 48, 40)
+    found, counts = gpu.counted_tvl1_cuda(torch.from_numpy(frames).cuda(), STOPPING)
+    for pair in range(3):
+        expected, count = naive_flow(frames[pair], frames[pair + 1], STOPPING)
+        assert counts[pair].tolist() == count
+        assert np.abs(found[pair].cpu().numpy() - expected).max() < 1e-4
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_real_clips_agree_with_opencv_as_it_does_with_itself(real_clips: Path) -> None:
+    """OpenCV's flow of the same frames with noise of 1e-4 grey levels is the measure."""
+    generator = np.random.default_rng(0)
+    ours, own = [], []
+    for frames in real_frames(real_clips, 3):
+        found = on_gpu(frames, TVL1())
+        noisy = frames / 255 + generator.normal(0, 1e-4 / 255, frames.shape)
+        noisy = noisy.astype(np.float32)
+        for pair in range(2):
+            expected = opencv_flow(frames[pair], frames[pair + 1], TVL1())
+            again = opencv_flow(noisy[pair], noisy[pair + 1], TVL1())
+            ours.append(np.abs(found[pair] - expected).mean())
+            own.append(np.abs(again - expected).mean())
+    assert np.mean(ours) < 3 * np.mean(own)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_neither_batches_nor_repetition_change_a_bit(real_clips: Path) -> None:
+    frames = np.concatenate(real_frames(real_clips, 5))
+    together = on_gpu(frames, TVL1())
+    assert np.array_equal(on_gpu(frames, TVL1()), together)
+    four_at_a_time = 4 * gpu.PLANES_OF_A_PAIR * 4 * 256 * 340
+    assert np.array_equal(on_gpu(frames, TVL1(), budget_bytes=four_at_a_time), together)
+    assert np.array_equal(on_gpu(frames[3:5], TVL1())[0], together[3])
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_memory_stays_within_the_budget() -> None:
+    frames = torch.from_numpy(moving(60, 256, 340)).cuda()
+    budget, result_bytes = 1 << 27, 59 * 256 * 340 * 2 * 4
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    gpu.tvl1_cuda(frames, dataclasses.replace(FIXED, scales=5), budget)
+    assert torch.cuda.max_memory_allocated() - before < budget + result_bytes

@@ -1,0 +1,362 @@
+"""Triton kernels of TV-L1: every pair of frames walks through its warps at its own pace.
+
+A pair's row of ``state`` says what it does next, and how far it is in the three loops that the
+algorithm nests: warps, medians of a warp, iterations between two medians. ``prepare`` warps and
+filters, ``iterate`` makes one iteration, ``advance`` adds up the squared updates of its tiles and
+moves the pair on. Each returns at once for a pair that is elsewhere or done, so the host launches
+them in one fixed order and need not know who has converged.
+
+Arrays of one scale, contiguous, a plane being [height, width]:
+
+    images     float32 [pair + 1, plane]          grey levels; pair i is of frames i and i + 1
+    gradients  float32 [pair, 2, plane]           of a pair's second frame, along x, along y
+    flows      float32 [pair, 2 turns, 2, plane]  u, v; read in one turn, written in the other
+    duals      float32 [pair, 2 turns, 4, plane]  p11, p12, p21, p22; likewise
+    warped     float32 [pair, 3, plane]           the residual's constant part, Ix, Iy
+    errors     float32 [pair, tile]               squared updates, added up over a tile
+    state      int32   [pair, STATE]
+
+The dual update is put off to the iteration that follows. Within the order of the paper, the new p
+of a pixel needs the new u of two neighbours, with two more thresholdings; across it, the new u
+needs the new p of two neighbours: 27 loads a pixel instead of 35, and one thresholding. No sum is
+made with atomics, so no bit depends on the order of blocks or on the other pairs.
+"""
+
+# mypy: allow-untyped-defs
+# In a kernel Triton reads annotations as types of its own.
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+STATE = tl.constexpr(5)
+"""Integers of a pair, at the five places that follow."""
+TODO = tl.constexpr(0)
+WARPS = tl.constexpr(1)
+MEDIANS = tl.constexpr(2)
+INNER = tl.constexpr(3)
+ITERATIONS = tl.constexpr(4)
+"""What is next; warps finished; medians used up in this warp; iterations since the last median;
+iterations at this scale, whose parity is the turn to read."""
+
+ITERATE = tl.constexpr(0)
+FILTER = tl.constexpr(1)
+WARP = tl.constexpr(2)
+DONE = tl.constexpr(3)
+"""What can be next. A warp is followed by a median at once."""
+
+PLANES_MOVED = 15
+"""Planes an iteration must read or write at least: u, v, 4 of p, 3 warped; u, v, 4 of p."""
+
+EPSILON = tl.constexpr(1.1920929e-07)
+"""Of float32; a squared gradient up to this counts as none."""
+
+LEAVE = ["height", "width"]
+"""Arguments no kernel is specialised for. For a width that 16 divides Triton would load four
+pixels a thread, and loads of neighbours, which cannot be that wide, would each touch four times
+the cache lines they need."""
+
+
+def exchanges(count: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of places to put in order, one by one, which leaves the median at ``count // 2``.
+
+    Of ``count // 2 + 2`` values neither the least nor the greatest is the median of all ``count``
+    (odd): they are put aside and another value joins, until one is left.
+    """
+    live = list(range(count // 2 + 2))
+    found: list[tuple[int, int]] = []
+    for joining in range(len(live), count + 1):
+        half = len(live) // 2
+        found += zip(live[:half], live[::-1], strict=False)
+        found += [(live[0], place) for place in live[1 : len(live) - half]]
+        found += [(place, live[-1]) for place in live[half:-1]]
+        live = live[1:-1] + [joining] * (joining < count)
+    assert live == [count // 2]
+    return tuple(found)
+
+
+@triton.jit
+def _tile(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """y [ROWS, 1] and x [1, COLUMNS] of a program's pixels, some of them past the edge."""
+    y = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[:, None]
+    x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    return y, x
+
+
+@triton.jit
+def _median(plane, y, x, height, width, SIDE: tl.constexpr, ORDER: tl.constexpr):
+    """Median of a SIDE x SIDE window, beyond the border its pixels again."""
+    values: tl.tuple = ()
+    for place in tl.static_range(SIDE * SIDE):
+        row = tl.minimum(tl.maximum(y + (place // SIDE - SIDE // 2), 0), height - 1)
+        column = tl.minimum(tl.maximum(x + (place % SIDE - SIDE // 2), 0), width - 1)
+        values = values + (tl.load(plane + row * width + column),)
+    for step in tl.static_range(len(ORDER)):
+        low = tl.minimum(values[ORDER[step][0]], values[ORDER[step][1]])
+        high = tl.maximum(values[ORDER[step][0]], values[ORDER[step][1]])
+        values = values[: ORDER[step][0]] + (low,) + values[ORDER[step][0] + 1 :]
+        values = values[: ORDER[step][1]] + (high,) + values[ORDER[step][1] + 1 :]
+    return values[SIDE * SIDE // 2]
+
+
+@triton.jit
+def _cubic(fraction):
+    """The four weights of cubic convolution with a = -0.75."""
+    far = 1 + fraction
+    near = 1 - fraction
+    first = ((-0.75 * far + 3.75) * far - 6) * far + 3
+    second = (1.25 * fraction - 2.25) * fraction * fraction + 1
+    third = (1.25 * near - 2.25) * near * near + 1
+    return first, second, third, 1 - first - second - third
+
+
+@triton.jit
+def _sampled(image, gradients, y, x, height, width):
+    """Image and its two gradients at [ROWS, COLUMNS] fractional places, zero outside.
+
+    At the very place: OpenCV 5 does so, older ones rounded it to 1/32 px.
+    """
+    plane = height * width
+    # The clamp changes nothing, as four pixels out all is zero, but keeps the integers in range.
+    y = tl.minimum(tl.maximum(y, -4.0), height + 4.0)
+    x = tl.minimum(tl.maximum(x, -4.0), width + 4.0)
+    top = tl.floor(y)
+    left = tl.floor(x)
+    down = _cubic(y - top)
+    across = _cubic(x - left)
+    value = tl.zeros_like(y)
+    slope_x = tl.zeros_like(y)
+    slope_y = tl.zeros_like(y)
+    for tap in tl.static_range(16):
+        row = top.to(tl.int32) + (tap // 4 - 1)
+        column = left.to(tl.int32) + (tap % 4 - 1)
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        at = row * width + column
+        weight = down[tap // 4] * across[tap % 4]
+        value += weight * tl.load(image + at, mask=inside, other=0.0)
+        slope_x += weight * tl.load(gradients + at, mask=inside, other=0.0)
+        slope_y += weight * tl.load(gradients + plane + at, mask=inside, other=0.0)
+    return value, slope_x, slope_y
+
+
+@triton.jit(do_not_specialize=LEAVE)
+def prepare(
+    state,
+    images,
+    gradients,
+    flows,
+    warped,
+    height,
+    width,
+    SIDE: tl.constexpr,
+    ORDER: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Linearise the residual of pairs that are to warp, and filter the flow of these and others.
+
+    The filtered flow goes where the next iteration will write: it reads a pixel's filtered flow
+    at that pixel alone, and for the put-off dual update the unfiltered one around it.
+    """
+    pair = tl.program_id(2).to(tl.int64)
+    todo = tl.load(state + pair * STATE + TODO)
+    if (todo == ITERATE) | (todo == DONE):
+        return
+    turn = tl.load(state + pair * STATE + ITERATIONS) % 2
+    plane = height * width
+    flow = flows + (pair * 4 + turn * 2) * plane
+    y, x = _tile(ROWS, COLUMNS)
+    inside = (y < height) & (x < width)
+    here = tl.minimum(y, height - 1) * width + tl.minimum(x, width - 1)
+    if todo == WARP:
+        u = tl.load(flow + here)
+        v = tl.load(flow + plane + here)
+        second = images + (pair + 1) * plane
+        value, slope_x, slope_y = _sampled(
+            second, gradients + pair * 2 * plane, y + v, x + u, height, width
+        )
+        first = tl.load(images + pair * plane + here)
+        to = warped + pair * 3 * plane + here
+        tl.store(to, value - slope_x * u - slope_y * v - first, mask=inside)
+        tl.store(to + plane, slope_x, mask=inside)
+        tl.store(to + 2 * plane, slope_y, mask=inside)
+    if SIDE > 1:
+        filtered = flows + (pair * 4 + (1 - turn) * 2) * plane + here
+        for component in tl.static_range(2):
+            median = _median(flow + component * plane, y, x, height, width, SIDE, ORDER)
+            tl.store(filtered + component * plane, median, mask=inside)
+
+
+@triton.jit
+def _shrinkage(slope_x, slope_y, step):
+    """1 / (1 + step * length of the slope).
+
+    By two reciprocal roots, which are one instruction each where a division takes six: within
+    1e-6 of it.
+    """
+    square = slope_x * slope_x + slope_y * slope_y
+    norm = 1 + step * (square * tl.rsqrt(tl.maximum(square, 1e-30)))
+    return tl.rsqrt(norm * norm)
+
+
+@triton.jit
+def _neighbourhood(y, x, height, width):
+    """Places of pixels and of six neighbours, which beyond the border repeat it.
+
+    So differences across the border are zero, as they should be.
+    """
+    row = y * width
+    above = tl.maximum(y - 1, 0) * width
+    below = tl.minimum(y + 1, height - 1) * width
+    before = tl.maximum(x - 1, 0)
+    after = tl.minimum(x + 1, width - 1)
+    return row + x, row + before, row + after, above + x, above + after, below + x, below + before
+
+
+@triton.jit
+def _dual_step(flow, p, places, plane, step):
+    """New p1, p2 and their divergence, for one component of the flow."""
+    at, at_left, at_right, at_up, at_up_right, at_down, at_down_left = places
+    here = tl.load(flow + at)
+    slope_x = tl.load(flow + at_right) - here
+    slope_y = tl.load(flow + at_down) - here
+    shrinkage = _shrinkage(slope_x, slope_y, step)
+    p1 = (tl.load(p + at) + step * slope_x) * shrinkage
+    p2 = (tl.load(p + plane + at) + step * slope_y) * shrinkage
+
+    left = tl.load(flow + at_left)
+    slope_x = here - left
+    shrinkage = _shrinkage(slope_x, tl.load(flow + at_down_left) - left, step)
+    left_p1 = (tl.load(p + at_left) + step * slope_x) * shrinkage
+
+    up = tl.load(flow + at_up)
+    slope_y = here - up
+    shrinkage = _shrinkage(tl.load(flow + at_up_right) - up, slope_y, step)
+    up_p2 = (tl.load(p + plane + at_up) + step * slope_y) * shrinkage
+
+    along_x = p1 - tl.where(at_left == at, 0.0, left_p1)
+    return p1, p2, along_x + (p2 - tl.where(at_up == at, 0.0, up_p2))
+
+
+@triton.jit
+def _thresholded(u, v, constant, slope_x, slope_y, threshold):
+    """Flow nearest to (u, v) by the data term, residual |constant + slope * (u, v)|."""
+    square = slope_x * slope_x + slope_y * slope_y
+    residual = constant + (slope_x * u + slope_y * v)
+    bound = threshold * square
+    inner = tl.where(square > EPSILON, -residual / tl.maximum(square, EPSILON), 0.0)
+    factor = tl.where(residual > bound, -threshold, inner)
+    factor = tl.where(residual < -bound, threshold, factor)
+    return u + factor * slope_x, v + factor * slope_y
+
+
+@triton.jit(do_not_specialize=[*LEAVE, "furthest"])
+def iterate(
+    state,
+    flows,
+    duals,
+    warped,
+    errors,
+    height,
+    width,
+    threshold,
+    theta,
+    step,
+    furthest,
+    SIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """One iteration of the pairs whose TODO is ``furthest`` or before it: dual, then primal.
+
+    ``furthest`` is WARP after ``prepare``, which has done what was to be done before, and
+    ITERATE elsewhere.
+    """
+    pair = tl.program_id(2).to(tl.int64)
+    own = state + pair * STATE
+    if tl.load(own + TODO) > furthest:
+        return
+    iterations = tl.load(own + ITERATIONS)
+    turn = iterations % 2
+    # p is zero at the start of a scale, and no dual update comes before the first primal one.
+    step = tl.where(iterations == 0, 0.0, step)
+    filtered = (tl.load(own + INNER) == 0) & (SIDE > 1)
+    plane = height * width
+    flow = flows + (pair * 4 + turn * 2) * plane
+    other = flows + (pair * 4 + (1 - turn) * 2) * plane
+    p = duals + (pair * 8 + turn * 4) * plane
+    new_p = duals + (pair * 8 + (1 - turn) * 4) * plane
+
+    y, x = _tile(ROWS, COLUMNS)
+    inside = (y < height) & (x < width)
+    places = _neighbourhood(tl.minimum(y, height - 1), tl.minimum(x, width - 1), height, width)
+    here = places[0]
+
+    p11, p12, div_u = _dual_step(flow, p, places, plane, step)
+    p21, p22, div_v = _dual_step(flow + plane, p + 2 * plane, places, plane, step)
+    old = other if filtered else flow
+    old_u = tl.load(old + here)
+    old_v = tl.load(old + plane + here)
+    data = warped + pair * 3 * plane + here
+    constant = tl.load(data)
+    slope_x = tl.load(data + plane)
+    slope_y = tl.load(data + 2 * plane)
+    u, v = _thresholded(old_u, old_v, constant, slope_x, slope_y, threshold)
+    u += theta * div_u
+    v += theta * div_v
+
+    tl.store(other + here, u, mask=inside)
+    tl.store(other + plane + here, v, mask=inside)
+    tl.store(new_p + here, p11, mask=inside)
+    tl.store(new_p + plane + here, p12, mask=inside)
+    tl.store(new_p + 2 * plane + here, p21, mask=inside)
+    tl.store(new_p + 3 * plane + here, p22, mask=inside)
+    square = (u - old_u) * (u - old_u) + (v - old_v) * (v - old_v)
+    tiles = tl.num_programs(0) * tl.num_programs(1)
+    tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(errors + pair * tiles + tile, tl.sum(tl.where(inside, square, 0.0)))
+
+
+@triton.jit(do_not_specialize=["furthest", "tiles", "inners", "medians", "warps"])
+def advance(
+    state,
+    errors,
+    tiles,
+    least,
+    furthest,
+    inners,
+    medians,
+    warps,
+    BLOCK: tl.constexpr,
+):
+    """Count the iteration that the pairs up to ``furthest`` made, and say what is next.
+
+    A sum of squared updates not above ``least`` ends the warp.
+    """
+    pair = tl.program_id(0).to(tl.int64)
+    own = state + pair * STATE
+    if tl.load(own + TODO) > furthest:
+        return
+    place = tl.arange(0, BLOCK)
+    error = tl.sum(tl.load(errors + pair * tiles + place, mask=place < tiles, other=0.0))
+    inner = tl.load(own + INNER) + 1
+    median = tl.load(own + MEDIANS)
+    warp = tl.load(own + WARPS)
+    todo = ITERATE
+    converged = (error <= least) | (error != error)
+    if converged | (inner == inners):
+        inner = 0
+        median += 1
+        todo = FILTER
+    if converged | (median == medians):
+        median = 0
+        warp += 1
+        todo = WARP
+    if warp == warps:
+        todo = DONE
+    tl.store(own + TODO, todo)
+    tl.store(own + WARPS, warp)
+    tl.store(own + MEDIANS, median)
+    tl.store(own + INNER, inner)
+    tl.store(own + ITERATIONS, tl.load(own + ITERATIONS) + 1)
