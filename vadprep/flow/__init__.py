@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.flow.settings import TVL1
+from vadprep.records import VadprepError
 
 __all__ = ["TVL1", "tvl1"]
 
@@ -26,7 +27,8 @@ def tvl1(
     TV-L1 (Zach, Pock and Bischof 2007) in the form of OpenCV's CPU class, with its defaults.
     ``frames`` is grey uint8 [N, H, W]. On the CPU ``threads`` pairs are worked on at once, by
     default one a core that this process may use; the flow does not depend on their number.
-    Raises ValueError for other frames, and for a device that is neither ``cpu`` nor ``cuda``.
+    Raises ValueError for other frames, and for a device that is neither ``cpu`` nor ``cuda``;
+    VadprepError when there is no CUDA device.
     """
     settings = settings or TVL1()
     check_frames(frames.shape, str(frames.dtype))
@@ -34,7 +36,19 @@ def tvl1(
         from vadprep.flow.cpu import tvl1_cpu
 
         return tvl1_cpu(frames, settings, threads or usable_cores())
+    if device == "cuda":
+        return _tvl1_cuda(frames, settings)
     raise ValueError(f"{device = }: allowed are cpu, cuda")
+
+
+def _tvl1_cuda(frames: NDArray[np.uint8], settings: TVL1) -> NDArray[np.float32]:
+    import torch
+
+    from vadprep.flow.gpu import tvl1_cuda
+
+    if not torch.cuda.is_available():
+        raise VadprepError("flow on cuda: no CUDA device is seen here, cpu needs none")
+    return tvl1_cuda(torch.from_numpy(frames).cuda(), settings).cpu().numpy()
 
 
 def check_frames(shape: tuple[int, ...], dtype: str) -> None:

@@ -22,7 +22,7 @@ import torch
 import triton
 from torch import Tensor
 
-from vadprep.flow import kernels
+from vadprep.flow import check_frames, kernels
 from vadprep.flow.scale import Scale
 from vadprep.flow.settings import TVL1
 from vadprep.records import VadprepError
@@ -73,10 +73,7 @@ def iteration_bytes(height: int, width: int) -> int:
 
 
 def _check(frames: Tensor) -> None:
-    if frames.dtype != torch.uint8 or frames.ndim != 3 or 0 in frames.shape:
-        raise ValueError(
-            f"frames: {frames.dtype} {list(frames.shape)}, expected uint8 [N, H, W], none of them 0"
-        )
+    check_frames(tuple(frames.shape), str(frames.dtype))
     if tuple(int(part) for part in triton.__version__.split(".")[:2]) < LEAST_TRITON:
         raise VadprepError(
             f"Triton {triton.__version__} cannot compile TV-L1, 3.4 can (pip install -U torch)"

@@ -22,9 +22,6 @@ needs the new p of two neighbours: 27 loads a pixel instead of 35, and one thres
 made with atomics, so no bit depends on the order of blocks or on the other pairs.
 """
 
-# mypy: allow-untyped-defs
-# In a kernel Triton reads annotations as types of its own.
-
 from __future__ import annotations
 
 import triton
