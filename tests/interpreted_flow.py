@@ -21,6 +21,7 @@ def interpreted_flow(
     frames: NDArray[np.uint8],
     settings: Any,
     tile: tuple[int, int] = WHOLE,
+    rows: int = WHOLE[0],
     budget_bytes: int = 1 << 30,
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Flow [N-1, H, W, 2] and iterations [N-1, scales] by the interpreter."""
@@ -29,7 +30,7 @@ def interpreted_flow(
     from vadprep.flow import gpu, scale
 
     torch.set_num_threads(1)
-    scale.PREPARE_TILE = scale.ITERATE_TILE = tile
+    scale.TILE, scale.ROWS = tile, rows
     scale.CHUNK_ROUNDS, scale.CHUNKS_AHEAD = 1, 0  # no more launches than are needed
     flow, counts = gpu.counted_tvl1_cuda(torch.from_numpy(frames), settings, budget_bytes)
     return flow.numpy(), counts.numpy()

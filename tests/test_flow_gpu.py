@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ from interpreted_flow import compiled_for_an_h100, interpret, interpreted_flow
 from naive_flow import naive_flow
 from numpy.typing import NDArray
 
-from vadprep.flow import TVL1
+from vadprep.flow import TVL1, tvl1
 from vadprep.records import VadprepError
 
 pytest.importorskip("triton")
 from vadprep.flow import gpu, kernels  # noqa: E402
+from vadprep.flow.scale import Scale  # noqa: E402
 
 FIXED = TVL1(scales=1, warps=1, inner_iterations=10, outer_iterations=1, epsilon=0)
 STOPPING = TVL1(scales=2, warps=2, inner_iterations=4, outer_iterations=2, epsilon=0.17)
@@ -99,9 +102,15 @@ def test_each_pair_stops_by_itself_as_the_naive_one_does(
 def test_a_pair_alone_has_the_same_bits(
     flow: Flow, stopped: tuple[NDArray[np.float32], NDArray[np.int32]]
 ) -> None:
-    found, counts = flow(moving(3, 24, 40), STOPPING, budget_bytes=1)
-    assert found.tobytes() == stopped[0].tobytes()
-    assert np.array_equal(counts, stopped[1])
+    found, counts = flow(moving(3, 24, 40)[1:], STOPPING)
+    assert found[0].tobytes() == stopped[0][1].tobytes()
+    assert counts[0].tolist() == stopped[1][1].tolist()
+
+
+def test_repetition_changes_no_bit(flow: Flow) -> None:
+    frames = moving(3, 24, 40)
+    settings = dataclasses.replace(FIXED, inner_iterations=2, median=3)
+    assert flow(frames, settings)[0].tobytes() == flow(frames, settings)[0].tobytes()
 
 
 def test_the_last_batch_may_overlap(flow: Flow) -> None:
@@ -114,20 +123,22 @@ def test_the_last_batch_may_overlap(flow: Flow) -> None:
 
 def test_tiles_leave_no_seams(flow: Flow) -> None:
     frames, settings = moving(2, 24, 40), dataclasses.replace(FIXED, inner_iterations=2)
-    assert np.array_equal(flow(frames, settings)[0], flow(frames, settings, (16, 32))[0])
+    assert np.array_equal(flow(frames, settings)[0], flow(frames, settings, (16, 32), 8)[0])
 
 
 def test_still_and_flat_pairs_have_no_flow_and_end_at_once(flow: Flow) -> None:
     still = moving(1, 16, 16)[[0, 0]]
     frames = np.concatenate([still, np.full((2, 16, 16), 90, np.uint8)])
-    found, counts = flow(frames, TVL1(warps=2))
+    found, counts = flow(frames, TVL1(warps=1))
     assert not found[[0, 2]].any()
-    assert counts[[0, 2]].tolist() == [[2], [2]]
+    assert counts[[0, 2]].tolist() == [[1], [1]]
 
 
 def test_noise_gives_finite_flow(flow: Flow) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 17, 16), np.uint8)
-    assert np.isfinite(flow(frames, dataclasses.replace(STOPPING, scales=1, epsilon=0))[0]).all()
+    assert np.isfinite(
+        flow(frames, dataclasses.replace(FIXED, warps=2, inner_iterations=3))[0]
+    ).all()
 
 
 def test_one_frame_has_no_pair(flow: Flow) -> None:
@@ -165,11 +176,30 @@ def test_exchanges_leave_the_median_in_the_middle(count: int) -> None:
     assert np.array_equal(columns[count // 2], np.median(values, axis=1))
 
 
-def test_kernels_compile_for_an_h100_once_for_all_sizes() -> None:
+@pytest.mark.parametrize("median", [3, pytest.param(5, marks=pytest.mark.slow)])
+def test_kernels_compile_for_an_h100_once_for_all_sizes(median: int) -> None:
+    sizes = [(256, 340), (205, 272), (17, 21)]
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        sizes = [(256, 340), (205, 272), (17, 21)]
-        found = process.submit(compiled_for_an_h100, sizes, TVL1()).result()
-    assert found == {"prepare": 1, "iterate": 1, "advance": 3}  # one for each number of tiles
+        found = process.submit(compiled_for_an_h100, sizes, TVL1(median=median)).result()
+    # Adding up is compiled for each power of two that the number of tiles may reach.
+    assert found == {"prepare": 1, "iterate": 1, "advance": 3}
+
+
+def test_without_a_gpu_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(VadprepError, match="no CUDA device is seen here"):
+        tvl1(moving(2, 16, 16), device="cuda")
+
+
+def test_memory_goes_with_its_scale() -> None:
+    scale = Scale(1, (16, 16), TVL1(), torch.empty(Scale.floats(1, (16, 16))))
+    known = weakref.ref(scale)
+    gc.disable()
+    try:
+        del scale
+        assert known() is None  # not held by itself until the next collection
+    finally:
+        gc.enable()
 
 
 def real_frames(folder: Path, num_frames: int) -> list[Frames]:
@@ -233,10 +263,22 @@ def test_on_a_gpu_neither_batches_nor_repetition_change_a_bit(real_clips: Path) 
 
 
 @pytest.mark.gpu
+def test_on_a_gpu_threads_do_not_disturb_each_other() -> None:
+    batches = [moving(8, 64 + each, 80) for each in range(4)]
+    expected = [on_gpu(frames, TVL1()) for frames in batches]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(3):
+            found = list(threads.map(on_gpu, batches, [TVL1()] * 4))
+            assert all(map(np.array_equal, found, expected))
+
+
+@pytest.mark.gpu
 def test_on_a_gpu_memory_stays_within_the_budget() -> None:
     frames = torch.from_numpy(moving(60, 256, 340)).cuda()
     budget, result_bytes = 1 << 27, 59 * 256 * 340 * 2 * 4
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    gpu.tvl1_cuda(frames, dataclasses.replace(FIXED, scales=5), budget)
+    flow = gpu.tvl1_cuda(frames, dataclasses.replace(FIXED, scales=5), budget)
     assert torch.cuda.max_memory_allocated() - before < budget + result_bytes
+    del flow
+    assert torch.cuda.memory_allocated() == before

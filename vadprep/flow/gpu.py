@@ -1,15 +1,17 @@
 """TV-L1 optical flow on a GPU, many pairs of frames at once.
 
-Why it should be fast, for 340 x 256 px and the default settings. A pair of real clips takes about
-27 million iterations of a pixel (16 to 44 were counted). One reads 9 and writes 6 float32, 60
-bytes: 20 ps on an H100, where copies reach 3.0 TB/s, so 0.54 ms a pair; 0.38 ms on an H200 at 4.3.
-Compiled for them, ``iterate`` is 240 instructions a pixel, 8 ps on 132 multiprocessors at 1.7 GHz,
-with 28 loads, 6 ps from the first cache: both hide behind memory. Warps and medians, one or two
-for 20 iterations, add 0.1 to 0.2 ms. Two launches an iteration take 3 to 4 us, where the memory
-takes 190 us for 110 pairs at the finest scale and 30 us at the coarsest. So many pairs are worked
-on at once: more than fit into the L2 cache, but the 9 that do would be iterated faster than
-launched. No pair waits for another within a scale, and launches are replayed from a CUDA graph.
-In all that is 0.7 to 0.9 ms a pair on an H100.
+Why it should be fast, for 340 x 256 px and the default settings (arithmetic, not measurement). A
+pair of real clips takes 7 to 27 million iterations of a pixel, as counted on the CPU. One of them
+reads 9 and writes 6 float32, 60 bytes. At the 3.0 TB/s that copies reach on an H100 this is 20 ps,
+so at most 0.54 ms a pair; at the 4.3 of an H200, 0.38 ms. Compiled for both, ``iterate`` is about
+250 instructions a pixel, 9 ps on 132 multiprocessors at 1.7 GHz, of them 28 loads, 6 ps from the
+first cache: both hide behind memory. Warps and medians, one or two for 20 iterations, add 0.1 to
+0.2 ms. In all that is below 0.8 ms a pair on an H100, if launches do not spoil it: the two of an
+iteration take 3 to 4 us. So many pairs are worked on at once, 96 by default, which give the memory
+170 us of work an iteration at the finest scale and 28 at the coarsest. They do not fit into the
+L2 cache, but the 9 that do would be iterated faster than launched. Within a scale no pair waits
+for another; the programs of a pair that is done read one number and end. Launches are replayed
+from a CUDA graph, and the host asks late and seldom who is done.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ BUDGET_BYTES = 1 << 30
 LEAST_TRITON = (3, 4)
 """Compiles tuples in kernels; it comes with torch 2.8."""
 
-PLANES_OF_A_PAIR = 30
-"""float32 a pixel at the most: 18 of the finest scale, 3 of the pyramid, the rest in passing."""
+PLANES_OF_A_PAIR = 32
+"""float32 a pixel at most: 18 of the finest scale, 3 of the pyramid, up to 10 in a resize."""
 
 
 def tvl1_cuda(frames: Tensor, settings: TVL1, budget_bytes: int = BUDGET_BYTES) -> Tensor:
@@ -53,13 +55,14 @@ def counted_tvl1_cuda(
     _check(frames)
     num_pairs, height, width = len(frames) - 1, *frames.shape[1:]
     sizes = settings.sizes(height, width)
-    flow = torch.empty((num_pairs, height, width, 2), device=frames.device)
-    counts = torch.empty((num_pairs, len(sizes)), dtype=torch.int32, device=frames.device)
+    shape, device = (num_pairs, height, width, 2), frames.device
+    flow = torch.empty(shape, dtype=torch.float32, device=device)
+    counts = torch.empty((num_pairs, len(sizes)), dtype=torch.int32, device=device)
     if num_pairs == 0:
         return flow, counts
     pairs, starts = _batches(num_pairs, budget_bytes // (PLANES_OF_A_PAIR * 4 * height * width))
     with torch.cuda.device_of(frames):
-        solver = _Solver(pairs, sizes, settings, frames.device)
+        solver = _Solver(pairs, sizes, settings, device)
         for start in starts:
             found, iterations = solver(frames[start : start + pairs + 1])
             flow[start : start + pairs] = found.movedim(1, -1)
@@ -103,7 +106,8 @@ class _Solver:
         settings: TVL1,
         device: torch.device,
     ) -> None:
-        memory = torch.empty(Scale.floats(pairs, sizes[0]), device=device)
+        floats = Scale.floats(pairs, sizes[0])
+        memory = torch.empty(floats, dtype=torch.float32, device=device)
         self._scales = [Scale(pairs, size, settings, memory) for size in sizes]
         step = 1 / settings.scale_step
         steps = list(zip(sizes, sizes[1:], strict=False))

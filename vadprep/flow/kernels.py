@@ -74,14 +74,6 @@ def exchanges(count: int) -> tuple[tuple[int, int], ...]:
 
 
 @triton.jit
-def _tile(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """y [ROWS, 1] and x [1, COLUMNS] of a program's pixels, some of them past the edge."""
-    y = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[:, None]
-    x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    return y, x
-
-
-@triton.jit
 def _median(plane, y, x, height, width, SIDE: tl.constexpr, ORDER: tl.constexpr):
     """Median of a SIDE x SIDE window, beyond the border its pixels again."""
     values: tl.tuple = ()
@@ -137,6 +129,21 @@ def _sampled(image, gradients, y, x, height, width):
     return value, slope_x, slope_y
 
 
+@triton.jit
+def _linearise(flow, images, gradients, warped, y, x, height, width):
+    """Store the residual at a flow: its slopes, and what it is without flow."""
+    plane = height * width
+    inside = (y < height) & (x < width)
+    here = tl.minimum(y, height - 1) * width + tl.minimum(x, width - 1)
+    u = tl.load(flow + here)
+    v = tl.load(flow + plane + here)
+    value, slope_x, slope_y = _sampled(images + plane, gradients, y + v, x + u, height, width)
+    constant = value - slope_x * u - slope_y * v - tl.load(images + here)
+    tl.store(warped + here, constant, mask=inside)
+    tl.store(warped + plane + here, slope_x, mask=inside)
+    tl.store(warped + 2 * plane + here, slope_y, mask=inside)
+
+
 @triton.jit(do_not_specialize=LEAVE)
 def prepare(
     state,
@@ -148,6 +155,7 @@ def prepare(
     width,
     SIDE: tl.constexpr,
     ORDER: tl.constexpr,
+    TALL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -163,26 +171,27 @@ def prepare(
     turn = tl.load(state + pair * STATE + ITERATIONS) % 2
     plane = height * width
     flow = flows + (pair * 4 + turn * 2) * plane
-    y, x = _tile(ROWS, COLUMNS)
-    inside = (y < height) & (x < width)
-    here = tl.minimum(y, height - 1) * width + tl.minimum(x, width - 1)
-    if todo == WARP:
-        u = tl.load(flow + here)
-        v = tl.load(flow + plane + here)
-        second = images + (pair + 1) * plane
-        value, slope_x, slope_y = _sampled(
-            second, gradients + pair * 2 * plane, y + v, x + u, height, width
-        )
-        first = tl.load(images + pair * plane + here)
-        to = warped + pair * 3 * plane + here
-        tl.store(to, value - slope_x * u - slope_y * v - first, mask=inside)
-        tl.store(to + plane, slope_x, mask=inside)
-        tl.store(to + 2 * plane, slope_y, mask=inside)
-    if SIDE > 1:
-        filtered = flows + (pair * 4 + (1 - turn) * 2) * plane + here
-        for component in tl.static_range(2):
-            median = _median(flow + component * plane, y, x, height, width, SIDE, ORDER)
-            tl.store(filtered + component * plane, median, mask=inside)
+    other = flows + (pair * 4 + (1 - turn) * 2) * plane
+    x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    top = tl.program_id(1) * TALL
+    for first in range(top, tl.minimum(top + TALL, height), ROWS):
+        y = first + tl.arange(0, ROWS)[:, None]
+        if todo == WARP:
+            _linearise(
+                flow,
+                images + pair * plane,
+                gradients + pair * 2 * plane,
+                warped + pair * 3 * plane,
+                y,
+                x,
+                height,
+                width,
+            )
+        if SIDE > 1:
+            inside = (y < height) & (x < width)
+            for component in range(2):
+                median = _median(flow + component * plane, y, x, height, width, SIDE, ORDER)
+                tl.store(other + component * plane + y * width + x, median, mask=inside)
 
 
 @triton.jit
@@ -248,6 +257,33 @@ def _thresholded(u, v, constant, slope_x, slope_y, threshold):
     return u + factor * slope_x, v + factor * slope_y
 
 
+@triton.jit
+def _iterated(flow, old, new, p, new_p, data, y, x, height, width, threshold, theta, step):
+    """Squared updates of the flow's pixels, after a dual and a primal step are stored."""
+    plane = height * width
+    inside = (y < height) & (x < width)
+    places = _neighbourhood(tl.minimum(y, height - 1), tl.minimum(x, width - 1), height, width)
+    here = places[0]
+
+    p11, p12, div_u = _dual_step(flow, p, places, plane, step)
+    p21, p22, div_v = _dual_step(flow + plane, p + 2 * plane, places, plane, step)
+    old_u = tl.load(old + here)
+    old_v = tl.load(old + plane + here)
+    constant = tl.load(data + here)
+    slope_x = tl.load(data + plane + here)
+    slope_y = tl.load(data + 2 * plane + here)
+    u, v = _thresholded(old_u, old_v, constant, slope_x, slope_y, threshold)
+    u += theta * div_u
+    v += theta * div_v
+    tl.store(new + here, u, mask=inside)
+    tl.store(new + plane + here, v, mask=inside)
+    tl.store(new_p + here, p11, mask=inside)
+    tl.store(new_p + plane + here, p12, mask=inside)
+    tl.store(new_p + 2 * plane + here, p21, mask=inside)
+    tl.store(new_p + 3 * plane + here, p22, mask=inside)
+    return tl.where(inside, (u - old_u) * (u - old_u) + (v - old_v) * (v - old_v), 0.0)
+
+
 @triton.jit(do_not_specialize=[*LEAVE, "furthest"])
 def iterate(
     state,
@@ -262,6 +298,7 @@ def iterate(
     step,
     furthest,
     SIDE: tl.constexpr,
+    TALL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -278,41 +315,26 @@ def iterate(
     turn = iterations % 2
     # p is zero at the start of a scale, and no dual update comes before the first primal one.
     step = tl.where(iterations == 0, 0.0, step)
-    filtered = (tl.load(own + INNER) == 0) & (SIDE > 1)
     plane = height * width
     flow = flows + (pair * 4 + turn * 2) * plane
-    other = flows + (pair * 4 + (1 - turn) * 2) * plane
+    new = flows + (pair * 4 + (1 - turn) * 2) * plane
+    filtered = (tl.load(own + INNER) == 0) & (SIDE > 1)
+    old = new if filtered else flow
     p = duals + (pair * 8 + turn * 4) * plane
     new_p = duals + (pair * 8 + (1 - turn) * 4) * plane
+    data = warped + pair * 3 * plane
 
-    y, x = _tile(ROWS, COLUMNS)
-    inside = (y < height) & (x < width)
-    places = _neighbourhood(tl.minimum(y, height - 1), tl.minimum(x, width - 1), height, width)
-    here = places[0]
-
-    p11, p12, div_u = _dual_step(flow, p, places, plane, step)
-    p21, p22, div_v = _dual_step(flow + plane, p + 2 * plane, places, plane, step)
-    old = other if filtered else flow
-    old_u = tl.load(old + here)
-    old_v = tl.load(old + plane + here)
-    data = warped + pair * 3 * plane + here
-    constant = tl.load(data)
-    slope_x = tl.load(data + plane)
-    slope_y = tl.load(data + 2 * plane)
-    u, v = _thresholded(old_u, old_v, constant, slope_x, slope_y, threshold)
-    u += theta * div_u
-    v += theta * div_v
-
-    tl.store(other + here, u, mask=inside)
-    tl.store(other + plane + here, v, mask=inside)
-    tl.store(new_p + here, p11, mask=inside)
-    tl.store(new_p + plane + here, p12, mask=inside)
-    tl.store(new_p + 2 * plane + here, p21, mask=inside)
-    tl.store(new_p + 3 * plane + here, p22, mask=inside)
-    square = (u - old_u) * (u - old_u) + (v - old_v) * (v - old_v)
+    squares = tl.zeros((ROWS, COLUMNS), tl.float32)
+    x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    top = tl.program_id(1) * TALL
+    for first in range(top, tl.minimum(top + TALL, height), ROWS):
+        y = first + tl.arange(0, ROWS)[:, None]
+        squares += _iterated(
+            flow, old, new, p, new_p, data, y, x, height, width, threshold, theta, step
+        )
     tiles = tl.num_programs(0) * tl.num_programs(1)
     tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-    tl.store(errors + pair * tiles + tile, tl.sum(tl.where(inside, square, 0.0)))
+    tl.store(errors + pair * tiles + tile, tl.sum(squares))
 
 
 @triton.jit(do_not_specialize=["furthest", "tiles", "inners", "medians", "warps"])

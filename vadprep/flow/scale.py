@@ -12,9 +12,12 @@ from torch import Tensor
 from vadprep.flow import kernels
 from vadprep.flow.settings import TVL1
 
-PREPARE_TILE = (8, 32)
-ITERATE_TILE = (16, 32)
-"""Rows and columns of a program of 4 warps: 2 and 4 pixels a thread, in 150 and 80 registers."""
+TILE = (32, 32)
+"""Rows and columns of a program of 4 warps. Many small ones would take long just to see that
+their pair rests."""
+
+ROWS = 8
+"""Rows of a tile worked on at a time: 2 pixels a thread, which take 80 to 96 registers."""
 
 ROUND_ITERATIONS = 4
 """Iterations from one chance to warp and filter to the next: a pair ready sooner waits for it."""
@@ -36,11 +39,12 @@ class Scale:
         """``memory``: ``floats`` float32 at least, whatever their values."""
         self._pairs, self._size, self._settings = pairs, size, settings
         self._order = kernels.exchanges(settings.median**2) if settings.median > 1 else ()
+        self._grid = (*_tiles(size), pairs)
         arrays = _carved(memory, _shapes(pairs, size))
         self._images, self._gradients, self._flows, self._duals, self._warped, self._errors = arrays
         shape = (pairs, kernels.STATE.value)
         self._state = torch.empty(shape, dtype=torch.int32, device=memory.device)
-        self._launch_chunk = _Replayed(self._chunk, memory.is_cuda)
+        self._launched = _Launched(memory.is_cuda)
 
     @staticmethod
     def floats(pairs: int, size: tuple[int, int]) -> int:
@@ -78,7 +82,7 @@ class Scale:
         rounds *= settings.warps * settings.outer_iterations
         answers: deque[Callable[[], bool]] = deque()
         for _ in range(math.ceil(rounds / CHUNK_ROUNDS)):
-            self._launch_chunk()
+            self._launched(self._chunk)
             answers.append(self._asked())
             if len(answers) > CHUNKS_AHEAD and answers.popleft()():
                 return
@@ -106,7 +110,7 @@ class Scale:
                 self._iterate(kernels.ITERATE.value)
 
     def _prepare(self) -> None:
-        kernels.prepare[self._grid(PREPARE_TILE)](
+        kernels.prepare[self._grid](
             self._state,
             self._images,
             self._gradients,
@@ -115,14 +119,15 @@ class Scale:
             *self._size,
             SIDE=self._settings.median,
             ORDER=self._order,
-            ROWS=PREPARE_TILE[0],
-            COLUMNS=PREPARE_TILE[1],
+            TALL=TILE[0],
+            ROWS=ROWS,
+            COLUMNS=TILE[1],
             enable_fp_fusion=True,
         )
 
     def _iterate(self, furthest: int) -> None:
-        settings, grid = self._settings, self._grid(ITERATE_TILE)
-        kernels.iterate[grid](
+        settings = self._settings
+        kernels.iterate[self._grid](
             self._state,
             self._flows,
             self._duals,
@@ -134,11 +139,12 @@ class Scale:
             float(settings.tau / settings.theta),
             furthest,
             SIDE=settings.median,
-            ROWS=ITERATE_TILE[0],
-            COLUMNS=ITERATE_TILE[1],
+            TALL=TILE[0],
+            ROWS=ROWS,
+            COLUMNS=TILE[1],
             enable_fp_fusion=True,
         )
-        tiles = grid[0] * grid[1]
+        tiles = self._grid[0] * self._grid[1]
         kernels.advance[(self._pairs,)](
             self._state,
             self._errors,
@@ -152,29 +158,25 @@ class Scale:
             enable_fp_fusion=True,
         )
 
-    def _grid(self, tile: tuple[int, int]) -> tuple[int, int, int]:
-        return (*_tiles(tile, self._size), self._pairs)
 
+class _Launched:
+    """Makes the same launches at each call: the second call records them, to be replayed.
 
-class _Replayed:
-    """A fixed sequence of launches: made once, recorded the second time, replayed ever after.
-
-    The first time compiles the kernels, which a CUDA graph cannot record.
+    The first compiles the kernels, which a CUDA graph cannot record. Holds no reference to what
+    launches, whose memory a cycle would keep until the next garbage collection.
     """
 
-    def __init__(self, launch: Callable[[], None], on_cuda: bool) -> None:
-        self._launch = launch
-        self._record = on_cuda
-        self._made = False
+    def __init__(self, on_cuda: bool) -> None:
+        self._on_cuda = on_cuda
+        self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self) -> None:
-        if not self._made or not self._record:
-            self._launch()
-            self._made = True
+    def __call__(self, launch: Callable[[], None]) -> None:
+        self._calls += 1
+        if self._calls == 1 or not self._on_cuda:
+            launch()
             return
-        if self._graph is None:
-            self._graph = _recorded(self._launch)
+        self._graph = self._graph or _recorded(launch)
         self._graph.replay()
 
 
@@ -201,14 +203,13 @@ def _gradient(images: Tensor, axis: int, out: Tensor) -> None:
 
 def _shapes(pairs: int, size: tuple[int, int]) -> list[tuple[int, ...]]:
     """Shapes of the arrays of a scale: images, gradients, flows, duals, warped, errors."""
-    tiles = math.prod(_tiles(ITERATE_TILE, size))
     return [
         (pairs + 1, *size),
         (pairs, 2, *size),
         (pairs, 2, 2, *size),
         (pairs, 2, 4, *size),
         (pairs, 3, *size),
-        (pairs, tiles),
+        (pairs, math.prod(_tiles(size))),
     ]
 
 
@@ -225,9 +226,9 @@ def _aligned(count: int) -> int:
     return math.ceil(count / ALIGNMENT) * ALIGNMENT
 
 
-def _tiles(tile: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+def _tiles(size: tuple[int, int]) -> tuple[int, int]:
     """Tiles along x and along y."""
-    return math.ceil(size[1] / tile[1]), math.ceil(size[0] / tile[0])
+    return math.ceil(size[1] / TILE[1]), math.ceil(size[0] / TILE[0])
 
 
 def _power_of_two(least: int) -> int:
