@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vadprep.decode import open_frames
-from vadprep.flow import tvl1, usable_cores
+from vadprep.flow import TVL1, tvl1, usable_cores
 from vadprep.flow.pictures import grey_of
 from vadprep.records import DecodeError
 
@@ -32,7 +32,11 @@ NOISE = 1e-4
 BASE = "OpenCV"
 SELF = "OpenCV, noise of 1e-4 grey levels added"
 
+COPIED_BYTES = 1 << 30
+"""Read and written together, in the copy that GPUs are compared with."""
+
 Flow = NDArray[np.float32]
+Result = TypeVar("Result")
 Method = Callable[[NDArray[np.uint8]], Flow]
 
 
@@ -86,6 +90,7 @@ def bench_flow(
     Raises DecodeError for a clip that cannot be read or has fewer frames.
     """
     methods, notes = available()
+    shares: list[float] = []
     timings: list[FlowTiming] = []
     for size in sizes:
         seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -96,7 +101,14 @@ def bench_flow(
                 start = time.perf_counter()
                 flows[name].append(method(frames))
                 seconds[name].append((time.perf_counter() - start) / pairs)
+            if torch.cuda.is_available():
+                shares.append(bandwidth_share(torch.from_numpy(frames).cuda()))
         timings += _timings(size, seconds, flows)
+    if shares:
+        notes.append(
+            f"{torch.cuda.get_device_name()}: its iterations alone move memory at "
+            f"{statistics.median(shares):.0%} of the rate of a plain copy"
+        )
     return FlowBench(len(clips) * pairs, tuple(timings), tuple(notes))
 
 
@@ -139,6 +151,35 @@ def available() -> tuple[dict[str, Method], list[str]]:
         if name not in (BASE, SELF):
             method(np.zeros((2, *SIZES[0]), np.uint8))
     return methods, notes
+
+
+def bandwidth_share(frames: torch.Tensor) -> float:
+    """Bytes a second that the iterations of TV-L1 move on a GPU, by those of a copy."""
+    from vadprep.flow.gpu import counted_tvl1_cuda
+
+    (_, iterations), seconds = _on_device(lambda: counted_tvl1_cuda(frames, TVL1()))
+    moved = bytes_moved(iterations, TVL1().sizes(*frames.shape[1:]))
+    memory = torch.empty(COPIED_BYTES // 2, dtype=torch.uint8, device=frames.device)
+    _, copying = _on_device(memory.clone)  # reads it and writes it
+    return moved / seconds / (COPIED_BYTES / copying)
+
+
+def bytes_moved(iterations: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> int:
+    """Bytes that ``iterations`` int [pairs, scales] read and write at least."""
+    from vadprep.flow.gpu import iteration_bytes
+
+    counts = iterations.sum(dim=0).tolist()
+    return sum(n * iteration_bytes(*size) for n, size in zip(counts, sizes, strict=True))
+
+
+def _on_device(work: Callable[[], Result]) -> tuple[Result, float]:
+    """The result of the second of two calls, and the seconds until the device has it."""
+    work()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    result = work()
+    torch.cuda.synchronize()
+    return result, time.perf_counter() - start
 
 
 def opencv_flow(cv2: Any, frames: NDArray[np.uint8], noise: float) -> Flow:
