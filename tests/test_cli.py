@@ -67,6 +67,7 @@ def test_help_lists_the_options_as_declared():
     assert names[: len(expected)] == expected
 
 
+@pytest.mark.slow
 def test_the_command_line_and_the_library_give_the_same_features(videos, tmp_path, patch):
     """A process of its own and the real network, against a call in this process."""
     patch.undo()

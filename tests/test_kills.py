@@ -9,6 +9,8 @@ import pytest
 from kill_many import differences, kill_many, make_videos, moments, undisturbed
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_ten_kills_cost_only_the_videos_in_flight(tmp_path):
     kills = kill_many(tmp_path, times=10, seed=0)
@@ -18,6 +20,7 @@ def test_ten_kills_cost_only_the_videos_in_flight(tmp_path):
     assert all(kill.repeated <= 2 for kill in kills)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_kills_of_two_streams_cost_only_the_videos_in_flight(tmp_path):
     kills = kill_many(tmp_path, 3, 1, streams=("rgb", "flow"), runners=("process",), count=4)

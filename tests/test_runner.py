@@ -129,6 +129,7 @@ def test_a_worker_that_dies_is_replaced_and_its_video_done_again(tmp_path, video
     assert differences(folder, whole) == []
 
 
+@pytest.mark.slow
 def test_a_video_that_kills_two_workers_is_left_for_the_next_run(tmp_path, videos, whole):
     folder = tmp_path / "f"
     reports = extract_all(folder, videos, on_ray(partial(Dying, "v3.mp4", None), Pool(1)))
@@ -156,7 +157,10 @@ def unbuildable() -> Extractor:
     raise SpecError("the weights are others")
 
 
-@pytest.mark.parametrize(("worker", "error"), [(Failing, OutputError), (unbuildable, SpecError)])
+@pytest.mark.parametrize(
+    ("worker", "error"),
+    [(Failing, OutputError), pytest.param(unbuildable, SpecError, marks=pytest.mark.slow)],
+)
 def test_an_error_of_a_worker_ends_the_run_as_it_would_in_process(tmp_path, videos, worker, error):
     folder = tmp_path / "f"
     with pytest.raises(error):
@@ -170,7 +174,11 @@ def test_an_error_of_a_worker_ends_the_run_as_it_would_in_process(tmp_path, vide
 
 @pytest.mark.parametrize(
     ("runner", "number"),
-    [("ray", signal.SIGTERM), ("ray", signal.SIGUSR1), ("process", signal.SIGTERM)],
+    [
+        ("ray", signal.SIGTERM),
+        pytest.param("ray", signal.SIGUSR1, marks=pytest.mark.slow),
+        ("process", signal.SIGTERM),
+    ],
 )
 def test_a_signal_stops_within_ten_seconds_and_leaves_nothing_behind(
     tmp_path, videos, whole, runner, number
