@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.flow.bilinear import axis
 from vadprep.flow.compiled import loops
 from vadprep.flow.planes import BORDER, LANES, LEFT, TILE
 from vadprep.flow.settings import TVL1
 
 Plane = NDArray[np.float32]
-Axis = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 def tvl1_cpu(frames: NDArray[np.uint8], settings: TVL1, threads: int) -> NDArray[np.float32]:
@@ -155,22 +155,9 @@ class Solver:
         factor: float,
     ) -> None:
         old, new = self.scales[source], self.scales[target]
-        rows = _axis(new.height, old.height, steps[0])
-        columns = _axis(new.width, old.width, steps[1])
+        rows = axis(new.height, old.height, steps[0])
+        columns = axis(new.width, old.width, steps[1])
         loops().resize(
             planes[source], planes[target], self._line, rows, columns, old.stride, new.stride,
             np.float32(factor),
         )  # fmt: skip
-
-
-def _axis(size: int, source_size: int, step: float) -> Axis:
-    """Of each of ``size`` pixels the first of its two source pixels and the second's weight.
-
-    OpenCV's bilinear rule: pixel centres are at halves, and the edge is repeated.
-    """
-    place = (np.arange(size) + 0.5) * step - 0.5
-    first = np.floor(place)
-    weight = (place - first).astype(np.float32)
-    outside = (first < 0) | (first >= source_size - 1)
-    weight[outside] = 0
-    return np.clip(first, 0, source_size - 1).astype(np.int64), weight

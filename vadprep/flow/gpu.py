@@ -19,12 +19,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import triton
 from torch import Tensor
 
 from vadprep.flow import check_frames, kernels
+from vadprep.flow.bilinear import axis
 from vadprep.flow.scale import Scale
 from vadprep.flow.settings import TVL1
 from vadprep.records import VadprepError
@@ -159,11 +159,7 @@ def _taps(
     source: int, target: int, step: float, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """First and second source pixel of each target pixel, and the second one's weight."""
-    place = (np.arange(target) + 0.5) * step - 0.5
-    first = np.floor(place).astype(np.int64)
-    between = (first >= 0) & (first < source - 1)
-    weight = np.where(between, place - first, 0).astype(np.float32)
-    first = first.clip(0, source - 1)
+    first, weight = axis(target, source, step)
     second = (first + 1).clip(max=source - 1)
     return (
         torch.from_numpy(first).to(device),
