@@ -6,9 +6,12 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from commands import run, without_network
 
+from vadprep import demo, scene
 from vadprep.bench import bench_backbone
 from vadprep.cli import main
+from vadprep.features import stream_folders
 from vadprep.folder import StreamFolder
 from vadprep.verify import status
 
@@ -30,6 +33,22 @@ def test_the_demo_finds_its_anomalies_and_its_controls_do_not(tmp_path) -> None:
     assert report["random_weights"] is True
     assert status(StreamFolder.open(out / "features" / "rgb")).is_complete
     assert len(list((out / "plots").glob("*.png"))) == 18
+
+
+@pytest.mark.slow
+def test_the_demo_trains_on_both_streams(tmp_path, monkeypatch) -> None:
+    """With stand-ins for the networks and TV-L1, on a few videos."""
+    monkeypatch.setattr(scene, "PAIRS", {"train": 2, "test": 1})
+    monkeypatch.setattr(demo, "SEEDS", (0, 1))
+    monkeypatch.setattr(demo, "CONTROL_SEEDS", (0, 1))
+    with without_network():
+        result = run("demo", "--out", tmp_path, "--streams", "rgb,flow", "--workers", "1")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["specs"]) == {"rgb", "flow"} and report["random_weights"] is True
+    config = json.loads((tmp_path / "runs" / "ddl-concat" / "seed-0" / "config.json").read_text())
+    assert config["streams"] == "concat"
+    assert all(status(each).is_complete for each in stream_folders(tmp_path / "features").values())
 
 
 def test_the_bench_compares_forms_of_one_network_on_one_input() -> None:
