@@ -27,7 +27,7 @@ def without_network() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "load_backbone", lambda *settings: StandIn())
         patch.setattr(runner, "load_weights", _cached_weights)
-        patch.setattr(runner, "tvl1_method", lambda *settings: standin_flow)
+        patch.setattr(runner, "tvl1_method", lambda text: standin_flow)
         patch.delenv("VADPREP_ROOT", raising=False)
         patch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
         yield patch

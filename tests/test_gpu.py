@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from vadprep.backbones import load_backbone, load_weights
+from vadprep.flow.pictures import QUANTISE, Quantisation, grey_of, tvl1_method
+from vadprep.spec import FLOW
 from vadprep.views import TapResize, Views, ViewSettings
 
 pytestmark = pytest.mark.gpu
@@ -36,6 +38,36 @@ def test_views_agree_with_pillow_on_the_cpu() -> None:
     settings = ViewSettings(resize="short 256")
     assert torch.equal(Views(224, 224, settings, "cuda").resized(frames).cpu(), on_cpu)
     assert isinstance(Views(224, 224, settings, "cuda")._resize, TapResize)
+
+
+@pytest.mark.parametrize("name", QUANTISE)
+def test_pictures_of_flow_are_those_of_the_cpu(name: str) -> None:
+    frames = random_views(1)[0]
+    assert torch.equal(grey_of(frames.cuda()).cpu(), grey_of(frames))
+    steps = (
+        torch.linspace(-21, 21, 2 * 255 * 16 + 1)
+        .repeat(2, 1)[None, ..., None]
+        .expand(-1, -1, -1, 2)
+    )
+    quantisation = Quantisation(name, 20)
+    assert torch.equal(quantisation.planes(steps.cuda()).cpu(), quantisation.planes(steps))
+
+
+def test_flow_of_a_moving_picture_agrees_with_the_cpu() -> None:
+    """In 8 bits of 20 px: a level is 0.16 px, and flow may differ a little where it is chaotic."""
+    scene = torch.nn.functional.interpolate(
+        torch.rand(1, 1, 9, 40, generator=torch.Generator().manual_seed(0)),
+        (128, 640),
+        mode="bicubic",
+    )
+    scene = (255 * scene[0, 0].clamp(0, 1)).byte()
+    grey = torch.stack([scene[:, 200 - 2 * n : 500 - 2 * n] for n in range(5)])
+    method = tvl1_method(FLOW["flow"])
+    planes = [
+        Quantisation("mediapipe", 20).planes(method(each)).cpu() for each in (grey, grey.cuda())
+    ]
+    difference = (planes[0].int() - planes[1].int()).abs()
+    assert (difference > 1).float().mean() < 0.01
 
 
 def test_four_threads_give_the_bytes_of_one() -> None:

@@ -131,7 +131,7 @@ def drifting(folder: Path, num_frames: int, step: int) -> Path:
 def test_tvl1_on_real_motion_stands_in_the_snippets(tmp_path):
     source = drifting(tmp_path / "a", 17, step=2)
     (spec,) = specs(("flow",), resize="64x80", crops=10, crop_order="xd", tail="xd")
-    stage = FlowStage(tvl1_method(spec.flow, torch.device("cpu")))
+    stage = FlowStage(tvl1_method(spec.flow))
     _, stored = extracted(source, Extractor([Branch(spec, UandV(), stage)]))
     u, v = features(stored["flow"])[0].T
     np.testing.assert_allclose(u[:5], 127 + 2 * 255 / 40, atol=1)  # 2 px to the right

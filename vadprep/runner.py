@@ -110,14 +110,14 @@ def _make_branch(spec: Spec, settings: Settings) -> Branch:
             f"{spec.weights_sha256[:12]}... ({spec.weights})"
         )
     network = load_backbone(spec.graph, loaded, settings.device, spec.precision, spec.scaling)
-    flow = _flow_stage(spec, settings, network.device) if spec.stream == "flow" else None
+    flow = _flow_stage(spec, settings) if spec.stream == "flow" else None
     return Branch(spec, network, flow)
 
 
-def _flow_stage(spec: Spec, settings: Settings, device: torch.device) -> FlowStage:
+def _flow_stage(spec: Spec, settings: Settings) -> FlowStage:
     save, read = settings.save_flow, settings.flow_from
     return FlowStage(
-        tvl1_method(spec.flow, device),
+        tvl1_method(spec.flow),
         SavedFlow(save[0], KINDS[save[1]]) if save else None,
         SavedFlow.open(read, spec) if read else None,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -176,12 +176,18 @@ def parsed_settings(text: str) -> TVL1:
     return settings
 
 
-def tvl1_method(text: str, device: torch.device) -> FlowMethod:
-    """TV-L1 with the settings ``text`` of a spec, on ``device``; ValueError for a bad text."""
+def tvl1_method(text: str) -> FlowMethod:
+    """TV-L1 with the settings ``text`` of a spec, on the device of the frames.
+
+    Raises ValueError for a bad text.
+    """
     settings = parsed_settings(text)
 
     def method(grey: Tensor) -> Tensor:
-        frames: Any = grey if device.type == "cuda" else grey.numpy()
-        return torch.as_tensor(tvl1(frames, settings, device.type, FLOW_THREADS))
+        if grey.is_cuda:
+            from vadprep.flow.gpu import tvl1_cuda  # needs Triton
+
+            return tvl1_cuda(grey, settings)
+        return torch.from_numpy(tvl1(grey.numpy(), settings, threads=FLOW_THREADS))
 
     return method
