@@ -45,15 +45,15 @@ KINDS = {"hdf5": HDF5, "jpeg": JPEG}
 RECIPE = ("fps", "resize", "filter", "decoder", "flow", "flow_bound", "quantisation")
 """Fields of a spec that decide what the saved flow is."""
 
-LONGEST_NAME = 200
-"""Bytes of a file name before it is cut; a file system takes 255."""
+LONGEST_NAME = 150
+"""Bytes of a name before it is cut; a file system takes 255, temporary names need a hundred."""
 
 
 def file_name(video_id: str) -> str:
     """A file name of its own for each id: percent-encoded, a long one cut and hashed."""
     content = video_id.encode("utf-8", "surrogateescape")
     name = quote(content, safe=" ")
-    if set(name) == {"."}:
+    if set(name) == {"."} or name == "flow.json" or ".tmp-" in name:
         name = name.replace(".", "%2E")
     if len(name) <= LONGEST_NAME:
         return name
