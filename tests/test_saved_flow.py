@@ -77,7 +77,8 @@ def test_jpeg_has_the_files_of_two_stream_code_and_is_close(tmp_path):
 
 @pytest.mark.parametrize("form", KINDS)
 def test_odd_ids_have_files_of_their_own(tmp_path, form):
-    ids = [*ODD_IDS, ".", "...", "flow.json", "a.tmp-vm-4194304-0", "a%2Fb", "x" * 250, "x" * 251, "日" * 80, "A", "a"]
+    ids = [*ODD_IDS, ".", "...", "flow.json", "a.tmp-vm-4194304-0", "a%2Fb", "A", "a"]
+    ids += ["x" * 250, "x" * 251, "日" * 80]
     folder = SavedFlow.prepare(tmp_path / "f", KINDS[form], spec())
     for video_id in ids:
         with folder.writer(video_id):

@@ -255,7 +255,7 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
 def presets(name: str | None) -> None:
     """The named recipes; of one, where each value comes from."""
     if name:
-        flow = FLOW if PRESETS[name]["graph"] in FLOW_GRAPHS else {}
+        flow = FLOW | {"flow": "tvl1"} if PRESETS[name]["graph"] in FLOW_GRAPHS else {}
         tables.show(tables.preset_rows(name, PRESETS[name] | flow))
         return
     tables.show(tables.presets_rows(PRESETS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from vadprep.spec import PRESETS
+from vadprep.spec import FLOW, PRESETS
 
 OURS = "ours: no source says it"
 """Source of a value that had to be chosen."""
@@ -100,7 +100,8 @@ _SWIN = _TORCHVISION.and_(
 )
 
 FLOW_SOURCES = {
-    "flow": "MediaPipe, tvl1_optical_flow_calculator.cc: OpenCV's CPU class with its defaults",
+    "flow": "MediaPipe, tvl1_optical_flow_calculator.cc: OpenCV's CPU class with its defaults, "
+    + FLOW["flow"].partition(" ")[2],
     "flow_bound": README + ": 20 px",
     "quantisation": "MediaPipe, flow_quantizer_model.cc; its JPEG of quality 100 is left out",
     "flip_rule": OURS + "; Finspire13's code mirrors the picture of the flow alone (keep-u)",
