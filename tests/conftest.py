@@ -24,6 +24,12 @@ def restored_random_state() -> Iterator[None]:
     np.random.set_state(numpy_state)
 
 
+@pytest.fixture(autouse=True)
+def no_weights_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a developer has downloaded is not seen by tests."""
+    monkeypatch.setenv("VADPREP_CACHE", "/nonexistent")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without a GPU its tests are skipped, unless FAIL_WITHOUT_CUDA=1 says there must be one."""
     if not any(item.get_closest_marker("gpu") for item in items):

@@ -29,7 +29,6 @@ class Notes:
 README = "README of kinetics-i3d"
 XDVIODET = "Roc-Ng/XDVioDet"
 SCRIPT = "I3D_Feature_Extraction_resnet (G. Gottimukkala)"
-TENCROP = "the author in RTFM's issue 33: torchvision's TenCrop"
 
 _FIELD = {
     "clip_length": "Sultani et al. 2018 and all after: 16 frames",
@@ -55,24 +54,27 @@ _I3D = Notes(
     ("which library resized: with or without averaging moves grey values by several levels",),
 )
 
+AUTHOR = "the author in RTFM's issue 21"
 _RESNET = Notes(
-    "Tian et al. 2021 (RTFM), its issues",
+    "Tian et al. 2021 (RTFM), the author's setup in issue 21",
     _FIELD
     | {
         "graph": "RTFM's README names Tushar-N/pytorch-resnet3d: the 32x2 baseline of "
         "video-nonlocal-net",
         "fps": OURS + "; its UCF files have a row for each 16 native frames",
-        "resize": "shorter side 256 is the test of video-nonlocal-net; it may be 340x256",
-        "filter": OURS,
-        "crops": TENCROP,
-        "crop_order": TENCROP,
-        "crop_size": "video-nonlocal-net: 224 in training",
-        "scaling": "video-nonlocal-net, lib/core/config.py: what the weights were trained with",
+        "resize": AUTHOR + ": torchvision's Resize(256)",
+        "filter": AUTHOR + ": the same, on PIL images: bilinear, averaging",
+        "crops": AUTHOR + ": torchvision's TenCrop(224)",
+        "crop_order": AUTHOR + ": torchvision's TenCrop(224)",
+        "crop_size": AUTHOR,
+        "scaling": AUTHOR + ": mean 114.75, standard deviation 57.375",
         "tail": OURS + "; " + SCRIPT + " does so",
     },
     (
-        "resize and scaling of the published files: nobody has reproduced them to the digit",
-        "why ShanghaiTech 04_008 has 103 rows for 1,700 frames",
+        "resize: issue 53 has 256x256, which ignores the aspect",
+        "tail: the author's clips are filled up by repeating them (LoopPad); ShanghaiTech 01_047 "
+        "has 67 rows for 1,056 frames",
+        "nobody has reproduced the published files to the digit",
     ),
 )
 

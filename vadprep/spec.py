@@ -242,7 +242,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "xd": _INCEPTION | {"fps": "24", "crops": 5, "crop_order": "xd", "tail": "xd"},
     # Roc-Ng's UCF-Crime features: native rate, ten crops, (N-1)//16 clips.
     "ucf": _INCEPTION | {"crops": 10, "crop_order": "xd", "tail": "xd"},
-    # ResNet-50: RTFM as far as it is known, Gowtham's script, and what UR-DMU made of that.
+    # ResNet-50: RTFM by its author (issue 21), Gowtham's script, and what UR-DMU made of that.
     "rtfm-r50": _RESNET | {"crops": 10, "crop_order": "torchvision"},
     "gowtham-r50": _RESNET | _GOWTHAM,
     "urdmu": _INCEPTION | _GOWTHAM | {"tail": "repeat-last"},
