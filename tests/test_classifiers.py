@@ -17,11 +17,8 @@ from vadprep.backbones.scaling import SCALINGS
 
 torchvision = pytest.importorskip("torchvision")
 
-SMALL = {"r3d_18": 48, "r2plus1d_18": 32, "swin3d_t": 64}
-"""Sides of views in px that these take as well as their own size."""
-
 SIZES = [
-    *SMALL.items(),
+    ("r3d_18", 48),  # small views, which this one takes as well as its own
     *(pytest.param(each, GRAPHS[each].size, marks=pytest.mark.slow) for each in CLASSIFIERS),
 ]
 

@@ -27,13 +27,13 @@ def crc32c(buffer: bytes | memoryview | NDArray[np.uint8]) -> int:
     lanes = 1
     while lanes < MAX_LANES and lanes * 2 * LANE_BYTES <= count:
         lanes *= 2
-    steps = -(-max(count, 4) // lanes)
-    padded = np.zeros(lanes * steps, dtype=np.uint8)  # zeros in front change no remainder
+    length = -(-max(count, 4) // (2 * lanes)) * 2
+    padded = np.zeros(lanes * length, dtype=np.uint8)  # zeros in front change no remainder
     padded[len(padded) - count :] = data
-    remainders = _remainders(padded.reshape(lanes, steps))
+    remainders = _remainders(padded.view("<u2").reshape(lanes, length // 2))
     while len(remainders) > 1:
-        remainders = _times(_zeros(steps), remainders[0::2]) ^ remainders[1::2]
-        steps *= 2
+        remainders = _times(_zeros(length), remainders[0::2]) ^ remainders[1::2]
+        length *= 2
     # The inversion before the first byte, carried to the end of the buffer.
     inverted = _times(_zeros(count), np.array([0xFFFFFFFF], dtype=np.uint32))
     return int(remainders[0] ^ inverted[0]) ^ 0xFFFFFFFF
@@ -44,20 +44,20 @@ def masked(crc: int) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _remainders(rows: NDArray[np.uint8]) -> Vector:
-    """Remainder of each row [lanes, steps], started from 0."""
-    table = _table()
+def _remainders(rows: NDArray[np.uint16]) -> Vector:
+    """Remainder of each row [lanes, steps] of pairs of bytes, started from 0."""
+    table = _table(2)
     crc = np.zeros(len(rows), dtype=np.uint32)
     for column in np.ascontiguousarray(rows.T):
-        crc = table[(crc ^ column) & 0xFF] ^ (crc >> 8)
+        crc = table[(crc ^ column) & 0xFFFF] ^ (crc >> 16)
     return crc
 
 
-@lru_cache(maxsize=1)
-def _table() -> Vector:
-    """Remainder of each single byte."""
-    crc = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
+@lru_cache(maxsize=2)
+def _table(num_bytes: int) -> Vector:
+    """Remainder of every number of so many bytes."""
+    crc = np.arange(1 << 8 * num_bytes, dtype=np.uint32)
+    for _ in range(8 * num_bytes):
         crc = np.where(crc & 1, (crc >> 1) ^ np.uint32(POLYNOMIAL), crc >> 1)
     return crc
 
@@ -69,7 +69,7 @@ def _zeros(count: int) -> Vector:
     if count == 0:
         return bits
     if count == 1:
-        return _table()[bits & 0xFF] ^ (bits >> 8)
+        return _table(1)[bits & 0xFF] ^ (bits >> 8)
     half = _zeros(count // 2)
     both = _times(half, half)
     return _times(_zeros(1), both) if count % 2 else both
