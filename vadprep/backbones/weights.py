@@ -61,7 +61,7 @@ def load_weights(spec: str, graph: str | None = None) -> Weights:
 def weights_path(spec: str) -> Path:
     """The file that ``spec`` is or names; WeightsError for a name whose file is not here yet."""
     path = Path(spec)
-    if spec not in KNOWN or path.exists():
+    if spec not in KNOWN or path.is_file():
         return path
     if not converted(spec).is_file():
         raise WeightsError(f"weights {spec} are not here yet: vadprep weights get {spec}")
