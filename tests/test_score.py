@@ -47,7 +47,8 @@ def test_scores_are_the_mean_over_crops():
     run.head.eval()
     with torch.no_grad():
         each = [
-            run.head(values[None, :, c], torch.ones(1, len(values), dtype=bool)) for c in range(3)
+            run.head(values[None, None, :, c], torch.ones(1, len(values), dtype=bool))
+            for c in range(3)
         ]
     expected = np.mean([output.scores[0].numpy() for output in each], axis=0)
     np.testing.assert_allclose(found.snippets, expected, rtol=0, atol=1e-7)

@@ -1,21 +1,26 @@
 """Bags: the snippets of a video with one video-level label, sampled, masked and in batches.
 
-Features are read once and held in memory as they are stored (float16 halves the 10 to 20 GB of
-a large set) and become float32 in the batch. In training every crop of a video is an item of its
-own (crop = sample); in scoring the crops of a video are averaged, see ``score``.
+Features are held in memory as they are stored (float16 halves the 10 to 20 GB of a large set),
+as far as memory goes, and become float32 on the device. In training every crop of a video is an
+item of its own, or a video with all its crops is one (``HeadConfig.crops``); in scoring the crops
+of a video are averaged, see ``score``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vadprep.batching import half_batch, shuffled_batches
 from vadprep.features import VideoFeatures
+from vadprep.mil import HeadConfig
 from vadprep.records import FeaturesError
+from vadprep.sampling import Sampler, sampler
 
 STREAM_CHOICES: dict[str, tuple[str, ...]] = {
     "rgb": ("rgb",),
@@ -53,23 +58,15 @@ def read_snippets(video: VideoFeatures, streams: Sequence[str]) -> NDArray[np.fl
     return snippets
 
 
-def uniform_rows(num_snippets: int, most: int) -> NDArray[np.int64]:
-    """Which rows stand for a video: all, or ``most`` evenly spread ones when there are more.
-
-    The rule ``uniform_extract`` of XDVioDet: linspace(0, T - 1, most) truncated to integers,
-    int64 [min(T, most)]. Shorter videos are padded later, per batch, and keep their length.
-    """
-    if num_snippets <= most:
-        return np.arange(num_snippets)
-    return np.linspace(0, num_snippets - 1, most).astype(np.int64)
-
-
 @dataclass(frozen=True)
 class Batch:
-    """Bags padded with zeros to the longest of them. N items, T snippets, D features."""
+    """Bags padded with zeros to the longest of them: N bags, C crops, T snippets, D features.
+
+    Where a sampler gives several views of a video, the first views of all videos come first.
+    """
 
     snippets: torch.Tensor
-    """float32 [N, T, D]"""
+    """float [N, C, T, D]: as stored, float32 after ``to``."""
     mask: torch.Tensor
     """bool [N, T], True for real snippets; every row starts with one."""
     labels: torch.Tensor
@@ -77,17 +74,49 @@ class Batch:
     video_ids: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device, ready for a head."""
         return Batch(
-            self.snippets.to(device),
+            self.snippets.to(device).float(),
             self.mask.to(device),
             self.labels.to(device),
             self.video_ids,
         )
 
 
+class Store:
+    """Video id -> snippets float [T, C, D], read once where memory allows, else each time.
+
+    ``sample`` is applied on reading. Raises FeaturesError that names the video that cannot be
+    trained on.
+    """
+
+    def __init__(
+        self,
+        features: Mapping[str, VideoFeatures],
+        streams: Sequence[str],
+        sample: Sampler,
+        most_bytes: int,
+    ) -> None:
+        self._features, self._streams, self._sample = features, streams, sample
+        self._held: dict[str, torch.Tensor] = {}
+        self._room = most_bytes
+
+    def __getitem__(self, video_id: str) -> torch.Tensor:
+        if video_id in self._held:
+            return self._held[video_id]
+        snippets = torch.from_numpy(read_snippets(self._features[video_id], self._streams))
+        if not len(snippets):
+            raise FeaturesError(f"{video_id}: has no snippet, it cannot be trained on")
+        if not self._sample.is_random:
+            snippets = self._sample.take(snippets, 0, np.random.default_rng(0))
+        if snippets.nbytes <= self._room:
+            self._room -= snippets.nbytes
+            self._held[video_id] = snippets
+        return snippets
+
+
 class TrainingBags:
-    """Items of a training set: one for each crop of each video, in memory.
+    """Items of a training set: one for each crop of each video, or one for each video.
 
     ``labels`` maps the ids to use to 0 or 1. The order of items does not depend on the order
     of either mapping. Raises FeaturesError that names the video that cannot be trained on.
@@ -98,26 +127,35 @@ class TrainingBags:
         features: Mapping[str, VideoFeatures],
         labels: Mapping[str, int],
         streams: Sequence[str],
-        max_snippets: int,
+        config: HeadConfig,
+        most_bytes: int | None = None,
     ) -> None:
+        """``most_bytes`` of features are held in memory: half of what is free by default."""
         self.labels = dict(labels)
-        self._snippets: list[torch.Tensor] = []
-        self._ids: list[str] = []
-        for video_id in sorted(labels):
-            for crop in _sampled_crops(features[video_id], streams, max_snippets):
-                self._snippets.append(torch.from_numpy(crop))
-                self._ids.append(video_id)
-        self.dim = _only_dim(self._ids, self._snippets)
+        self.config = config
+        self._sampler = sampler(config.sampling)
+        room = half_of_memory() if most_bytes is None else most_bytes
+        self._store = Store(features, streams, self._sampler, room)
+        shapes = {video_id: self._store[video_id].shape for video_id in sorted(labels)}
+        self.dim = _only({each: shape[2] for each, shape in shapes.items()}, "dimension")
+        self._items: list[tuple[str, slice]] = []
+        if config.crops == "axis":
+            _only({each: shape[1] for each, shape in shapes.items()}, "number of crops")
+            self._items = [(video_id, slice(None)) for video_id in shapes]
+        else:
+            for video_id, shape in shapes.items():
+                self._items += [(video_id, slice(crop, crop + 1)) for crop in range(shape[1])]
 
     def __len__(self) -> int:
-        """Items: videos times crops."""
-        return len(self._ids)
+        """Items: videos times crops, or videos."""
+        return len(self._items)
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of each feature over all snippets: float64 [dim] each."""
-        count = sum(len(snippets) for snippets in self._snippets)
-        mean = torch.stack([each.double().sum(dim=0) for each in self._snippets]).sum(dim=0) / count
-        squares = [(each.double() - mean).square().sum(dim=0) for each in self._snippets]
+        items = [self._snippets(item).flatten(0, 1) for item in range(len(self))]
+        count = sum(len(snippets) for snippets in items)
+        mean = torch.stack([each.double().sum(dim=0) for each in items]).sum(dim=0) / count
+        squares = [(each.double() - mean).square().sum(dim=0) for each in items]
         return mean, (torch.stack(squares).sum(dim=0) / count).sqrt()
 
     def relabelled(self, labels: Mapping[str, int]) -> TrainingBags:
@@ -128,23 +166,65 @@ class TrainingBags:
         other.__dict__.update(self.__dict__, labels=dict(labels))
         return other
 
-    def num_batches(self, batch_size: int) -> int:
-        """Batches of an epoch; the last one may be smaller."""
-        return -(-len(self) // batch_size)
+    def of_label(self, label: int) -> list[int]:
+        """Items of the videos of a label."""
+        return [n for n, (video_id, _) in enumerate(self._items) if self.labels[video_id] == label]
 
-    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """All items once, shuffled by (seed, epoch) alone, so that an epoch can be repeated."""
-        order = torch.randperm(len(self), generator=_generator(seed, epoch)).tolist()
-        for start in range(0, len(order), batch_size):
-            yield self._collate(order[start : start + batch_size])
+    @property
+    def num_batches(self) -> int:
+        """Batches of an epoch."""
+        config = self.config
+        if config.batches == "shuffled":
+            return -(-len(self) // config.batch_size)
+        larger = max(len(self.of_label(label)) for label in (0, 1))
+        return config.steps_per_epoch or -(-larger // (config.batch_size // 2))
 
-    def _collate(self, items: Sequence[int]) -> Batch:
-        chosen = [self._snippets[item] for item in items]
-        video_ids = tuple(self._ids[item] for item in items)
-        lengths = torch.tensor([len(snippets) for snippets in chosen])
-        padded = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True)
+    def repeated(self) -> str:
+        """What has to be said once of a class that is smaller than its half of a batch."""
+        if self.config.batches == "shuffled":
+            return ""
+        half = self.config.batch_size // 2
+        counts = {name: len(self.of_label(n)) for n, name in enumerate(("normal", "abnormal"))}
+        few = [f"{count} {name}" for name, count in counts.items() if count < half]
+        return f"{' and '.join(few)} items for {half} a batch: drawn with replacement" * bool(few)
+
+    def batches(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, by (seed, epoch) alone, so that an epoch can be repeated."""
+        for step, items in enumerate(self._composed(seed, epoch), epoch * self.num_batches):
+            yield self._collate(items, seed, step)
+
+    def _composed(self, seed: int, epoch: int) -> Iterator[list[int]]:
+        config, num_batches = self.config, self.num_batches
+        if config.batches == "shuffled":
+            yield from shuffled_batches(len(self), config.batch_size, seed, epoch)
+            return
+        by_label = {label: self.of_label(label) for label in (1, 0)}
+        passes, half = config.batches == "balanced", config.batch_size // 2
+        for step in range(epoch * num_batches, (epoch + 1) * num_batches):
+            yield [
+                item
+                for label, items in by_label.items()
+                for item in half_batch(items, half, passes, (seed, label, step))
+            ]
+
+    def _snippets(self, item: int) -> torch.Tensor:
+        """Snippets of an item as they are stored: [T, C, D]."""
+        video_id, crops = self._items[item]
+        return self._store[video_id][:, crops]
+
+    def _collate(self, items: Sequence[int], seed: int, step: int) -> Batch:
+        video_ids = tuple(self._items[item][0] for item in items) * self._sampler.num_views
+        bags = [self._snippets(item) for item in items]
+        if self._sampler.is_random:
+            random = np.random.default_rng((seed, step))
+            bags = [
+                self._sampler.take(bag, self.labels[video_id], random)
+                for bag, video_id in zip(bags * self._sampler.num_views, video_ids, strict=True)
+            ]
+        padded = torch.nn.utils.rnn.pad_sequence(bags, batch_first=True)
+        lengths = torch.tensor([len(bag) for bag in bags])
         return Batch(
-            padded.float(),
+            padded.transpose(1, 2),
             torch.arange(padded.shape[1]) < lengths[:, None],
             torch.tensor([float(self.labels[video_id]) for video_id in video_ids]),
             video_ids,
@@ -173,26 +253,22 @@ def shuffled_labels(
     return dealt
 
 
-def _generator(seed: int, epoch: int) -> torch.Generator:
-    # torch's CPU generator keeps only the low 32 bits of a seed, so the two are hashed into 32.
-    mixed = np.random.SeedSequence([seed, epoch]).generate_state(1)
-    return torch.Generator().manual_seed(int(mixed[0]))
+def half_of_memory() -> int:
+    """Half of the bytes that this process may still take, by the system and by its cgroup."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    free = 1024 * next(int(value) for name, value, *_ in lines if name == "MemAvailable:")
+    limit, used = (Path("/sys/fs/cgroup", f"memory.{name}") for name in ("max", "current"))
+    if limit.is_file() and (most := limit.read_text().strip()).isdigit():
+        free = min(free, max(int(most) - int(used.read_text()), 0))
+    return free // 2
 
 
-def _sampled_crops(
-    video: VideoFeatures, streams: Sequence[str], max_snippets: int
-) -> list[NDArray[np.floating]]:
-    """One array [T, dim] for each crop of the video."""
-    snippets = read_snippets(video, streams)
-    if not len(snippets):
-        raise FeaturesError(f"{video.video_id}: has no snippet, it cannot be trained on")
-    sampled = snippets[uniform_rows(len(snippets), max_snippets)]
-    return [np.ascontiguousarray(sampled[:, crop]) for crop in range(sampled.shape[1])]
-
-
-def _only_dim(ids: Sequence[str], snippets: Sequence[torch.Tensor]) -> int:
-    first_of = {crop.shape[1]: video_id for video_id, crop in zip(ids, snippets, strict=True)}
+def _only(of_videos: Mapping[str, int], what: str) -> int:
+    """The value that all videos have; raises FeaturesError that names a video for each."""
+    first_of: dict[int, str] = {}
+    for video_id, value in of_videos.items():
+        first_of.setdefault(value, video_id)
     if len(first_of) != 1:
-        found = ", ".join(f"{dim} ({video_id})" for dim, video_id in first_of.items())
-        raise FeaturesError(f"training features differ in dimension: {found or 'no video'}")
+        found = ", ".join(f"{value} ({video_id})" for value, video_id in first_of.items())
+        raise FeaturesError(f"training features differ in {what}: {found or 'no video'}")
     return next(iter(first_of))

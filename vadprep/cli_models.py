@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from vadprep.metrics import VideoScores
     from vadprep.settings import Settings
 
+HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
+"""As in ``mil.HEADS``, which needs torch."""
 SOURCES = click.Path(path_type=Path, exists=True)
 CONTROL_HELP = "Train on shuffled labels: about 0.5 in the mean over many seeds."
 GO_ON = "every full epoch is saved, go on with --resume"
 
 
 @click.command()
-@click.argument("head", type=click.Choice(["ddl"]))
+@click.argument("head", type=click.Choice(HEAD_NAMES))
 @manifest_options
 @click.option("--features", type=FOLDER, help="Feature folder. [features/NAME]")
 @click.option("--out", type=FOLDER, help="Run folder. [runs/HEAD-NAME]")

@@ -37,7 +37,7 @@ def fit(head: Head, bags: TrainingBags, seed: int, folder: Path) -> None:
     """
     config = head.config
     device = next(head.parameters()).device
-    optimizer = head.optimizer()
+    optimizer = head.new_optimizer()
     log: list[dict[str, Any]] = []
     first = 0
     if (folder / RESUME).exists():
@@ -48,7 +48,7 @@ def fit(head: Head, bags: TrainingBags, seed: int, folder: Path) -> None:
         head.train()
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate_at(epoch)
-        for batch in bags.batches(config.batch_size, seed, epoch):
+        for batch in bags.batches(seed, epoch):
             check_stop()
             where = f"epoch {epoch}, step {len(log)}"
             losses = _step(head, optimizer, batch.to(device), where)

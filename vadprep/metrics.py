@@ -32,6 +32,8 @@ class VideoScores:
     """Decoded source frames."""
     fps: float | None = None
     """Source frames a second; None where unknown."""
+    overall: float | None = None
+    """Anomaly probability of the whole video, from heads that have one of their own."""
 
     def frames(self, coverage: str = "cut") -> NDArray[np.float64]:
         """Scores of the source frames, see ``clips.frame_scores``."""

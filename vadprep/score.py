@@ -72,20 +72,18 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 def _score_video(head: Head, video: VideoFeatures, streams: Sequence[str]) -> VideoScores:
-    snippets = torch.from_numpy(read_snippets(video, streams)).float()
-    num_clips, num_crops, dim = snippets.shape
+    snippets = torch.from_numpy(read_snippets(video, streams))
+    num_clips, _, dim = snippets.shape
     if dim != head.dim:
         raise CheckpointError(
             f"{video.video_id}: features of dimension {dim}, but the head was trained on "
             f"{head.dim}: use the features it was trained on"
         )
-    scores = torch.zeros(num_clips, dtype=torch.float64)
+    scores, overall = torch.zeros(num_clips, dtype=torch.float64), None
     if num_clips:
         device = next(head.parameters()).device
-        mask = torch.ones(1, num_clips, dtype=torch.bool, device=device)
-        crops = [head(snippets[None, :, crop].to(device), mask) for crop in range(num_crops)]
-        scores = torch.cat([crop.scores for crop in crops]).double().mean(dim=0).cpu()
-    return VideoScores(scores.numpy(), video.spans, video.num_frames, video.fps)
+        scores, overall = head.score(snippets.to(device).float().transpose(0, 1))
+    return VideoScores(scores.cpu().numpy(), video.spans, video.num_frames, video.fps, overall)
 
 
 def videos_in_split(

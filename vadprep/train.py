@@ -226,7 +226,7 @@ def _prepare(features: Features, manifest: Manifest, config: TrainConfig) -> _Jo
     videos = videos_in_split(manifest, features, "train", config.allow_missing)
     tests = videos_in_split(manifest, features, "test", config.allow_missing)
     streams = streams_of(config.streams, features.streams)
-    bags = TrainingBags(features, training_labels(videos), streams, head_config.max_snippets)
+    bags = TrainingBags(features, training_labels(videos), streams, head_config)
     wanted = {video.video_id for name in ("train", "test") for video in manifest.in_split(name)}
     return _Job(
         config=config,

@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vadprep.mil.arnet import ARNET_PUBLISHED, ARNet, ARNetConfig
+from vadprep.mil.csltal import CSLTAL, CSLTAL_PUBLISHED, CSLTALConfig
 from vadprep.mil.ddl import DDL, DDL_PUBLISHED, DDLConfig
 from vadprep.mil.head import Head, HeadConfig, HeadOutput
+from vadprep.mil.rtfm import RTFM, RTFM_PUBLISHED, RTFMConfig
+from vadprep.mil.sultani import SULTANI_PUBLISHED, Sultani, SultaniConfig
 
 __all__ = ["HEADS", "Head", "HeadConfig", "HeadKind", "HeadOutput", "head_kind"]
 
@@ -16,7 +20,7 @@ __all__ = ["HEADS", "Head", "HeadConfig", "HeadKind", "HeadOutput", "head_kind"]
 class HeadKind:
     """How a head is built and which settings it has."""
 
-    build: Callable[[int, Any], Head]
+    build: Callable[[int, Any], Head[Any]]
     """Network from the feature dimension and a config of type ``config``."""
     config: type[HeadConfig]
     published: Mapping[str, HeadConfig]
@@ -30,6 +34,10 @@ class HeadKind:
 
 
 HEADS: dict[str, HeadKind] = {
+    "sultani": HeadKind(Sultani, SultaniConfig, SULTANI_PUBLISHED, fallback="ucf"),
+    "rtfm": HeadKind(RTFM, RTFMConfig, RTFM_PUBLISHED, fallback="shanghaitech"),
+    "arnet": HeadKind(ARNet, ARNetConfig, ARNET_PUBLISHED, fallback="shanghaitech"),
+    "csltal": HeadKind(CSLTAL, CSLTALConfig, CSLTAL_PUBLISHED, fallback="xd"),
     # Other data sets take the settings of XD: a quarter of the width, so less to overfit on
     # the small sets people bring, and its videos come from many sources, as theirs do.
     "ddl": HeadKind(DDL, DDLConfig, DDL_PUBLISHED, fallback="xd"),

@@ -21,10 +21,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vadprep.mil.head import Head, HeadConfig, HeadOutput
+from vadprep.mil.head import Head, HeadConfig, HeadOutput, crops_as_rows
+from vadprep.mil.losses import cross_entropy, top_mean, zero_of
 
-Prior = Literal["post", "pre"]
+Prior = Literal["post", "pre", "none"]
 Scaling = Literal["width", "head", "none"]
+Pairs = Literal["means", "all", "zipped"]
 
 _MAX_ATTENTION_ENTRIES = 2**22
 """Entries of one head's attention rows held at a time in scoring: 16 MiB in float32."""
@@ -41,7 +43,8 @@ class DDLConfig(HeadConfig):
     sigma: float = 6.0
     """Variance of the distance prior, in snippets squared."""
     prior: Prior = "post"
-    """``post`` adds the prior to the softmax (paper), ``pre`` to its argument (siblings)."""
+    """``post`` adds the prior to the softmax (paper), ``pre`` to its argument (siblings),
+    ``none`` is the paper's ablation."""
     scaling: Scaling = "width"
     """Dot products are divided by sqrt(total width) (siblings), sqrt(head width), or not."""
     hidden: int = 512
@@ -52,9 +55,12 @@ class DDLConfig(HeadConfig):
     """Snippets that the causal classifier sees (K)."""
     lambda_dr: float = 2.0
     lambda_da: float = 1.0
-    """Weights of the two dynamics losses (lambda 1 and 2)."""
+    """Weights of the two dynamics losses (lambda 1 and 2); 0 is the paper's ablation."""
     zeta: float = 0.0
     """Margin of the dynamics ranking loss."""
+    pairs: Pairs = "means"
+    """What the ranking loss compares, which the paper leaves open: the ``means`` of the two
+    classes of a batch, ``all`` pairs, or i-th with i-th (``zipped``, for balanced batches)."""
     detach: Literal["none", "scores"] = "none"
     """``scores`` stops the gradient of the alignment loss through the score dynamics."""
     seed: int = 4
@@ -65,17 +71,14 @@ class DDLConfig(HeadConfig):
             raise ValueError(f"width = {self.width}: must be a multiple of {self.heads} heads")
         if self.sigma <= 0 or self.kernel < 1:
             raise ValueError(f"sigma = {self.sigma}, kernel = {self.kernel}: must be positive")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)!r}: allowed are {', '.join(allowed)}"
-                )
+        self.check_choices(_CHOICES)
 
 
 _CHOICES = {
-    "prior": ("post", "pre"),
+    "prior": ("post", "pre", "none"),
     "scaling": ("width", "head", "none"),
     "detach": ("none", "scores"),
+    "pairs": ("means", "all", "zipped"),
 }
 
 DDL_PUBLISHED: dict[str, HeadConfig] = {
@@ -133,6 +136,8 @@ class LocalAwareAttention(nn.Module):
         """Attention of the rows from ``start`` on: [N, heads, rows, T], zero at padding."""
         hidden = ~mask[:, None, None, :]
         logits = query @ key.transpose(2, 3) * self.scale
+        if self.prior == "none":
+            return logits.masked_fill(hidden, -math.inf).softmax(dim=3)
         prior = self._prior(start, query.shape[2], key.shape[2]).to(logits)
         if self.prior == "pre":
             return (logits + prior).masked_fill(hidden, -math.inf).softmax(dim=3)
@@ -151,7 +156,15 @@ class LocalAwareAttention(nn.Module):
         return windows[num_snippets - start - rows : num_snippets - start].flip(0)
 
 
-class DDL(Head):
+@dataclass(frozen=True, kw_only=True)
+class DDLOutput(HeadOutput):
+    """Scores, and what the alignment loss looks at."""
+
+    embeddings: torch.Tensor
+    """Features before the classifier, the mean over crops: float [N, T, F]."""
+
+
+class DDL(Head[DDLOutput]):
     """LA-Net, MLP and causal classifier, trained by MIL and two losses on dynamics."""
 
     config: DDLConfig
@@ -173,21 +186,26 @@ class DDL(Head):
             if isinstance(module, nn.Linear | nn.Conv1d):
                 nn.init.xavier_uniform_(module.weight)
 
-    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
-        """Scores [N, T] and embeddings [N, T, F] of ``snippets`` [N, T, dim]."""
-        embeddings = self.mlp(self.attention(snippets, mask))
+    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> DDLOutput:
+        """Scores [N, T] and embeddings [N, T, F] of ``snippets`` [N, C, T, dim]."""
+        crops = snippets.shape[1]
+        embeddings = self.mlp(self.attention(*crops_as_rows(snippets, mask)))
         # Zeros on the left only: the score of a snippet sees itself and K - 1 before it, and
         # padding on the right is never seen.
         causal = functional.pad(embeddings.transpose(1, 2), (self.config.kernel - 1, 0))
-        return HeadOutput(self.classifier(causal).squeeze(1).sigmoid(), embeddings)
+        scores = self.classifier(causal).squeeze(1).sigmoid()
+        return DDLOutput(
+            scores=scores.unflatten(0, (-1, crops)).mean(dim=1),
+            embeddings=embeddings.unflatten(0, (-1, crops)).mean(dim=1),
+        )
 
     def loss(
-        self, output: HeadOutput, labels: torch.Tensor, mask: torch.Tensor
+        self, output: DDLOutput, labels: torch.Tensor, mask: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """MIL + lambda1 DR + lambda2 DA: weighted terms ``mil``, ``dr``, ``da``."""
         config = self.config
         aligned = output.scores.detach() if config.detach == "scores" else output.scores
-        ranking = dynamics_ranking_loss(output.scores, labels, mask, config.zeta)
+        ranking = dynamics_ranking_loss(output.scores, labels, mask, config.zeta, config.pairs)
         alignment = dynamics_alignment_loss(aligned, output.embeddings, mask)
         return {
             "mil": mil_loss(output.scores, labels, mask),
@@ -205,46 +223,42 @@ def num_selected(labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(labels > 0, lengths // 16 + 1, torch.ones_like(lengths))
 
 
-def top_mean(values: torch.Tensor, mask: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """Mean of the k[n] largest valid entries of each row: float [N] from float, bool [N, T].
-
-    A row with fewer than k valid entries gives the mean of these, and 0 when it has none.
-    """
-    ordered = values.masked_fill(~mask, -math.inf).sort(dim=1, descending=True).values
-    taken = torch.minimum(k, mask.sum(dim=1))
-    chosen = torch.arange(values.shape[1], device=values.device) < taken[:, None]
-    return ordered.masked_fill(~chosen, 0.0).sum(dim=1) / taken.clamp(min=1)
-
-
 def mil_loss(scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Cross-entropy between video labels and the mean p of each bag's top-k scores (eq. 6).
 
     mean over n of -y_n log p_n - (1 - y_n) log(1 - p_n); the paper prints only the first part.
     ``scores`` float [N, T] in [0, 1], ``labels`` float [N], ``mask`` bool [N, T].
     """
-    # Clamped by hand: torch's function raises on NaN (and kills the CUDA context), where the
-    # training loop is to name the term that is not finite.
-    p = top_mean(scores, mask, num_selected(labels, mask)).clamp(1e-7, 1 - 1e-7)
-    return -torch.where(labels > 0, p.log(), (-p).log1p()).mean()
+    return cross_entropy(top_mean(scores, mask, num_selected(labels, mask)), labels).mean()
 
 
 def dynamics_ranking_loss(
-    scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, zeta: float
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    mask: torch.Tensor,
+    zeta: float,
+    pairs: Pairs = "means",
 ) -> torch.Tensor:
     """max(0, zeta - E_a + E_n): scores of abnormal videos should change more (DR loss).
 
-    E is the mean of the k largest delta_t^2 = (s_t - s_t+1)^2 of a video, E_a and E_n its means
-    over the abnormal and the normal videos of the batch (shuffled batches have no pairs). Zero
-    when a class is missing; a video of one snippet has no dynamics and is left out.
+    E is the mean of the k largest delta_t^2 = (s_t - s_t+1)^2 of a video. E_a and E_n are its
+    means over the abnormal and the normal videos of the batch, or, with other ``pairs``, those
+    of two videos, and the loss is the mean over pairs. Zero when a class is missing; a video of
+    one snippet has no dynamics and is left out.
     """
-    pairs = mask[:, 1:] & mask[:, :-1]
+    neighbours = mask[:, 1:] & mask[:, :-1]
     squared = (scores[:, 1:] - scores[:, :-1]) ** 2
-    energy = top_mean(squared, pairs, num_selected(labels, mask))
-    moving = pairs.any(dim=1)
-    abnormal, normal = moving & (labels > 0), moving & (labels <= 0)
-    if not (abnormal.any() and normal.any()):
-        return energy.sum() * 0.0
-    return (zeta - energy[abnormal].mean() + energy[normal].mean()).clamp(min=0)
+    energy = top_mean(squared, neighbours, num_selected(labels, mask))
+    moving = neighbours.any(dim=1)
+    abnormal, normal = energy[moving & (labels > 0)], energy[moving & (labels <= 0)]
+    if not (len(abnormal) and len(normal)):
+        return zero_of(energy)
+    if pairs == "means":
+        return (zeta - abnormal.mean() + normal.mean()).clamp(min=0)
+    if pairs == "all":
+        return (zeta - abnormal[:, None] + normal).clamp(min=0).mean()
+    both = min(len(abnormal), len(normal))
+    return (zeta - abnormal[:both] + normal[:both]).clamp(min=0).mean()
 
 
 def dynamics_alignment_loss(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import nn
+
+from vadprep.sampling import sampler
 
 
 @dataclass(frozen=True)
@@ -14,14 +18,26 @@ class HeadConfig:
     """What the training loop asks of any head; each head adds its own fields."""
 
     epochs: int = 50
+    steps_per_epoch: int | None = None
+    """Steps between two snapshots where batches are balanced or drawn, which have no end of
+    their own; None is one pass over the items of the larger class."""
     batch_size: int = 128
-    """Items, that is videos times crops."""
+    """Items. Balanced and drawn batches are half abnormal, half normal."""
+    batches: Literal["shuffled", "balanced", "drawn"] = "shuffled"
+    """``shuffled``: every item once an epoch. ``balanced``: both classes are gone through on
+    their own, an incomplete last batch dropped. ``drawn``: each step draws from all items anew."""
+    sampling: str = "uniform-200"
+    """Which snippets of a video a bag holds in training, see ``sampling``."""
+    crops: Literal["sample", "axis"] = "sample"
+    """``sample``: every crop of a video is an item. ``axis``: a video is one item with all its
+    crops, whose scores are averaged before the loss. Scoring averages over crops in both."""
+    optimizer: Literal["adam", "adagrad"] = "adam"
     learning_rate: float = 5e-4
     weight_decay: float = 0.0
     cosine_epochs: int | None = None
     """Epochs until the cosine reaches zero; None keeps the learning rate constant."""
-    max_snippets: int = 200
-    """Longer videos are sampled uniformly to this many snippets in training."""
+    drop_epoch: int | None = None
+    """Epoch from which on the learning rate is a tenth; None for never."""
     standardize: bool = False
     """Bring each feature to mean 0 and variance 1 over the training items first. No paper of
     the bundled heads does; features with a large constant part (random weights, box
@@ -30,32 +46,67 @@ class HeadConfig:
     """Of the published run, used when none is asked for."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "max_snippets", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be positive")
+        for name in ("epochs", "batch_size", "learning_rate", "steps_per_epoch"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} = {value!r}: must be positive")
+        self.check_choices(_CHOICES)
+        sampler(self.sampling)
+        if self.batches == "shuffled" and self.steps_per_epoch is not None:
+            raise ValueError(
+                f"steps_per_epoch = {self.steps_per_epoch}: shuffled batches show every item once "
+                f"an epoch: leave it out, or take balanced or drawn ones"
+            )
+        if self.batches != "shuffled" and self.batch_size % 2:
+            raise ValueError(f"batch_size = {self.batch_size}: {self.batches} ones are even")
+
+    def check_choices(self, choices: Mapping[str, Collection[str]]) -> None:
+        """Raise ValueError unless each field of ``choices`` has one of its values."""
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r}: allowed are {', '.join(allowed)}"
+                )
 
     def learning_rate_at(self, epoch: int) -> float:
         """lr (1 + cos(pi epoch / cosine_epochs)) / 2, with ``epoch`` counted from 0.
 
         A function of the epoch alone, so resuming needs no scheduler state.
         """
+        rate = self.learning_rate
+        if self.drop_epoch is not None and epoch >= self.drop_epoch:
+            rate /= 10
         if self.cosine_epochs is None:
-            return self.learning_rate
-        return self.learning_rate * (1 + math.cos(math.pi * epoch / self.cosine_epochs)) / 2
+            return rate
+        return rate * (1 + math.cos(math.pi * epoch / self.cosine_epochs)) / 2
 
 
-@dataclass(frozen=True)
+_CHOICES = {
+    "batches": ("shuffled", "balanced", "drawn"),
+    "crops": ("sample", "axis"),
+    "optimizer": ("adam", "adagrad"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadOutput:
-    """What a head says about N bags of T snippets. Values at padding mean nothing."""
+    """What a head says about N bags of T snippets, seen in C crops. Padding means nothing.
+
+    Heads add what their losses look at.
+    """
 
     scores: torch.Tensor
-    """Anomaly probability of each snippet: float [N, T] in [0, 1]."""
-    embeddings: torch.Tensor
-    """Features that the loss looks at: float [N, T, F]."""
+    """Anomaly probability of each snippet, the mean over crops: float [N, T] in [0, 1]."""
+
+    video: torch.Tensor | None = None
+    """Anomaly probability of each bag, float [N], from heads that have one of their own."""
 
 
-class Head(nn.Module):
-    """Base of the heads: ``respond`` and ``loss`` are theirs, the optimiser may be."""
+Output = TypeVar("Output", bound=HeadOutput)
+
+
+class Head(nn.Module, Generic[Output]):
+    """Base of the heads: ``respond`` and ``loss`` are theirs."""
 
     shift: torch.Tensor
     gain: torch.Tensor
@@ -76,22 +127,47 @@ class Head(nn.Module):
         self.shift.copy_(mean)
         self.gain.copy_(torch.where(std > 0, 1 / std.clamp(min=1e-12), torch.zeros_like(std)))
 
-    def forward(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
-        """Scores of ``snippets`` [N, T, dim] where ``mask`` [N, T] is True."""
-        return self.respond((snippets - self.shift) * self.gain, mask)
+    def forward(self, snippets: torch.Tensor, mask: torch.Tensor) -> Output:
+        """Response to ``snippets`` [N, C, T, dim] where ``mask`` [N, T] is True."""
+        seen = (snippets - self.shift) * self.gain
+        if self.config.standardize:  # padding is zeros, and stays so
+            seen = seen.masked_fill(~mask[:, None, :, None], 0.0)
+        return self.respond(seen, mask)
 
-    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
+    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> Output:
         """``forward`` on snippets that were standardized, if the config asks for it."""
         raise NotImplementedError
 
     def loss(
-        self, output: HeadOutput, labels: torch.Tensor, mask: torch.Tensor
+        self, output: Output, labels: torch.Tensor, mask: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Weighted terms by name, scalars whose sum is minimised. ``labels`` is float [N]."""
         raise NotImplementedError
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Adam; the loop sets the learning rate from the config at each epoch."""
+    def score(self, snippets: torch.Tensor) -> tuple[torch.Tensor, float | None]:
+        """Scores of a whole video, float64 [T], and of the video where ``HeadOutput`` has one.
+
+        Means over the crops of ``snippets`` [C, T, dim], T > 0. Each crop goes through alone, so
+        that no score depends on how many others there are.
+        """
+        mask = torch.ones(1, snippets.shape[1], dtype=torch.bool, device=snippets.device)
+        outputs = [self(crop[None, None], mask) for crop in snippets]
+        scores = torch.cat([output.scores for output in outputs]).double().mean(dim=0)
+        videos = [output.video for output in outputs if output.video is not None]
+        return scores, float(torch.cat(videos).double().mean()) if videos else None
+
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser of the config; the loop sets the learning rate at each epoch."""
+        config = self.config
+        if config.optimizer == "adagrad":  # epsilon as in Keras, whose code this reproduces
+            return torch.optim.Adagrad(
+                self.parameters(), config.learning_rate, weight_decay=config.weight_decay, eps=1e-8
+            )
         return torch.optim.Adam(
-            self.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
+            self.parameters(), config.learning_rate, weight_decay=config.weight_decay
         )
+
+
+def crops_as_rows(snippets: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N * C, T, D] and bool [N * C, T] from [N, C, T, D] and [N, T]: each crop a row."""
+    return snippets.flatten(0, 1), mask.repeat_interleave(snippets.shape[1], dim=0)

@@ -1,0 +1,182 @@
+"""What holds for every head: any length, padding, crops, learning, the same again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from vadprep.cli_models import HEAD_NAMES
+from vadprep.mil import HEADS
+from vadprep.mil.arnet import ARNetConfig
+from vadprep.mil.csltal import CSLTALConfig
+from vadprep.mil.ddl import DDLConfig
+from vadprep.mil.rtfm import RTFMConfig
+from vadprep.mil.sultani import SultaniConfig
+
+SMALL = {
+    "sultani": SultaniConfig(width=16, narrow=8),
+    "rtfm": RTFMConfig(branch_width=4),
+    "arnet": ARNetConfig(center="masked"),
+    "csltal": CSLTALConfig(),
+    "ddl": DDLConfig(width=8, heads=2, hidden=16, embedding=8, kernel=3),
+}
+"""The network where padding is masked, and narrow."""
+
+WITHOUT_REGULARISERS = {
+    "sultani": {"weight_penalty": 0.0, "learning_rate": 0.1, "dropout": 0.2},
+    "rtfm": {"margin": 5.0, "sparsity": 0.0, "learning_rate": 5e-3},
+    "arnet": {"center_weight": 1.0, "learning_rate": 5e-2, "dropout": 0.2},
+    "csltal": {"sparsity": 0.0, "learning_rate": 5e-3, "divide": False},
+    "ddl": {"lambda_da": 0.0, "learning_rate": 2e-2},
+}
+"""Without the terms that pull away from separation, and learning fast."""
+
+heads = pytest.mark.parametrize("name", HEADS)
+
+
+def build(name, dim=6, **changes):
+    torch.manual_seed(0)
+    config = SMALL[name]
+    return HEADS[name].build(dim, type(config)(**{**vars(config), **changes}))
+
+
+def full(num_bags, num_snippets):
+    return torch.ones(num_bags, num_snippets, dtype=torch.bool)
+
+
+@heads
+@pytest.mark.parametrize("num_snippets", [1, 2, 3, 5000])
+def test_any_length_is_scored(name, num_snippets):
+    snippets = torch.randn(2, num_snippets, 6)
+    with torch.inference_mode():
+        scores, overall = build(name).eval().score(snippets)
+    assert scores.shape == (num_snippets,) and scores.dtype == torch.float64
+    assert bool(((scores >= 0) & (scores <= 1)).all())
+    assert overall is None or 0 <= overall <= 1
+
+
+@heads
+@pytest.mark.parametrize("labels", [(1.0, 0.0), (1.0, 1.0), (0.0, 0.0)])
+@pytest.mark.parametrize("num_snippets", [1, 2, 3, 17])
+def test_any_length_and_any_classes_are_trained_on(name, num_snippets, labels):
+    head = build(name).train()
+    mask = full(2, num_snippets)
+    output = head(torch.randn(2, 1, num_snippets, 6), mask)
+    terms = head.loss(output, torch.tensor(labels), mask)
+    sum(terms.values()).backward()
+    assert all(value.isfinite() and value.ndim == 0 for value in terms.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
+
+
+@heads
+@pytest.mark.parametrize("standardize", [False, True])
+def test_padding_changes_neither_scores_nor_losses(name, standardize):
+    head = build(name, standardize=standardize).double().eval()
+    head.fit_standardization(torch.full((6,), 3.0), torch.full((6,), 0.5))
+    lengths = torch.tensor([9, 4, 9, 4])
+    mask = torch.arange(9) < lengths[:, None]
+    more = torch.arange(14) < lengths[:, None]
+    alone = torch.randn(4, 2, 9, 6, dtype=torch.float64)
+    padded = torch.cat([alone, torch.zeros(4, 2, 5, 6, dtype=torch.float64)], dim=2)
+    labels = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    one, other = head(alone, mask), head(padded, more)
+    torch.testing.assert_close(other.scores[more], one.scores[mask], rtol=0, atol=1e-12)
+    losses = (head.loss(other, labels, more), head.loss(one, labels, mask))
+    torch.testing.assert_close(*losses, rtol=1e-11, atol=1e-12)
+
+
+@heads
+def test_crops_are_averaged(name):
+    """Equal crops are one crop; the crops of a bag are scored on their own, then averaged."""
+    head = build(name).double().eval()
+    snippets, mask = torch.randn(2, 3, 7, 6, dtype=torch.float64), full(2, 7)
+    labels = torch.tensor([1.0, 0.0])
+    together = head(snippets, mask)
+    each = [head(snippets[:, crop : crop + 1], mask).scores for crop in range(3)]
+    torch.testing.assert_close(together.scores, sum(each) / 3, rtol=0, atol=1e-12)
+    same, one = (head(snippets[:, :1].expand(-1, n, -1, -1), mask) for n in (3, 1))
+    losses = (head.loss(same, labels, mask), head.loss(one, labels, mask))
+    torch.testing.assert_close(*losses, rtol=1e-11, atol=1e-12)
+
+
+@heads
+def test_a_crop_is_scored_the_same_whatever_the_others(name):
+    head, snippets = build(name).eval(), torch.randn(3, 40, 6)
+    with torch.inference_mode():
+        together, _ = head.score(snippets)
+        each = [head.score(crop[None])[0] for crop in snippets]
+    torch.testing.assert_close(together, sum(each) / 3, rtol=0, atol=1e-12)
+
+
+def separable(num_views):
+    """An abnormal bag whose middle points elsewhere, and a normal one; as many views of both."""
+    generator = torch.Generator().manual_seed(0)
+    snippets = 0.3 * torch.randn(2, 1, 20, 6, generator=generator)
+    snippets[..., 0] += 1
+    snippets[0, :, 8:14, 1] += 3
+    labels = torch.tensor([1.0, 0.0])
+    return snippets.repeat(num_views, 1, 1, 1), labels.repeat(num_views), full(2 * num_views, 20)
+
+
+@heads
+def test_two_separable_bags_are_learnt(name):
+    head = build(name, **WITHOUT_REGULARISERS[name])
+    snippets, labels, mask = separable(2 if name == "csltal" else 1)
+    optimizer = head.new_optimizer()
+    for _ in range(60):
+        optimizer.zero_grad()
+        sum(head.loss(head(snippets, mask), labels, mask).values()).backward()
+        optimizer.step()
+    head.eval()
+    with torch.no_grad():
+        output = head(snippets, mask)
+        loss = sum(head.loss(output, labels, mask).values()).item()
+    assert loss < 0.05
+
+
+@heads
+def test_frozen_pictures_have_finite_gradients(name):
+    head = build(name).train()
+    snippets = torch.randn(4, 1, 1, 6).expand(-1, -1, 9, -1)
+    terms = head.loss(head(snippets, full(4, 9)), torch.tensor([1.0, 0, 1, 0]), full(4, 9))
+    sum(terms.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_the_command_line_knows_every_head():
+    assert list(HEAD_NAMES) == list(HEADS)
+
+
+@heads
+def test_settings_survive_json(name):
+    for config in HEADS[name].published.values():
+        record = asdict(config)
+        assert json.loads(json.dumps(record)) == record
+        assert HEADS[name].config(**record) == config
+
+
+@heads
+def test_other_data_sets_have_settings(name):
+    kind = HEADS[name]
+    assert kind.settings_for("my cameras") == kind.fallback and kind.fallback in kind.published
+
+
+@heads
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"batches": "all"}, "allowed are shuffled, balanced, drawn"),
+        ({"crops": "mean"}, "allowed are sample, axis"),
+        ({"optimizer": "sgd"}, "allowed are adam, adagrad"),
+        ({"sampling": "all"}, "allowed are segments-32"),
+        ({"steps_per_epoch": 3, "batches": "shuffled"}, "shuffled batches show every item once"),
+        ({"batches": "drawn", "batch_size": 7}, "batch_size = 7: drawn ones are even"),
+        ({"epochs": 0}, "epochs = 0: must be positive"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(name, change, message):
+    with pytest.raises(ValueError, match=message):
+        HEADS[name].config(**change)

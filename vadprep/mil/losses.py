@@ -1,0 +1,50 @@
+"""Pieces that the losses of several heads share. Padding is told by a mask and counts nowhere."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def top_values(
+    values: torch.Tensor, mask: torch.Tensor, k: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's valid entries from the largest down, and which of them are among the k[n] first.
+
+    float [N, T] and bool [N, T] from float [N, T], bool [N, T], int64 [N]. A row with fewer than
+    k valid entries has all of them chosen.
+    """
+    ordered = values.masked_fill(~mask, -math.inf).sort(dim=1, descending=True).values
+    taken = torch.minimum(k, mask.sum(dim=1))
+    return ordered, torch.arange(values.shape[1], device=values.device) < taken[:, None]
+
+
+def top_mean(values: torch.Tensor, mask: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """Mean of the k[n] largest valid entries of each row: float [N] from float, bool [N, T].
+
+    A row with fewer than k valid entries gives the mean of these, and 0 when it has none.
+    """
+    ordered, chosen = top_values(values, mask, k)
+    return ordered.masked_fill(~chosen, 0.0).sum(dim=1) / chosen.sum(dim=1).clamp(min=1)
+
+
+def cross_entropy(p: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """-y log p - (1 - y) log(1 - p), elementwise, for labels y of 0 and 1; p is kept 1e-7 inside.
+
+    Clamped by hand: torch's function raises on NaN (and kills the CUDA context), where the
+    training loop is to name the term that is not finite.
+    """
+    inside = p.clamp(1e-7, 1 - 1e-7)
+    return -torch.where(labels > 0, inside.log(), (-inside).log1p())
+
+
+def squared_changes(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Sum over t of (s_t+1 - s_t)^2 between valid neighbours: float [N] from [N, T]."""
+    squares = (scores[:, 1:] - scores[:, :-1]) ** 2
+    return squares.masked_fill(~(mask[:, 1:] & mask[:, :-1]), 0.0).sum(dim=1)
+
+
+def zero_of(values: torch.Tensor) -> torch.Tensor:
+    """A scalar 0 that hangs on ``values``, for a term that a batch has no videos for."""
+    return values.sum() * 0.0
