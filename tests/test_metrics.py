@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from vadprep.metrics import (
-    VideoScores,
+from vadprep.figures import (
     average_precision,
     average_precision_trapezoid,
-    evaluate,
-    listed,
+    false_alarm_rate,
     roc_auc,
 )
+from vadprep.metrics import Truth, VideoScores, evaluate, listed, segment_labels
 
 
 def random_frames(seed, num_frames=500, num_scores=7):
@@ -79,7 +80,12 @@ def two_videos():
         "a": video([0.2, 0.9], 16, np.array([0, 8, 16])),
         "b": video([0.3, 0.1], 37, np.array([0, 16, 32])),
     }
-    return scores, {"a": ((6, 16),), "b": ()}
+    return scores, known({"a": ((6, 16),), "b": ()})
+
+
+def known(intervals):
+    """Truth of videos whose label is whether they have an interval."""
+    return {each: Truth(found, int(bool(found))) for each, found in intervals.items()}
 
 
 def test_evaluate_meets_labels_through_spans():
@@ -105,7 +111,7 @@ def test_order_of_the_mappings_does_not_matter():
 
 def test_intervals_are_cut_at_the_frames_that_were_scored():
     scores, _ = two_videos()
-    metrics = evaluate(scores, {"a": ((0, 16),), "b": ((30, 37),)})
+    metrics = evaluate(scores, known({"a": ((0, 16),), "b": ((30, 37),)}))
     assert metrics.num_abnormal_frames == 16 + 2
 
 
@@ -124,7 +130,7 @@ def test_ids_that_do_not_match_are_listed():
     ],
 )
 def test_one_class_gives_none_with_the_reason(intervals, reason):
-    entry = evaluate(two_videos()[0], intervals).as_json()
+    entry = evaluate(two_videos()[0], known(intervals)).as_json()
     for name in ("frame_auc", "frame_ap", "frame_ap_trapezoid"):
         assert entry[name] is None
         assert entry["undefined"][name] == reason
@@ -132,7 +138,106 @@ def test_one_class_gives_none_with_the_reason(intervals, reason):
 
 def test_no_frames_at_all_is_undefined():
     scores = {"a": video([], 5, np.array([0]))}
-    assert evaluate(scores, {"a": ((0, 5),)}).reasons["frame_auc"] == "no frame was scored"
+    assert evaluate(scores, known({"a": ((0, 5),)})).reasons["frame_auc"] == "no frame was scored"
+
+
+def four_videos():
+    """Two normal and two abnormal videos of 16-frame clips, in two categories."""
+    snippets = {"n1": [0.1, 0.6], "n2": [0.2, 0.3], "a1": [0.9, 0.4], "a2": [0.5, 0.55]}
+    scores = {each: video(s, 32, np.array([0, 16, 32])) for each, s in snippets.items()}
+    truth = {
+        "n1": Truth((), 0),
+        "n2": Truth((), 0),
+        "a1": Truth(((0, 8),), 1, "fire|fight"),
+        "a2": Truth(((17, 32),), 1, "fight"),
+    }
+    return scores, truth
+
+
+def test_every_figure_by_hand():
+    """Scores of frames: see ``four_videos``; each figure counted on its own."""
+    metrics = evaluate(*four_videos())
+    abnormal = [0.9] * 8 + [0.55] * 15
+    of_abnormal_videos = [0.9] * 8 + [0.4] * 16 + [0.5] * 16 + [0.55]
+    normal_frames = [0.1] * 16 + [0.6] * 16 + [0.2] * 16 + [0.3] * 16
+
+    def auc(positive, negative):
+        return np.mean([(p > n) + (p == n) / 2 for p in positive for n in negative])
+
+    expected = {
+        "frame_auc": auc(abnormal, of_abnormal_videos + normal_frames),
+        "far": 16 / 64,  # only the 0.6 is an alarm
+        "frame_auc_abnormal": auc(abnormal, of_abnormal_videos),
+        "segment_auc": auc([0.9, 0.55], [0.1, 0.6, 0.2, 0.3, 0.4, 0.5]),
+        "segment_ap": (1 / 1 + 2 / 3) / 2,
+        "video_auc": auc([0.9, 0.55], [0.6, 0.3]),
+        "video_ap": (1 / 1 + 2 / 3) / 2,
+    }
+    found = {name: metrics.figures[name] for name in expected}
+    assert found == pytest.approx(expected)
+    assert list(metrics.figures) == [
+        *("frame_auc", "frame_ap", "frame_ap_trapezoid", "far", "frame_auc_abnormal"),
+        *("segment_auc", "segment_ap", "video_auc", "video_ap"),
+    ]
+
+
+def test_categories_stand_alone_and_among_the_normal_videos():
+    scores, truth = four_videos()
+    found = evaluate(scores, truth).per_category
+    assert {name: each["num_videos"] for name, each in found.items()} == {"fight": 2, "fire": 1}
+    fire = {each: scores[each] for each in ("a1", "n1", "n2")}
+    expected = evaluate(fire, {each: truth[each] for each in fire}).figures
+    assert found["fire"]["frame_auc"] == expected["frame_auc"]
+    assert found["fire"]["frame_auc_abnormal"] == expected["frame_auc_abnormal"]
+
+
+def test_a_head_may_have_a_score_of_the_video():
+    scores, truth = four_videos()
+    scores["n1"] = replace(scores["n1"], overall=0.99)
+    assert evaluate(scores, truth).figures["video_auc"] == pytest.approx(2 / 4)
+
+
+def test_labels_are_enough_for_figures_of_videos():
+    scores, truth = four_videos()
+    truth["a1"] = Truth(None, 1)
+    metrics = evaluate(scores, truth)
+    assert metrics.figures["video_auc"] == pytest.approx(3 / 4)
+    assert metrics.figures["far"] is None and metrics.per_category == {}
+    assert metrics.reasons["frame_auc"] == "anomalous intervals unknown for 1 (a1)"
+
+
+def test_a_label_that_is_unknown_costs_the_figures_of_videos():
+    scores, truth = four_videos()
+    truth["n1"] = Truth((), None)
+    metrics = evaluate(scores, truth)
+    assert metrics.reasons["video_ap"] == "label unknown for 1 (n1)"
+    assert metrics.figures["frame_auc"] is not None
+
+
+def test_figures_that_need_a_kind_of_video_say_so():
+    scores, truth = four_videos()
+    abnormal = [each for each in scores if each[0] == "a"]
+    metrics = evaluate({i: scores[i] for i in abnormal}, {i: truth[i] for i in abnormal})
+    assert metrics.reasons == {
+        "far": "no normal video",
+        "video_auc": "every scored video is abnormal",
+        "video_ap": "every scored video is abnormal",
+    }
+
+
+def test_alarms_start_at_a_half():
+    labels = np.array([False, False, False, False, True])
+    scores = np.array([0.5, np.nextafter(0.5, 0), 0.9, 0.0, 0.9])
+    assert false_alarm_rate(labels, scores) == 0.5
+    with pytest.raises(ValueError, match="every scored frame is abnormal"):
+        false_alarm_rate(labels[4:], scores[4:])
+
+
+def test_a_snippet_is_abnormal_by_half_of_its_span():
+    labels = np.zeros(50, bool)
+    labels[8:23] = True
+    spans = np.array([[0, 16], [16, 31], [31, 31], [31, 50]])
+    assert segment_labels(labels, spans).tolist() == [True, False, False, False]
 
 
 def test_long_lists_of_ids_are_shortened():

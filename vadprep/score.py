@@ -17,7 +17,7 @@ from vadprep.checkpoint import Origin, Run, check_features
 from vadprep.features import Features, VideoFeatures
 from vadprep.files import written
 from vadprep.manifest import Manifest, video_intervals
-from vadprep.metrics import Metrics, VideoScores, evaluate, listed, undefined
+from vadprep.metrics import Metrics, Truth, VideoScores, evaluate, listed, undefined
 from vadprep.mil import Head
 from vadprep.records import CheckpointError, FeaturesError, Interval, ManifestError, Video
 
@@ -122,25 +122,32 @@ def evaluate_run(
 def evaluate_scores(
     scores: Mapping[str, VideoScores], manifest: Manifest, coverage: str = "cut"
 ) -> Metrics:
-    """Figures of ``scores`` against the intervals that ``manifest`` has for their ids.
+    """Figures of ``scores`` against what ``manifest`` says of their ids.
 
-    All figures are undefined, with the reason, when the intervals of a video are unknown.
+    Figures are undefined, with the reason, where intervals or labels of a video are unknown.
     Raises ManifestError for an id that is not in the manifest.
     """
-    videos = {video.video_id: video for video in manifest.videos if video.video_id in scores}
-    found = {video_id: known_intervals(videos[video_id], scores[video_id]) for video_id in videos}
-    unknown = [video_id for video_id, intervals in found.items() if intervals is None]
     if not scores:
         return undefined("no test video", coverage)
+    return evaluate(scores, truth_of(scores, manifest), coverage)
+
+
+def truth_of(scores: Mapping[str, VideoScores], manifest: Manifest) -> dict[str, Truth]:
+    """What ``manifest`` says of scored videos; raises ManifestError that lists ids it lacks."""
+    videos = {video.video_id: video for video in manifest.videos if video.video_id in scores}
     if len(videos) < len(scores):
         raise ManifestError(
             f"{manifest.path}: no row for scored videos: {listed(scores.keys() - videos.keys())}: "
             f"use the manifest of the run, or add them"
         )
-    if unknown:
-        return undefined(f"anomalous intervals unknown for {listed(unknown)}", coverage)
-    known = {video_id: intervals for video_id, intervals in found.items() if intervals is not None}
-    return evaluate(scores, known, coverage)
+    truth = {}
+    for video_id, video in videos.items():
+        intervals = known_intervals(video, scores[video_id])
+        label = video.label
+        if label is None and intervals is not None:
+            label = int(bool(intervals))
+        truth[video_id] = Truth(intervals, label, video.category)
+    return truth
 
 
 def known_intervals(video: Video, scores: VideoScores) -> tuple[Interval, ...] | None:
@@ -156,9 +163,9 @@ def write_scores(
     """Write one HDF5 file at once, laid out as shards: groups 000000, ... with ``video_id``.
 
     Each group holds ``scores`` float64 [num_clips], ``spans`` int64 [num_clips, 2] and the
-    attributes ``num_frames`` and, where known, ``fps``. Attributes of the file are
-    ``checkpoint`` and those of ``origin``, ``weights`` as JSON. Raises OutputError when the disk
-    refuses.
+    attributes ``num_frames`` and, where known, ``fps`` and ``overall``, the video's score.
+    Attributes of the file are ``checkpoint`` and those of ``origin``, ``weights`` as JSON.
+    Raises OutputError when the disk refuses.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
@@ -172,6 +179,8 @@ def write_scores(
             group.attrs["num_frames"] = video.num_frames
             if video.fps is not None:
                 group.attrs["fps"] = video.fps
+            if video.overall is not None:
+                group.attrs["overall"] = video.overall
             group.create_dataset("scores", data=video.snippets.astype(np.float64))
             group.create_dataset("spans", data=video.spans.astype(np.int64))
     with written(path) as stream:
@@ -186,7 +195,7 @@ def read_scores(path: Path) -> dict[str, VideoScores]:
                 group["scores"][:],
                 group["spans"][:],
                 int(group.attrs["num_frames"]),
-                float(group.attrs["fps"]) if "fps" in group.attrs else None,
+                *(float(group.attrs[n]) if n in group.attrs else None for n in ("fps", "overall")),
             )
             for group in file.values()
         }

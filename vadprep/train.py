@@ -42,7 +42,7 @@ from vadprep.features import Features
 from vadprep.files import make_folder
 from vadprep.fit import fit
 from vadprep.manifest import Manifest
-from vadprep.metrics import FRAME_FIGURES, Metrics, listed
+from vadprep.metrics import FIGURES, Metrics, listed
 from vadprep.mil import HeadConfig, head_kind
 from vadprep.records import CheckpointError, ManifestError, Video
 from vadprep.score import (
@@ -145,8 +145,7 @@ class RunReport:
 
     def _values(self) -> dict[str, list[float | None]]:
         return {
-            name: [metrics.figures[name] for metrics in self.by_seed.values()]
-            for name in FRAME_FIGURES
+            name: [metrics.figures[name] for metrics in self.by_seed.values()] for name in FIGURES
         }
 
 
