@@ -19,6 +19,7 @@ from videos import write_video
 from vadprep import cli_models, fit, runner
 from vadprep.backbones import has_cpu_bf16, load_backbone
 from vadprep.checkpoint import Origin
+from vadprep.cli_models import HEAD_NAMES
 from vadprep.datasets import load_dataset
 from vadprep.mil import head_kind
 from vadprep.score import read_origin, read_scores
@@ -158,6 +159,34 @@ def test_random_weights_and_the_control_are_named_in_every_result(place, tmp_pat
     found = {name: metrics[name] for name in ("weights", "random_weights", "control")}
     assert found == {"weights": {"rgb": "random:0"}, "random_weights": True, "control": True}
     assert read_origin(tmp_path / "r/scores-last.h5") == Origin({"rgb": "random:0"}, True)
+
+
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_every_head_trains_from_the_command_line(head, place, tmp_path):
+    named = ("--manifest", place / "m.csv", "--features", place / "f", "--out", tmp_path / "r")
+    small = ("--schedule", "small", "--set", "epochs=2", "--set", "steps_per_epoch=1")
+    output = ok("train", head, *named, *small, "--seeds", "0,1")
+    assert f"settings {json.loads((tmp_path / 'r/metrics.json').read_text())['settings']}" in output
+    assert "small, epochs = 2, steps_per_epoch = 1, percent" in output
+    assert "frame_auc_abnormal" in output and "best on test" in output
+    config = json.loads((tmp_path / "r/seed-1/config.json").read_text())
+    assert (config["head"], config["config"]["epochs"]) == (head, 2)
+
+
+@pytest.mark.parametrize(
+    "option, expected",
+    [
+        ("epochs", "--set epochs: expected FIELD=VALUE"),
+        ("epoch=3", "no setting 'epoch': there are epochs, "),
+        ("epochs=many", "epochs = 'many': expected int"),
+        ("prior=both", "prior = 'both': allowed are post, pre, none"),
+        ("drop_epoch=soon", "drop_epoch = 'soon': expected int | None"),
+    ],
+)
+def test_settings_are_checked_by_name_and_value(option, expected, place, tmp_path):
+    named = ("--manifest", place / "m.csv", "--features", place / "f", "--out", tmp_path / "r")
+    assert expected in message(run("train", "ddl", *named, "--set", option))
+    assert not (tmp_path / "r").exists()
 
 
 # ---------------------------------------------------------------- eval

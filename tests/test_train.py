@@ -19,6 +19,7 @@ from tiny_features import TinyFeatures, tiny_set
 from vadprep.checkpoint import LAST, RESUME, load_run, save_run, seed_folders
 from vadprep.features import open_features
 from vadprep.manifest import Manifest
+from vadprep.mil import HEADS
 from vadprep.mil.ddl import DDLConfig
 from vadprep.records import (
     CheckpointError,
@@ -28,7 +29,9 @@ from vadprep.records import (
     TrainingError,
     Video,
 )
-from vadprep.train import TrainConfig, train
+from vadprep.score import evaluate_scores, read_scores
+from vadprep.snapshots import snapshot_epochs
+from vadprep.train import TrainConfig, held_out_videos, train
 
 SMALL = DDLConfig(
     width=8, hidden=16, embedding=8, kernel=3, epochs=3, batch_size=5, learning_rate=5e-3
@@ -64,13 +67,18 @@ def run(tmp_path_factory):
 def test_run_folder_is_complete(run):
     folder, _ = run
     assert [path.name for path in sorted(folder.iterdir())] == [
+        "checkpoint-best-on-test.json",
+        "checkpoint-best-on-test.safetensors",
         "checkpoint-last.json",
         "checkpoint-last.safetensors",
         "config.json",
         "log.csv",
+        "log.tfevents",
         "metrics.json",
         "resume.safetensors",
+        "scores-best-on-test.h5",
         "scores-last.h5",
+        "snapshots.csv",
     ]
 
 
@@ -87,11 +95,12 @@ def test_metrics_json_has_the_agreed_shape(run):
     folder, report = run
     metrics = json.loads((folder / "metrics.json").read_text())
     figures = ["last", "best_on_validation", "best_on_test", "seeds"]
-    assert list(metrics) == [*figures, "weights", "random_weights", "control"]
+    assert list(metrics) == [*figures, "settings", "weights", "random_weights", "control"]
     assert (metrics["weights"], metrics["random_weights"]) == ({"rgb": "random:0"}, True)
     assert metrics["control"] is False
-    assert metrics["best_on_validation"] is None and metrics["best_on_test"] is None
+    assert metrics["best_on_validation"] is None
     assert [entry["seed"] for entry in metrics["seeds"]] == [7]
+    assert metrics["seeds"][0]["last"] == metrics["last"]
     assert metrics["last"]["frame_auc"] == report.by_seed[7].figures["frame_auc"]
 
 
@@ -138,7 +147,10 @@ def test_a_test_split_that_cannot_be_evaluated_costs_only_the_figures(run, tmp_p
     assert load_run(tmp_path).metrics is None
     assert (tmp_path / "scores-last.h5").read_bytes() == (run[0] / "scores-last.h5").read_bytes()
     train(features, manifest, replace(CONFIG, resume=True), tmp_path)
-    assert bytes_of(tmp_path) == bytes_of(run[0])
+    for name in ("checkpoint-last.json", "checkpoint-last.safetensors", "scores-last.h5"):
+        assert (tmp_path / name).read_bytes() == (run[0] / name).read_bytes()
+    metrics, expected = (json.loads((f / "metrics.json").read_text()) for f in (tmp_path, run[0]))
+    assert metrics["last"] == expected["last"]
 
 
 def test_another_number_of_threads_is_recorded_and_does_not_hinder(run, tmp_path):
@@ -196,7 +208,7 @@ def test_several_seeds_have_folders_mean_and_spread(run, tmp_path):
 
 def test_anomalies_are_learnt_and_shuffled_labels_find_less(tmp_path):
     features, manifest = tiny_set(num_train=24, num_test=16)
-    config = replace(CONFIG, head_config=replace(SMALL, epochs=20, batch_size=16))
+    config = replace(CONFIG, head_config=replace(SMALL, epochs=20, batch_size=16), snapshots=0)
     real = train(features, manifest, config, tmp_path / "real")
     control = train(features, manifest, replace(config, control=True), tmp_path / "control")
     assert real.by_seed[7].figures["frame_auc"] > 0.85
@@ -204,6 +216,121 @@ def test_anomalies_are_learnt_and_shuffled_labels_find_less(tmp_path):
     record = json.loads((tmp_path / "control/config.json").read_text())
     assert record["control"] == "shuffled labels"
     assert control.by_seed[7].figures["frame_auc"] < real.by_seed[7].figures["frame_auc"]
+
+
+def snapshot_rows(folder):
+    return list(csv.DictReader((folder / "snapshots.csv").read_text().splitlines()))
+
+
+def test_the_best_epoch_on_test_stands_beside_the_last_and_says_so(run):
+    folder, report = run
+    aucs = [float(row["test/frame_auc"]) for row in snapshot_rows(folder)]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    best = metrics["best_on_test"]
+    assert len(aucs) == 3 and aucs[-1] == metrics["last"]["frame_auc"]
+    assert best["frame_auc"] == max(aucs) == aucs[best["epoch"]]
+    assert best["chosen_by"] == "frame_auc on the test split itself: optimistic"
+    assert report.mean("best_on_test")["frame_auc"] == max(aucs)
+    loaded = load_run(folder, "checkpoint-best-on-test")
+    assert loaded.metrics == best
+    found = read_scores(folder / "scores-best-on-test.h5")
+    assert evaluate_scores(found, tiny_set()[1]).figures["frame_auc"] == max(aucs)
+
+
+def test_a_slice_of_the_training_videos_is_held_out_and_chosen_by(run, tmp_path):
+    config = replace(CONFIG, validation=0.3)
+    report = train(*tiny_set(), config, tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    labels = {video.video_id: video.label for video in tiny_set()[1].in_split("train")}
+    assert [labels[each] for each in record["validation"]].count(1) == 1
+    assert (record["num_train_videos"], len(record["validation"])) == (6, 2)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    best = metrics["best_on_validation"]
+    assert best["chosen_by"].endswith("on 2 training videos held out")
+    values = [float(row["validation/video_auc"]) for row in snapshot_rows(tmp_path)]
+    latest = max(epoch for epoch, value in enumerate(values) if value == max(values))
+    assert best["epoch"] == latest
+    assert report.best[7]["best_on_validation"]["frame_auc"] == best["frame_auc"]
+
+
+def test_held_out_videos_are_the_same_for_every_seed_and_of_both_classes():
+    labels = {f"{n:02d}": int(n < 12) for n in range(30)}
+    found = held_out_videos(labels, 0.25)
+    assert found == held_out_videos(dict(reversed(labels.items())), 0.25)
+    assert [labels[each] for each in found].count(1) == 3 and len(found) == 3 + 4
+    assert held_out_videos(labels, 0.0) == ()
+    with pytest.raises(ManifestError, match="1 abnormal training videos leave none"):
+        held_out_videos({"a": 1, "b": 0, "c": 0}, 0.5)
+
+
+@pytest.mark.parametrize(
+    "epochs, most, expected",
+    [
+        (3, 20, {0, 1, 2}),
+        (50, 5, {9, 19, 29, 39, 49}),
+        (7, 3, {1, 3, 6}),
+        (4, 0, set()),
+    ],
+)
+def test_snapshots_are_spread_and_end_with_the_last_epoch(epochs, most, expected):
+    assert snapshot_epochs(epochs, most) == expected
+
+
+def test_without_snapshots_there_is_only_the_last(run, tmp_path):
+    train(*tiny_set(), replace(CONFIG, snapshots=0), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["best_on_test"] is None
+    assert metrics["last"] == json.loads((run[0] / "metrics.json").read_text())["last"]
+    name = "checkpoint-last.safetensors"
+    assert (tmp_path / name).read_bytes() == (run[0] / name).read_bytes()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_trains_and_goes_on_to_the_same_bytes(tmp_path, head):
+    """Small schedule, an odd number of steps, stopped within the second epoch."""
+    changes = {"epochs": 3, "steps_per_epoch": 2, "batch_size": 4}
+    config = TrainConfig(head=head, schedule="small", changes=changes, seeds=(7,), validation=0.3)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    report = train(*tiny_set(), config, whole)
+    assert report.settings.endswith(", small, epochs = 3, steps_per_epoch = 2, batch_size = 4")
+    with pytest.raises(Stopped), stopped_after(3):
+        train(*tiny_set(), config, parts)
+    train(*tiny_set(), replace(config, resume=True), parts)
+    assert bytes_of(parts) == bytes_of(whole)
+    assert load_run(whole).head_name == head
+    last = json.loads((whole / "metrics.json").read_text())["last"]
+    assert list(last["protocols"]) == (["csl_tal_subsampled"] if head == "csltal" else [])
+    assert all(0 <= last[name] <= 1 for name in ("frame_auc", "far", "video_auc", "segment_ap"))
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"schedule": "tiny"}, "allowed are published, small"),
+        ({"changes": {"sigmas": 3}}, "no setting 'sigmas': there are epochs, "),
+        ({"changes": {"kernel": 0}}, "must be positive"),
+        ({"validation": 1.0}, "a share"),
+        ({"head_config": SMALL, "schedule": "small"}, "head_config holds all settings"),
+        ({"head": "rtfm", "head_config": SMALL}, "DDLConfig is no config of head 'rtfm'"),
+    ],
+)
+def test_settings_are_checked_before_training(config, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**config)
+
+
+def test_a_class_that_is_repeated_is_said_once(tmp_path, caplog):
+    changes = {"epochs": 2, "steps_per_epoch": 1}
+    config = TrainConfig(schedule="small", changes=changes, seeds=(1, 2), snapshots=0)
+    train(*tiny_set(num_train=6), config, tmp_path)
+    said = [each for each in caplog.messages if "drawn with replacement" in each]
+    assert said == ["6 normal and 6 abnormal items for 8 a batch: drawn with replacement"]
+
+
+def test_losses_and_figures_are_in_the_event_file(run):
+    content = (run[0] / "log.tfevents").read_bytes()
+    for tag in (b"train/total", b"train/mil", b"train/learning_rate", b"test/far"):
+        assert content.count(tag) == 3
 
 
 def test_no_label_outside_the_train_split_is_used(run, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
 """As in ``mil.HEADS``, which needs torch."""
 SOURCES = click.Path(path_type=Path, exists=True)
+SET_HELP = "A setting of the head instead of the published one."
+VALIDATION_HELP = "Share of the training videos to choose an epoch by. [0: none]"
 CONTROL_HELP = "Train on shuffled labels: about 0.5 in the mean over many seeds."
 GO_ON = "every full epoch is saved, go on with --resume"
 
@@ -44,6 +47,9 @@ GO_ON = "every full epoch is saved, go on with --resume"
 @click.option("--streams", default="rgb", show_default=True, help="rgb, flow or concat.")
 @click.option("--seeds", help="One run each, such as 0,1,2. [the published seed]")
 @click.option("--device", help="cpu or cuda. [cuda, if any]")
+@click.option("--schedule", type=click.Choice(["published", "small"]), default="published")
+@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
+@click.option("--validation", type=float, default=0.0, help=VALIDATION_HELP)
 @click.option("--control", is_flag=True, help=CONTROL_HELP)
 @click.option("--resume", is_flag=True, help="Go on from the last full epoch.")
 @click.option("--allow-missing", is_flag=True, help="Go on without videos that have no features.")
@@ -53,6 +59,7 @@ def train(
     out: Path | None,
     seeds: str | None,
     device: str | None,
+    changes: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Features -> a trained head, its test scores, and figures."""
@@ -74,18 +81,33 @@ def train(
             dataset=name,
             source=source,
             seeds=parsed_seeds(seeds),
+            changes=parsed_changes(changes),
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             **options,
         )
     out = out or Path("runs") / f"{head}-{name}"
     with open_features(features or Path("features") / name) as found, stop_on_signals(GO_ON):
         report = train_head(found, manifest, config, out)
-    columns = {f"seed {seed}": each.figures for seed, each in report.by_seed.items()}
-    if len(columns) > 1:
-        columns |= {"mean": report.mean(), "spread": report.spread()}
     show_origin(out, report.origin)
-    tables.show(figure_rows(columns, next(iter(report.by_seed.values())).reasons))
-    click.echo(f"{len(report.by_seed)} run(s) in {out}, last step, percent")
+    tables.show(figure_rows(report.columns(), next(iter(report.by_seed.values())).reasons))
+    click.echo(
+        f"{len(report.by_seed)} run(s) in {out}, settings {report.settings}, percent; "
+        f"what is best on test was chosen on test: optimistic"
+    )
+
+
+def parsed_changes(texts: Sequence[str]) -> dict[str, Any]:
+    """``FIELD=VALUE`` texts as values: numbers, true, false and null as in JSON, else text."""
+    changes = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set {text}: expected FIELD=VALUE")
+        try:
+            changes[name] = json.loads(value)
+        except ValueError:
+            changes[name] = value
+    return changes
 
 
 def parsed_seeds(text: str | None) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from vadprep.folder import StreamFolder
 from vadprep.manifest import Manifest, read_manifest
 from vadprep.metrics import VideoScores
 from vadprep.mil.ddl import DDLConfig
+from vadprep.outcome import RunReport
 from vadprep.records import VadprepError
 from vadprep.report import plot_scores
 from vadprep.runner import Progress, extract_dataset
@@ -34,7 +35,7 @@ from vadprep.score import evaluate_scores, known_intervals, read_scores
 from vadprep.settings import Settings
 from vadprep.spec import Spec
 from vadprep.tables import Cells, duration
-from vadprep.train import RunReport, TrainConfig, train
+from vadprep.train import TrainConfig, train
 from vadprep.verify import verify
 
 SEEDS = (0, 1, 2)
@@ -150,7 +151,7 @@ def _trained(
     control = run.name.startswith("control")
     seeds = CONTROL_SEEDS if control else SEEDS
     config = TrainConfig(
-        head_config=HEAD, streams=choice, seeds=seeds, control=control, resume=True
+        head_config=HEAD, streams=choice, seeds=seeds, control=control, resume=True, snapshots=0
     )
     name = "train on shuffled labels" if control else "train ddl"
     with stages.stage(name) as what:

@@ -7,11 +7,8 @@ with the same bytes as one that was not.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +16,28 @@ import torch
 
 from vadprep.bags import Batch, TrainingBags
 from vadprep.checkpoint import RESUME, load_state, save_state
-from vadprep.files import written
+from vadprep.logs import STEPS, first_rows, write_rows, write_tensorboard
 from vadprep.metrics import listed
 from vadprep.mil import Head
-from vadprep.records import CheckpointError, TrainingError
+from vadprep.records import TrainingError
 from vadprep.signals import check_stop
+from vadprep.snapshots import Snapshots
 
 _LOG = logging.getLogger(__name__)
 
 
-def fit(head: Head, bags: TrainingBags, seed: int, folder: Path) -> None:
+def fit(
+    head: Head[Any],
+    bags: TrainingBags,
+    seed: int,
+    folder: Path,
+    snapshots: Snapshots | None = None,
+) -> None:
     """The loop: train ``head`` in place, logging each step and saving state each epoch.
 
-    Goes on from ``folder``'s resume state when there is one. Uses torch's global random state
-    (dropout), which the caller seeds. Raises TrainingError, and Stopped inside a block of
+    Goes on from ``folder``'s resume state when there is one. A snapshot is taken before the state
+    of its epoch is saved, so that a stop in between repeats both. Uses torch's global random
+    state (dropout), which the caller seeds. Raises TrainingError, and Stopped inside a block of
     ``signals.stop_on_signals``.
     """
     config = head.config
@@ -43,24 +48,29 @@ def fit(head: Head, bags: TrainingBags, seed: int, folder: Path) -> None:
     if (folder / RESUME).exists():
         progress = load_state(folder / RESUME, head, optimizer)
         first = progress["epochs"]
-        log = _read_log(folder / "log.csv", progress["steps"])
+        log = first_rows(folder / STEPS, progress["steps"])
+        if snapshots:
+            snapshots.resume(first)
     for epoch in range(first, config.epochs):
         head.train()
+        rate = config.learning_rate_at(epoch)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(epoch)
+            group["lr"] = rate
         for batch in bags.batches(seed, epoch):
             check_stop()
             where = f"epoch {epoch}, step {len(log)}"
             losses = _step(head, optimizer, batch.to(device), where)
-            rate = config.learning_rate_at(epoch)
             log.append({"epoch": epoch, "step": len(log), "learning_rate": rate, **losses})
-        _write_log(folder / "log.csv", log)
+        if snapshots:
+            snapshots.take(epoch)
+        write_rows(folder / STEPS, log)
+        write_tensorboard(folder, log)
         save_state(folder / RESUME, head, optimizer, {"epochs": epoch + 1, "steps": len(log)})
         _LOG.info("epoch %d of %d: loss %.4f", epoch + 1, config.epochs, log[-1]["total"])
 
 
 def _step(
-    head: Head, optimizer: torch.optim.Optimizer, batch: Batch, where: str
+    head: Head[Any], optimizer: torch.optim.Optimizer, batch: Batch, where: str
 ) -> dict[str, float]:
     """One update; returns the loss and its terms as they were before it."""
     terms = head.loss(head(batch.snippets, batch.mask), batch.labels, batch.mask)
@@ -78,24 +88,3 @@ def _step(
     total.backward()
     optimizer.step()
     return {"total": values[-1], **dict(zip(terms, values, strict=False))}
-
-
-def _write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    with written(path) as stream:
-        stream.write(text.getvalue().encode())
-
-
-def _read_log(path: Path, num_steps: int) -> list[dict[str, Any]]:
-    """The first ``num_steps`` rows as text, so that they are written back unchanged."""
-    try:
-        with path.open(newline="") as lines:
-            rows: list[dict[str, Any]] = list(csv.DictReader(lines))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(rows) < num_steps:
-        raise CheckpointError(f"{path}: {len(rows)} rows, {num_steps} steps were trained")
-    return rows[:num_steps]

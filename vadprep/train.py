@@ -1,10 +1,10 @@
 """Training: from features, manifest and config to a run folder (the loop itself is ``fit``).
 
     RUN/config.json      what was asked for and resolved
-    RUN/log.csv          one row a step: learning rate, total loss and its terms
-    RUN/checkpoint-*     the trained head, see ``checkpoint``
+    RUN/log.csv ...      losses and snapshots, see ``logs``
+    RUN/checkpoint-*     the trained head, see ``checkpoint``; at its best, see ``snapshots``
     RUN/scores-last.h5   scores of the test videos
-    RUN/metrics.json     figures of the last step; never chosen on the test set
+    RUN/metrics.json     figures of the last step, and beside it of the best ones
     RUN/seed-<n>/        one such folder for each seed, when there are several
 
 The same features, manifest, config and seed give the same bytes on the same machine with the
@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vadprep.bags import STREAM_CHOICES, TrainingBags, shuffled_labels, streams_of
 from vadprep.checkpoint import (
     LAST,
     RESUME,
-    Origin,
     Run,
     origin_of,
     read_json,
@@ -42,17 +42,24 @@ from vadprep.features import Features
 from vadprep.files import make_folder
 from vadprep.fit import fit
 from vadprep.manifest import Manifest
-from vadprep.metrics import FIGURES, Metrics, listed
-from vadprep.mil import HeadConfig, head_kind
+from vadprep.metrics import Metrics, listed
+from vadprep.mil import Head, HeadConfig, Settings, head_kind
+from vadprep.outcome import RunReport
 from vadprep.records import CheckpointError, ManifestError, Video
 from vadprep.score import (
     evaluate_scores,
     exact_arithmetic,
     score_videos,
+    truth_of,
     videos_in_split,
     write_scores,
 )
+from vadprep.snapshots import MOST, TEST_FIGURES, Exam, Snapshots, snapshot_epochs
 from vadprep.spec import Spec
+from vadprep.subsampled import NAME as SUBSAMPLED
+from vadprep.subsampled import evaluate_subsampled
+
+_LOG = logging.getLogger(__name__)
 
 PROVENANCE = {"source", "threads"}
 """Fields of config.json that say what merely happened: a run may go on under others."""
@@ -68,6 +75,15 @@ class TrainConfig:
     without settings of its own takes those of the head's fallback (``mil.HEADS``)."""
     head_config: HeadConfig | None = None
     """Settings instead of the published ones."""
+    schedule: str = "published"
+    """``small`` for data sets of tens of videos (``mil.SMALL``)."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Single fields of the settings instead of those."""
+    validation: float = 0.0
+    """Share of the training videos of each class, the same for every seed, that is held out to
+    choose an epoch by."""
+    snapshots: int = MOST
+    """How often at most the test split (and the slice) is scored during a training; 0 never."""
     streams: str = "rgb"
     """``rgb``, ``flow`` or ``concat``."""
     seeds: tuple[int, ...] = ()
@@ -96,6 +112,25 @@ class TrainConfig:
             raise ValueError(f"seeds = {self.seeds}: allowed are 0 to {2**32 - 1}")
         if self.coverage not in COVERAGES:
             raise ValueError(f"{self.coverage = }: allowed are {', '.join(COVERAGES)}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation = {self.validation}: a share, 0 or more and below 1")
+        if self.snapshots < 0:
+            raise ValueError(f"snapshots = {self.snapshots}: 0 or more")
+        self.settings("")
+
+    def settings(self, manifest_name: str) -> Settings:
+        """Settings of the head for a manifest of this name; raises ValueError."""
+        if self.head_config is None:
+            dataset = self.dataset or manifest_name
+            return head_kind(self.head).settings(dataset, self.schedule, self.changes)
+        kind = head_kind(self.head).config
+        if not isinstance(self.head_config, kind):
+            raise ValueError(
+                f"{type(self.head_config).__name__} is no config of head {self.head!r}"
+            )
+        if self.changes or self.schedule != "published":
+            raise ValueError("head_config holds all settings: schedule and changes go without it")
+        return Settings("given", self.head_config)
 
 
 def _check_device(name: str) -> None:
@@ -107,98 +142,63 @@ def _check_device(name: str) -> None:
 
 
 @dataclass(frozen=True)
-class RunReport:
-    """What a training gave, over its seeds."""
-
-    folder: Path
-    head: str
-    settings: str
-    """Data set whose published settings were used, or ``given``."""
-    origin: Origin
-    by_seed: Mapping[int, Metrics]
-    """Figures of the last step on the test split."""
-    missing: tuple[str, ...] = ()
-    """Videos of the train and test split that had no features."""
-
-    def mean(self) -> dict[str, float | None]:
-        """Mean of each figure over the seeds, None unless every seed has it."""
-        return {name: _mean(values) for name, values in self._values().items()}
-
-    def spread(self) -> dict[str, float | None]:
-        """Sample standard deviation over the seeds, None below two seeds."""
-        return {
-            name: statistics.stdev(known) if len(known := _known(values)) > 1 else None
-            for name, values in self._values().items()
-        }
-
-    def as_json(self) -> dict[str, Any]:
-        """metrics.json: with one seed ``last`` is that run, with several the mean of them."""
-        runs = [{"seed": seed, **m.as_json()} for seed, m in self.by_seed.items()]
-        only = next(iter(self.by_seed.values())).as_json()
-        return {
-            "last": only if len(runs) == 1 else {**self.mean(), "spread": self.spread()},
-            "best_on_validation": None,
-            "best_on_test": None,
-            "seeds": runs,
-            **self.origin.as_json(),
-        }
-
-    def _values(self) -> dict[str, list[float | None]]:
-        return {
-            name: [metrics.figures[name] for metrics in self.by_seed.values()] for name in FIGURES
-        }
-
-
-def _known(values: Sequence[float | None]) -> list[float]:
-    known = [value for value in values if value is not None]
-    return known if len(known) == len(values) else []
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    return statistics.fmean(known) if (known := _known(values)) else None
-
-
-@dataclass(frozen=True)
 class _Job:
     """A training with everything resolved but the seed."""
 
     config: TrainConfig
-    head_config: HeadConfig
-    settings: str
+    settings: Settings
     features: Features
-    streams: tuple[str, ...]
     manifest: Manifest
     bags: TrainingBags
-    test_ids: tuple[str, ...]
+    exam: Exam
     missing: tuple[str, ...]
 
     @property
     def specs(self) -> dict[str, Spec]:
         """Specs of the streams in use."""
-        return {stream: self.features.specs[stream] for stream in self.streams}
+        return {stream: self.features.specs[stream] for stream in self.exam.streams}
 
-    def report(self, folder: Path, by_seed: Mapping[int, Metrics]) -> RunReport:
-        """What the run in ``folder`` gave."""
-        origin = origin_of(self.specs, self.config.control)
-        return RunReport(folder, self.config.head, self.settings, origin, by_seed, self.missing)
+    def run_of(self, head: Head[Any], seed: int) -> Run:
+        """The checkpoint of a head."""
+        config = self.config
+        return Run(config.head, head, config.streams, self.specs, seed, config.control)
+
+    def report(self, folder: Path, outcomes: Mapping[int, _Outcome]) -> RunReport:
+        """What the run in ``folder`` gave, by seed."""
+        return RunReport(
+            folder,
+            self.config.head,
+            self.settings.name,
+            origin_of(self.specs, self.config.control),
+            {seed: last for seed, (last, _) in outcomes.items()},
+            {seed: best for seed, (_, best) in outcomes.items()},
+            self.missing,
+        )
+
+
+_Outcome = tuple[Metrics, Mapping[str, Mapping[str, Any] | None]]
+"""Figures of the last step, and of the best epochs by ``snapshots.CHOICES``."""
 
 
 def train(features: Features, manifest: Manifest, config: TrainConfig, out: Path) -> RunReport:
     """Train a head on the train split, score the test split, and fill the run folder ``out``.
 
     ``features`` is what ``open_features`` returns. No label or interval of a video outside the
-    train split is read before the last step. Raises FeaturesError and ManifestError for videos
+    train split has any influence on the training: they choose among snapshots of it, and those
+    figures are labelled so. Raises FeaturesError and ManifestError for videos
     without features or labels, CheckpointError for a folder with another run, TrainingError at
     the first loss that is not finite, Stopped inside a block of ``signals.stop_on_signals``.
     """
     job = _prepare(features, manifest, config)
-    seeds = config.seeds or (job.head_config.seed,)
+    seeds = config.seeds or (job.settings.config.seed,)
+    if repeated := job.bags.repeated():
+        _LOG.warning("%s", repeated)
     _check_seeds(out, seeds, config.resume)
-    by_seed = {
+    outcomes = {
         seed: _train_seed(job, seed, out if len(seeds) == 1 else out / f"seed-{seed}")
         for seed in seeds
     }
-    report = job.report(out, by_seed)
+    report = job.report(out, outcomes)
     write_json(out / "metrics.json", report.as_json())
     return report
 
@@ -217,27 +217,49 @@ def _check_seeds(out: Path, seeds: Sequence[int], resume: bool) -> None:
 
 
 def _prepare(features: Features, manifest: Manifest, config: TrainConfig) -> _Job:
-    kind = head_kind(config.head)
-    settings = kind.settings_for(config.dataset or manifest.path.stem)
-    head_config = config.head_config or kind.published[settings]
-    if not isinstance(head_config, kind.config):
-        raise ValueError(f"{type(head_config).__name__} is no config of head {config.head!r}")
+    settings = config.settings(manifest.path.stem)
     videos = videos_in_split(manifest, features, "train", config.allow_missing)
     tests = videos_in_split(manifest, features, "test", config.allow_missing)
     streams = streams_of(config.streams, features.streams)
-    bags = TrainingBags(features, training_labels(videos), streams, head_config)
+    labels = training_labels(videos)
+    held_out = held_out_videos(labels, config.validation)
+    shown = {video_id: label for video_id, label in labels.items() if video_id not in held_out}
     wanted = {video.video_id for name in ("train", "test") for video in manifest.in_split(name)}
-    return _Job(
-        config=config,
-        head_config=head_config,
-        settings="given" if config.head_config else settings,
+    exam = Exam(
         features=features,
         streams=streams,
         manifest=manifest,
-        bags=bags,
+        coverage=config.coverage,
         test_ids=tuple(video.video_id for video in tests),
+        validation={video_id: labels[video_id] for video_id in held_out},
+        test_figure=TEST_FIGURES.get(config.dataset or manifest.path.stem, "frame_auc"),
+    )
+    return _Job(
+        config=config,
+        settings=settings,
+        features=features,
+        manifest=manifest,
+        bags=TrainingBags(features, shown, streams, settings.config),
+        exam=exam,
         missing=tuple(sorted(wanted - {video.video_id for video in (*videos, *tests)})),
     )
+
+
+def held_out_videos(labels: Mapping[str, int], share: float) -> tuple[str, ...]:
+    """A share of the videos of each class, at least one of each: ids in order, none for 0.
+
+    The same for every seed. Raises ManifestError when nothing of a class would be left.
+    """
+    random, held_out = np.random.default_rng(0), list[str]()
+    for label, word in enumerate(("normal", "abnormal")):
+        ids = sorted(video_id for video_id in labels if labels[video_id] == label)
+        count = max(round(share * len(ids)), 1) if share else 0
+        if count >= len(ids):
+            raise ManifestError(
+                f"validation = {share}: {len(ids)} {word} training videos leave none to train on"
+            )
+        held_out += random.permutation(ids)[:count].tolist()
+    return tuple(sorted(held_out))
 
 
 def training_labels(videos: Sequence[Video]) -> dict[str, int]:
@@ -255,27 +277,34 @@ def training_labels(videos: Sequence[Video]) -> dict[str, int]:
     return labels
 
 
-def _train_seed(job: _Job, seed: int, folder: Path) -> Metrics:
+def _train_seed(job: _Job, seed: int, folder: Path) -> _Outcome:
     """Train one seed, score and save its last step, then evaluate it.
 
     A manifest whose test split cannot be evaluated costs the figures, not the training.
     """
-    config = job.config
+    config, head_config = job.config, job.settings.config
     bags = _control_bags(job, seed) if config.control else job.bags
     _claim(folder, _record(job, bags, seed), config.resume)
     with _seeded(seed, config.device), exact_arithmetic():
-        head = head_kind(config.head).build(bags.dim, job.head_config).to(config.device)
-        if job.head_config.standardize:
+        head = head_kind(config.head).build(bags.dim, head_config).to(config.device)
+        if head_config.standardize:
             head.fit_standardization(*bags.statistics())
-        fit(head, bags, seed, folder)
-    scores = score_videos(head, job.features, job.test_ids, job.streams)
-    run = Run(config.head, head, config.streams, job.specs, seed, config.control)
+        run = job.run_of(head, seed)
+        epochs = snapshot_epochs(head_config.epochs, config.snapshots)
+        snapshots = Snapshots(folder, run, job.exam, epochs)
+        fit(head, bags, seed, folder, snapshots)
+    scores = score_videos(head, job.features, job.exam.test_ids, job.exam.streams)
     write_scores(folder / "scores-last.h5", scores, run.origin, LAST)
     save_run(folder, run)
     metrics = evaluate_scores(scores, job.manifest, config.coverage)
+    if config.head == "csltal":
+        truth = truth_of(scores, job.manifest)
+        figures = evaluate_subsampled(head, job.features, truth, job.exam.streams)
+        metrics = replace(metrics, protocols={SUBSAMPLED: figures})
     save_run(folder, replace(run, metrics=metrics.as_json()))
-    write_json(folder / "metrics.json", job.report(folder, {seed: metrics}).as_json())
-    return metrics
+    outcome = metrics, snapshots.chosen()
+    write_json(folder / "metrics.json", job.report(folder, {seed: outcome}).as_json())
+    return outcome
 
 
 def _control_bags(job: _Job, seed: int) -> TrainingBags:
@@ -298,8 +327,8 @@ def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
     labels = json.dumps(bags.labels, sort_keys=True).encode()
     return {
         "head": config.head,
-        "settings": job.settings,
-        "config": asdict(job.head_config),
+        "settings": job.settings.name,
+        "config": asdict(job.settings.config),
         "streams": config.streams,
         "specs": spec_records(job.specs),
         "seed": seed,
@@ -309,7 +338,9 @@ def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
         "dim": bags.dim,
         "num_train_videos": len(bags.labels),
         "num_train_items": len(bags),
-        "num_test_videos": len(job.test_ids),
+        "num_test_videos": len(job.exam.test_ids),
+        "validation": list(job.exam.validation),
+        "snapshots": config.snapshots,
         "train_labels_sha256": hashlib.sha256(labels).hexdigest(),
         "missing": list(job.missing),
         "source": dict(config.source) or {"manifest": str(job.manifest.path.absolute())},

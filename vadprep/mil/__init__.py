@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from vadprep.mil.arnet import ARNET_PUBLISHED, ARNet, ARNetConfig
@@ -28,10 +28,55 @@ class HeadKind:
     fallback: str
     """Dataset whose settings serve any other one."""
 
+    small: Mapping[str, Any] = field(default_factory=dict)
+    """What ``--schedule small`` changes besides ``SMALL``."""
+
     def settings_for(self, dataset: str) -> str:
         """Name of the published settings that ``dataset`` is trained with."""
         return dataset if dataset in self.published else self.fallback
 
+    def settings(self, dataset: str, schedule: str, changes: Mapping[str, Any]) -> Settings:
+        """Published settings for ``dataset``, for the schedule, with single fields changed.
+
+        Raises ValueError for an unknown schedule or field and for values that make no sense.
+        """
+        if schedule not in SCHEDULES:
+            raise ValueError(f"{schedule = }: allowed are {', '.join(SCHEDULES)}")
+        name = self.settings_for(dataset)
+        config = self.published[name]
+        if schedule == "small":
+            name += ", small"
+            config = replace(config, **{**SMALL, **self.small})
+        known = [each.name for each in fields(config)]
+        unknown = [each for each in changes if each not in known]
+        if unknown:
+            raise ValueError(f"no setting {unknown[0]!r}: there are {', '.join(known)}")
+        name += "".join(f", {each} = {value}" for each, value in changes.items())
+        return Settings(name, replace(config, **changes))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a head and where they come from."""
+
+    name: str
+    """Such as ``xd``, or ``ucf, small, dropout = 0.5``."""
+    config: HeadConfig
+
+
+SCHEDULES = ("published", "small")
+SMALL: Mapping[str, Any] = {
+    "epochs": 20,
+    "steps_per_epoch": 10,
+    "batches": "balanced",
+    "batch_size": 16,
+    "cosine_epochs": 20,
+    "drop_epoch": None,
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "standardize": True,
+}
+"""For tens of videos: 200 steps on half batches of each class, and standardized features."""
 
 HEADS: dict[str, HeadKind] = {
     "sultani": HeadKind(Sultani, SultaniConfig, SULTANI_PUBLISHED, fallback="ucf"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Generic, Literal, TypeVar
 
 import torch
@@ -46,6 +46,7 @@ class HeadConfig:
     """Of the published run, used when none is asked for."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("epochs", "batch_size", "learning_rate", "steps_per_epoch"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -59,6 +60,13 @@ class HeadConfig:
             )
         if self.batches != "shuffled" and self.batch_size % 2:
             raise ValueError(f"batch_size = {self.batch_size}: {self.batches} ones are even")
+
+    def _check_types(self) -> None:
+        """Raise ValueError for text where a number is meant, and the like."""
+        for each in fields(self):
+            value, allowed = getattr(self, each.name), _TYPES.get(str(each.type), (str,))
+            if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+                raise ValueError(f"{each.name} = {value!r}: expected {each.type}")
 
     def check_choices(self, choices: Mapping[str, Collection[str]]) -> None:
         """Raise ValueError unless each field of ``choices`` has one of its values."""
@@ -80,6 +88,14 @@ class HeadConfig:
             return rate
         return rate * (1 + math.cos(math.pi * epoch / self.cosine_epochs)) / 2
 
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (int, float),
+    "bool": (bool,),
+}
+"""By annotation; every other one is a choice of words."""
 
 _CHOICES = {
     "batches": ("shuffled", "balanced", "drawn"),

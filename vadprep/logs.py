@@ -1,0 +1,69 @@
+"""What a training writes down as it goes: tables that are complete after every epoch.
+
+RUN/log.csv        one row a step: learning rate, total loss and its terms
+RUN/snapshots.csv  one row a snapshot: figures on the validation slice and on the test split
+RUN/log.tfevents   both for TensorBoard, the losses as means over each epoch
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vadprep.files import written
+from vadprep.records import CheckpointError
+from vadprep.tensorboard import NAME, write_events
+
+STEPS = "log.csv"
+SNAPSHOTS = "snapshots.csv"
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table at once; None is an empty cell. Every row has the columns of the first."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    with written(path) as stream:
+        stream.write(text.getvalue().encode())
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows as text, so that they are written back unchanged; raises CheckpointError."""
+    try:
+        with path.open(newline="") as lines:
+            return list(csv.DictReader(lines))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def first_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
+    """As ``read_rows``; raises CheckpointError for a table with fewer rows."""
+    rows = read_rows(path)
+    if len(rows) < num_rows:
+        raise CheckpointError(f"{path}: {len(rows)} rows, {num_rows} steps were trained")
+    return rows[:num_rows]
+
+
+def write_tensorboard(folder: Path, steps: Sequence[Mapping[str, Any]]) -> None:
+    """Bring RUN/log.tfevents up to date with the rows of ``log.csv`` and with the snapshots."""
+    epochs: dict[int, list[Mapping[str, Any]]] = {}
+    for row in steps:
+        epochs.setdefault(int(row["epoch"]), []).append(row)
+    points = {
+        epoch: {
+            f"train/{name}": statistics.fmean(float(row[name]) for row in rows)
+            for name in rows[0]
+            if name not in ("epoch", "step")
+        }
+        for epoch, rows in epochs.items()
+    }
+    if (folder / SNAPSHOTS).exists():
+        for row in read_rows(folder / SNAPSHOTS):
+            figures = {name: float(value) for name, value in row.items() if value}
+            points[int(figures.pop("epoch"))] |= figures
+    write_events(folder / NAME, sorted(points.items()))

@@ -1,0 +1,98 @@
+"""What a training gave, over its seeds: metrics.json."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vadprep.checkpoint import Origin
+from vadprep.metrics import FIGURES, Metrics
+from vadprep.snapshots import CHOICES
+
+LAST = "last"
+Figures = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a training gave, over its seeds."""
+
+    folder: Path
+    head: str
+    settings: str
+    """Where the settings of the head come from, see ``mil.Settings``."""
+    origin: Origin
+    by_seed: Mapping[int, Metrics]
+    """Figures of the last step on the test split."""
+    best: Mapping[int, Mapping[str, Mapping[str, Any] | None]] = field(default_factory=dict)
+    """By seed and by ``snapshots.CHOICES``: metrics on the test split of the epoch chosen."""
+    missing: tuple[str, ...] = ()
+    """Videos of the train and test split that had no features."""
+
+    def of(self, choice: str = LAST) -> dict[int, Figures]:
+        """Figures of each seed, of the last step or of a choice; without seeds that have none."""
+        if choice == LAST:
+            return {seed: metrics.figures for seed, metrics in self.by_seed.items()}
+        chosen = {seed: found.get(choice) for seed, found in self.best.items()}
+        return {seed: entry for seed, entry in chosen.items() if entry is not None}
+
+    def mean(self, choice: str = LAST) -> dict[str, float | None]:
+        """Mean of each figure over the seeds, None unless every seed has it."""
+        return {name: _mean(values) for name, values in self._values(choice).items()}
+
+    def spread(self, choice: str = LAST) -> dict[str, float | None]:
+        """Sample standard deviation over the seeds, None below two seeds."""
+        return {
+            name: statistics.stdev(known) if len(known := _known(values)) > 1 else None
+            for name, values in self._values(choice).items()
+        }
+
+    def columns(self) -> dict[str, Figures]:
+        """Figures for a table: of each seed and over them, then of the best epochs (means)."""
+        columns = {f"seed {seed}": figures for seed, figures in self.of().items()}
+        if len(columns) > 1:
+            columns |= {"mean": self.mean(), "spread": self.spread()}
+        for choice in CHOICES:
+            if self.of(choice):
+                columns[choice.replace("_", " ")] = self.mean(choice)
+        return columns
+
+    def as_json(self) -> dict[str, Any]:
+        """metrics.json: with one seed the figures of that run, with several the mean of them."""
+        seeds = [
+            {"seed": seed, LAST: metrics.as_json(), **self._chosen(seed)}
+            for seed, metrics in self.by_seed.items()
+        ]
+        choices = (LAST, *CHOICES)
+        together = {
+            choice: {**self.mean(choice), "spread": self.spread(choice)}
+            if len(self.of(choice)) == len(seeds)
+            else None
+            for choice in choices
+        }
+        only = {choice: seeds[0][choice] for choice in choices}
+        return {
+            **(only if len(seeds) == 1 else together),
+            "seeds": seeds,
+            "settings": self.settings,
+            **self.origin.as_json(),
+        }
+
+    def _chosen(self, seed: int) -> dict[str, Any]:
+        return {choice: self.best.get(seed, {}).get(choice) for choice in CHOICES}
+
+    def _values(self, choice: str) -> dict[str, list[float | None]]:
+        seeds = self.of(choice).values()
+        return {name: [figures[name] for figures in seeds] for name in FIGURES}
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return statistics.fmean(known) if (known := _known(values)) else None
