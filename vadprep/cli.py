@@ -12,7 +12,14 @@ from typing import Any
 
 import click
 
-from vadprep import __version__, cli_features, cli_models, cli_tools, cli_weights
+from vadprep import (
+    __version__,
+    cli_features,
+    cli_models,
+    cli_protocol,
+    cli_tools,
+    cli_weights,
+)
 from vadprep.records import VadprepError
 
 
@@ -51,6 +58,8 @@ for command in (
     cli_features.presets,
     cli_features.datasets,
     cli_weights.weights,
+    cli_protocol.gt,
+    cli_protocol.recipes,
     cli_tools.demo,
     cli_tools.bench,
     cli_tools.doctor,

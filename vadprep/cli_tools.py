@@ -100,3 +100,20 @@ def bench_flow(videos: tuple[Path, ...], pairs: int) -> None:
     tables.show(report.rows())
     for note in report.notes:
         click.echo(note)
+
+
+@bench.command("train")
+@click.option("--heads", default="sultani,rtfm,arnet,csltal,ddl", show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--videos", type=click.IntRange(2), default=400, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=5, show_default=True)
+def bench_train(heads: str, device: str, videos: int, steps: int) -> None:
+    """Seconds an epoch of each head on a set like XD-Violence, and what they go into."""
+    from vadprep.bench_train import bench_train as measure
+    from vadprep.mil import head_kind
+
+    names = heads.split(",")
+    with arguments():
+        for name in names:
+            head_kind(name)
+    tables.show(measure(names, device, videos, steps).rows())

@@ -66,17 +66,17 @@ class Settings:
 
 SCHEDULES = ("published", "small")
 SMALL: Mapping[str, Any] = {
-    "epochs": 20,
+    "epochs": 10,
     "steps_per_epoch": 10,
     "batches": "balanced",
     "batch_size": 16,
-    "cosine_epochs": 20,
+    "cosine_epochs": 10,
     "drop_epoch": None,
     "optimizer": "adam",
     "learning_rate": 1e-3,
     "standardize": True,
 }
-"""For tens of videos: 200 steps on half batches of each class, and standardized features."""
+"""For tens of videos: 100 steps on half batches of each class, and standardized features."""
 
 HEADS: dict[str, HeadKind] = {
     "sultani": HeadKind(Sultani, SultaniConfig, SULTANI_PUBLISHED, fallback="ucf"),

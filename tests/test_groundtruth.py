@@ -1,0 +1,225 @@
+"""Flat ground truths: every rule by hand, and explained again from what it gave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import message, run
+
+from vadprep.datasets import load_dataset
+from vadprep.groundtruth import LENGTHS, GroundTruthError, build, check, read_flat
+from vadprep.manifest import Manifest
+from vadprep.records import ManifestError, Video
+
+CATEGORIES = ("abuse", "arson", "fight", "fire", "theft", "shooting", "crash")
+
+
+def random_manifest(seed=0, num_videos=42) -> Manifest:
+    """Videos of 100 to 500 frames, two thirds of them with intervals, in seven categories."""
+    rng = np.random.default_rng(seed)
+    videos = []
+    for number in range(num_videos):
+        frames = int(rng.integers(100, 500))
+        edges = np.sort(rng.choice(np.arange(5, frames - 2), 4, replace=False)).tolist()
+        intervals = ((edges[0], edges[1]), (edges[2], edges[3] + 1)) if number % 3 else ()
+        category = CATEGORIES[number % 7] if intervals else ""
+        label = int(bool(intervals))
+        video_id = f"v{number:02d}"
+        videos.append(Video(video_id, "x", "test", label, category, frames, intervals=intervals))
+    return Manifest(Path("random.csv"), tuple(videos))
+
+
+@pytest.mark.parametrize(
+    "rule, num_frames, expected",
+    [
+        ("xdviodet", 32, 16),
+        ("xdviodet", 33, 32),
+        ("floor", 32, 32),
+        ("floor", 47, 32),
+        ("rtfm", 33, 48),
+        ("rtfm", 32, 32),
+        ("frames", 33, 33),
+    ],
+)
+def test_length_of_each_rule(rule, num_frames, expected):
+    assert LENGTHS[rule](num_frames) == expected
+
+
+def one(intervals, frames=40, **fields):
+    video = Video("a", "x", "test", 1, "", frames, intervals=intervals, **fields)
+    return Manifest(Path("one.csv"), (video,))
+
+
+def test_intervals_are_half_open_or_inclusive_and_cut_at_the_end():
+    manifest = one(((3, 5), (30, 36)))
+    half_open, inclusive = (build(manifest, "floor", inclusive=each) for each in (False, True))
+    assert np.flatnonzero(half_open.labels).tolist() == [3, 4, 30, 31]
+    assert np.flatnonzero(inclusive.labels).tolist() == [3, 4, 5, 30, 31]
+
+
+def test_the_last_label_is_repeated():
+    to_the_end, before = (build(one(((30, stop),)), "rtfm").labels for stop in (40, 39))
+    assert np.flatnonzero(to_the_end).tolist() == list(range(30, 48))
+    assert np.flatnonzero(before).tolist() == list(range(30, 39))
+
+
+def test_lengths_of_the_manifest_and_of_features():
+    manifest = one(((30, 40),), num_frames_scored=33)
+    assert build(manifest, "scored").lengths == (33,)
+    assert build(manifest, "spans", spans_end={"a": 32}).lengths == (32,)
+    assert build(manifest, "frames", num_frames={"a": 38}).lengths == (38,)
+
+
+def test_what_is_unknown_is_listed():
+    unknown = one(None)
+    with pytest.raises(GroundTruthError, match=r"intervals unknown for 1 videos \(a\)"):
+        build(unknown, "floor")
+    with pytest.raises(GroundTruthError, match="frames unknown for 1 videos"):
+        build(one((), None), "floor")
+    with pytest.raises(GroundTruthError, match="num_frames_scored in the manifest unknown"):
+        build(one(()), "scored")
+    with pytest.raises(GroundTruthError, match="features unknown for 1 videos"):
+        build(one(()), "spans")
+    with pytest.raises(GroundTruthError, match="no video in split 'val'"):
+        build(one(()), "floor", "val")
+    with pytest.raises(ValueError, match="allowed are xdviodet, floor, rtfm, frames, scored"):
+        build(one(()), "ceil")
+
+
+@pytest.mark.parametrize("inclusive", [False, True])
+@pytest.mark.parametrize("rule", LENGTHS)
+def test_every_rule_is_recognised(rule, inclusive):
+    manifest = random_manifest()
+    found = check(build(manifest, rule, inclusive=inclusive).labels.astype(bool), manifest)
+    assert (found.rules, found.inclusive, found.is_sound) == ((rule,), inclusive, True)
+    lengths = [LENGTHS[rule](video.num_frames) for video in manifest.videos]
+    assert [each.length for each in found.videos] == lengths
+    assert found.lost == {}
+
+
+def test_a_mixture_is_explained_video_by_video():
+    """As in public files of UCF-Crime: one rule for most videos, another for some."""
+    manifest = random_manifest()
+    videos = tuple(
+        replace(v, num_frames=16 * (v.num_frames // 16)) if n % 5 == 0 else v
+        for n, v in enumerate(manifest.videos)
+    )
+    manifest = replace(manifest, videos=videos)
+    parts = [
+        build(replace(manifest, videos=(v,)), "floor" if n % 10 == 0 else "xdviodet").labels
+        for n, v in enumerate(videos)
+    ]
+    found = check(np.concatenate(parts).astype(bool), manifest)
+    assert found.rules == () and sum(each.wrong for each in found.videos) == 0
+    # Where nothing is anomalous at a border, the two videos there may have traded a clip.
+    pairs = zip(found.videos, parts, strict=True)
+    assert sum(each.length != len(part) for each, part in pairs) <= 2
+    assert found.videos[0].rules == ("floor", "rtfm", "frames")
+    assert found.videos[5].rules == ("xdviodet",)
+
+
+def test_categories_that_were_marked_normal_are_found():
+    manifest = random_manifest()
+    kept = tuple(
+        v if v.category in ("", "crash") else replace(v, label=0, intervals=())
+        for v in manifest.videos
+    )
+    labels = build(replace(manifest, videos=kept), "rtfm").labels.astype(bool)
+    found = check(labels, manifest)
+    assert found.rules == ("rtfm",) and not found.is_sound
+    assert set(found.lost) == set(CATEGORIES) - {"crash"}
+    assert all(lost == total for lost, total in found.lost.values())
+
+
+def test_a_length_that_no_rule_gives():
+    manifest = random_manifest()
+    found = check(np.zeros(1001, bool), manifest)
+    assert found.videos == () and found.totals["frames"] == sum(
+        v.num_frames for v in manifest.videos
+    )
+
+
+def test_another_order_shows_as_wrong_labels():
+    manifest = random_manifest()
+    labels = build(manifest, "floor").labels.astype(bool)
+    ids = [video.video_id for video in manifest.videos]
+    assert check(labels, manifest, ids).is_sound
+    backwards = check(labels, manifest, ids[::-1])
+    assert sum(each.wrong for each in backwards.videos) > 1000
+    with pytest.raises(ManifestError, match="lacks 1 of 43 listed videos: other"):
+        check(labels, manifest, [*ids, "other"])
+
+
+def test_scored_lengths_alone_are_enough_for_xd():
+    """XD-Violence as bundled: no frame counts, but lengths of the public ground truth."""
+    manifest = load_dataset("xd")
+    truth = build(manifest, "scored")
+    assert len(truth.labels) == 2_330_384 and truth.labels.sum() == 537_805
+    found = check(truth.labels.astype(bool), manifest)
+    assert (found.rules, found.is_sound) == (("xdviodet",), True)
+
+
+def test_ucf_of_rtfm_by_its_published_length():
+    labels = build(load_dataset("ucf"), "rtfm", inclusive=True).labels
+    assert len(labels) == 1_114_144
+    found = check(labels.astype(bool), load_dataset("ucf"))
+    assert (found.rules, found.inclusive, found.is_sound) == (("rtfm",), True, True)
+
+
+@pytest.mark.parametrize(
+    "content", [np.array([0, 2]), np.zeros((2, 2)), np.array(["a"]), np.array([np.nan])]
+)
+def test_files_that_are_no_row_of_labels_are_refused(tmp_path, content):
+    np.save(tmp_path / "gt.npy", content)
+    with pytest.raises(GroundTruthError, match="gt.npy: .*expected a row of 0 and 1"):
+        read_flat(tmp_path / "gt.npy")
+
+
+def test_files_that_are_no_arrays_are_refused(tmp_path):
+    (tmp_path / "gt.npy").write_bytes(b"no")
+    with pytest.raises(GroundTruthError, match="gt.npy: not a .npy file of numbers"):
+        read_flat(tmp_path / "gt.npy")
+    np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(GroundTruthError, match="not a .npy file of numbers"):
+        read_flat(tmp_path / "object.npy")
+
+
+def test_build_and_check_from_the_command_line(tmp_path):
+    gt = tmp_path / "gt.npy"
+    built = run("gt", "build", "--dataset", "ped2", "--rule", "floor", "--out", gt)
+    assert built.exit_code == 0 and "1,952 labels" in built.output
+    rows = (tmp_path / "gt.csv").read_text().splitlines()
+    assert rows[:2] == ["video_id,start,stop", "Test001,0,176"]
+    checked = run("gt", "check", gt, "--dataset", "ped2")
+    assert checked.exit_code == 0
+    assert (
+        "1,952 labels of 12 videos: rule xdviodet or floor, intervals [start, stop)"
+        in checked.output
+    )
+    labels = np.load(gt)
+    labels[:176] = 0
+    np.save(gt, labels)
+    wrong = run("gt", "check", gt, "--dataset", "ped2")
+    assert wrong.exit_code == 1
+    assert "category anomaly: lost in part, 1 of 12 videos marked normal" in wrong.output
+    assert "Test001" in wrong.output
+
+
+def test_the_order_comes_from_a_list_of_files(tmp_path):
+    manifest = load_dataset("ped2")
+    backwards = replace(manifest, videos=manifest.videos[::-1])
+    np.save(tmp_path / "gt.npy", build(backwards, "floor").labels)
+    tests = [v.video_id for v in backwards.videos if v.split == "test"]
+    names = [f"/data/features/{each}__{crop}.npy" for each in tests for crop in range(2)]
+    (tmp_path / "order.txt").write_text("\n".join(names) + "\n")
+    arguments = ("gt", "check", tmp_path / "gt.npy", "--dataset", "ped2")
+    assert run(*arguments).exit_code == 1
+    assert run(*arguments, "--list", tmp_path / "order.txt").exit_code == 0
+
+
+def test_rule_spans_needs_features():
+    refused = message(run("gt", "build", "--dataset", "ped2", "--rule", "spans"))
+    assert refused == "--rule spans needs --features"

@@ -1,0 +1,50 @@
+"""Recipes name what can be run; the bench of training adds up."""
+
+from __future__ import annotations
+
+import pytest
+from commands import message, run
+
+from vadprep.bench_train import bench_train
+from vadprep.cli_models import HEAD_NAMES
+from vadprep.datasets import dataset_names
+from vadprep.mil import HEADS
+from vadprep.recipes import RECIPES
+
+
+def test_recipes_are_of_known_heads_and_data_sets():
+    assert {each.head for each in RECIPES} == set(HEAD_NAMES)
+    assert {each.dataset for each in RECIPES} <= set(dataset_names())
+
+
+def test_every_published_setting_has_its_result():
+    settings = {(name, dataset) for name, kind in HEADS.items() for dataset in kind.published}
+    assert settings <= {(each.head, each.dataset) for each in RECIPES}
+
+
+def test_recipes_are_printed_as_commands():
+    output = run("recipes").output
+    assert "vadprep train arnet --dataset shanghaitech --streams concat  I3D RGB + flow" in output
+    assert "80.72" in output
+
+
+def test_bench_of_training_times_steps_and_counts_those_of_the_whole(monkeypatch):
+    monkeypatch.setattr("vadprep.bench_train.DIM", 16)
+    found = bench_train(["ddl", "arnet"], "cpu", num_videos=6, steps=1)
+    ddl, arnet = found.timings
+    assert (ddl.steps_of_slice, ddl.epochs) == (1, 50)  # 30 items
+    assert ddl.steps_of_whole == round(3954 / 6)
+    assert (arnet.steps_of_slice, arnet.steps_of_whole) == (238, 238)
+    assert all(0 < each.share < 1 and each.seconds_a_step > 0 for each in found.timings)
+    assert len(found.rows()) == 3 and len(set(map(len, found.rows()))) == 1
+
+
+def test_bench_of_an_unknown_head_lists_the_known():
+    assert "allowed are sultani, " in message(run("bench", "train", "--heads", "dll"))
+
+
+@pytest.mark.parametrize("head", HEAD_NAMES)
+def test_what_is_run_is_what_was_published(head):
+    for each in RECIPES:
+        if each.head == head and each.dataset in HEADS[head].published:
+            assert HEADS[head].settings_for(each.dataset) == each.dataset

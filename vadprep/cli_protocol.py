@@ -1,0 +1,154 @@
+"""Commands on what papers publish: flat ground truths, recipes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vadprep import tables
+from vadprep.groundtruth import RULES, Check, FlatTruth, read_flat
+from vadprep.groundtruth import build as build_truth
+from vadprep.groundtruth import check as check_truth
+from vadprep.options import FILE, FOLDER, chosen_manifest, manifest_options
+
+MOST_VIDEOS = 20
+"""Videos listed by ``gt check``."""
+LIST_HELP = "Text file, a video id or file name a line: the order. [split test of the manifest]"
+
+
+@click.group()
+def gt() -> None:
+    """Flat frame-level ground truth: build it, or explain somebody's."""
+
+
+@gt.command("build")
+@manifest_options
+@click.option("--rule", type=click.Choice(RULES), required=True, help="Length of each video.")
+@click.option("--inclusive", is_flag=True, help="Label the frame that ends an interval, too.")
+@click.option("--features", type=FOLDER, help="Spans and decoded lengths. Needed for spans.")
+@click.option("--split", default="test", show_default=True)
+@click.option("--out", type=FILE, default=Path("gt.npy"), show_default=True)
+def gt_build(
+    rule: str, inclusive: bool, features: Path | None, split: str, out: Path, **options: Any
+) -> None:
+    """Manifest -> one label a frame (uint8 .npy), and a CSV of which frames are whose."""
+    from vadprep.features import open_features
+
+    manifest, _ = chosen_manifest(options)
+    spans_end, num_frames = dict[str, int](), dict[str, int]()
+    if rule == "spans" and features is None:
+        raise click.UsageError("--rule spans needs --features")
+    if features is not None:
+        with open_features(features) as found:
+            for video in manifest.in_split(split):
+                if video.video_id in found:
+                    stored = found[video.video_id]
+                    num_frames[video.video_id] = stored.num_frames
+                    spans_end[video.video_id] = int(stored.spans[-1, 1]) if stored.num_clips else 0
+    truth = build_truth(manifest, rule, split, inclusive, spans_end, num_frames)
+    write_truth(out, truth)
+    anomalous = int(truth.labels.sum())
+    click.echo(f"{out}: {len(truth.labels):,} labels, {anomalous:,} anomalous; whose: {_csv(out)}")
+
+
+def _csv(path: Path) -> Path:
+    return path.with_suffix(".csv")
+
+
+def write_truth(path: Path, truth: FlatTruth) -> None:
+    """Write the labels, and beside them ``video_id, start, stop`` of each video."""
+    import numpy as np
+
+    from vadprep.files import written
+
+    rows, start = [], 0
+    for video_id, length in zip(truth.video_ids, truth.lengths, strict=True):
+        rows.append((video_id, start, start + length))
+        start += length
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("video_id", "start", "stop"), *rows])
+    with written(_csv(path)) as stream:
+        stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
+    with written(path) as stream:
+        np.save(stream, truth.labels)
+
+
+@gt.command("check")
+@click.argument("path", type=FILE)
+@manifest_options
+@click.option("--list", "order", type=FILE, help=LIST_HELP)
+def gt_check(path: Path, order: Path | None, **options: Any) -> None:
+    """Which length rule a flat ground truth follows, by video, and which labels it has lost."""
+    manifest, _ = chosen_manifest(options)
+    found = check_truth(read_flat(path), manifest, listed_ids(order) if order else None)
+    for line in verdict(found):
+        click.echo(line)
+    wrong = sorted((each for each in found.videos if each.wrong), key=lambda each: -each.wrong)
+    if wrong:
+        tables.show(
+            [
+                ("video", "start", "length", "rule", "labels unlike the manifest's"),
+                *(
+                    (each.video_id, each.start, each.length, "/".join(each.rules), each.wrong)
+                    for each in wrong[:MOST_VIDEOS]
+                ),
+            ]
+        )
+        if len(wrong) > MOST_VIDEOS:
+            click.echo(f"and {len(wrong) - MOST_VIDEOS} more videos")
+    if not found.is_sound:
+        sys.exit(1)
+
+
+def listed_ids(path: Path) -> list[str]:
+    """Ids in a list file, folders, suffix and crop number taken off, each once in order."""
+    import re
+
+    from vadprep.records import ManifestError
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read: {error}") from error
+    names = (Path(line.strip()).name for line in lines if line.strip())
+    ids = (re.sub(r"(__\d+)?(_i3d)?\.(npy|mp4|avi|txt)$", "", name) for name in names)
+    return list(dict.fromkeys(ids))
+
+
+def verdict(found: Check) -> list[str]:
+    """What ``gt check`` says first, line by line."""
+    totals = ", ".join(f"{rule} {total:,}" for rule, total in found.totals.items())
+    if not found.videos:
+        return [
+            f"{found.num_labels:,} labels: no rule gives this length (alone: {totals}): "
+            f"other videos, another order, or labels of irregular features"
+        ]
+    ends = "[start, stop]" if found.inclusive else "[start, stop)"
+    wrong = sum(each.wrong for each in found.videos)
+    if found.rules:
+        rules = " or ".join(found.rules)
+        lines = [f"{found.num_labels:,} labels of {len(found.videos)} videos: rule {rules}"]
+    else:
+        counts = Counter("/".join(each.rules) for each in found.videos)
+        parts = ", ".join(f"{count} {rules}" for rules, count in counts.most_common())
+        lines = [f"{found.num_labels:,} labels: no rule for all videos (alone: {totals}); {parts}"]
+    lines[0] += f", intervals {ends}"
+    lines.append(f"{wrong:,} labels are not the manifest's")
+    for category, (lost, total) in found.lost.items():
+        whole = "LOST, all" if lost == total else "lost in part,"
+        lines.append(f"category {category}: {whole} {lost} of {total} videos marked normal")
+    return lines
+
+
+@click.command()
+def recipes() -> None:
+    """What was published for each head and data set, and what other people got."""
+    from vadprep.recipes import recipe_rows
+
+    tables.show(recipe_rows())
