@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_features import tiny_set
 
 from vadprep.backbones import load_backbone, load_weights
 from vadprep.flow.pictures import QUANTISE, Quantisation, grey_of, tvl1_method
+from vadprep.mil import HEADS
 from vadprep.spec import FLOW
+from vadprep.train import TrainConfig, train
 from vadprep.views import TapResize, Views, ViewSettings
 
 pytestmark = pytest.mark.gpu
@@ -86,3 +90,13 @@ def test_four_threads_give_the_bytes_of_one() -> None:
     for thread in threads:
         thread.join()
     assert all(torch.equal(found[index], expected[index]) for index in range(4))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_training_gives_the_same_bytes_again(head: str, tmp_path: Path) -> None:
+    changes = {"epochs": 2, "steps_per_epoch": 3}
+    config = TrainConfig(head=head, schedule="small", changes=changes, seeds=(1,), device="cuda")
+    for name in "ab":
+        train(*tiny_set(), config, tmp_path / name)
+    one, other = ((tmp_path / name / "checkpoint-last.safetensors").read_bytes() for name in "ab")
+    assert one == other

@@ -10,9 +10,10 @@ import pytest
 from commands import message, run
 
 from vadprep.datasets import load_dataset
-from vadprep.groundtruth import LENGTHS, GroundTruthError, build, check, read_flat
+from vadprep.groundtruth import LENGTHS, GroundTruthError, build, read_flat
 from vadprep.manifest import Manifest
 from vadprep.records import ManifestError, Video
+from vadprep.truth_check import check
 
 CATEGORIES = ("abuse", "arson", "fight", "fire", "theft", "shooting", "crash")
 

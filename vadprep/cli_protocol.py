@@ -12,10 +12,9 @@ from typing import Any
 import click
 
 from vadprep import tables
-from vadprep.groundtruth import RULES, Check, FlatTruth, read_flat
-from vadprep.groundtruth import build as build_truth
-from vadprep.groundtruth import check as check_truth
+from vadprep.groundtruth import RULES, FlatTruth, build, read_flat
 from vadprep.options import FILE, FOLDER, chosen_manifest, manifest_options
+from vadprep.truth_check import Check, check
 
 MOST_VIDEOS = 20
 """Videos listed by ``gt check``."""
@@ -51,7 +50,7 @@ def gt_build(
                     stored = found[video.video_id]
                     num_frames[video.video_id] = stored.num_frames
                     spans_end[video.video_id] = int(stored.spans[-1, 1]) if stored.num_clips else 0
-    truth = build_truth(manifest, rule, split, inclusive, spans_end, num_frames)
+    truth = build(manifest, rule, split, inclusive, spans_end, num_frames)
     write_truth(out, truth)
     anomalous = int(truth.labels.sum())
     click.echo(f"{out}: {len(truth.labels):,} labels, {anomalous:,} anomalous; whose: {_csv(out)}")
@@ -86,7 +85,7 @@ def write_truth(path: Path, truth: FlatTruth) -> None:
 def gt_check(path: Path, order: Path | None, **options: Any) -> None:
     """Which length rule a flat ground truth follows, by video, and which labels it has lost."""
     manifest, _ = chosen_manifest(options)
-    found = check_truth(read_flat(path), manifest, listed_ids(order) if order else None)
+    found = check(read_flat(path), manifest, listed_ids(order) if order else None)
     for line in verdict(found):
         click.echo(line)
     wrong = sorted((each for each in found.videos if each.wrong), key=lambda each: -each.wrong)

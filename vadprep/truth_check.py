@@ -1,0 +1,242 @@
+"""Which rule a foreign flat ground truth follows, video by video, and which labels it has lost.
+
+A file is nothing but labels in a row. Each rule of ``groundtruth`` gives each video a length, and
+the lengths have to add up to the file; the manifest's intervals tell where it went another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vadprep.groundtruth import LENGTHS, intervals_of, marked, refuse
+from vadprep.manifest import Manifest
+from vadprep.records import ManifestError, Video
+
+
+@dataclass(frozen=True)
+class VideoCheck:
+    """What a foreign ground truth says of one video."""
+
+    video_id: str
+    start: int
+    length: int
+    rules: tuple[str, ...]
+    """Rules that give this length."""
+    wrong: int
+    """Labels that are not the manifest's."""
+    lost: bool
+    """Anomalous by the manifest, and without a single anomalous label here."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Which rule a foreign ground truth follows, and where it says something else."""
+
+    videos: tuple[VideoCheck, ...]
+    """In order; empty when no combination of rules gives the length of the file."""
+    rules: tuple[str, ...]
+    """Each of them explains every length by itself; empty when none does."""
+    inclusive: bool
+    """Whether frame ``stop`` of an interval is anomalous, too."""
+    num_labels: int
+    totals: Mapping[str, int]
+    """Length that each rule alone would give, of those that are known for all videos."""
+    lost: Mapping[str, tuple[int, int]]
+    """By category: videos that were marked normal throughout, and of how many. Only of
+    categories that have any."""
+
+    @property
+    def is_sound(self) -> bool:
+        """True when one rule explains all lengths and every label is the manifest's."""
+        return bool(self.rules) and not any(video.wrong for video in self.videos)
+
+
+def check(labels: NDArray[np.bool_], manifest: Manifest, ids: Sequence[str] | None = None) -> Check:
+    """Explain a foreign ground truth: one rule for all videos, else one for each.
+
+    ``labels`` bool [L]; ``ids`` is the order of its videos, that of split test by default. Of
+    several explanations, the one with the fewest labels that are not the manifest's. Raises
+    ManifestError for ids that the manifest lacks.
+    """
+    videos = _in_order(manifest, ids)
+    refuse((video.video_id for video in videos if intervals_of(video) is None), "intervals")
+    candidates = [_candidates(video) for video in videos]
+    refuse((v.video_id for v, c in zip(videos, candidates, strict=True) if not c), "frames")
+    single = {
+        rule: [found[rule] for found in candidates]
+        for rule in LENGTHS
+        if all(len(found.get(rule, ())) == 1 for found in candidates)
+    }
+    totals = {rule: sum(lengths[0] for lengths in found) for rule, found in single.items()}
+    attempts = _attempts(labels, videos, single, [()] * len(videos))
+    if not attempts:
+        mixed = [tuple({n for each in found.values() for n in each}) for found in candidates]
+        nearest = min(totals, key=lambda rule: abs(totals[rule] - len(labels)), default="")
+        attempts = _attempts(labels, videos, {"": mixed}, single.get(nearest, mixed))
+    if not attempts:
+        return Check((), (), False, len(labels), totals, {})
+    wrong = [sum(cost for _, _, cost in each.placed) for each in attempts]
+    best = attempts[wrong.index(min(wrong))]
+    checks = _checks(labels, videos, candidates, best)
+    equal = [e for e in attempts if (e.inclusive, e.placed) == (best.inclusive, best.placed)]
+    return Check(
+        videos=checks,
+        rules=tuple(each.rule for each in equal if each.rule),
+        inclusive=best.inclusive,
+        num_labels=len(labels),
+        totals=totals,
+        lost=_lost_categories(checks, {video.video_id: video for video in videos}),
+    )
+
+
+def _in_order(manifest: Manifest, ids: Sequence[str] | None) -> list[Video]:
+    by_id = {video.video_id: video for video in manifest.videos}
+    if ids is None:
+        ids = [video.video_id for video in manifest.in_split("test")]
+    unknown = [each for each in ids if each not in by_id]
+    if unknown or not ids:
+        raise ManifestError(
+            f"{manifest.path}: lacks {len(unknown)} of {len(ids)} listed videos: "
+            f"{', '.join(unknown[:10])}"
+        )
+    return [by_id[each] for each in ids]
+
+
+def _candidates(video: Video) -> dict[str, tuple[int, ...]]:
+    """Lengths that each rule may give; none without any count of frames.
+
+    Where only the scored length of XDVioDet's rule is known, n is one of 16 numbers.
+    """
+    counts: Sequence[int] = ()
+    if video.num_frames is not None:
+        counts = (video.num_frames,)
+    elif video.num_frames_scored is not None:
+        counts = range(video.num_frames_scored + 1, video.num_frames_scored + 17)
+    return {
+        rule: tuple(sorted({length(n) for n in counts}))
+        for rule, length in LENGTHS.items()
+        if counts and not (rule == "frames" and len(counts) > 1)
+    }
+
+
+Lengths = Sequence[Sequence[int]]
+"""Lengths that each video may have."""
+
+_WRONG = 2**20
+"""What a wrong label costs; a length that is not the usual one costs 1."""
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One way to cut the file into videos."""
+
+    rule: str
+    inclusive: bool
+    placed: list[tuple[int, int, int]]
+    """Start, length and number of wrong labels of each video."""
+
+
+def _attempts(
+    labels: NDArray[np.bool_],
+    videos: Sequence[Video],
+    rules: Mapping[str, Lengths],
+    usual: Lengths,
+) -> list[_Attempt]:
+    """The best way under each rule and both kinds of intervals, where there is one."""
+    return [
+        _Attempt(rule, inclusive, placed)
+        for rule, allowed in rules.items()
+        for inclusive in (False, True)
+        if (placed := _explain(labels, videos, allowed, usual, inclusive)) is not None
+    ]
+
+
+def _explain(
+    labels: NDArray[np.bool_],
+    videos: Sequence[Video],
+    allowed: Lengths,
+    usual: Lengths,
+    inclusive: bool,
+) -> list[tuple[int, int, int]] | None:
+    """Allowed lengths that add up to the file with the fewest wrong labels; None when none do.
+
+    Goes through the videos and keeps, for every place where one may end, the best way there.
+    """
+    before = np.concatenate([[0], np.cumsum(labels)])
+    ends, costs = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    steps = []
+    for video, lengths, normally in zip(videos, allowed, usual, strict=True):
+        ways = []
+        for length in lengths:
+            fits = np.flatnonzero(ends + length <= len(labels))
+            wrong = _wrong(before, ends[fits], length, video, inclusive)
+            cost = costs[fits] + _WRONG * wrong + (length not in normally)
+            ways.append((ends[fits] + length, cost, np.full(len(fits), length)))
+        all_ends, all_costs, taken = (np.concatenate(each) for each in zip(*ways, strict=True))
+        order = np.lexsort((all_costs, all_ends))
+        best = order[np.diff(all_ends[order], prepend=-1) > 0]
+        ends, costs = all_ends[best], all_costs[best]
+        steps.append((ends, taken[best]))
+    if len(labels) not in ends:
+        return None
+    placed, end = [], len(labels)
+    for video, (ends, taken) in zip(reversed(videos), reversed(steps), strict=True):
+        length = int(taken[np.searchsorted(ends, end)])
+        wrong = _wrong(before, np.array([end - length]), length, video, inclusive)
+        placed.append((end - length, length, int(wrong[0])))
+        end -= length
+    return placed[::-1]
+
+
+def _checks(
+    labels: NDArray[np.bool_],
+    videos: Sequence[Video],
+    candidates: Sequence[Mapping[str, tuple[int, ...]]],
+    attempt: _Attempt,
+) -> tuple[VideoCheck, ...]:
+    return tuple(
+        VideoCheck(
+            video.video_id,
+            start,
+            length,
+            tuple(rule for rule, lengths in known.items() if length in lengths),
+            wrong,
+            bool(marked(video, length, video.num_frames, attempt.inclusive))
+            and not labels[start : start + length].any(),
+        )
+        for video, known, (start, length, wrong) in zip(
+            videos, candidates, attempt.placed, strict=True
+        )
+    )
+
+
+def _wrong(
+    before: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    length: int,
+    video: Video,
+    inclusive: bool,
+) -> NDArray[np.int64]:
+    """Labels that are not the manifest's if the video starts at each of ``starts``.
+
+    ``before[i]`` counts the anomalous labels in front of i.
+    """
+    wrong = before[starts + length] - before[starts]
+    for start, stop in marked(video, length, video.num_frames, inclusive):
+        wrong = wrong + (stop - start) - 2 * (before[starts + stop] - before[starts + start])
+    return wrong
+
+
+def _lost_categories(
+    checks: Sequence[VideoCheck], videos: Mapping[str, Video]
+) -> dict[str, tuple[int, int]]:
+    lost: dict[str, list[bool]] = {}
+    for each in checks:
+        video = videos[each.video_id]
+        for category in video.category.split("|") if intervals_of(video) else ():
+            lost.setdefault(category, []).append(each.lost)
+    return {name: (sum(flags), len(flags)) for name, flags in sorted(lost.items()) if any(flags)}
