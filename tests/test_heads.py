@@ -8,6 +8,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from vadprep import cli_models, mil
 from vadprep.cli_models import HEAD_NAMES
 from vadprep.mil import HEADS
 from vadprep.mil.arnet import ARNetConfig
@@ -147,7 +148,7 @@ def test_frozen_pictures_have_finite_gradients(name):
 
 
 def test_the_command_line_knows_every_head():
-    assert list(HEAD_NAMES) == list(HEADS)
+    assert HEAD_NAMES == tuple(HEADS) and cli_models.SCHEDULES == mil.SCHEDULES
 
 
 @heads

@@ -195,6 +195,15 @@ def test_damaged_resume_state_is_named(run, tmp_path, damage):
         train(*tiny_set(), replace(CONFIG, resume=True), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["log.csv", "snapshots.csv"])
+def test_a_log_that_was_cut_short_is_named(run, tmp_path, name):
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+    rows = (tmp_path / name).read_text().splitlines(keepends=True)
+    (tmp_path / name).write_text("".join(rows[:-1]))
+    with pytest.raises(CheckpointError, match=f"{name}: .* it was cut short"):
+        train(*tiny_set(), replace(CONFIG, resume=True), tmp_path)
+
+
 def test_several_seeds_have_folders_mean_and_spread(run, tmp_path):
     report = train(*tiny_set(), replace(CONFIG, seeds=(7, 8)), tmp_path)
     assert bytes_of(tmp_path / "seed-7") == bytes_of(run[0])

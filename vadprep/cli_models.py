@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
 """As in ``mil.HEADS``, which needs torch."""
+SCHEDULES = ("published", "small")
+"""As in ``mil.SCHEDULES``."""
 SOURCES = click.Path(path_type=Path, exists=True)
 SET_HELP = "A setting of the head instead of the published one."
 VALIDATION_HELP = "Share of the training videos to choose an epoch by. [0: none]"
@@ -47,7 +49,7 @@ GO_ON = "every full epoch is saved, go on with --resume"
 @click.option("--streams", default="rgb", show_default=True, help="rgb, flow or concat.")
 @click.option("--seeds", help="One run each, such as 0,1,2. [the published seed]")
 @click.option("--device", help="cpu or cuda. [cuda, if any]")
-@click.option("--schedule", type=click.Choice(["published", "small"]), default="published")
+@click.option("--schedule", type=click.Choice(SCHEDULES), default="published", show_default=True)
 @click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
 @click.option("--validation", type=float, default=0.0, help=VALIDATION_HELP)
 @click.option("--control", is_flag=True, help=CONTROL_HELP)

@@ -45,7 +45,10 @@ def first_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
     """As ``read_rows``; raises CheckpointError for a table with fewer rows."""
     rows = read_rows(path)
     if len(rows) < num_rows:
-        raise CheckpointError(f"{path}: {len(rows)} rows, {num_rows} steps were trained")
+        raise CheckpointError(
+            f"{path}: {len(rows)} rows where {num_rows} were written: it was cut short, train "
+            f"again in another folder"
+        )
     return rows[:num_rows]
 
 

@@ -87,7 +87,11 @@ def proposals(curve: NDArray[np.float64]) -> list[tuple[int, int]]:
 
 
 def proposal_scores(curve: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean score of its run for each frame of a proposal, 0 for the others."""
+    """The mean score of its run for each frame of a proposal, 0 for the others.
+
+    All runs count, and the sum is divided by their frames, as in the code; the paper speaks of
+    the largest run, and its eq. 7 divides by two frames less.
+    """
     scores = np.zeros_like(curve)
     for start, stop in proposals(curve):
         scores[start:stop] = curve[start:stop].mean()

@@ -185,9 +185,9 @@ def train(features: Features, manifest: Manifest, config: TrainConfig, out: Path
 
     ``features`` is what ``open_features`` returns. No label or interval of a video outside the
     train split has any influence on the training: they choose among snapshots of it, and those
-    figures are labelled so. Raises FeaturesError and ManifestError for videos
-    without features or labels, CheckpointError for a folder with another run, TrainingError at
-    the first loss that is not finite, Stopped inside a block of ``signals.stop_on_signals``.
+    figures are labelled so. Raises FeaturesError and ManifestError for videos without features
+    or labels, CheckpointError for a folder with another run, TrainingError at the first loss
+    that is not finite, Stopped inside a block of ``signals.stop_on_signals``.
     """
     job = _prepare(features, manifest, config)
     seeds = config.seeds or (job.settings.config.seed,)
@@ -258,7 +258,7 @@ def held_out_videos(labels: Mapping[str, int], share: float) -> tuple[str, ...]:
             raise ManifestError(
                 f"validation = {share}: {len(ids)} {word} training videos leave none to train on"
             )
-        held_out += random.permutation(ids)[:count].tolist()
+        held_out += [ids[index] for index in random.permutation(len(ids))[:count]]
     return tuple(sorted(held_out))
 
 
