@@ -99,11 +99,26 @@ def test_control_labels_are_seeded_and_know_nothing_of_the_true_ones():
     dealt = shuffled_labels(labels, kinds, 1)
     assert dealt == shuffled_labels(dict(reversed(labels.items())), kinds, 1)
     assert dealt not in (labels, shuffled_labels(labels, kinds, 2))
-    assert dealt.keys() == labels.keys() and sum(dealt.values()) == 3 * 1 + 3 * 3
-    for kind in "abc":
-        of_kind = [each for each in labels if kinds[each] == kind]
-        for true_label, expected in ((1, 1), (0, 3)):
-            assert sum(dealt[each] for each in of_kind if labels[each] == true_label) == expected
+    for seed in range(100):
+        dealt = shuffled_labels(labels, kinds, seed)
+        assert dealt.keys() == labels.keys() and sum(dealt.values()) == 12
+        for kind in "abc":
+            of_kind = [each for each in labels if kinds[each] == kind]
+            for true_label, allowed in ((1, {1, 2}), (0, {2, 3})):
+                found = sum(dealt[each] for each in of_kind if labels[each] == true_label)
+                assert found in allowed
+
+
+@pytest.mark.parametrize("num_abnormal, num_normal", [(6, 4), (1, 2), (1, 9)])
+def test_control_labels_favour_no_class_in_the_mean(num_abnormal, num_normal):
+    labels = {f"{i:02d}": int(i < num_abnormal) for i in range(num_abnormal + num_normal)}
+    kinds = dict.fromkeys(labels, "")
+    draws = [shuffled_labels(labels, kinds, seed) for seed in range(3000)]
+    share = num_abnormal / len(labels)
+    for video_id in labels:
+        called = np.mean([dealt[video_id] for dealt in draws])
+        assert called == pytest.approx(share, abs=0.04)
+    assert all(sum(dealt.values()) == num_abnormal for dealt in draws)
 
 
 def test_standardized_bags_have_mean_0_and_variance_1():
