@@ -156,7 +156,8 @@ def evaluate(
     _check_ids(scores, truth)
     found: dict[str, float | str] = _video_figures(scores, truth)
     unknown = [video_id for video_id in scores if truth[video_id].intervals is None]
-    videos = [_frames(scores[i], truth[i], coverage) for i in scores if i not in set(unknown)]
+    known = [video_id for video_id in scores if truth[video_id].intervals is not None]
+    videos = [_frames(scores[each], truth[each], coverage) for each in known]
     if unknown:
         reason = f"anomalous intervals unknown for {listed(unknown)}"
         found |= dict.fromkeys(OF_FRAMES, reason)
