@@ -23,7 +23,7 @@ class RunReport:
     folder: Path
     head: str
     settings: str
-    """Where the settings of the head come from, see ``mil.Settings``."""
+    """Where the settings of the head come from, ``mil.HeadSettings``."""
     origin: Origin
     by_seed: Mapping[int, Metrics]
     """Figures of the last step on the test split."""

@@ -43,7 +43,7 @@ from vadprep.files import make_folder
 from vadprep.fit import fit
 from vadprep.manifest import Manifest
 from vadprep.metrics import Metrics, listed
-from vadprep.mil import Head, HeadConfig, Settings, head_kind
+from vadprep.mil import Head, HeadConfig, HeadSettings, head_kind
 from vadprep.outcome import RunReport
 from vadprep.records import CheckpointError, ManifestError, Video
 from vadprep.score import (
@@ -118,7 +118,7 @@ class TrainConfig:
             raise ValueError(f"snapshots = {self.snapshots}: 0 or more")
         self.settings("")
 
-    def settings(self, manifest_name: str) -> Settings:
+    def settings(self, manifest_name: str) -> HeadSettings:
         """Settings of the head for a manifest of this name; raises ValueError."""
         if self.head_config is None:
             dataset = self.dataset or manifest_name
@@ -130,7 +130,7 @@ class TrainConfig:
             )
         if self.changes or self.schedule != "published":
             raise ValueError("head_config holds all settings: schedule and changes go without it")
-        return Settings("given", self.head_config)
+        return HeadSettings("given", self.head_config)
 
 
 def _check_device(name: str) -> None:
@@ -146,7 +146,7 @@ class _Job:
     """A training with everything resolved but the seed."""
 
     config: TrainConfig
-    settings: Settings
+    settings: HeadSettings
     features: Features
     manifest: Manifest
     bags: TrainingBags

@@ -32,7 +32,7 @@ class HeadKind:
         """Name of the published settings that ``dataset`` is trained with."""
         return dataset if dataset in self.published else self.fallback
 
-    def settings(self, dataset: str, schedule: str, changes: Mapping[str, Any]) -> Settings:
+    def settings(self, dataset: str, schedule: str, changes: Mapping[str, Any]) -> HeadSettings:
         """Published settings for ``dataset``, for the schedule, with single fields changed.
 
         Raises ValueError for an unknown schedule or field and for values that make no sense.
@@ -49,11 +49,11 @@ class HeadKind:
         if unknown:
             raise ValueError(f"no setting {unknown[0]!r}: there are {', '.join(known)}")
         name += "".join(f", {each} = {value}" for each, value in changes.items())
-        return Settings(name, replace(config, **changes))
+        return HeadSettings(name, replace(config, **changes))
 
 
 @dataclass(frozen=True)
-class Settings:
+class HeadSettings:
     """Settings of a head and where they come from."""
 
     name: str
