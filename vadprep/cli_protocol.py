@@ -147,7 +147,7 @@ def verdict(found: Check) -> list[str]:
 
 @click.command()
 def recipes() -> None:
-    """What was published for each head and data set, and what other people got."""
+    """Published settings and figures, and what others got."""
     from vadprep.recipes import recipe_rows
 
     tables.show(recipe_rows())
