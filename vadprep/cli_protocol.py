@@ -36,7 +36,7 @@ def gt() -> None:
 def gt_build(
     rule: str, inclusive: bool, features: Path | None, split: str, out: Path, **options: Any
 ) -> None:
-    """Manifest -> one label a frame (uint8 .npy), and a CSV of which frames are whose."""
+    """Manifest -> one label a frame (.npy), and a CSV of whose they are."""
     from vadprep.features import open_features
 
     manifest, _ = chosen_manifest(options)
@@ -83,7 +83,7 @@ def write_truth(path: Path, truth: FlatTruth) -> None:
 @manifest_options
 @click.option("--list", "order", type=FILE, help=LIST_HELP)
 def gt_check(path: Path, order: Path | None, **options: Any) -> None:
-    """Which length rule a flat ground truth follows, by video, and which labels it has lost."""
+    """Which length rule somebody else's labels follow, and what they lost."""
     manifest, _ = chosen_manifest(options)
     found = check(read_flat(path), manifest, listed_ids(order) if order else None)
     for line in verdict(found):

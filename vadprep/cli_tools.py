@@ -93,7 +93,7 @@ def bench_backbone(graph: str, device: str, threads: int) -> None:
     "--pairs", type=click.IntRange(1), default=4, show_default=True, help="Of each video."
 )
 def bench_flow(videos: tuple[Path, ...], pairs: int) -> None:
-    """TV-L1 on pairs of frames: each back end against OpenCV, speed and agreement."""
+    """TV-L1: each back end against OpenCV, speed and agreement."""
     from vadprep.bench_flow import bench_flow as measure
 
     report = measure(videos, pairs)
@@ -108,7 +108,7 @@ def bench_flow(videos: tuple[Path, ...], pairs: int) -> None:
 @click.option("--videos", type=click.IntRange(2), default=400, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=5, show_default=True)
 def bench_train(heads: str, device: str, videos: int, steps: int) -> None:
-    """Seconds an epoch of each head on a set like XD-Violence, and what they go into."""
+    """Seconds an epoch of each head at the size of XD-Violence."""
     from vadprep.bench_train import bench_train as measure
     from vadprep.mil import head_kind
 
