@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from vadprep.tensorboard import crc32c, write_events
+from vadprep.tensorboard import write_events
 
 POINTS = [(0, {"train/total": 1.5, "test/frame_auc": 0.25}), (1, {}), (300, {"train/total": -2.0})]
 
@@ -59,13 +59,13 @@ def test_events_come_back(tmp_path):
     assert found == POINTS
 
 
-@pytest.mark.parametrize(
-    "content, crc",
-    [(b"123456789", 0xE3069283), (b"", 0), (bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43)],
-)
-def test_crc32c_of_published_examples(content, crc):
-    """The check value of the algorithm and the examples of RFC 3720, B.4."""
-    assert crc32c(content) == crc
+def test_records_are_framed_as_tensorboard_does(tmp_path):
+    """The golden was written by TensorBoard 2.21's own RecordWriter, given the same message."""
+    write_events(tmp_path / "log.tfevents", [])
+    header = "1800000000000000 a37f4b22"
+    message = "09 0000000000000000 1a0d 627261696e2e4576656e743a32"
+    expected = bytes.fromhex(f"{header} {message} eedf28a3")
+    assert (tmp_path / "log.tfevents").read_bytes() == expected
 
 
 def test_tensorboard_reads_them(tmp_path):

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vadprep.backbones.crc32c import crc32c, masked
 from vadprep.files import written
 
 NAME = "log.tfevents"
@@ -35,35 +36,11 @@ def write_events(path: Path, points: Sequence[tuple[int, Mapping[str, float]]]) 
 
 def _record(message: bytes) -> bytes:
     length = struct.pack("<Q", len(message))
-    parts = (
-        length,
-        struct.pack("<I", _masked(length)),
-        message,
-        struct.pack("<I", _masked(message)),
-    )
-    return b"".join(parts)
+    return length + _checksum(length) + message + _checksum(message)
 
 
-def _masked(content: bytes) -> int:
-    crc = crc32c(content)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def crc32c(content: bytes) -> int:
-    """CRC-32C (Castagnoli) of ``content``."""
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    return crc ^ 0xFFFFFFFF
-
-
-def _remainder(value: int) -> int:
-    for _ in range(8):
-        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-    return value
-
-
-_TABLE = tuple(_remainder(byte) for byte in range(256))
+def _checksum(content: bytes) -> bytes:
+    return struct.pack("<I", masked(crc32c(content)))
 
 
 def _tag(number: int, wire: int) -> bytes:
