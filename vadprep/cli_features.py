@@ -16,7 +16,16 @@ from vadprep.datasets import check as check_files
 from vadprep.datasets import dataset_names, load_dataset, summary
 from vadprep.features import stream_folders
 from vadprep.manifest import read_manifest
-from vadprep.options import FOLDER, PATH, Videos, arguments, chosen_videos, video_options, warn
+from vadprep.options import (
+    FOLDER,
+    PATH,
+    Videos,
+    arguments,
+    chosen_videos,
+    parsed_fields,
+    video_options,
+    warn,
+)
 from vadprep.records import FeaturesError
 from vadprep.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
 from vadprep.verify import Status
@@ -110,18 +119,6 @@ def saved_flow(folder: Path | None, form: str | None) -> tuple[Path, str] | None
     if form and not folder:
         raise ValueError("--flow-format goes with --save-flow")
     return (folder, form or "hdf5") if folder else None
-
-
-def parsed_fields(fields: tuple[str, ...]) -> dict[str, Any]:
-    """``FIELD=VALUE`` texts as spec fields; whole numbers become ints."""
-    parsed: dict[str, Any] = {}
-    for text in fields:
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise ValueError(f"--set {text}: expected FIELD=VALUE")
-        whole = value.isdecimal() and name != "fps"
-        parsed[name] = int(value) if whole else value
-    return parsed
 
 
 def placed(

@@ -124,6 +124,20 @@ class Resampling:
         return np.array([edges[:-1], edges[1:]], dtype=np.int64).T.copy()
 
 
+COMMON_FPS = (30, 25, 24, 60, 50, 15, 20, 12, 10)
+"""Frame rates by how likely they are behind a ratio of counts."""
+
+
+def nearest_rates(ratio: float, tolerance: float = 0.02) -> tuple[int, int] | None:
+    """The two common frame rates whose quotient is nearest to ``ratio``; None when none is near.
+
+    Near is within ``tolerance`` of the ratio; a ratio of 1 is no change of rate.
+    """
+    pairs = [(one, other) for other in COMMON_FPS for one in COMMON_FPS if one != other]
+    best = min(pairs, key=lambda pair: abs(pair[0] / pair[1] - ratio))
+    return best if abs(best[0] / best[1] - ratio) < tolerance * ratio else None
+
+
 COVERAGES = ("cut", "hold")
 """What frames after the last span score: ``cut`` leaves them out, ``hold`` repeats the last."""
 

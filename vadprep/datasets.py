@@ -121,7 +121,7 @@ class SourceIndex:
     def _places(self) -> dict[str, list[Path]]:
         """Paths relative to the root of each name; images have none, there are too many."""
         places: dict[str, list[Path]] = defaultdict(list)
-        for folder, files in _walk(self.root):
+        for folder, files in walk(self.root):
             places[folder.name].append(folder)
             for name in files:
                 if not _is(name, IMAGE_SUFFIXES):
@@ -131,14 +131,14 @@ class SourceIndex:
 
 def _sources(root: Path) -> Iterator[Path]:
     """Paths relative to ``root`` of every video file and folder of frames."""
-    for folder, files in _walk(root):
+    for folder, files in walk(root):
         videos = [name for name in files if _is(name, VIDEO_SUFFIXES)]
         yield from (folder / name for name in videos)
         if not videos and any(_is(name, IMAGE_SUFFIXES) for name in files):
             yield folder
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Each folder under ``root``, relative to it, with its file names, both sorted.
 
     Links to folders are followed, since data sets often lie on other disks, but no folder is
@@ -379,14 +379,14 @@ def _check_lengths(
         except DecodeError as error:
             unreadable[video.video_id] = str(error)
             continue
-        low, high = _expected_frames(video)
+        low, high = frame_bounds(video)
         if (low or 0) <= num_frames <= (high or num_frames):
             continue
         wrong.append(WrongLength(video.video_id, low, high, num_frames))
     return unreadable, tuple(wrong)
 
 
-def _expected_frames(video: Video) -> tuple[int | None, int | None]:
+def frame_bounds(video: Video) -> tuple[int | None, int | None]:
     """Fewest and most frames of a video: its ``num_frames``, else the columns of bounds.
 
     The bundled lists carry ``num_frames_min`` and ``num_frames_max`` where only clips were

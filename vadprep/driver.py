@@ -19,10 +19,10 @@ from vadprep.datasets import SourceIndex
 from vadprep.extract import SKIPPED, Report, Task
 from vadprep.files import disk_errors, make_folder, remove_stale
 from vadprep.folder import Place, StreamFolder
-from vadprep.journal import Journal, Row, read_rows
+from vadprep.journal import Journal, Row, read_rows, row_of
 from vadprep.manifest import Manifest
 from vadprep.records import DecodeError, Video
-from vadprep.shards import DONE, FAILED, StoredVideo, write_shard
+from vadprep.shards import DONE, FAILED, write_shard
 from vadprep.signals import check_stop, stop_on_signals
 from vadprep.sources import size_of
 
@@ -83,7 +83,7 @@ class StreamDriver:
         stored = self.folder.stored(place)
         if row is None or row.status != stored.attributes["status"]:
             self.journal.event("committed", stored.video_id, shard=place.shard, recovered=True)
-            self.journal.finished(_row_of(stored, place.shard))
+            self.journal.finished(row_of(stored, place.shard))
 
     def left(self, retry_failed: bool) -> Iterator[tuple[str, Path]]:
         """Id and file to write of each video that is not finished, or failed and is retried."""
@@ -211,23 +211,6 @@ def _row(report: Report, shard: int, checksum: int) -> Row:
         decoder=report.decoder,
         checksum=f"{checksum:08x}",
         reason=report.reason,
-        time=time.time(),
-    )
-
-
-def _row_of(stored: StoredVideo, shard: int) -> Row:
-    known = stored.attributes
-    return Row(
-        video_id=stored.video_id,
-        shard=shard,
-        status=str(known["status"]),
-        num_clips=stored.shape[0],
-        num_frames=int(known.get("num_frames", 0)),
-        repaired_frames=int(known.get("repaired_frames", 0)),
-        fps=float(known.get("fps_source", 0)),
-        decoder=str(known.get("decoder", "")),
-        checksum=f"{int(known.get('features_crc32', 0)):08x}",
-        reason=str(known.get("reason", "")),
         time=time.time(),
     )
 

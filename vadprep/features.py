@@ -26,7 +26,7 @@ from vadprep.folder import StreamFolder
 from vadprep.journal import read_rows
 from vadprep.records import FeaturesError, ShardError, SpecError
 from vadprep.shards import DONE, Shard, StoredVideo
-from vadprep.spec import STREAMS, Spec, require_equal
+from vadprep.spec import STREAMS, Spec, require_own
 
 OPEN_FILES = 16
 """Shards kept open a process."""
@@ -87,7 +87,7 @@ class StreamReader:
     def _opened(self, path: Path) -> Shard:
         shard = Shard(path)
         try:
-            require_equal(self.folder.spec, shard.spec, str(path))
+            require_own(self.folder.spec, shard.spec, str(path))
         except SpecError:
             shard.close()
             raise

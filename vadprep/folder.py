@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from vadprep.files import disk_errors, make_folder, names_in, temporary_name, written
 from vadprep.records import FeaturesError
 from vadprep.shards import Shard, StoredVideo, read_blocks
-from vadprep.spec import Spec, require_equal
+from vadprep.spec import Spec, require_own
 
 SHARD_SIZE = 64
 """Videos a shard, unless said otherwise when the folder is made."""
@@ -206,6 +206,11 @@ def read_shard_size(path: Path) -> int:
     return size
 
 
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What the folder ``path`` says of how it came to be; empty when there is no folder."""
+    return dict((_spec_file(path) or {}).get("provenance", {}))
+
+
 def _spec_file(path: Path) -> dict[str, Any] | None:
     file = path / "spec.json"
     try:
@@ -237,7 +242,7 @@ def _settle_spec(path: Path, spec: Spec, shard_size: int, provenance: dict[str, 
             pass
     found = read_spec(path)
     assert found is not None
-    require_equal(spec, found, str(path))
+    require_own(spec, found, str(path))
 
 
 def check_writable(path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from vadprep.files import disk_errors, written
 from vadprep.records import FeaturesError
+from vadprep.shards import StoredVideo
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,24 @@ class Row:
     """Why a video failed, in one line."""
     time: float
     """Seconds since 1970."""
+
+
+def row_of(stored: StoredVideo, shard: int) -> Row:
+    """The row of a video as it stands in shard number ``shard``, finished now."""
+    known = stored.attributes
+    return Row(
+        video_id=stored.video_id,
+        shard=shard,
+        status=str(known["status"]),
+        num_clips=stored.shape[0],
+        num_frames=int(known.get("num_frames", 0)),
+        repaired_frames=int(known.get("repaired_frames", 0)),
+        fps=float(known.get("fps_source", 0)),
+        decoder=str(known.get("decoder", "")),
+        checksum=f"{int(known.get('features_crc32', 0)):08x}",
+        reason=str(known.get("reason", "")),
+        time=time.time(),
+    )
 
 
 COLUMNS = [field.name for field in fields(Row)]

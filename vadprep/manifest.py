@@ -32,6 +32,7 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
+from vadprep.clips import nearest_rates
 from vadprep.records import Interval, ManifestError, Video
 
 VIDEO_SUFFIXES = frozenset(
@@ -52,7 +53,6 @@ _COLUMNS = (
     "video_id path split label category num_frames num_frames_scored fps intervals "
     "intervals_seconds"
 ).split()
-_COMMON_FPS = (30, 25, 24, 60, 50, 15, 20, 12, 10)
 _LABELS = {"": None, "0": 0, "1": 1}
 _LOG = logging.getLogger(__name__)
 
@@ -395,7 +395,5 @@ def _ratio(stop: int, num_frames: int, counted: str, fps: float | None) -> str:
     text = f"{ratio:.3g} x the {num_frames} {counted}"
     if fps is not None:
         return f"{text}, as {ratio * fps:.4g} is to {fps:.4g} fps"
-    pairs = [(high, low) for low in _COMMON_FPS for high in _COMMON_FPS if high > low]
-    high, low = min(pairs, key=lambda pair: abs(pair[0] / pair[1] - ratio))
-    near = abs(high / low - ratio) < 0.02 * ratio
-    return f"{text}, as {high} is to {low} fps" if near else text
+    rates = nearest_rates(ratio)
+    return f"{text}, as {rates[0]} is to {rates[1]} fps" if rates else text

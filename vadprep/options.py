@@ -136,6 +136,18 @@ def chosen_videos(options: dict[str, Any]) -> Videos:
     return Videos(videos_in(folder), folder, folder.resolve().name)
 
 
+def parsed_fields(fields: tuple[str, ...]) -> dict[str, Any]:
+    """``FIELD=VALUE`` texts as spec fields; whole numbers become ints."""
+    parsed: dict[str, Any] = {}
+    for text in fields:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise ValueError(f"--set {text}: expected FIELD=VALUE")
+        whole = value.isdecimal() and name != "fps"
+        parsed[name] = int(value) if whole else value
+    return parsed
+
+
 def warn(manifest: Manifest) -> None:
     """Print what a manifest has to warn of; the notes on single rows as a count."""
     if manifest.warnings:

@@ -16,7 +16,7 @@ from vadprep.folder import StreamFolder
 from vadprep.journal import Row, read_rows
 from vadprep.records import FeaturesError, ShardError, SpecError, VadprepError
 from vadprep.shards import DONE, REMEDY, Shard, StoredVideo, crc32
-from vadprep.spec import UNKNOWN, Spec, require_equal
+from vadprep.spec import UNKNOWN, Spec, require_own
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,6 @@ def _unusable_shards(folder: StreamFolder) -> Iterator[tuple[Path, str]]:
     for path in sorted((folder.path / "shards").glob("*.h5")):
         try:
             with Shard(path) as shard:
-                require_equal(folder.spec, shard.spec, str(path))
+                require_own(folder.spec, shard.spec, str(path))
         except VadprepError as error:
             yield path, str(error)
