@@ -14,6 +14,7 @@ import click
 
 from vadprep import (
     __version__,
+    cli_exchange,
     cli_features,
     cli_models,
     cli_protocol,
@@ -55,6 +56,9 @@ for command in (
     cli_models.train,
     cli_models.score,
     cli_models.evaluate,
+    cli_exchange.import_,
+    cli_exchange.export,
+    cli_exchange.compare,
     cli_features.presets,
     cli_features.datasets,
     cli_weights.weights,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
+from vadprep.compare.comparing import Comparison
 from vadprep.datasets import DatasetCheck, DatasetSummary
 from vadprep.journal import Row
 from vadprep.presets import FLOW_SOURCES, notes_of
@@ -122,15 +124,16 @@ def show_untrained(weights: str) -> None:
 def show_failures(status: Status) -> None:
     """List what failed and why, and what is missing, each list cut when it is long."""
     more = "vadprep status --json has all"
-    _listed("failed", [f"{row.video_id}: {_one_line(row)}" for row in status.failed], more)
-    _listed("missing", list(status.missing), more)
+    listed("failed", [f"{row.video_id}: {_one_line(row)}" for row in status.failed], more)
+    listed("missing", list(status.missing), more)
 
 
 def _one_line(row: Row) -> str:
     return row.reason or "no reason was recorded"
 
 
-def _listed(heading: str, lines: Sequence[str], more: str = "not shown") -> None:
+def listed(heading: str, lines: Sequence[str], more: str = "not shown") -> None:
+    """Print ``lines``, each after ``heading``, the first 20 and a count of the rest."""
     for line in lines[:MOST_LISTED]:
         click.echo(f"{heading}: {printable(line)}", err=True)
     if len(lines) > MOST_LISTED:
@@ -164,7 +167,7 @@ def show_check(result: DatasetCheck) -> None:
         found = getattr(result, heading)
         lines = [str(each) for each in found]
         click.echo(f"{heading.replace('_', ' ')}: {len(lines):,}")
-        _listed(f"  {heading.replace('_', ' ')}", lines)
+        listed(f"  {heading.replace('_', ' ')}", lines)
 
 
 PRESET_COLUMNS = {
@@ -201,3 +204,73 @@ def preset_rows(name: str, preset: Mapping[str, Any]) -> list[Cells]:
         *((field, value, sources.get(field, "")) for field, value in preset.items()),
         *(("unknown", "", each) for each in notes.unknown),
     ]
+
+
+def compared_sets(found: Comparison) -> list[Cells]:
+    """What the two sets are, a column each."""
+    counts = found.evidence.counts
+    return [
+        ("", "A", "B"),
+        ("videos", found.num_a, found.num_b),
+        ("crops", *found.evidence.crops),
+        ("dimension", *found.evidence.dims),
+        ("tail rules that fit", *(", ".join(rules) or "-" for rules in counts.rules)),
+    ]
+
+
+def compared_figures(found: Comparison) -> list[Cells]:
+    """What was measured over the videos that were read; - where there was too little."""
+    seen, spread = found.evidence, found.evidence.spread
+    rows: list[Cells] = [
+        ("figure", "value"),
+        ("cosine, mean", _figure(seen.cosine_mean)),
+        ("cosine, least", _figure(seen.cosine_least)),
+        ("largest difference / largest value", _figure(seen.largest_difference, ".1e")),
+        ("features that find themselves (chance: 0.00)", _figure(seen.same_features, ".2f")),
+        ("correlation of the features' means", _figure(seen.same_profile, ".2f")),
+        ("correlation of the course in time", _figure(seen.same_course, ".2f")),
+        ("share of other videos with such a course", _figure(seen.course_by_chance, ".2f")),
+        ("share of other videos with such a scene", _figure(seen.scene_by_chance, ".2f")),
+    ]
+    if spread:
+        rows += [
+            ("correlation without the means", _figure(spread.correlation)),
+            ("scale of B", _figure(spread.scale)),
+            ("shift of B / mean of A", _figure(spread.shift, "+.4f")),
+        ]
+    return rows
+
+
+def _figure(value: float, form: str = ".4f") -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def compared_rows(found: Comparison) -> list[Cells]:
+    """A line for each video that was read."""
+    return [
+        ("video", "clips A", "clips B", "compared", "cosine", "least"),
+        *(
+            (
+                row.video_id,
+                row.clips_a,
+                row.clips_b,
+                row.num_compared,
+                _figure(row.cosine_mean),
+                _figure(row.cosine_least),
+            )
+            for row in found.videos
+        ),
+    ]
+
+
+def compared_words(found: Comparison) -> list[str]:
+    """The verdict, how much was looked at, the guesses, and what the specs say, a line each."""
+    read = f"{len(found.videos):,} of {found.num_common:,} common videos read"
+    counts = found.evidence.counts
+    lines = [
+        f"{found.verdict}: {read}, {found.evidence.num_clips:,} clips compared; "
+        f"{counts.num_equal:,} of {counts.num_videos:,} have as many clips"
+    ]
+    lines += [f"{guess.sure}: {guess.text}" for guess in found.guesses]
+    lines += [f"by the specs (A / B): {line}" for line in found.declared]
+    return lines
