@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vadprep.clips import CLIP_LENGTH, Resampling
 from vadprep.features import Features, open_features, stream_folders
-from vadprep.legacy.arrays import Form, form_of, read_features
+from vadprep.legacy.arrays import form_of, read_features
 from vadprep.legacy.layouts import ALL_NAMINGS, Tree, read_tree
 from vadprep.records import FeaturesError
 from vadprep.spec import Spec
@@ -85,8 +85,11 @@ class TreeSet:
         )
 
     def form(self, video_id: str) -> tuple[int, int, int]:
-        form: Form = form_of(self._tree.find(video_id))
-        return form.num_clips, form.num_crops, form.dim
+        """As the first file says; whether the others agree is seen when the video is read."""
+        crops = self._tree.find(video_id)
+        first = form_of({0: crops.get(0, next(iter(crops.values())))})
+        num_crops = first.num_crops if len(crops) == 1 else len(crops)
+        return first.num_clips, num_crops, first.dim
 
     def read(self, video_id: str) -> NDArray[np.float32]:
         return read_features(self._tree.find(video_id)).astype(np.float32)
