@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pkgutil
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -120,7 +122,7 @@ def test_a_count_that_no_rule_gives_is_an_error_that_names_the_ratio(tmp_path: P
     only = manifest_of(ids[:1], 1600)
     with pytest.raises(FeaturesError, match="none of 1 videos can be imported: 80 clips"):
         imported(tree, only, tmp_path / "g")
-    imported(tree, only, tmp_path / "named", fps=24)
+    imported(tree, only, tmp_path / "named", fps="24")
     imported(tree, only, tmp_path / "stretched", spans="stretch")
     for name in ("named", "stretched"):
         with open_features(tmp_path / name) as features:
@@ -149,6 +151,24 @@ def test_missing_damaged_and_foreign_files_are_told_apart(tmp_path: Path) -> Non
     assert "crop 2 of 5 is not there" in str(stored.attributes["reason"])
 
 
+def test_both_streams_of_a_tree_make_one_feature_set(tmp_path: Path) -> None:
+    ids, manifest = IDS["XD-Violence"][:2], manifest_of(IDS["XD-Violence"][:2])
+    for seed, name in enumerate(("RGB", "Flow")):
+        per_crop_files(tmp_path / "t" / name, dict.fromkeys(ids, 3), seed=seed)
+    for stream in ("rgb", "flow"):
+        import_features(tmp_path / "t", manifest, tmp_path / "f", Request("xdviodet", stream))
+    with open_features(tmp_path / "f") as features:
+        assert features.specs["flow"].flow == features.specs["flow"].flow_bound == UNKNOWN
+        assert features[ids[0]].rgb.shape == features[ids[0]].flow.shape == (3, 5, 6)
+        assert not np.array_equal(features[ids[0]].rgb, features[ids[0]].flow)
+        export_features(features, manifest, tmp_path / "out", "xdviodet", "flow")
+    for path in (tmp_path / "t" / "Flow").iterdir():
+        assert (tmp_path / "out" / "i3d-features" / "Flow" / path.name).read_bytes() == (
+            path.read_bytes()
+        )
+    assert (tmp_path / "out" / "list" / "flow.list").exists()
+
+
 def test_the_same_import_goes_on_and_tries_failed_videos_again(tmp_path: Path) -> None:
     ids = IDS["XD-Violence"]
     tree = per_crop_files(tmp_path / "RGB", dict.fromkeys(ids[:3], 3))
@@ -168,6 +188,34 @@ def test_the_same_import_goes_on_and_tries_failed_videos_again(tmp_path: Path) -
     after = os.stat(folder.shard(0)).st_mtime_ns
     imported(tree, manifest_of(ids), tmp_path / "f")
     assert os.stat(folder.shard(0)).st_mtime_ns == after
+
+
+@pytest.mark.parametrize(
+    "step", ["Journal.finished", "write_shard", "shutil.rmtree", "Draft.append"]
+)
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_crash_at_any_step_costs_nothing_but_that_step(
+    step: str, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = IDS["XD-Violence"]
+    tree = per_crop_files(tmp_path / "RGB", dict.fromkeys(ids, 3))
+    done: list[object] = []
+
+    def crash(*arguments: object) -> None:
+        done.append(arguments)
+        if len(done) > calls:
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    with monkeypatch.context() as patch:
+        owner, _, name = f"vadprep.legacy.importing.{step}".rpartition(".")
+        original = getattr(pkgutil.resolve_name(owner), name)
+        patch.setattr(f"{owner}.{name}", crash)
+        with suppress(KeyboardInterrupt):
+            imported(tree, manifest_of(ids), tmp_path / "f")
+    folder = imported(tree, manifest_of(ids), tmp_path / "f").folder
+    assert verify(folder).problems == () and verify(folder).videos == 4
+    assert not list((folder.path / "shards").glob("*.partial"))
 
 
 def test_features_of_two_origins_do_not_mix(tmp_path: Path) -> None:
