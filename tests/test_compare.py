@@ -369,6 +369,7 @@ def test_a_folder_without_features_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_differences_of_real_features_are_found(real_clips: Path, tmp_path: Path) -> None:
     """Real clips through Inception-I3D; random weights, which resize, filter and seed change."""
     precision = "bf16" if has_cpu_bf16() else "fp32"
