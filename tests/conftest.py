@@ -30,8 +30,13 @@ def no_weights_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VADPREP_CACHE", "/nonexistent")
 
 
+LONGEST = ("test_runner.py", "test_cli_models.py")
+"""Files that are begun with, so that no process is left alone with them at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without a GPU its tests are skipped, unless FAIL_WITHOUT_CUDA=1 says there must be one."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch

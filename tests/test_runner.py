@@ -70,7 +70,7 @@ def whole(videos) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ray_gives_the_bytes_of_one_process(tmp_path, videos, whole, workers):
     folder = tmp_path / "f"
     before = signal.getsignal(signal.SIGTERM)
