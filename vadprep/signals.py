@@ -46,6 +46,9 @@ def stop_on_signals(
     before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
         yield
+    except SystemError:  # C code that met the exception (Ray's wait) and returned all the same
+        check_stop()
+        raise
     finally:
         _requested.clear()
         for number, handler in before.items():
