@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,21 +21,25 @@ Plane = NDArray[np.float32]
 def tvl1_cpu(frames: NDArray[np.uint8], settings: TVL1, threads: int) -> NDArray[np.float32]:
     """Forward flow of each pair of neighbours: float32 [N - 1, H, W, 2] in px a frame.
 
-    ``frames`` is uint8 [N, H, W]. The pairs are dealt to ``threads`` threads in runs, so that
-    most frames are prepared once; the flow of a pair does not depend on which thread has it.
+    ``frames`` is uint8 [N, H, W]. Several threads take a pair at a time, since pairs differ
+    tenfold in time and long runs would wait for each other; a single thread prepares each frame
+    once for both its pairs. The flow of a pair does not depend on which thread has it.
     """
     num_pairs, height, width = len(frames) - 1, *frames.shape[1:]
-    threads = max(1, min(threads, num_pairs))
+    run = 1 if threads > 1 else max(1, num_pairs)
     flow = np.empty((num_pairs, height, width, 2), np.float32)
-    edges = np.linspace(0, num_pairs, threads + 1).astype(int)
+    idle: SimpleQueue[Solver] = SimpleQueue()
+    for _ in range(max(1, min(threads, num_pairs))):
+        idle.put(Solver(height, width, settings))
 
-    def run(start: int, stop: int) -> None:
-        solver = Solver(height, width, settings)
-        for pair, found in enumerate(solver.flows(frames[start : stop + 1]), start):
+    def solve(start: int) -> None:
+        solver = idle.get()
+        for pair, found in enumerate(solver.flows(frames[start : start + run + 1]), start):
             flow[pair] = found
+        idle.put(solver)
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, edges[:-1], edges[1:]))
+    with ThreadPoolExecutor(idle.qsize()) as pool:
+        list(pool.map(solve, range(0, num_pairs, run)))
     return flow
 
 
