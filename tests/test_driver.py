@@ -6,6 +6,11 @@ import errno
 import os
 import resource
 import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -305,6 +310,28 @@ def test_a_signal_stops_with_everything_committed(tmp_path, number):
     assert signal.getsignal(number) is before
     assert set(read_rows(path)) == set(IDS[3:])
     assert status(drive(path, manifest, root)).missing == ()
+
+
+def test_a_worker_that_dies_amid_a_file_when_the_run_ends_leaves_no_half_file(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+
+    def runner(tasks, on_start):
+        yield in_process(fake_worker)(tasks, on_start).__next__()
+        target = tasks[1].targets["rgb"]
+        code = "import sys, time; open(sys.argv[1] + str(__import__('os').getpid()) + '-0', 'w')"
+        half = f"{target}.tmp-{socket.gethostname()}-"
+        dying = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(0.7)", half])
+        threading.Thread(target=dying.wait).start()  # as Ray's processes are nobody's children
+        while not list(target.parent.glob("*.tmp-*")):
+            time.sleep(0.01)
+        raise OutputError("cannot write it")
+
+    path = tmp_path / "f"
+    folder = StreamFolder.prepare(path, SPEC, [each.video_id for each in manifest.videos], 3)
+    driver = Driver([folder], manifest, root, Share())
+    with pytest.raises(OutputError):
+        driver.run(runner, driver.tasks(), lambda report: None)
+    assert not [name for name in tree(path) if ".tmp-" in name]
 
 
 def test_stop_on_signals_has_its_own_exit_code():

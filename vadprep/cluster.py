@@ -15,7 +15,7 @@ import tempfile
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ def on_ray(make_worker: Callable[[], Worker], pool: Pool) -> Runner:
     worker that dies is replaced and its videos are done again, once.
     """
 
-    def run(tasks: Sequence[Task], on_start: OnStart) -> Iterator[Report]:
+    def run(tasks: Sequence[Task], on_start: OnStart) -> Generator[Report, None, None]:
         with _Session(pool):
             yield from _Dispatch(make_worker, pool).run(tasks, on_start)
 

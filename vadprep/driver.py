@@ -11,13 +11,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vadprep.datasets import SourceIndex
 from vadprep.extract import SKIPPED, Report, Task
-from vadprep.files import disk_errors, make_folder, remove_stale
+from vadprep.files import disk_errors, is_temporary, make_folder, names_in, remove_stale
 from vadprep.folder import Place, StreamFolder
 from vadprep.journal import Journal, Row, read_rows, row_of
 from vadprep.manifest import Manifest
@@ -28,8 +29,11 @@ from vadprep.sources import size_of
 
 Worker = Callable[[Task], Report]
 OnStart = Callable[[Task], None]
-Runner = Callable[[Sequence[Task], OnStart], Iterator[Report]]
+Runner = Callable[[Sequence[Task], OnStart], Generator[Report, None, None]]
 EVENTS = {DONE: "committed", FAILED: "failed", SKIPPED: "skipped"}
+
+SECONDS_TO_DIE = 3.0
+"""What workers that were ended amid a file have, before their files are left to the next run."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,17 @@ class StreamDriver:
         self._left = Counter(map(self._shard, video_ids))
         for shard in self._left:
             make_folder(self.folder.partial(shard))
+
+    def sweep(self) -> None:
+        """Remove the half files of workers that were ended amid writing, once they are dead."""
+        deadline = time.monotonic() + SECONDS_TO_DIE
+        folders = [self.folder.partial(shard) for shard in self._left]
+        while folders and time.monotonic() < deadline:
+            for folder in folders:
+                remove_stale(folder)
+            folders = [each for each in folders if any(map(is_temporary, names_in(each)))]
+            if folders:
+                time.sleep(0.05)
 
     def _shard(self, video_id: str) -> int:
         return self.folder.plan.places[video_id].shard
@@ -184,12 +199,21 @@ class Driver:
         self._tasks = {task.video.video_id: task for task in tasks}
         for name, stream in self.streams.items():
             stream.expect(task.video.video_id for task in tasks if name in task.targets)
-        with stop_on_signals():
-            for report in runner(tasks, self._start):
+        with stop_on_signals(), self._swept(), closing(runner(tasks, self._start)) as reports:
+            for report in reports:
                 for stream in self._streams_of(report.video_id):
                     stream.commit(report)
                 progress(report)
                 check_stop()
+
+    @contextmanager
+    def _swept(self) -> Iterator[None]:
+        """Nothing half written stays behind, however the block ends."""
+        try:
+            yield
+        finally:
+            for stream in self.streams.values():
+                stream.sweep()
 
     def _streams_of(self, video_id: str) -> list[StreamDriver]:
         return [self.streams[name] for name in self._tasks[video_id].targets]

@@ -105,6 +105,11 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def is_temporary(name: str) -> bool:
+    """True for a name that ``temporary_name`` gives."""
+    return ".tmp-" in name
+
+
 def remove_stale(folder: Path) -> None:
     """Remove temporary files and folders in ``folder`` whose writer, on this host, is dead."""
     for name in names_in(folder):

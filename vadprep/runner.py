@@ -10,7 +10,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,7 @@ class Silence:
 def in_process(worker: Worker) -> Runner:
     """A runner that does one task after the other in this process."""
 
-    def run(tasks: Sequence[Task], on_start: OnStart) -> Iterator[Report]:
+    def run(tasks: Sequence[Task], on_start: OnStart) -> Generator[Report, None, None]:
         for task in tasks:
             on_start(task)
             yield worker(task)
