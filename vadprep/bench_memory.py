@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,9 @@ from vadprep.records import VadprepError, Video
 from vadprep.shards import DONE
 from vadprep.snippets import Branch, FlowStage
 from vadprep.spec import STREAMS, resolve
+
+if TYPE_CHECKING:
+    import psutil
 
 FPS = 25
 SIZE = (160, 120)
@@ -54,7 +57,8 @@ class MemoryUse:
     num_frames: int
     seconds: float
     peak_bytes: int
-    """Proportional set size, so that shared pages count once, above the start."""
+    """Proportional set size, so that shared pages count once, above the start; without pages of
+    files, whose shares change with whatever else runs on the machine."""
 
 
 @dataclass(frozen=True)
@@ -130,17 +134,22 @@ def peak_memory() -> Iterator[list[int]]:
 
 
 def tree_bytes() -> int:
-    """Proportional set size of this process and its children, in bytes."""
+    """Proportional set size of this process and its children without pages of files, in bytes."""
     import psutil
 
     me = psutil.Process(os.getpid())
-    total = me.memory_full_info().pss
-    for child in me.children(recursive=True):
-        try:
-            total += child.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied):  # it ended just now
-            continue
-    return int(total)
+    return sum(map(_own_bytes, [me, *me.children(recursive=True)]))
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    try:
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
+    except (FileNotFoundError, ProcessLookupError):  # it ended just now
+        return 0
+    kib = {
+        name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)
+    }
+    return (kib.get("Pss", 0) - kib.get("Pss_File", 0)) << 10
 
 
 def write_loop(path: Path, num_frames: int) -> Path:
