@@ -28,15 +28,16 @@ from vadprep.folder import (
     Place,
     Plan,
     StreamFolder,
+    grown_plan,
     read_plan,
     read_shard_size,
-    write_plan,
 )
 from vadprep.journal import Journal, read_events, read_rows
 from vadprep.records import FeaturesError, ShardError, SpecError
 from vadprep.shards import Shard, StoredVideo, crc32, write_shard
 from vadprep.spec import UNKNOWN, Spec, differences, resolve
-from vadprep.verify import status, verify
+from vadprep.status import status
+from vadprep.verify import verify
 
 VIDEOS = [stored_video(each, num_clips=n + 1) for n, each in enumerate(ODD_IDS)]
 
@@ -92,7 +93,7 @@ def test_the_plan_depends_on_ids_and_shard_size_alone(tmp_path):
     plan.extend(ODD_IDS, shard_size=3)
     assert [len(shard) for shard in plan.shards] == [3, 3, 2]
     assert plan.places[ODD_IDS[4]] == Place(1, 1)
-    write_plan(tmp_path / "plan.csv", plan)
+    assert grown_plan(tmp_path / "plan.csv", ODD_IDS, 3) == plan
     assert read_plan(tmp_path / "plan.csv") == plan
 
 

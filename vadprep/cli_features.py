@@ -28,8 +28,9 @@ from vadprep.options import (
 )
 from vadprep.records import FeaturesError
 from vadprep.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
-from vadprep.verify import Status
-from vadprep.verify import status as status_of
+from vadprep.standing import IS_DONE, Standing
+from vadprep.status import Status
+from vadprep.status import status as status_of
 from vadprep.verify import verify as verify_folder
 
 if TYPE_CHECKING:
@@ -148,17 +149,25 @@ def placed(
 
 def finish(folders: Sequence[StreamFolder], share: Share) -> None:
     """Print how folders stand; leave with 1 when a video of this rank failed or is missing."""
-    results = [status_of(folder) for folder in folders]
+    results = [status_of(folder, tables.MOST_LISTED) for folder in folders]
     show_status(results)
-    for folder, result in zip(folders, results, strict=True):
-        left = [*result.missing, *(row.video_id for row in result.failed)]
-        if any(folder.plan.places[video_id].shard in share.owned(folder) for video_id in left):
-            sys.exit(1)
+    complete = [each.is_complete for each in results]
+    if share.world_size > 1 and not all(complete):  # others may be at their shares still
+        complete = [_has_done(share, folder) for folder in folders]
+    if not all(complete):
+        sys.exit(1)
+
+
+def _has_done(share: Share, folder: StreamFolder) -> bool:
+    state, plan = Standing(folder).state, folder.plan
+    return all((state[plan.in_shard(shard)] == IS_DONE).all() for shard in share.owned(folder))
 
 
 def show_status(results: Sequence[Status]) -> None:
-    """Print a line of counts a stream, and what failed or is missing."""
+    """Print a line of counts a stream, its pace, and what failed or is missing."""
     tables.show(tables.status_rows(results))
+    for line in filter(None, map(tables.pace_line, results)):
+        click.echo(line)
     for result in results:
         tables.show_failures(result)
 
@@ -179,7 +188,8 @@ def folders_in(path: Path) -> list[Any]:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(features: Path, as_json: bool) -> None:
     """How far a feature folder is: done, failed with reasons, missing."""
-    results = [status_of(folder) for folder in folders_in(features)]
+    most = None if as_json else tables.MOST_LISTED
+    results = [status_of(folder, most) for folder in folders_in(features)]
     if as_json:
         click.echo(json.dumps([tables.status_json(each) for each in results], indent=2))
     else:

@@ -74,6 +74,15 @@ def bench_memory(minutes: str) -> None:
     tables.show(measure(lengths).rows())
 
 
+@bench.command("plan")
+@click.option("--videos", type=click.IntRange(1000), default=1_000_000, show_default=True)
+def bench_plan(videos: int) -> None:
+    """Seconds and memory of planning many videos, of a commit and of a status."""
+    from vadprep.bench_plan import bench_plan as measure
+
+    tables.show(measure(videos).rows())
+
+
 @bench.command("backbone")
 @click.option("--graph", default="inception_i3d", show_default=True)
 @click.option("--device", default="cpu", show_default=True)

@@ -40,6 +40,7 @@ from vadprep.spec import (
     require_shared,
     resolve,
 )
+from vadprep.tasks import Tasks
 
 SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord", "numba", "triton")
 """Packages whose version could change a number."""
@@ -51,7 +52,7 @@ GPU_VIDEOS = 4
 class Progress(Protocol):
     """Learns how a run is going."""
 
-    def prepare(self, tasks: list[Task]) -> None:
+    def prepare(self, tasks: Tasks) -> None:
         """What is left to do."""
 
     def __call__(self, report: Report) -> None:
@@ -61,7 +62,7 @@ class Progress(Protocol):
 class Silence:
     """A Progress that keeps still."""
 
-    def prepare(self, tasks: list[Task]) -> None:
+    def prepare(self, tasks: Tasks) -> None:
         pass
 
     def __call__(self, report: Report) -> None:
