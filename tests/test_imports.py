@@ -15,8 +15,8 @@ PACKAGE = Path(vadprep.__file__).parent
 
 ROWS = [
     ["records"],
-    ["files", "signals", "sources", "stopwatch", "clips", "crops", "known", "figures"],
-    ["appended", "spec"],
+    ["files", "signals", "sources", "stopwatch", "clips", "costs", "crops", "known", "figures"],
+    ["appended", "spec", "stages"],
     ["shards", "manifest", "presets"],
     ["journal", "datasets", "download", "groundtruth"],
     ["folder", "truth_check"],

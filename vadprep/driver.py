@@ -247,6 +247,7 @@ class Driver:
 
     def _about(self, tasks: Tasks) -> dict[str, str | int | float]:
         return {
+            "rank": self.share.rank,
             "world_size": self.share.world_size,
             "host": socket.gethostname(),
             "process": os.getpid(),

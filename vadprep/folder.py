@@ -182,9 +182,13 @@ def grown_plan(path: Path, video_ids: Iterable[str], shard_size: int) -> Plan:
         for number, (video_id, shard) in enumerate(plan.since(before), before + 1)
     )
     while text := appended.lines(itertools.islice(rows, ROWS_A_WRITE), "\r\n"):
+        with open(path, "rb") as file:
+            file.seek(at)
+            there = file.read(len(text))
+        if not text.startswith(there):  # half an addition, of other videos, that a kill has left
+            appended.cut(path, at)
         appended.write_at(path, at, text)
         at += len(text)
-    appended.cut(path, _planned_bytes(path))  # of another, longer addition that a kill cut short
     found = ((row[0], int(row[1])) for row in appended.rows(path, size, at))
     if not all(map(operator.eq, found, plan.since(before))) or path.stat().st_size < at:
         raise FeaturesError(f"{path}: another run has added other videos just now: run this again")

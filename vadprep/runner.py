@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import sys
 from collections.abc import Generator, Sequence
@@ -210,8 +211,19 @@ def extract_dataset(
     progress = progress or Silence()
     progress.prepare(tasks)
     if tasks:
-        driver.run(make_runner(specs, settings), tasks, progress)
+        driver.run(make_runner(specs, settings), tasks, progress, **_machines(settings))
     return folders
+
+
+def _machines(settings: Settings) -> dict[str, str | int]:
+    """What the events are to say of where it runs."""
+    on_gpu = settings.device == "cuda"
+    return {
+        "device": settings.device,
+        "workers": settings.workers,
+        "decoders": GPU_VIDEOS if on_gpu else 1,
+        "cores": len(os.sched_getaffinity(0)),
+    }
 
 
 def _prepared(out: Path, spec: Spec, manifest: Manifest, settings: Settings) -> StreamFolder:
