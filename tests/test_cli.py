@@ -221,7 +221,7 @@ def test_a_dry_run_counts_times_and_writes_nothing(tmp_path):
     assert lines["source frames"] == "72"
     assert lines["clips"] == "4 of 5 views"
     assert lines["features"] == tables.size(4 * (5 * StandIn.dim * 2 + 16))
-    assert "s a clip, 1 at once, measured here" in lines["time"]
+    assert "s a clip, 1 at once, measured here; " in lines["time"]
 
 
 def test_a_dry_run_of_two_streams_tells_what_each_lacks_and_the_size_of_the_flow(tmp_path):

@@ -44,7 +44,7 @@ ROWS = [
         "bench_plan",
         "bench_train",
     ],
-    ["demo", "doctor", "recipes"],
+    ["bench_workers", "demo", "doctor", "recipes"],
     ["options"],
     [
         *("cli_exchange", "cli_features", "cli_models", "cli_protocol"),

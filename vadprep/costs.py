@@ -8,6 +8,7 @@ decoders and without a GPU the workers too, shares the cores. What is the scarce
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -50,6 +51,14 @@ class Costs:
     def on_processor(self, machines: Machines) -> float:
         """Seconds of a core."""
         return self.decoding + (0.0 if machines.has_gpus else self.working)
+
+
+def total(videos: Sequence[Costs]) -> Costs:
+    """Costs of all videos together."""
+    stages: Counter[str] = Counter()
+    for each in videos:
+        stages.update(each.stages)
+    return Costs(sum(each.decoding for each in videos), stages)
 
 
 def limits(costs: Costs, machines: Machines) -> dict[str, float]:
