@@ -11,20 +11,24 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from commands import CHEAP, extract, message, run, without_network
 from standin import StandIn
-from stored import failed_video, stored_video, write_folder
+from stored import failed_video, small_spec, stored_video, write_folder
 from videos import write_video
 
 from vadprep import cli, progress, tables
 from vadprep.datasets import videos_in
-from vadprep.extract import Report, Task
+from vadprep.extract import Report
 from vadprep.features import open_features
+from vadprep.folder import StreamFolder
+from vadprep.manifest import Manifest
 from vadprep.records import Video
 from vadprep.runner import extract_dataset
 from vadprep.settings import Settings
 from vadprep.spec import PRESETS
+from vadprep.tasks import Tasks
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +221,7 @@ def test_a_dry_run_counts_times_and_writes_nothing(tmp_path):
     assert lines["source frames"] == "72"
     assert lines["clips"] == "4 of 5 views"
     assert lines["features"] == tables.size(4 * (5 * StandIn.dim * 2 + 16))
-    assert "s a clip, 1 at once, measured here" in lines["time"]
+    assert "s a clip, 1 at once, measured here; " in lines["time"]
 
 
 def test_a_dry_run_of_two_streams_tells_what_each_lacks_and_the_size_of_the_flow(tmp_path):
@@ -326,23 +330,26 @@ def test_odd_characters_are_shown_escaped():
     assert tables.printable("a\n\x1b\udcffÜ日") == "a\\n\\x1b\\udcffÜ日"
 
 
-def tasks(*frames: int | None) -> list[Task]:
-    return [Task(Video(f"v{n}", "", num_frames=each), {}) for n, each in enumerate(frames)]
+def tasks(folder: Path, **frames: int | None) -> Tasks:
+    videos = tuple(Video(each, "", num_frames=count) for each, count in frames.items())
+    prepared = StreamFolder.prepare(folder / "rgb", small_spec(), frames)
+    lacks = np.ones(len(videos), bool)
+    return Tasks(Manifest(folder, videos), folder, {"rgb": (prepared, lacks)})
 
 
-def test_progress_counts_by_frames(patch):
+def test_progress_counts_by_frames(patch, tmp_path):
     now = iter([100.0, 110.0, 110.0])
     patch.setattr(progress.time, "monotonic", lambda: next(now))
     tally = progress.Tally()
-    tally.prepare(tasks(300, 100))
+    tally.prepare(tasks(tmp_path, v0=300, v1=100))
     assert tally.line().endswith("time unknown")
     tally.add(Report("v1", "done", num_clips=5, num_frames=100))
     assert tally.line() == "1 of 2 videos, 0.5 clips/s, 10 frames/s, 0 failed, 30 s left"
 
 
-def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys):
+def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys, tmp_path):
     plain = progress.PlainProgress()
-    plain.prepare(tasks(*[10] * 50))
+    plain.prepare(tasks(tmp_path, **{f"v{n}": 10 for n in range(50)}))
     for number in range(50):
         failed = number == 30
         plain(Report(f"v{number}", "failed" if failed else "done", "a\nb" if failed else ""))
@@ -351,7 +358,7 @@ def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys):
     assert failure == r"failed: v30: a\nb"
 
 
-def test_live_progress_fits_a_terminal(patch):
+def test_live_progress_fits_a_terminal(patch, tmp_path):
     """On 80 columns the line with counts, pace and time left is not cut."""
     from rich.console import Console
 
@@ -359,7 +366,7 @@ def test_live_progress_fits_a_terminal(patch):
     patch.setattr(progress, "Console", lambda **options: console)
     patch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
     with progress.shown_progress() as live:
-        live.prepare(tasks(*[10] * 290))
+        live.prepare(tasks(tmp_path, **{f"v{n}": 10 for n in range(289)}, **{"[red]": 10}))
         for number in range(12):
             live(Report(f"v{number}", "done", num_clips=60, num_frames=999))
         live(Report("[red]", "failed", "why"))

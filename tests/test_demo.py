@@ -13,7 +13,7 @@ from vadprep.bench import bench_backbone
 from vadprep.cli import main
 from vadprep.features import stream_folders
 from vadprep.folder import StreamFolder
-from vadprep.verify import status
+from vadprep.status import status
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from stored import features_of, small_spec, stored_video
 
-from vadprep import files, journal
+from vadprep import appended, files
 from vadprep.driver import Driver, Share
 from vadprep.extract import SKIPPED, Report, Task
 from vadprep.features import open_features
@@ -27,7 +27,8 @@ from vadprep.records import OutputError, Stopped, Video
 from vadprep.runner import in_process
 from vadprep.shards import DONE, FAILED, Draft, write_failure
 from vadprep.signals import check_stop, stop_on_signals
-from vadprep.verify import status, verify
+from vadprep.status import status
+from vadprep.verify import verify
 
 SPEC = small_spec()
 IDS = [f"video {n}" for n in range(7)]
@@ -126,7 +127,7 @@ class Crash(BaseException):
 def crash_points(monkeypatch, at: int, after: bool) -> list[str]:
     """Let the ``at``-th step that changes the disk be the last; returns the steps taken."""
     steps: list[str] = []
-    real = {name: getattr(os, name) for name in ("replace", "write", "link")}
+    real = {name: getattr(os, name) for name in ("replace", "write", "pwrite", "link")}
 
     def step(name):
         def call(*args, **kwargs):
@@ -278,7 +279,7 @@ def test_a_missing_file_is_a_task_without_a_source(tmp_path):
 def test_a_full_disk_stops_the_run_and_the_next_goes_on(undisturbed, tmp_path, monkeypatch):
     manifest, root, folder = undisturbed
     path = tmp_path / "full"
-    real, calls = journal.os.write, []
+    real, calls = appended.os.write, []
 
     def write(descriptor: int, content: bytes) -> int:
         calls.append(content)
@@ -287,7 +288,7 @@ def test_a_full_disk_stops_the_run_and_the_next_goes_on(undisturbed, tmp_path, m
         return real(descriptor, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.os, "write", write)
+        patch.setattr(appended.os, "write", write)
         with pytest.raises(OutputError, match="the disk is full: make space"):
             drive(path, manifest, root)
     drive(path, manifest, root)
@@ -317,6 +318,7 @@ def test_a_worker_that_dies_amid_a_file_when_the_run_ends_leaves_no_half_file(tm
 
     def runner(tasks, on_start):
         yield in_process(fake_worker)(tasks, on_start).__next__()
+        on_start(tasks[1])
         target = tasks[1].targets["rgb"]
         code = "import sys, time; open(sys.argv[1] + str(__import__('os').getpid()) + '-0', 'w')"
         half = f"{target}.tmp-{socket.gethostname()}-"

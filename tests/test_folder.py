@@ -22,21 +22,26 @@ from stored import (
     write_folder,
 )
 
+from vadprep import appended
 from vadprep.features import open_features
 from vadprep.folder import (
     SHARD_SIZE,
     Place,
     Plan,
+    PlanSize,
     StreamFolder,
+    grown_plan,
+    ids_in_shard,
+    plan_size,
     read_plan,
     read_shard_size,
-    write_plan,
 )
 from vadprep.journal import Journal, read_events, read_rows
 from vadprep.records import FeaturesError, ShardError, SpecError
 from vadprep.shards import Shard, StoredVideo, crc32, write_shard
 from vadprep.spec import UNKNOWN, Spec, differences, resolve
-from vadprep.verify import status, verify
+from vadprep.status import status
+from vadprep.verify import verify
 
 VIDEOS = [stored_video(each, num_clips=n + 1) for n, each in enumerate(ODD_IDS)]
 
@@ -92,7 +97,7 @@ def test_the_plan_depends_on_ids_and_shard_size_alone(tmp_path):
     plan.extend(ODD_IDS, shard_size=3)
     assert [len(shard) for shard in plan.shards] == [3, 3, 2]
     assert plan.places[ODD_IDS[4]] == Place(1, 1)
-    write_plan(tmp_path / "plan.csv", plan)
+    assert grown_plan(tmp_path / "plan.csv", ODD_IDS, 3) == plan
     assert read_plan(tmp_path / "plan.csv") == plan
 
 
@@ -102,6 +107,69 @@ def test_a_grown_manifest_is_planned_behind_what_is_there(tmp_path):
     grown = StreamFolder.prepare(tmp_path, small_spec(), ["z", "a", "b", "c"], 2)
     assert grown.plan.shards == [["a", "b"], ["c"], ["z"]]
     assert (tmp_path / "plan.csv").read_text().startswith(before)
+
+
+GROWN = [*ODD_IDS, 'n\n"1","2"', 'x,"5"\r\n', *(f"new {n}" for n in range(9))]
+
+
+def grown_twice(path, before=ODD_IDS, after=GROWN):
+    """Bytes of a plan before and after it has grown."""
+    grown_plan(path, before, 3)
+    first = path.read_bytes()
+    grown_plan(path, after, 3)
+    return first, path.read_bytes()
+
+
+def test_a_plan_whose_growing_was_cut_short_anywhere_grows_to_the_same(tmp_path):
+    path = tmp_path / "plan.csv"
+    first, second = grown_twice(path)
+    assert second.startswith(first)
+    for size in range(len(first), len(second), 5):
+        path.write_bytes(second[:size])
+        assert plan_size(path) == PlanSize(len(ODD_IDS), 3), size
+        assert list(read_plan(path).places) == list(ODD_IDS)
+        grown_plan(path, GROWN, 3)
+        assert path.read_bytes() == second, size
+
+
+def test_what_another_manifest_left_half_added_is_no_part_of_the_plan(tmp_path):
+    path = tmp_path / "plan.csv"
+    first, second = grown_twice(path)
+    path.write_bytes(second[:-1])
+    plan = grown_plan(path, [*ODD_IDS, "another"], 3)
+    assert read_plan(path) == plan
+    assert plan.shards[3:] == [["another"]]
+    assert grown_plan(path, GROWN, 3).shards[4][0] == GROWN[len(ODD_IDS)]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_ranks_that_extend_a_plan_at_once_write_one(tmp_path):
+    many = [f"{n:05d}" for n in range(3000)]
+    grown_plan(tmp_path / "alone", many, 3)
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        plans = pool.starmap(grown_plan, [(tmp_path / "plan.csv", many, 3)] * 8)
+    assert all(plan == plans[0] for plan in plans)
+    assert (tmp_path / "plan.csv").read_bytes() == (tmp_path / "alone").read_bytes()
+
+
+@pytest.mark.parametrize("tail", [16, 64, 4096])
+def test_a_shard_of_the_plan_is_found_without_reading_it(tmp_path, monkeypatch, tail):
+    monkeypatch.setattr(appended, "TAIL_BYTES", tail)
+    path = tmp_path / "plan.csv"
+    plan = grown_plan(path, [*GROWN, *(f"{n}" * 30 for n in range(50))], 4)
+    assert plan_size(path) == PlanSize(len(plan.places), len(plan.shards))
+    assert [ids_in_shard(path, n) for n in range(len(plan.shards))] == plan.shards
+
+
+def test_a_plan_of_the_older_version_grows(tmp_path):
+    path = tmp_path / "plan.csv"
+    old = [("video_id", "shard"), *((each, number // 3) for number, each in enumerate(ODD_IDS))]
+    path.write_bytes(appended.lines(old, "\r\n"))
+    assert plan_size(path) == PlanSize(len(ODD_IDS), 3)
+    plan = grown_plan(path, GROWN, 3)
+    grown_twice(tmp_path / "new")
+    assert read_plan(path) == plan == read_plan(tmp_path / "new")
+    assert plan_size(path) == PlanSize(len(GROWN), len(plan.shards))
 
 
 def test_a_folder_keeps_the_shard_size_it_was_made_with(tmp_path):

@@ -38,7 +38,8 @@ from vadprep.records import OutputError, SpecError, Stopped
 from vadprep.runner import extract_dataset, in_process
 from vadprep.settings import Settings
 from vadprep.shards import DONE
-from vadprep.verify import status, verify
+from vadprep.status import status
+from vadprep.verify import verify
 
 VIDEOS = 7
 

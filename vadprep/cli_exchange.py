@@ -29,7 +29,7 @@ from vadprep.options import (
     warn,
 )
 from vadprep.spec import STREAMS
-from vadprep.verify import status as status_of
+from vadprep.status import status as status_of
 
 LAYOUT = click.option("--layout", type=click.Choice(list(LAYOUTS)), required=True)
 STREAM = click.option("--stream", type=click.Choice(STREAMS), default="rgb", show_default=True)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vadprep import tables
+from vadprep import stages, tables
 from vadprep.datasets import check as check_files
 from vadprep.datasets import dataset_names, load_dataset, summary
 from vadprep.features import stream_folders
+from vadprep.journal import read_events
 from vadprep.manifest import read_manifest
 from vadprep.options import (
     FOLDER,
@@ -28,8 +29,9 @@ from vadprep.options import (
 )
 from vadprep.records import FeaturesError
 from vadprep.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
-from vadprep.verify import Status
-from vadprep.verify import status as status_of
+from vadprep.standing import IS_DONE, Standing
+from vadprep.status import Status
+from vadprep.status import status as status_of
 from vadprep.verify import verify as verify_folder
 
 if TYPE_CHECKING:
@@ -148,17 +150,25 @@ def placed(
 
 def finish(folders: Sequence[StreamFolder], share: Share) -> None:
     """Print how folders stand; leave with 1 when a video of this rank failed or is missing."""
-    results = [status_of(folder) for folder in folders]
+    results = [status_of(folder, tables.MOST_LISTED) for folder in folders]
     show_status(results)
-    for folder, result in zip(folders, results, strict=True):
-        left = [*result.missing, *(row.video_id for row in result.failed)]
-        if any(folder.plan.places[video_id].shard in share.owned(folder) for video_id in left):
-            sys.exit(1)
+    complete = [each.is_complete for each in results]
+    if share.world_size > 1 and not all(complete):  # others may be at their shares still
+        complete = [_has_done(share, folder) for folder in folders]
+    if not all(complete):
+        sys.exit(1)
+
+
+def _has_done(share: Share, folder: StreamFolder) -> bool:
+    state, plan = Standing(folder).state, folder.plan
+    return all((state[plan.in_shard(shard)] == IS_DONE).all() for shard in share.owned(folder))
 
 
 def show_status(results: Sequence[Status]) -> None:
-    """Print a line of counts a stream, and what failed or is missing."""
+    """Print a line of counts a stream, its pace, and what failed or is missing."""
     tables.show(tables.status_rows(results))
+    for line in filter(None, map(tables.pace_line, results)):
+        click.echo(line)
     for result in results:
         tables.show_failures(result)
 
@@ -176,15 +186,37 @@ def folders_in(path: Path) -> list[Any]:
 
 @click.command()
 @click.argument("features", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(features: Path, as_json: bool) -> None:
-    """How far a feature folder is: done, failed with reasons, missing."""
-    results = [status_of(folder) for folder in folders_in(features)]
+@click.option("--by-stage", is_flag=True, help="Where the time went, and what limits.")
+@click.option("--json", "as_json", is_flag=True, help="For programs, with every id.")
+def status(features: Path, by_stage: bool, as_json: bool) -> None:
+    """How far a feature folder is: done, running, failed with reasons, missing, pace."""
+    folders = folders_in(features)
+    results = [status_of(folder, None if as_json else tables.MOST_LISTED) for folder in folders]
+    found = [stages.stages_of(read_events(each.path)) for each in folders if by_stage]
     if as_json:
-        click.echo(json.dumps([tables.status_json(each) for each in results], indent=2))
+        printed = [tables.status_json(each) for each in results]
+        for each, spent in zip(printed, found, strict=False):
+            each["by_stage"] = stages.as_json(spent)
+        click.echo(json.dumps(printed, indent=2))
     else:
         show_status(results)
+        for folder, spent in zip(folders, found, strict=False):
+            show_stages(folder.spec.stream, spent)
     sys.exit(0 if all(each.is_complete for each in results) else 1)
+
+
+def show_stages(stream: str, spent: stages.Stages) -> None:
+    """Print where the time of a stream went, what limits, and the slowest videos.
+
+    Streams that were extracted together took this time together.
+    """
+    click.echo(f"\n{stream}: {spent.videos:,} videos, {spent.clips:,} clips timed")
+    tables.show(stages.rows(spent))
+    for line in stages.words(spent):
+        click.echo(line)
+    for each in spent.slowest:
+        name, took = tables.printable(each.video_id), tables.duration(each.seconds)
+        click.echo(f"slow: {name}: {took}, {each.num_clips:,} clips")
 
 
 @click.command()

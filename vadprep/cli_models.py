@@ -194,7 +194,7 @@ def extract_as(run: Run, manifest: Manifest, out: Path, weights: Mapping[str, st
     from vadprep.checkpoint import check_features
     from vadprep.progress import shown_progress
     from vadprep.runner import extract_dataset, settle_specs
-    from vadprep.verify import status
+    from vadprep.status import status
 
     settings = settings_of(run.specs, weights)
     specs = {spec.stream: spec for spec in settle_specs(out, settings)}

@@ -74,6 +74,33 @@ def bench_memory(minutes: str) -> None:
     tables.show(measure(lengths).rows())
 
 
+@bench.command("plan")
+@click.option("--videos", type=click.IntRange(1000), default=1_000_000, show_default=True)
+def bench_plan(videos: int) -> None:
+    """Seconds and memory of planning many videos, of a commit and of a status."""
+    from vadprep.bench_plan import bench_plan as measure
+
+    tables.show(measure(videos).rows())
+
+
+@bench.command("workers")
+@click.argument("clips", type=FOLDER)
+@click.option("--streams", default="rgb,flow", show_default=True)
+@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Each video.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def bench_workers(clips: Path, streams: str, repeat: int, device: str) -> None:
+    """Two workers against one, the time foretold, and that of the large data sets."""
+    from vadprep.bench_workers import bench_workers as measure
+
+    with arguments():
+        found = measure(clips, streams.split(","), repeat, device)
+    tables.show(found.rows())
+    click.echo()
+    tables.show(found.sets)
+    if device == "cpu":
+        click.echo("measured on this machine's CPU: a GPU is another matter, measure on one")
+
+
 @bench.command("backbone")
 @click.option("--graph", default="inception_i3d", show_default=True)
 @click.option("--device", default="cpu", show_default=True)

@@ -88,6 +88,10 @@ class SourceIndex:
     def __init__(self, root: str | Path) -> None:
         self.root = _existing(Path(root))
 
+    def has(self, video: Video) -> bool:
+        """Whether a video is where its path says."""
+        return os.path.exists(os.path.join(self.root, video.path))
+
     def find(self, video: Video) -> Path:
         """``root / video.path`` if it exists, else the one file or folder of that name.
 
@@ -95,7 +99,7 @@ class SourceIndex:
         a missing video fails alone, and the others go on.
         """
         direct = self.root / video.path
-        if os.path.exists(direct):
+        if self.has(video):
             return direct
         if os.path.islink(direct):
             raise DecodeError(

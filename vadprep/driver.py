@@ -8,24 +8,30 @@ recovery: whatever a kill left, the files say what is done.
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from vadprep.datasets import SourceIndex
+import numpy as np
+from numpy.typing import NDArray
+
 from vadprep.extract import SKIPPED, Report, Task
 from vadprep.files import disk_errors, is_temporary, make_folder, names_in, remove_stale
 from vadprep.folder import Place, StreamFolder
-from vadprep.journal import Journal, Row, read_rows, row_of
+from vadprep.journal import Journal, Row, row_of
 from vadprep.manifest import Manifest
-from vadprep.records import DecodeError, Video
 from vadprep.shards import DONE, FAILED, write_shard
 from vadprep.signals import check_stop, stop_on_signals
-from vadprep.sources import size_of
+from vadprep.standing import IS_FAILED, MISSING, Standing
+from vadprep.tasks import Tasks
 
 Worker = Callable[[Task], Report]
 OnStart = Callable[[Task], None]
@@ -62,55 +68,94 @@ class StreamDriver:
         self.folder = folder
         self.share = share
         self.journal = Journal(folder.path, share.rank)
+        self._lacks: NDArray[np.bool_] = np.zeros(0, bool)
         self._left: Counter[int] = Counter()
         """Videos of each shard that this run has still to report."""
+        self._begun: set[int] = set()
+        """Shards that this run has put a video into the works of."""
+
+    @cached_property
+    def _standing(self) -> Standing:
+        """What became of each video: read once, and then kept up to this rank's commits."""
+        return Standing(self.folder)
 
     def recover(self) -> None:
         """Bring the journal up to the files, and finish what a kill left half done."""
         path = self.folder.path
         for common in (path.parent, path, path / "shards"):
             remove_stale(common)
-        rows = read_rows(path)
-        final = self.folder.final_shards()
+        plan, state = self.folder.plan, self._standing.state
+        final, partial = self.folder.final_shards(), self.folder.partial_shards()
         for shard in self.share.owned(self.folder):
-            remove_stale(self.folder.partial(shard))
-            ids = self.folder.plan.shards[shard]
-            partial = self.folder.finished(shard)
-            for position in range(len(ids)) if shard in final else sorted(partial):
-                row = rows.get(ids[position])
-                if row is None or (row.status == FAILED and position in partial):
-                    self._adopt(Place(shard, position), row)
-            self.finish(shard)
+            states = state[plan.in_shard(shard)]
+            fresh: set[int] = set()
+            if shard in partial:
+                remove_stale(self.folder.partial(shard))
+                fresh = self.folder.finished(shard)
+            for position in range(len(states)) if shard in final else sorted(fresh):
+                retried = states[position] == IS_FAILED and position in fresh
+                if states[position] == MISSING or retried:
+                    self._adopt(Place(shard, position))
+            if shard in partial:
+                self.finish(shard)
 
-    def _adopt(self, place: Place, row: Row | None) -> None:
+    def _adopt(self, place: Place) -> None:
         """Journal a video whose file was committed just before a kill."""
         stored = self.folder.stored(place)
-        if row is None or row.status != stored.attributes["status"]:
+        earlier = self._standing.earlier(stored.video_id)
+        if earlier is None or stored.is_done:
             self.journal.event("committed", stored.video_id, shard=place.shard, recovered=True)
-            self.journal.finished(row_of(stored, place.shard))
+            self._finished(row_of(stored, place.shard))
 
-    def left(self, retry_failed: bool) -> Iterator[tuple[str, Path]]:
-        """Id and file to write of each video that is not finished, or failed and is retried."""
-        rows = read_rows(self.folder.path)
-        failed = {each for each, row in rows.items() if row.status == FAILED and retry_failed}
-        final = self.folder.final_shards()
-        for shard in self.share.owned(self.folder):
-            ids = self.folder.plan.shards[shard]
-            finished = range(len(ids)) if shard in final else self.folder.finished(shard)
-            for position, video_id in enumerate(ids):
-                if position not in finished or video_id in failed:
-                    yield video_id, self.folder.partial_video(Place(shard, position))
+    def _finished(self, row: Row) -> None:
+        written = self.journal.finished(row, self._standing.earlier(row.video_id))
+        self._standing.note(written, self.share.rank)
 
-    def expect(self, video_ids: Iterable[str]) -> None:
-        """Make ready for the reports of ``video_ids``."""
-        self._left = Counter(map(self._shard, video_ids))
-        for shard in self._left:
+    def lacking(self, retry_failed: bool) -> NDArray[np.bool_]:
+        """Which videos of the plan this rank has to do: unfinished, or failed and retried."""
+        plan, owned = self.folder.plan, self.share.owned(self.folder)
+        final, partial = self.folder.final_shards(), self.folder.partial_shards()
+        lacks = np.zeros(len(plan.places), bool)
+        for shard in owned:
+            numbers = plan.in_shard(shard)
+            lacks[numbers] = shard not in final
+            if shard in partial and shard not in final:
+                lacks[[numbers.start + each for each in self.folder.finished(shard)]] = False
+            if retry_failed:
+                lacks[numbers] |= self._standing.state[numbers] == IS_FAILED
+        self._lacks = lacks
+        return lacks
+
+    def expect(self, about: Mapping[str, str | int | float]) -> None:
+        """Make ready for the reports of the videos that ``lacking`` has named, if there are any.
+
+        ``about`` is what the event of the run says.
+        """
+        if not self._lacks.any():
+            return
+        self.journal.event("run", "", **about)
+        starts = np.array(self.folder.plan.starts, np.int64)
+        counts = np.add.reduceat(self._lacks, starts, dtype=np.int64)
+        self._left = Counter(
+            {shard: int(counts[shard]) for shard in map(int, np.flatnonzero(counts))}
+        )
+
+    def expects(self, video_id: str) -> bool:
+        """Whether ``lacking`` has named a video."""
+        return bool(self._lacks[self.folder.plan.number(video_id)])
+
+    def start(self, video_id: str) -> None:
+        """Journal that a video is begun, and see that there is a folder for its file."""
+        shard = self._shard(video_id)
+        if shard not in self._begun:
             make_folder(self.folder.partial(shard))
+            self._begun.add(shard)
+        self.journal.event("start", video_id)
 
     def sweep(self) -> None:
         """Remove the half files of workers that were ended amid writing, once they are dead."""
         deadline = time.monotonic() + SECONDS_TO_DIE
-        folders = [self.folder.partial(shard) for shard in self._left]
+        folders = [self.folder.partial(shard) for shard in self._begun]
         while folders and time.monotonic() < deadline:
             for folder in folders:
                 remove_stale(folder)
@@ -121,17 +166,17 @@ class StreamDriver:
     def _shard(self, video_id: str) -> int:
         return self.folder.plan.places[video_id].shard
 
-    def commit(self, report: Report) -> None:
+    def commit(self, report: Report, **values: Any) -> None:
         """Journal what became of a video; its shard becomes final when it was the last."""
         stream, shard = self.folder.spec.stream, self._shard(report.video_id)
         row = _row(report, shard, report.checksums.get(stream, 0))
-        values = asdict(report) | {"checksum": report.checksums.get(stream, 0)}
+        values |= asdict(report) | {"checksum": report.checksums.get(stream, 0)}
         for name in ("video_id", "status", "checksums"):
             del values[name]
         self.journal.event(EVENTS[report.status], report.video_id, shard=shard, **values)
         self._left[shard] -= 1
         if report.status != SKIPPED:
-            self.journal.finished(row)
+            self._finished(row)
         if not self._left[shard]:
             self.finish(shard)
 
@@ -161,50 +206,55 @@ class Driver:
     ) -> None:
         self.manifest = manifest
         self.root = root
+        self.share = share
         self.streams = {each.spec.stream: StreamDriver(each, share) for each in folders}
-        self._tasks: dict[str, Task] = {}
 
     def recover(self) -> None:
         """Bring the journals up to the files, and finish what a kill left half done."""
         for stream in self.streams.values():
             stream.recover()
 
-    def tasks(self, retry_failed: bool = False) -> list[Task]:
+    def tasks(self, retry_failed: bool = False) -> Tasks:
         """What is left to do, the longest video first."""
-        targets: dict[str, dict[str, Path]] = {}
-        for name, stream in self.streams.items():
-            for video_id, target in stream.left(retry_failed):
-                targets.setdefault(video_id, {})[name] = target
-        index = SourceIndex(self.root)
-        left = [
-            self._task(video, targets[video.video_id], index)
-            for video in self.manifest.videos
-            if video.video_id in targets
-        ]
-        return sorted(left, key=_cost(left), reverse=True)
-
-    def _task(self, video: Video, targets: Mapping[str, Path], index: SourceIndex) -> Task:
-        try:
-            return Task(video, targets, index.find(video))
-        except DecodeError as error:
-            return Task(video, targets, missing=str(error))
+        lacking = {
+            name: (stream.folder, stream.lacking(retry_failed))
+            for name, stream in self.streams.items()
+        }
+        return Tasks(self.manifest, self.root, lacking)
 
     def run(
-        self, runner: Runner, tasks: Sequence[Task], progress: Callable[[Report], None]
+        self,
+        runner: Runner,
+        tasks: Tasks,
+        progress: Callable[[Report], None],
+        **where: str | int,
     ) -> None:
         """Run ``tasks``, committing each as it is reported and each shard as it is complete.
 
-        Raises Stopped when a signal arrives; what is finished stays finished.
+        ``where`` says of the machine what the events are to tell. Raises Stopped when a signal
+        arrives; what is finished stays finished.
         """
-        self._tasks = {task.video.video_id: task for task in tasks}
-        for name, stream in self.streams.items():
-            stream.expect(task.video.video_id for task in tasks if name in task.targets)
+        for stream in self.streams.values():
+            stream.expect(self._about(tasks) | where)
+        videos, work = len(tasks), tasks.work
         with stop_on_signals(), self._swept(), closing(runner(tasks, self._start)) as reports:
             for report in reports:
+                videos, work = videos - 1, work - tasks.work_of(report.video_id)
                 for stream in self._streams_of(report.video_id):
-                    stream.commit(report)
+                    stream.commit(report, videos_left=videos, work_left=work)
                 progress(report)
                 check_stop()
+
+    def _about(self, tasks: Tasks) -> dict[str, str | int | float]:
+        return {
+            "rank": self.share.rank,
+            "world_size": self.share.world_size,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "videos_left": len(tasks),
+            "work_left": tasks.work,
+            "unit": tasks.unit,
+        }
 
     @contextmanager
     def _swept(self) -> Iterator[None]:
@@ -216,11 +266,11 @@ class Driver:
                 stream.sweep()
 
     def _streams_of(self, video_id: str) -> list[StreamDriver]:
-        return [self.streams[name] for name in self._tasks[video_id].targets]
+        return [stream for stream in self.streams.values() if stream.expects(video_id)]
 
     def _start(self, task: Task) -> None:
         for stream in self._streams_of(task.video.video_id):
-            stream.journal.event("start", task.video.video_id)
+            stream.start(task.video.video_id)
 
 
 def _row(report: Report, shard: int, checksum: int) -> Row:
@@ -237,10 +287,3 @@ def _row(report: Report, shard: int, checksum: int) -> Row:
         reason=report.reason,
         time=time.time(),
     )
-
-
-def _cost(tasks: Sequence[Task]) -> Callable[[Task], int]:
-    """Number of frames where the manifest has it for all, else bytes of the files."""
-    if all(task.video.num_frames for task in tasks):
-        return lambda task: task.video.num_frames or 0
-    return lambda task: size_of(task.source) if task.source else 0

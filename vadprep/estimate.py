@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from vadprep.clips import Resampling, num_clips, num_flows
+from vadprep.costs import Costs, Machines, bottleneck, run_seconds, total
 from vadprep.crops import target_size
 from vadprep.datasets import SourceIndex
 from vadprep.decode import open_frames
@@ -22,7 +24,7 @@ from vadprep.folder import Plan, StreamFolder, read_shard_size
 from vadprep.journal import Row, read_rows
 from vadprep.manifest import Manifest
 from vadprep.records import DecodeError, Video
-from vadprep.runner import make_extractor, settle_specs
+from vadprep.runner import GPU_VIDEOS, make_extractor, settle_specs
 from vadprep.settings import Settings
 from vadprep.shards import DONE, FAILED
 from vadprep.sources import size_of
@@ -32,10 +34,12 @@ from vadprep.tables import Cells, duration, size
 
 PROBED_HEADERS = 20
 """Files whose header is read where the manifest has no frame counts; the rest go by bytes."""
-PROBED_CLIPS = 8
-"""Clips timed."""
-TIMED_FILES = 5
-"""Files tried until one can be timed."""
+PROBED_CLIPS = 4
+PROBED_FRAMES = 256
+TIMED_FILES = 4
+"""Files of which so many clips are timed, and so many frames decoded."""
+RAY_SECONDS = 7.0
+"""Until Ray and its workers' imports are through; measured on a machine of two cores."""
 
 Sources = Sequence[tuple[Video, Path]]
 
@@ -97,11 +101,17 @@ class Estimate:
     """What is left to do, and what it would take."""
 
     streams: tuple[StreamEstimate, ...]
-    workers: int
     clips: int
     """Of all videos that lack a stream."""
+    machines: Machines
     seconds: float | None
-    """Of one worker; None when no file could be timed."""
+    """Of the run once its workers are ready; None when no file could be timed."""
+    limits: str
+    """What it waits for, see ``costs.bottleneck``."""
+    starting: float
+    """Seconds until the workers are ready."""
+    probes: tuple[Probe, ...]
+    """What was measured, for each set of streams that videos lack."""
     flow_bytes: int | None
     """Of the flow that would be saved, before compression; None when none would be."""
 
@@ -123,8 +133,9 @@ class Estimate:
             return "nothing to do"
         if self.seconds is None:
             return "unknown: no file could be read"
-        each = f"{self.seconds / self.clips:.3f} s a clip, {self.workers} at once, measured here"
-        return f"{duration(self.seconds / self.workers)} ({each})"
+        whole = duration(self.seconds + self.starting)
+        each = f"{self.seconds / self.clips:.3f} s a clip, {self.machines.workers} at once"
+        return f"{whole} ({each}, measured here; {self.limits} limits)"
 
 
 def estimate(manifest: Manifest, root: Path, out: Path, settings: Settings) -> Estimate:
@@ -132,8 +143,13 @@ def estimate(manifest: Manifest, root: Path, out: Path, settings: Settings) -> E
 
     Writes nothing. Raises as ``extract_dataset`` does for bad settings.
     """
+    start = time.perf_counter()
     specs = settle_specs(out, settings)
     extractor = make_extractor(specs, replace(settings, save_flow=None))
+    machines = machines_of(settings)
+    starting = time.perf_counter() - start
+    if machines.workers > 1 or machines.has_gpus:
+        starting += RAY_SECONDS
     shares = [_share(manifest, out / spec.stream, settings) for spec in specs]
     left = {video.video_id: video for share in shares for video in share.left}
     sources = list(_sources(list(left.values()), root))
@@ -147,11 +163,15 @@ def estimate(manifest: Manifest, root: Path, out: Path, settings: Settings) -> E
     }
     clips = {each: header.clips(extractor.spec) for each, header in headers.items()}
     saved = [each for each, names in lacking.items() if "flow" in names]
+    run = _run_seconds(extractor, sources, lacking, headers, machines)
     return Estimate(
         streams=streams,
-        workers=settings.workers,
+        machines=machines,
         clips=sum(clips.values()),
-        seconds=_seconds(extractor, sources, lacking, clips),
+        seconds=run.seconds if run else None,
+        limits=run.limits if run else "",
+        starting=starting,
+        probes=run.probes if run else (),
         flow_bytes=sum(headers[each].flow_bytes(specs[-1]) for each in saved)
         if settings.save_flow
         else None,
@@ -256,35 +276,147 @@ def _clip_bytes(spec: Spec, dim: int) -> int:
     return spec.crops * dim * (2 if spec.dtype == "float16" else 4) + 16
 
 
-def _seconds(
+@dataclass(frozen=True)
+class Probe:
+    """What the stages of one set of streams take, measured on a few clips of some videos."""
+
+    decoding: float
+    """Of one decoder: seconds a pixel of its frames."""
+    resize: float
+    """Of one worker: seconds a pixel of its frames."""
+    stages: Mapping[str, float]
+    """The other stages of a worker, by name: seconds a clip."""
+    between: float
+    """Seconds until a decoder gives the header of a video."""
+
+    def costs(self, frames: float, clips: float, size: tuple[int, int]) -> Costs:
+        """Of a video of so many source frames of ``size`` and clips."""
+        pixels = frames * size[0] * size[1]
+        stages = {name: clips * seconds for name, seconds in self.stages.items()}
+        return Costs(pixels * self.decoding, {"resize": pixels * self.resize, **stages})
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the model says of a run, once its workers are ready."""
+
+    seconds: float
+    limits: str
+    probes: tuple[Probe, ...]
+
+
+def machines_of(settings: Settings) -> Machines:
+    """Where a run with ``settings`` runs, as far as this machine is concerned."""
+    on_gpu = settings.device == "cuda"
+    cores = len(os.sched_getaffinity(0))
+    return Machines(settings.workers, GPU_VIDEOS if on_gpu else 1, cores, on_gpu)
+
+
+def probe(extractor: Extractor, names: Sequence[str], sources: Sources) -> Probe | None:
+    """Time the stages on the first clips of some of ``sources``; None when none can be read."""
+    step = max(1, len(sources) // TIMED_FILES)
+    probes = []
+    with fixed_threads(CPU_THREADS):  # as in the run itself
+        _warm_up(extractor, names)
+        for video, path in [*sources[::step], *sources][: 2 * TIMED_FILES]:
+            try:
+                task = Task(video, dict.fromkeys(names, path), path)
+                probes.append(_probed(extractor, task))
+            except DecodeError:
+                continue
+            if len(probes) == TIMED_FILES:
+                break
+    return _mean(probes) if probes else None
+
+
+def _mean(probes: Sequence[Probe]) -> Probe:
+    names = dict.fromkeys(name for each in probes for name in each.stages)
+    return Probe(
+        statistics.fmean(each.decoding for each in probes),
+        statistics.fmean(each.resize for each in probes),
+        {name: statistics.fmean(each.stages.get(name, 0.0) for each in probes) for name in names},
+        statistics.fmean(each.between for each in probes),
+    )
+
+
+def _probed(extractor: Extractor, task: Task) -> Probe:
+    """The stages of one video, from its first to its last timed clip."""
+    assert task.source is not None
+    decoding, between = _decoding(task)
+    watch, clips = Stopwatch(), dict.fromkeys(task.targets, 0)
+    laps: list[tuple[int, dict[str, float]]] = []
+    with open_frames(task.source, fps=stated_fps(task.video)) as stream:
+        pixels = stream.header.height * stream.header.width
+        resampling = Resampling(stream.header.fps, extractor.spec.fps_used())
+        with closing(extractor.snippets(task, stream, resampling, watch)) as snippets:
+            for name, batch in snippets:
+                clips[name] += len(batch)
+                laps.append((min(clips.values()), watch.seconds))
+                if laps[-1][0] > PROBED_CLIPS:
+                    break
+    count, seconds = _between_laps(laps)
+    frames = max(count, 1) * extractor.spec.clip_length / _repeats(resampling)
+    stages = {
+        name: spent / max(count, 1)
+        for name, spent in seconds.items()
+        if name not in ("decode", "resize")
+    }
+    return Probe(decoding, seconds.get("resize", 0.0) / (frames * pixels), stages, between)
+
+
+def _between_laps(laps: Sequence[tuple[int, dict[str, float]]]) -> tuple[int, dict[str, float]]:
+    """Clips and seconds a stage from the first clip to the last, or of all when there is one."""
+    (first, before), (last, after) = laps[0], laps[-1]
+    if first == last:
+        return last, after
+    return last - first, {name: after[name] - before.get(name, 0.0) for name in after}
+
+
+def _repeats(resampling: Resampling) -> float:
+    """Resampled frames a source frame."""
+    return max(resampling.count(1000), 1) / 1000
+
+
+def _decoding(task: Task) -> tuple[float, float]:
+    """Seconds of a decoder a pixel, and until it gives the header."""
+    assert task.source is not None
+    begun = time.perf_counter()
+    with open_frames(task.source, fps=stated_fps(task.video)) as stream:
+        pixels = stream.header.height * stream.header.width
+        start, frames = time.perf_counter(), 0
+        for block in stream:
+            frames += len(block)
+            if frames >= PROBED_FRAMES:
+                break
+        return (time.perf_counter() - start) / (frames * pixels), start - begun
+
+
+def _run_seconds(
     extractor: Extractor,
     sources: Sources,
     lacking: Mapping[str, tuple[str, ...]],
-    clips: Mapping[str, int],
-) -> float | None:
-    """Seconds of one worker: clips times what a clip takes, for each set of streams to do."""
+    headers: Mapping[str, Header],
+    machines: Machines,
+) -> _Run | None:
+    """How long it takes and what limits; None when no video can be read."""
     groups: dict[tuple[str, ...], list[tuple[Video, Path]]] = defaultdict(list)
     for video, path in sources:
         groups[lacking[video.video_id]].append((video, path))
-    total = 0.0
+    costs: list[Costs] = []
+    probes: list[Probe] = []
     for names, group in groups.items():
-        each = _seconds_per_clip(extractor, names, group)
-        if each is None:
+        found = probe(extractor, names, group)
+        if found is None:
             return None
-        total += each * sum(clips[video.video_id] for video, _ in group)
-    return total
-
-
-def _seconds_per_clip(extractor: Extractor, names: Sequence[str], sources: Sources) -> float | None:
-    """Seconds one worker takes for a clip, waiting for its decoder included."""
-    with fixed_threads(CPU_THREADS):  # as in the run itself
-        _warm_up(extractor, names)
-        for video, path in sources[:TIMED_FILES]:
-            try:
-                return _time_clips(extractor, Task(video, dict.fromkeys(names, path), path))
-            except DecodeError:
-                continue
-    return None
+        probes.append(found)
+        for video, _ in group:
+            header = headers[video.video_id]
+            costs.append(found.costs(header.num_frames, header.clips(extractor.spec), header.size))
+    if not costs:
+        return _Run(0.0, "", ())
+    between = max(each.between for each in probes)
+    seconds = run_seconds(costs, machines, between)
+    return _Run(seconds, bottleneck(total(costs), machines), tuple(probes))
 
 
 def _warm_up(extractor: Extractor, names: Sequence[str]) -> None:
@@ -296,18 +428,3 @@ def _warm_up(extractor: Extractor, names: Sequence[str]) -> None:
         branch.network(torch.zeros(shape, dtype=torch.uint8, device=device))
         if branch.flow and not branch.flow.read_from:
             branch.flow.method(torch.zeros((2, 64, 64), dtype=torch.uint8, device=device))
-
-
-def _time_clips(extractor: Extractor, task: Task) -> float:
-    assert task.source is not None
-    clips = dict.fromkeys(task.targets, 0)
-    with open_frames(task.source, fps=stated_fps(task.video)) as stream:
-        resampling = Resampling(stream.header.fps, extractor.spec.fps_used())
-        start = time.perf_counter()
-        with closing(extractor.snippets(task, stream, resampling, Stopwatch())) as snippets:
-            for name, batch in snippets:
-                clips[name] += len(batch)
-                if min(clips.values()) >= PROBED_CLIPS:
-                    break
-        spent = time.perf_counter() - start
-    return spent / min(clips.values())

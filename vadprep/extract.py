@@ -81,7 +81,7 @@ class Report:
     """Reasons of the decoders that were tried before."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds a stage, all streams together: decode (waiting for frames), resize, flow, compute,
-    write."""
+    write; and decoding, those of the decoder, which works beside."""
 
 
 class Extractor:
@@ -151,7 +151,7 @@ class Extractor:
             fps=float(resampling.fps_source),
             checksums={name: draft.checksum for name, draft in drafts.items()},
             retries=tuple(retries),
-            seconds=watch.seconds,
+            seconds={**watch.seconds, "decoding": round(report.seconds, 4)},
         )
 
     def _folder_fps(self, video: Video, source: Path) -> Fraction:

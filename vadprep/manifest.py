@@ -26,6 +26,7 @@ import json
 import logging
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -33,7 +34,7 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 
 from vadprep.clips import nearest_rates
-from vadprep.records import Interval, ManifestError, Video
+from vadprep.records import NOTHING, Interval, ManifestError, Video
 
 VIDEO_SUFFIXES = frozenset(
     ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
@@ -259,16 +260,15 @@ def _video(row: _Row, warnings: list[str]) -> Video:
     return Video(
         video_id=_video_id(row),
         path=_path(row),
-        split=row.text("split"),
+        split=sys.intern(row.text("split")),  # the same for many rows
         label=label,
-        category=row.text("category"),
+        category=sys.intern(row.text("category")),
         num_frames=num_frames,
         num_frames_scored=scored,
         fps=fps,
         intervals=intervals,
         intervals_seconds=seconds,
-        # A plain dict: a mapping proxy cannot be pickled, and videos travel to workers.
-        extra={name: cell for name, cell in row.cells.items() if name not in _COLUMNS},
+        extra={name: cell for name, cell in row.cells.items() if name not in _COLUMNS} or NOTHING,
     )
 
 

@@ -11,10 +11,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from vadprep.extract import Report, Task
+from vadprep.extract import Report
 from vadprep.shards import DONE
-from vadprep.sources import size_of
 from vadprep.tables import duration, printable
+from vadprep.tasks import Tasks
 
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines."""
@@ -27,19 +27,11 @@ class Tally:
         self.started = time.monotonic()
         self.total = self.videos = self.clips = self.frames = self.failed = 0
         self.work = self.work_done = 0.0
-        self._work: dict[str, float] = {}
+        self._tasks: Tasks | None = None
 
-    def prepare(self, tasks: list[Task]) -> None:
-        """Take up the tasks; their work is in frames, or in bytes where frames are unknown."""
-        known = all(task.video.num_frames for task in tasks)
-        self.total = len(tasks)
-        self._work = {
-            task.video.video_id: float(
-                (task.video.num_frames if known else task.source and size_of(task.source)) or 1
-            )
-            for task in tasks
-        }
-        self.work = sum(self._work.values())
+    def prepare(self, tasks: Tasks) -> None:
+        """Take up the tasks, with their work in frames, or in bytes where frames are unknown."""
+        self.total, self.work, self._tasks = len(tasks), tasks.work, tasks
 
     def add(self, report: Report) -> None:
         """Count a report."""
@@ -47,7 +39,7 @@ class Tally:
         self.clips += report.num_clips
         self.frames += report.num_frames
         self.failed += report.status != DONE
-        self.work_done += self._work.get(report.video_id, 0.0)
+        self.work_done += self._tasks.work_of(report.video_id) if self._tasks else 0
 
     def line(self) -> str:
         """Counts, pace and what is left, in one line."""
@@ -68,7 +60,7 @@ class PlainProgress:
         self.tally = Tally()
         self._last = 0.0
 
-    def prepare(self, tasks: list[Task]) -> None:
+    def prepare(self, tasks: Tasks) -> None:
         """Take up the tasks."""
         self.tally.prepare(tasks)
 
@@ -99,7 +91,7 @@ class LiveProgress(PlainProgress):
         self._bar = bar
         self._task = bar.add_task("loading the network", total=None)
 
-    def prepare(self, tasks: list[Task]) -> None:
+    def prepare(self, tasks: Tasks) -> None:
         super().prepare(tasks)
         self._bar.update(self._task, total=self.tally.work, description=self.tally.line())
 

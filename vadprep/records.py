@@ -71,8 +71,11 @@ class Stopped(VadprepError):
 Interval = tuple[int, int]
 """Half-open range of source frames [start, stop)."""
 
+NOTHING: Mapping[str, str] = {}
+"""Shared by all videos without extra columns; a mapping proxy could not be pickled."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Video:
     """One manifest row: one file (or folder of frames) with one id.
 
@@ -91,4 +94,4 @@ class Video:
     fps: float | None = None
     intervals: tuple[Interval, ...] | None = None
     intervals_seconds: tuple[tuple[float, float], ...] | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=lambda: NOTHING)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import sys
 from collections.abc import Generator, Sequence
@@ -40,6 +41,7 @@ from vadprep.spec import (
     require_shared,
     resolve,
 )
+from vadprep.tasks import Tasks
 
 SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord", "numba", "triton")
 """Packages whose version could change a number."""
@@ -51,7 +53,7 @@ GPU_VIDEOS = 4
 class Progress(Protocol):
     """Learns how a run is going."""
 
-    def prepare(self, tasks: list[Task]) -> None:
+    def prepare(self, tasks: Tasks) -> None:
         """What is left to do."""
 
     def __call__(self, report: Report) -> None:
@@ -61,7 +63,7 @@ class Progress(Protocol):
 class Silence:
     """A Progress that keeps still."""
 
-    def prepare(self, tasks: list[Task]) -> None:
+    def prepare(self, tasks: Tasks) -> None:
         pass
 
     def __call__(self, report: Report) -> None:
@@ -209,8 +211,19 @@ def extract_dataset(
     progress = progress or Silence()
     progress.prepare(tasks)
     if tasks:
-        driver.run(make_runner(specs, settings), tasks, progress)
+        driver.run(make_runner(specs, settings), tasks, progress, **_machines(settings))
     return folders
+
+
+def _machines(settings: Settings) -> dict[str, str | int]:
+    """What the events are to say of where it runs."""
+    on_gpu = settings.device == "cuda"
+    return {
+        "device": settings.device,
+        "workers": settings.workers,
+        "decoders": GPU_VIDEOS if on_gpu else 1,
+        "cores": len(os.sched_getaffinity(0)),
+    }
 
 
 def _prepared(out: Path, spec: Spec, manifest: Manifest, settings: Settings) -> StreamFolder:

@@ -13,7 +13,7 @@ from vadprep.datasets import DatasetCheck, DatasetSummary
 from vadprep.journal import Row
 from vadprep.presets import FLOW_SOURCES, notes_of
 from vadprep.spec import streams_of
-from vadprep.verify import Status
+from vadprep.status import Status
 
 MOST_LISTED = 20
 """Videos listed before a list is cut with a count of the rest."""
@@ -72,12 +72,15 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+STATUS_COLUMNS = (
+    "stream", "videos", "done", "running", "failed", "missing", "clips", "frames", "repaired",
+    "damaged", "shards", "weights",
+)  # fmt: skip
+
+
 def status_rows(results: Sequence[Status]) -> list[Cells]:
     """One line of headings and one of counts for each stream."""
-    return [
-        ("stream", "videos", "done", "failed", "missing", "clips", "frames", "shards", "weights"),
-        *map(_status_row, results),
-    ]
+    return [STATUS_COLUMNS, *map(_status_row, results)]
 
 
 def _status_row(status: Status) -> Cells:
@@ -88,17 +91,35 @@ def _status_row(status: Status) -> Cells:
         status.spec.stream,
         status.planned,
         status.done,
+        len(status.pace.running),
         len(status.failed),
-        len(status.missing),
+        status.num_missing,
         status.num_clips,
         status.num_frames,
+        status.totals.repaired_frames,
+        status.totals.damaged,
         f"{status.shards_final} of {status.shards_planned}",
         weights,
     )
 
 
+def pace_line(status: Status) -> str | None:
+    """How fast a stream goes and when it will be there; None when nothing runs."""
+    pace = status.pace
+    if not pace.running:
+        return None
+    left = "time left unknown"
+    if pace.seconds_left is not None:
+        left = f"about {duration(pace.seconds_left)} left of what runs"
+    return (
+        f"{status.spec.stream}: {pace.videos_per_second * 60:.3g} videos/min, "
+        f"{pace.clips_per_second:.3g} clips/s over the last minutes, {left}"
+    )
+
+
 def status_json(status: Status) -> dict[str, Any]:
     """The same for programs, with every id."""
+    pace = status.pace
     return {
         "stream": status.spec.stream,
         "preset": status.spec.preset,
@@ -106,12 +127,20 @@ def status_json(status: Status) -> dict[str, Any]:
         "spec_hash": status.spec.hash,
         "planned": status.planned,
         "done": status.done,
+        "running": {
+            each.video_id: {"rank": each.rank, "since": each.since} for each in pace.running
+        },
         "failed": {row.video_id: row.reason for row in status.failed},
         "missing": list(status.missing),
         "num_clips": status.num_clips,
         "num_frames": status.num_frames,
+        "repaired_frames": status.totals.repaired_frames,
+        "damaged": status.totals.damaged,
         "shards_planned": status.shards_planned,
         "shards_final": status.shards_final,
+        "videos_per_second": pace.videos_per_second,
+        "clips_per_second": pace.clips_per_second,
+        "seconds_left": pace.seconds_left,
     }
 
 
@@ -125,19 +154,25 @@ def show_failures(status: Status) -> None:
     """List what failed and why, and what is missing, each list cut when it is long."""
     more = "vadprep status --json has all"
     listed("failed", [f"{row.video_id}: {_one_line(row)}" for row in status.failed], more)
-    listed("missing", list(status.missing), more)
+    listed("missing", status.missing, more, status.num_missing)
 
 
 def _one_line(row: Row) -> str:
     return row.reason or "no reason was recorded"
 
 
-def listed(heading: str, lines: Sequence[str], more: str = "not shown") -> None:
-    """Print ``lines``, each after ``heading``, the first 20 and a count of the rest."""
+def listed(
+    heading: str, lines: Sequence[str], more: str = "not shown", count: int | None = None
+) -> None:
+    """Print ``lines``, each after ``heading``, the first 20 and a count of the rest.
+
+    ``count`` is that of all, where ``lines`` are not.
+    """
     for line in lines[:MOST_LISTED]:
         click.echo(f"{heading}: {printable(line)}", err=True)
-    if len(lines) > MOST_LISTED:
-        click.echo(f"{heading}: and {len(lines) - MOST_LISTED:,} more ({more})", err=True)
+    left = (len(lines) if count is None else count) - MOST_LISTED
+    if left > 0:
+        click.echo(f"{heading}: and {left:,} more ({more})", err=True)
 
 
 def dataset_rows(summaries: Iterable[tuple[str, DatasetSummary]]) -> list[Cells]:

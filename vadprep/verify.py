@@ -1,4 +1,4 @@
-"""What a feature folder holds, at a glance (``status``) or read to the last byte (``verify``)."""
+"""What a feature folder holds, read to the last byte."""
 
 from __future__ import annotations
 
@@ -17,44 +17,6 @@ from vadprep.journal import Row, read_rows
 from vadprep.records import FeaturesError, ShardError, SpecError, VadprepError
 from vadprep.shards import DONE, REMEDY, Shard, StoredVideo, crc32
 from vadprep.spec import UNKNOWN, Spec, require_own
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a stream is, from the plan and the journal alone."""
-
-    spec: Spec
-    planned: int
-    done: int
-    failed: tuple[Row, ...]
-    missing: tuple[str, ...]
-    num_clips: int
-    num_frames: int
-    shards_planned: int
-    shards_final: int
-
-    @property
-    def is_complete(self) -> bool:
-        all_final = self.shards_final == self.shards_planned
-        return all_final and not self.missing and not self.failed
-
-
-def status(folder: StreamFolder) -> Status:
-    """Done, failed and missing videos of a stream folder."""
-    rows = read_rows(folder.path)
-    planned = folder.plan.places
-    done = [rows[video_id] for video_id in planned if _is_done(rows.get(video_id))]
-    return Status(
-        spec=folder.spec,
-        planned=len(planned),
-        done=len(done),
-        failed=tuple(rows[each] for each in planned if each in rows and not _is_done(rows[each])),
-        missing=tuple(each for each in planned if each not in rows),
-        num_clips=sum(row.num_clips for row in done),
-        num_frames=sum(row.num_frames for row in done),
-        shards_planned=len(folder.plan.shards),
-        shards_final=len(folder.final_shards()),
-    )
 
 
 def _is_done(row: Row | None) -> bool:

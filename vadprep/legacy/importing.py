@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vadprep.files import disk_errors, make_folder
 from vadprep.folder import Place, StreamFolder, read_provenance, read_spec
-from vadprep.journal import Journal, read_rows, row_of
+from vadprep.journal import Journal, row_of
 from vadprep.legacy.arrays import read_features
 from vadprep.legacy.fitting import (
     SEGMENTS,
@@ -27,9 +27,10 @@ from vadprep.legacy.layouts import LAYOUTS, read_tree
 from vadprep.legacy.surveying import SEGMENTED, Item, Request, notes_on, spec_of, surveyed
 from vadprep.manifest import Manifest
 from vadprep.records import FeaturesError, SpecError, Video
-from vadprep.shards import FAILED, Draft, write_failure, write_shard
+from vadprep.shards import Draft, write_failure, write_shard
 from vadprep.signals import check_stop, stop_on_signals
 from vadprep.spec import Spec
+from vadprep.standing import Standing
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class _Writer:
         self.request = request
         self.items = {item.video.video_id: item for item in items}
         self.journal = Journal(folder.path, 0)
-        self.rows = read_rows(folder.path)
+        self.standing = Standing(folder)
 
     def run(self, progress: Callable[[int, int], None]) -> None:
         """Bring every shard to its final form; done videos stay, failed ones are tried again."""
@@ -117,13 +118,13 @@ class _Writer:
 
     def _settle(self, video_id: str, place: Place) -> None:
         """Write the video unless it stands there already; a kill may have cost its row alone."""
-        row, item = self.rows.get(video_id), self.items.get(video_id)
+        item, earlier = self.items.get(video_id), self.standing.earlier(video_id)
         exists = self.folder.location(place)[0].exists()
-        if item is None or (exists and row is not None and row.status != FAILED):
+        if item is None or (exists and earlier is not None and not earlier.totals.failed):
             return
-        if not exists or row is not None:
+        if not exists or earlier is not None:
             self._write(item, self.folder.partial_video(place))
-        self.journal.finished(row_of(self.folder.stored(place), place.shard))
+        self.journal.finished(row_of(self.folder.stored(place), place.shard), earlier)
 
     def _write(self, item: Item, target: Path) -> None:
         make_folder(target.parent)

@@ -1,0 +1,194 @@
+"""One worker against two on the same videos, and the time that the cost model foretells.
+
+From the stages measured on the way it also tells how long the large data sets would take.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+from vadprep.clips import Resampling, num_clips
+from vadprep.costs import Costs, bottleneck, run_seconds, total
+from vadprep.datasets import frame_bounds, load_dataset, videos_in
+from vadprep.estimate import Estimate, Probe, estimate
+from vadprep.folder import StreamFolder
+from vadprep.journal import read_events
+from vadprep.manifest import Manifest
+from vadprep.records import FeaturesError, Video
+from vadprep.runner import extract_dataset
+from vadprep.settings import Settings
+from vadprep.spec import Spec
+from vadprep.status import status
+from vadprep.tables import Cells, duration
+
+WORKERS = (1, 2)
+MANY = (1, 8, 64)
+
+SIZES = {"xd": (360, 640), "ucf": (240, 320)}
+"""Height and width of the frames of nearly all videos."""
+
+_CLOCKS = re.compile(r"#(\d\d)-(\d\d)-(\d\d)_(\d\d)-(\d\d)-(\d\d)_")
+"""From when to when in its film a video of XD-Violence is, in its id."""
+
+
+@dataclass(frozen=True)
+class WorkersRun:
+    """A run of one stream with some workers."""
+
+    stream: str
+    workers: int
+    clips: int
+    seconds: float
+    """From the first video's start to the last one's end, without the start of the workers."""
+    starting: float
+    foretold: float
+    """By the model behind ``extract --dry-run``, before the run."""
+
+
+@dataclass(frozen=True)
+class WorkersBench:
+    """Runs of one and of two workers, and the large data sets by what they took."""
+
+    runs: tuple[WorkersRun, ...]
+    sets: tuple[Cells, ...]
+    """Lines for people."""
+
+    def rows(self) -> list[Cells]:
+        """Lines for people."""
+        head = ("stream", "workers", "clips", "s", "starting, s", "speed", "foretold, s", "off by")
+        first = {run.stream: run.seconds for run in self.runs if run.workers == WORKERS[0]}
+        return [
+            head,
+            *(
+                (
+                    run.stream,
+                    run.workers,
+                    run.clips,
+                    f"{run.seconds:.1f}",
+                    f"{run.starting:.1f}",
+                    f"{first[run.stream] / run.seconds:.2f} x",
+                    f"{run.foretold:.1f}",
+                    f"{run.foretold / run.seconds - 1:+.0%}",
+                )
+                for run in self.runs
+            ),
+        ]
+
+
+def bench_workers(
+    clips: Path, streams: Sequence[str], repeat: int, device: str = "cpu"
+) -> WorkersBench:
+    """Extract the videos in the folder ``clips``, each ``repeat`` times, with one and two workers.
+
+    Weights are random. Raises FeaturesError when a video fails.
+    """
+    manifest = _repeated(videos_in(clips), repeat)
+    runs: list[WorkersRun] = []
+    sets: list[Cells] = [("stream", "data set", "frames", "workers", "time", "limits")]
+    for stream in streams:
+        settings = Settings(streams=(stream,), weights="random:0", device=device)
+        with tempfile.TemporaryDirectory() as folder:
+            for workers in WORKERS:
+                asked = replace(settings, workers=workers)
+                out = Path(folder) / str(workers)
+                foretold = estimate(manifest, clips, out, asked)
+                runs.append(_run(manifest, clips, out, asked, foretold))
+        sets += large_sets(foretold)
+    return WorkersBench(tuple(runs), tuple(sets))
+
+
+def _repeated(manifest: Manifest, repeat: int) -> Manifest:
+    videos = tuple(
+        replace(video, video_id=f"{video.video_id} {number}")
+        for number in range(repeat)
+        for video in manifest.videos
+    )
+    return replace(manifest, videos=videos)
+
+
+def _run(
+    manifest: Manifest, root: Path, out: Path, settings: Settings, foretold: Estimate
+) -> WorkersRun:
+    (folder,) = extract_dataset(manifest, root, out, settings)
+    found = status(folder)
+    if foretold.seconds is None or not found.is_complete:
+        raise FeaturesError(f"{root}: a video failed: only good ones can be timed")
+    seconds, starting = _times(folder, settings.workers)
+    (stream,) = settings.streams
+    return WorkersRun(
+        stream, settings.workers, found.num_clips, seconds, starting, foretold.seconds
+    )
+
+
+def _times(folder: StreamFolder, workers: int) -> tuple[float, float]:
+    """Seconds of the work, and until a worker was ready, from the events.
+
+    The first videos wait until their workers are ready: what they took beyond their stages, less
+    what the later ones did.
+    """
+    starts: dict[str, float] = {}
+    beyond: list[float] = []
+    end = 0.0
+    for event in read_events(folder.path):
+        if event["event"] == "start":
+            starts[event["video_id"]] = event["time"]
+        elif event["event"] == "committed":
+            end = event["time"]
+            stages = sum(event["seconds"].values()) - event["seconds"]["decoding"]
+            beyond.append(end - starts[event["video_id"]] - stages)
+    first, later = beyond[:workers], beyond[workers:] or [0.0]
+    starting = max(0.0, sum(first) / len(first) - sum(later) / len(later))
+    return end - min(starts.values()) - starting, starting
+
+
+# ---------------------------------------------------------------- the large data sets
+
+
+def large_sets(here: Estimate) -> Iterator[Cells]:
+    """How long each large data set takes on some numbers of workers like those of ``here``.
+
+    Each worker has as many cores beside it as here; the start of workers is left out.
+    """
+    spec, machines, measured = here.streams[0].spec, here.machines, here.probes[0]
+    for name, size in SIZES.items():
+        videos = with_frames(load_dataset(name).videos)
+        costs = [_costs(video, spec, measured, size) for video in videos]
+        for count in MANY:
+            cores = max(1, count * machines.cores // machines.workers)
+            many = replace(machines, workers=count, cores=cores)
+            yield (
+                spec.stream,
+                name,
+                sum(video.num_frames or 0 for video in videos),
+                f"{count} {'GPU' if many.has_gpus else 'CPU worker'}{'s' * (count > 1)}",
+                duration(run_seconds(costs, many, measured.between)),
+                bottleneck(total(costs), many),
+            )
+
+
+def _costs(video: Video, spec: Spec, measured: Probe, size: tuple[int, int]) -> Costs:
+    frames = video.num_frames or 0
+    fps = Fraction(video.fps or 25).limit_denominator(1001)
+    used = Resampling(fps, spec.fps_used()).count(frames)
+    return measured.costs(frames, num_clips(used, spec.tail, spec.clip_length), size)
+
+
+def with_frames(videos: Sequence[Video]) -> list[Video]:
+    """The videos with their frames: as the list has them, by the clock in the id, else the mean."""
+    known = {video.video_id: frames for video in videos if (frames := _frames(video))}
+    mean = sum(known.values()) // len(known)
+    return [replace(video, num_frames=known.get(video.video_id, mean)) for video in videos]
+
+
+def _frames(video: Video) -> int | None:
+    _, most = frame_bounds(video)
+    if most is None and video.fps and (clocks := _CLOCKS.search(video.video_id)):
+        hours, minutes, seconds, *end = map(int, clocks.groups())
+        start = 3600 * hours + 60 * minutes + seconds
+        most = round((3600 * end[0] + 60 * end[1] + end[2] - start) * video.fps)
+    return most if most and most > 0 else None

@@ -1,0 +1,126 @@
+"""How fast a stream is going and when it will be there, from the last events of its ranks."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vadprep.files import is_alive
+from vadprep.journal import event_paths, last_events
+
+WINDOW_SECONDS = 300.0
+WINDOW_VIDEOS = 10
+"""The pace is that of the last minutes, or of so many videos where they take longer."""
+
+BYTES_READ = 4 << 20
+LEAST_BYTES_READ = 16 << 10
+"""Of the ends of the files of events: of all ranks together, and of one at least."""
+
+ENDS = ("committed", "failed", "skipped")
+
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A video in the works."""
+
+    video_id: str
+    rank: int
+    since: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the ranks that run are doing now."""
+
+    running: tuple[Running, ...] = ()
+    videos_per_second: float = 0.0
+    clips_per_second: float = 0.0
+    seconds_left: float | None = None
+    """Until the last of the ranks is through with what it has; None where nothing says so."""
+
+
+def pace_of(folder: Path, now: float, live: Collection[int] | None = None) -> Pace:
+    """The pace of the stream in ``folder``; ``live`` are the ranks that run now.
+
+    Without ``live`` a rank of this host runs when its process does, one of another host when a
+    video was started there and not ended.
+    """
+    paths = event_paths(folder)
+    most = max(LEAST_BYTES_READ, BYTES_READ // max(1, len(paths)))
+    paces = []
+    for rank, path in paths.items():
+        if live is None or rank in live:
+            events = last_events(path, most)
+            if live is not None or _may_run(events):
+                paces.append(pace_of_rank(events, rank, now))
+    return Pace(
+        tuple(each for pace in paces for each in pace.running),
+        sum(pace.videos_per_second for pace in paces),
+        sum(pace.clips_per_second for pace in paces),
+        max((pace.seconds_left for pace in paces if pace.seconds_left is not None), default=None),
+    )
+
+
+def _may_run(events: Sequence[Event]) -> bool:
+    """False for a rank that has ended all it began, or whose process on this host is gone."""
+    if not _in_works(_of_last_run(events)):
+        return False
+    runs = [each for each in events if each["event"] == "run"]
+    known = bool(runs) and runs[-1]["host"] == socket.gethostname()
+    return not known or is_alive(runs[-1]["process"])
+
+
+def pace_of_rank(events: Sequence[Event], rank: int, now: float) -> Pace:
+    """The pace of one rank by its last events: from its last run alone."""
+    events = _of_last_run(events)
+    running = tuple(Running(each, rank, since) for each, since in _in_works(events).items())
+    ends = [each for each in events if each["event"] in ENDS and not each.get("recovered")]
+    if not ends:
+        return Pace(running)
+    start = now - WINDOW_SECONDS
+    if len(ends) > WINDOW_VIDEOS:
+        start = min(start, ends[-WINDOW_VIDEOS - 1]["time"])
+    else:
+        start = min(start, events[0]["time"])
+    start = max(start, events[0]["time"])
+    inside = [each for each in ends if each["time"] > start]
+    seconds = max(now - start, 1e-3)
+    return Pace(
+        running,
+        len(inside) / seconds,
+        sum(each.get("num_clips", 0) for each in inside) / seconds,
+        _seconds_left(events, start, seconds),
+    )
+
+
+def _seconds_left(events: Sequence[Event], start: float, seconds: float) -> float | None:
+    """What is left by what was done since ``start``; the work of videos is known beforehand."""
+    left = [(each["time"], each["work_left"]) for each in events if "work_left" in each]
+    if len(left) < 2:
+        return None
+    before = max((each for each in left if each[0] <= start), default=left[0])[1]
+    now = left[-1][1]
+    return now * seconds / (before - now) if before > now else None
+
+
+def _of_last_run(events: Sequence[Event]) -> Sequence[Event]:
+    """Events from the last start of the rank on, or all when that is further back."""
+    begins = [number for number, each in enumerate(events) if each["event"] == "run"]
+    return events[begins[-1] :] if begins else events
+
+
+def _in_works(events: Sequence[Event]) -> dict[str, float]:
+    """Video id -> when it was started, of those that have not ended."""
+    works: dict[str, float] = {}
+    for each in events:
+        if each["event"] == "start":
+            works[each["video_id"]] = each["time"]
+        elif each["event"] in ENDS:
+            works.pop(each["video_id"], None)
+    return works
