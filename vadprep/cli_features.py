@@ -6,8 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -15,6 +16,7 @@ from vadprep import tables
 from vadprep.datasets import check as check_files
 from vadprep.datasets import dataset_names, load_dataset, summary
 from vadprep.features import stream_folders
+from vadprep.lease import running
 from vadprep.manifest import read_manifest
 from vadprep.options import (
     FOLDER,
@@ -26,6 +28,8 @@ from vadprep.options import (
     video_options,
     warn,
 )
+from vadprep.ranks import array_of, last_world_size
+from vadprep.ranks import missing_ranks as missing_ranks_in
 from vadprep.records import FeaturesError
 from vadprep.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
 from vadprep.verify import Status
@@ -177,14 +181,38 @@ def folders_in(path: Path) -> list[Any]:
 @click.command()
 @click.argument("features", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(features: Path, as_json: bool) -> None:
-    """How far a feature folder is: done, failed with reasons, missing."""
-    results = [status_of(folder) for folder in folders_in(features)]
+@click.option("--missing-ranks", is_flag=True, help="Only what to put behind sbatch --array=.")
+@click.option("--world-size", type=click.IntRange(1), help="Of --missing-ranks. [the last run's]")
+def status(features: Path, as_json: bool, missing_ranks: bool, world_size: int | None) -> None:
+    """How far a feature folder is: done, failed with reasons, missing, running."""
+    folders = folders_in(features)
+    if missing_ranks:
+        show_missing_ranks(folders, world_size)
+    results = [status_of(folder) for folder in folders]
+    runs = {folder.spec.stream: running(folder.path) for folder in folders}
     if as_json:
-        click.echo(json.dumps([tables.status_json(each) for each in results], indent=2))
+        found = [
+            tables.status_json(each) | {"running": [asdict(run) for run in runs[each.spec.stream]]}
+            for each in results
+        ]
+        click.echo(json.dumps(found, indent=2))
     else:
         show_status(results)
+        tables.show_running(runs)
     sys.exit(0 if all(each.is_complete for each in results) else 1)
+
+
+def show_missing_ranks(folders: Sequence[StreamFolder], world_size: int | None) -> NoReturn:
+    """Print the ranks that have work left; leave with 1 when there are any."""
+    ranks_in_all = world_size or last_world_size(folders)
+    if ranks_in_all is None:
+        raise click.UsageError("--missing-ranks: no run has been here yet: add --world-size N")
+    whose = "as asked" if world_size else "as the last run had"
+    click.echo(f"of {ranks_in_all} ranks, {whose}", err=True)
+    ranks = missing_ranks_in(folders, ranks_in_all)
+    if ranks:
+        click.echo(array_of(ranks))
+    sys.exit(1 if ranks else 0)
 
 
 @click.command()

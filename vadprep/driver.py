@@ -12,7 +12,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from vadprep.extract import SKIPPED, Report, Task
 from vadprep.files import disk_errors, is_temporary, make_folder, names_in, remove_stale
 from vadprep.folder import Place, StreamFolder
 from vadprep.journal import Journal, Row, read_rows, row_of
+from vadprep.lease import Lease, leased
 from vadprep.manifest import Manifest
 from vadprep.records import DecodeError, Video
 from vadprep.shards import DONE, FAILED, write_shard
-from vadprep.signals import check_stop, stop_on_signals
+from vadprep.signals import check_stop, request_stop, stop_on_signals
 from vadprep.sources import size_of
 
 Worker = Callable[[Task], Report]
@@ -58,9 +59,10 @@ class Share:
 class StreamDriver:
     """Takes a rank's share of one stream's folder from where it stands to final shards."""
 
-    def __init__(self, folder: StreamFolder, share: Share) -> None:
+    def __init__(self, folder: StreamFolder, share: Share, lease: Lease | None = None) -> None:
         self.folder = folder
         self.share = share
+        self.lease = lease
         self.journal = Journal(folder.path, share.rank)
         self._left: Counter[int] = Counter()
         """Videos of each shard that this run has still to report."""
@@ -68,12 +70,13 @@ class StreamDriver:
     def recover(self) -> None:
         """Bring the journal up to the files, and finish what a kill left half done."""
         path = self.folder.path
-        for common in (path.parent, path, path / "shards"):
+        for common in (path.parent, path):
             remove_stale(common)
+        remove_stale(path / "shards", self._is_sole)
         rows = read_rows(path)
         final = self.folder.final_shards()
         for shard in self.share.owned(self.folder):
-            remove_stale(self.folder.partial(shard))
+            remove_stale(self.folder.partial(shard), lambda name: self.lease is not None)
             ids = self.folder.plan.shards[shard]
             partial = self.folder.finished(shard)
             for position in range(len(ids)) if shard in final else sorted(partial):
@@ -81,6 +84,13 @@ class StreamDriver:
                 if row is None or (row.status == FAILED and position in partial):
                     self._adopt(Place(shard, position), row)
             self.finish(shard)
+
+    def _is_sole(self, name: str) -> bool:
+        """True for the name of a shard that nobody else may write now."""
+        number = name.removeprefix("shard-").removesuffix(".h5")
+        share = self.share
+        is_mine = number.isdecimal() and int(number) % share.world_size == share.rank
+        return self.lease is not None and is_mine
 
     def _adopt(self, place: Place, row: Row | None) -> None:
         """Journal a video whose file was committed just before a kill."""
@@ -121,8 +131,20 @@ class StreamDriver:
     def _shard(self, video_id: str) -> int:
         return self.folder.plan.places[video_id].shard
 
+    def start(self, video_id: str) -> None:
+        """Journal that a video is in the works, and by how many ranks: see ``ranks``."""
+        self.journal.event("start", video_id, world_size=self.share.world_size)
+        if self.lease:
+            self.lease.started(video_id)
+
     def commit(self, report: Report) -> None:
-        """Journal what became of a video; its shard becomes final when it was the last."""
+        """Journal what became of a video; its shard becomes final when it was the last.
+
+        Raises LeaseError when another run has taken the shards over.
+        """
+        if self.lease:
+            self.lease.check()
+            self.lease.ended(report.video_id, report.num_clips, report.num_frames)
         stream, shard = self.folder.spec.stream, self._shard(report.video_id)
         row = _row(report, shard, report.checksums.get(stream, 0))
         values = asdict(report) | {"checksum": report.checksums.get(stream, 0)}
@@ -157,11 +179,19 @@ class Driver:
     """The streams of a run together: a video is one task, for whatever streams it lacks."""
 
     def __init__(
-        self, folders: Sequence[StreamFolder], manifest: Manifest, root: Path, share: Share
+        self,
+        folders: Sequence[StreamFolder],
+        manifest: Manifest,
+        root: Path,
+        share: Share,
+        leases: Mapping[Path, Lease] | None = None,
     ) -> None:
         self.manifest = manifest
         self.root = root
-        self.streams = {each.spec.stream: StreamDriver(each, share) for each in folders}
+        self.streams = {
+            each.spec.stream: StreamDriver(each, share, (leases or {}).get(each.path))
+            for each in folders
+        }
         self._tasks: dict[str, Task] = {}
 
     def recover(self) -> None:
@@ -194,12 +224,12 @@ class Driver:
     ) -> None:
         """Run ``tasks``, committing each as it is reported and each shard as it is complete.
 
-        Raises Stopped when a signal arrives; what is finished stays finished.
+        Raises Stopped when a signal has arrived; what is finished stays finished.
         """
         self._tasks = {task.video.video_id: task for task in tasks}
         for name, stream in self.streams.items():
             stream.expect(task.video.video_id for task in tasks if name in task.targets)
-        with stop_on_signals(), self._swept(), closing(runner(tasks, self._start)) as reports:
+        with self._swept(), closing(runner(tasks, self._start)) as reports:
             for report in reports:
                 for stream in self._streams_of(report.video_id):
                     stream.commit(report)
@@ -220,7 +250,23 @@ class Driver:
 
     def _start(self, task: Task) -> None:
         for stream in self._streams_of(task.video.video_id):
-            stream.journal.event("start", task.video.video_id)
+            stream.start(task.video.video_id)
+
+
+@contextmanager
+def sole_driver(
+    folders: Sequence[StreamFolder], manifest: Manifest, root: Path, share: Share
+) -> Iterator[Driver]:
+    """A Driver of shards that no other run works on for the time of the block.
+
+    Raises LeaseError when another run does, Stopped when a signal arrives inside the block.
+    """
+    with stop_on_signals(), ExitStack() as held:
+        leases = {
+            path: held.enter_context(leased(path, share.rank, share.world_size, request_stop))
+            for path in (each.path for each in folders)
+        }
+        yield Driver(folders, manifest, root, share, leases)
 
 
 def _row(report: Report, shard: int, checksum: int) -> Row:

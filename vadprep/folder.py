@@ -154,6 +154,11 @@ class StreamFolder:
             if number < len(self.plan.shards)
         }
 
+    def unfinished_shards(self) -> set[int]:
+        """Numbers of the shards that are not final, or whose parts still lie beside them."""
+        parts = set(_numbers(self.path / "shards", "shard-", ".partial"))
+        return (set(range(len(self.plan.shards))) - self.final_shards()) | parts
+
     def finished(self, shard: int) -> set[int]:
         """Positions of the videos, done or failed, of a shard that is not final."""
         return set(_numbers(self.partial(shard), "", ".h5"))
