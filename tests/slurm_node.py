@@ -78,6 +78,12 @@ class SlurmNode:
         """The number of a job that ``sbatch`` takes."""
         return self.call("sbatch", "--parsable", *map(str, arguments))
 
+    def cancel(self, *arguments: str) -> None:
+        """Have ``scancel`` signal a job. It sends again until the job has ended, and then may end
+        with an error of its own: what came of it is to be seen from the job.
+        """
+        subprocess.run(["scancel", *arguments], env=self.env, capture_output=True, check=False)
+
     def jobs(self) -> list[str]:
         """Jobs that wait or run, an array's by task: ``7_1 RUNNING``."""
         return self.call("squeue", "-h", "-r", "-o", "%i %T").splitlines()
@@ -115,7 +121,7 @@ def slurm_node() -> Iterator[SlurmNode]:
             try:
                 yield node
             finally:
-                node.call("scancel", f"--user={getpass.getuser()}")
+                node.cancel(f"--user={getpass.getuser()}")
                 node.wait_idle()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

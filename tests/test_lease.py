@@ -17,7 +17,7 @@ from vadprep import lease
 from vadprep.lease import Run, leased, running, this_run
 from vadprep.records import LeaseError, OutputError
 
-QUICK = {"BEAT_SECONDS": 0.05, "STALE_SECONDS": 0.6, "LOOK_SECONDS": 0.02}
+QUICK = {"BEAT_SECONDS": 0.05, "NEWS_SECONDS": 0.0, "STALE_SECONDS": 0.6, "LOOK_SECONDS": 0.02}
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +161,7 @@ from pathlib import Path
 from vadprep import lease
 from vadprep.records import LeaseError
 lease.BEAT_SECONDS, lease.STALE_SECONDS, lease.LOOK_SECONDS = 0.05, 5.0, 0.01
+lease.NEWS_SECONDS = 0.0
 folder, rank, world_size = Path(sys.argv[1]), *map(int, sys.argv[2:])
 while not (folder / "go").exists():
     time.sleep(0.001)

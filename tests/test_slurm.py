@@ -15,8 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from commands import run as run_command
 from kill_many import restarted, snippets
 from slurm_node import SlurmNode, slurm_node
 from videos import write_video
@@ -30,6 +32,7 @@ JOBS = Path(__file__).parents[1] / "slurm"
 SMALL = ("--gres=none", "--cpus-per-task=1", "--mem=1800")
 VIDEOS, SHARD_SIZE = 16, 2
 PATIENCE = 400.0
+T = TypeVar("T")
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 
@@ -68,8 +71,8 @@ def whole(node, videos) -> dict[str, bytes]:
     return snippets(out / "rgb")
 
 
-class Array:
-    """Jobs of ``extract_array.sbatch`` that work on one folder."""
+class Jobs:
+    """Jobs that work on one folder."""
 
     def __init__(self, node: SlurmNode, videos: Path, out: Path) -> None:
         self.node, self.videos, self.out = node, videos, out
@@ -78,9 +81,26 @@ class Array:
 
     def submit(self, ranks: str, world_size: int, *more: str) -> str:
         """The number of the job, whose logs are ``NUMBER-RANK.log``."""
-        log = f"--output={self.logs}/%A-%a.log"
-        sbatch = (*SMALL, f"--array={ranks}", log, JOBS / "extract_array.sbatch", str(world_size))
-        return self.node.submit(*sbatch, *options(self.videos, self.out), *more)
+        return self._submit(
+            f"--array={ranks}",
+            f"--output={self.logs}/%A-%a.log",
+            JOBS / "extract_array.sbatch",
+            world_size,
+            *options(self.videos, self.out),
+            *more,
+        )
+
+    def submit_cluster(self, nodes: int) -> str:
+        """The number of a job of ``cluster.sbatch``, all of whose nodes of Ray are here."""
+        return self._submit(
+            f"--ntasks-per-node={nodes}",
+            f"--output={self.logs}/%j-0.log",
+            JOBS / "cluster.sbatch",
+            *options(self.videos, self.out),
+        )
+
+    def _submit(self, *arguments: object) -> str:
+        return self.node.submit(*SMALL, *map(str, arguments))
 
     def log(self, job: str, rank: int) -> str:
         return (self.logs / f"{job}-{rank}.log").read_text()
@@ -89,16 +109,16 @@ class Array:
         command = ["vadprep", "status", str(self.out), *more]
         return subprocess.run(command, env=self.node.env, capture_output=True, text=True)
 
-    def at_work(self, rank: int) -> Run:
-        """The run of ``rank``, once it has a video committed and another in flight."""
+    def at_work(self, *ranks: int) -> list[Run]:
+        """The runs of ``ranks``, once each has a video committed and another in flight."""
 
-        def found() -> Run | None:
-            if not (self.out / "rgb" / f"manifest-{rank:05d}.csv").exists():
-                return None
-            (stream,) = json.loads(self.status("--json").stdout)
-            runs = [each for each in stream["running"] if each["rank"] == rank]
-            is_busy = runs and runs[0]["in_flight"] and runs[0]["videos"]
-            return Run(**runs[0]) if is_busy and stream["done"] else None
+        def found() -> list[Run]:
+            if not list(self.out.glob("rgb/plan.csv")):
+                return []
+            (stream,) = json.loads(run_command("status", self.out, "--json").stdout)
+            runs = {run["rank"]: Run(**run) for run in stream["running"]}
+            busy = [runs[rank] for rank in ranks if rank in runs and is_busy(runs[rank])]
+            return busy if len(busy) == len(ranks) and stream["done"] else []
 
         return wait_for(found)
 
@@ -117,85 +137,88 @@ class Array:
         return {str(path.relative_to(self.out)): path.read_bytes() for path in paths}
 
 
-def wait_for(found: Callable[[], Run | None]) -> Run:
+def is_busy(run: Run) -> bool:
+    return run.videos > 0 and len(run.in_flight) > 0
+
+
+def wait_for(found: Callable[[], T]) -> T:
+    """What ``found`` returns as soon as that is true."""
     deadline = time.monotonic() + PATIENCE
-    while not (run := found()):
+    while not (result := found()):
         assert time.monotonic() < deadline
-        time.sleep(0.3)
-    return run
+        time.sleep(0.1)
+    return result
 
 
-def require_whole(array: Array, whole: dict[str, bytes]) -> None:
+def require_whole(jobs: Jobs, whole: dict[str, bytes]) -> None:
     """Complete, verified, equal to the undisturbed run, and nothing but final files."""
-    status = array.status()
+    status = jobs.status()
     assert status.returncode == 0, status.stdout
-    assert verify(StreamFolder.open(array.out / "rgb")).problems == ()
-    assert snippets(array.out / "rgb") == whole
-    assert restarted(array.out / "rgb") == []
-    assert running(array.out / "rgb") == []
-    assert not [name for name in array.content() if ".tmp-" in name or "partial" in name]
+    assert verify(StreamFolder.open(jobs.out / "rgb")).problems == ()
+    assert snippets(jobs.out / "rgb") == whole
+    assert restarted(jobs.out / "rgb") == []
+    assert running(jobs.out / "rgb") == []
+    assert not [name for name in jobs.content() if ".tmp-" in name or "partial" in name]
 
 
 def test_an_array_stopped_in_every_way_is_made_whole_by_what_status_prints(
     node, videos, whole, tmp_path
 ):
-    array = Array(node, videos, tmp_path / "features")
-    job = array.submit("0-3%2", 4)
+    jobs = Jobs(node, videos, tmp_path / "features")
+    job = jobs.submit("0-3%2", 4)
 
-    array.at_work(0)
-    shown = array.status().stdout
+    jobs.at_work(0, 1)
+    shown = run_command("status", jobs.out).stdout
     assert "running, rgb: rank 0 of 4" in shown and f"SLURM job {job}_0" in shown
-    node.call("scancel", f"{job}_0")
-    array.at_work(1)
-    node.call("scancel", "--signal=TERM", "--batch", f"{job}_1")
-    os.kill(array.at_work(2).process, signal.SIGKILL)
-    array.at_work(3)
-    node.call("scancel", "--signal=USR1", "--batch", f"{job}_3")  # as two minutes before the end
+    node.cancel(f"{job}_0")
+    node.cancel("--signal=TERM", "--batch", f"{job}_1")
+    third, _ = jobs.at_work(2, 3)
+    os.kill(third.process, signal.SIGKILL)
+    node.cancel("--signal=USR1", "--batch", f"{job}_3")  # as two minutes before the end
     node.wait_idle(PATIENCE)
 
     assert node.ended(f"{job}_0") == ("CANCELLED", "75:0")
     assert node.ended(f"{job}_1") == ("FAILED", "75:0")
     assert node.ended(f"{job}_2") == ("FAILED", "0:9")
     assert node.ended(f"{job}_3") == ("FAILED", "75:0")
-    logs = {rank: array.log(job, rank) for rank in range(4)}
+    logs = {rank: jobs.log(job, rank) for rank in range(4)}
     assert re.search(rf"JOB \d+ ON {node.host} CANCELLED", logs[0])
     assert "stopped by SIGTERM; all finished videos are committed" in logs[0]
-    assert "stopped by SIGTERM" in logs[1] and "CANCELLED" not in logs[1]
+    assert "stopped by SIGTERM" in logs[1]
     assert "stopped by" not in logs[2]
     assert "stopped by SIGUSR1" in logs[3]
-    committed = read_rows(array.out / "rgb")
+    committed = read_rows(jobs.out / "rgb")
     assert 4 <= len(committed) < VIDEOS
 
-    missing = array.status("--missing-ranks")
+    missing = jobs.status("--missing-ranks")
     assert "of 4 ranks, as the last run had" in missing.stderr
     assert missing.stdout.strip() == "0-3"
-    assert array.make_whole(4) == ["0-3"]
-    require_whole(array, whole)
+    assert jobs.make_whole(4) == ["0-3"]
+    require_whole(jobs, whole)
 
-    before = array.content()
-    again = array.submit("0-2", 3)
+    before = jobs.content()
+    again = jobs.submit("0-2", 3)
     node.wait_idle(PATIENCE)
     assert [node.ended(f"{again}_{rank}") for rank in range(3)] == [("COMPLETED", "0:0")] * 3
-    assert array.content() == before
+    assert jobs.content() == before
 
 
 def test_two_tasks_of_a_node_have_a_private_ray_each(node, videos, whole, tmp_path):
     temporary = Path(f"/tmp/ray-{os.getpid()}")  # short, as Ray's sockets need it
     temporary.mkdir()
-    array = Array(node, videos, tmp_path / "features")
+    jobs = Jobs(node, videos, tmp_path / "features")
     node.env["TMPDIR"] = str(temporary)
     try:
-        job = array.submit("0-1", 2, "--workers", "2")
-        for rank in range(2):
-            array.at_work(rank)
+        job = jobs.submit("0-1", 2, "--workers", "2")
+        jobs.at_work(0, 1)
         assert len(list(temporary.glob("vadprep-*/session_2*"))) == 2
-        node.call("scancel", f"{job}_0")  # to all its processes, Ray's too
+        node.cancel(f"{job}_0")  # to all its processes, Ray's too
         node.wait_idle(PATIENCE)
         assert node.ended(f"{job}_0") == ("CANCELLED", "75:0")
         assert node.ended(f"{job}_1") == ("COMPLETED", "0:0")
-        assert "stopped by SIGTERM" in array.log(job, 0)
-        assert array.make_whole(2) == ["0"]
-        require_whole(array, whole)
+        assert "stopped by SIGTERM" in jobs.log(job, 0)
+        assert jobs.make_whole(2) == ["0"]
+        require_whole(jobs, whole)
         assert list(temporary.glob("vadprep-*")) == []
     finally:
         del node.env["TMPDIR"]
@@ -205,17 +228,35 @@ def test_two_tasks_of_a_node_have_a_private_ray_each(node, videos, whole, tmp_pa
 def test_a_second_run_of_a_rank_is_refused_and_names_the_job_to_cancel(
     node, videos, whole, tmp_path
 ):
-    array = Array(node, videos, tmp_path / "features")
-    first = array.submit("0", 2)
-    run = array.at_work(0)
-    second = array.submit("0", 4)  # another array size, and shards in common
+    jobs = Jobs(node, videos, tmp_path / "features")
+    first = jobs.submit("0", 2)
+    (run,) = jobs.at_work(0)
+    second = jobs.submit("0", 4)  # another array size, and shards in common
     wait_for(lambda: node.ended(f"{second}_0")[0] == "FAILED")
-    words = array.log(second, 0)
+    words = jobs.log(second, 0)
     assert f"rank 0 of 2 on host {run.host}, process {run.process}, SLURM job {first}_0" in words
     assert f"scancel {first}_0" in words
     os.kill(run.process, signal.SIGKILL)
-    third = array.submit("0-1", 2)
+    third = jobs.submit("0-1", 2)
     node.wait_idle(PATIENCE)
     assert [node.ended(f"{third}_{rank}")[0] for rank in range(2)] == ["COMPLETED"] * 2
-    assert "still at work" not in array.log(third, 0)  # a dead process of this host: no waiting
-    require_whole(array, whole)
+    assert "still at work" not in jobs.log(third, 0)  # a dead process of this host: no waiting
+    require_whole(jobs, whole)
+
+
+def test_a_cluster_over_an_allocation_is_stopped_cleanly_and_goes_on(node, videos, whole, tmp_path):
+    jobs = Jobs(node, videos, tmp_path / "features")
+    job = jobs.submit_cluster(nodes=2)
+    (run,) = jobs.at_work(0)
+    assert len(run.in_flight) == 2, "both nodes of Ray work"
+    node.cancel("--signal=USR1", "--batch", job)
+    node.wait_idle(PATIENCE)
+    assert node.ended(job) == ("FAILED", "75:0")
+    assert "stopped by SIGUSR1" in jobs.log(job, 0)
+    assert not Path(f"/tmp/vadprep-{job}").exists()
+    assert 1 <= len(read_rows(jobs.out / "rgb")) < VIDEOS
+    job = jobs.submit_cluster(nodes=2)
+    node.wait_idle(PATIENCE)
+    assert node.ended(job) == ("COMPLETED", "0:0")
+    assert not Path(f"/tmp/vadprep-{job}").exists()
+    require_whole(jobs, whole)

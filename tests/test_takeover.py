@@ -63,6 +63,7 @@ import sys
 sys.path.insert(0, {str(TESTS)!r})
 from vadprep import lease
 lease.BEAT_SECONDS, lease.STALE_SECONDS, lease.LOOK_SECONDS = 0.1, 1.0, 0.05
+lease.NEWS_SECONDS = 0.0
 import interrupted
 sys.exit(interrupted.main(sys.argv[1:]))
 """

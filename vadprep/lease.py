@@ -38,7 +38,9 @@ from vadprep.records import LeaseError, VadprepError
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
-"""Between two writings of a lease."""
+"""Between two writings of a lease, when there is no news."""
+NEWS_SECONDS = 1.0
+"""How long news of videos are gathered before they are written."""
 STALE_SECONDS = 30.0
 """How long a lease is watched before it counts as that of a dead run."""
 LOOK_SECONDS = 0.5
@@ -174,6 +176,8 @@ class Lease:
 
     def __init__(self, folder: Path, run: Run) -> None:
         self.path = folder / run.name
+        self.news = threading.Event()
+        """Set when there is more to write than another beat, and at the end."""
         self._run = run
         self._lock = threading.Lock()
         self._length = 0
@@ -186,6 +190,7 @@ class Lease:
         """A video is in the works."""
         in_flight = dict.fromkeys((*self._run.in_flight, video_id))  # once, if done again
         self._run = replace(self._run, in_flight=tuple(in_flight))
+        self.news.set()
 
     def ended(self, video_id: str, num_clips: int, num_frames: int) -> None:
         """A video is not in the works any more."""
@@ -197,6 +202,7 @@ class Lease:
             num_frames=run.num_frames + num_frames,
             in_flight=tuple(each for each in run.in_flight if each != video_id),
         )
+        self.news.set()
 
     def check(self) -> None:
         """Raise LeaseError when the lease is not there any more. To be asked before a commit."""
@@ -306,12 +312,17 @@ def leased(
         raise
     finally:
         ended.set()
+        lease.news.set()
         thread.join()
         lease.close()
 
 
 def _beat(lease: Lease, ended: threading.Event, on_loss: Callable[[], None]) -> None:
-    while not ended.wait(BEAT_SECONDS):
+    while True:
+        lease.news.wait(BEAT_SECONDS)
+        lease.news.clear()
+        if ended.wait(NEWS_SECONDS):
+            return
         if lease.is_lost():
             on_loss()
             return
