@@ -8,18 +8,18 @@ import pytest
 from commands import message, run
 from stored import failed_video, small_spec, stored_video, write_folder
 
-from vadprep import journal
+from vadprep import journal, ranks
 from vadprep.folder import StreamFolder
 from vadprep.journal import Journal
 from vadprep.ranks import array_of, last_world_size, missing_ranks
 
 
 @pytest.mark.parametrize(
-    ("ranks", "text"),
+    ("missing", "text"),
     [([], ""), ([0], "0"), ([0, 2, 3], "0,2-3"), ([0, 1, 2, 7], "0-2,7"), ([4, 5], "4-5")],
 )
-def test_ranks_as_sbatch_takes_them(ranks, text):
-    assert array_of(ranks) == text
+def test_ranks_as_sbatch_takes_them(missing, text):
+    assert array_of(missing) == text
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def test_a_rank_is_missing_when_it_is_in_one_of_the_streams(folder, tmp_path):
 
 def test_the_world_size_is_that_of_the_newest_start(folder, tmp_path, monkeypatch):
     assert last_world_size([folder]) is None
-    for rank, world_size in ((3, 4), (1, 7), (3, 8)):
+    for at, rank, world_size in ((1e9, 3, 4), (3e9, 0, 8), (2e9, 3, 7)):
+        monkeypatch.setattr(journal.time, "time", lambda at=at: at)
         Journal(folder.path, rank).event("start", "v0", world_size=world_size)
-        monkeypatch.setattr(journal.time, "time", lambda at=9e9 + world_size: at)
     Journal(folder.path, 0).event("committed", "v0")
     assert last_world_size([folder]) == 8
     other = write_folder(tmp_path / "f" / "flow", [stored_video("v0")])
@@ -62,7 +62,7 @@ def test_the_world_size_is_that_of_the_newest_start(folder, tmp_path, monkeypatc
 
 
 def test_only_the_end_of_a_long_file_is_read(folder, monkeypatch):
-    monkeypatch.setattr(journal, "TAIL_BYTES", 300)
+    monkeypatch.setattr(ranks, "TAIL_BYTES", 300)
     events = Journal(folder.path, 0)
     for number in range(100):
         events.event("start", f"v{number}", world_size=number)

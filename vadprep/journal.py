@@ -165,26 +165,3 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("events-*.jsonl")):
         for line in _whole(path.read_bytes(), quoted=False).splitlines():
             yield json.loads(line)
-
-
-TAIL_BYTES = 1 << 20
-"""Of a file of events: more than lie between its last start and its end."""
-
-
-def last_start(folder: Path) -> dict[str, Any] | None:
-    """The newest start of a video by any rank, read from the ends of the files; None for none."""
-    starts = (
-        event
-        for path in folder.glob("events-*.jsonl")
-        for event in _last_events(path)
-        if event["event"] == "start" and "world_size" in event
-    )
-    return max(starts, key=lambda event: float(event["time"]), default=None)
-
-
-def _last_events(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, "rb") as stream:
-        start = max(0, path.stat().st_size - TAIL_BYTES)
-        stream.seek(start)
-        lines = _whole(stream.read(), quoted=False).splitlines()
-    yield from map(json.loads, lines[1 if start else 0 :])

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 from vadprep.folder import StreamFolder
-from vadprep.journal import last_start
 from vadprep.records import FeaturesError
 
+TAIL_BYTES = 1 << 20
+"""Of a file of events: more than lie between its last start and its end."""
 
-def missing_ranks(folders: Iterable[StreamFolder], world_size: int) -> list[int]:
+
+def missing_ranks(folders: Sequence[StreamFolder], world_size: int) -> list[int]:
     """Ranks of ``world_size`` that own a shard which is not final, in any of the streams.
 
     A video that has failed is finished: it keeps no shard from being final. Raises FeaturesError
     for a stream without a plan, of which nothing can be said.
     """
-    folders = list(folders)
     for each in folders:
         if not each.plan.shards:
             raise FeaturesError(f"{each.path}: no plan.csv yet: run the same extract again")
@@ -25,9 +29,23 @@ def missing_ranks(folders: Iterable[StreamFolder], world_size: int) -> list[int]
 
 def last_world_size(folders: Iterable[StreamFolder]) -> int | None:
     """The number of ranks of the run that started a video last; None when none has."""
-    starts = [event for each in folders if (event := last_start(each.path))]
+    starts = (
+        event
+        for folder in folders
+        for path in folder.path.glob("events-*.jsonl")
+        for event in _last_events(path)
+        if "world_size" in event
+    )
     newest = max(starts, key=lambda event: float(event["time"]), default=None)
     return int(newest["world_size"]) if newest else None
+
+
+def _last_events(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, "rb") as stream:
+        start = max(0, path.stat().st_size - TAIL_BYTES)
+        stream.seek(start)
+        lines = stream.read().split(b"\n")
+    yield from map(json.loads, lines[1 if start else 0 : -1])  # the last is empty or half written
 
 
 def array_of(ranks: Sequence[int]) -> str:
