@@ -178,9 +178,9 @@ class Lease:
         self.path = folder / run.name
         self.news = threading.Event()
         """Set when there is more to write than another beat, and at the end."""
-        self._run = run
+        self._run = run  # changed by one thread alone, while another writes beats
         self._lock = threading.Lock()
-        self._length = 0
+        self._beats = self._length = 0
         with written(self.path) as stream:
             stream.write(json.dumps(asdict(run)).encode())
         with disk_errors(self.path):
@@ -226,8 +226,8 @@ class Lease:
     def write(self) -> None:
         """Write it anew, in place: see the head of this module."""
         with self._lock:
-            self._run = replace(self._run, beat=self._run.beat + 1)
-            text = json.dumps(asdict(self._run)).encode()
+            self._beats += 1
+            text = json.dumps(asdict(replace(self._run, beat=self._beats))).encode()
             self._length = max(self._length, len(text))
             with disk_errors(self.path):
                 os.pwrite(self._file, text.ljust(self._length), 0)
@@ -244,7 +244,7 @@ class Lease:
             now = time.monotonic()
             for path, content in rivals.items():
                 if path.name not in seen:
-                    logger.warning("%s: is that run still at work? Watching it", path)
+                    logger.warning("%s: still at work? Up to %g s tell", path, STALE_SECONDS)
                 before, since = seen.setdefault(path.name, (content, now))
                 if content != before:
                     seen[path.name] = content, now
@@ -285,7 +285,8 @@ class Lease:
 
     def close(self) -> None:
         """Remove it; another's stays, since the name is of this process."""
-        os.close(self._file)
+        with suppress(OSError):  # on NFS: one that is lost
+            os.close(self._file)
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
