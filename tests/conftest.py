@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slurm_node import missing_programs
 
 REAL_CLIPS = Path(
     os.environ.get("VADPREP_REAL_CLIPS", Path(__file__).parents[2] / "shared" / "data" / "videos")
@@ -37,6 +38,7 @@ LONGEST = ("test_runner.py", "test_cli_models.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without a GPU its tests are skipped, unless FAIL_WITHOUT_CUDA=1 says there must be one."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    _skip_without_slurm([item for item in items if item.get_closest_marker("slurm")])
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch
@@ -46,6 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _skip_without_slurm(items: list[pytest.Item]) -> None:
+    """Without its programs, unless FAIL_WITHOUT_SLURM=1 says that they must be there."""
+    missing = missing_programs()
+    if missing and os.environ.get("FAIL_WITHOUT_SLURM") != "1":
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)}"))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from standin import standin_extractor, standin_spec
 
 from vadprep.cluster import Pool, on_ray
 from vadprep.datasets import videos_in
-from vadprep.driver import Driver, Runner, Share, Worker
+from vadprep.driver import Runner, Share, Worker, sole_driver
 from vadprep.extract import Report
 from vadprep.folder import StreamFolder
 from vadprep.records import VadprepError
@@ -60,10 +60,10 @@ def extract_all(
         StreamFolder.prepare(path, SPECS[name], ids, SHARD_SIZE)
         for name, path in stream_paths(folder, streams).items()
     ]
-    driver = Driver(folders, manifest, videos, Share())
-    driver.recover()
-    if tasks := driver.tasks():
-        driver.run(runner, tasks, reports.append)
+    with sole_driver(folders, manifest, videos, Share()) as driver:
+        driver.recover()
+        if tasks := driver.tasks():
+            driver.run(runner, tasks, reports.append)
     return reports
 
 

@@ -14,7 +14,7 @@ import pytest
 from vadprep.cli import main
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "manifests" / "README.md"]
+DOCUMENTS = [ROOT / each / "README.md" for each in ("", "manifests", "slurm")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.parent.name)
@@ -25,9 +25,9 @@ def test_relative_links_exist(document: Path) -> None:
 
 
 def readme_commands() -> list[str]:
-    """Every ``vadprep`` command line in a code block of the README, comments cut off."""
-    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
-    lines = "\n".join(blocks).splitlines()
+    """Every ``vadprep`` command line in a code block of a document, comments cut off."""
+    text = "\n".join(document.read_text() for document in DOCUMENTS)
+    lines = "\n".join(re.findall(r"^```\n(.*?)^```", text, re.S | re.M)).splitlines()
     return [line.split("#")[0].strip() for line in lines if line.startswith("vadprep ")]
 
 
@@ -46,17 +46,40 @@ def test_the_readme_has_the_two_lines_that_set_up() -> None:
     assert "\npip install -e '.[all,test]' && pytest\n" in text
 
 
-def test_the_sbatch_file_hands_rank_and_arguments_to_the_command(tmp_path: Path) -> None:
-    fake = tmp_path / "vadprep"
-    fake.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
-    fake.chmod(0o755)
-    script = ROOT / "slurm" / "extract_array.sbatch"
+@pytest.fixture
+def fake(tmp_path: Path) -> Path:
+    """A folder with a ``vadprep`` that prints its arguments, a line each."""
+    command = tmp_path / "vadprep"
+    command.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    command.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "handed_on"),
+    [
+        (
+            "extract_array",
+            ["8", "--dataset", "xd", "--root", "a b"],
+            "extract --rank 3 --world-size 8 --dataset xd --root".split() + ["a b"],
+        ),
+        ("train", ["ddl", "--out", "a b"], ["train", "ddl", "--out", "a b", "--resume"]),
+    ],
+)
+def test_an_sbatch_file_hands_its_arguments_to_the_command(fake, script, given, handed_on):
     done = subprocess.run(
-        ["bash", str(script), "8", "--dataset", "xd", "--root", "a b"],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "3"},
+        ["bash", str(ROOT / "slurm" / f"{script}.sbatch"), *given],
+        env={"PATH": f"{fake}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "3"},
         capture_output=True,
         text=True,
         check=True,
     )
-    expected = "extract --rank 3 --world-size 8 --dataset xd --root".split() + ["a b"]
-    assert done.stdout.splitlines() == expected
+    assert done.stdout.splitlines() == handed_on
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "slurm").glob("*.sbatch")), ids=lambda p: p.stem)
+def test_an_sbatch_file_is_sound_and_is_told_of_its_end(path: Path) -> None:
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    lines = path.read_text().splitlines()
+    assert "#SBATCH --signal=B:USR1@120" in lines
+    assert f"({path.name})" in (ROOT / "slurm" / "README.md").read_text()

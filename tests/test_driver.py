@@ -17,7 +17,7 @@ import pytest
 from stored import features_of, small_spec, stored_video
 
 from vadprep import appended, files
-from vadprep.driver import Driver, Share
+from vadprep.driver import Driver, Share, sole_driver
 from vadprep.extract import SKIPPED, Report, Task
 from vadprep.features import open_features
 from vadprep.folder import StreamFolder
@@ -63,9 +63,9 @@ def drive(
 ) -> StreamFolder:
     ids = [video.video_id for video in manifest.videos]
     folder = StreamFolder.prepare(path, SPEC, ids, shard_size=3)
-    driver = Driver([folder], manifest, root, share or Share())
-    driver.recover()
-    driver.run(in_process(worker), driver.tasks(retry), lambda report: None)
+    with sole_driver([folder], manifest, root, share or Share()) as driver:
+        driver.recover()
+        driver.run(in_process(worker), driver.tasks(retry), lambda report: None)
     return folder
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
-import socket
 from dataclasses import replace
 
 import pytest
+from leases import ELSEWHERE, write_lease
 from stored import ODD_IDS, failed_video, row_of, small_spec, stored_video
 
 from vadprep.appended import last_row, lines, rows
 from vadprep.folder import StreamFolder
 from vadprep.journal import COLUMNS, Journal, Totals, manifest_path, read_rows, totals_of
+from vadprep.lease import this_run
 from vadprep.pace import Pace, Running, pace_of_rank
 from vadprep.shards import FAILED
 from vadprep.standing import Standing
@@ -175,19 +175,21 @@ def test_nothing_is_known_at_the_start_of_a_run():
     assert pace_of_rank(RUN[:3], 0, now=150) == Pace((Running("a", 0, 100),))
 
 
+DEAD = replace(this_run(0, 2), process=1 << 22)
+
+
 @pytest.mark.parametrize(
-    ("host", "process", "live", "running"),
-    [
-        (socket.gethostname(), os.getpid(), None, 1),
-        (socket.gethostname(), 4194304, None, 0),
-        ("elsewhere", 4194304, None, 1),
-        ("elsewhere", 4194304, (), 0),
-        (socket.gethostname(), 4194304, (0,), 1),
-    ],
+    ("holder", "running"),
+    [(ELSEWHERE, 1), (replace(ELSEWHERE, holds=False), 0), (DEAD, 0), (None, 0)],
+    ids=["at work", "about to begin", "dead", "none"],
 )
-def test_what_a_dead_process_began_does_not_run(tmp_path, host, process, live, running):
+def test_only_a_run_that_holds_its_lease_is_at_work(tmp_path, holder, running):
     folder = StreamFolder.prepare(tmp_path, small_spec(), IDS, SHARD_SIZE)
     journal = Journal(tmp_path, 0)
-    journal.event("run", "", host=host, process=process)
+    journal.event("run", "")
     journal.event("start", IDS[0])
-    assert len(status(folder, 20, live).pace.running) == running
+    if holder:
+        write_lease(tmp_path, holder)
+    found = status(folder, 20)
+    assert len(found.pace.running) == running
+    assert len(found.runs) == (holder is not None and holder.host == "other")

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -27,6 +27,8 @@ from vadprep.options import (
     video_options,
     warn,
 )
+from vadprep.ranks import array_of, last_world_size
+from vadprep.ranks import missing_ranks as missing_ranks_in
 from vadprep.records import FeaturesError
 from vadprep.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
 from vadprep.standing import IS_DONE, Standing
@@ -167,6 +169,8 @@ def _has_done(share: Share, folder: StreamFolder) -> bool:
 def show_status(results: Sequence[Status]) -> None:
     """Print a line of counts a stream, its pace, and what failed or is missing."""
     tables.show(tables.status_rows(results))
+    for result in results:
+        tables.show_running(result)
     for line in filter(None, map(tables.pace_line, results)):
         click.echo(line)
     for result in results:
@@ -187,10 +191,16 @@ def folders_in(path: Path) -> list[Any]:
 @click.command()
 @click.argument("features", type=PATH)
 @click.option("--by-stage", is_flag=True, help="Where the time went, and what limits.")
+@click.option("--missing-ranks", is_flag=True, help="Only what to put behind sbatch --array=.")
+@click.option("--world-size", type=click.IntRange(1), help="Of --missing-ranks. [the last run's]")
 @click.option("--json", "as_json", is_flag=True, help="For programs, with every id.")
-def status(features: Path, by_stage: bool, as_json: bool) -> None:
-    """How far a feature folder is: done, running, failed with reasons, missing, pace."""
+def status(
+    features: Path, by_stage: bool, missing_ranks: bool, world_size: int | None, as_json: bool
+) -> None:
+    """How far a folder is: done, running, failed (why), missing, pace."""
     folders = folders_in(features)
+    if missing_ranks:
+        show_missing_ranks(folders, world_size)
     results = [status_of(folder, None if as_json else tables.MOST_LISTED) for folder in folders]
     found = [stages.stages_of(read_events(each.path)) for each in folders if by_stage]
     if as_json:
@@ -203,6 +213,19 @@ def status(features: Path, by_stage: bool, as_json: bool) -> None:
         for folder, spent in zip(folders, found, strict=False):
             show_stages(folder.spec.stream, spent)
     sys.exit(0 if all(each.is_complete for each in results) else 1)
+
+
+def show_missing_ranks(folders: Sequence[StreamFolder], world_size: int | None) -> NoReturn:
+    """Print the ranks that have work left; leave with 1 when there are any."""
+    ranks_in_all = world_size or last_world_size(folders)
+    if ranks_in_all is None:
+        raise click.UsageError("--missing-ranks: no run has been here yet: add --world-size N")
+    whose = "as asked" if world_size else "as the last run had"
+    click.echo(f"of {ranks_in_all} ranks, {whose}", err=True)
+    ranks = missing_ranks_in(folders, ranks_in_all)
+    if ranks:
+        click.echo(array_of(ranks))
+    sys.exit(1 if ranks else 0)
 
 
 def show_stages(stream: str, spent: stages.Stages) -> None:

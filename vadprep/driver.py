@@ -14,7 +14,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +27,10 @@ from vadprep.extract import SKIPPED, Report, Task
 from vadprep.files import disk_errors, is_temporary, make_folder, names_in, remove_stale
 from vadprep.folder import Place, StreamFolder
 from vadprep.journal import Journal, Row, row_of
+from vadprep.lease import Lease, leased
 from vadprep.manifest import Manifest
 from vadprep.shards import DONE, FAILED, write_shard
-from vadprep.signals import check_stop, stop_on_signals
+from vadprep.signals import check_stop, request_stop, stop_on_signals
 from vadprep.standing import IS_FAILED, MISSING, Standing
 from vadprep.tasks import Tasks
 
@@ -64,9 +65,10 @@ class Share:
 class StreamDriver:
     """Takes a rank's share of one stream's folder from where it stands to final shards."""
 
-    def __init__(self, folder: StreamFolder, share: Share) -> None:
+    def __init__(self, folder: StreamFolder, share: Share, lease: Lease | None = None) -> None:
         self.folder = folder
         self.share = share
+        self.lease = lease
         self.journal = Journal(folder.path, share.rank)
         self._lacks: NDArray[np.bool_] = np.zeros(0, bool)
         self._left: Counter[int] = Counter()
@@ -82,15 +84,16 @@ class StreamDriver:
     def recover(self) -> None:
         """Bring the journal up to the files, and finish what a kill left half done."""
         path = self.folder.path
-        for common in (path.parent, path, path / "shards"):
+        for common in (path.parent, path):
             remove_stale(common)
+        remove_stale(path / "shards", self._is_sole)
         plan, state = self.folder.plan, self._standing.state
         final, partial = self.folder.final_shards(), self.folder.partial_shards()
         for shard in self.share.owned(self.folder):
             states = state[plan.in_shard(shard)]
             fresh: set[int] = set()
             if shard in partial:
-                remove_stale(self.folder.partial(shard))
+                remove_stale(self.folder.partial(shard), lambda name: self.lease is not None)
                 fresh = self.folder.finished(shard)
             for position in range(len(states)) if shard in final else sorted(fresh):
                 retried = states[position] == IS_FAILED and position in fresh
@@ -98,6 +101,13 @@ class StreamDriver:
                     self._adopt(Place(shard, position))
             if shard in partial:
                 self.finish(shard)
+
+    def _is_sole(self, name: str) -> bool:
+        """True for the name of a shard that nobody else may write now."""
+        number = name.removeprefix("shard-").removesuffix(".h5")
+        share = self.share
+        is_mine = number.isdecimal() and int(number) % share.world_size == share.rank
+        return self.lease is not None and is_mine
 
     def _adopt(self, place: Place) -> None:
         """Journal a video whose file was committed just before a kill."""
@@ -150,7 +160,9 @@ class StreamDriver:
         if shard not in self._begun:
             make_folder(self.folder.partial(shard))
             self._begun.add(shard)
-        self.journal.event("start", video_id)
+        self.journal.event("start", video_id, world_size=self.share.world_size)  # see ``ranks``
+        if self.lease:
+            self.lease.started(video_id)
 
     def sweep(self) -> None:
         """Remove the half files of workers that were ended amid writing, once they are dead."""
@@ -167,7 +179,13 @@ class StreamDriver:
         return self.folder.plan.places[video_id].shard
 
     def commit(self, report: Report, **values: Any) -> None:
-        """Journal what became of a video; its shard becomes final when it was the last."""
+        """Journal what became of a video; its shard becomes final when it was the last.
+
+        Raises LeaseError when another run has taken the shards over.
+        """
+        if self.lease:
+            self.lease.check()
+            self.lease.ended(report.video_id, report.num_clips, report.num_frames)
         stream, shard = self.folder.spec.stream, self._shard(report.video_id)
         row = _row(report, shard, report.checksums.get(stream, 0))
         values |= asdict(report) | {"checksum": report.checksums.get(stream, 0)}
@@ -202,12 +220,20 @@ class Driver:
     """The streams of a run together: a video is one task, for whatever streams it lacks."""
 
     def __init__(
-        self, folders: Sequence[StreamFolder], manifest: Manifest, root: Path, share: Share
+        self,
+        folders: Sequence[StreamFolder],
+        manifest: Manifest,
+        root: Path,
+        share: Share,
+        leases: Mapping[Path, Lease] | None = None,
     ) -> None:
         self.manifest = manifest
         self.root = root
         self.share = share
-        self.streams = {each.spec.stream: StreamDriver(each, share) for each in folders}
+        self.streams = {
+            each.spec.stream: StreamDriver(each, share, (leases or {}).get(each.path))
+            for each in folders
+        }
 
     def recover(self) -> None:
         """Bring the journals up to the files, and finish what a kill left half done."""
@@ -232,12 +258,12 @@ class Driver:
         """Run ``tasks``, committing each as it is reported and each shard as it is complete.
 
         ``where`` says of the machine what the events are to tell. Raises Stopped when a signal
-        arrives; what is finished stays finished.
+        has arrived; what is finished stays finished.
         """
         for stream in self.streams.values():
             stream.expect(self._about(tasks) | where)
         videos, work = len(tasks), tasks.work
-        with stop_on_signals(), self._swept(), closing(runner(tasks, self._start)) as reports:
+        with self._swept(), closing(runner(tasks, self._start)) as reports:
             for report in reports:
                 videos, work = videos - 1, work - tasks.work_of(report.video_id)
                 for stream in self._streams_of(report.video_id):
@@ -271,6 +297,22 @@ class Driver:
     def _start(self, task: Task) -> None:
         for stream in self._streams_of(task.video.video_id):
             stream.start(task.video.video_id)
+
+
+@contextmanager
+def sole_driver(
+    folders: Sequence[StreamFolder], manifest: Manifest, root: Path, share: Share
+) -> Iterator[Driver]:
+    """A Driver of shards that no other run works on for the time of the block.
+
+    Raises LeaseError when another run does, Stopped when a signal arrives inside the block.
+    """
+    with stop_on_signals(), ExitStack() as held:
+        leases = {
+            path: held.enter_context(leased(path, share.rank, share.world_size, request_stop))
+            for path in (each.path for each in folders)
+        }
+        yield Driver(folders, manifest, root, share, leases)
 
 
 def _row(report: Report, shard: int, checksum: int) -> Row:

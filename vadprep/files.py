@@ -11,7 +11,7 @@ import itertools
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -110,13 +110,17 @@ def is_temporary(name: str) -> bool:
     return ".tmp-" in name
 
 
-def remove_stale(folder: Path) -> None:
-    """Remove temporary files and folders in ``folder`` whose writer, on this host, is dead."""
+def remove_stale(folder: Path, is_ours: Callable[[str], bool] = lambda name: False) -> None:
+    """Remove temporary files and folders in ``folder`` whose writer, on this host, is dead.
+
+    Of a name that ``is_ours``, those of other hosts are removed too: nobody else may write it.
+    """
     for name in names_in(folder):
-        _, mark, writer = name.rpartition(".tmp-")
+        final, mark, writer = name.rpartition(".tmp-")
         host, _, rest = writer.partition(f"{socket.gethostname()}-")
         process = rest.partition("-")[0]
-        if mark and not host and process.isdecimal() and not is_alive(int(process)):
+        is_here = not host and process.isdecimal()
+        if mark and (not is_alive(int(process)) if is_here else is_ours(final)):
             _remove(folder / name)
 
 

@@ -267,6 +267,11 @@ class StreamFolder:
         """Numbers of the shards that have a folder of finished videos."""
         return set(_numbers(self.path / "shards", "shard-", ".partial"))
 
+    def unfinished_shards(self) -> set[int]:
+        """Numbers of the shards that are not final, or whose parts still lie beside them."""
+        planned = set(range(plan_size(self.plan_path).shards))
+        return (planned - self.final_shards()) | self.partial_shards()
+
     def finished(self, shard: int) -> set[int]:
         """Positions of the videos, done or failed, of a shard that is not final."""
         return set(_numbers(self.partial(shard), "", ".h5"))

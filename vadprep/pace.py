@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vadprep.files import is_alive
 from vadprep.journal import event_paths, last_events
 
 WINDOW_SECONDS = 300.0
@@ -45,35 +43,17 @@ class Pace:
     """Until the last of the ranks is through with what it has; None where nothing says so."""
 
 
-def pace_of(folder: Path, now: float, live: Collection[int] | None = None) -> Pace:
-    """The pace of the stream in ``folder``; ``live`` are the ranks that run now.
-
-    Without ``live`` a rank of this host runs when its process does, one of another host when a
-    video was started there and not ended.
-    """
-    paths = event_paths(folder)
+def pace_of(folder: Path, now: float, live: Collection[int]) -> Pace:
+    """The pace of the stream in ``folder``, of the ranks that run now, which are ``live``."""
+    paths = {rank: path for rank, path in event_paths(folder).items() if rank in live}
     most = max(LEAST_BYTES_READ, BYTES_READ // max(1, len(paths)))
-    paces = []
-    for rank, path in paths.items():
-        if live is None or rank in live:
-            events = last_events(path, most)
-            if live is not None or _may_run(events):
-                paces.append(pace_of_rank(events, rank, now))
+    paces = [pace_of_rank(last_events(path, most), rank, now) for rank, path in paths.items()]
     return Pace(
         tuple(each for pace in paces for each in pace.running),
         sum(pace.videos_per_second for pace in paces),
         sum(pace.clips_per_second for pace in paces),
         max((pace.seconds_left for pace in paces if pace.seconds_left is not None), default=None),
     )
-
-
-def _may_run(events: Sequence[Event]) -> bool:
-    """False for a rank that has ended all it began, or whose process on this host is gone."""
-    if not _in_works(_of_last_run(events)):
-        return False
-    runs = [each for each in events if each["event"] == "run"]
-    known = bool(runs) and runs[-1]["host"] == socket.gethostname()
-    return not known or is_alive(runs[-1]["process"])
 
 
 def pace_of_rank(events: Sequence[Event], rank: int, now: float) -> Pace:

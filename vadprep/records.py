@@ -56,6 +56,12 @@ class OutputError(VadprepError):
     exit_code = 1
 
 
+class LeaseError(VadprepError):
+    """Another run works on the same shards, or has taken them over. Nothing is harmed."""
+
+    exit_code = 1
+
+
 class TrainingError(VadprepError):
     """Training cannot go on, for example at the first loss that is not finite."""
 

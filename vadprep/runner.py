@@ -23,7 +23,7 @@ import vadprep
 from vadprep.backbones import load_backbone, load_weights
 from vadprep.backbones.precision import check_precision
 from vadprep.datasets import SourceIndex
-from vadprep.driver import Driver, OnStart, Runner, Worker
+from vadprep.driver import OnStart, Runner, Worker, sole_driver
 from vadprep.extract import Extractor, Report, Task
 from vadprep.flow.pictures import tvl1_method
 from vadprep.flow.saved import KINDS, SavedFlow
@@ -193,8 +193,9 @@ def extract_dataset(
     folders it makes, in the order of ``settings.streams``.
 
     ``progress`` learns what is left to do and then what became of each video. Raises SpecError
-    when ``out`` holds features of another spec, OutputError when it is not writable, Stopped at
-    a signal. Videos that cannot be read are in the journals, not raised.
+    when ``out`` holds features of another spec, OutputError when it is not writable, LeaseError
+    when another run is at work on the same shards, Stopped at a signal. Videos that cannot be
+    read are in the journals, not raised.
     """
     require_decoders()
     root, out = root.resolve(), out.resolve()
@@ -205,13 +206,13 @@ def extract_dataset(
         path, form = settings.save_flow
         SavedFlow.prepare(path, KINDS[form], specs[-1])
     folders = [_prepared(out, spec, manifest, settings) for spec in specs]
-    driver = Driver(folders, manifest, root, settings.share)
-    driver.recover()
-    tasks = driver.tasks(retry_failed)
     progress = progress or Silence()
-    progress.prepare(tasks)
-    if tasks:
-        driver.run(make_runner(specs, settings), tasks, progress, **_machines(settings))
+    with sole_driver(folders, manifest, root, settings.share) as driver:
+        driver.recover()
+        tasks = driver.tasks(retry_failed)
+        progress.prepare(tasks)
+        if tasks:
+            driver.run(make_runner(specs, settings), tasks, progress, **_machines(settings))
     return folders
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -24,6 +25,13 @@ def check_stop() -> None:
     """
     if _requested:
         raise _requested[0]
+
+
+def request_stop() -> None:
+    """Stop the ``stop_on_signals`` block that is running in the main thread, from any thread."""
+    identity = threading.main_thread().ident
+    assert identity is not None
+    signal.pthread_kill(identity, signal.SIGUSR1)
 
 
 @contextmanager

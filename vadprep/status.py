@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from vadprep.folder import StreamFolder, ids_in_shard, plan_size
 from vadprep.journal import Row, Totals, age, failures_in, file_mark, manifest_paths, tail_of
+from vadprep.lease import Run, running
 from vadprep.pace import Pace, pace_of
 from vadprep.shards import FAILED
 from vadprep.spec import Spec
@@ -28,6 +29,8 @@ class Status:
     """Videos without a row, those in the works among them; not all of them when that was asked."""
     shards_planned: int
     shards_final: int
+    runs: tuple[Run, ...]
+    """Those that are at work on it now, by their leases."""
     pace: Pace
 
     @property
@@ -52,13 +55,10 @@ class Status:
         return all_final and not self.num_missing and not self.failed
 
 
-def status(
-    folder: StreamFolder, most: int | None = None, live: Collection[int] | None = None
-) -> Status:
+def status(folder: StreamFolder, most: int | None = None) -> Status:
     """Done, failed, running and missing videos of a stream folder.
 
     With ``most`` the list ``missing`` is cut there, and the plan and the rows need not be read.
-    ``live`` are the ranks that run now, where that is known.
     """
     size = plan_size(folder.plan_path)
     found = _from_ends(folder.path)
@@ -73,6 +73,7 @@ def status(
         missing = list(islice(_unfinished(folder, size.shards), most))
     if len(missing) < (num_missing if most is None else min(num_missing, most)):
         missing = list(islice((standing or Standing(folder)).missing(), most))
+    runs = running(folder.path)
     return Status(
         spec=folder.spec,
         planned=size.videos,
@@ -81,7 +82,8 @@ def status(
         missing=tuple(missing[:num_missing]),
         shards_planned=size.shards,
         shards_final=len(folder.final_shards()),
-        pace=pace_of(folder.path, time.time(), live),
+        runs=tuple(runs),
+        pace=pace_of(folder.path, time.time(), {run.rank for run in runs if run.holds}),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -11,12 +12,15 @@ import click
 from vadprep.compare.comparing import Comparison
 from vadprep.datasets import DatasetCheck, DatasetSummary
 from vadprep.journal import Row
+from vadprep.lease import STALE_SECONDS, Run
 from vadprep.presets import FLOW_SOURCES, notes_of
 from vadprep.spec import streams_of
 from vadprep.status import Status
 
 MOST_LISTED = 20
 """Videos listed before a list is cut with a count of the rest."""
+MOST_IN_FLIGHT = 4
+"""Videos in the works named for a run."""
 
 Cells = Sequence[object]
 
@@ -141,6 +145,7 @@ def status_json(status: Status) -> dict[str, Any]:
         "videos_per_second": pace.videos_per_second,
         "clips_per_second": pace.clips_per_second,
         "seconds_left": pace.seconds_left,
+        "runs": [asdict(run) for run in status.runs],
     }
 
 
@@ -148,6 +153,25 @@ def show_untrained(weights: str) -> None:
     """Say what features of random weights must not be taken for."""
     if weights.startswith("random:"):
         click.echo(f"weights {weights}: NOT TRAINED, features are for trying things out", err=True)
+
+
+def show_running(status: Status) -> None:
+    """A line for each run that is at work on a stream."""
+    for run in status.runs:
+        click.echo(f"running, {status.spec.stream}: {_running(run)}")
+
+
+def _running(run: Run) -> str:
+    if not run.holds:
+        return f"{run}: about to begin"
+    shown = [printable(each) for each in run.in_flight[:MOST_IN_FLIGHT]]
+    more = ["..."] if len(run.in_flight) > MOST_IN_FLIGHT else []
+    works = f" ({', '.join(shown + more)})" if shown else ""
+    silence = duration(run.silent_seconds)
+    sign = f"last sign of life {silence} ago"
+    if run.silent_seconds > STALE_SECONDS:
+        sign = f"NO SIGN OF LIFE for {silence}: it or its host is dead or held up"
+    return f"{run}: {run.videos} videos done, {len(run.in_flight)} in the works{works}, {sign}"
 
 
 def show_failures(status: Status) -> None:
