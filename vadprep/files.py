@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,7 +66,8 @@ def written(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         _publish(temporary, path, replace)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what has gone wrong before counts; the next run removes it
+            temporary.unlink(missing_ok=True)
 
 
 def _publish(temporary: Path, path: Path, replace: bool) -> None:
@@ -111,7 +112,10 @@ def is_temporary(name: str) -> bool:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove temporary files and folders in ``folder`` whose writer, on this host, is dead."""
+    """Remove temporary files and folders in ``folder`` whose writer, on this host, is dead.
+
+    Raises OutputError when the disk refuses.
+    """
     for name in names_in(folder):
         _, mark, writer = name.rpartition(".tmp-")
         host, _, rest = writer.partition(f"{socket.gethostname()}-")
@@ -124,7 +128,8 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
 
 
 def names_in(folder: Path) -> list[str]:
