@@ -89,15 +89,17 @@ def test_the_session_is_private_and_leaves_nothing(tmp_path, videos, monkeypatch
     mine = f"vadprep-{zlib.crc32(socket.gethostname().encode()):08x}-4194304"
     for name in (mine, "vadprep-00000000-4194304"):  # of no process here: but on another host?
         (place / name).mkdir()
-    where = []
+    where, has = [], {}
 
     def runner(tasks, on_start):
         for report in on_ray(make_standin, Pool(1))(tasks, on_start):
             where.extend(place.glob("vadprep-*/session_*"))
+            has.update(ray.cluster_resources())
             yield report
 
     extract_all(tmp_path / "f", make_videos(tmp_path / "videos", 1), runner)
     assert where
+    assert has["object_store_memory"] == 100 << 20 and has["CPU"] == 1
     assert [path.name for path in place.iterdir()] == ["vadprep-00000000-4194304"]
     assert not ray.is_initialized()
     shutil.rmtree(place)

@@ -246,7 +246,8 @@ class Dispatch:
         except RayTaskError as error:
             if task or not self._probe:  # no matter of the node
                 raise error.cause from error
-            yield from self._leave_unused(hand.node, str(error.cause))
+            kind, words = type(error.cause).__name__, str(error.cause).partition("\n")[0]
+            yield from self._leave_unused(hand.node, f"{kind}: {words}")
         except ActorUnavailableError:
             if not hand.is_unsure or task is None:
                 hand.is_unsure = True
