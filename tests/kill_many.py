@@ -40,8 +40,10 @@ from vadprep.verify import verify
 TESTS = Path(__file__).parent
 SECONDS_TO_DIE = 2.0
 IDLE_SECONDS_TO_DIE = 30.0
-WITHOUT_OUR_CODE = ("ray::IDLE", "ray::Actor.__init__")
-"""Workers of Ray in which our code does not run yet; they find out later that they are alone."""
+WITHOUT_OUR_CODE = (
+    *("ray::IDLE", "ray::Actor.__init__", "ray::DashboardAgent", "ray::RuntimeEnvAgent"),
+)
+"""Processes of Ray without our code, or not yet; they find out later that they are alone."""
 PATIENCE = 120.0
 LONGEST_CHAIN = 5
 """Kills of one extraction."""

@@ -284,7 +284,8 @@ class Dispatch:
         """A worker is no more. Its videos are to blame, unless its node is gone as well."""
         self._next_look = 0.0
         alive = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
-        if hand.node not in alive:
+        is_gone = hand.node not in alive or (isinstance(error, RayActorError) and error.preempted)
+        if is_gone:
             logger.warning("node %s is gone: its videos are done again", self._name(hand.node))
         elif hand.is_ready:
             names = ", ".join(repr(task.video.video_id) for task in hand.tasks)
@@ -292,7 +293,7 @@ class Dispatch:
         else:
             yield from self._failed_start(hand, error)
             return
-        yield from self._let_go(hand, is_blamed=hand.node in alive)
+        yield from self._let_go(hand, is_blamed=not is_gone)
 
     def _failed_start(self, hand: _Hand, error: Exception) -> Iterator[Report]:
         self._failed_starts[hand.node] += 1
