@@ -2,10 +2,10 @@
 
     python tests/kill_many.py --times 100 --seed 0 [--streams rgb,flow]
 
-Each kill has a folder of its own. A SIGKILL hits the whole process group, Ray's processes and
-all, at a moment drawn from the time that the undisturbed work takes, counted from the first
-video's start. Then the extraction is run again, and everything is compared with the undisturbed
-folder.
+A SIGKILL hits the whole process group, Ray's processes and all, or the driver alone, a worker of
+Ray, or a decoder, at a moment drawn from the time that the work takes, counted from the first
+video's start. Then the extraction is run again, and may be killed again; in the end everything is
+compared with the undisturbed folder.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 from interrupted import RGB, extract_all, make_runner, stream_paths
@@ -36,38 +38,70 @@ from vadprep.records import VadprepError
 from vadprep.verify import verify
 
 TESTS = Path(__file__).parent
-RUNNERS = ("ray", "process", "process")
-"""What the kills hit, in turn: Ray has two workers."""
 SECONDS_TO_DIE = 2.0
 IDLE_SECONDS_TO_DIE = 30.0
-WITHOUT_OUR_CODE = ("ray::IDLE", "ray::_Actor.__init__")
-"""Workers of Ray in which our code does not run yet; they find out later that they are alone."""
+WITHOUT_OUR_CODE = (
+    *("ray::IDLE", "ray::Actor.__init__", "ray::DashboardAgent", "ray::RuntimeEnvAgent"),
+)
+"""Processes of Ray without our code, or not yet; they find out later that they are alone."""
 PATIENCE = 120.0
+LONGEST_CHAIN = 5
+"""Kills of one extraction."""
+
+NAMES = {"worker": "ray::Actor.work", "decoder": "vadprep.decoding"}
+"""What the command line of a process says of it."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What is killed: the whole process ``group``, the ``driver`` alone, a ``worker`` of Ray or a
+    ``decoder``."""
+
+    runner: str
+    target: str
+
+    @property
+    def workers(self) -> int:
+        return 2 if self.runner == "ray" else 1
+
+    @property
+    def goes_on(self) -> bool:
+        """The run is to come to its end all the same."""
+        return self.target in NAMES
+
+
+HITS = (
+    *(Hit("ray", target) for target in ("group", "driver", "worker", "decoder")),
+    *(Hit("process", target) for target in ("group", "driver", "decoder")),
+)
 
 
 @dataclass(frozen=True)
 class Kill:
     """What a kill did. ``problems`` is empty when nothing is wrong."""
 
-    runner: str
+    hit: Hit
     moment: float
     """Seconds after the first start event."""
     finished: bool
     """The run was through before the kill came."""
     committed: int
-    """Videos that stood before the kill, and are not to be done again."""
+    """Videos that stood afterwards, and are not to be done again."""
     repeated: int
-    """Videos that were started before and again after the kill."""
+    """Videos that were in flight and so are, or were, started again."""
+    repeated_of: dict[str, int]
+    """The same of each stream."""
     half_done: str
     """What the kill left of a shard: nothing, or the steps it was between."""
     problems: tuple[str, ...]
 
 
-def make_videos(folder: Path, count: int = 9) -> Path:
+def make_videos(folder: Path, count: int = 9, more_frames: int = 37) -> Path:
     """The folder, with short videos of several lengths."""
     folder.mkdir()
     for number in range(count):
-        write_video(folder / f"v{number}.mp4", 60 + 37 * number, size=(128, 96))
+        num_frames = 60 + more_frames * (number % 10)
+        write_video(folder / f"v{number}.mp4", num_frames, size=(128, 96))
     return folder
 
 
@@ -104,11 +138,10 @@ def start(
     )
 
 
-def wait_for_start(folder: Path, process: subprocess.Popen[bytes]) -> None:
-    """Return at the first start event; raises RuntimeError when none comes."""
-    events = folder / "events-00000.jsonl"
+def wait_for_start(folder: Path, process: subprocess.Popen[bytes], known: int = 0) -> None:
+    """Return at the first start event after the ``known`` ones; RuntimeError when none comes."""
     deadline = time.monotonic() + PATIENCE
-    while not (events.exists() and b'"start"' in events.read_bytes()):
+    while not any(each["event"] == "start" for each in events_of(folder)[known:]):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"no video was started: exit code {process.poll()}")
         time.sleep(0.005)
@@ -151,31 +184,87 @@ def undisturbed(folder: Path, videos: Path, streams: Sequence[str] = RGB) -> flo
 
 
 def kill_once(
-    folder: Path, whole: Path, videos: Path, runner: str, moment: float, streams: Sequence[str]
+    folder: Path,
+    videos: Path,
+    hit: Hit,
+    moment: float,
+    choose: random.Random,
+    streams: Sequence[str],
 ) -> Kill:
-    """Start an extraction, kill it ``moment`` seconds after its first start, and run it again."""
+    """Start an extraction, or go on with it, and hit it ``moment`` seconds after its first start.
+
+    A run of which only a worker or a decoder was killed has to come to its end by itself.
+    """
     before_shm = shared_memory()
     parts = stream_paths(folder, streams)
-    process = start(folder, videos, runner, 2 if runner == "ray" else 1, streams)
-    wait_for_start(parts[streams[0]], process)
+    offsets = {name: len(events_of(path)) for name, path in parts.items()}
+    process = start(folder, videos, hit.runner, hit.workers, streams)
+    wait_for_start(parts[streams[0]], process, offsets[streams[0]])
     time.sleep(moment)
     members = family(process)
-    finished = process.poll() is not None
-    if not finished:
-        os.killpg(process.pid, signal.SIGKILL)
-    _, words = process.communicate()
+    finished = not strike(hit, process, choose)
+    if hit.goes_on:
+        _, words = process.communicate()
+    else:
+        process.wait()
     problems = [f"alive after the kill: {each}" for each in survivors(members)]
-    if finished and process.returncode:
-        problems.append(f"ended by itself: {words.decode().strip().splitlines()[-1]}")
-    half_done = ", ".join(filter(None, map(left_of_shards, parts.values())))
-    in_file = sum(map(committed, parts.values()))
-    extract_all(folder, videos, make_runner("process", streams=streams), streams)
-    for name, expected in stream_paths(whole, streams).items():
-        problems += differences(parts[name], expected)
+    if not hit.goes_on:
+        _, words = process.communicate()  # its pipe is open until the last of them is gone
+    if (finished or hit.goes_on) and process.returncode:
+        problems.append(f"exit code {process.returncode}: {last_line(words)}")
     if left := shared_memory() - before_shm:
         problems.append(f"left in shared memory: {sorted(left)}")
-    repeated = max(map(started_twice, parts.values()))
-    return Kill(runner, moment, finished, in_file, repeated, half_done, tuple(problems))
+    lost = {name: repeats(path, offsets[name]) for name, path in parts.items()}
+    if max(lost.values()) > hit.workers:
+        problems.append(f"more than the {hit.workers} videos in flight are done again: {lost}")
+    return Kill(
+        hit=hit,
+        moment=moment,
+        finished=finished,
+        committed=sum(map(committed, parts.values())),
+        repeated=max(lost.values()),
+        repeated_of=lost,
+        half_done=", ".join(filter(None, map(left_of_shards, parts.values()))),
+        problems=tuple(problems),
+    )
+
+
+def strike(hit: Hit, process: subprocess.Popen[bytes], choose: random.Random) -> bool:
+    """Kill what ``hit`` says; False when the run was through before."""
+    if hit.target == "group" and process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        return True
+    while process.poll() is None:  # until there is one, between two videos
+        found = [process.pid] if hit.target == "driver" else targets(process, hit.target)
+        if found:
+            with suppress(ProcessLookupError):  # it ended just now
+                os.kill(choose.choice(found), signal.SIGKILL)
+                return True
+        time.sleep(0.005)
+    return False
+
+
+def targets(process: subprocess.Popen[bytes], target: str) -> list[int]:
+    """Processes of the kind ``worker`` or ``decoder`` below ``process``."""
+    found = {each.pid: _name_if_alive(each) for each in family(process)}
+    return [pid for pid, name in found.items() if NAMES[target] in name]
+
+
+def last_line(words: bytes) -> str:
+    return (words.decode(errors="replace").strip().splitlines() or ["no words"])[-1]
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    return list(read_events(folder)) if folder.is_dir() else []
+
+
+def repeats(folder: Path, offset: int) -> int:
+    """Videos that a run, whose events begin at ``offset``, started again or left in flight."""
+    events = events_of(folder)
+    starts = Counter(each["video_id"] for each in events[offset:] if each["event"] == "start")
+    ended = {each["video_id"] for each in events if each["event"] != "start"}
+    in_flight = set(starts) - ended - unjournaled(folder, ended)
+    return sum(starts.values()) - len(starts) + len(in_flight)
 
 
 def committed(folder: Path) -> int:
@@ -183,13 +272,13 @@ def committed(folder: Path) -> int:
     if not (folder / "spec.json").exists():
         return 0
     done = {each for each, row in read_rows(folder).items() if row.status == "done"}
-    return len(done) + unjournaled(folder, done)
+    return len(done | unjournaled(folder, done))
 
 
-def started_twice(folder: Path) -> int:
-    """Number of videos of a stream that were started more than once."""
-    starts = Counter(each["video_id"] for each in read_events(folder) if each["event"] == "start")
-    return sum(count > 1 for count in starts.values())
+def starts_too_many(folder: Path) -> int:
+    """Starts of videos of a stream beyond the first of each."""
+    starts = [each["video_id"] for each in read_events(folder) if each["event"] == "start"]
+    return len(starts) - len(set(starts))
 
 
 def left_of_shards(folder: Path) -> str:
@@ -203,15 +292,15 @@ def left_of_shards(folder: Path) -> str:
     return ", ".join(found)
 
 
-def unjournaled(folder: Path, done: set[str]) -> int:
-    """Number of videos whose file stands and whose row does not."""
+def unjournaled(folder: Path, known: set[str]) -> set[str]:
+    """Videos whose file stands and which are not ``known``."""
     stands = StreamFolder.open(folder)
-    ids = [
+    ids = {
         stands.plan.shards[shard][position]
         for shard in set(range(len(stands.plan.shards))) - stands.final_shards()
         for position in stands.finished(shard)
-    ]
-    return len(set(ids) - done)
+    }
+    return ids - known
 
 
 def differences(folder: Path, whole: Path) -> list[str]:
@@ -257,28 +346,58 @@ def kill_many(
     times: int,
     seed: int,
     streams: Sequence[str] = RGB,
-    runners: Sequence[str] = RUNNERS,
-    count: int = 9,
+    hits: Sequence[Hit] = HITS,
+    count: int = 60,
 ) -> list[Kill]:
-    """``times`` kills, ``runners`` in turn; ``folder`` is for ``count`` videos and features."""
-    videos = make_videos(folder / "videos", count)
-    seconds = undisturbed(folder / "whole", videos, streams)
-    kills = []
-    drawn = zip(moments(times, seconds, seed), itertools.cycle(runners), strict=False)
-    for number, (moment, runner) in enumerate(drawn):
-        target = folder / f"killed-{number}"
-        kills.append(kill_once(target, folder / "whole", videos, runner, moment, streams))
-        shutil.rmtree(target)
+    """``times`` kills of extractions of ``count`` videos; ``folder`` is for all they make.
+
+    An extraction is killed and run again until it has come to its end or was killed
+    ``LONGEST_CHAIN`` times, and is then compared with the undisturbed one.
+    """
+    videos = make_videos(folder / "videos", count, more_frames=7)
+    whole = folder / "whole"
+    seconds = undisturbed(whole, videos, streams)
+    choose = random.Random(seed)
+    drawn = list(itertools.islice(itertools.cycle(hits), times))
+    choose.shuffle(drawn)
+    kills: list[Kill] = []
+    chain: list[Kill] = []
+    for number, (part, hit) in enumerate(zip(moments(times, 1.0, seed), drawn, strict=True)):
+        target = folder / f"killed-{number - len(chain)}"
+        left = 1 - (chain[-1].committed / (count * len(streams)) if chain else 0.0)
+        moment = part * seconds * left * (0.7 if hit.goes_on else 0.4) / hit.workers
+        chain.append(kill_once(target, videos, hit, moment, choose, streams))
+        is_last = len(chain) == LONGEST_CHAIN or number == times - 1
+        if is_last or hit.goes_on or chain[-1].finished:
+            chain[-1] = completed(chain, target, whole, videos, streams)
+            shutil.rmtree(target)
+        kills.append(chain[-1])
         print(_line(number, kills[-1]), flush=True)
+        if not target.exists():
+            chain = []
     return kills
+
+
+def completed(
+    chain: Sequence[Kill], folder: Path, whole: Path, videos: Path, streams: Sequence[str]
+) -> Kill:
+    """The last of ``chain`` with what is wrong once the extraction has been run to its end."""
+    extract_all(folder, videos, make_runner("process", streams=streams), streams)
+    problems = list(chain[-1].problems)
+    for name, path in stream_paths(folder, streams).items():
+        problems += differences(path, stream_paths(whole, streams)[name])
+        repeated = sum(kill.repeated_of[name] for kill in chain)
+        if starts_too_many(path) != repeated:
+            problems.append(f"{starts_too_many(path)} videos done again, {repeated} were in flight")
+    return replace(chain[-1], problems=tuple(problems))
 
 
 def _line(number: int, kill: Kill) -> str:
     how = "finished before" if kill.finished else kill.half_done
-    result = "; ".join(kill.problems) or "same bytes"
+    result = "; ".join(kill.problems) or "as it should be"
     return (
-        f"{number:4d}  {kill.runner:8s} {kill.moment:6.2f} s {kill.committed:10d} "
-        f"{kill.repeated:9d}  {result}  {how}"
+        f"{number:4d}  {kill.hit.runner:8s} {kill.hit.target:8s} {kill.moment:6.2f} s "
+        f"{kill.committed:10d} {kill.repeated:9d}  {result}  {how}"
     )
 
 
@@ -289,15 +408,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--streams", type=lambda text: text.split(","), default=RGB)
     options = parser.parse_args()
-    print("kill  runner     moment  committed  repeated  result")
+    print("kill  runner   target    moment   committed  repeated  result")
     with tempfile.TemporaryDirectory() as folder:
         kills = kill_many(Path(folder), options.times, options.seed, options.streams)
     hit = [kill for kill in kills if not kill.finished]
     harmed = [kill for kill in kills if kill.problems]
     print(
         f"{len(hit)} of {len(kills)} kills hit a running extraction, {len(harmed)} did harm; "
-        f"{sum(kill.committed for kill in hit)} committed videos were kept, "
-        f"{sum(kill.repeated for kill in hit)} videos in flight were done again; "
+        f"{sum(kill.repeated for kill in hit)} videos in flight were done again, no committed one; "
         f"{sum(bool(kill.half_done) for kill in hit)} kills came amid the steps of a file or shard"
     )
     return 1 if harmed else 0

@@ -73,6 +73,7 @@ WRONG_OPTIONS = {
     ("--gpus", "1"): "--gpus and --workers exclude each other",
     ("--rank", "2", "--world-size", "2"): "--rank 2 of --world-size 2: ranks count from 0",
     ("--rank", "-1"): "-1 is not in the range",
+    ("--stall-seconds", "0"): "0.0 is not in the range x>0",
     ("--root", "/"): "--videos goes without --root",
     ("--dataset", "xd"): "--videos goes without --dataset",
     ("--weights", "random:x"): "weights = 'random:x': expected random:SEED",
@@ -107,6 +108,13 @@ def test_gpus_that_are_not_there(videos, tmp_path, monkeypatch):
     options = ("--weights", "random:0", "--gpus", "2")
     result = run("extract", "--videos", videos, "--out", tmp_path / "out", *options)
     assert "--gpus 2: this machine has 0" in message(result)
+
+
+def test_a_cluster_is_joined_for_a_stated_part_of_it(videos, tmp_path):
+    options = ("--weights", "random:0", "--address", "auto")
+    result = run("extract", "--videos", videos, "--out", tmp_path / "out", *options)
+    assert "--address auto: say how much of the cluster, --gpus N or" in message(result)
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_weights_say_where_to_get_them(videos, tmp_path):

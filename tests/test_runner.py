@@ -34,6 +34,7 @@ from vadprep.datasets import videos_in
 from vadprep.extract import SKIPPED, Extractor, Report, Task
 from vadprep.folder import StreamFolder
 from vadprep.journal import read_events, read_rows
+from vadprep.machine import worker_cores
 from vadprep.records import OutputError, SpecError, Stopped
 from vadprep.runner import extract_dataset, in_process
 from vadprep.settings import Settings
@@ -89,15 +90,17 @@ def test_the_session_is_private_and_leaves_nothing(tmp_path, videos, monkeypatch
     mine = f"vadprep-{zlib.crc32(socket.gethostname().encode()):08x}-4194304"
     for name in (mine, "vadprep-00000000-4194304"):  # of no process here: but on another host?
         (place / name).mkdir()
-    where = []
+    where, has = [], {}
 
     def runner(tasks, on_start):
         for report in on_ray(make_standin, Pool(1))(tasks, on_start):
             where.extend(place.glob("vadprep-*/session_*"))
+            has.update(ray.cluster_resources())
             yield report
 
     extract_all(tmp_path / "f", make_videos(tmp_path / "videos", 1), runner)
     assert where
+    assert has["object_store_memory"] == 100 << 20 and has["CPU"] == 1
     assert [path.name for path in place.iterdir()] == ["vadprep-00000000-4194304"]
     assert not ray.is_initialized()
     shutil.rmtree(place)
@@ -141,6 +144,42 @@ def test_a_video_that_kills_two_workers_is_left_for_the_next_run(tmp_path, video
     assert [report.video_id for report in skipped] == ["v3.mp4"]
     assert "2 workers died over it" in skipped[0].reason
     assert status(StreamFolder.open(folder)).missing == ("v3.mp4",)
+    extract_all(folder, videos, in_process(make_standin()))
+    assert differences(folder, whole) == []
+
+
+class Pair:
+    """A worker of two videos at once. It dies over one of them, once it has another in hand."""
+
+    def __init__(self, video_id: str, met: Path) -> None:
+        self.video_id, self.met = video_id, met
+        self.in_hand = 0
+        self.extract = standin_extractor(SPEC)
+
+    def __call__(self, task: Task) -> Report:
+        self.in_hand += 1
+        if task.video.video_id != self.video_id:
+            if not self.met.exists():
+                time.sleep(5)  # the other comes meanwhile
+        else:
+            while self.in_hand < 2 and not self.met.exists():
+                time.sleep(0.01)
+            self.met.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.extract(task)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(worker_cores() < 2, reason="a worker of one core has one video")
+def test_of_two_videos_in_a_worker_that_dies_only_the_guilty_one_is_left(tmp_path, videos, whole):
+    folder = tmp_path / "f"
+    pool = Pool(1, videos=2, most_videos=2)
+    worker = partial(Pair, f"v{VIDEOS - 1}.mp4", tmp_path / "met")  # the longest comes first
+    reports = extract_all(folder, videos, on_ray(worker, pool))
+    statuses = {report.video_id: report.status for report in reports}
+    assert statuses.pop(f"v{VIDEOS - 1}.mp4") == SKIPPED and set(statuses.values()) == {DONE}
+    starts = Counter(each["video_id"] for each in read_events(folder) if each["event"] == "start")
+    assert sorted(starts.values()) == [1] * (VIDEOS - 2) + [2, 2]  # the guilty and its neighbour
     extract_all(folder, videos, in_process(make_standin()))
     assert differences(folder, whole) == []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,6 +61,13 @@ RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
 @click.option("--gpus", type=click.IntRange(1), help="GPUs, a worker each. [all, if any]")
 @click.option("--workers", type=click.IntRange(1), help="Workers on the CPU. [one a core]")
 @click.option("--address", default="local", show_default=True, help="Ray cluster to join.")
+@click.option(
+    "--stall-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="A decoder that gives nothing for so long is ended, and the other one tried.",
+)
 @click.option(
     "--rank", type=click.IntRange(0), default=0, envvar="SLURM_ARRAY_TASK_ID", help=RANK_HELP
 )
@@ -132,9 +138,14 @@ def placed(
     import torch
 
     from vadprep.driver import Share
+    from vadprep.machine import worker_cores
 
     if rank >= world_size:
         raise ValueError(f"--rank {rank} of --world-size {world_size}: ranks count from 0")
+    if address != "local" and gpus is None and workers is None:
+        raise ValueError(
+            f"--address {address}: say how much of the cluster, --gpus N or --workers N"
+        )
     present = torch.cuda.device_count()
     if gpus is not None and workers is not None:
         raise ValueError("--gpus and --workers exclude each other: a worker on a GPU, or on a core")
@@ -144,7 +155,7 @@ def placed(
         gpus = present
     return {
         "device": "cuda" if gpus else "cpu",
-        "workers": gpus or workers or len(os.sched_getaffinity(0)),
+        "workers": gpus or workers or worker_cores(),
         "address": address,
         "share": Share(rank, world_size),
     }
@@ -197,7 +208,7 @@ def folders_in(path: Path) -> list[Any]:
 def status(
     features: Path, by_stage: bool, missing_ranks: bool, world_size: int | None, as_json: bool
 ) -> None:
-    """How far a folder is: done, running, failed (why), missing, pace."""
+    """How far a folder is: done, running, failed, missing, pace."""
     folders = folders_in(features)
     if missing_ranks:
         show_missing_ranks(folders, world_size)

@@ -22,12 +22,11 @@ def demo(
     out: Path, streams: str, weights: str, flow_weights: str | None, workers: int | None
 ) -> None:
     """Run the whole line on a small data set: videos -> scores."""
-    import os
-
     from vadprep.demo import demo_settings, run_demo
+    from vadprep.machine import worker_cores
     from vadprep.progress import shown_progress
 
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or worker_cores()
     with arguments():
         settings = demo_settings(weights, flow_weights, tuple(streams.split(",")), workers)
     with shown_progress() as progress:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vadprep.clips import Resampling, min_frames
 from vadprep.decode import Decoder, DecodeReport, FrameStream, VideoHeader, open_frames
+from vadprep.fitting import Fitting
 from vadprep.flow.formats import NO_FLOW_KIND
 from vadprep.records import DecodeError, Video
 from vadprep.shards import DONE, FAILED, Attributes, Draft, write_failure
@@ -45,6 +46,9 @@ FINAL_KINDS = (
     "missing", "empty", "no-video", "no-images", "too-short", "too-large", "no-fps", NO_FLOW_KIND
 )  # fmt: skip
 """Failures that another decoder cannot change."""
+
+KILLED_KINDS = ("crashed", "stalled")
+"""Failures that were the end of the decoder's process."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Report:
     """CRC-32 of the features of each stream."""
     retries: tuple[str, ...] = ()
     """Reasons of the decoders that were tried before."""
+    batch_used: Mapping[str, int] = field(default_factory=dict)
+    """Stream -> views a batch, where memory sufficed for fewer than the spec has."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds a stage, all streams together: decode (waiting for frames), resize, flow, compute,
     write; and decoding, those of the decoder, which works beside."""
@@ -87,25 +93,32 @@ class Report:
 class Extractor:
     """Callable ``Task -> Report``: the whole way of one video through the networks.
 
-    Raises SpecError when the streams of ``branches`` differ in what they must share.
+    A decoder that gives nothing for ``stall_seconds`` is ended. Raises SpecError when the streams
+    of ``branches`` differ in what they must share.
     """
 
-    def __init__(self, branches: Sequence[Branch]) -> None:
+    def __init__(self, branches: Sequence[Branch], stall_seconds: float = 60.0) -> None:
         self.branches = {branch.spec.stream: branch for branch in branches}
         self.spec = branches[0].spec
         """Of the first stream; what it says of frames, views and clips holds for all."""
         for branch in branches[1:]:
             require_shared(branch.spec, self.spec, "the same extraction")
+        self._networks = {
+            name: Fitting(branch.network, branch.spec.batch)
+            for name, branch in self.branches.items()
+        }
+        self._stall_seconds = stall_seconds
 
     def __call__(self, task: Task) -> Report:
         """Extract ``task.video``; a video that cannot be read is reported, not raised.
 
-        Raises OutputError when the disk refuses, and whatever is no fault of the video (out of
-        memory, a bug): those are never recorded as a bad video.
+        Raises OutputError when the disk refuses, OutOfMemory when the network does not fit, and
+        whatever is no fault of the video (a bug): those are never recorded as a bad video.
         """
         watch = Stopwatch()
         retries: list[str] = []
         reason = kind = ""
+        killed = 0
         with fixed_threads(CPU_THREADS):
             for decoder in self.spec.decoder.split(", "):
                 try:
@@ -113,8 +126,11 @@ class Extractor:
                 except DecodeError as error:  # kept as text: its frames hold the video's memory
                     reason, kind = str(error), error.kind
                 retries.append(f"{decoder}: {reason}")
+                killed += kind in KILLED_KINDS
                 if kind in FINAL_KINDS:
                     break
+        if killed > 1:
+            reason = f"{killed} decoders were lost over it. {'; '.join(retries)}"
         return self._fail(task, reason, kind, retries, watch)
 
     def _extract(self, task: Task, decoder: str, watch: Stopwatch, retries: list[str]) -> Report:
@@ -122,7 +138,12 @@ class Extractor:
             raise DecodeError(task.missing, "missing")
         fps = self._folder_fps(task.video, task.source)
         with (
-            open_frames(task.source, decoder=cast(Decoder, decoder), fps=fps) as stream,
+            open_frames(
+                task.source,
+                decoder=cast(Decoder, decoder),
+                fps=fps,
+                stall_seconds=self._stall_seconds,
+            ) as stream,
             ExitStack() as resources,
         ):
             drafts = {
@@ -138,9 +159,11 @@ class Extractor:
             report = stream.report
             spans = resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)
             attributes = self._attributes(task, stream, resampling)
-            for draft in drafts.values():
+            batch_used = self._batch_used(task)
+            for name, draft in drafts.items():
+                used = {"batch_used": batch_used.get(name)}
                 with watch.stage("write"):
-                    draft.commit(attributes, spans)
+                    draft.commit({**attributes, **_known(used)}, spans)
         return Report(
             video_id=task.video.video_id,
             status=DONE,
@@ -151,8 +174,16 @@ class Extractor:
             fps=float(resampling.fps_source),
             checksums={name: draft.checksum for name, draft in drafts.items()},
             retries=tuple(retries),
+            batch_used=batch_used,
             seconds={**watch.seconds, "decoding": round(report.seconds, 4)},
         )
+
+    def _batch_used(self, task: Task) -> dict[str, int]:
+        """Views a batch of the streams whose batches were made smaller, by now."""
+        used = {name: self._networks[name].batch for name in task.targets}
+        return {
+            name: batch for name, batch in used.items() if batch < self.branches[name].spec.batch
+        }
 
     def _folder_fps(self, video: Video, source: Path) -> Fraction:
         """Frame rate of a folder of images, which has none of its own; files state theirs.
@@ -179,10 +210,7 @@ class Extractor:
         """
         with ExitStack() as resources:
             views = self._views(stream.header)
-            works = {
-                name: self._work(self.branches[name], task, views, resources, watch)
-                for name in task.targets
-            }
+            works = {name: self._work(name, task, views, resources, watch) for name in task.targets}
             blocks = resampled(timed(stream, watch, "decode"), resampling)
             for frames in timed(map(views.resized, blocks), watch, "resize"):
                 for name, work in works.items():
@@ -203,10 +231,11 @@ class Extractor:
         return Views(header.height, header.width, settings, device)
 
     def _work(
-        self, branch: Branch, task: Task, views: Views, resources: ExitStack, watch: Stopwatch
+        self, name: str, task: Task, views: Views, resources: ExitStack, watch: Stopwatch
     ) -> Snippets:
+        branch = self.branches[name]
         pictures = branch.pictures(task.video.video_id, resources)
-        return Snippets(branch.spec, branch.network, pictures, views.boxes, watch)
+        return Snippets(branch.spec, self._networks[name], pictures, views.boxes, watch)
 
     def _check(self, stream: FrameStream, resampling: Resampling) -> None:
         report = stream.report

@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,7 +66,8 @@ def written(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         _publish(temporary, path, replace)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what has gone wrong before counts; the next run removes it
+            temporary.unlink(missing_ok=True)
 
 
 def _publish(temporary: Path, path: Path, replace: bool) -> None:
@@ -114,6 +115,7 @@ def remove_stale(folder: Path, is_ours: Callable[[str], bool] = lambda name: Fal
     """Remove temporary files and folders in ``folder`` whose writer, on this host, is dead.
 
     Of a name that ``is_ours``, those of other hosts are removed too: nobody else may write it.
+    Raises OutputError when the disk refuses.
     """
     for name in names_in(folder):
         final, mark, writer = name.rpartition(".tmp-")
@@ -128,7 +130,8 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
 
 
 def names_in(folder: Path) -> list[str]:

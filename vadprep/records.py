@@ -62,6 +62,16 @@ class LeaseError(VadprepError):
     exit_code = 1
 
 
+class OutOfMemory(VadprepError):
+    """The network does not fit into memory, however small its batches. No video's fault."""
+
+    exit_code = 1
+
+
+class ClusterError(VadprepError):
+    """A Ray cluster cannot be joined, or no node of it can do the work: each with its reason."""
+
+
 class TrainingError(VadprepError):
     """Training cannot go on, for example at the first loss that is not finite."""
 

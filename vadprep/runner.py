@@ -47,7 +47,10 @@ SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord", "numb
 """Packages whose version could change a number."""
 
 GPU_VIDEOS = 4
-"""Videos in the works at once for one GPU, each with a decoder of its own."""
+"""Videos in the works at once for one GPU, each with a decoder of its own, to begin with."""
+
+MOST_GPU_VIDEOS = 16
+"""As many at most, while the network waits for frames and there are cores and memory for them."""
 
 
 class Progress(Protocol):
@@ -81,7 +84,7 @@ def in_process(worker: Worker) -> Runner:
     return run
 
 
-def make_runner(specs: Sequence[Spec], settings: Settings) -> Runner:
+def make_runner(specs: Sequence[Spec], settings: Settings, out: Path) -> Runner:
     """In process for one worker on the CPU, else on Ray: a GPU wants several decoders."""
     make_worker = partial(make_extractor, specs, settings.anywhere())
     on_gpu = settings.device == "cuda"
@@ -92,15 +95,17 @@ def make_runner(specs: Sequence[Spec], settings: Settings) -> Runner:
     pool = Pool(
         workers=settings.workers,
         gpus_each=int(on_gpu),
-        videos_each=GPU_VIDEOS if on_gpu else 1,
+        videos=GPU_VIDEOS if on_gpu else 1,
+        most_videos=MOST_GPU_VIDEOS if on_gpu else 1,
         address=settings.address,
+        out=out,
     )
     return on_ray(make_worker, pool)
 
 
 def make_extractor(specs: Sequence[Spec], settings: Settings) -> Extractor:
     """The extractor of the streams; raises SpecError when the weights are not the specs'."""
-    return Extractor([_make_branch(spec, settings) for spec in specs])
+    return Extractor([_make_branch(spec, settings) for spec in specs], settings.stall_seconds)
 
 
 def _make_branch(spec: Spec, settings: Settings) -> Branch:
@@ -212,7 +217,8 @@ def extract_dataset(
         tasks = driver.tasks(retry_failed)
         progress.prepare(tasks)
         if tasks:
-            driver.run(make_runner(specs, settings), tasks, progress, **_machines(settings))
+            runner = make_runner(specs, settings, out)
+            driver.run(runner, tasks, progress, **_machines(settings))
     return folders
 
 
@@ -254,7 +260,7 @@ def provenance(device: str) -> dict[str, str]:
         "python": sys.version.split()[0],
         **{name: _version(name) for name in SHAPING_PACKAGES},
         "machine": platform.platform(),
-        "processor": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
+        "processor": _gpu_name() if device == "cuda" else _cpu_name(),
     }
 
 
@@ -263,6 +269,12 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:  # decord under its older name
         return "not installed under this name"
+
+
+def _gpu_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "GPUs of other nodes"  # the driver of a cluster needs none
 
 
 def _cpu_name() -> str:

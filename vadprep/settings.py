@@ -54,11 +54,15 @@ class Settings:
     """Videos a shard; None for what the folder was made with."""
     address: str = "local"
     """Of the Ray cluster; ``local`` starts one for this run alone."""
+    stall_seconds: float = 60.0
+    """A decoder that gives nothing for so long is ended."""
 
     def __post_init__(self) -> None:
         if self.streams not in STREAM_SETS.values():
             words = ", ".join(STREAM_SETS)
             raise ValueError(f"streams = {','.join(self.streams)!r}: allowed are {words}")
+        if self.stall_seconds <= 0:
+            raise ValueError(f"stall_seconds = {self.stall_seconds}: expected a positive number")
         self._check_saved_flow()
         settable = SETTABLE + (SETTABLE_FLOW if "flow" in self.streams else ())
         for name in self.overrides:

@@ -31,7 +31,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -353,7 +353,8 @@ class Draft:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a full disk, again: what was not written has no name
+            self._file.close()
 
     def append(self, features: NDArray[np.floating]) -> None:
         """Add snippets [n, num_crops, dim], stored in the spec's dtype.

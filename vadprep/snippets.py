@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vadprep.clips import CLIP_LENGTH, num_clips
 from vadprep.crops import Boxes
+from vadprep.fitting import Fitting, Network
 from vadprep.flow.pictures import ComputedFlow, FlowMethod, FlowPictures, FlowSource, Quantisation
 from vadprep.flow.saved import SavedFlow
 from vadprep.spec import Spec
@@ -27,16 +28,6 @@ from vadprep.views import cut
 
 STEP_FRAMES = {"cpu": 16, "cuda": 64}
 """Frames in the works at a time: a stop waits for their flow, a GPU wants many."""
-
-
-class Network(Protocol):
-    """What ``backbones.Backbone`` is to this module."""
-
-    device: torch.device
-    dim: int
-
-    def __call__(self, views: Tensor) -> Tensor:
-        """Features [batch, dim] of views [batch, 16, size, size, channel]."""
 
 
 class Pictures(Protocol):
@@ -107,7 +98,7 @@ class Snippets:
     """The snippets of one stream of one video, given out as soon as they are computed."""
 
     def __init__(
-        self, spec: Spec, network: Network, pictures: Pictures, boxes: Boxes, watch: Stopwatch
+        self, spec: Spec, network: Fitting, pictures: Pictures, boxes: Boxes, watch: Stopwatch
     ) -> None:
         self._pictures, self._boxes, self._watch = pictures, boxes, watch
         self._clips = Clips(spec.tail, spec.clip_length)
@@ -173,10 +164,10 @@ class Batches:
     """Snippets of clips, through a network in batches of ``spec.batch`` views.
 
     The views of all clips of the video pass in order; the last batch is padded with zeros. So a
-    snippet never depends on its neighbours or on the moment.
+    snippet never depends on its neighbours or on the moment, while memory suffices.
     """
 
-    def __init__(self, network: Network, spec: Spec, watch: Stopwatch) -> None:
+    def __init__(self, network: Fitting, spec: Spec, watch: Stopwatch) -> None:
         self._network, self._watch = network, watch
         self._size, self._crops = spec.batch, spec.crops
         self._pending: list[Tensor] = []
@@ -186,22 +177,20 @@ class Batches:
         """Snippets [n, num_crops, dim] that the views [num_crops, 16, ...] of a clip complete."""
         self._pending += views.unbind()
         while len(self._pending) >= self._size:
-            self._compute(self._pending[: self._size], self._size)
+            self._compute(self._pending[: self._size])
             del self._pending[: self._size]
         yield from self._whole()
 
     def rest(self) -> Iterator[NDArray[np.float32]]:
         """Snippets of the last, padded batch."""
         if self._pending:
-            count = len(self._pending)
-            padding = [torch.zeros_like(self._pending[0])] * (self._size - count)
-            self._compute(self._pending + padding, count)
+            self._compute(self._pending)
             self._pending = []
         yield from self._whole()
 
-    def _compute(self, views: list[Tensor], count: int) -> None:
+    def _compute(self, views: list[Tensor]) -> None:
         with self._watch.stage("compute"):
-            self._ready += self._network(torch.stack(views)).cpu()[:count].unbind()
+            self._ready += self._network(views).unbind()
 
     def _whole(self) -> Iterator[NDArray[np.float32]]:
         whole = len(self._ready) // self._crops * self._crops
