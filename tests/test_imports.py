@@ -17,7 +17,7 @@ ROWS = [
     ["records"],
     ["files", "signals", "sources", "stopwatch", "clips", "crops", "known", "figures"],
     ["spec"],
-    ["shards", "manifest", "presets"],
+    ["shards", "manifest", "presets", "claims"],
     ["journal", "datasets", "download", "groundtruth"],
     ["folder", "truth_check"],
     ["features"],

@@ -50,8 +50,9 @@ class DecodeReport:
     """What happened. ``seconds`` were spent on decoding, without the waiting for the reader.
 
     ``repaired_frames`` were lost and filled with the last good one, or concealed by the codec
-    (PyAV tells that; decord conceals the same frames without a word). ``end`` is the time in
-    seconds at which the last frame ends, None where frames have no time.
+    (by PyAV; decord stops at such a frame). ``end`` is the time in seconds at which the last
+    frame ends, None where frames have no time. ``left_out`` counts the frames that evenly spaced
+    time stamps leave out: lost by the container without a word, or never there.
     """
 
     num_frames: int
@@ -59,6 +60,7 @@ class DecodeReport:
     decoder: str
     seconds: float
     end: float | None = None
+    left_out: int = 0
 
 
 def open_frames(

@@ -10,7 +10,9 @@ import ctypes
 import mmap
 import os
 import re
-from collections.abc import Callable, Generator, Iterator
+import sys
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -35,6 +37,23 @@ MOST_READ_AHEAD_BYTES = 1 << 30
 
 FRAMES_BETWEEN_SEEKS = 32
 """So that a video of keyframes alone is not sought at each of them."""
+
+CONTAINERS = (
+    "asf", "asf_o", "av1", "avi", "dhav", "dv", "flv", "h264", "hevc", "ivf", "m4v", "matroska",
+    "mjpeg", "mov", "mp4", "mpeg", "mpegts", "mpegvideo", "mxf", "nut", "ogg", "rm", "webm",
+)  # fmt: skip
+"""Formats of FFmpeg that are read. Playlists, lists of files and patterns of names are none: they
+would make it open what somebody wrote into a file, other videos or addresses of the network."""
+
+FFMPEG_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+
+HEAD_BYTES = 64
+"""No container has so much printable text before its first odd byte; every playlist has."""
+
+SIGNS_OF_DAMAGE = re.compile(
+    rb"conceal|error|corrupt|damaged|invalid|illegal|missing|could not find ref", re.IGNORECASE
+)
+"""In what FFmpeg says below decord: that a frame is not what was encoded."""
 
 MAX_READ_ERRORS = 100
 """Errors in a row of the container's reader, after which the rest of the file is given up."""
@@ -64,13 +83,15 @@ class FrameSource:
     """A header, and the frames: uint8 [height, width, 3], or None where one is lost.
 
     ``num_concealed`` counts the frames that the codec itself patched up, where it says so;
-    ``end`` is the time in seconds at which the last frame given so far ends, where it has one.
+    ``end`` is the time in seconds at which the last frame given so far ends, where it has one;
+    ``left_out`` counts the frames that the time stamps have room for between those given.
     """
 
     header: VideoHeader
     frames: Iterator[Frame | None]
     num_concealed: Callable[[], int] = lambda: 0
     end: Callable[[], float | None] = lambda: None
+    left_out: Callable[[], int] = lambda: 0
 
 
 def check_size(path: Path, width: int, height: int) -> None:
@@ -80,6 +101,20 @@ def check_size(path: Path, width: int, height: int) -> None:
             f"{path}: claims frames of {width}x{height}; allowed are {MAX_PIXELS} pixels",
             kind="too-large",
         )
+
+
+def check_head(path: Path) -> None:
+    """Raise DecodeError for a file of text, before any FFmpeg sees it.
+
+    decord takes no options, so of its FFmpeg nothing else keeps a playlist away.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise DecodeError(f"{path}: cannot be read: {error.strerror}") from None
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+        raise DecodeError(f"{path}: text, not a video; playlists are not followed")
 
 
 # ---------------------------------------------------------------- PyAV
@@ -94,7 +129,13 @@ def open_pyav(path: Path, fps: Fraction | None = None) -> FrameSource:
     rate are not taken for losses. At the end of the file those packets alone count.
     """
     reader = _PyavReader(path)
-    return FrameSource(reader.header, iter(reader), lambda: reader.num_concealed, reader.end)
+    return FrameSource(
+        reader.header,
+        iter(reader),
+        lambda: reader.num_concealed,
+        reader.end,
+        lambda: left_out(reader.gaps),
+    )
 
 
 class _PyavReader:
@@ -103,6 +144,8 @@ class _PyavReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_concealed = 0
+        self.gaps: Counter[int] = Counter()
+        """Frames missing before a frame, by its time stamp -> how often; -1 is half a frame."""
         self._owed = 0  # packets put in for which no frame has come out
         self._delay = 0  # the most that was owed while all was well
         self._broken = False  # there has been an error
@@ -123,8 +166,11 @@ class _PyavReader:
         from av.video.reformatter import VideoReformatter
 
         self._reformatter: Any = VideoReformatter()
+        check_head(self.path)
         try:
-            self._container = av.open(str(self.path), metadata_errors="replace")
+            self._container = av.open(
+                str(self.path), options=FFMPEG_OPTIONS, metadata_errors="replace"
+            )
         except av.error.FFmpegError as error:
             raise DecodeError(
                 f"{self.path}: no video can be read from it: {error.strerror}"
@@ -200,8 +246,10 @@ class _PyavReader:
 
     def _num_lost_before(self, frame: Any) -> int:
         """Frames missing before ``frame``; takes note of it as the last good one."""
-        lost = min(self._gap_before(frame), self._owed - 1 - self._delay)
+        gap = self._gap_before(frame)
+        lost = min(gap, self._owed - 1 - self._delay)
         lost = max(0, lost) if self._broken else 0
+        self.gaps[gap - lost] += 1
         self._owed = max(0, self._owed - 1 - lost)
         if not self._broken:
             self._delay = max(self._delay, self._owed)
@@ -247,6 +295,16 @@ class _PyavReader:
                 packets = self._container.demux(self._stream)
 
 
+def left_out(gaps: Mapping[int, int]) -> int:
+    """Frames left out between others, where frames are else evenly spaced, from their gaps.
+
+    0 where some stand closer than half of the average: their rate is variable.
+    """
+    if any(gap < 0 for gap in gaps):
+        return 0
+    return sum(gap * count for gap, count in gaps.items())
+
+
 def quarter_turns(rotation_degrees: int) -> int:
     """Quarter turns counter-clockwise, 0 to 3, of a display matrix's angle.
 
@@ -264,6 +322,8 @@ def open_decord(path: Path, fps: Fraction | None = None) -> FrameSource:
 
     The header is PyAV's, so that both decoders agree on it. decord turns the frames itself.
     Where packets give no frame, decord would rewind and repeat frames: here that is an error.
+    So is a frame that the codec patched up: decord passes it on like any other, but FFmpeg says so
+    on the error stream, where ``_Complaints`` reads it. PyAV gives the same frames and counts.
     """
     reader = _PyavReader(path)
     header = reader.header
@@ -273,31 +333,64 @@ def open_decord(path: Path, fps: Fraction | None = None) -> FrameSource:
     os.environ["DECORD_EOF_RETRY_MAX"] = "1024"
     import decord
 
-    decord.logging.set_level(decord.logging.ERROR)
-    times: list[float] = []
+    decord.logging.set_level(decord.logging.INFO)  # the level of "concealing ... errors"
+    times: list[NDArray[np.float64]] = []
     frames = _decord_frames(path, header, decord, times)
-    return FrameSource(header, frames, end=lambda: times[-1] if times else None)
+    return FrameSource(
+        header,
+        frames,
+        end=lambda: float(times[0][-1, 1]) if times else None,
+        left_out=lambda: left_out(_gaps(times[0][:, 0], header.fps)) if times else 0,
+    )
+
+
+def _gaps(starts: NDArray[np.float64], fps: Fraction) -> Counter[int]:
+    """Frames missing before each frame but the first -> how often."""
+    gaps = (np.diff(starts) * float(fps)).round().astype(int) - 1
+    return Counter(gaps.tolist())
 
 
 def _decord_frames(
-    path: Path, header: VideoHeader, decord: Any, times: list[float]
+    path: Path, header: VideoHeader, decord: Any, times: list[NDArray[np.float64]]
 ) -> Iterator[Frame]:
-    """The frames; at the end the time at which the last one ends is put into ``times``."""
+    """The frames; at the end their times are put into ``times``: [n, 2], start and end in s."""
     given = claimed = 0
     try:
         reader = decord.VideoReader(str(path), num_threads=DECODE_THREADS)
         claimed = len(reader)
-        read_ahead = _ReadAhead(path, reader)
+        read_ahead, complaints = _ReadAhead(path, reader), _Complaints(path)
         while given < claimed:
             frame = read_ahead.bounded(given, reader.next().asnumpy())
+            complaints.check()
             yield _without_padding(path, frame, header)
             given += 1
         if given:
-            times.append(float(reader.get_frame_timestamp(given - 1)[1]))
+            times.append(np.asarray(reader.get_frame_timestamp(range(given)), np.float64))
     except StopIteration:
         raise DecodeError(f"{path}: decord: {given} of {claimed} frames", "damaged") from None
     except (decord.DECORDError, RuntimeError) as error:
         raise DecodeError(f"{path}: decord: {first_line(error)}", "damaged") from None
+
+
+class _Complaints:
+    """What FFmpeg says on the error stream of this process, a file that its parent has made."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+
+    def check(self) -> None:
+        """Raise DecodeError when something new is a sign of damage."""
+        size = os.fstat(sys.stderr.fileno()).st_size
+        if size == self._read:
+            return
+        start = self._read if self._read < size else 0  # the parent has emptied it
+        text = os.pread(sys.stderr.fileno(), size - start, start)
+        self._read = size
+        for line in text.splitlines():
+            if SIGNS_OF_DAMAGE.search(line):
+                words = re.sub(r"^\[[^]]*\] ", "", line.decode(errors="replace"))
+                raise DecodeError(f"{self._path}: decord: {words}", "damaged")
 
 
 class _ReadAhead:

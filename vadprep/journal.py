@@ -40,7 +40,7 @@ class Row:
     checksum: str
     """CRC-32 of the features, hexadecimal."""
     reason: str
-    """Why a video failed, in one line."""
+    """Why a video failed, or why the length of one that is done is not what was said; one line."""
     time: float
     """Seconds since 1970."""
 
@@ -58,7 +58,7 @@ def row_of(stored: StoredVideo, shard: int) -> Row:
         fps=float(known.get("fps_source", 0)),
         decoder=str(known.get("decoder", "")),
         checksum=f"{int(known.get('features_crc32', 0)):08x}",
-        reason=str(known.get("reason", "")),
+        reason=str(known.get("reason", known.get("length_note", ""))),
         time=time.time(),
     )
 

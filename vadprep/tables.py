@@ -75,7 +75,18 @@ def duration(seconds: float) -> str:
 def status_rows(results: Sequence[Status]) -> list[Cells]:
     """One line of headings and one of counts for each stream."""
     return [
-        ("stream", "videos", "done", "failed", "missing", "clips", "frames", "shards", "weights"),
+        (
+            "stream",
+            "videos",
+            "done",
+            "failed",
+            "missing",
+            "clips",
+            "frames",
+            "repaired",
+            "shards",
+            "weights",
+        ),
         *map(_status_row, results),
     ]
 
@@ -92,6 +103,7 @@ def _status_row(status: Status) -> Cells:
         len(status.missing),
         status.num_clips,
         status.num_frames,
+        status.repaired_frames,
         f"{status.shards_final} of {status.shards_planned}",
         weights,
     )
@@ -110,6 +122,9 @@ def status_json(status: Status) -> dict[str, Any]:
         "missing": list(status.missing),
         "num_clips": status.num_clips,
         "num_frames": status.num_frames,
+        "repaired_frames": status.repaired_frames,
+        "repaired_videos": len(status.repaired),
+        "length_notes": {row.video_id: row.reason for row in status.noted},
         "shards_planned": status.shards_planned,
         "shards_final": status.shards_final,
     }
@@ -122,10 +137,17 @@ def show_untrained(weights: str) -> None:
 
 
 def show_failures(status: Status) -> None:
-    """List what failed and why, and what is missing, each list cut when it is long."""
+    """List what failed and why, what is missing, and what is done but odd: damaged in part, or of
+    another length than was said. Each list is cut when it is long."""
     more = "vadprep status --json has all"
     listed("failed", [f"{row.video_id}: {_one_line(row)}" for row in status.failed], more)
     listed("missing", list(status.missing), more)
+    repaired = [
+        f"{row.video_id}: {row.repaired_frames:,} of {row.num_frames:,} frames"
+        for row in status.repaired
+    ]
+    listed("repaired", repaired, more)
+    listed("length", [f"{row.video_id}: {row.reason}" for row in status.noted], more)
 
 
 def _one_line(row: Row) -> str:

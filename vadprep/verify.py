@@ -30,8 +30,16 @@ class Status:
     missing: tuple[str, ...]
     num_clips: int
     num_frames: int
+    repaired: tuple[Row, ...]
+    """Videos that are done with frames repaired."""
+    noted: tuple[Row, ...]
+    """Videos that are done but whose length is not what was said, with the likely cause."""
     shards_planned: int
     shards_final: int
+
+    @property
+    def repaired_frames(self) -> int:
+        return sum(row.repaired_frames for row in self.repaired)
 
     @property
     def is_complete(self) -> bool:
@@ -52,6 +60,8 @@ def status(folder: StreamFolder) -> Status:
         missing=tuple(each for each in planned if each not in rows),
         num_clips=sum(row.num_clips for row in done),
         num_frames=sum(row.num_frames for row in done),
+        repaired=tuple(row for row in done if row.repaired_frames),
+        noted=tuple(row for row in done if row.reason),
         shards_planned=len(folder.plan.shards),
         shards_final=len(folder.final_shards()),
     )
