@@ -98,7 +98,8 @@ NOTES = {
         "the time stamps leave out 1 frame: lost without a trace, or a variable frame rate"
     ),
     Claims(89, 9.0, None, 9.0, left_out=40): "",  # plainly a variable frame rate
-    said(100, 60): f"the manifest has 60 frames, decoded are 100: 1.67 = 25/15, {RATE}",
+    said(100, 60): f"the manifest has 60 frames, decoded are 100: 1.67 = 50/30, {RATE}",
+    Claims(100, 1.0, 100, 1.0, fps=Fraction(90000)): "the header claims 90000 frames a second",
     said(100, 10): "the manifest has 10 frames, decoded are 100: 10 x as many",
 }  # fmt: skip
 

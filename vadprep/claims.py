@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 from vadprep.clips import CLIP_LENGTH, TAIL_RULES, nearest_rates, num_clips
 
@@ -39,6 +40,8 @@ class Claims:
     """Fewest and most frames by the manifest."""
     left_out: int = 0
     """Frames that the time stamps leave room for between those that came."""
+    fps: Fraction = Fraction(25)
+    """Frame rate by the header."""
 
     @property
     def claimed(self) -> int:
@@ -105,6 +108,8 @@ def _truncated(claims: Claims) -> str:
 def _odd_header(claims: Claims, length: int) -> Iterator[str]:
     """Claims of the header that the frames belie, though none is missing."""
     decoded, said = claims.decoded, claims.header_frames
+    if not MIN_FPS <= claims.fps <= MAX_FPS:
+        yield f"the header claims {float(claims.fps):.6g} frames a second"
     if said and abs(said - decoded) > 1:
         cause = _cause(decoded, said, length) or ": an edit list, or a wrong count"
         yield f"the header claims {_frames(said)}, decoded are {decoded}{cause}"

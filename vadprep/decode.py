@@ -40,6 +40,9 @@ from vadprep.records import DecodeError
 Decoder = Literal["decord", "pyav"]
 DECODERS: tuple[Decoder, ...] = ("decord", "pyav")
 
+_HEAD_BYTES = 64
+"""No container has so much printable text before its first odd byte; every playlist has."""
+
 _TICK_SECONDS = 0.02
 _MAX_STDERR_BYTES = 1 << 20
 _PARENT_DECIDES = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
@@ -107,7 +110,19 @@ def _choose_adapter(path: Path, decoder: Decoder) -> str:
         raise DecodeError(f"{path}: the file is empty", kind="empty")
     if not os.access(path, os.R_OK):
         raise DecodeError(f"{path}: no permission to read it")
+    if _is_text(path):
+        raise DecodeError(f"{path}: text, not a video; playlists are not followed")
     return decoder
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins like a playlist, which no FFmpeg may see: it opens what that names."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise DecodeError(f"{path}: cannot be read: {error.strerror}") from None
+    return all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
 
 
 class FrameStream:

@@ -43,12 +43,10 @@ CONTAINERS = (
     "mjpeg", "mov", "mp4", "mpeg", "mpegts", "mpegvideo", "mxf", "nut", "ogg", "rm", "webm",
 )  # fmt: skip
 """Formats of FFmpeg that are read. Playlists, lists of files and patterns of names are none: they
-would make it open what somebody wrote into a file, other videos or addresses of the network."""
+would make it open what somebody wrote into a file, other videos or addresses of the network.
+decord takes no such option, but sees only what PyAV has read before, and ``decode`` has no text."""
 
 FFMPEG_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
-
-HEAD_BYTES = 64
-"""No container has so much printable text before its first odd byte; every playlist has."""
 
 SIGNS_OF_DAMAGE = re.compile(
     rb"conceal|error|corrupt|damaged|invalid|illegal|missing|could not find ref", re.IGNORECASE
@@ -103,20 +101,6 @@ def check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def check_head(path: Path) -> None:
-    """Raise DecodeError for a file of text, before any FFmpeg sees it.
-
-    decord takes no options, so of its FFmpeg nothing else keeps a playlist away.
-    """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError as error:
-        raise DecodeError(f"{path}: cannot be read: {error.strerror}") from None
-    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
-        raise DecodeError(f"{path}: text, not a video; playlists are not followed")
-
-
 # ---------------------------------------------------------------- PyAV
 
 
@@ -166,7 +150,6 @@ class _PyavReader:
         from av.video.reformatter import VideoReformatter
 
         self._reformatter: Any = VideoReformatter()
-        check_head(self.path)
         try:
             self._container = av.open(
                 str(self.path), options=FFMPEG_OPTIONS, metadata_errors="replace"

@@ -41,9 +41,10 @@ CPU_THREADS = 1
 by more workers."""
 
 FINAL_KINDS = (
-    "missing", "empty", "no-video", "no-images", "too-short", "too-large", "no-fps", NO_FLOW_KIND
+    "missing", "empty", "unreadable", "no-video", "no-images", "too-short", "too-large", "no-fps",
+    NO_FLOW_KIND,
 )  # fmt: skip
-"""Failures that another decoder cannot change."""
+"""Failures that another decoder cannot change: both read the header by PyAV."""
 
 
 @dataclass(frozen=True)
@@ -327,6 +328,7 @@ def _claims(task: Task, stream: FrameStream) -> Claims:
         header.seconds,
         frame_bounds(task.video),
         report.left_out,
+        header.fps,
     )
 
 
