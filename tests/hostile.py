@@ -7,6 +7,7 @@ cut off or changed later is not merely unreadable.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import random
@@ -179,7 +180,9 @@ ADDRESS = "http://example.invalid/x.ts"
 @functools.cache
 def listener() -> socket.socket:
     """Where nobody may call."""
-    return socket.create_server(("127.0.0.1", 0))
+    server = socket.create_server(("127.0.0.1", 0))
+    atexit.register(server.close)
+    return server
 
 
 def is_called() -> bool:
@@ -347,7 +350,7 @@ DEEDS = {
     "segfaults": ("ctypes.string_at(0)", "killed by SIGSEGV"),
     "aborts": ("os.abort()", "killed by SIGABRT"),
     "eats memory": (
-        "hoard = []\n    while True: hoard.append(bytearray(256 << 20))", "MemoryError"
+        "hoard = []\n    while True: hoard.append(np.empty(256 << 20, np.uint8))", "MemoryError"
     ),
     "leaves": ("os._exit(3)", "exit code 3"),
 }  # fmt: skip

@@ -314,6 +314,8 @@ def open_decord(path: Path, fps: Fraction | None = None) -> FrameSource:
     # Read by decord when it is loaded.
     os.environ["DECORD_REWIND_RETRY_MAX"] = "0"
     os.environ["DECORD_EOF_RETRY_MAX"] = "1024"
+    # decord2 shows a neighbour for a frame that it misses, and says so from this share on.
+    os.environ["DECORD_DUPLICATE_WARNING_THRESHOLD"] = "0"
     import decord
 
     decord.logging.set_level(decord.logging.INFO)  # the level of "concealing ... errors"
