@@ -7,6 +7,7 @@ An adapter yields frames, and ``None`` where one is lost. It runs in the process
 from __future__ import annotations
 
 import ctypes
+import importlib
 import mmap
 import os
 import re
@@ -316,8 +317,7 @@ def open_decord(path: Path, fps: Fraction | None = None) -> FrameSource:
     os.environ["DECORD_EOF_RETRY_MAX"] = "1024"
     # decord2 shows a neighbour for a frame that it misses, and says so from this share on.
     os.environ["DECORD_DUPLICATE_WARNING_THRESHOLD"] = "0"
-    import decord
-
+    decord = _import_decord()
     decord.logging.set_level(decord.logging.INFO)  # the level of "concealing ... errors"
     times: list[NDArray[np.float64]] = []
     frames = _decord_frames(path, header, decord, times)
@@ -327,6 +327,20 @@ def open_decord(path: Path, fps: Fraction | None = None) -> FrameSource:
         end=lambda: float(times[0][-1, 1]) if times else None,
         left_out=lambda: left_out(_gaps(times[0][:, 0], header.fps)) if times else 0,
     )
+
+
+def _import_decord() -> Any:
+    """decord without NVIDIA's libraries, which decord2 loads wherever torch has brought them.
+
+    cuDNN, cuBLAS and all: half a second and 0.4 GB for each video (measured, decord2 3.4), for
+    decoding on the CPU. Its builds for CUDA cannot do without.
+    """
+    sys.modules["nvidia"] = None  # type: ignore[assignment]  # nothing of that name to be found
+    try:
+        return importlib.import_module("decord")
+    except OSError:
+        del sys.modules["nvidia"]
+        return importlib.import_module("decord")
 
 
 def _gaps(starts: NDArray[np.float64], fps: Fraction) -> Counter[int]:
