@@ -297,6 +297,28 @@ def test_decord_shows_no_neighbour_for_a_frame_that_it_misses(tmp_path: Path) ->
     assert "recovered from nearest frames" in str(failure(path, "decord"))
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [(".ts", "libx264"), (".m2ts", "mpeg2video")])
+def test_decord_is_not_asked_for_a_transport_stream(
+    tmp_path: Path, suffix: str, codec: str
+) -> None:
+    """It gives the first group of pictures up and shows the last frame instead."""
+    path = write_video(tmp_path / f"a{suffix}", 96, codec=codec)
+    assert "decord misreads the container mpegts" in str(failure(path, "decord"))
+    assert read_numbers(all_frames(path)) == list(range(96))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(".flv", "flv"), (".mpg", "mpeg2video"), (".wmv", "wmv2"), (".mov", "libx264")],
+)
+def test_decord_reads_other_containers_as_pyav_does(
+    tmp_path: Path, suffix: str, codec: str
+) -> None:
+    path = write_video(tmp_path / f"a{suffix}", 96, codec=codec)
+    assert read_numbers(all_frames(path, "decord")) == list(range(96))
+    np.testing.assert_array_equal(all_frames(path, "decord"), all_frames(path, "pyav"))
+
+
 def test_a_harmless_remark_of_the_codec_is_no_damage() -> None:
     assert not SIGNS_OF_DAMAGE.search(b"[h264 @ 0x1] co located POCs unavailable")
     assert not SIGNS_OF_DAMAGE.search(b"[mpeg4 @ 0x1] Video uses a non-standard and wasteful way")

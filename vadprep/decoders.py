@@ -54,6 +54,10 @@ SIGNS_OF_DAMAGE = re.compile(
 )
 """In what FFmpeg says below decord: that a frame is not what was encoded."""
 
+MISREAD_BY_DECORD = ("mpegts",)
+"""Of a sound transport stream decord leaves out the first group of pictures, and shows the last
+frame as many times more (decord2 3.4): the count is right, and every frame in a wrong place."""
+
 MAX_READ_ERRORS = 100
 """Errors in a row of the container's reader, after which the rest of the file is given up."""
 
@@ -140,6 +144,11 @@ class _PyavReader:
         self._decoded = self._decode()
         self._first = self._first_frame()
         self.header = self._read_header()
+
+    @property
+    def container(self) -> str:
+        """FFmpeg's name of the container."""
+        return str(self._container.format.name)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -310,8 +319,10 @@ def open_decord(path: Path, fps: Fraction | None = None) -> FrameSource:
     on the error stream, where ``_Complaints`` reads it. PyAV gives the same frames and counts.
     """
     reader = _PyavReader(path)
-    header = reader.header
+    header, container = reader.header, reader.container
     reader.close()
+    if container in MISREAD_BY_DECORD:
+        raise DecodeError(f"{path}: decord misreads the container {container}", "damaged")
     # Read by decord when it is loaded.
     os.environ["DECORD_REWIND_RETRY_MAX"] = "0"
     os.environ["DECORD_EOF_RETRY_MAX"] = "1024"
