@@ -15,8 +15,7 @@ import socket
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -360,8 +359,7 @@ STALL_SECONDS = 3.0
 """Longer than a child takes to start, should the machine be busy."""
 
 
-@contextmanager
-def misbehaving_decoders() -> Iterator[None]:
+def misbehave(patch: pytest.MonkeyPatch) -> None:
     """Over a video named ``DEED, one.mp4`` the first decoder misbehaves, ``DEED, both`` each."""
     real = extract.open_frames
 
@@ -373,14 +371,12 @@ def misbehaving_decoders() -> Iterator[None]:
         patience = STALL_SECONDS if "gave nothing" in DEEDS[deed][1] else 60.0
         return FrameStream(path, decoder, [sys.executable, "-c", code], patience)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract, "open_frames", open_frames)
-        yield
+    patch.setattr(extract, "open_frames", open_frames)
 
 
 def make_hostile_worker(spec: Spec) -> Extractor:
     """A worker in a process of its own, whose decoders misbehave."""
-    misbehaving_decoders().__enter__()
+    misbehave(pytest.MonkeyPatch())
     return standin_extractor(spec)
 
 
