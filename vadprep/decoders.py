@@ -7,11 +7,11 @@ An adapter yields frames, and ``None`` where one is lost. It runs in the process
 that decord shows in place of others; frames missing against the header's count or time. A hole in
 the time stamps is told as a doubt, since a variable frame rate has the same.
 
-**What cannot be seen.** A change after which the stream is still valid: of one flipped bit in the
-middle of three real H.264 clips all were seen, in VP8 hardly any are, for it has no checks. What a
-patched frame smears over those after it, up to the next keyframe (counted is one, changed were 1
-to 56). The missing end of a transport stream, which claims no length. Raw frames under a header
-of other dimensions.
+**What cannot be seen.** A change after which the stream is still valid: of 26 bits flipped one at
+a time in three real H.264 clips 22 were seen, all 18 in those of High profile and 4 of 8 in that
+of Baseline; of VP8 hardly any are, for it has no checks. What a patched frame smears over those after it, up to the
+next keyframe (counted is one, changed were 1 to 76). The missing end of a transport stream, which
+claims no length. Raw frames under a header of other dimensions.
 """
 
 from __future__ import annotations
