@@ -9,9 +9,9 @@ the time stamps is told as a doubt, since a variable frame rate has the same.
 
 **What cannot be seen.** A change after which the stream is still valid: of 26 bits flipped one at
 a time in three real H.264 clips 22 were seen, all 18 in those of High profile and 4 of 8 in that
-of Baseline; of VP8 hardly any are, for it has no checks. What a patched frame smears over those after it, up to the
-next keyframe (counted is one, changed were 1 to 76). The missing end of a transport stream, which
-claims no length. Raw frames under a header of other dimensions.
+of Baseline; of VP8 hardly any are, for it has no checks. What a patched frame smears over those
+after it, up to the next keyframe (counted is one, changed were 1 to 76). The missing end of a
+transport stream, which claims no length. Raw frames under a header of other dimensions.
 """
 
 from __future__ import annotations
