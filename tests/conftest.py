@@ -31,7 +31,7 @@ def no_weights_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VADPREP_CACHE", "/nonexistent")
 
 
-LONGEST = ("test_runner.py", "test_cli_models.py")
+LONGEST = ("test_runner.py", "test_cli_models.py", "test_hostile.py")
 """Files that are begun with, so that no process is left alone with them at the end."""
 
 

@@ -70,6 +70,8 @@ WRONG_OPTIONS = {
     ("--set", "batch=0"): "batch = 0: expected a whole number",
     ("--set", "batch=x"): "batch = 'x': expected a whole number",
     ("--set", "dtype=float64"): "dtype = 'float64': allowed are float16",
+    ("--max-damage", "1.5"): "max_damage = 1.5: expected a share from 0 to 1",
+    ("--max-damage", "nan"): "max_damage = nan: expected a share from 0 to 1",
     ("--gpus", "1"): "--gpus and --workers exclude each other",
     ("--rank", "2", "--world-size", "2"): "--rank 2 of --world-size 2: ranks count from 0",
     ("--rank", "-1"): "-1 is not in the range",

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from hostile import box, flipped, sound_video
 from numpy.typing import NDArray
 from PIL import Image
 from videos import (
@@ -31,6 +32,7 @@ from videos import (
 )
 
 from vadprep.decode import DECODERS, FrameStream, count_frames, open_frames
+from vadprep.decoders import SIGNS_OF_DAMAGE, open_pyav
 from vadprep.records import DecodeError
 
 CLIPS = Path(
@@ -274,6 +276,63 @@ def test_pyav_fills_what_is_lost_and_keeps_the_time_line(tmp_path: Path) -> None
 def test_decord_calls_the_same_file_damaged(tmp_path: Path) -> None:
     path = damage(write_video(tmp_path / "a.mp4", 90), 0.4, 0.5)
     assert failure(path, "decord").kind == "damaged"
+
+
+def test_a_frame_that_the_codec_patched_up_is_no_good_one_to_decord(tmp_path: Path) -> None:
+    """decord gives every frame of it, and says nothing."""
+    good = write_video(tmp_path / "a.mp4", 90, size=(160, 120)).read_bytes()
+    path = tmp_path / "b.mp4"
+    path.write_bytes(flipped(good, seed=1, start=0.2, stop=0.5, bits=4))
+    with open_frames(path, decoder="pyav") as stream:
+        assert sum(map(len, stream)) == 90
+    assert stream.report.repaired_frames > 0
+    error = failure(path, "decord")
+    assert error.kind == "damaged" and "decord: " in str(error)
+
+
+def test_decord_shows_no_neighbour_for_a_frame_that_it_misses(tmp_path: Path) -> None:
+    """Without times every other frame stands for two, and none is missing by the count."""
+    path = tmp_path / "a.mp4"
+    box(b"stts", 16, 0)(path, sound_video(path).read_bytes())
+    assert "recovered from nearest frames" in str(failure(path, "decord"))
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".ts", "libx264"), (".m2ts", "mpeg2video")])
+def test_decord_is_not_asked_for_a_transport_stream(
+    tmp_path: Path, suffix: str, codec: str
+) -> None:
+    """It gives the first group of pictures up and shows the last frame instead."""
+    path = write_video(tmp_path / f"a{suffix}", 96, codec=codec)
+    assert "decord misreads the container mpegts" in str(failure(path, "decord"))
+    assert read_numbers(all_frames(path)) == list(range(96))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(".flv", "flv"), (".mpg", "mpeg2video"), (".wmv", "wmv2"), (".mov", "libx264")],
+)
+def test_decord_reads_other_containers_as_pyav_does(
+    tmp_path: Path, suffix: str, codec: str
+) -> None:
+    path = write_video(tmp_path / f"a{suffix}", 96, codec=codec)
+    assert read_numbers(all_frames(path, "decord")) == list(range(96))
+    np.testing.assert_array_equal(all_frames(path, "decord"), all_frames(path, "pyav"))
+
+
+def test_a_harmless_remark_of_the_codec_is_no_damage() -> None:
+    assert not SIGNS_OF_DAMAGE.search(b"[h264 @ 0x1] co located POCs unavailable")
+    assert not SIGNS_OF_DAMAGE.search(b"[mpeg4 @ 0x1] Video uses a non-standard and wasteful way")
+    assert SIGNS_OF_DAMAGE.search(b"[h264 @ 0x1] concealing 231 DC, 231 AC, 231 MV errors in B")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.m3u8", "a.ts"])
+def test_a_playlist_is_not_followed(tmp_path: Path, name: str) -> None:
+    write_video(tmp_path / "secret.ts", 20, codec="libx264")
+    (tmp_path / name).write_text("ffconcat version 1.0\nfile secret.ts\n")
+    assert "text, not a video" in str(failure(tmp_path / name))
+    # PyAV refuses them, too, whatever they begin with.
+    with pytest.raises(DecodeError, match="no video can be read"):
+        open_pyav(tmp_path / name)
 
 
 # ---------------------------------------------------------------- the child

@@ -20,7 +20,7 @@ ROWS = [
         *("known", "figures"),
     ],
     ["appended", "spec", "stages"],
-    ["shards", "manifest", "presets", "lease"],
+    ["shards", "manifest", "presets", "lease", "claims"],
     ["journal", "datasets", "download", "groundtruth"],
     ["folder", "truth_check"],
     ["features", "pace", "ranks", "standing"],

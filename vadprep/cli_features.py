@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from vadprep import stages, tables
+from vadprep.claims import MAX_DAMAGE
 from vadprep.datasets import check as check_files
 from vadprep.datasets import dataset_names, load_dataset, summary
 from vadprep.features import stream_folders
@@ -75,6 +76,10 @@ RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
     "--world-size", type=click.IntRange(1), default=1, help="Ranks that share the folder."
 )
 @click.option("--shard-size", type=click.IntRange(1), help="Videos a shard, when it is new.")
+@click.option(
+    "--max-damage", type=float, metavar="SHARE", default=MAX_DAMAGE, show_default=True,
+    help="Frames of a video, 0 to 1, that may be repaired or missing.",
+)  # fmt: skip
 @click.option("--retry-failed", is_flag=True, help="Do the videos that failed once more.")
 @click.option("--dry-run", is_flag=True, help="Print plan, size and time, and extract nothing.")
 def extract(out: Path | None, retry_failed: bool, dry_run: bool, **options: Any) -> None:

@@ -40,6 +40,9 @@ from vadprep.records import DecodeError
 Decoder = Literal["decord", "pyav"]
 DECODERS: tuple[Decoder, ...] = ("decord", "pyav")
 
+_HEAD_BYTES = 64
+"""No container has so much printable text before its first odd byte; every playlist has."""
+
 _TICK_SECONDS = 0.02
 _MAX_STDERR_BYTES = 1 << 20
 _PARENT_DECIDES = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
@@ -50,8 +53,9 @@ class DecodeReport:
     """What happened. ``seconds`` were spent on decoding, without the waiting for the reader.
 
     ``repaired_frames`` were lost and filled with the last good one, or concealed by the codec
-    (PyAV tells that; decord conceals the same frames without a word). ``end`` is the time in
-    seconds at which the last frame ends, None where frames have no time.
+    (by PyAV; decord stops at such a frame). ``end`` is the time in seconds at which the last
+    frame ends, None where frames have no time. ``left_out`` counts the frames that evenly spaced
+    time stamps leave out: lost by the container without a word, or never there.
     """
 
     num_frames: int
@@ -59,6 +63,7 @@ class DecodeReport:
     decoder: str
     seconds: float
     end: float | None = None
+    left_out: int = 0
 
 
 def open_frames(
@@ -105,7 +110,19 @@ def _choose_adapter(path: Path, decoder: Decoder) -> str:
         raise DecodeError(f"{path}: the file is empty", kind="empty")
     if not os.access(path, os.R_OK):
         raise DecodeError(f"{path}: no permission to read it")
+    if _is_text(path):
+        raise DecodeError(f"{path}: text, not a video; playlists are not followed")
     return decoder
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins like a playlist, which no FFmpeg may see: it opens what that names."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise DecodeError(f"{path}: cannot be read: {error.strerror}") from None
+    return all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
 
 
 class FrameStream:

@@ -17,6 +17,7 @@ import fcntl
 import json
 import mmap
 import os
+import resource
 import signal
 import sys
 import time
@@ -30,6 +31,10 @@ from numpy.typing import NDArray
 
 from vadprep.decoders import ADAPTERS, Frame, FrameSource, VideoHeader
 from vadprep.records import DecodeError
+
+MEMORY_BYTES = 4 << 30
+"""Memory of its own that a decoder may take, besides the slots: some 17 frames of reference of
+8K at 10 bits, and what decord reads ahead. Beyond it allocations fail, here and nowhere else."""
 
 SLOTS = 3
 SLOT_BYTES = 16 << 20
@@ -111,7 +116,7 @@ def write_frames(source: FrameSource, ring: Ring) -> None:
     seconds = time.perf_counter() - start - ring.waited_seconds
     repaired = num_filled + source.num_concealed()
     done = {"num_frames": num_frames, "repaired_frames": repaired, "seconds": seconds}
-    ring.send(done=done | {"end": source.end()})
+    ring.send(done=done | {"end": source.end(), "left_out": source.left_out()})
 
 
 def _fill(frames: Iterator[Frame | None]) -> Iterator[tuple[Frame, bool]]:
@@ -149,11 +154,24 @@ def die_with_parent(lifeline_fd: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def bound_resources() -> None:
+    """A limit to this process' memory, and no core file where it crashes.
+
+    Of private writable memory (RLIMIT_DATA), not of addresses (RLIMIT_AS): libraries reserve
+    gigabytes of those that they never touch.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = MEMORY_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_BYTES, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def main(arguments: list[str]) -> None:
     """Decode one video into the ring; what goes wrong is sent to the parent."""
     decoder, path, fps = arguments[0], Path(arguments[1]), arguments[2]
     control_fd, lifeline_fd, memory_fd = map(int, arguments[3:])
     die_with_parent(lifeline_fd)
+    bound_resources()
     ring = Ring(control_fd, memory_fd)
     try:
         write_frames(ADAPTERS[decoder](path, Fraction(fps) if fps else None), ring)

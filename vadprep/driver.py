@@ -326,6 +326,6 @@ def _row(report: Report, shard: int, checksum: int) -> Row:
         fps=report.fps,
         decoder=report.decoder,
         checksum=f"{checksum:08x}",
-        reason=report.reason,
+        reason=report.reason or report.length_note,
         time=time.time(),
     )

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vadprep.claims import MAX_DAMAGE, MAX_FPS, MIN_FPS, Claims, length_note
 from vadprep.clips import Resampling, min_frames
-from vadprep.decode import Decoder, DecodeReport, FrameStream, VideoHeader, open_frames
+from vadprep.datasets import frame_bounds
+from vadprep.decode import Decoder, FrameStream, VideoHeader, open_frames
 from vadprep.fitting import Fitting
 from vadprep.flow.formats import NO_FLOW_KIND
 from vadprep.records import DecodeError, Video
@@ -28,9 +30,6 @@ from vadprep.sources import fingerprint
 from vadprep.spec import require_shared
 from vadprep.stopwatch import Stopwatch, timed
 from vadprep.views import Views, ViewSettings
-
-MAX_REPAIRED = 0.1
-"""A video fails when more than this share of its frames had to be filled in or is missing."""
 
 SKIPPED = "skipped"
 """Status of a video that is left for the next run: its worker died, the video may be good."""
@@ -43,9 +42,10 @@ CPU_THREADS = 1
 by more workers."""
 
 FINAL_KINDS = (
-    "missing", "empty", "no-video", "no-images", "too-short", "too-large", "no-fps", NO_FLOW_KIND
+    "missing", "empty", "unreadable", "no-video", "no-images", "too-short", "too-large", "no-fps",
+    NO_FLOW_KIND,
 )  # fmt: skip
-"""Failures that another decoder cannot change."""
+"""Failures that another decoder cannot change: both read the header by PyAV."""
 
 KILLED_KINDS = ("crashed", "stalled")
 """Failures that were the end of the decoder's process."""
@@ -78,6 +78,8 @@ class Report:
     num_clips: int = 0
     num_frames: int = 0
     repaired_frames: int = 0
+    length_note: str = ""
+    """Why the number of frames is not what header or manifest say, see ``claims``."""
     fps: float = 0.0
     checksums: Mapping[str, int] = field(default_factory=dict)
     """CRC-32 of the features of each stream."""
@@ -93,11 +95,18 @@ class Report:
 class Extractor:
     """Callable ``Task -> Report``: the whole way of one video through the networks.
 
-    A decoder that gives nothing for ``stall_seconds`` is ended. Raises SpecError when the streams
+    A decoder that gives nothing for ``stall_seconds`` is ended; ``max_damage`` is the share of
+    frames, 0 to 1, that may be repaired or missing in a video. Raises SpecError when the streams
     of ``branches`` differ in what they must share.
     """
 
-    def __init__(self, branches: Sequence[Branch], stall_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        branches: Sequence[Branch],
+        stall_seconds: float = 60.0,
+        max_damage: float = MAX_DAMAGE,
+    ) -> None:
+        self.max_damage = max_damage
         self.branches = {branch.spec.stream: branch for branch in branches}
         self.spec = branches[0].spec
         """Of the first stream; what it says of frames, views and clips holds for all."""
@@ -150,7 +159,7 @@ class Extractor:
                 name: resources.enter_context(Draft(target, self.branches[name].spec))
                 for name, target in task.targets.items()
             }
-            resampling = Resampling(stream.header.fps, self.spec.fps_used())
+            resampling = self._resampling(task.source, stream.header)
             snippets = self.snippets(task, stream, resampling, watch)
             for name, batch in resources.enter_context(closing(snippets)):
                 check_stop()
@@ -158,7 +167,8 @@ class Extractor:
                     drafts[name].append(batch)
             report = stream.report
             spans = resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)
-            attributes = self._attributes(task, stream, resampling)
+            note = length_note(_claims(task, stream), self.spec.clip_length)
+            attributes = self._attributes(task, stream, resampling, note)
             batch_used = self._batch_used(task)
             for name, draft in drafts.items():
                 used = {"batch_used": batch_used.get(name)}
@@ -171,6 +181,7 @@ class Extractor:
             num_clips=len(spans),
             num_frames=report.num_frames,
             repaired_frames=report.repaired_frames,
+            length_note=note,
             fps=float(resampling.fps_source),
             checksums={name: draft.checksum for name, draft in drafts.items()},
             retries=tuple(retries),
@@ -200,6 +211,18 @@ class Extractor:
             )
         return UNSTATED_FPS
 
+    def _resampling(self, source: Path, header: VideoHeader) -> Resampling:
+        """Raises DecodeError for a rate to resample from that cannot be believed."""
+        used = self.spec.fps_used()
+        if used and not MIN_FPS <= header.fps <= MAX_FPS:
+            raise DecodeError(
+                f"{source}: claims {float(header.fps):.6g} frames a second, where {MIN_FPS} to "
+                f"{MAX_FPS} can be resampled to {self.spec.fps}: correct the file, or use "
+                f"--fps native",
+                "no-fps",
+            )
+        return Resampling(header.fps, used)
+
     def snippets(
         self, task: Task, stream: FrameStream, resampling: Resampling, watch: Stopwatch
     ) -> Generator[tuple[str, NDArray[np.float32]], None, None]:
@@ -217,7 +240,7 @@ class Extractor:
                     yield from ((name, batch) for batch in work.add(frames))
             for name, work in works.items():
                 yield from ((name, batch) for batch in work.rest())
-            self._check(stream, resampling)
+            self._check(task, stream, resampling)
 
     def _views(self, header: VideoHeader) -> Views:
         settings = ViewSettings(
@@ -237,14 +260,14 @@ class Extractor:
         pictures = branch.pictures(task.video.video_id, resources)
         return Snippets(branch.spec, self._networks[name], pictures, views.boxes, watch)
 
-    def _check(self, stream: FrameStream, resampling: Resampling) -> None:
-        report = stream.report
-        claimed = claimed_frames(stream.header, report)
-        missing = max(0, claimed - report.num_frames)
-        if report.repaired_frames + missing > MAX_REPAIRED * max(claimed, report.num_frames):
+    def _check(self, task: Task, stream: FrameStream, resampling: Resampling) -> None:
+        report, claims = stream.report, _claims(task, stream)
+        lost = report.repaired_frames + claims.missing
+        if lost > self.max_damage * max(claims.claimed, report.num_frames):
             raise DecodeError(
-                f"{report.num_frames} frames decoded of {claimed} that the header claims, "
-                f"{report.repaired_frames} of them repaired: more than {MAX_REPAIRED:.0%} are lost",
+                f"{report.num_frames} frames decoded of {claims.claimed} that the header claims, "
+                f"{report.repaired_frames} of them repaired: more than {self.max_damage:.0%} are "
+                f"lost (--max-damage)",
                 "damaged",
             )
         if not len(resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)):
@@ -255,7 +278,9 @@ class Extractor:
                 "too-short",
             )
 
-    def _attributes(self, task: Task, stream: FrameStream, resampling: Resampling) -> Attributes:
+    def _attributes(
+        self, task: Task, stream: FrameStream, resampling: Resampling, note: str
+    ) -> Attributes:
         report, video = stream.report, task.video
         assert task.source is not None
         is_stated = video.fps or not task.source.is_dir()
@@ -266,6 +291,8 @@ class Extractor:
             "num_frames": report.num_frames,
             "num_frames_header": stream.header.num_frames,
             "repaired_frames": report.repaired_frames,
+            "max_damage": self.max_damage,
+            "length_note": note or None,
             "fps_source": fps,
             "fps_used": fps and float(resampling.fps_used),
             "decoder": report.decoder,
@@ -325,17 +352,18 @@ def _manifest_attributes(video: Video) -> dict[str, str | int | float | None]:
     }
 
 
-def claimed_frames(header: VideoHeader, report: DecodeReport) -> int:
-    """Number of frames that the file should have given; ``report.num_frames`` if it is silent.
-
-    The lower of what two witnesses say, since either may lie harmlessly: the count in the
-    header, which knows nothing of an mp4's edit list, and the time at which the video is to
-    end, in frames at the pace of those decoded, whatever the average frame rate claims.
-    """
-    claims = [header.num_frames] if header.num_frames else []
-    if header.seconds and report.end and report.end > 0:
-        claims.append(round(report.num_frames * header.seconds / report.end))
-    return min(claims, default=report.num_frames)
+def _claims(task: Task, stream: FrameStream) -> Claims:
+    """What header and manifest say of a video that has been decoded."""
+    header, report = stream.header, stream.report
+    return Claims(
+        report.num_frames,
+        report.end,
+        header.num_frames,
+        header.seconds,
+        frame_bounds(task.video),
+        report.left_out,
+        header.fps,
+    )
 
 
 def resampled(

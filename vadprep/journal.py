@@ -44,7 +44,7 @@ class Row:
     checksum: str
     """CRC-32 of the features, hexadecimal."""
     reason: str
-    """Why a video failed, in one line."""
+    """Why a video failed, or why the length of one that is done is not what was said; one line."""
     time: float
     """Seconds since 1970."""
 
@@ -62,7 +62,7 @@ def row_of(stored: StoredVideo, shard: int) -> Row:
         fps=float(known.get("fps_source", 0)),
         decoder=str(known.get("decoder", "")),
         checksum=f"{int(known.get('features_crc32', 0)):08x}",
-        reason=str(known.get("reason", "")),
+        reason=str(known.get("reason", known.get("length_note", ""))),
         time=time.time(),
     )
 
@@ -95,6 +95,11 @@ def totals_of(row: Row) -> Totals:
     )
 
 
+def is_notable(row: Row) -> bool:
+    """True when there is something to say of a video: it failed, was repaired, is of odd length."""
+    return row.status == FAILED or row.repaired_frames > 0 or bool(row.reason)
+
+
 @dataclass(frozen=True, slots=True)
 class Earlier:
     """A row that another takes the place of, and where it stands."""
@@ -115,13 +120,14 @@ class Tail:
     against: dict[int, str]
     """Rank -> mark of a file of which rows were replaced."""
     totals: Totals
-    failure: int
-    """Where the last row before this one starts that failed or replaced a failure; 0: nowhere."""
+    notable: int
+    """Where the last notable row before this one starts, or one that replaced a failure; 0:
+    nowhere."""
 
 
 COLUMNS = [field.name for field in fields(Row)]
 TOTALS = [f"total_{field.name}" for field in fields(Totals)]
-ALL_COLUMNS = [*COLUMNS, "against", *TOTALS, "last_failure"]
+ALL_COLUMNS = [*COLUMNS, "against", *TOTALS, "last_notable"]
 """Folders of before have ``COLUMNS`` only: their totals have to be counted."""
 
 _KINDS = {
@@ -167,7 +173,7 @@ class Journal:
         appended.cut(self._manifest, self._size)
         self._totals: Totals | None = Totals()
         self._against: dict[int, str] = {}
-        self._failure = 0
+        self._notable = 0
         if last := appended.last_row(self._manifest):
             self._go_on(*last)
 
@@ -177,8 +183,8 @@ class Journal:
             self._totals = None  # begun without totals: they are counted for good
             return
         self._totals, self._against = tail.totals, tail.against
-        # The last row's own failure may be the latest, and looking at one row more does no harm.
-        self._failure = start
+        # The last row may be notable itself, and looking at one row more does no harm.
+        self._notable = start
 
     def finished(self, row: Row, earlier: Earlier | None = None) -> Row:
         """Append a finished video, whose row so far was ``earlier``; the row as it was written."""
@@ -186,13 +192,13 @@ class Journal:
             row = replace(row, time=max(row.time, earlier.time + 0.001))
         content = appended.lines([[*_values(row), *self._sums(row, earlier)]])
         appended.append(self._manifest, content)
-        if row.status == FAILED or (earlier and earlier.totals.failed):
-            self._failure = self._size
+        if is_notable(row) or (earlier and earlier.totals.failed):
+            self._notable = self._size
         self._size += len(content)
         return row
 
     def _sums(self, row: Row, earlier: Earlier | None) -> list[object]:
-        """The cells behind those of the row: of the totals with it, the failure before it."""
+        """The cells behind those of the row: of the totals with it, the notable row before it."""
         if self._totals is None:
             return []
         self._totals += totals_of(row)
@@ -201,7 +207,7 @@ class Journal:
             if earlier.rank != self.rank:
                 self._against[earlier.rank] = earlier.file
         against = " ".join(f"{rank}@{mark}" for rank, mark in sorted(self._against.items()))
-        return [against, *astuple(self._totals), self._failure]
+        return [against, *astuple(self._totals), self._notable]
 
     def event(self, event: str, video_id: str, /, **values: Any) -> None:
         """Append one event: run, start, committed, failed or skipped."""
@@ -277,27 +283,27 @@ def tail_of(path: Path) -> Tail | None:
 def _tail(path: Path, values: list[str]) -> Tail | None:
     if len(values) < len(ALL_COLUMNS):
         return None
-    against, *sums, failure = values[len(COLUMNS) :]
+    against, *sums, notable = values[len(COLUMNS) :]
     try:
         marks = dict(each.split("@") for each in against.split())
         return Tail(
             row_from(values),
             {int(rank): mark for rank, mark in marks.items()},
             Totals(*map(int, sums)),
-            int(failure),
+            int(notable),
         )
     except (TypeError, ValueError) as error:
         raise damaged(path, error) from error
 
 
-def failures_in(path: Path) -> Iterator[Row]:
-    """Rows of one rank, the last first, among them all that failed or replaced a failure."""
+def notable_in(path: Path) -> Iterator[Row]:
+    """Rows of one rank, the last first, among them all notable ones and what replaced failures."""
     tail = tail_of(path)
     while tail and tail.row:
         yield tail.row
-        if not tail.failure:
+        if not tail.notable:
             return
-        tail = _tail(path, next(appended.rows(path, tail.failure)))
+        tail = _tail(path, next(appended.rows(path, tail.notable)))
 
 
 # ---------------------------------------------------------------- events

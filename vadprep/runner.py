@@ -105,7 +105,8 @@ def make_runner(specs: Sequence[Spec], settings: Settings, out: Path) -> Runner:
 
 def make_extractor(specs: Sequence[Spec], settings: Settings) -> Extractor:
     """The extractor of the streams; raises SpecError when the weights are not the specs'."""
-    return Extractor([_make_branch(spec, settings) for spec in specs], settings.stall_seconds)
+    branches = [_make_branch(spec, settings) for spec in specs]
+    return Extractor(branches, settings.stall_seconds, settings.max_damage)
 
 
 def _make_branch(spec: Spec, settings: Settings) -> Branch:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vadprep.backbones import missing_weights_message, scaling_of
 from vadprep.backbones.weights import RANDOM, random_seed, weights_path
+from vadprep.claims import MAX_DAMAGE
 from vadprep.crops import crop_boxes, resize_taps, target_size
 from vadprep.decode import DECODERS
 from vadprep.driver import Share
@@ -52,6 +53,9 @@ class Settings:
     share: Share = field(default_factory=Share)
     shard_size: int | None = None
     """Videos a shard; None for what the folder was made with."""
+    max_damage: float = MAX_DAMAGE
+    """Share of a video's frames that may be repaired or missing: which videos are there, not what
+    their numbers are, so no part of the spec."""
     address: str = "local"
     """Of the Ray cluster; ``local`` starts one for this run alone."""
     stall_seconds: float = 60.0
@@ -63,6 +67,8 @@ class Settings:
             raise ValueError(f"streams = {','.join(self.streams)!r}: allowed are {words}")
         if self.stall_seconds <= 0:
             raise ValueError(f"stall_seconds = {self.stall_seconds}: expected a positive number")
+        if not 0 <= self.max_damage <= 1:
+            raise ValueError(f"max_damage = {self.max_damage}: expected a share from 0 to 1")
         self._check_saved_flow()
         settable = SETTABLE + (SETTABLE_FLOW if "flow" in self.streams else ())
         for name in self.overrides:

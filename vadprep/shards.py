@@ -2,9 +2,9 @@
 
     /                attributes: format, version, stream, spec (JSON), spec_hash
     /000000          attributes of one video: video_id, status, label, split, category, path,
-                     num_frames, num_frames_header, repaired_frames, fps_source, fps_used,
-                     decoder, source_bytes, source_sha256, features_crc32, spans_crc32, reason;
-                     what is unknown is absent
+                     num_frames, num_frames_header, repaired_frames, max_damage, length_note,
+                     fps_source, fps_used, decoder, source_bytes, source_sha256, features_crc32,
+                     spans_crc32, reason; what is unknown is absent
     /000000/features [num_clips, num_crops, dim], contiguous
     /000000/spans    int64 [num_clips, 2], half-open source frames
     /000001 ...

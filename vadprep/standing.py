@@ -17,6 +17,7 @@ from vadprep.journal import (
     Totals,
     damaged,
     file_mark,
+    is_notable,
     manifest_path,
     manifest_paths,
     row_from,
@@ -41,7 +42,7 @@ class Standing:
         self._time = np.zeros(count)
         self._rank = np.zeros(count, np.int32)
         self._counts = np.zeros((3, count), np.int64)  # clips, frames, repaired frames
-        self._failed: dict[int, Row] = {}
+        self._notable: dict[int, Row] = {}
         self._marks: dict[int, str] = {}
         for rank, path in manifest_paths(folder.path).items():
             try:
@@ -58,8 +59,8 @@ class Standing:
         age = self._time[number], self.state[number] == IS_DONE
         if self.state[number] == MISSING or (time, is_done) >= age:
             self._note(number, is_done, time, rank, tuple(map(int, values[3:6])))
-            if not is_done:
-                self._failed[number] = row_from(values)
+            if not is_done or values[5] != "0" or values[9]:
+                self._notable[number] = row_from(values)
 
     def _note(
         self, number: int, is_done: bool, time: float, rank: int, counts: tuple[int, ...]
@@ -67,16 +68,15 @@ class Standing:
         self.state[number] = IS_DONE if is_done else IS_FAILED
         self._time[number], self._rank[number] = time, rank
         self._counts[:, number] = counts
-        if is_done:
-            self._failed.pop(number, None)
+        self._notable.pop(number, None)
 
     def note(self, row: Row, rank: int) -> None:
         """Take up a row that was written just now."""
         number, is_done = self.plan.number(row.video_id), row.status == DONE
         counts = row.num_clips, row.num_frames, row.repaired_frames
         self._note(number, is_done, row.time, rank, counts)
-        if not is_done:
-            self._failed[number] = row
+        if is_notable(row):
+            self._notable[number] = row
 
     def earlier(self, video_id: str) -> Earlier | None:
         """The row that the next one of a video takes the place of; None when there is none."""
@@ -107,9 +107,9 @@ class Standing:
             damaged=int((counts[2, is_done] > 0).sum()),
         )
 
-    def failed(self) -> list[Row]:
-        """Rows of the videos that failed, in the order of the plan."""
-        return [self._failed[number] for number in sorted(self._failed)]
+    def notable(self) -> list[Row]:
+        """Rows of the videos that something is to be said of, in the order of the plan."""
+        return [self._notable[number] for number in sorted(self._notable)]
 
     def missing(self) -> Iterator[str]:
         """Ids of the videos without a row, in the order of the plan."""

@@ -9,10 +9,19 @@ from itertools import islice
 from pathlib import Path
 
 from vadprep.folder import StreamFolder, ids_in_shard, plan_size
-from vadprep.journal import Row, Totals, age, failures_in, file_mark, manifest_paths, tail_of
+from vadprep.journal import (
+    Row,
+    Totals,
+    age,
+    file_mark,
+    is_notable,
+    manifest_paths,
+    notable_in,
+    tail_of,
+)
 from vadprep.lease import Run, running
 from vadprep.pace import Pace, pace_of
-from vadprep.shards import FAILED
+from vadprep.shards import DONE, FAILED
 from vadprep.spec import Spec
 from vadprep.standing import Standing
 
@@ -24,7 +33,8 @@ class Status:
     spec: Spec
     planned: int
     totals: Totals
-    failed: tuple[Row, ...]
+    notable: tuple[Row, ...]
+    """Of the videos that failed, were repaired, or are of another length than was said."""
     missing: tuple[str, ...]
     """Videos without a row, those in the works among them; not all of them when that was asked."""
     shards_planned: int
@@ -36,6 +46,20 @@ class Status:
     @property
     def done(self) -> int:
         return self.totals.done
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.notable if row.status == FAILED)
+
+    @property
+    def repaired(self) -> tuple[Row, ...]:
+        """Videos that are done with frames repaired."""
+        return tuple(row for row in self.notable if row.status == DONE and row.repaired_frames)
+
+    @property
+    def noted(self) -> tuple[Row, ...]:
+        """Videos that are done but whose length is not what was said, with the likely cause."""
+        return tuple(row for row in self.notable if row.status == DONE and row.reason)
 
     @property
     def num_missing(self) -> int:
@@ -52,7 +76,7 @@ class Status:
     @property
     def is_complete(self) -> bool:
         all_final = self.shards_final == self.shards_planned
-        return all_final and not self.num_missing and not self.failed
+        return all_final and not self.num_missing and not self.totals.failed
 
 
 def status(folder: StreamFolder, most: int | None = None) -> Status:
@@ -65,8 +89,8 @@ def status(folder: StreamFolder, most: int | None = None) -> Status:
     standing = None
     if found is None or found[0].done + found[0].failed > size.videos:
         standing = Standing(folder)
-        found = standing.totals, standing.failed()
-    totals, failed = found
+        found = standing.totals, standing.notable()
+    totals, notable = found
     num_missing = size.videos - totals.done - totals.failed
     missing: list[str] = []
     if num_missing and most is not None and standing is None:
@@ -78,7 +102,7 @@ def status(folder: StreamFolder, most: int | None = None) -> Status:
         spec=folder.spec,
         planned=size.videos,
         totals=totals,
-        failed=tuple(sorted(failed, key=lambda row: (row.shard, row.video_id))),
+        notable=tuple(sorted(notable, key=lambda row: (row.shard, row.video_id))),
         missing=tuple(missing[:num_missing]),
         shards_planned=size.shards,
         shards_final=len(folder.final_shards()),
@@ -88,7 +112,7 @@ def status(folder: StreamFolder, most: int | None = None) -> Status:
 
 
 def _from_ends(folder: Path) -> tuple[Totals, list[Row]] | None:
-    """Totals of all ranks from the last row of each, and the rows that failed.
+    """Totals of all ranks from the last row of each, and the notable rows.
 
     None where the ends do not tell: rows of an older version, or one that took the place of a row
     in a file that has been removed since.
@@ -106,19 +130,20 @@ def _from_ends(folder: Path) -> tuple[Totals, list[Row]] | None:
             if marks[rank] != mark:
                 return None
         totals += tail.totals
-    failed = _failed(list(paths.values())) if totals.failed else []
-    return (totals, failed) if len(failed) == totals.failed else None
+    notable = _notable(paths.values())
+    num_failed = sum(row.status == FAILED for row in notable)
+    return (totals, notable) if num_failed == totals.failed else None
 
 
-def _failed(paths: Iterable[Path]) -> list[Row]:
-    """Rows of the videos that failed and were not done since."""
+def _notable(paths: Iterable[Path]) -> list[Row]:
+    """Rows that something is to be said of and that no other has taken the place of."""
     rows: dict[str, Row] = {}
     for path in paths:
-        for row in failures_in(path):
+        for row in notable_in(path):
             old = rows.get(row.video_id)
             if old is None or age(row) > age(old):
                 rows[row.video_id] = row
-    return [row for row in rows.values() if row.status == FAILED]
+    return [row for row in rows.values() if is_notable(row)]
 
 
 def _unfinished(folder: StreamFolder, shards: int) -> Iterator[str]:

@@ -139,7 +139,8 @@ def status_json(status: Status) -> dict[str, Any]:
         "num_clips": status.num_clips,
         "num_frames": status.num_frames,
         "repaired_frames": status.totals.repaired_frames,
-        "damaged": status.totals.damaged,
+        "repaired_videos": status.totals.damaged,
+        "length_notes": {row.video_id: row.reason for row in status.noted},
         "shards_planned": status.shards_planned,
         "shards_final": status.shards_final,
         "videos_per_second": pace.videos_per_second,
@@ -175,10 +176,17 @@ def _running(run: Run) -> str:
 
 
 def show_failures(status: Status) -> None:
-    """List what failed and why, and what is missing, each list cut when it is long."""
+    """List what failed and why, what is missing, and what is done but odd: damaged in part, or of
+    another length than was said. Each list is cut when it is long."""
     more = "vadprep status --json has all"
     listed("failed", [f"{row.video_id}: {_one_line(row)}" for row in status.failed], more)
     listed("missing", status.missing, more, status.num_missing)
+    repaired = [
+        f"{row.video_id}: {row.repaired_frames:,} of {row.num_frames:,} frames"
+        for row in status.repaired
+    ]
+    listed("repaired", repaired, more)
+    listed("length", [f"{row.video_id}: {row.reason}" for row in status.noted], more)
 
 
 def _one_line(row: Row) -> str:
