@@ -189,7 +189,7 @@ def folders_in(path: Path) -> list[Any]:
 @click.option("--by-stage", is_flag=True, help="Where the time went, and what limits.")
 @click.option("--json", "as_json", is_flag=True, help="For programs, with every id.")
 def status(features: Path, by_stage: bool, as_json: bool) -> None:
-    """How far a feature folder is: done, running, failed with reasons, missing, pace."""
+    """How far a feature folder is: done, running, failed, missing."""
     folders = folders_in(features)
     results = [status_of(folder, None if as_json else tables.MOST_LISTED) for folder in folders]
     found = [stages.stages_of(read_events(each.path)) for each in folders if by_stage]
