@@ -42,7 +42,7 @@ def test_more_workers_are_faster_until_something_else_limits():
     cells = list(large_sets(measured(Machines(1, 4, 16, True), compute=0.01)))
     assert [row[1] for row in cells] == ["xd"] * len(MANY) + ["ucf"] * len(MANY)
     assert [row[3] for row in cells[:3]] == ["1 GPU", "8 GPUs", "64 GPUs"]
-    assert {row[5] for row in cells} == {"compute"}
+    assert [row[5] for row in cells] == ["compute"] * 4 + ["longest video"] * 2
     cells = list(large_sets(measured(Machines(2, cores=2), compute=0.4)))
     assert cells[0][3] == "1 CPU worker"
-    assert {row[5] for row in cells} == {"processor, for compute"}
+    assert [row[5] for row in cells] == ["processor, for compute"] * 5 + ["longest video"]

@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from vadprep.clips import Resampling, num_clips
-from vadprep.costs import Costs, bottleneck, run_seconds, total
+from vadprep.costs import Costs, limit_of_run, run_seconds
 from vadprep.datasets import frame_bounds, load_dataset, videos_in
 from vadprep.estimate import Estimate, Probe, estimate
 from vadprep.folder import StreamFolder
@@ -166,13 +166,14 @@ def large_sets(here: Estimate) -> Iterator[Cells]:
         for count in MANY:
             cores = max(1, count * machines.cores // machines.workers)
             many = replace(machines, workers=count, cores=cores)
+            seconds = run_seconds(costs, many, measured.between)
             yield (
                 spec.stream,
                 name,
                 sum(video.num_frames or 0 for video in videos),
                 f"{count} {'GPU' if many.has_gpus else 'CPU worker'}{'s' * (count > 1)}",
-                duration(run_seconds(costs, many, measured.between)),
-                bottleneck(total(costs), many),
+                duration(seconds),
+                limit_of_run(costs, many, seconds),
             )
 
 
