@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+import torch
+
 from vadprep.clips import Resampling, num_clips
 from vadprep.costs import Costs, limit_of_run, run_seconds
 from vadprep.datasets import frame_bounds, load_dataset, videos_in
@@ -98,13 +100,19 @@ def bench_workers(
     for stream in streams:
         settings = Settings(streams=(stream,), weights="random:0", device=device)
         with tempfile.TemporaryDirectory() as folder:
-            for workers in WORKERS:
+            for workers in _counts(device):
                 asked = replace(settings, workers=workers)
                 out = Path(folder) / str(workers)
                 foretold = estimate(manifest, clips, out, asked)
                 runs.append(_run(manifest, clips, out, asked, foretold))
         sets += large_sets(foretold)
     return WorkersBench(tuple(runs), tuple(sets))
+
+
+def _counts(device: str) -> list[int]:
+    """Numbers of workers that there are devices for."""
+    most = torch.cuda.device_count() if device == "cuda" else max(WORKERS)
+    return [count for count in WORKERS if count <= most]
 
 
 def _repeated(manifest: Manifest, repeat: int) -> Manifest:
