@@ -245,6 +245,38 @@ def test_a_failed_video_is_done_again_on_request_and_replaces_its_failure(undist
     assert after == before
 
 
+def test_a_failed_video_that_is_done_again_in_another_world_size_counts_once(tmp_path):
+    ids = [f"v{n}" for n in range(12)]
+    manifest, root = make_root(tmp_path / "videos", ids)
+    path = tmp_path / "f"
+
+    def failing(*bad: str):
+        def work(task: Task) -> Report:
+            if task.video.video_id not in bad:
+                return fake_worker(task)
+            write_failure(task.targets["rgb"], SPEC, {"video_id": task.video.video_id}, "broken")
+            return Report(task.video.video_id, FAILED, "broken", "damaged")
+
+        return work
+
+    for rank in range(4):
+        drive(path, manifest, root, failing("v1", "v4", "v10"), Share(rank, 4))
+    found = status(StreamFolder.open(path), 20)
+    assert (found.done, {row.video_id for row in found.failed}) == (9, {"v1", "v4", "v10"})
+    for rank in range(2):
+        drive(path, manifest, root, failing("v4"), Share(rank, 2), retry=True)
+    found = status(StreamFolder.open(path), 20)
+    assert (found.done, [row.video_id for row in found.failed]) == (11, ["v4"])
+    folder = drive(path, manifest, root, retry=True)
+    for most in (None, 20):
+        found = status(StreamFolder.open(path), most)
+        assert found.is_complete and (found.done, found.num_clips) == (12, 60)
+    assert verify(folder).problems == ()
+    (path / "manifest-00000.csv").unlink()
+    drive(path, manifest, root)
+    assert status(StreamFolder.open(path), 20).is_complete
+
+
 def test_a_skipped_video_is_left_for_the_next_run(tmp_path):
     manifest, root = make_root(tmp_path / "videos")
 

@@ -213,7 +213,7 @@ def folders_in(path: Path) -> list[Any]:
 def status(
     features: Path, by_stage: bool, missing_ranks: bool, world_size: int | None, as_json: bool
 ) -> None:
-    """How far a folder is: done, running, failed, missing, pace."""
+    """How far a feature folder is: done, running, failed, missing."""
     folders = folders_in(features)
     if missing_ranks:
         show_missing_ranks(folders, world_size)

@@ -76,7 +76,7 @@ def bench_memory(minutes: str) -> None:
 @bench.command("plan")
 @click.option("--videos", type=click.IntRange(1000), default=1_000_000, show_default=True)
 def bench_plan(videos: int) -> None:
-    """Seconds and memory of planning many videos, of a commit and of a status."""
+    """Planning, commits and status of very many videos."""
     from vadprep.bench_plan import bench_plan as measure
 
     tables.show(measure(videos).rows())
@@ -88,7 +88,7 @@ def bench_plan(videos: int) -> None:
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Each video.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def bench_workers(clips: Path, streams: str, repeat: int, device: str) -> None:
-    """Two workers against one, the time foretold, and that of the large data sets."""
+    """Two workers against one, and the time foretold."""
     from vadprep.bench_workers import bench_workers as measure
 
     with arguments():

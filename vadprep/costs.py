@@ -16,6 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 DECODER, WORKER, PROCESSOR = "decoder", "worker", "processor"
+LONGEST = "longest video"
+
+WAITING_FOR_ONE = 1.25
+"""Times as long as with all at work to the end, from which on the longest video is to blame."""
 
 MOST_SIMULATED = 20_000
 """Videos; the end of a run of more is a small part of it."""
@@ -83,6 +87,14 @@ def bottleneck(costs: Costs, machines: Machines) -> str:
         return DECODER
     longest = max(costs.stages, key=lambda each: costs.stages[each])
     return longest if scarcest == WORKER else f"{PROCESSOR}, for {longest}"
+
+
+def limit_of_run(videos: Sequence[Costs], machines: Machines, seconds: float) -> str:
+    """What limits a run of ``seconds``: what is scarcest, or its longest video at the end."""
+    together = total(videos)
+    is_waiting = seconds > WAITING_FOR_ONE * seconds_a_clip(together, machines)
+    slots = machines.workers * machines.decoders
+    return LONGEST if is_waiting and len(videos) > slots else bottleneck(together, machines)
 
 
 def gains(costs: Costs, machines: Machines) -> dict[str, float]:

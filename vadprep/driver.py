@@ -31,7 +31,7 @@ from vadprep.lease import Lease, leased
 from vadprep.manifest import Manifest
 from vadprep.shards import DONE, FAILED, write_shard
 from vadprep.signals import check_stop, request_stop, stop_on_signals
-from vadprep.standing import IS_FAILED, MISSING, Standing
+from vadprep.standing import IS_DONE, IS_FAILED, MISSING, Standing
 from vadprep.tasks import Tasks
 
 Worker = Callable[[Task], Report]
@@ -89,14 +89,18 @@ class StreamDriver:
         remove_stale(path / "shards", self._is_sole)
         plan, state = self.folder.plan, self._standing.state
         final, partial = self.folder.final_shards(), self.folder.partial_shards()
+        is_new = self.journal.is_new
         for shard in self.share.owned(self.folder):
             states = state[plan.in_shard(shard)]
             fresh: set[int] = set()
             if shard in partial:
                 remove_stale(self.folder.partial(shard), lambda name: self.lease is not None)
                 fresh = self.folder.finished(shard)
+            if shard in final and shard not in partial and (states == IS_DONE).all():
+                continue
             for position in range(len(states)) if shard in final else sorted(fresh):
-                retried = states[position] == IS_FAILED and position in fresh
+                # With the journal a row may be lost that took the place of a failure.
+                retried = states[position] == IS_FAILED and (position in fresh or is_new)
                 if states[position] == MISSING or retried:
                     self._adopt(Place(shard, position))
             if shard in partial:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from vadprep.clips import Resampling, num_clips, num_flows
-from vadprep.costs import Costs, Machines, bottleneck, run_seconds, total
+from vadprep.costs import Costs, Machines, limit_of_run, run_seconds
 from vadprep.crops import target_size
 from vadprep.datasets import SourceIndex
 from vadprep.decode import open_frames
@@ -416,7 +416,7 @@ def _run_seconds(
         return _Run(0.0, "", ())
     between = max(each.between for each in probes)
     seconds = run_seconds(costs, machines, between)
-    return _Run(seconds, bottleneck(total(costs), machines), tuple(probes))
+    return _Run(seconds, limit_of_run(costs, machines, seconds), tuple(probes))
 
 
 def _warm_up(extractor: Extractor, names: Sequence[str]) -> None:

@@ -174,7 +174,10 @@ class Journal:
         self._totals: Totals | None = Totals()
         self._against: dict[int, str] = {}
         self._notable = 0
-        if last := appended.last_row(self._manifest):
+        last = appended.last_row(self._manifest)
+        self.is_new = last is None
+        """Whether there were no rows: at the first run, or when the file has been removed."""
+        if last:
             self._go_on(*last)
 
     def _go_on(self, start: int, values: list[str]) -> None:
