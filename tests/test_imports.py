@@ -21,7 +21,7 @@ ROWS = [
     ["journal", "datasets", "download", "groundtruth"],
     ["folder", "truth_check"],
     ["features"],
-    ["verify", "legacy"],
+    ["verify", "legacy", "repack"],
     ["compare"],
     ["decoders", "backbones", "flow", "views"],
     ["decoding", "snippets", "tensorboard"],
@@ -32,13 +32,13 @@ ROWS = [
     ["snapshots", "subsampled"],
     ["fit", "outcome"],
     ["runner", "train"],
-    ["tables", "report", "scenery"],
+    ["tables", "report", "scenery", "bar"],
     ["progress", "estimate", "bench", "scene", "bench_flow", "bench_memory", "bench_train"],
     ["demo", "doctor", "recipes"],
     ["options"],
     [
         *("cli_exchange", "cli_features", "cli_models", "cli_protocol"),
-        *("cli_tools", "cli_weights"),
+        *("cli_shards", "cli_tools", "cli_weights"),
     ],
     ["cli"],
 ]
@@ -46,7 +46,7 @@ ROWS = [
 
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 LIGHT = [
-    *("features", "manifest", "datasets", "spec", "shards", "verify", "cli"),
+    *("features", "manifest", "datasets", "spec", "shards", "verify", "repack", "cli"),
     *("legacy.importing", "legacy.exporting", "compare.comparing"),
 ]
 

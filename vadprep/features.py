@@ -45,14 +45,25 @@ class StreamReader:
         rows = read_rows(self.folder.path)
         return [
             video_id
-            for video_id in self.folder.plan.places
+            for video_id in self.planned()
             if (rows[video_id].status == DONE if video_id in rows else self._is_done(video_id))
         ]
 
     def _is_done(self, video_id: str) -> bool:
         """Ask the files, where the journal has no row (a copied folder, or a kill just then)."""
-        path, _ = self.folder.location(self.folder.plan.places[video_id])
-        return path.exists() and self.stored(video_id).is_done
+        return self.is_finished(video_id) and self.stored(video_id).is_done
+
+    def planned(self) -> list[str]:
+        """Ids of all videos of the plan, finished or not, in its order."""
+        return list(self.folder.plan.places)
+
+    def location(self, video_id: str) -> tuple[Path, str]:
+        """File and group of a planned video; the file is not there before it is finished."""
+        return self.folder.location(self.folder.plan.places[video_id])
+
+    def is_finished(self, video_id: str) -> bool:
+        """True when the video is done or has failed, by the files."""
+        return self.location(video_id)[0].exists()
 
     def stored(self, video_id: str) -> StoredVideo:
         """What the shard holds of a video; raises ShardError when it is damaged or another's.
@@ -76,7 +87,7 @@ class StreamReader:
     def _shard(self, video_id: str) -> tuple[Shard, str]:
         if self._process != os.getpid():  # forked: the parent's handles are not ours
             self._open, self._process = OrderedDict(), os.getpid()
-        path, group = self.folder.location(self.folder.plan.places[video_id])
+        path, group = self.location(video_id)
         if path not in self._open:
             self._open[path] = self._opened(path)
             if len(self._open) > OPEN_FILES:
