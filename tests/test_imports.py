@@ -15,11 +15,12 @@ PACKAGE = Path(vadprep.__file__).parent
 
 ROWS = [
     ["records"],
-    ["files", "signals", "sources", "stopwatch", "clips", "crops", "known", "figures"],
+    ["files", "remote", "signals", "sources", "stopwatch", "clips", "crops", "known", "figures"],
     ["spec"],
     ["shards", "manifest", "presets"],
     ["journal", "datasets", "download", "groundtruth"],
     ["folder", "truth_check"],
+    ["remote_folder"],
     ["features"],
     ["verify", "legacy", "repack"],
     ["compare"],

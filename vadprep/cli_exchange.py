@@ -20,6 +20,7 @@ from vadprep.legacy.importing import import_features
 from vadprep.legacy.layouts import LAYOUTS
 from vadprep.legacy.surveying import SPANS, Request
 from vadprep.options import (
+    FEATURES,
     FOLDER,
     arguments,
     chosen_manifest,
@@ -75,7 +76,7 @@ def import_(
 
 
 @click.command("export")
-@click.argument("features", type=FOLDER)
+@click.argument("features", type=FEATURES)
 @LAYOUT
 @manifest_options
 @click.option("--out", type=FOLDER, required=True, help="Folder for features and lists.")

@@ -17,8 +17,8 @@ from vadprep.datasets import dataset_names, load_dataset, summary
 from vadprep.features import stream_folders
 from vadprep.manifest import read_manifest
 from vadprep.options import (
+    FEATURES,
     FOLDER,
-    PATH,
     Videos,
     arguments,
     chosen_videos,
@@ -175,7 +175,7 @@ def folders_in(path: Path) -> list[Any]:
 
 
 @click.command()
-@click.argument("features", type=PATH)
+@click.argument("features", type=FEATURES)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(features: Path, as_json: bool) -> None:
     """How far a feature folder is: done, failed with reasons, missing."""
@@ -188,7 +188,7 @@ def status(features: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("features", type=PATH)
+@click.argument("features", type=FEATURES)
 def verify(features: Path) -> None:
     """Read every feature back: checksums, shapes, values, spans."""
     bad = 0

@@ -10,7 +10,7 @@ import click
 
 from vadprep import tables
 from vadprep.bar import shown_bar
-from vadprep.options import FOLDER
+from vadprep.options import FEATURES, FOLDER
 from vadprep.repack import repack
 from vadprep.verify import status as status_of
 
@@ -30,7 +30,7 @@ def shards() -> None:
 
 
 @shards.command()
-@click.argument("features", type=FOLDER)
+@click.argument("features", type=FEATURES)
 @SIZE
 @OUT
 def pack(features: Path, shard_size: int, out: Path) -> None:
@@ -39,7 +39,7 @@ def pack(features: Path, shard_size: int, out: Path) -> None:
 
 
 @shards.command()
-@click.argument("features", type=FOLDER)
+@click.argument("features", type=FEATURES)
 @SIZE
 @OUT
 def split(features: Path, shard_size: int, out: Path) -> None:
@@ -48,7 +48,7 @@ def split(features: Path, shard_size: int, out: Path) -> None:
 
 
 @shards.command()
-@click.argument("features", type=FOLDER, nargs=-1, required=True)
+@click.argument("features", type=FEATURES, nargs=-1, required=True)
 @MERGED_SIZE
 @OUT
 def merge(features: tuple[Path, ...], shard_size: int | None, out: Path) -> None:

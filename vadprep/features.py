@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from vadprep.folder import StreamFolder
 from vadprep.journal import read_rows
 from vadprep.records import FeaturesError, ShardError, SpecError
+from vadprep.remote import RemotePath, as_path
+from vadprep.remote_folder import RemoteFolder
 from vadprep.shards import DONE, Shard, StoredVideo
 from vadprep.spec import STREAMS, Spec, require_own
 
@@ -251,9 +253,10 @@ class Features(Mapping[str, VideoFeatures]):
 def open_features(path: str | Path) -> Features:
     """The features in a folder FEATURES (all its streams) or FEATURES/rgb (one).
 
-    Raises FeaturesError when there are none.
+    ``path`` may be a URL that fsspec reads, as ``s3://bucket/xd`` or ``https://host/xd``: only
+    the videos that are asked for are fetched. Raises FeaturesError when there are none.
     """
-    path = Path(path)
+    path = as_path(path)
     folders = stream_folders(path)
     if not folders:
         raise FeaturesError(
@@ -266,5 +269,6 @@ def open_features(path: str | Path) -> Features:
 def stream_folders(path: Path) -> dict[str, StreamFolder]:
     """Stream -> folder for each stream in FEATURES, or for the one folder ``path`` itself."""
     candidates = [path] if (path / "spec.json").exists() else [path / name for name in STREAMS]
-    folders = [StreamFolder.open(each) for each in candidates if (each / "spec.json").exists()]
+    kind = RemoteFolder if isinstance(path, RemotePath) else StreamFolder
+    folders = [kind.open(each) for each in candidates if (each / "spec.json").exists()]
     return {folder.spec.stream: folder for folder in folders}

@@ -73,7 +73,7 @@ class Plan:
 def read_plan(path: Path) -> Plan:
     """The plan in ``plan.csv``; raises FeaturesError naming the line that is off."""
     plan = Plan()
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as stream:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         for number, row in enumerate(csv.reader(stream)):
             if number == 0:
                 continue
