@@ -161,6 +161,19 @@ def test_one_video_of_a_large_shard_costs_little_more_than_itself(tmp_path):
         assert len(server.requests) - before[1] < 3 * len(features)
 
 
+def test_the_blocks_of_a_file_in_memory_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(remote, "KEPT_BLOCKS", 8)
+    videos = [stored_video(f"v{n:02d}", num_clips=90) for n in range(16)]
+    folder = write_folder(tmp_path / "xd" / "rgb", videos, shard_size=16)
+    name = f"xd/rgb/shards/{folder.shard(0).name}"
+    with FolderServer(tmp_path) as server, Shard(RemotePath(f"{server.url}/{name}")) as shard:
+        for group, video in zip(shard, videos, strict=True):
+            assert np.array_equal(shard.video(group).spans, video.spans)
+            assert len(shard._file._blocks) < 8 + 24
+    assert len(server.requests) > 64  # more than are kept
+
+
 def test_large_numbers_come_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "PIECE_BYTES", 1000)
     video = stored_video("a", num_clips=70, num_crops=5, dim=8)
@@ -273,7 +286,7 @@ def test_a_failed_request_is_made_again(web, behave):
 
 
 @pytest.mark.parametrize(
-    ("status", "tries"), [(500, 1 + len(remote.WAITS)), (401, 1)], ids=["again", "refused"]
+    ("status", "tries"), [(500, 1 + len(remote.WAITS)), (429, 1 + len(remote.WAITS)), (401, 1)]
 )
 def test_a_server_that_goes_on_failing_is_a_named_error(web, status, tries):
     features = open_features(f"{web.url}/xd")

@@ -5,8 +5,8 @@
     video.rgb      float16 [num_clips, num_crops, dim], read when asked for
     video.spans    int64 [num_clips, 2]: the source frames each snippet answers for
 
-Needs numpy and h5py only. Safe with forked and with spawned DataLoader workers: each process
-opens its own files.
+Needs numpy and h5py only, and fsspec where the folder is a URL (``s3://bucket/xd``). Safe with
+forked and with spawned DataLoader workers: each process opens its own files.
 """
 
 from __future__ import annotations

@@ -26,6 +26,9 @@ from vadprep.records import FeaturesError
 BLOCK_BYTES = 64 << 10
 """What is fetched at a time of a file's metadata."""
 
+KEPT_BLOCKS = 64
+"""Blocks of a file that are kept in memory between two calls, at most."""
+
 PIECE_BYTES = 16 << 20
 """The most that is fetched of its numbers in one request."""
 
@@ -40,13 +43,16 @@ FAILURES = {
 }
 """What fsspec's file systems raise beside OSError, by the module that is loaded if it does."""
 
+BUSY = (408, 429)
+"""Status of a server that wants to be asked again."""
+
 FORBIDDEN = 403
 """What an object store answers where a file is missing and listing is not allowed."""
 
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    _Path = Path
+    _Path = Path  # to the type checker, since whatever only reads a folder takes both
 else:
     _Path = object
 
@@ -234,7 +240,8 @@ def _failures() -> tuple[type[BaseException], ...]:
 def _is_refusal(error: BaseException) -> bool:
     """True when asking again will not help: no right to read, or a request that is none."""
     status = getattr(error, "status", 500)
-    return isinstance(error, PermissionError) or 400 <= status < 500
+    is_final = 400 <= status < 500 and status not in BUSY
+    return is_final or isinstance(error, PermissionError)
 
 
 class _Absent(Exception):
@@ -272,6 +279,8 @@ class RemoteFile(io.RawIOBase):
 
     def ask(self, get: Callable[[h5py.File], T]) -> T:
         """What ``get`` reads from the file; it may be called several times."""
+        if len(self._blocks) > KEPT_BLOCKS:
+            self._blocks.clear()
         while True:
             try:
                 with h5py.File(self, "r") as file:
