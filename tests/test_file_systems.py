@@ -132,8 +132,8 @@ def test_every_hdf5_file_on_a_disk_is_opened_without_a_lock():
                 locks = [ast.unparse(each.value) for each in node.keywords if each.arg == "locking"]
                 opened.append((path.name, mode, locks))
     read = [(name, locks) for name, mode, locks in opened if mode == "r"]
-    in_memory = [("remote.py", [])]  # blocks that were fetched: there is no file to lock
+    in_memory = [("hdf5.py", [])]  # blocks that were fetched: there is no file to lock
     assert sorted(read) == sorted(
-        [*in_memory, *((name, ["False"]) for name in ("formats.py", "score.py", "shards.py"))]
+        [*in_memory, *((name, ["False"]) for name in ("formats.py", "hdf5.py", "score.py"))]
     )
     assert {mode for _, mode, _ in opened} == {"r", "w"}  # to memory, or to our own descriptor

@@ -16,7 +16,7 @@ PACKAGE = Path(vadprep.__file__).parent
 ROWS = [
     ["records"],
     ["files", "remote", "signals", "sources", "stopwatch", "clips", "crops", "known", "figures"],
-    ["spec"],
+    ["spec", "hdf5"],
     ["shards", "manifest", "presets"],
     ["journal", "datasets", "download", "groundtruth"],
     ["folder", "truth_check"],

@@ -20,7 +20,7 @@ from commands import message, run
 from servers import FolderServer
 from stored import ODD_IDS, failed_video, features_of, small_spec, stored_video, write_folder
 
-from vadprep import remote
+from vadprep import hdf5, remote
 from vadprep.features import open_features
 from vadprep.folder import Place, StreamFolder
 from vadprep.records import FeaturesError, ShardError, SpecError
@@ -151,7 +151,7 @@ def test_one_video_of_a_large_shard_costs_little_more_than_itself(tmp_path):
         numbers = video.rgb
         assert np.array_equal(numbers, features_of(videos[17]))
         assert metadata < 1 << 20
-        assert server.sent - metadata <= numbers.nbytes + remote.BLOCK_BYTES
+        assert server.sent - metadata <= numbers.nbytes + hdf5.BLOCK_BYTES
         before = server.sent, len(server.requests)
         assert features["v17"].rgb.shape == numbers.shape  # the metadata are not fetched again
         assert server.sent - before[0] == numbers.nbytes
@@ -162,8 +162,8 @@ def test_one_video_of_a_large_shard_costs_little_more_than_itself(tmp_path):
 
 
 def test_the_blocks_of_a_file_in_memory_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "BLOCK_BYTES", 512)
-    monkeypatch.setattr(remote, "KEPT_BLOCKS", 8)
+    monkeypatch.setattr(hdf5, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(hdf5, "KEPT_BLOCKS", 8)
     videos = [stored_video(f"v{n:02d}", num_clips=90) for n in range(16)]
     folder = write_folder(tmp_path / "xd" / "rgb", videos, shard_size=16)
     name = f"xd/rgb/shards/{folder.shard(0).name}"
@@ -175,7 +175,7 @@ def test_the_blocks_of_a_file_in_memory_are_bounded(tmp_path, monkeypatch):
 
 
 def test_large_numbers_come_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(hdf5, "PIECE_BYTES", 1000)
     video = stored_video("a", num_clips=70, num_crops=5, dim=8)
     write_folder(tmp_path / "xd" / "rgb", [video], small_spec(crops=5))
     with FolderServer(tmp_path) as server, open_features(f"{server.url}/xd") as features:
@@ -361,7 +361,7 @@ def test_numbers_in_chunks_are_refused(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=np.zeros((4, 2)), chunks=(1, 2))
     with FolderServer(tmp_path) as server:
-        opened = remote.RemoteFile(RemotePath(f"{server.url}/a.h5"))
+        opened = hdf5.RemoteFile(RemotePath(f"{server.url}/a.h5"))
         with pytest.raises(ValueError, match="chunks"):
             opened.rows(lambda file: file["x"], slice(None))
 

@@ -35,15 +35,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.files import disk_errors, written
+from vadprep.hdf5 import opened
 from vadprep.records import FeaturesError, ShardError
-from vadprep.remote import RemoteFile, RemotePath
 from vadprep.spec import Spec
 
 FORMAT = "vadprep-shard"
@@ -64,7 +64,6 @@ KINDS = dict(video_id=str, status=str, num_frames=int, features_crc32=int, spans
 
 DONE, FAILED = "done", "failed"
 Attributes = Mapping[str, str | int | float]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -197,25 +196,6 @@ def _write_array(
         raise ShardError(f"{name} of {video.video_id!r} changed on the way: checksum differs")
 
 
-class LocalFile:
-    """An HDF5 file on a disk, opened without HDF5's lock, which network file systems often lack."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = h5py.File(path, "r", locking=False)
-
-    def ask(self, get: Callable[[h5py.File], T]) -> T:
-        """What ``get`` reads from the file."""
-        return get(self._file)
-
-    def rows(self, get: Callable[[h5py.File], h5py.Dataset], rows: slice) -> NDArray[Any]:
-        """Some rows of the data set that ``get`` finds."""
-        numbers: NDArray[Any] = get(self._file)[rows]
-        return numbers
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class Shard:
     """A shard: its spec and its videos by group name. Use as a context manager.
 
@@ -226,9 +206,7 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file: LocalFile | RemoteFile = (
-                RemoteFile(path) if isinstance(path, RemotePath) else LocalFile(path)
-            )
+            self._file = opened(path)
         except FileNotFoundError:
             raise ShardError(f"{path}: not there: run the same extract again") from None
         except DAMAGE as error:
