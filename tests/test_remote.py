@@ -374,3 +374,18 @@ def test_a_remote_shard_is_a_shard(bucket, web):
         for group in here:
             assert there.video(group).attributes == here.video(group).attributes
             assert np.array_equal(features_of(there.video(group)), here.features(group))
+
+
+def test_commands_take_a_url(bucket, web, tmp_path):
+    rows = [f'"{video_id}",x.mp4,test,0,[]' for video_id in ODD_IDS[4:6]]
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("\n".join(["video_id,path,split,label,intervals", *rows]) + "\n")
+    for place, out in ((f"{web.url}/xd", "there"), (bucket, "here")):
+        named = ("--manifest", manifest, "--layout", "rtfm", "--out", tmp_path / out)
+        result = run("export", place, *named)
+        assert result.exit_code == 0, result.output
+    files = sorted((tmp_path / "here").rglob("*.npy"))
+    assert len(files) >= 2
+    for file in files:
+        there = tmp_path / "there" / file.relative_to(tmp_path / "here")
+        assert there.read_bytes() == file.read_bytes()

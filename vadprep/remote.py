@@ -44,9 +44,10 @@ else:
 
 
 def as_path(path: str | Path) -> Path:
-    """A local path, or a RemotePath where ``path`` is a URL."""
-    is_url = isinstance(path, str) and "://" in path
-    return RemotePath(str(path)) if is_url else Path(path)
+    """A local path, or a RemotePath where ``path`` is a URL or one already."""
+    if isinstance(path, RemotePath):
+        return path
+    return RemotePath(path) if isinstance(path, str) and "://" in path else Path(path)
 
 
 class RemotePath(_Path):
