@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import message, run
+from commands import extract, message, run, without_network
 from stored import ODD_IDS, failed_video, features_of, small_spec, stored_video, write_folder
+from videos import write_video
 
 from vadprep.features import open_features
 from vadprep.folder import Place, StreamFolder, read_provenance, read_shard_size
@@ -314,3 +315,22 @@ def test_the_journal_of_a_copy_serves_json_status(tmp_path):
     assert found["done"] == len(VIDEOS)
     Journal(tmp_path / "b" / "rgb", 0)  # a rank of extract goes on behind it
     assert len(read_rows(tmp_path / "b" / "rgb")) == len(VIDEOS)
+
+
+def test_extract_goes_on_in_the_new_folder(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in "abcde":
+        write_video(tmp_path / "videos" / f"{name}.mp4", 40)
+    with without_network():
+        half = ("--shard-size", 2, "--rank", 1, "--world-size", 2)
+        assert extract(tmp_path / "videos", tmp_path / "half", *half).exit_code == 0
+        repack([tmp_path / "half"], tmp_path / "new", 3)
+        assert status(StreamFolder.open(tmp_path / "new" / "rgb")).missing == (
+            "a.mp4",
+            "b.mp4",
+            "e.mp4",
+        )
+        assert extract(tmp_path / "videos", tmp_path / "new").exit_code == 0
+        assert extract(tmp_path / "videos", tmp_path / "all", "--shard-size", 3).exit_code == 0
+    for file in (tmp_path / "all" / "rgb" / "shards").iterdir():
+        assert (tmp_path / "new" / "rgb" / "shards" / file.name).read_bytes() == file.read_bytes()
