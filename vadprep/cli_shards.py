@@ -23,7 +23,7 @@ MERGED_SIZE = click.option(
 
 @click.group()
 def shards() -> None:
-    """Feature folders -> a new one: other shard sizes, or several folders in one.
+    """Other shard sizes: pack, split; folders in one: merge.
 
     The old folders are only read. Run the same command again to go on after any stop.
     """
