@@ -1,10 +1,14 @@
-"""A web server on this machine that a test can make misbehave."""
+"""Web servers on this machine that a test can make misbehave."""
 
 from __future__ import annotations
 
 import http.server
+import re
 import threading
+import urllib.parse
 from collections.abc import Callable
+from pathlib import Path
+from xml.sax.saxutils import escape
 
 
 class Server:
@@ -72,3 +76,108 @@ def send(
         handler.wfile.flush()
     except OSError:  # the client has gone
         pass
+
+
+class FolderServer:
+    """Serves the files under ``root`` with their ranges; ``behave`` may answer in its place.
+
+    With ``lists`` a folder is a page of links. As an object store, /BUCKET?list-type=2 lists.
+    """
+
+    def __init__(self, root: Path, lists: bool = False, ranges: bool = True) -> None:
+        self.sent = 0
+        """Bytes of files sent."""
+        self.requests: list[str] = []
+        self.behave: Callable[[http.server.BaseHTTPRequestHandler, int], bool] | None = None
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.answer(with_body=True)
+
+            def do_HEAD(self) -> None:
+                self.answer(with_body=False)
+
+            def answer(self, with_body: bool) -> None:
+                outer.requests.append(f"{self.command} {self.path} {self.headers.get('Range', '')}")
+                if outer.behave and outer.behave(self, len(outer.requests)):
+                    return
+                url = urllib.parse.urlsplit(self.path)
+                path = root / urllib.parse.unquote(url.path).strip("/")
+                query = dict(urllib.parse.parse_qsl(url.query))
+                if query.get("list-type") == "2":
+                    self.reply(200, listing_of_keys(path, query).encode(), with_body)
+                elif path.is_file():
+                    self.reply_file(path.read_bytes(), with_body)
+                elif path.is_dir() and lists:
+                    links = "".join(f'<a href="{each.name}">x</a>' for each in path.iterdir())
+                    self.reply(200, links.encode(), with_body)
+                else:
+                    self.reply(404, b"", with_body)
+
+            def reply_file(self, content: bytes, with_body: bool) -> None:
+                asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                if not (asked and ranges):
+                    outer.sent += len(content) * with_body
+                    self.reply(200, content, with_body)
+                    return
+                start, stop = int(asked[1]), min(int(asked[2]) + 1, len(content))
+                part = content[start:stop]
+                outer.sent += len(part) * with_body
+                self.reply(206, part, with_body, f"bytes {start}-{stop - 1}/{len(content)}")
+
+            def reply(self, status: int, content: bytes, with_body: bool, part: str = "") -> None:
+                self.send_response(status)
+                if part:
+                    self.send_header("Content-Range", part)
+                self.send_header("Content-Length", str(len(content)))
+                self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+                self.end_headers()
+                if with_body:
+                    self.wfile.write(content)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def __enter__(self) -> FolderServer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.http.shutdown()
+        self.thread.join()
+        self.http.server_close()
+
+
+def listing_of_keys(bucket: Path, query: dict[str, str]) -> str:
+    """What S3 answers to ListObjectsV2 with the delimiter ``/``."""
+    prefix = query.get("prefix", "")
+    keys, folders = [], set()
+    for path in sorted(each for each in bucket.rglob("*") if each.is_file()):
+        key = str(path.relative_to(bucket))
+        if key.startswith(prefix):
+            first, slash, _ = key[len(prefix) :].partition("/")
+            if slash and query.get("delimiter"):
+                folders.add(prefix + first + "/")
+            else:
+                keys.append((key, path.stat().st_size))
+    contents = "".join(
+        f"<Contents><Key>{escape(key)}</Key><Size>{size}</Size><ETag>x</ETag>"
+        "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+        for key, size in keys
+    )
+    common = "".join(
+        f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>"
+        for each in sorted(folders)
+    )
+    return (
+        '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<IsTruncated>false</IsTruncated>{contents}{common}</ListBucketResult>"
+    )

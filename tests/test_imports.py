@@ -16,15 +16,16 @@ PACKAGE = Path(vadprep.__file__).parent
 ROWS = [
     ["records"],
     [
-        *("files", "signals", "sources", "stopwatch", "machine", "clips", "costs", "crops"),
-        *("known", "figures"),
+        *("files", "remote", "signals", "sources", "stopwatch", "machine"),
+        *("clips", "costs", "crops", "known", "figures"),
     ],
-    ["appended", "spec", "stages"],
+    ["appended", "hdf5", "spec", "stages"],
     ["shards", "manifest", "presets", "lease", "claims"],
     ["journal", "datasets", "download", "groundtruth"],
     ["folder", "truth_check"],
+    ["remote_folder"],
     ["features", "pace", "ranks", "standing"],
-    ["legacy", "status", "verify"],
+    ["legacy", "repack", "status", "verify"],
     ["compare"],
     ["decoders", "backbones", "fitting", "flow", "views"],
     ["decoding", "snippets", "tensorboard"],
@@ -37,22 +38,16 @@ ROWS = [
     ["snapshots", "subsampled"],
     ["fit", "outcome"],
     ["runner", "train"],
-    ["tables", "report", "scenery"],
+    ["tables", "report", "scenery", "bar"],
     [
-        "progress",
-        "estimate",
-        "bench",
-        "scene",
-        "bench_flow",
-        "bench_memory",
-        "bench_plan",
-        "bench_train",
+        *("progress", "estimate", "bench", "scene"),
+        *("bench_flow", "bench_memory", "bench_plan", "bench_train"),
     ],
     ["bench_workers", "demo", "doctor", "recipes"],
     ["options"],
     [
         *("cli_exchange", "cli_features", "cli_models", "cli_protocol"),
-        *("cli_tools", "cli_weights"),
+        *("cli_shards", "cli_tools", "cli_weights"),
     ],
     ["cli"],
 ]
@@ -60,7 +55,7 @@ ROWS = [
 
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 LIGHT = [
-    *("features", "manifest", "datasets", "spec", "shards", "verify", "cli"),
+    *("features", "manifest", "datasets", "spec", "shards", "verify", "repack", "cli"),
     *("legacy.importing", "legacy.exporting", "compare.comparing"),
 ]
 

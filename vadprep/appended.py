@@ -39,7 +39,7 @@ def rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[list[s
 
     Raises csv.Error for what is no such table.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         stop = whole_size(file) if stop is None else stop
         file.seek(start or header_size(file))
         yield from csv.reader(_lines(file, stop))
@@ -56,7 +56,7 @@ def _lines(file: BinaryIO, stop: int) -> Iterator[str]:
 
 def last_row(path: Path) -> tuple[int, list[str]] | None:
     """Where the last whole row starts, and its cells; None when there is none."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         ends = _last_ends(file, 2)
     if len(ends) < 2:
         return None
@@ -102,7 +102,7 @@ def first_row(path: Path, stop: int, is_behind: Callable[[list[str]], bool]) -> 
     It holds for every row after one for which it holds: a few rows are read, not all.
     """
     high = first = stop
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         low = header_size(file)
         while low < high:
             is_short = high - low <= TAIL_BYTES

@@ -18,6 +18,7 @@ from vadprep import (
     cli_features,
     cli_models,
     cli_protocol,
+    cli_shards,
     cli_tools,
     cli_weights,
 )
@@ -56,6 +57,7 @@ for command in (
     cli_models.train,
     cli_models.score,
     cli_models.evaluate,
+    cli_shards.shards,
     cli_exchange.import_,
     cli_exchange.export,
     cli_exchange.compare,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from vadprep import tables
+from vadprep.bar import shown_bar
 from vadprep.compare.comparing import SAMPLE
 from vadprep.compare.comparing import compare as compare_sets
 from vadprep.compare.sets import open_pair
@@ -21,6 +20,7 @@ from vadprep.legacy.importing import import_features
 from vadprep.legacy.layouts import LAYOUTS
 from vadprep.legacy.surveying import SPANS, Request
 from vadprep.options import (
+    FEATURES,
     FOLDER,
     arguments,
     chosen_manifest,
@@ -62,7 +62,7 @@ def import_(
     warn(manifest)
     with arguments():
         request = Request(layout, stream, spans, parsed_fields(fields))
-    with _bar("importing") as progress:
+    with shown_bar("importing") as progress:
         result = import_features(
             folder, manifest, out or Path("features") / name, request, progress
         )
@@ -76,7 +76,7 @@ def import_(
 
 
 @click.command("export")
-@click.argument("features", type=FOLDER)
+@click.argument("features", type=FEATURES)
 @LAYOUT
 @manifest_options
 @click.option("--out", type=FOLDER, required=True, help="Folder for features and lists.")
@@ -85,7 +85,7 @@ def export(features: Path, layout: str, out: Path, stream: str, **options: Any) 
     """A feature folder -> files and lists for another code base."""
     manifest, _ = chosen_manifest(options)
     warn(manifest)
-    with open_features(features) as found, _bar("exporting") as progress:
+    with open_features(features) as found, shown_bar("exporting") as progress:
         result = export_features(found, manifest, out, layout, stream, progress)
     click.echo(f"{result.num_videos:,} videos in {out}")
     for path in result.lists:
@@ -115,18 +115,6 @@ def compare(a: Path, b: Path, stream: str, videos: int, as_json: bool) -> None:
     for line in tables.compared_words(found):
         click.echo(tables.printable(line))
     tables.listed("could not be compared", list(found.unread))
-
-
-@contextmanager
-def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal, in words of (done, total); nothing where there is no terminal."""
-    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
-
-        yield show
 
 
 def _notes(lines: tuple[str, ...]) -> None:

@@ -18,8 +18,8 @@ from vadprep.features import stream_folders
 from vadprep.journal import read_events
 from vadprep.manifest import read_manifest
 from vadprep.options import (
+    FEATURES,
     FOLDER,
-    PATH,
     Videos,
     arguments,
     chosen_videos,
@@ -205,7 +205,7 @@ def folders_in(path: Path) -> list[Any]:
 
 
 @click.command()
-@click.argument("features", type=PATH)
+@click.argument("features", type=FEATURES)
 @click.option("--by-stage", is_flag=True, help="Where the time went, and what limits.")
 @click.option("--missing-ranks", is_flag=True, help="Only what to put behind sbatch --array=.")
 @click.option("--world-size", type=click.IntRange(1), help="Of --missing-ranks. [the last run's]")
@@ -259,7 +259,7 @@ def show_stages(stream: str, spent: stages.Stages) -> None:
 
 
 @click.command()
-@click.argument("features", type=PATH)
+@click.argument("features", type=FEATURES)
 def verify(features: Path) -> None:
     """Read every feature back: checksums, shapes, values, spans."""
     bad = 0

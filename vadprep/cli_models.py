@@ -15,6 +15,7 @@ from vadprep import tables
 from vadprep.datasets import videos_in
 from vadprep.manifest import Manifest
 from vadprep.options import (
+    FEATURES,
     FOLDER,
     arguments,
     chosen_manifest,
@@ -44,7 +45,7 @@ GO_ON = "every full epoch is saved, go on with --resume"
 @click.command()
 @click.argument("head", type=click.Choice(HEAD_NAMES))
 @manifest_options
-@click.option("--features", type=FOLDER, help="Feature folder. [features/NAME]")
+@click.option("--features", type=FEATURES, help="Feature folder. [features/NAME]")
 @click.option("--out", type=FOLDER, help="Run folder. [runs/HEAD-NAME]")
 @click.option("--streams", default="rgb", show_default=True, help="rgb, flow or concat.")
 @click.option("--seeds", help="One run each, such as 0,1,2. [the published seed]")
@@ -132,7 +133,7 @@ def show_origin(run: Path, origin: Origin) -> None:
 @click.command()
 @click.argument("run", type=FOLDER)
 @click.argument("videos", type=SOURCES, nargs=-1, metavar="[VIDEO]...")
-@click.option("--features", type=FOLDER, help="Feature folder, instead of videos.")
+@click.option("--features", type=FEATURES, help="Feature folder, instead of videos.")
 @click.option("--weights", help="For videos: the weights file that the run's features are of.")
 @click.option("--flow-weights", help="For videos: that of the run's stream flow.")
 @click.option("--out", type=FOLDER, help="Folder of the scores. [RUN/scores]")

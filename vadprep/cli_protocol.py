@@ -13,7 +13,7 @@ import click
 
 from vadprep import tables
 from vadprep.groundtruth import RULES, FlatTruth, build, read_flat
-from vadprep.options import FILE, FOLDER, chosen_manifest, manifest_options
+from vadprep.options import FEATURES, FILE, chosen_manifest, manifest_options
 from vadprep.truth_check import Check, check
 
 MOST_VIDEOS = 20
@@ -30,7 +30,7 @@ def gt() -> None:
 @manifest_options
 @click.option("--rule", type=click.Choice(RULES), required=True, help="Length of each video.")
 @click.option("--inclusive", is_flag=True, help="Label the frame that ends an interval, too.")
-@click.option("--features", type=FOLDER, help="Spans and decoded lengths. Needed for spans.")
+@click.option("--features", type=FEATURES, help="Spans and decoded lengths. Needed for spans.")
 @click.option("--split", default="test", show_default=True)
 @click.option("--out", type=FILE, default=Path("gt.npy"), show_default=True)
 def gt_build(

@@ -5,8 +5,8 @@
     video.rgb      float16 [num_clips, num_crops, dim], read when asked for
     video.spans    int64 [num_clips, 2]: the source frames each snippet answers for
 
-Needs numpy and h5py only. Safe with forked and with spawned DataLoader workers: each process
-opens its own files.
+Needs numpy and h5py only, and fsspec where the folder is a URL (``s3://bucket/xd``). Safe with
+forked and with spawned DataLoader workers: each process opens its own files.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from vadprep.folder import StreamFolder
 from vadprep.journal import read_rows
 from vadprep.records import FeaturesError, ShardError, SpecError
+from vadprep.remote import RemotePath, as_path
+from vadprep.remote_folder import RemoteFolder
 from vadprep.shards import DONE, Shard, StoredVideo
 from vadprep.spec import STREAMS, Spec, require_own
 
@@ -45,14 +47,25 @@ class StreamReader:
         rows = read_rows(self.folder.path)
         return [
             video_id
-            for video_id in self.folder.plan.places
+            for video_id in self.planned()
             if (rows[video_id].status == DONE if video_id in rows else self._is_done(video_id))
         ]
 
     def _is_done(self, video_id: str) -> bool:
         """Ask the files, where the journal has no row (a copied folder, or a kill just then)."""
-        path, _ = self.folder.location(self.folder.plan.places[video_id])
-        return path.exists() and self.stored(video_id).is_done
+        return self.is_finished(video_id) and self.stored(video_id).is_done
+
+    def planned(self) -> list[str]:
+        """Ids of all videos of the plan, finished or not, in its order."""
+        return list(self.folder.plan.places)
+
+    def location(self, video_id: str) -> tuple[Path, str]:
+        """File and group of a planned video; the file is not there before it is finished."""
+        return self.folder.location(self.folder.plan.places[video_id])
+
+    def is_finished(self, video_id: str) -> bool:
+        """True when the video is done or has failed, by the files."""
+        return self.location(video_id)[0].exists()
 
     def stored(self, video_id: str) -> StoredVideo:
         """What the shard holds of a video; raises ShardError when it is damaged or another's.
@@ -76,7 +89,7 @@ class StreamReader:
     def _shard(self, video_id: str) -> tuple[Shard, str]:
         if self._process != os.getpid():  # forked: the parent's handles are not ours
             self._open, self._process = OrderedDict(), os.getpid()
-        path, group = self.folder.location(self.folder.plan.places[video_id])
+        path, group = self.location(video_id)
         if path not in self._open:
             self._open[path] = self._opened(path)
             if len(self._open) > OPEN_FILES:
@@ -240,9 +253,10 @@ class Features(Mapping[str, VideoFeatures]):
 def open_features(path: str | Path) -> Features:
     """The features in a folder FEATURES (all its streams) or FEATURES/rgb (one).
 
-    Raises FeaturesError when there are none.
+    ``path`` may be a URL that fsspec reads, as ``s3://bucket/xd`` or ``https://host/xd``: only
+    the videos that are asked for are fetched. Raises FeaturesError when there are none.
     """
-    path = Path(path)
+    path = as_path(path)
     folders = stream_folders(path)
     if not folders:
         raise FeaturesError(
@@ -255,5 +269,6 @@ def open_features(path: str | Path) -> Features:
 def stream_folders(path: Path) -> dict[str, StreamFolder]:
     """Stream -> folder for each stream in FEATURES, or for the one folder ``path`` itself."""
     candidates = [path] if (path / "spec.json").exists() else [path / name for name in STREAMS]
-    folders = [StreamFolder.open(each) for each in candidates if (each / "spec.json").exists()]
+    kind = RemoteFolder if isinstance(path, RemotePath) else StreamFolder
+    folders = [kind.open(each) for each in candidates if (each / "spec.json").exists()]
     return {folder.spec.stream: folder for folder in folders}

@@ -31,6 +31,10 @@ REMEDIES = {
 }
 
 
+UNSYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems say that cannot sync a folder: it has to do without."""
+
+
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that no other writer uses, ``path.name.tmp-<host>-<pid>-<n>``."""
     return path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}-{next(_COUNTER)}")
@@ -94,7 +98,7 @@ def sync_folder(folder: Path) -> None:
         try:
             os.fsync(descriptor)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # a file system that cannot sync a folder
+            if error.errno not in UNSYNCABLE:
                 raise
         finally:
             os.close(descriptor)

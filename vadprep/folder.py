@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from vadprep import appended
 from vadprep.files import disk_errors, make_folder, names_in, temporary_name, written
+from vadprep.lease import Run, running
 from vadprep.records import FeaturesError
 from vadprep.shards import Shard, StoredVideo, read_blocks
 from vadprep.spec import Spec, require_own
@@ -135,7 +136,7 @@ def _read_plan(path: Path) -> tuple[Plan, int]:
 
 def _planned_bytes(path: Path) -> int:
     """Bytes of the file without what a kill, or another rank just now, has half added."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         size = appended.whole_size(file)
     last = appended.last_row(path)
     if last is None or last[1][2:3] == last[1][3:4]:
@@ -275,6 +276,10 @@ class StreamFolder:
     def finished(self, shard: int) -> set[int]:
         """Positions of the videos, done or failed, of a shard that is not final."""
         return set(_numbers(self.partial(shard), "", ".h5"))
+
+    def runs(self) -> list[Run]:
+        """The runs that are at work on it, by their leases."""
+        return running(self.path)
 
     def location(self, place: Place) -> tuple[Path, str]:
         """File and group of the video at ``place``: its own file if it has one, else the shard.

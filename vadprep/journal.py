@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import json
 import operator
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields, replace
@@ -149,8 +150,8 @@ def manifest_path(folder: Path, rank: int) -> Path:
 def manifest_paths(folder: Path) -> dict[int, Path]:
     """The files of all ranks that have one."""
     return {
-        int(path.stem.removeprefix("manifest-")): path
-        for path in sorted(folder.glob("manifest-*.csv"))
+        int(path.name.removeprefix("manifest-").removesuffix(".csv")): path
+        for path in sorted(folder.glob("manifest-*.csv"), key=lambda path: path.name)
     }
 
 
@@ -315,15 +316,15 @@ def notable_in(path: Path) -> Iterator[Row]:
 def event_paths(folder: Path) -> dict[int, Path]:
     """The files of events of all ranks that have one."""
     return {
-        int(path.stem.removeprefix("events-")): path
-        for path in sorted(folder.glob("events-*.jsonl"))
+        int(path.name.removeprefix("events-").removesuffix(".jsonl")): path
+        for path in sorted(folder.glob("events-*.jsonl"), key=lambda path: path.name)
     }
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
     """The events of all ranks, rank by rank, in the order in which they were written."""
     for path in event_paths(folder).values():
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             for line in file:
                 if line.endswith(b"\n"):
                     yield json.loads(line)
@@ -331,8 +332,8 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
 
 def last_events(path: Path, most_bytes: int) -> list[dict[str, Any]]:
     """The events in the last ``most_bytes`` of a file, in order."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - most_bytes))
         lines = file.read(most_bytes).split(b"\n")[:-1]
     return [json.loads(line) for line in lines[size > most_bytes :]]
@@ -340,7 +341,7 @@ def last_events(path: Path, most_bytes: int) -> list[dict[str, Any]]:
 
 def _torn_end(path: Path, size: int) -> bytes:
     """What stands behind the last line break."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         tail = appended.TAIL_BYTES
         while True:
             start = max(0, size - tail)

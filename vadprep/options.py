@@ -13,11 +13,23 @@ from click.core import ParameterSource
 
 from vadprep.datasets import dataset_names, leaks, load_dataset, split_path, videos_in
 from vadprep.manifest import Manifest, apply_splits, read_manifest
+from vadprep.remote import as_path
 from vadprep.spec import DATASET_PRESETS, DEFAULT_PRESET
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 PATH = click.Path(path_type=Path)
+
+
+class _Features(click.Path):
+    """A folder of features, or its URL."""
+
+    def convert(self, value: Any, *context: Any) -> Any:
+        is_url = isinstance(value, str) and "://" in value
+        return as_path(value) if is_url else super().convert(value, *context)
+
+
+FEATURES = _Features(path_type=Path)
 
 
 @contextmanager

@@ -45,6 +45,8 @@ class Pace:
 
 def pace_of(folder: Path, now: float, live: Collection[int]) -> Pace:
     """The pace of the stream in ``folder``, of the ranks that run now, which are ``live``."""
+    if not live:
+        return Pace()
     paths = {rank: path for rank, path in event_paths(folder).items() if rank in live}
     most = max(LEAST_BYTES_READ, BYTES_READ // max(1, len(paths)))
     paces = [pace_of_rank(last_events(path, most), rank, now) for rank, path in paths.items()]

@@ -32,7 +32,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,6 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.files import disk_errors, written
+from vadprep.hdf5 import opened
 from vadprep.records import FeaturesError, ShardError
 from vadprep.spec import Spec
 
@@ -196,16 +197,16 @@ def _write_array(
 
 
 class Shard:
-    """An open shard: its spec and its videos by group name. Use as a context manager.
+    """A shard: its spec and its videos by group name. Use as a context manager.
 
-    Raises ShardError when ``path`` is no shard, is cut off, or is of a later version. The file
-    is opened without HDF5's lock, which network file systems often lack.
+    Raises ShardError when ``path`` is no shard, is cut off, or is of a later version. ``path``
+    may be a RemotePath: then only what is asked for is fetched.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = h5py.File(path, "r", locking=False)
+            self._file = opened(path)
         except FileNotFoundError:
             raise ShardError(f"{path}: not there: run the same extract again") from None
         except DAMAGE as error:
@@ -218,13 +219,13 @@ class Shard:
             raise
 
     def _read_spec(self) -> Spec:
-        known = {key: _plain(value) for key, value in self._file.attrs.items()}
+        known = self._file.ask(_attributes)
         if (known.get("format"), known.get("version")) != (FORMAT, VERSION):
             raise ShardError(
                 f"{self.path}: attribute format/version is {known.get('format')!r}/"
                 f"{known.get('version')!r}, expected {FORMAT!r}/{VERSION}"
             )
-        spec = Spec.from_json(known["spec"], f"{self.path}, attribute spec")
+        spec = Spec.from_json(str(known["spec"]), f"{self.path}, attribute spec")
         if spec.hash != known["spec_hash"]:
             raise ShardError(f"{self.path}: attribute spec_hash does not fit attribute spec")
         return spec
@@ -241,31 +242,23 @@ class Shard:
     def __iter__(self) -> Iterator[str]:
         """Names of the groups, in order."""
         with _naming(str(self.path)):
-            return iter(list(self._file))
+            return iter(self._file.ask(lambda file: list(file)))
 
     def video(self, name: str) -> StoredVideo:
         """The video in group ``name``; its features stay on the disk until ``blocks()``."""
         with self._naming(name):
-            group = self._file[name]
-            attributes = {key: _plain(value) for key, value in group.attrs.items()}
-            _check_attributes(attributes)
-            if attributes["status"] != DONE:
-                return StoredVideo(attributes)
-            features = _array(group, "features", "float", 3)
-            spans = _array(group, "spans", "int64", 2)[()]
-            blocks = partial(read_blocks, partial(self.block, name))
-            video = StoredVideo(attributes, features.shape, features.dtype.name, spans, blocks)
+            video = self._file.ask(lambda file: _stored(file[name]))
+        if not video.is_done:
+            return video
         self._check(video, name)
-        return video
+        return replace(video, blocks=partial(read_blocks, partial(self.block, name)))
 
     def block(self, name: str, number: int) -> NDArray[Any]:
         """Features of the snippets of one block, [n, num_crops, dim]: empty past the last."""
         with self._naming(name):
-            features = _array(self._file[name], "features", "float", 3)
-            row_bytes = max(1, features.dtype.itemsize * math.prod(features.shape[1:]))
-            step = max(1, BLOCK_BYTES // row_bytes)
-            block: NDArray[Any] = features[number * step : (number + 1) * step]
-        return block
+            features = partial(_features, name)
+            step = self._file.ask(lambda file: _rows_a_block(features(file)))
+            return self._file.rows(features, slice(number * step, (number + 1) * step))
 
     def features(self, name: str) -> NDArray[Any]:
         """All features of the video in group ``name``: [num_clips, num_crops, dim].
@@ -273,10 +266,10 @@ class Shard:
         Raises ShardError when their checksum does not match.
         """
         with self._naming(name):
-            group = self._file[name]
-            features: NDArray[Any] = _array(group, "features", "float", 3)[()]
-            known = {key: _plain(group.attrs.get(key)) for key in ("video_id", "features_crc32")}
-            _check_kinds(known, tuple(known))
+            names = ("video_id", "features_crc32")
+            known = self._file.ask(lambda file: _attributes(file[name], names))
+            _check_kinds(known, names)
+            features = self._file.rows(partial(_features, name), slice(None))
         if crc32(features) != known["features_crc32"]:
             raise ShardError(
                 f"{self.path}, group {name}, features of {known['video_id']!r}: checksum differs: "
@@ -302,6 +295,32 @@ def _naming(where: str) -> Iterator[None]:
         yield
     except DAMAGE as error:
         raise ShardError(f"{where}: damaged: {error}: {REMEDY}") from error
+
+
+def _attributes(group: h5py.Group, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """The attributes of a group, or those of some names that are there."""
+    found = group.attrs if names is None else [name for name in names if name in group.attrs]
+    return {name: _plain(group.attrs[name]) for name in found}
+
+
+def _stored(group: h5py.Group) -> StoredVideo:
+    """The video in a group, without its features."""
+    attributes = _attributes(group)
+    _check_attributes(attributes)
+    if attributes["status"] != DONE:
+        return StoredVideo(attributes)
+    features = _array(group, "features", "float", 3)
+    spans = _array(group, "spans", "int64", 2)[()]
+    return StoredVideo(attributes, features.shape, features.dtype.name, spans)
+
+
+def _features(name: str, file: h5py.File) -> h5py.Dataset:
+    return _array(file[name], "features", "float", 3)
+
+
+def _rows_a_block(features: h5py.Dataset) -> int:
+    row_bytes = max(1, features.dtype.itemsize * math.prod(features.shape[1:]))
+    return max(1, BLOCK_BYTES // row_bytes)
 
 
 def _check_attributes(known: Attributes) -> None:

@@ -19,7 +19,7 @@ from vadprep.journal import (
     notable_in,
     tail_of,
 )
-from vadprep.lease import Run, running
+from vadprep.lease import Run
 from vadprep.pace import Pace, pace_of
 from vadprep.shards import DONE, FAILED
 from vadprep.spec import Spec
@@ -97,7 +97,7 @@ def status(folder: StreamFolder, most: int | None = None) -> Status:
         missing = list(islice(_unfinished(folder, size.shards), most))
     if len(missing) < (num_missing if most is None else min(num_missing, most)):
         missing = list(islice((standing or Standing(folder)).missing(), most))
-    runs = running(folder.path)
+    runs = folder.runs()
     return Status(
         spec=folder.spec,
         planned=size.videos,

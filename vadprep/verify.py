@@ -105,7 +105,7 @@ def _check_video(stored: StoredVideo, row: Row) -> None:
 
 def _unusable_shards(folder: StreamFolder) -> Iterator[tuple[Path, str]]:
     """Shards that cannot be opened or are of another spec, and why: a line for all its videos."""
-    for path in sorted((folder.path / "shards").glob("*.h5")):
+    for path in map(folder.shard, sorted(folder.final_shards())):
         try:
             with Shard(path) as shard:
                 require_own(folder.spec, shard.spec, str(path))
