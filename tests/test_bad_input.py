@@ -209,6 +209,7 @@ BAD_FILES = {
     "garbage.mp4": "no video can be read from it",
     "cut.mp4": "no video can be read from it",
     "sound.mp4": "no video stream",
+    "hollow.avi": "not one frame can be decoded",
     "short.mp4": "too short: 15 frames",
     "pictures": "none of its 1 images can be read",
     "pipe.mp4": "neither a file nor a folder",
@@ -227,6 +228,7 @@ def mixed(tmp_path_factory, videos):
     (folder / "garbage.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
     truncate(write_video(folder / "cut.mp4", 40), 0.5)
     write_audio(folder / "sound.mp4")
+    write_video(folder / "hollow.avi", 0)
     write_video(folder / "short.mp4", 15)
     (folder / "pictures").mkdir()
     (folder / "pictures" / "a.jpg").write_bytes(b"none")

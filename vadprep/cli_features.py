@@ -248,7 +248,7 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(PRESETS)), required=False)
+@click.argument("name", type=click.Choice(list(PRESETS)), required=False, metavar="[NAME]")
 def presets(name: str | None) -> None:
     """The named recipes; of one, where each value comes from."""
     if name:
