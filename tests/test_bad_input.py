@@ -574,3 +574,26 @@ def test_eval_needs_a_row_for_each_scored_video(trained, tmp_path):
     assert "no row for scored videos: 1 (v7)" in message(
         run("eval", trained[2], "--manifest", manifest)
     )
+
+
+# ---------------------------------------------------------------- demo, bench
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (("demo", "--streams", "depth"), "streams = 'depth': allowed are rgb, flow, rgb,flow"),
+        (("demo", "--weights", "/none.pt"), "/none.pt: no such weights file"),
+        (("bench", "flow", "/none.mp4"), "'/none.mp4' does not exist"),
+        (("bench", "memory", "--minutes", "a"), "--minutes a: expected numbers above 0"),
+        (("bench", "memory", "--minutes", "0"), "--minutes 0: expected numbers above 0"),
+        (("bench", "backbone", "--graph", "foo"), "graph = 'foo': allowed are inception_i3d"),
+        (("bench", "backbone", "--device", "foo"), "device = 'foo': this machine has cpu"),
+        (("bench", "train", "--device", "foo"), "device = 'foo': this machine has cpu"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
+)
+def test_wrong_options_of_demo_and_bench(command, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert expected in message(run(*command))
+    assert not list(tmp_path.iterdir())
