@@ -206,6 +206,18 @@ def test_flow_is_saved_and_read_back_and_the_spec_says_so(videos, tmp_path):
     assert 0 < abs(features["computed"] - features["jpeg 95"]).max() < 5
 
 
+def test_flow_that_was_computed_before_it_was_to_be_saved_is_told(tmp_path):
+    (tmp_path / "v").mkdir()
+    save = ("--streams", "flow", "--save-flow", tmp_path / "saved")
+    write_video(tmp_path / "v" / "a.mp4", 20)
+    extract(tmp_path / "v", tmp_path / "f", "--streams", "flow")
+    write_video(tmp_path / "v" / "b.mp4", 20)
+    result = extract(tmp_path / "v", tmp_path / "f", *save)
+    assert f"note: flow of 1 videos is not in {tmp_path / 'saved'}: " in result.output
+    assert [path.name for path in (tmp_path / "saved").glob("*.h5")] == ["b.mp4.h5"]
+    assert "note: " not in extract(tmp_path / "v", tmp_path / "g", *save).output
+
+
 # ---------------------------------------------------------------- dry run
 
 

@@ -15,6 +15,7 @@ from vadprep import tables
 from vadprep.datasets import check as check_files
 from vadprep.datasets import dataset_names, load_dataset, summary
 from vadprep.features import stream_folders
+from vadprep.journal import read_rows
 from vadprep.manifest import read_manifest
 from vadprep.options import (
     FOLDER,
@@ -27,6 +28,7 @@ from vadprep.options import (
     warn,
 )
 from vadprep.records import FeaturesError
+from vadprep.shards import DONE
 from vadprep.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
 from vadprep.verify import Status
 from vadprep.verify import status as status_of
@@ -88,7 +90,23 @@ def extract(out: Path | None, retry_failed: bool, dry_run: bool, **options: Any)
         folders = extract_dataset(
             videos.manifest, videos.root, target, settings, progress, retry_failed
         )
+    if settings.save_flow:
+        show_unsaved(folders[-1], *settings.save_flow)
     finish(folders, settings.share)
+
+
+def show_unsaved(folder: StreamFolder, path: Path, form: str) -> None:
+    """Say of how many videos flow was computed before it was to be saved."""
+    from vadprep.flow.saved import KINDS, SavedFlow
+
+    saved = SavedFlow(path, KINDS[form])
+    done = [row.video_id for row in read_rows(folder.path).values() if row.status == DONE]
+    if lacking := [video_id for video_id in done if not saved.holds(video_id)]:
+        click.echo(
+            f"note: flow of {len(lacking)} videos is not in {path}: their features were there, and "
+            "flow is saved as it is computed; to save it, extract into another --out",
+            err=True,
+        )
 
 
 def extract_settings(videos: Videos, **options: Any) -> Settings:
