@@ -46,7 +46,7 @@ RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
 @click.command()
 @video_options
 @click.option("--out", type=FOLDER, help="Feature folder. [features/NAME]")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="Recipe. [of the data set]")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings. [of the data set]")
 @click.option("--streams", help="rgb, flow or rgb,flow. [of the preset]")
 @click.option("--weights", help="File, name of weights list, or random:SEED. [what get has got]")
 @click.option("--flow-weights", help="Those of stream flow. [--weights if random, else as there]")
@@ -268,7 +268,7 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
 @click.command()
 @click.argument("name", type=click.Choice(list(PRESETS)), required=False, metavar="[NAME]")
 def presets(name: str | None) -> None:
-    """The named recipes; of one, where each value comes from."""
+    """Named settings of features; of one, where each value is from."""
     if name:
         flow = FLOW | {"flow": "tvl1"} if PRESETS[name]["graph"] in FLOW_GRAPHS else {}
         tables.show(tables.preset_rows(name, PRESETS[name] | flow))

@@ -36,7 +36,7 @@ def loops() -> ModuleType:
 
 
 def cache_folder() -> Path:
-    """Folder for machine code: ``$XDG_CACHE_HOME/vadprep/numba``, made if need be.
+    """Folder for machine code: ``$XDG_CACHE_HOME/vadprep/numba-VERSION``, made if need be.
 
     Where that cannot be written it is a folder of this user's in the temp folder.
     """
