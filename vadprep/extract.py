@@ -75,6 +75,7 @@ class Report:
     num_frames: int = 0
     repaired_frames: int = 0
     fps: float = 0.0
+    """Of the source; 0 where nothing states it."""
     checksums: Mapping[str, int] = field(default_factory=dict)
     """CRC-32 of the features of each stream."""
     retries: tuple[str, ...] = ()
@@ -148,7 +149,7 @@ class Extractor:
             num_clips=len(spans),
             num_frames=report.num_frames,
             repaired_frames=report.repaired_frames,
-            fps=float(resampling.fps_source),
+            fps=float(attributes.get("fps_source", 0.0)),
             checksums={name: draft.checksum for name, draft in drafts.items()},
             retries=tuple(retries),
             seconds=watch.seconds,
