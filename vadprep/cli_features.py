@@ -46,7 +46,7 @@ RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
 @click.command()
 @video_options
 @click.option("--out", type=FOLDER, help="Feature folder. [features/NAME]")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings. [of the data set]")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="By name. [of the data set]")
 @click.option("--streams", help="rgb, flow or rgb,flow. [of the preset]")
 @click.option("--weights", help="File, name of weights list, or random:SEED. [what get has got]")
 @click.option("--flow-weights", help="Those of stream flow. [--weights if random, else as there]")
