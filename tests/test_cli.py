@@ -296,13 +296,17 @@ def test_datasets_are_listed_and_shown():
     assert "data set 'foo': bundled are" in message(run("datasets", "check", "foo"))
 
 
-def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path):
+def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path, patch):
     (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,21\nb.mp4,9\n")
     result = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
     assert result.exit_code == 1
     assert "missing: b" in result.output and "found=20" in result.output
     (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,20\n")
-    assert run("datasets", "check", tmp_path / "m.csv", "--root", videos).exit_code == 0
+    quiet = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
+    assert quiet.exit_code == 0 and "decoding" not in quiet.output
+    patch.setattr(cli.cli_features, "TELLING_SECONDS", 0.0)
+    telling = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
+    assert telling.output.startswith("decoding 1 of 1 videos\n")
 
 
 def test_presets_are_a_line_each_with_its_source():

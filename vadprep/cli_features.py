@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from vadprep.settings import Settings
 
 
+TELLING_SECONDS = 10.0
 RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
 
 
@@ -258,11 +260,28 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
     if not no_decode:
         import av  # noqa: F401  what is not installed is no fault of the files
 
-        from vadprep.decode import count_frames as count
+        from vadprep.decode import count_frames
+
+        count = telling(count_frames, len(manifest.videos))
     warn(manifest)
     result = check_files(manifest, root, count)
     tables.show_check(result)
     sys.exit(0 if result.complete else 1)
+
+
+def telling(count: Callable[[Path], int], total: int) -> Callable[[Path], int]:
+    """``count``, which now says every ten seconds how many of ``total`` videos it has come to."""
+    calls, said = 0, time.monotonic()
+
+    def counted(path: Path) -> int:
+        nonlocal calls, said
+        calls += 1
+        if time.monotonic() - said >= TELLING_SECONDS:
+            said = time.monotonic()
+            click.echo(f"decoding {calls:,} of {total:,} videos", err=True)
+        return count(path)
+
+    return counted
 
 
 @click.command()
