@@ -219,6 +219,7 @@ BAD_FILES = {
     "garbage.mp4": "no video can be read from it",
     "cut.mp4": "no video can be read from it",
     "sound.mp4": "no video stream",
+    "hollow.avi": "not one frame can be decoded",
     "short.mp4": "too short: 15 frames",
     "pictures": "none of its 1 images can be read",
     "pipe.mp4": "neither a file nor a folder",
@@ -237,6 +238,7 @@ def mixed(tmp_path_factory, videos):
     (folder / "garbage.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
     truncate(write_video(folder / "cut.mp4", 40), 0.5)
     write_audio(folder / "sound.mp4")
+    write_video(folder / "hollow.avi", 0)
     write_video(folder / "short.mp4", 15)
     (folder / "pictures").mkdir()
     (folder / "pictures" / "a.jpg").write_bytes(b"none")
@@ -582,3 +584,26 @@ def test_eval_needs_a_row_for_each_scored_video(trained, tmp_path):
     assert "no row for scored videos: 1 (v7)" in message(
         run("eval", trained[2], "--manifest", manifest)
     )
+
+
+# ---------------------------------------------------------------- demo, bench
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (("demo", "--streams", "depth"), "streams = 'depth': allowed are rgb, flow, rgb,flow"),
+        (("demo", "--weights", "/none.pt"), "/none.pt: no such weights file"),
+        (("bench", "flow", "/none.mp4"), "'/none.mp4' does not exist"),
+        (("bench", "memory", "--minutes", "a"), "--minutes a: expected numbers above 0"),
+        (("bench", "memory", "--minutes", "0"), "--minutes 0: expected numbers above 0"),
+        (("bench", "backbone", "--graph", "foo"), "graph = 'foo': allowed are inception_i3d"),
+        (("bench", "backbone", "--device", "foo"), "device = 'foo': this machine has cpu"),
+        (("bench", "train", "--device", "foo"), "device = 'foo': this machine has cpu"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
+)
+def test_wrong_options_of_demo_and_bench(command, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert expected in message(run(*command))
+    assert not list(tmp_path.iterdir())

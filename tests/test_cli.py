@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from commands import CHEAP, extract, message, run, without_network
 from standin import StandIn
 from stored import failed_video, small_spec, stored_video, write_folder
@@ -62,7 +63,9 @@ def test_every_command_has_help(path):
 
 def test_the_list_of_commands_cuts_no_sentence():
     for group in ((), ("bench",), ("datasets",), ("gt",), ("weights",)):
-        assert "..." not in run(*group, "--help").output.split("Commands:")[1]
+        # What is left of a terminal of 80 columns; the runner takes two more.
+        shown = CliRunner().invoke(cli.main, [*group, "--help"], terminal_width=78)
+        assert "..." not in shown.output.split("Commands:")[1]
 
 
 def test_help_lists_the_options_as_declared():
@@ -207,6 +210,18 @@ def test_flow_is_saved_and_read_back_and_the_spec_says_so(videos, tmp_path):
     assert 0 < abs(features["computed"] - features["jpeg 95"]).max() < 5
 
 
+def test_flow_that_was_computed_before_it_was_to_be_saved_is_told(tmp_path):
+    (tmp_path / "v").mkdir()
+    save = ("--streams", "flow", "--save-flow", tmp_path / "saved")
+    write_video(tmp_path / "v" / "a.mp4", 20)
+    extract(tmp_path / "v", tmp_path / "f", "--streams", "flow")
+    write_video(tmp_path / "v" / "b.mp4", 20)
+    result = extract(tmp_path / "v", tmp_path / "f", *save)
+    assert f"note: flow of 1 videos is not in {tmp_path / 'saved'}: " in result.output
+    assert [path.name for path in (tmp_path / "saved").glob("*.h5")] == ["b.mp4.h5"]
+    assert "note: " not in extract(tmp_path / "v", tmp_path / "g", *save).output
+
+
 # ---------------------------------------------------------------- dry run
 
 
@@ -274,20 +289,28 @@ def test_status_cuts_long_lists_and_keeps_each_reason_on_one_line(tmp_path):
 
 
 def test_datasets_are_listed_and_shown():
-    assert re.search(r"^ucf +test +290 +150 +140", run("datasets", "list").output, re.MULTILINE)
+    lines = run("datasets", "list").output.splitlines()
+    cells = {tuple(line.split()[:2]): line.split()[2:] for line in lines}
+    assert cells["ucf", "test"] == ["290", "150", "140", "1,111,808", "1,109,680", "84,128"]
+    assert cells["xd", "test"] == ["800", "300", "500", "2,330,384", "537,805"]  # no lengths
+    assert cells["shanghaitech", "train"] == ["238", "175", "63"]  # lengths of the abnormal alone
     shown = run("datasets", "show", "ped2")
     assert shown.exit_code == 0 and re.search(r"^ped2 +test +12 ", shown.output, re.MULTILINE)
     assert "data set 'foo': bundled are" in message(run("datasets", "show", "foo"))
     assert "data set 'foo': bundled are" in message(run("datasets", "check", "foo"))
 
 
-def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path):
+def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path, patch):
     (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,21\nb.mp4,9\n")
     result = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
     assert result.exit_code == 1
     assert "missing: b" in result.output and "found=20" in result.output
     (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,20\n")
-    assert run("datasets", "check", tmp_path / "m.csv", "--root", videos).exit_code == 0
+    quiet = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
+    assert quiet.exit_code == 0 and "decoding" not in quiet.output
+    patch.setattr(cli.cli_features, "TELLING_SECONDS", 0.0)
+    telling = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
+    assert telling.output.startswith("decoding 1 of 1 videos\n")
 
 
 def test_presets_are_a_line_each_with_its_source():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from commands import CHEAP, message, run, without_network
 from stored import stored_video, write_folder
 from videos import write_video
 
-from vadprep import cli_models, fit, runner
+from vadprep import cli_models, fit, logs, runner
 from vadprep.backbones import has_cpu_bf16, load_backbone
 from vadprep.checkpoint import Origin
 from vadprep.cli_models import HEAD_NAMES
@@ -161,6 +162,18 @@ def test_random_weights_and_the_control_are_named_in_every_result(place, tmp_pat
     assert read_origin(tmp_path / "r/scores-last.h5") == Origin({"rgb": "random:0"}, True)
 
 
+def test_epochs_are_shown_now_and_then(place, tmp_path, caplog, monkeypatch):
+    def shown() -> list[str]:
+        caplog.clear()
+        train(place, tmp_path / f"r-{logs.SHOWN_SECONDS}", "--seeds", "3")
+        return [each.getMessage() for each in caplog.records if each.name == "vadprep.epochs"]
+
+    assert re.fullmatch(r"seed 3, epoch 1 of \d+: loss [\d.]+", "; ".join(shown()))
+    monkeypatch.setattr(logs, "SHOWN_SECONDS", 0.0)
+    epochs = json.loads((tmp_path / "r-10.0/config.json").read_text())["config"]["epochs"]
+    assert len(shown()) == epochs > 1
+
+
 @pytest.mark.parametrize("head", HEAD_NAMES)
 def test_every_head_trains_from_the_command_line(head, place, tmp_path):
     named = ("--manifest", place / "m.csv", "--features", place / "f", "--out", tmp_path / "r")
@@ -178,9 +191,9 @@ def test_every_head_trains_from_the_command_line(head, place, tmp_path):
     [
         ("epochs", "--set epochs: expected FIELD=VALUE"),
         ("epoch=3", "no setting 'epoch': there are epochs, "),
-        ("epochs=many", "epochs = 'many': expected int"),
+        ("epochs=many", "epochs = 'many': expected a whole number"),
         ("prior=both", "prior = 'both': allowed are post, pre, none"),
-        ("drop_epoch=soon", "drop_epoch = 'soon': expected int | None"),
+        ("drop_epoch=soon", "drop_epoch = 'soon': expected a whole number, or null"),
     ],
 )
 def test_settings_are_checked_by_name_and_value(option, expected, place, tmp_path):
@@ -199,8 +212,11 @@ def test_eval_finds_the_manifest_from_any_folder(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     by_itself = ok("eval", "r")
     assert by_itself == ok("eval", "r", "--manifest", place / "m.csv")
-    assert by_itself.splitlines()[0] == f"r/seed-9: {CAUTION}"
-    assert by_itself.splitlines()[2].split() == ["figure", "seed-9", "seed-10"]
+    caution, head, first, *_ = by_itself.splitlines()
+    assert caution == f"r: {CAUTION}"
+    assert head.split() == ["figure", "seed-9", "seed-10", "mean", "spread"]
+    _, one, other, mean, _ = first.split()
+    assert float(mean) == pytest.approx((float(one) + float(other)) / 2, abs=0.01)
 
 
 def test_the_split_file_is_found_again_too(place, tmp_path, monkeypatch):

@@ -35,11 +35,6 @@ from vadprep.decode import DECODERS, FrameStream, count_frames, open_frames
 from vadprep.decoders import SIGNS_OF_DAMAGE, open_pyav
 from vadprep.records import DecodeError
 
-CLIPS = Path(
-    os.environ.get("VADPREP_REAL_CLIPS")
-    or Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "videos"
-)
-
 each_decoder = pytest.mark.parametrize("decoder", DECODERS)
 
 
@@ -122,15 +117,13 @@ def test_a_rotation_in_the_metadata_is_applied(tmp_path: Path, degrees: int) -> 
     "name, num_frames, fps",
     [("bikes*", 250, 25), ("Deadpool*", 530, 24), ("v_GGSY1Qvo990*", 355, Fraction(981, 50))],
 )
-def test_real_clips(name: str, num_frames: int, fps: Fraction) -> None:
-    paths = sorted(CLIPS.glob(name))
-    if not paths:
-        pytest.skip(f"no {name} in {CLIPS}; set VADPREP_REAL_CLIPS")
-    with open_frames(paths[0]) as stream:
+def test_real_clips(real_clips: Path, name: str, num_frames: int, fps: Fraction) -> None:
+    path = next(real_clips.glob(name))
+    with open_frames(path) as stream:
         frames = np.concatenate([block.copy() for block in stream])
     assert (len(frames), stream.header.num_frames) == (num_frames, num_frames)
     assert stream.header.fps == fps
-    np.testing.assert_array_equal(frames, all_frames(paths[0], "pyav"))
+    np.testing.assert_array_equal(frames, all_frames(path, "pyav"))
 
 
 def test_a_name_with_a_colon_is_no_protocol(

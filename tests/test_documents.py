@@ -7,9 +7,12 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 import pytest
+from stored import failed_video, features_of, stored_video, write_folder
 
 from vadprep.cli import main
 
@@ -38,6 +41,27 @@ def test_commands_of_the_readme_are_understood(line: str) -> None:
     while isinstance(command, click.Group):
         command = command.commands[arguments.pop(0)]
     command.make_context(command.name, arguments)
+
+
+def test_the_examples_in_python_read_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_loader, with_h5py = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M
+    )
+    video_id = re.search(r'features\["(.*?)"\]', with_loader)
+    assert video_id
+    video = stored_video(video_id[1], num_clips=3)
+    write_folder(tmp_path / "features/xd/rgb", [video, failed_video("gone", "no such file")])
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(with_loader, names)
+    np.testing.assert_array_equal(names["video"].rgb, features_of(video))
+    np.testing.assert_array_equal(names["video"].spans, video.spans)
+    names["features"].close()  # HDF5 opens no file twice, with locks and without
+    exec(with_h5py)
+    shown = f"{video.video_id} {features_of(video).shape} {video.spans[-1]}"
+    assert capsys.readouterr().out == f"{shown}\n"
 
 
 def test_the_readme_has_the_two_lines_that_set_up() -> None:

@@ -292,7 +292,7 @@ def test_a_missing_file_fails_with_what_was_looked_for(tmp_path):
 def test_a_folder_without_fps_can_be_extracted_natively_and_not_resampled(tmp_path):
     folder = write_images(tmp_path / "a", 40)
     report, stored = extracted(folder, small())
-    assert (report.status, report.num_clips) == (DONE, 2)
+    assert (report.status, report.num_clips, report.fps) == (DONE, 2, 0)
     assert not {"fps_source", "fps_used"} & set(stored.attributes)
     report, _ = extracted(folder, small(fps="25"))
     assert (report.status, report.kind) == (FAILED, "no-fps")

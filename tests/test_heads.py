@@ -176,11 +176,11 @@ def test_other_data_sets_have_settings(name):
         ({"steps_per_epoch": 3, "batches": "shuffled"}, "shuffled batches show every item once"),
         ({"batches": "drawn", "batch_size": 7}, "batch_size = 7: drawn ones are even"),
         ({"epochs": 0}, "epochs = 0: must be positive"),
-        ({"epochs": "3"}, "epochs = '3': expected int"),
-        ({"epochs": 2.5}, "epochs = 2.5: expected int"),
-        ({"epochs": True}, "epochs = True: expected int"),
-        ({"learning_rate": "fast"}, "learning_rate = 'fast': expected float"),
-        ({"standardize": 1}, "standardize = 1: expected bool"),
+        ({"epochs": "3"}, "epochs = '3': expected a whole number"),
+        ({"epochs": 2.5}, "epochs = 2.5: expected a whole number"),
+        ({"epochs": True}, "epochs = True: expected a whole number"),
+        ({"learning_rate": "fast"}, "learning_rate = 'fast': expected a number"),
+        ({"standardize": 1}, "standardize = 1: expected true or false"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(name, change, message):

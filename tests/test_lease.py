@@ -52,6 +52,17 @@ def test_a_lease_is_there_for_the_block_and_says_what_the_run_does(tmp_path, mon
     assert os.listdir(tmp_path) == []
 
 
+def test_a_lease_that_becomes_shorter_can_be_read(tmp_path):
+    with leased(tmp_path, 0, 1, never) as mine:
+        (found,) = running(tmp_path)
+        assert found.holds and found.machine == this_run(0, 1).machine
+        mine.started("a long name, which is gone then")
+        mine.write()
+        mine.ended("a long name, which is gone then", 0, 0)
+        mine.write()
+        assert running(tmp_path)[0].machine
+
+
 def test_the_lease_goes_on_beating(tmp_path):
     with leased(tmp_path, 0, 1, never) as mine:
         seen = set()

@@ -285,6 +285,40 @@ def test_a_kill_between_two_commits_costs_the_missing_stream_alone(tmp_path, vid
     assert starts == {"rgb": ["v1.mp4", "v0.mp4"], "flow": ["v1.mp4", "v1.mp4", "v0.mp4"]}
 
 
+@pytest.mark.slow
+def test_real_clips_in_two_streams_are_killed_and_resumed(tmp_path, real_clips):
+    """With real TV-L1, of small frames."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for clip in real_clips.glob("*.mp4"):
+        (videos / clip.name).symlink_to(clip)
+    rgb, flow = SPECS.values()
+    branches = [standin_branch(rgb), Branch(flow, StandIn(), FlowStage(tvl1_method(flow.flow)))]
+    runner = in_process(Extractor(branches))
+    extract_all(tmp_path / "whole", videos, runner, BOTH)
+    with open_features(tmp_path / "whole") as found:
+        lengths = {name.partition(".")[0]: len(found[name].spans) for name in found}
+        assert lengths == {"Deadpool": 33, "bikes": 15, "v_GGSY1Qvo990": 22}
+        for name in found:
+            video = found[name]
+            assert len(video.rgb) == len(video.flow) == len(video.spans)
+            assert np.ptp(video.flow[:, 0].astype(float)) > 10  # something moved
+
+    real, appended = extract.Draft.append, []
+
+    def append(draft, features):
+        appended.append(draft.path)
+        if len(appended) == 100:
+            raise Crash
+        real(draft, features)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(extract.Draft, "append", append)
+        extract_all(tmp_path / "f", videos, runner, BOTH)
+    extract_all(tmp_path / "f", videos, runner, BOTH)
+    assert all_differences(tmp_path / "f", tmp_path / "whole") == []
+
+
 def written_worker(task: Task) -> Report:
     """Commits features that depend on the id alone."""
     video = stored_video(task.video.video_id, num_crops=10)

@@ -81,6 +81,7 @@ def write_video(
             stream.codec_context.colorspace = colorspace
         if color_range is not None:
             stream.codec_context.color_range = color_range
+        container.start_encoding()  # a header, even without a frame
         if audio:
             _mux_silence(container, sound, num_frames / Fraction(fps))
         for number in range(num_frames):

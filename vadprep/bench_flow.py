@@ -42,14 +42,14 @@ Method = Callable[[NDArray[np.uint8]], Flow]
 
 @dataclass(frozen=True)
 class FlowTiming:
-    """One back end at one size, over the pairs of all clips."""
+    """One back end at one size, over the pairs of all videos."""
 
     size: tuple[int, int]
     backend: str
     seconds: float
-    """A pair; the median over the clips of their means."""
+    """A pair; the median over the videos of their means."""
     speedup: float | None
-    """Median over the clips of OpenCV's time by this one's."""
+    """Median over the videos of OpenCV's time by this one's."""
     mean: float | None
     """px. Mean length of the difference to OpenCV's flow."""
     p99: float | None
@@ -81,13 +81,13 @@ def _row(timing: FlowTiming) -> tuple[object, ...]:
 
 
 def bench_flow(
-    clips: Sequence[Path], pairs: int, sizes: Sequence[tuple[int, int]] = SIZES
+    videos: Sequence[Path], pairs: int, sizes: Sequence[tuple[int, int]] = SIZES
 ) -> FlowBench:
-    """Every back end of this machine on ``pairs`` pairs of each clip, at each size.
+    """Every back end of this machine on ``pairs`` pairs of each video, at each size.
 
-    The back ends take turns clip by clip, so that a neighbour on the machine slows them all.
+    The back ends take turns video by video, so that a neighbour on the machine slows them all.
     OpenCV and the CPU back end have one core each; then the CPU back end has all of them.
-    Raises DecodeError for a clip that cannot be read or has fewer frames.
+    Raises DecodeError for a video that cannot be read or has fewer frames.
     """
     methods, notes = available()
     shares: list[float] = []
@@ -95,8 +95,8 @@ def bench_flow(
     for size in sizes:
         seconds: dict[str, list[float]] = {name: [] for name in methods}
         flows: dict[str, list[Flow]] = {name: [] for name in methods}
-        for clip in clips:
-            frames = grey_frames(clip, size, pairs + 1)
+        for video in videos:
+            frames = grey_frames(video, size, pairs + 1)
             for name, method in methods.items():
                 start = time.perf_counter()
                 flows[name].append(method(frames))
@@ -109,7 +109,7 @@ def bench_flow(
             f"{torch.cuda.get_device_name()}: its iterations alone move memory at "
             f"{statistics.median(shares):.0%} of the rate of a plain copy"
         )
-    return FlowBench(len(clips) * pairs, tuple(timings), tuple(notes))
+    return FlowBench(len(videos) * pairs, tuple(timings), tuple(notes))
 
 
 def _timings(
@@ -199,9 +199,9 @@ def opencv_flow(cv2: Any, frames: NDArray[np.uint8], noise: float) -> Flow:
         cv2.setNumThreads(threads)
 
 
-def grey_frames(clip: Path, size: tuple[int, int], count: int) -> NDArray[np.uint8]:
-    """``count`` neighbouring grey frames [count, H, W] from the middle of a clip."""
-    with open_frames(clip) as stream:
+def grey_frames(video: Path, size: tuple[int, int], count: int) -> NDArray[np.uint8]:
+    """``count`` neighbouring grey frames [count, H, W] from the middle of a video."""
+    with open_frames(video) as stream:
         start = max(0, ((stream.header.num_frames or count) - count) // 2)
         frames: list[NDArray[np.uint8]] = []
         for frame in (frame for block in stream for frame in block):
@@ -209,7 +209,7 @@ def grey_frames(clip: Path, size: tuple[int, int], count: int) -> NDArray[np.uin
             if len(frames) > start + count - 1:
                 break
     if len(frames) < count:
-        raise DecodeError(f"{clip}: {len(frames)} frames where {count} are asked for", "too-short")
+        raise DecodeError(f"{video}: {len(frames)} frames where {count} are asked for", "too-short")
     height, width = size
     small = [
         np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,7 +16,7 @@ from vadprep.claims import MAX_DAMAGE
 from vadprep.datasets import check as check_files
 from vadprep.datasets import dataset_names, load_dataset, summary
 from vadprep.features import stream_folders
-from vadprep.journal import read_events
+from vadprep.journal import read_events, read_rows
 from vadprep.manifest import read_manifest
 from vadprep.options import (
     FEATURES,
@@ -30,6 +31,7 @@ from vadprep.options import (
 from vadprep.ranks import array_of, last_world_size
 from vadprep.ranks import missing_ranks as missing_ranks_in
 from vadprep.records import FeaturesError
+from vadprep.shards import DONE
 from vadprep.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
 from vadprep.standing import IS_DONE, Standing
 from vadprep.status import Status
@@ -42,13 +44,14 @@ if TYPE_CHECKING:
     from vadprep.settings import Settings
 
 
+TELLING_SECONDS = 10.0
 RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
 
 
 @click.command()
 @video_options
 @click.option("--out", type=FOLDER, help="Feature folder. [features/NAME]")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="Recipe. [of the data set]")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="By name. [of the data set]")
 @click.option("--streams", help="rgb, flow or rgb,flow. [of the preset]")
 @click.option("--weights", help="File, name of weights list, or random:SEED. [what get has got]")
 @click.option("--flow-weights", help="Those of stream flow. [--weights if random, else as there]")
@@ -103,7 +106,23 @@ def extract(out: Path | None, retry_failed: bool, dry_run: bool, **options: Any)
         folders = extract_dataset(
             videos.manifest, videos.root, target, settings, progress, retry_failed
         )
+    if settings.save_flow:
+        show_unsaved(folders[-1], *settings.save_flow)
     finish(folders, settings.share)
+
+
+def show_unsaved(folder: StreamFolder, path: Path, form: str) -> None:
+    """Say of how many videos flow was computed before it was to be saved."""
+    from vadprep.flow.saved import KINDS, SavedFlow
+
+    saved = SavedFlow(path, KINDS[form])
+    done = [row.video_id for row in read_rows(folder.path).values() if row.status == DONE]
+    if lacking := [video_id for video_id in done if not saved.holds(video_id)]:
+        click.echo(
+            f"note: flow of {len(lacking)} videos is not in {path}: their features were there, and "
+            "flow is saved as it is computed; to save it, extract into another --out",
+            err=True,
+        )
 
 
 def extract_settings(videos: Videos, **options: Any) -> Settings:
@@ -311,17 +330,34 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
     if not no_decode:
         import av  # noqa: F401  what is not installed is no fault of the files
 
-        from vadprep.decode import count_frames as count
+        from vadprep.decode import count_frames
+
+        count = telling(count_frames, len(manifest.videos))
     warn(manifest)
     result = check_files(manifest, root, count)
     tables.show_check(result)
     sys.exit(0 if result.complete else 1)
 
 
+def telling(count: Callable[[Path], int], total: int) -> Callable[[Path], int]:
+    """``count``, which now says every ten seconds how many of ``total`` videos it has come to."""
+    calls, said = 0, time.monotonic()
+
+    def counted(path: Path) -> int:
+        nonlocal calls, said
+        calls += 1
+        if time.monotonic() - said >= TELLING_SECONDS:
+            said = time.monotonic()
+            click.echo(f"decoding {calls:,} of {total:,} videos", err=True)
+        return count(path)
+
+    return counted
+
+
 @click.command()
-@click.argument("name", type=click.Choice(list(PRESETS)), required=False)
+@click.argument("name", type=click.Choice(list(PRESETS)), required=False, metavar="[NAME]")
 def presets(name: str | None) -> None:
-    """The named recipes; of one, where each value comes from."""
+    """Named settings of features; of one, where each value is from."""
     if name:
         flow = FLOW | {"flow": "tvl1"} if PRESETS[name]["graph"] in FLOW_GRAPHS else {}
         tables.show(tables.preset_rows(name, PRESETS[name] | flow))

@@ -69,6 +69,7 @@ def train(
     import torch
 
     from vadprep.features import open_features
+    from vadprep.logs import shown_epochs
     from vadprep.report import figure_rows
     from vadprep.signals import stop_on_signals
     from vadprep.train import TrainConfig
@@ -89,7 +90,11 @@ def train(
             **options,
         )
     out = out or Path("runs") / f"{head}-{name}"
-    with open_features(features or Path("features") / name) as found, stop_on_signals(GO_ON):
+    with (
+        open_features(features or Path("features") / name) as found,
+        stop_on_signals(GO_ON),
+        shown_epochs(),
+    ):
         report = train_head(found, manifest, config, out)
     show_origin(out, report.origin)
     tables.show(figure_rows(report.columns(), next(iter(report.by_seed.values())).reasons))
@@ -286,6 +291,7 @@ def plot_all(out: Path, scores: dict[str, VideoScores], caution: str) -> None:
 def evaluate(run: Path, coverage: str, **options: Any) -> None:
     """The figures of a run on its own manifest, or on another."""
     from vadprep.checkpoint import seed_folders
+    from vadprep.outcome import with_mean
     from vadprep.report import figure_rows
     from vadprep.score import evaluate_scores, read_origin, read_scores
 
@@ -293,15 +299,14 @@ def evaluate(run: Path, coverage: str, **options: Any) -> None:
     if not (options["dataset"] or options["manifest"]):
         options = recorded_source(folders[0]) | {k: v for k, v in options.items() if v}
     manifest, _ = chosen_manifest(options)
+    show_origin(run, read_origin(folders[0] / "scores-last.h5"))  # all seeds have the same
     columns: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     for folder in folders:
-        path = folder / "scores-last.h5"
-        show_origin(folder, read_origin(path))
-        metrics = evaluate_scores(read_scores(path), manifest, coverage)
+        metrics = evaluate_scores(read_scores(folder / "scores-last.h5"), manifest, coverage)
         columns[folder.name] = metrics.figures
         reasons |= metrics.reasons
-    tables.show(figure_rows(columns, reasons))
+    tables.show(figure_rows(with_mean(columns), reasons))
 
 
 def recorded_source(run: Path) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def write_truth(path: Path, truth: FlatTruth) -> None:
 @manifest_options
 @click.option("--list", "order", type=FILE, help=LIST_HELP)
 def gt_check(path: Path, order: Path | None, **options: Any) -> None:
-    """Which length rule somebody else's labels follow, and what they lost."""
+    """Which length rule somebody's labels follow, and what they lost."""
     manifest, _ = chosen_manifest(options)
     found = check(read_flat(path), manifest, listed_ids(order) if order else None)
     for line in verdict(found):

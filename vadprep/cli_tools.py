@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, astuple
 from pathlib import Path
 
 import click
 
 from vadprep import tables
-from vadprep.options import FOLDER, PATH, arguments
+from vadprep.options import FOLDER, arguments
 
 
 @click.command()
@@ -69,7 +70,7 @@ def bench_memory(minutes: str) -> None:
     from vadprep.bench_memory import bench_memory as measure
 
     with arguments():
-        lengths = [float(each) for each in minutes.split(",")]
+        lengths = parsed_minutes(minutes)
     tables.show(measure(lengths).rows())
 
 
@@ -100,6 +101,17 @@ def bench_workers(clips: Path, streams: str, repeat: int, device: str) -> None:
         click.echo("measured on this machine's CPU: a GPU is another matter, measure on one")
 
 
+def parsed_minutes(text: str) -> list[float]:
+    """``2,120`` as numbers above 0."""
+    try:
+        lengths = [float(each) for each in text.split(",")]
+    except ValueError:
+        lengths = []
+    if not lengths or not all(0 < each < math.inf for each in lengths):
+        raise ValueError(f"--minutes {text}: expected numbers above 0, such as 2,120")
+    return lengths
+
+
 @bench.command("backbone")
 @click.option("--graph", default="inception_i3d", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
@@ -107,14 +119,19 @@ def bench_workers(clips: Path, streams: str, repeat: int, device: str) -> None:
 def bench_backbone(graph: str, device: str, threads: int) -> None:
     """Seconds a clip, plain network against ours, and the error."""
     from vadprep.backbones import has_cpu_bf16
+    from vadprep.backbones.graphs import graph_of
     from vadprep.bench import bench_backbone as measure
+    from vadprep.train import check_device
 
+    with arguments():
+        graph_of(graph)
+        check_device(device)
     precisions = ["fp32", "bf16"] if has_cpu_bf16() or device != "cpu" else ["fp32"]
     tables.show(measure(graph, device, precisions, threads).rows())
 
 
 @bench.command("flow")
-@click.argument("videos", nargs=-1, required=True, type=PATH)
+@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--pairs", type=click.IntRange(1), default=4, show_default=True, help="Of each video."
 )
@@ -137,9 +154,11 @@ def bench_train(heads: str, device: str, videos: int, steps: int) -> None:
     """Seconds an epoch of each head at the size of XD-Violence."""
     from vadprep.bench_train import bench_train as measure
     from vadprep.mil import head_kind
+    from vadprep.train import check_device
 
     names = heads.split(",")
     with arguments():
+        check_device(device)
         for name in names:
             head_kind(name)
     tables.show(measure(names, device, videos, steps).rows())

@@ -24,7 +24,7 @@ NAMES = click.Choice([*KNOWN, *SAMPLES])
 
 @click.group()
 def weights() -> None:
-    """Weights files: list, get, convert, check, name what a video shows."""
+    """Weights files: list, get, convert, check; what a video shows."""
 
 
 @weights.command("list")

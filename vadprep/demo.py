@@ -28,7 +28,7 @@ from vadprep.mil.ddl import DDLConfig
 from vadprep.outcome import RunReport
 from vadprep.records import VadprepError
 from vadprep.report import plot_scores
-from vadprep.runner import Progress, extract_dataset
+from vadprep.runner import Progress, extract_dataset, settle_specs
 from vadprep.scene import frame_difference, write_dataset
 from vadprep.scenery import FPS
 from vadprep.score import evaluate_scores, known_intervals, read_scores
@@ -105,6 +105,7 @@ def run_demo(out: Path, settings: Settings, progress: Progress, say: Say) -> Dem
     the features do not verify.
     """
     stages = Stages(say)
+    settle_specs(out / "features", settings)  # wrong weights are found out before anything is made
     make_folder(out)
     root, workers = out / "data", settings.workers
     with stages.stage("draw videos") as what:

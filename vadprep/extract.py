@@ -81,6 +81,7 @@ class Report:
     length_note: str = ""
     """Why the number of frames is not what header or manifest say, see ``claims``."""
     fps: float = 0.0
+    """Of the source; 0 where nothing states it."""
     checksums: Mapping[str, int] = field(default_factory=dict)
     """CRC-32 of the features of each stream."""
     retries: tuple[str, ...] = ()
@@ -182,7 +183,7 @@ class Extractor:
             num_frames=report.num_frames,
             repaired_frames=report.repaired_frames,
             length_note=note,
-            fps=float(resampling.fps_source),
+            fps=float(attributes.get("fps_source", 0.0)),
             checksums={name: draft.checksum for name, draft in drafts.items()},
             retries=tuple(retries),
             batch_used=batch_used,

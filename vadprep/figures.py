@@ -66,6 +66,7 @@ def one_class(labels: NDArray[np.bool_], of: str = "frame") -> str:
 
 
 def check_scores(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> None:
+    """Raise ValueError unless both are [N] and every score is finite."""
     if labels.shape != scores.shape or labels.ndim != 1:
         raise ValueError(f"{labels.shape = }, {scores.shape = }: expected two equal [N]")
     if not np.all(np.isfinite(scores)):

@@ -7,7 +7,6 @@ with the same bytes as one that was not.
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ import torch
 
 from vadprep.bags import Batch, TrainingBags
 from vadprep.checkpoint import RESUME, load_state, save_state
-from vadprep.logs import STEPS, first_rows, write_rows, write_tensorboard
+from vadprep.logs import EPOCHS, STEPS, first_rows, write_rows, write_tensorboard
 from vadprep.metrics import listed
 from vadprep.mil import Head
 from vadprep.records import TrainingError
 from vadprep.signals import check_stop
 from vadprep.snapshots import Snapshots
-
-_LOG = logging.getLogger(__name__)
 
 
 def fit(
@@ -66,7 +63,8 @@ def fit(
         write_rows(folder / STEPS, log)
         write_tensorboard(folder, log)
         save_state(folder / RESUME, head, optimizer, {"epochs": epoch + 1, "steps": len(log)})
-        _LOG.info("epoch %d of %d: loss %.4f", epoch + 1, config.epochs, log[-1]["total"])
+        loss = log[-1]["total"]
+        EPOCHS.info("seed %d, epoch %d of %d: loss %.4f", seed, epoch + 1, config.epochs, loss)
 
 
 def _step(

@@ -180,9 +180,12 @@ class Lease:
         """Set when there is more to write than another beat, and at the end."""
         self._run = run  # changed by one thread alone, while another writes beats
         self._lock = threading.Lock()
-        self._beats = self._length = 0
+        self._beats = 0
+        text = json.dumps(asdict(run)).encode()
+        self._length = len(text)
+        """Of the longest text so far: shorter ones are filled up to cover it."""
         with written(self.path) as stream:
-            stream.write(json.dumps(asdict(run)).encode())
+            stream.write(text)
         with disk_errors(self.path):
             self._file = os.open(self.path, os.O_WRONLY)
 

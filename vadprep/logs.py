@@ -1,4 +1,4 @@
-"""What a training writes down as it goes: tables that are complete after every epoch.
+"""What a training writes down as it goes, tables that are complete after every epoch, and says.
 
 RUN/log.csv        one row a step: learning rate, total loss and its terms
 RUN/snapshots.csv  one row a snapshot: figures on the validation slice and on the test split
@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,10 @@ from vadprep.tensorboard import NAME, write_events
 
 STEPS = "log.csv"
 SNAPSHOTS = "snapshots.csv"
+EPOCHS = logging.getLogger("vadprep.epochs")
+"""Gets a line of level INFO an epoch."""
+SHOWN_SECONDS = 10.0
+"""Least time between two epochs that are shown."""
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -70,3 +78,25 @@ def write_tensorboard(folder: Path, steps: Sequence[Mapping[str, Any]]) -> None:
             figures = {name: float(value) for name, value in row.items() if value}
             points[int(figures.pop("epoch"))] |= figures
     write_events(folder / NAME, sorted(points.items()))
+
+
+@contextmanager
+def shown_epochs() -> Iterator[None]:
+    """Inside the block the lines of ``EPOCHS`` are let through, now and then one."""
+    shown = -math.inf
+
+    def is_due(record: logging.LogRecord) -> bool:
+        nonlocal shown
+        if time.monotonic() - shown < SHOWN_SECONDS:
+            return False
+        shown = time.monotonic()
+        return True
+
+    level = EPOCHS.level
+    EPOCHS.setLevel(logging.INFO)
+    EPOCHS.addFilter(is_due)
+    try:
+        yield
+    finally:
+        EPOCHS.removeFilter(is_due)
+        EPOCHS.setLevel(level)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,20 +41,15 @@ class RunReport:
 
     def mean(self, choice: str = LAST) -> dict[str, float | None]:
         """Mean of each figure over the seeds, None unless every seed has it."""
-        return {name: _mean(values) for name, values in self._values(choice).items()}
+        return mean(self.of(choice).values())
 
     def spread(self, choice: str = LAST) -> dict[str, float | None]:
         """Sample standard deviation over the seeds, None below two seeds."""
-        return {
-            name: statistics.stdev(known) if len(known := _known(values)) > 1 else None
-            for name, values in self._values(choice).items()
-        }
+        return spread(self.of(choice).values())
 
     def columns(self) -> dict[str, Figures]:
         """Figures for a table: of each seed and over them, then of the best epochs (means)."""
-        columns = {f"seed {seed}": figures for seed, figures in self.of().items()}
-        if len(columns) > 1:
-            columns |= {"mean": self.mean(), "spread": self.spread()}
+        columns = with_mean({f"seed {seed}": figures for seed, figures in self.of().items()})
         for choice in CHOICES:
             if self.of(choice):
                 columns[choice.replace("_", " ")] = self.mean(choice)
@@ -84,15 +79,32 @@ class RunReport:
     def _chosen(self, seed: int) -> dict[str, Any]:
         return {choice: self.best.get(seed, {}).get(choice) for choice in CHOICES}
 
-    def _values(self, choice: str) -> dict[str, list[float | None]]:
-        seeds = self.of(choice).values()
-        return {name: [figures[name] for figures in seeds] for name in FIGURES}
+
+def with_mean(columns: Mapping[str, Figures]) -> dict[str, Figures]:
+    """Columns of seeds, and where there are several their ``mean`` and ``spread``."""
+    if len(columns) < 2:
+        return dict(columns)
+    seeds = columns.values()
+    return {**columns, "mean": mean(seeds), "spread": spread(seeds)}
 
 
-def _known(values: Sequence[float | None]) -> list[float]:
-    known = [value for value in values if value is not None]
-    return known if len(known) == len(values) else []
+def mean(seeds: Collection[Figures]) -> dict[str, float | None]:
+    """Mean of each figure over the seeds, None unless every seed has it."""
+    return {
+        name: statistics.fmean(known) if known else None for name, known in _known(seeds).items()
+    }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    return statistics.fmean(known) if (known := _known(values)) else None
+def spread(seeds: Collection[Figures]) -> dict[str, float | None]:
+    """Sample standard deviation over the seeds, None below two seeds that have it."""
+    return {
+        name: statistics.stdev(known) if len(known) > 1 else None
+        for name, known in _known(seeds).items()
+    }
+
+
+def _known(seeds: Collection[Figures]) -> dict[str, list[float]]:
+    """Each figure of all seeds, and of one that a seed lacks nothing."""
+    values = {name: [figures[name] for figures in seeds] for name in FIGURES}
+    known = {name: [each for each in found if each is not None] for name, found in values.items()}
+    return {name: each if len(each) == len(seeds) else [] for name, each in known.items()}

@@ -173,17 +173,16 @@ def check_sources(manifest: Manifest, root: Path) -> None:
     A wrong root is found out before its ids are in a plan, which only grows.
     """
     index = SourceIndex(root)
-    reasons = []
     for video in manifest.videos:
         try:
             index.find(video)
             return
-        except DecodeError as error:
-            reasons.append(str(error))
-    if len(reasons) > 1:
+        except DecodeError:
+            continue
+    if len(manifest.videos) > 1:
         raise ManifestError(
-            f"none of the {len(reasons)} videos of {manifest.path} is under {root}: "
-            f"correct --root. {reasons[0]}"
+            f"none of the {len(manifest.videos)} videos of {manifest.path} is under {root}, where "
+            f"its path says or elsewhere (the first: {manifest.videos[0].path}): correct --root"
         )
 
 

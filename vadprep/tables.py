@@ -208,10 +208,13 @@ def listed(
 
 
 def dataset_rows(summaries: Iterable[tuple[str, DatasetSummary]]) -> list[Cells]:
-    """Counts of data sets, a line for each split."""
-    rows: list[Cells] = [
-        ("data set", "split", "videos", "normal", "abnormal", "frames", "of them anomalous")
-    ]
+    """Counts of data sets, a line for each split.
+
+    Blank are frames where the length of a video is not public, and scored frames where there is
+    no public ground truth; the anomalous frames are among the scored ones.
+    """
+    head = ("data set", "split", "videos", "normal", "abnormal", "frames", "scored", "anomalous")
+    rows: list[Cells] = [head]
     for name, each in summaries:
         for split in each.splits:
             rows.append(
@@ -221,8 +224,9 @@ def dataset_rows(summaries: Iterable[tuple[str, DatasetSummary]]) -> list[Cells]
                     split.videos,
                     split.normal,
                     split.abnormal,
-                    split.frames or None,
-                    split.positive_frames or None,
+                    None if split.videos_without_frames else split.frames,
+                    split.scored_frames,
+                    split.positive_frames,
                 )
             )
     return rows

@@ -105,7 +105,7 @@ class TrainConfig:
         head_kind(self.head)
         if self.streams not in STREAM_CHOICES:
             raise ValueError(f"streams = {self.streams!r}: allowed are {', '.join(STREAM_CHOICES)}")
-        _check_device(self.device)
+        check_device(self.device)
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds = {self.seeds}: each may stand there once")
         if any(not 0 <= seed < 2**32 for seed in self.seeds):
@@ -133,7 +133,7 @@ class TrainConfig:
         return HeadSettings("given", self.head_config)
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
     """Raise ValueError unless this machine has the device."""
     cards = torch.cuda.device_count()
     allowed = ["cpu", *(["cuda"] if cards else []), *(f"cuda:{each}" for each in range(cards))]

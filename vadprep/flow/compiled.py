@@ -18,7 +18,7 @@ from types import ModuleType
 
 import numba
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 @cache
@@ -36,7 +36,7 @@ def loops() -> ModuleType:
 
 
 def cache_folder() -> Path:
-    """Folder for machine code: ``$XDG_CACHE_HOME/vadprep/numba``, made if need be.
+    """Folder for machine code: ``$XDG_CACHE_HOME/vadprep/numba-VERSION``, made if need be.
 
     Where that cannot be written it is a folder of this user's in the temp folder.
     """
@@ -48,7 +48,7 @@ def cache_folder() -> Path:
             return folder
     except OSError as error:
         spare = Path(tempfile.gettempdir()) / f"vadprep-numba-{os.getuid()}"
-        log.warning("%s: %s; compiled flow is kept in %s", folder, error.strerror, spare)
+        _LOG.warning("%s: %s; compiled flow is kept in %s", folder, error.strerror, spare)
         spare.mkdir(mode=0o700, exist_ok=True)
         return spare
 
@@ -60,7 +60,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX)
         except OSError as error:  # no locks on this file system; numba replaces files atomically
-            log.info("%s: cannot be locked: %s", path, error.strerror)
+            _LOG.info("%s: cannot be locked: %s", path, error.strerror)
         yield
 
 

@@ -34,9 +34,11 @@ def tvl1_cpu(frames: NDArray[np.uint8], settings: TVL1, threads: int) -> NDArray
 
     def solve(start: int) -> None:
         solver = idle.get()
-        for pair, found in enumerate(solver.flows(frames[start : start + run + 1]), start):
-            flow[pair] = found
-        idle.put(solver)
+        try:
+            for pair, found in enumerate(solver.flows(frames[start : start + run + 1]), start):
+                flow[pair] = found
+        finally:
+            idle.put(solver)  # or the other pairs would wait for it
 
     with ThreadPoolExecutor(idle.qsize()) as pool:
         list(pool.map(solve, range(0, num_pairs, run)))

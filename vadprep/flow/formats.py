@@ -93,6 +93,10 @@ class _Sink(io.FileIO):
 
 @contextmanager
 def hdf5_writer(path: Path, video_id: str) -> Iterator[Append]:
+    """A function that appends pictures; the file appears when the block is left in good order.
+
+    Raises OutputError when the disk refuses.
+    """
     with written(path) as stream:
         sink = _Sink(stream.fileno(), "r+", closefd=False)
         with h5py.File(sink, "w", libver=("v110", "v110")) as file:
@@ -147,6 +151,7 @@ class _HDF5Flow:
 
 @contextmanager
 def hdf5_reader(path: Path, video_id: str) -> Iterator[Stored]:
+    """The pictures of a file; DecodeError when it is missing, damaged or another video's."""
     with _readable(path):
         file = h5py.File(path, "r", locking=False)
     with file:
@@ -163,6 +168,7 @@ def hdf5_reader(path: Path, video_id: str) -> Iterator[Stored]:
 
 @contextmanager
 def jpeg_writer(path: Path, video_id: str) -> Iterator[Append]:
+    """As ``hdf5_writer``, a folder of JPEGs."""
     folder, count = temporary_name(path), 0
     with disk_errors(path):
         folder.mkdir()
@@ -210,6 +216,7 @@ class _JPEGFlow:
 
 @contextmanager
 def jpeg_reader(path: Path, video_id: str) -> Iterator[Stored]:
+    """As ``hdf5_reader``; a folder does not say whose it is."""
     if not path.is_dir():
         raise DecodeError(f"{path}: no such saved flow: extract it first", NO_FLOW_KIND)
     yield _JPEGFlow(path)

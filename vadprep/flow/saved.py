@@ -131,6 +131,10 @@ class SavedFlow:
         with read(self._file(video_id), video_id) as stored:
             yield ReadFlow(self._file(video_id), stored, device)
 
+    def holds(self, video_id: str) -> bool:
+        """True when flow of the video is there."""
+        return self._file(video_id).exists()
+
     def _file(self, video_id: str) -> Path:
         return self.path / (file_name(video_id) + (".h5" if self.kind == HDF5 else ""))
 

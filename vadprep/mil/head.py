@@ -64,9 +64,9 @@ class HeadConfig:
     def _check_types(self) -> None:
         """Raise ValueError for text where a number is meant, and the like."""
         for each in fields(self):
-            value, allowed = getattr(self, each.name), _TYPES.get(str(each.type), (str,))
-            if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-                raise ValueError(f"{each.name} = {value!r}: expected {each.type}")
+            value, (words, allowed) = getattr(self, each.name), _TYPES.get(str(each.type), _WORD)
+            if type(value) not in allowed:
+                raise ValueError(f"{each.name} = {value!r}: expected {words}")
 
     def check_choices(self, choices: Mapping[str, Collection[str]]) -> None:
         """Raise ValueError unless each field of ``choices`` has one of its values."""
@@ -89,13 +89,15 @@ class HeadConfig:
         return rate * (1 + math.cos(math.pi * epoch / self.cosine_epochs)) / 2
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "float": (int, float),
-    "bool": (bool,),
+_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
+    "int": ("a whole number", (int,)),
+    "int | None": ("a whole number, or null", (int, type(None))),
+    "float": ("a number", (int, float)),
+    "bool": ("true or false", (bool,)),
 }
-"""By annotation; every other one is a choice of words."""
+"""What a value may be, in words and as types, by annotation; every other one is a ``_WORD``."""
+
+_WORD = ("a word", (str,))
 
 _CHOICES = {
     "batches": ("shuffled", "balanced", "drawn"),
