@@ -40,10 +40,11 @@ from vadprep.verify import verify
 TESTS = Path(__file__).parent
 SECONDS_TO_DIE = 2.0
 IDLE_SECONDS_TO_DIE = 30.0
-WITHOUT_OUR_CODE = (
-    *("ray::IDLE", "ray::Actor.__init__", "ray::DashboardAgent", "ray::RuntimeEnvAgent"),
-)
-"""Processes of Ray without our code, or not yet; they find out later that they are alone."""
+WITHOUT_OUR_CODE = ("ray::IDLE", "ray::Actor.__init__")
+"""Workers of Ray in which our code does not run yet; they find out later that they are alone."""
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Processes of Ray without our code: of a driver killed alone they try to tell others for 60 s."""
+AGENT_SECONDS_TO_DIE = 90.0
 PATIENCE = 120.0
 LONGEST_CHAIN = 5
 """Kills of one extraction."""
@@ -94,6 +95,8 @@ class Kill:
     half_done: str
     """What the kill left of a shard: nothing, or the steps it was between."""
     problems: tuple[str, ...]
+    agents: tuple[psutil.Process, ...] = ()
+    """Those of Ray that are still to end."""
 
 
 def make_videos(folder: Path, count: int = 9, more_frames: int = 37) -> Path:
@@ -207,7 +210,9 @@ def kill_once(
         _, words = process.communicate()
     else:
         process.wait()
-    problems = [f"alive after the kill: {each}" for each in survivors(members)]
+    agents = [each for each in members if _name_if_alive(each).startswith(AGENTS)]
+    to_die = [each for each in members if each not in agents] if hit.target == "driver" else members
+    problems = [f"alive after the kill: {each}" for each in survivors(to_die)]
     if not hit.goes_on:
         _, words = process.communicate()  # its pipe is open until the last of them is gone
     if (finished or hit.goes_on) and process.returncode:
@@ -226,6 +231,7 @@ def kill_once(
         repeated_of=lost,
         half_done=", ".join(filter(None, map(left_of_shards, parts.values()))),
         problems=tuple(problems),
+        agents=tuple(agents),
     )
 
 
@@ -375,7 +381,10 @@ def kill_many(
         print(_line(number, kills[-1]), flush=True)
         if not target.exists():
             chain = []
-    return kills
+    agents = [each for kill in kills for each in kill.agents]
+    psutil.wait_procs(agents, timeout=AGENT_SECONDS_TO_DIE)
+    left = tuple(f"alive long after: {name}" for each in agents if (name := _name_if_alive(each)))
+    return [*kills[:-1], replace(kills[-1], problems=kills[-1].problems + left)]
 
 
 def completed(
