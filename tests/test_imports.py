@@ -33,12 +33,21 @@ ROWS = [
     ["fit", "outcome"],
     ["runner", "train"],
     ["tables", "report", "scenery"],
-    ["progress", "estimate", "bench", "scene", "bench_flow", "bench_memory", "bench_train"],
+    [
+        "alarms",
+        "progress",
+        "estimate",
+        "bench",
+        "scene",
+        "bench_flow",
+        "bench_memory",
+        "bench_train",
+    ],
     ["demo", "doctor", "recipes"],
     ["options"],
     [
         *("cli_exchange", "cli_features", "cli_models", "cli_protocol"),
-        *("cli_tools", "cli_weights"),
+        *("cli_score", "cli_tools", "cli_weights"),
     ],
     ["cli"],
 ]

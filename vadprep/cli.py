@@ -18,6 +18,7 @@ from vadprep import (
     cli_features,
     cli_models,
     cli_protocol,
+    cli_score,
     cli_tools,
     cli_weights,
 )
@@ -54,7 +55,7 @@ for command in (
     cli_features.status,
     cli_features.verify,
     cli_models.train,
-    cli_models.score,
+    cli_score.score,
     cli_models.evaluate,
     cli_exchange.import_,
     cli_exchange.export,
