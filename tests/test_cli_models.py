@@ -204,6 +204,26 @@ def test_eval_finds_the_manifest_from_any_folder(place, tmp_path, monkeypatch):
     assert by_itself.splitlines()[2].split() == ["figure", "seed-9", "seed-10"]
 
 
+def test_eval_gives_json_with_every_category(place):
+    record = json.loads(ok("eval", place / "r", "--json"))
+    (found,) = record.values()
+    assert list(record) == [str(place / "r")]
+    metrics = json.loads((place / "r" / "metrics.json").read_text())
+    assert found["frame_auc"] == metrics["last"]["frame_auc"]
+    assert found["random_weights"] is True and "per_category" in found
+
+
+def test_the_protocol_of_csltal_is_printed_beside_the_standard_one(place, tmp_path):
+    named = ("--manifest", place / "m.csv", "--features", place / "f", "--out", tmp_path / "r")
+    output = ok("train", "csltal", *named, "--set", "epochs=1", "--seeds", "0,1")
+    standard, own = output.split("csl_tal_subsampled, a protocol of one paper")
+    assert "frame_ap_trapezoid" in standard and "proposal_ap" not in standard
+    assert "proposal_ap" in own and own.splitlines()[1].split() == [
+        "figure",
+        *"seed 0 seed 1".split(),
+    ]
+
+
 def test_the_split_file_is_found_again_too(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("split.csv").write_text("video_id,split\na,test\nb,test\nc,train\nd,train\n")

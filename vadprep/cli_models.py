@@ -81,6 +81,9 @@ def train(
         report = train_head(found, manifest, config, out)
     tables.show_caution(out, report.origin.caution())
     tables.show(figure_rows(report.columns(), next(iter(report.by_seed.values())).reasons))
+    for protocol, figures in report.protocols().items():
+        click.echo(f"{protocol}, a protocol of one paper that compares with nothing above:")
+        tables.show(figure_rows(figures))
     click.echo(
         f"{len(report.by_seed)} run(s) in {out}, settings {report.settings}, percent; "
         f"what is best on test was chosen on test: optimistic"
@@ -116,7 +119,8 @@ def parsed_seeds(text: str | None) -> tuple[int, ...]:
 @click.argument("run", type=FOLDER)
 @manifest_options
 @click.option("--coverage", type=click.Choice(["cut", "hold"]), default="cut", show_default=True)
-def evaluate(run: Path, coverage: str, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="For programs, with every category.")
+def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     """The figures of a run on its own manifest, or on another."""
     from vadprep.checkpoint import seed_folders
     from vadprep.report import figure_rows
@@ -126,14 +130,20 @@ def evaluate(run: Path, coverage: str, **options: Any) -> None:
     if not (options["dataset"] or options["manifest"]):
         options = recorded_source(folders[0]) | {k: v for k, v in options.items() if v}
     manifest, _ = chosen_manifest(options)
-    columns: dict[str, Any] = {}
-    reasons: dict[str, str] = {}
-    for folder in folders:
-        path = folder / "scores-last.h5"
-        tables.show_caution(folder, read_origin(path).caution())
-        metrics = evaluate_scores(read_scores(path), manifest, coverage)
-        columns[folder.name] = metrics.figures
-        reasons |= metrics.reasons
+    paths = {folder: folder / "scores-last.h5" for folder in folders}
+    origins = {folder: read_origin(path) for folder, path in paths.items()}
+    found = {
+        folder: evaluate_scores(read_scores(path), manifest, coverage)
+        for folder, path in paths.items()
+    }
+    if as_json:
+        record = {str(f): {**m.as_json(), **origins[f].as_json()} for f, m in found.items()}
+        click.echo(json.dumps(record, indent=2))
+        return
+    for folder, origin in origins.items():
+        tables.show_caution(folder, origin.caution())
+    reasons = {name: why for metrics in found.values() for name, why in metrics.reasons.items()}
+    columns = {folder.name: metrics.figures for folder, metrics in found.items()}
     tables.show(figure_rows(columns, reasons))
 
 

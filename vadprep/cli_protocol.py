@@ -13,7 +13,7 @@ import click
 
 from vadprep import tables
 from vadprep.groundtruth import READINGS, RULES, FlatTruth, build, read_flat
-from vadprep.options import FILE, FOLDER, chosen_manifest, manifest_options
+from vadprep.options import FILE, FOLDER, arguments, chosen_manifest, manifest_options
 from vadprep.truth_check import Check, check
 
 MOST_VIDEOS = 20
@@ -152,8 +152,17 @@ def verdict(found: Check) -> list[str]:
 
 
 @click.command()
-def recipes() -> None:
-    """Published settings and figures, and what others got."""
-    from vadprep.recipes import recipe_rows
+@click.argument("head", required=False)
+def recipes(head: str | None) -> None:
+    """Published settings and figures, and what others got.
 
-    tables.show(recipe_rows())
+    With the name of a head all its settings, which train takes by --set.
+    """
+    from vadprep.recipes import FIGURES, recipe_rows, setting_rows
+
+    if head is None:
+        tables.show(recipe_rows())
+        click.echo(f"{FIGURES}; vadprep recipes HEAD: its settings")
+        return
+    with arguments():
+        tables.show(setting_rows(head))
