@@ -178,6 +178,15 @@ def test_ucf_of_rtfm_by_its_published_length():
     assert (found.rules, found.reading, found.is_sound) == (("rtfm",), "inclusive", True)
 
 
+@pytest.mark.parametrize("reading", READINGS)
+def test_public_lengths_that_follow_no_rule_are_known_from_the_manifest(reading):
+    """UCF-Crime by DeepMIL, PEL4VAD and UR-DMU: 11 videos follow another rule than the others."""
+    labels = build(load_dataset("ucf"), "scored", reading=reading).labels
+    assert len(labels) == 1_109_680
+    found = check(labels.astype(bool), load_dataset("ucf"))
+    assert (found.rules, found.reading, found.is_sound) == (("scored",), reading, True)
+
+
 @pytest.mark.parametrize(
     "content", [np.array([0, 2]), np.zeros((2, 2)), np.array(["a"]), np.array([np.nan])]
 )

@@ -276,4 +276,6 @@ def named_weights(stream: str, specs: Mapping[str, Spec], weights: str | None) -
     if found := spec.weights if spec.is_random else at_hand(spec.graph):
         return found
     option = "--flow-weights" if stream == "flow" else "--weights"
+    if spec.weights == UNKNOWN:
+        raise click.UsageError(f"nobody knows of which weights the run's features are: {option}")
     raise click.UsageError(f"the run's features are of {spec.weights}: name it by {option}")

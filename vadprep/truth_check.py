@@ -39,7 +39,8 @@ class Check:
     videos: tuple[VideoCheck, ...]
     """In order; empty when no combination of rules gives the length of the file."""
     rules: tuple[str, ...]
-    """Each of them explains every length by itself; empty when none does."""
+    """Each of them explains every length by itself; empty when none does. ``scored``, which is
+    no rule but a column of the manifest, only where no rule does."""
     reading: str
     """How it reads the numbers of intervals (``groundtruth.READINGS``)."""
     num_labels: int
@@ -68,7 +69,7 @@ def check(labels: NDArray[np.bool_], manifest: Manifest, ids: Sequence[str] | No
     refuse((v.video_id for v, c in zip(videos, candidates, strict=True) if not c), "frames")
     single = {
         rule: [found[rule] for found in candidates]
-        for rule in LENGTHS
+        for rule in (*LENGTHS, "scored")
         if all(len(found.get(rule, ())) == 1 for found in candidates)
     }
     totals = {rule: sum(lengths[0] for lengths in found) for rule, found in single.items()}
@@ -83,9 +84,10 @@ def check(labels: NDArray[np.bool_], manifest: Manifest, ids: Sequence[str] | No
     best = attempts[wrong.index(min(wrong))]
     checks = _checks(labels, videos, candidates, best)
     equal = [e for e in attempts if (e.reading, e.placed) == (best.reading, best.placed)]
+    rules = [each.rule for each in equal if each.rule]
     return Check(
         videos=checks,
-        rules=tuple(each.rule for each in equal if each.rule),
+        rules=tuple(rule for rule in rules if rule != "scored" or rules == ["scored"]),
         reading=best.reading,
         num_labels=len(labels),
         totals=totals,
@@ -116,11 +118,14 @@ def _candidates(video: Video) -> dict[str, tuple[int, ...]]:
         counts = (video.num_frames,)
     elif video.num_frames_scored is not None:
         counts = range(video.num_frames_scored + 1, video.num_frames_scored + 17)
-    return {
+    found = {
         rule: tuple(sorted({length(n) for n in counts}))
         for rule, length in LENGTHS.items()
         if counts and not (rule == "frames" and len(counts) > 1)
     }
+    if found and video.num_frames_scored is not None:
+        found["scored"] = (video.num_frames_scored,)
+    return found
 
 
 Lengths = Sequence[Sequence[int]]
