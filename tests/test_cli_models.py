@@ -340,6 +340,8 @@ def test_a_preset_of_another_dimension_is_refused_before_extracting(place, impor
     named = ("score", imported / "r", place / "videos", "--out", tmp_path / "s", *AS_EXTRACTED)
     refused = message(run(*named))
     assert "features of dimension 256, inception_i3d gives 1024: take a preset of" in refused
+    unnamed = message(run(*named[:-2]))
+    assert unnamed == "nobody knows of which weights the run's features are: --weights"
     assert not (tmp_path / "s").exists()
 
 
