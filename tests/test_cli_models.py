@@ -17,8 +17,9 @@ from commands import CHEAP, message, run, without_network
 from stored import stored_video, write_folder
 from videos import write_video
 
-from vadprep import cli_models, fit, logs, runner
+from vadprep import cli_score, fit, logs, runner
 from vadprep.backbones import has_cpu_bf16, load_backbone
+from vadprep.backbones.graphs import GRAPHS
 from vadprep.checkpoint import Origin
 from vadprep.cli_models import HEAD_NAMES
 from vadprep.datasets import load_dataset
@@ -219,6 +220,26 @@ def test_eval_finds_the_manifest_from_any_folder(place, tmp_path, monkeypatch):
     assert float(mean) == pytest.approx((float(one) + float(other)) / 2, abs=0.01)
 
 
+def test_eval_gives_json_with_every_category(place):
+    record = json.loads(ok("eval", place / "r", "--json"))
+    (found,) = record.values()
+    assert list(record) == [str(place / "r")]
+    metrics = json.loads((place / "r" / "metrics.json").read_text())
+    assert found["frame_auc"] == metrics["last"]["frame_auc"]
+    assert found["random_weights"] is True and "per_category" in found
+
+
+def test_the_protocol_of_csltal_is_printed_beside_the_standard_one(place, tmp_path):
+    named = ("--manifest", place / "m.csv", "--features", place / "f", "--out", tmp_path / "r")
+    output = ok("train", "csltal", *named, "--set", "epochs=1", "--seeds", "0,1")
+    standard, own = output.split("csl_tal_subsampled, a protocol of one paper")
+    assert "frame_ap_trapezoid" in standard and "proposal_ap" not in standard
+    assert "proposal_ap" in own and own.splitlines()[1].split() == [
+        "figure",
+        *"seed 0 seed 1".split(),
+    ]
+
+
 def test_the_split_file_is_found_again_too(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("split.csv").write_text("video_id,split\na,test\nb,test\nc,train\nd,train\n")
@@ -274,6 +295,86 @@ def test_videos_are_scored_as_their_features_are(place, tmp_path):
     assert read_origin(tmp_path / "scores.h5") == Origin({"rgb": "random:0"})
 
 
+def test_alarms_and_frames_of_a_video_are_written(place, tmp_path):
+    """Two thresholds: every frame is an alarm, none is."""
+    clip = place / "videos" / "d.mp4"
+    for threshold, intervals in (("0", [(0, 80)]), ("1", [])):
+        output = ok("score", place / "r", clip, "--out", tmp_path, "--threshold", threshold)
+        record = json.loads((tmp_path / "scores.json").read_text())
+        (entry,) = record["videos"]
+        found = [(each["start_frame"], each["stop_frame"]) for each in entry["alarms"]]
+        assert found == intervals and (entry["video_id"], entry["fps"]) == (str(clip), 25.0)
+        assert ("0.0-3.2 s" in output) == bool(intervals)
+        frames = read_scores(tmp_path / "scores.h5")[str(clip)].frames()
+        rows = (tmp_path / entry["frames"]).read_text().splitlines()[1:]
+        assert [float(row.split(",")[2]) for row in rows] == pytest.approx(list(frames), abs=1e-6)
+    assert (record["head"], record["random_weights"]) == ("ddl", True)
+    refused = message(run("score", place / "r", clip, "--threshold", "1.5"))
+    assert "1.5 is not in the range 0<=x<=1" in refused
+
+
+@pytest.fixture(scope="module")
+def imported(place) -> Path:
+    """The same features through another code base's files, in a folder f, and a run r on them."""
+    folder = place / "imported"
+    manifest = place / "m.csv"
+    with cheaply():
+        ok("export", place / "f", "--layout", "xdviodet", "--manifest", manifest, "--out", folder)
+        tree = ("--layout", "xdviodet", "--manifest", manifest, "--out", folder / "f")
+        ok("import", folder, *tree, "--set", "tail=drop")
+        named = ("--manifest", manifest, "--features", folder / "f", "--out", folder / "r")
+        ok("train", "ddl", *named)
+    return folder
+
+
+AS_EXTRACTED = ("--preset", "xd", "--weights", "random:0")
+
+
+def test_a_preset_stands_in_for_what_imported_features_do_not_tell(place, imported, tmp_path):
+    clip = place / "videos" / "d.mp4"
+    refused = message(run("score", imported / "r", clip, "--out", tmp_path / "s"))
+    assert "unknown: graph, weights_sha256, fps, resize" in refused
+    assert "take a preset for what is unknown (--preset NAME)" in refused
+    assert not (tmp_path / "s").exists()
+    with pytest.MonkeyPatch.context() as patch:  # the stand-in's network
+        patch.setitem(GRAPHS, "inception_i3d", replace(GRAPHS["inception_i3d"], dim=256))
+        output = ok("score", imported / "r", clip, "--out", tmp_path / "s", *AS_EXTRACTED)
+    caution = f"{CAUTION}; preset xd taken for what is unknown of the features"
+    assert f"{imported / 'r'}: {caution}\n" in output
+    record = json.loads((tmp_path / "s" / "scores.json").read_text())
+    assert (record["preset"], record["weights"]) == ("xd", {"rgb": "random:0"})
+    assumed = record["taken_from_preset"]["rgb"]
+    assert (assumed["fps"], assumed["resize"]) == ("24", "short 256")
+    assert not {"tail", "crops", "weights_sha256"} & set(assumed)
+    found = read_origin(tmp_path / "s" / "scores.h5")
+    assert found == Origin({"rgb": "random:0"}, False, "xd")
+    spec = json.loads((tmp_path / "s/features/rgb/spec.json").read_text())["spec"]
+    assert (spec["fps"], spec["tail"], spec["crops"]) == ("24", "drop", 5)
+
+
+def test_a_preset_of_another_dimension_is_refused_before_extracting(place, imported, tmp_path):
+    named = ("score", imported / "r", place / "videos", "--out", tmp_path / "s", *AS_EXTRACTED)
+    refused = message(run(*named))
+    assert "features of dimension 256, inception_i3d gives 1024: take a preset of" in refused
+    unnamed = message(run(*named[:-2]))
+    assert unnamed == "nobody knows of which weights the run's features are: --weights"
+    assert not (tmp_path / "s").exists()
+
+
+def test_imported_features_are_scored_under_a_preset(place, imported, tmp_path):
+    named = ("--features", imported / "f", "--out", tmp_path, "--no-plots")
+    refused = message(run("score", imported / "r", *named))
+    assert "take a preset for what is unknown (--preset NAME)" in refused
+    ok("score", imported / "r", *named, "--preset", "xd")
+    expected = read_scores(imported / "r" / "scores-last.h5")
+    for video_id, scores in expected.items():
+        np.testing.assert_array_equal(
+            read_scores(tmp_path / "scores.h5")[video_id].snippets, scores.snippets
+        )
+    nothing = message(run("score", place / "r", "--features", place / "f", "--preset", "xd"))
+    assert nothing == "--preset xd: nothing is unknown that it could stand for"
+
+
 def test_videos_are_scored_on_both_streams(place, tmp_path):
     named = ("--manifest", place / "m.csv", "--out", tmp_path / "f", *CHEAP)
     ok("extract", *named, "--root", place / "videos", "--streams", "rgb,flow")
@@ -304,7 +405,7 @@ def test_a_file_and_its_folder_are_one_video(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in" / "a.mp4", 1)
     monkeypatch.chdir(tmp_path)
-    found = cli_models.listed_videos([Path("in/a.mp4"), Path("in"), Path("in/../in/a.mp4")])
+    found = cli_score.listed_videos([Path("in/a.mp4"), Path("in"), Path("in/../in/a.mp4")])
     assert [video.path for video in found.videos] == [str(tmp_path / "in" / "a.mp4")]
 
 
@@ -357,7 +458,7 @@ def test_runs_whose_features_cannot_be_made_again(changes, options, expected, pl
 
 def test_plots_say_what_the_scores_must_not_be_taken_for(place, tmp_path, monkeypatch):
     titles = []
-    monkeypatch.setattr("vadprep.report.plot_scores", lambda *each: titles.append(each[-1]))
+    monkeypatch.setattr("vadprep.alarms.plot_scores", lambda *each: titles.append(each[-1]))
     ok("score", place / "r", "--features", place / "f", "--out", tmp_path)
     assert titles == [CAUTION] * 4
 

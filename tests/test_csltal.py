@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from naive import assert_same, entropy, mean, random_bags
 
 from vadprep.mil.csltal import CSLTAL, CSLTAL_PUBLISHED, CSLTALConfig, CSLTALOutput, alignment_loss
 
-LENGTHS, LABELS = (5, 2, 9, 5, 2, 9), (1.0, 0.0, 1.0) * 2
+LENGTHS, LABELS = (5, 1, 9, 5, 1, 9), (1.0, 0.0, 1.0) * 2
 """Two views of three videos."""
 
 
@@ -56,6 +57,19 @@ def test_terms_equal_loops(divide, bags):
 def test_equal_views_are_aligned():
     views = torch.rand(3, 7).repeat(2, 1)
     assert alignment_loss(views, torch.ones(6, 7, dtype=torch.bool), "sum") == 0
+
+
+def test_closed_forms():
+    """Attention a everywhere, video scores 1/4: log of it, nothing to align or to smooth."""
+    config = CSLTALConfig(sparsity=0.5, smoothness=0.7, alignment=0.3, divide=False)
+    for length in (1, 6):
+        attention, video = torch.full((4, length), 0.2), torch.full((4,), 0.25)
+        output = CSLTALOutput(scores=attention, video=video, attention=attention)
+        labels, mask = torch.ones(4), torch.ones(4, length, dtype=torch.bool)
+        terms = CSLTAL(4, config).loss(output, labels, mask)
+        assert terms["classification"].item() == pytest.approx(math.log(4))
+        assert terms["sparsity"].item() == pytest.approx(0.5 * 4 * length * 0.2)
+        assert terms["alignment"] == 0 and terms["smoothness"] == 0
 
 
 @pytest.mark.parametrize("over", ["mean", "sum"])

@@ -151,6 +151,23 @@ def test_ranking_is_zero_when_abnormal_scores_change_more_by_the_margin():
     assert dynamics_ranking_loss(scores.flip(0), *arguments, 0.0) == 1
 
 
+def test_closed_forms():
+    """Equal scores: one cross-entropy, no dynamics. Identical bags: the margin is left."""
+    labels, mask = torch.tensor([1.0, 0.0]), torch.ones(2, 20, dtype=torch.bool)
+    equal, entropy = torch.full((2, 20), 0.25), -(math.log(0.25) + math.log(0.75)) / 2
+    x = torch.randn(2, 20, 4, generator=torch.Generator().manual_seed(0))
+    assert mil_loss(equal, labels, mask).item() == pytest.approx(entropy)
+    assert dynamics_alignment_loss(equal, x, mask) == 0
+    same = torch.rand(1, 9, generator=torch.Generator().manual_seed(0)).expand(2, -1)
+    for pairs in ("means", "all", "zipped"):
+        assert dynamics_ranking_loss(equal, labels, mask, 0.3, pairs).item() == pytest.approx(0.3)
+        found = dynamics_ranking_loss(same, labels, mask[:, :9], 0.3, pairs)
+        assert found.item() == pytest.approx(0.3)  # k is 1 for both: T is below 16
+        assert dynamics_ranking_loss(equal[:, :1], labels, mask[:, :1], 0.3, pairs) == 0
+    assert mil_loss(equal[:, :1], labels, mask[:, :1]).item() == pytest.approx(entropy)
+    assert dynamics_alignment_loss(equal[:, :1], x[:, :1], mask[:, :1]) == 0
+
+
 def test_alignment_stays_finite_on_a_frozen_picture(generator):
     # In float32 the cosine of equal vectors passes 1 by up to some 1e-7.
     embeddings = torch.randn(64, 1, 128, generator=generator).repeat(1, 5, 1).requires_grad_()

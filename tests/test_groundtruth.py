@@ -10,7 +10,7 @@ import pytest
 from commands import message, run
 
 from vadprep.datasets import load_dataset
-from vadprep.groundtruth import LENGTHS, GroundTruthError, build, read_flat
+from vadprep.groundtruth import LENGTHS, READINGS, GroundTruthError, build, read_flat
 from vadprep.manifest import Manifest
 from vadprep.records import ManifestError, Video
 from vadprep.truth_check import check
@@ -54,11 +54,17 @@ def one(intervals, frames=40, **fields):
     return Manifest(Path("one.csv"), (video,))
 
 
-def test_intervals_are_half_open_or_inclusive_and_cut_at_the_end():
-    manifest = one(((3, 5), (30, 36)))
-    half_open, inclusive = (build(manifest, "floor", inclusive=each) for each in (False, True))
-    assert np.flatnonzero(half_open.labels).tolist() == [3, 4, 30, 31]
-    assert np.flatnonzero(inclusive.labels).tolist() == [3, 4, 5, 30, 31]
+@pytest.mark.parametrize(
+    "reading, expected",
+    [
+        ("half-open", [0, 1, 7, 8, 30, 31]),
+        ("inclusive", [0, 1, 2, 7, 8, 9, 30, 31]),
+        ("matlab", [0, 1, 6, 7, 8, 29, 30, 31]),
+    ],
+)
+def test_intervals_are_read_in_three_ways_and_cut_at_the_ends(reading, expected):
+    labels = build(one(((0, 2), (7, 9), (30, 36))), "floor", reading=reading).labels
+    assert np.flatnonzero(labels).tolist() == expected
 
 
 def test_the_last_label_is_repeated():
@@ -88,14 +94,16 @@ def test_what_is_unknown_is_listed():
         build(one(()), "floor", "val")
     with pytest.raises(ValueError, match="allowed are xdviodet, floor, rtfm, frames, scored"):
         build(one(()), "ceil")
+    with pytest.raises(ValueError, match="allowed are half-open, inclusive, matlab"):
+        build(one(()), "floor", reading="closed")
 
 
-@pytest.mark.parametrize("inclusive", [False, True])
+@pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("rule", LENGTHS)
-def test_every_rule_is_recognised(rule, inclusive):
+def test_every_rule_is_recognised(rule, reading):
     manifest = random_manifest()
-    found = check(build(manifest, rule, inclusive=inclusive).labels.astype(bool), manifest)
-    assert (found.rules, found.inclusive, found.is_sound) == ((rule,), inclusive, True)
+    found = check(build(manifest, rule, reading=reading).labels.astype(bool), manifest)
+    assert (found.rules, found.reading, found.is_sound) == ((rule,), reading, True)
     lengths = [LENGTHS[rule](video.num_frames) for video in manifest.videos]
     assert [each.length for each in found.videos] == lengths
     assert found.lost == {}
@@ -164,10 +172,19 @@ def test_scored_lengths_alone_are_enough_for_xd():
 
 
 def test_ucf_of_rtfm_by_its_published_length():
-    labels = build(load_dataset("ucf"), "rtfm", inclusive=True).labels
+    labels = build(load_dataset("ucf"), "rtfm", reading="inclusive").labels
     assert len(labels) == 1_114_144
     found = check(labels.astype(bool), load_dataset("ucf"))
-    assert (found.rules, found.inclusive, found.is_sound) == (("rtfm",), True, True)
+    assert (found.rules, found.reading, found.is_sound) == (("rtfm",), "inclusive", True)
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_public_lengths_that_follow_no_rule_are_known_from_the_manifest(reading):
+    """UCF-Crime by DeepMIL, PEL4VAD and UR-DMU: 11 videos follow another rule than the others."""
+    labels = build(load_dataset("ucf"), "scored", reading=reading).labels
+    assert len(labels) == 1_109_680
+    found = check(labels.astype(bool), load_dataset("ucf"))
+    assert (found.rules, found.reading, found.is_sound) == (("scored",), reading, True)
 
 
 @pytest.mark.parametrize(
@@ -197,8 +214,7 @@ def test_build_and_check_from_the_command_line(tmp_path):
     checked = run("gt", "check", gt, "--dataset", "ped2")
     assert checked.exit_code == 0
     assert (
-        "1,952 labels of 12 videos: rule xdviodet or floor, intervals [start, stop)"
-        in checked.output
+        "1,952 labels of 12 videos: rule xdviodet or floor, intervals half-open" in checked.output
     )
     labels = np.load(gt)
     labels[:176] = 0

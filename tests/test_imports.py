@@ -40,14 +40,14 @@ ROWS = [
     ["runner", "train"],
     ["tables", "report", "scenery", "bar"],
     [
-        *("progress", "estimate", "bench", "scene"),
+        *("alarms", "progress", "estimate", "bench", "scene"),
         *("bench_flow", "bench_memory", "bench_plan", "bench_train"),
     ],
     ["bench_workers", "demo", "doctor", "recipes"],
     ["options"],
     [
         *("cli_exchange", "cli_features", "cli_models", "cli_protocol"),
-        *("cli_shards", "cli_tools", "cli_weights"),
+        *("cli_score", "cli_shards", "cli_tools", "cli_weights"),
     ],
     ["cli"],
 ]

@@ -25,7 +25,14 @@ def test_every_published_setting_has_its_result():
 def test_recipes_are_printed_as_commands():
     output = run("recipes").output
     assert "vadprep train arnet --dataset shanghaitech --streams concat  I3D RGB + flow" in output
-    assert "80.72" in output
+    assert "80.72" in output and "on xd average precision (trapezoid)" in output
+
+
+def test_settings_of_a_head_are_printed_by_data_set():
+    rows = [line.split() for line in run("recipes", "ddl").output.splitlines()]
+    assert rows[0] == ["setting", "xd", "ucf"]
+    assert ["sigma", "6.0", "16.0"] in rows and ["learning_rate", "0.0005", "0.0005"] in rows
+    assert "allowed are sultani, rtfm" in message(run("recipes", "dll"))
 
 
 def test_bench_of_training_times_steps_and_counts_those_of_the_whole(monkeypatch):

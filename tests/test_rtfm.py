@@ -138,6 +138,18 @@ def test_closed_forms():
     assert squared_magnitude_loss(equal, *chosen, labels, 100.0) == pytest.approx(100.0**2)
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_fewer_snippets_than_k_are_all_chosen(length):
+    """Equal scores: the cross-entropy of one, and of its sum over the snippets there are."""
+    labels, mask = torch.tensor([1.0, 0.0]), torch.ones(2, length, dtype=torch.bool)
+    scores, entropy = torch.full((2, length), 0.25), -(math.log(0.25) + math.log(0.75)) / 2
+    chosen = select(torch.ones(2, length), mask, 3)
+    assert chosen[0].shape == (2, length) and chosen[1].all()
+    assert cross_entropy_of_mean(scores, *chosen, labels).item() == pytest.approx(entropy)
+    assert cross_entropy_each(scores, *chosen, labels).item() == pytest.approx(length * entropy)
+    assert roughness(scores, mask, "video") == 0
+
+
 @pytest.mark.parametrize("loss", [squared_magnitude_loss, hinge_magnitude_loss])
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_magnitude_is_zero_when_a_class_is_missing(loss, label, bags, features, chosen):

@@ -59,6 +59,8 @@ def test_closed_forms():
     assert ranking_loss(equal, labels, mask, "all").item() == pytest.approx(2)
     assert ranking_loss(equal, labels, mask, "zipped").item() == pytest.approx(1)
     assert ranking_loss(labels[:, None].expand(5, 3), labels, mask, "all") == 0
+    one = ranking_loss(torch.tensor([[0.9], [0.2]]), torch.tensor([1.0, 0.0]), mask[:2, :1], "all")
+    assert one.item() == pytest.approx(1 - 0.9 + 0.2)
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])

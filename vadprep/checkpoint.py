@@ -22,7 +22,7 @@ from vadprep import __version__
 from vadprep.files import written
 from vadprep.mil import HEADS, Head, HeadConfig, head_kind
 from vadprep.records import CheckpointError, SpecError
-from vadprep.spec import Spec, differences
+from vadprep.spec import UNKNOWN, Spec, completed, differences
 
 FORMAT = "vadprep-checkpoint"
 FORMAT_VERSION = 1
@@ -38,6 +38,8 @@ class Origin:
     """Names of the weights behind the features, by stream."""
     control: bool = False
     """Trained on shuffled labels: a control, not a detector."""
+    preset: str = ""
+    """Preset that stood in for what features did not tell of themselves; blank for none."""
 
     @property
     def random_weights(self) -> bool:
@@ -46,11 +48,12 @@ class Origin:
 
     def as_json(self) -> dict[str, Any]:
         """The part of metrics.json that names it."""
-        return {
+        known = {
             "weights": dict(self.weights),
             "random_weights": self.random_weights,
             "control": self.control,
         }
+        return known | ({"preset": self.preset} if self.preset else {})
 
     def caution(self) -> str:
         """What has to be said beside every figure and plot; blank for an honest detector."""
@@ -58,6 +61,8 @@ class Origin:
         parts = [f"weights {name}, NEVER TRAINED" for name in names if name.startswith("random:")]
         if self.control:
             parts.append("CONTROL on shuffled labels, not a detector")
+        if self.preset:
+            parts.append(f"preset {self.preset} taken for what is unknown of the features")
         return "; ".join(parts)
 
 
@@ -163,11 +168,16 @@ def load_run(folder: Path, name: str = LAST) -> Run:
 
 
 def check_features(
-    run: Run, specs: Mapping[str, Spec], where: str, accept: Collection[str] = ()
+    run: Run,
+    specs: Mapping[str, Spec],
+    where: str,
+    accept: Collection[str] = (),
+    preset: str | None = None,
 ) -> None:
     """Raise CheckpointError unless features of ``specs`` fit the run, naming each field.
 
-    ``accept`` names fields that may differ or be unknown; ``where`` opens the message.
+    ``accept`` names fields that may differ or be unknown, ``preset`` stands in for unknown ones
+    on both sides (what no preset holds is then accepted); ``where`` opens the message.
     """
     missing = run.specs.keys() - specs.keys()
     if missing:
@@ -178,15 +188,25 @@ def check_features(
     lines = [
         f"{stream} {line}"
         for stream, spec in run.specs.items()
-        for line in differences(spec, specs[stream])
-        if line.split(":")[0] not in accept
+        for line in _odd_fields(spec, specs[stream], accept, preset)
     ]
     if lines:
+        remedy = "accept a field by name from Python"
+        if any(UNKNOWN in spec.identity().values() for spec in run.specs.values()):
+            remedy = "take a preset for what is unknown (--preset NAME)"
         raise CheckpointError(
             f"{where}: features of another spec than the run was trained on (run / here): "
-            f"{'; '.join(lines)}. Use features of the same settings, or accept a field by name "
-            f"from Python"
+            f"{'; '.join(lines)}. Use features of the same settings, or {remedy}"
         )
+
+
+def _odd_fields(ours: Spec, theirs: Spec, accept: Collection[str], preset: str | None) -> list[str]:
+    """Lines ``field: ours / theirs`` of what ``check_features`` does not accept."""
+    if preset:
+        ours, theirs = completed(ours, preset), completed(theirs, preset)
+        pairs = zip(ours.identity().items(), theirs.identity().values(), strict=True)
+        accept = {*accept, *(name for (name, a), b in pairs if UNKNOWN in (a, b))}
+    return [line for line in differences(ours, theirs) if line.split(":")[0] not in accept]
 
 
 def save_state(

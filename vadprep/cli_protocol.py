@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from vadprep import tables
-from vadprep.groundtruth import RULES, FlatTruth, build, read_flat
-from vadprep.options import FEATURES, FILE, chosen_manifest, manifest_options
+from vadprep.groundtruth import READINGS, RULES, FlatTruth, build, read_flat
+from vadprep.options import FEATURES, FILE, arguments, chosen_manifest, manifest_options
 from vadprep.truth_check import Check, check
 
 MOST_VIDEOS = 20
@@ -29,12 +29,19 @@ def gt() -> None:
 @gt.command("build")
 @manifest_options
 @click.option("--rule", type=click.Choice(RULES), required=True, help="Length of each video.")
-@click.option("--inclusive", is_flag=True, help="Label the frame that ends an interval, too.")
+@click.option(
+    "--intervals",
+    "reading",
+    type=click.Choice(list(READINGS)),
+    default="half-open",
+    show_default=True,
+    help="How their numbers are read: [start, stop), [start, stop], or counted from 1.",
+)
 @click.option("--features", type=FEATURES, help="Spans and decoded lengths. Needed for spans.")
 @click.option("--split", default="test", show_default=True)
 @click.option("--out", type=FILE, default=Path("gt.npy"), show_default=True)
 def gt_build(
-    rule: str, inclusive: bool, features: Path | None, split: str, out: Path, **options: Any
+    rule: str, reading: str, features: Path | None, split: str, out: Path, **options: Any
 ) -> None:
     """Manifest -> one label a frame (.npy), and a CSV of whose they are."""
     from vadprep.features import open_features
@@ -50,7 +57,7 @@ def gt_build(
                     stored = found[video.video_id]
                     num_frames[video.video_id] = stored.num_frames
                     spans_end[video.video_id] = int(stored.spans[-1, 1]) if stored.num_clips else 0
-    truth = build(manifest, rule, split, inclusive, spans_end, num_frames)
+    truth = build(manifest, rule, split, reading, spans_end, num_frames)
     write_truth(out, truth)
     anomalous = int(truth.labels.sum())
     click.echo(f"{out}: {len(truth.labels):,} labels, {anomalous:,} anomalous; whose: {_csv(out)}")
@@ -128,7 +135,6 @@ def verdict(found: Check) -> list[str]:
             f"{found.num_labels:,} labels: no rule gives this length (alone: {totals}): "
             f"other videos, another order, or labels of irregular features"
         ]
-    ends = "[start, stop]" if found.inclusive else "[start, stop)"
     wrong = sum(each.wrong for each in found.videos)
     if found.rules:
         rules = " or ".join(found.rules)
@@ -137,7 +143,7 @@ def verdict(found: Check) -> list[str]:
         counts = Counter("/".join(each.rules) for each in found.videos)
         parts = ", ".join(f"{count} {rules}" for rules, count in counts.most_common())
         lines = [f"{found.num_labels:,} labels: no rule for all videos (alone: {totals}); {parts}"]
-    lines[0] += f", intervals {ends}"
+    lines[0] += f", intervals {found.reading}"
     lines.append(f"{wrong:,} labels are not the manifest's")
     for category, (lost, total) in found.lost.items():
         whole = "LOST, all" if lost == total else "lost in part,"
@@ -146,8 +152,17 @@ def verdict(found: Check) -> list[str]:
 
 
 @click.command()
-def recipes() -> None:
-    """Published settings and figures, and what others got."""
-    from vadprep.recipes import recipe_rows
+@click.argument("head", required=False)
+def recipes(head: str | None) -> None:
+    """Published settings and figures, and what others got.
 
-    tables.show(recipe_rows())
+    With the name of a head all its settings, which train takes by --set.
+    """
+    from vadprep.recipes import FIGURES, recipe_rows, setting_rows
+
+    if head is None:
+        tables.show(recipe_rows())
+        click.echo(f"{FIGURES}; vadprep recipes HEAD: its settings")
+        return
+    with arguments():
+        tables.show(setting_rows(head))

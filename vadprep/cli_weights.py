@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vadprep.download import Progress
 
 NAMES = click.Choice([*KNOWN, *SAMPLES])
+AS_HELP = "What it is, by a name of vadprep weights list."
 
 
 @click.group()
@@ -64,7 +65,7 @@ def _state(name: str) -> str:
 
 
 @weights.command("get")
-@click.argument("name", type=NAMES)
+@click.argument("name", type=NAMES, metavar="NAME")
 def weights_get(name: str) -> None:
     """Download a file, check it, convert it. Safe to run again."""
     from vadprep.download import fetch
@@ -102,7 +103,7 @@ def _show(made: Weights, path: Path) -> None:
 
 @weights.command("convert")
 @click.argument("file", type=FILE)
-@click.option("--as", "declared", type=click.Choice(list(KNOWN)), help="What it is.")
+@click.option("--as", "declared", type=click.Choice(list(KNOWN)), metavar="NAME", help=AS_HELP)
 @click.option("--out", type=FILE, help="[FILE with .safetensors]")
 def weights_convert(file: Path, declared: str | None, out: Path | None) -> None:
     """A file of another project -> our own, without running code.

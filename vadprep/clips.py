@@ -183,3 +183,10 @@ def frame_labels(intervals: tuple[tuple[int, int], ...], num_frames: int) -> NDA
     for start, stop in intervals:
         labels[start:stop] = True
     return labels
+
+
+def runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Unbroken runs of True in ``flags`` [n], half-open [start, stop), in order."""
+    padded = np.concatenate([[False], flags, [False]])
+    edges = np.flatnonzero(padded[1:] != padded[:-1]).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))

@@ -12,7 +12,13 @@ scored     as in the manifest column ``num_frames_scored``
 spans      as our own features, by their spans
 ========== ================== ==============================================================
 
-Intervals are [start, stop). RTFM's script for UCF-Crime labels frame ``stop`` too.
+The numbers of an annotation are read in three ways:
+
+========== =============== =======================================================
+half-open  [start, stop)   XDVioDet, DeepMIL, and the manifests here
+inclusive  [start, stop]   RTFM's script for UCF-Crime
+matlab     [start-1, stop) Sultani's MATLAB script: counted from 1, both included
+========== =============== =======================================================
 """
 
 from __future__ import annotations
@@ -37,6 +43,9 @@ LENGTHS: dict[str, Callable[[int], int]] = {
 
 RULES = (*LENGTHS, "scored", "spans")
 
+READINGS = {"half-open": (0, 0), "inclusive": (0, 1), "matlab": (-1, 0)}
+"""What each way of reading intervals adds to their start and stop."""
+
 
 class GroundTruthError(VadprepError):
     """A flat ground truth cannot be built, or is no such file."""
@@ -56,18 +65,21 @@ def build(
     manifest: Manifest,
     rule: str,
     split: str = "test",
-    inclusive: bool = False,
+    reading: str = "half-open",
     spans_end: Mapping[str, int] | None = None,
     num_frames: Mapping[str, int] | None = None,
 ) -> FlatTruth:
     """Ground truth of the videos of a split, in the order of the manifest.
 
-    ``spans_end`` gives, for rule ``spans``, the last frame of the features of each video, and
-    ``num_frames`` decoded lengths, which win over the manifest's. Raises ValueError for an
-    unknown rule, GroundTruthError that lists videos of unknown length or intervals.
+    ``reading`` is one of ``READINGS``. ``spans_end`` gives, for rule ``spans``, the last frame of
+    the features of each video, and ``num_frames`` decoded lengths, which win over the manifest's.
+    Raises ValueError for an unknown rule or reading, GroundTruthError that lists videos of unknown
+    length or intervals.
     """
     if rule not in RULES:
         raise ValueError(f"rule = {rule!r}: allowed are {', '.join(RULES)}")
+    if reading not in READINGS:
+        raise ValueError(f"reading = {reading!r}: allowed are {', '.join(READINGS)}")
     videos = manifest.in_split(split)
     if not videos:
         raise GroundTruthError(f"{manifest.path}: no video in split {split!r}")
@@ -80,7 +92,7 @@ def build(
     refuse((each for each, length in lengths.items() if length is None), need.get(rule, "frames"))
     refuse((v.video_id for v in videos if intervals_of(v) is None), "intervals")
     parts = [
-        _labels(video, int(lengths[video.video_id] or 0), counts[video.video_id], inclusive)
+        _labels(video, int(lengths[video.video_id] or 0), counts[video.video_id], reading)
         for video in videos
     ]
     return FlatTruth(
@@ -113,23 +125,22 @@ def refuse(ids: Iterable[str], what: str) -> None:
 
 
 def marked(
-    video: Video, length: int, num_frames: int | None, inclusive: bool
+    video: Video, length: int, num_frames: int | None, reading: str
 ) -> list[tuple[int, int]]:
     """Anomalous ranges within ``length`` labels; the last frame's label goes on past the end."""
     found = []
+    earlier, later = READINGS[reading]
     for start, stop in intervals_of(video) or ():
         reaches_end = num_frames is not None and stop >= num_frames
-        stop = length if reaches_end else min(stop + inclusive, length)
+        start, stop = max(start + earlier, 0), length if reaches_end else min(stop + later, length)
         if start < stop:
             found.append((start, stop))
     return found
 
 
-def _labels(
-    video: Video, length: int, num_frames: int | None, inclusive: bool
-) -> NDArray[np.uint8]:
+def _labels(video: Video, length: int, num_frames: int | None, reading: str) -> NDArray[np.uint8]:
     labels = np.zeros(length, dtype=np.uint8)
-    for start, stop in marked(video, length, num_frames, inclusive):
+    for start, stop in marked(video, length, num_frames, reading):
         labels[start:stop] = 1
     return labels
 

@@ -55,6 +55,14 @@ class RunReport:
                 columns[choice.replace("_", " ")] = self.mean(choice)
         return columns
 
+    def protocols(self) -> dict[str, dict[str, Figures]]:
+        """Figures of the last step under protocols of single papers, by protocol and seed."""
+        found: dict[str, dict[str, Figures]] = {}
+        for seed, metrics in self.by_seed.items():
+            for name, figures in metrics.protocols.items():
+                found.setdefault(name, {})[f"seed {seed}"] = figures
+        return found
+
     def as_json(self) -> dict[str, Any]:
         """metrics.json: with one seed the figures of that run, with several the mean of them."""
         seeds = [

@@ -27,14 +27,15 @@ def missing_ranks(folders: Sequence[StreamFolder], world_size: int) -> list[int]
 
 def last_world_size(folders: Iterable[StreamFolder]) -> int | None:
     """The number of ranks of the run that started a video last; None when none has."""
-    starts = (
+    starts = [
         event
         for folder in folders
         for path in event_paths(folder.path).values()
         for event in last_events(path, TAIL_BYTES)
         if "world_size" in event
-    )
-    newest = max(starts, key=lambda event: float(event["time"]), default=None)
+    ]
+    # Of events of one millisecond the one that was written last.
+    newest = max(reversed(starts), key=lambda event: float(event["time"]), default=None)
     return int(newest["world_size"]) if newest else None
 
 

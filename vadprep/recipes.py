@@ -1,4 +1,4 @@
-"""What was published for a head on a data set, and what other people got: ``vadprep recipes``.
+"""What was published for a head on a data set, with which settings, and what other people got.
 
 Numbers are frame AUC in percent, on XD-Violence average precision (trapezoid). Reports are from
 the issue trackers and re-runs of others; most of them trained on the authors' features, and users
@@ -7,7 +7,7 @@ who extracted their own lost 8 to 27 points.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,22 @@ RECIPES = (
     Recipe("ddl", "ucf", "I3D RGB", "85.12", ""),
     Recipe("ddl", "xd", "I3D RGB", "80.72", ""),
 )
+
+
+FIGURES = (
+    "percent: frame AUC, on xd average precision (trapezoid); the best of many test evaluations"
+)
+"""What the numbers are."""
+
+
+def setting_rows(head: str) -> list[tuple[object, ...]]:
+    """Settings of a head by the data set they were published for, as a table, header first."""
+    from vadprep.mil import head_kind
+
+    published = {name: asdict(config) for name, config in head_kind(head).published.items()}
+    names = next(iter(published.values()))
+    rows = [(name, *(str(each[name]) for each in published.values())) for name in names]
+    return [("setting", *published), *rows]
 
 
 def recipe_rows() -> list[tuple[str, ...]]:

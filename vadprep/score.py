@@ -31,13 +31,15 @@ def score_features(
     ids: Sequence[str] | None = None,
     device: str = "cpu",
     accept: Collection[str] = (),
+    preset: str | None = None,
 ) -> dict[str, VideoScores]:
     """Scores of the videos ``ids`` (all by default), in that order.
 
     Raises CheckpointError when the features are of another spec or dimension than the run was
-    trained on (``accept`` names spec fields that may differ), FeaturesError for an unknown id.
+    trained on (``accept`` names spec fields that may differ, ``preset`` stands in for unknown
+    ones), FeaturesError for an unknown id.
     """
-    check_features(run, features.specs, "scoring", accept)
+    check_features(run, features.specs, "scoring", accept, preset)
     chosen = list(features if ids is None else ids)
     unknown = [video_id for video_id in chosen if video_id not in features]
     if unknown:
@@ -204,7 +206,8 @@ def read_scores(path: Path) -> dict[str, VideoScores]:
 def read_origin(path: Path) -> Origin:
     """What the scores in a file come from; raises as ``read_scores`` does."""
     with _opened(path) as file:
-        return Origin(json.loads(file.attrs["weights"]), bool(file.attrs["control"]))
+        preset = str(file.attrs.get("preset", ""))
+        return Origin(json.loads(file.attrs["weights"]), bool(file.attrs["control"]), preset)
 
 
 @contextmanager

@@ -177,6 +177,18 @@ def _shown(spec: Spec, name: str) -> str:
     return f"{value[:12]} ({spec.weights})" if name == "weights_sha256" else value
 
 
+def completed(spec: Spec, preset: str) -> Spec:
+    """``spec`` with the values of a preset where it says ``unknown``.
+
+    What no preset holds stays unknown: weights, precision, batch. Raises ValueError for an
+    unknown preset, and for one whose network has no form for the stream.
+    """
+    graph, flow = graph_of_stream(preset, spec.stream), FLOW if spec.stream == "flow" else {}
+    recipe = {**PRESETS[preset], "graph": graph, **flow}
+    filled = {name: recipe[name] for name in recipe if getattr(spec, name) == UNKNOWN}
+    return replace(spec, preset=preset, **filled)
+
+
 def require_shared(ours: Spec, theirs: Spec, where: str) -> None:
     """Raise SpecError naming ``where`` unless two streams have frames, views and clips alike."""
     lines = [

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from vadprep.bags import read_snippets
-from vadprep.clips import CLIP_LENGTH, frame_labels
+from vadprep.clips import CLIP_LENGTH, frame_labels, runs
 from vadprep.features import Features, VideoFeatures
 from vadprep.figures import average_precision, one_class, roc_auc
 from vadprep.metrics import Truth, segment_labels
@@ -81,9 +81,7 @@ def frame_curve(snippets: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def proposals(curve: NDArray[np.float64]) -> list[tuple[int, int]]:
     """Runs of frames above 0.35, half-open [start, stop)."""
-    above = np.concatenate([[False], curve > PROPOSAL, [False]])
-    edges = np.flatnonzero(above[1:] != above[:-1]).tolist()
-    return list(zip(edges[::2], edges[1::2], strict=True))
+    return runs(curve > PROPOSAL)
 
 
 def proposal_scores(curve: NDArray[np.float64]) -> NDArray[np.float64]:

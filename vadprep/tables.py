@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -154,6 +155,12 @@ def show_untrained(weights: str) -> None:
     """Say what features of random weights must not be taken for."""
     if weights.startswith("random:"):
         click.echo(f"weights {weights}: NOT TRAINED, features are for trying things out", err=True)
+
+
+def show_caution(run: Path, caution: str) -> None:
+    """Say what figures and scores of a run must not be taken for (``checkpoint.Origin``)."""
+    if caution:
+        click.echo(f"{run}: {caution}")
 
 
 def show_running(status: Status) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.groundtruth import LENGTHS, intervals_of, marked, refuse
+from vadprep.groundtruth import LENGTHS, READINGS, intervals_of, marked, refuse
 from vadprep.manifest import Manifest
 from vadprep.records import ManifestError, Video
 
@@ -39,9 +39,10 @@ class Check:
     videos: tuple[VideoCheck, ...]
     """In order; empty when no combination of rules gives the length of the file."""
     rules: tuple[str, ...]
-    """Each of them explains every length by itself; empty when none does."""
-    inclusive: bool
-    """Whether frame ``stop`` of an interval is anomalous, too."""
+    """Each of them explains every length by itself; empty when none does. ``scored``, which is
+    no rule but a column of the manifest, only where no rule does."""
+    reading: str
+    """How it reads the numbers of intervals (``groundtruth.READINGS``)."""
     num_labels: int
     totals: Mapping[str, int]
     """Length that each rule alone would give, of those that are known for all videos."""
@@ -68,7 +69,7 @@ def check(labels: NDArray[np.bool_], manifest: Manifest, ids: Sequence[str] | No
     refuse((v.video_id for v, c in zip(videos, candidates, strict=True) if not c), "frames")
     single = {
         rule: [found[rule] for found in candidates]
-        for rule in LENGTHS
+        for rule in (*LENGTHS, "scored")
         if all(len(found.get(rule, ())) == 1 for found in candidates)
     }
     totals = {rule: sum(lengths[0] for lengths in found) for rule, found in single.items()}
@@ -78,15 +79,16 @@ def check(labels: NDArray[np.bool_], manifest: Manifest, ids: Sequence[str] | No
         nearest = min(totals, key=lambda rule: abs(totals[rule] - len(labels)), default="")
         attempts = _attempts(labels, videos, {"": mixed}, single.get(nearest, mixed))
     if not attempts:
-        return Check((), (), False, len(labels), totals, {})
+        return Check((), (), "", len(labels), totals, {})
     wrong = [sum(cost for _, _, cost in each.placed) for each in attempts]
     best = attempts[wrong.index(min(wrong))]
     checks = _checks(labels, videos, candidates, best)
-    equal = [e for e in attempts if (e.inclusive, e.placed) == (best.inclusive, best.placed)]
+    equal = [e for e in attempts if (e.reading, e.placed) == (best.reading, best.placed)]
+    rules = [each.rule for each in equal if each.rule]
     return Check(
         videos=checks,
-        rules=tuple(each.rule for each in equal if each.rule),
-        inclusive=best.inclusive,
+        rules=tuple(rule for rule in rules if rule != "scored" or rules == ["scored"]),
+        reading=best.reading,
         num_labels=len(labels),
         totals=totals,
         lost=_lost_categories(checks, {video.video_id: video for video in videos}),
@@ -116,11 +118,14 @@ def _candidates(video: Video) -> dict[str, tuple[int, ...]]:
         counts = (video.num_frames,)
     elif video.num_frames_scored is not None:
         counts = range(video.num_frames_scored + 1, video.num_frames_scored + 17)
-    return {
+    found = {
         rule: tuple(sorted({length(n) for n in counts}))
         for rule, length in LENGTHS.items()
         if counts and not (rule == "frames" and len(counts) > 1)
     }
+    if found and video.num_frames_scored is not None:
+        found["scored"] = (video.num_frames_scored,)
+    return found
 
 
 Lengths = Sequence[Sequence[int]]
@@ -135,7 +140,7 @@ class _Attempt:
     """One way to cut the file into videos."""
 
     rule: str
-    inclusive: bool
+    reading: str
     placed: list[tuple[int, int, int]]
     """Start, length and number of wrong labels of each video."""
 
@@ -146,12 +151,12 @@ def _attempts(
     rules: Mapping[str, Lengths],
     usual: Lengths,
 ) -> list[_Attempt]:
-    """The best way under each rule and both kinds of intervals, where there is one."""
+    """The best way under each rule and reading of intervals, where there is one."""
     return [
-        _Attempt(rule, inclusive, placed)
+        _Attempt(rule, reading, placed)
         for rule, allowed in rules.items()
-        for inclusive in (False, True)
-        if (placed := _explain(labels, videos, allowed, usual, inclusive)) is not None
+        for reading in READINGS
+        if (placed := _explain(labels, videos, allowed, usual, reading)) is not None
     ]
 
 
@@ -160,7 +165,7 @@ def _explain(
     videos: Sequence[Video],
     allowed: Lengths,
     usual: Lengths,
-    inclusive: bool,
+    reading: str,
 ) -> list[tuple[int, int, int]] | None:
     """Allowed lengths that add up to the file with the fewest wrong labels; None when none do.
 
@@ -173,7 +178,7 @@ def _explain(
         ways = []
         for length in lengths:
             fits = np.flatnonzero(ends + length <= len(labels))
-            wrong = _wrong(before, ends[fits], length, video, inclusive)
+            wrong = _wrong(before, ends[fits], length, video, reading)
             cost = costs[fits] + _WRONG * wrong + (length not in normally)
             ways.append((ends[fits] + length, cost, np.full(len(fits), length)))
         all_ends, all_costs, taken = (np.concatenate(each) for each in zip(*ways, strict=True))
@@ -186,7 +191,7 @@ def _explain(
     placed, end = [], len(labels)
     for video, (ends, taken) in zip(reversed(videos), reversed(steps), strict=True):
         length = int(taken[np.searchsorted(ends, end)])
-        wrong = _wrong(before, np.array([end - length]), length, video, inclusive)
+        wrong = _wrong(before, np.array([end - length]), length, video, reading)
         placed.append((end - length, length, int(wrong[0])))
         end -= length
     return placed[::-1]
@@ -205,7 +210,7 @@ def _checks(
             length,
             tuple(rule for rule, lengths in known.items() if length in lengths),
             wrong,
-            bool(marked(video, length, video.num_frames, attempt.inclusive))
+            bool(marked(video, length, video.num_frames, attempt.reading))
             and not labels[start : start + length].any(),
         )
         for video, known, (start, length, wrong) in zip(
@@ -219,14 +224,14 @@ def _wrong(
     starts: NDArray[np.int64],
     length: int,
     video: Video,
-    inclusive: bool,
+    reading: str,
 ) -> NDArray[np.int64]:
     """Labels that are not the manifest's if the video starts at each of ``starts``.
 
     ``before[i]`` counts the anomalous labels in front of i.
     """
     wrong = before[starts + length] - before[starts]
-    for start, stop in marked(video, length, video.num_frames, inclusive):
+    for start, stop in marked(video, length, video.num_frames, reading):
         wrong = wrong + (stop - start) - 2 * (before[starts + stop] - before[starts + start])
     return wrong
 

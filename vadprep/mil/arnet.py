@@ -28,7 +28,9 @@ class ARNetConfig(HeadConfig):
     """4,760 steps. The code calls 238 draws an epoch, one for each training video."""
     batch_size: int = 60
     batches: Literal["shuffled", "balanced", "drawn"] = "drawn"
+    """30 + 30, each step without replacement (official and paper)."""
     sampling: str = "jitter-300"
+    """At most 300 snippets, by two rules (official); the paper takes all: ``uniform-999999``."""
     learning_rate: float = 1e-4
     weight_decay: float = 5e-4
     """Official; the paper has none."""

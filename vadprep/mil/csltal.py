@@ -39,7 +39,8 @@ class CSLTALConfig(HeadConfig):
     """After the convolution: tanh(V x) sigmoid(U x) and one layer (official, also what its
     replication command trains), ``three`` layers (official without the gate), ``two`` (paper)."""
     alignment: float = 0.5
-    """gamma, of the replication command and the paper; 0 is the paper's ablation."""
+    """gamma, of the replication command and the paper (the code's own default is 0.55); 0 is the
+    paper's ablation."""
     alignment_over: Literal["mean", "sum"] = "mean"
     """Over the snippets of a video: mean (official) or sum (paper)."""
     sparsity: float = 2e-3

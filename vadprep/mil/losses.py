@@ -30,12 +30,14 @@ def top_mean(values: torch.Tensor, mask: torch.Tensor, k: torch.Tensor) -> torch
 
 
 def cross_entropy(p: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """-y log p - (1 - y) log(1 - p), elementwise, for labels y of 0 and 1; p is kept 1e-7 inside.
+    """-y log p - (1 - y) log(1 - p), elementwise, for labels y of 0 and 1.
 
+    p is kept below 1 - 1e-7, where float32 ends, and above 1e-12, as far as torch's function has
+    a gradient: CSL-TAL sums over a video, and a long one comes to 1e-9 before it learns anything.
     Clamped by hand: torch's function raises on NaN (and kills the CUDA context), where the
     training loop is to name the term that is not finite.
     """
-    inside = p.clamp(1e-7, 1 - 1e-7)
+    inside = p.clamp(1e-12, 1 - 1e-7)
     return -torch.where(labels > 0, inside.log(), (-inside).log1p())
 
 

@@ -45,7 +45,8 @@ class RTFMConfig(HeadConfig):
     affinity: Literal["dot", "softmax"] = "dot"
     """TSA: dot products over T (official), or their softmax, an attention map."""
     affinity_width: int | None = None
-    """Channels of the dot products; None for half a branch (official, 256 at D = 2048)."""
+    """Channels of the dot products; None for half a branch (official, 256 at D = 2048). The paper
+    has D / 4."""
     dropout: float = 0.7
     dropout_features: bool = True
     """Drop out the MTN's output too (official); the paper speaks of the layers only."""

@@ -1,0 +1,91 @@
+"""Scores of videos for people and programs: one a frame, and where they are high.
+
+SCORES/scores.json   every video with its alarms, in frames and in seconds
+SCORES/000000.csv    frame, seconds, score of the first video of scores.json; 000001.csv, ...
+SCORES/000000.png    its plot
+
+An alarm is a run of frames that score the threshold or more. Names of files are numbers, since
+ids are not safe as names. Frames after the last span have no score and are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vadprep.checkpoint import Origin, write_json
+from vadprep.clips import runs
+from vadprep.files import written
+from vadprep.metrics import VideoScores
+from vadprep.report import plot_scores
+
+
+def write_alarms(
+    folder: Path,
+    scores: Mapping[str, VideoScores],
+    threshold: float,
+    origin: Origin,
+    about: Mapping[str, Any],
+    plots: bool = True,
+) -> dict[str, list[dict[str, Any]]]:
+    """Write the files above, all of them at once each; returns the alarms of each video.
+
+    ``about`` goes into scores.json as it is. Raises OutputError when the disk refuses.
+    """
+    videos, found = list[dict[str, Any]](), dict[str, list[dict[str, Any]]]()
+    for index, (video_id, video) in enumerate(scores.items()):
+        frames = video.frames()
+        names = {"frames": f"{index:06d}.csv", "plot": f"{index:06d}.png" if plots else None}
+        write_frames(folder / f"{index:06d}.csv", frames, video.fps)
+        if plots:
+            title, path = origin.caution(), folder / f"{index:06d}.png"
+            plot_scores(path, video_id, frames, None, video.fps, title)
+        found[video_id] = alarms(frames, threshold, video.fps)
+        videos.append(
+            {
+                "video_id": video_id,
+                **names,
+                "num_frames": video.num_frames,
+                "num_frames_scored": len(frames),
+                "fps": video.fps,
+                "score": video.of_video() if len(video.snippets) else None,
+                "alarms": found[video_id],
+            }
+        )
+    record = {**about, **origin.as_json(), "threshold": threshold, "videos": videos}
+    write_json(folder / "scores.json", record)
+    return found
+
+
+def alarms(
+    frames: NDArray[np.float64], threshold: float, fps: float | None
+) -> list[dict[str, Any]]:
+    """Runs of frame scores [n] of ``threshold`` or more, half-open, in order.
+
+    ``start_frame``, ``stop_frame``; the same in seconds, None without ``fps``; ``highest`` score.
+    """
+    return [
+        {
+            "start_frame": start,
+            "stop_frame": stop,
+            "start_seconds": round(start / fps, 3) if fps else None,
+            "stop_seconds": round(stop / fps, 3) if fps else None,
+            "highest": float(frames[start:stop].max()),
+        }
+        for start, stop in runs(frames >= threshold)
+    ]
+
+
+def write_frames(path: Path, frames: NDArray[np.float64], fps: float | None) -> None:
+    """Write ``frame,seconds,score``, a line a scored frame; seconds are blank without ``fps``."""
+    seconds = (f"{frame / fps:.3f}" if fps else "" for frame in range(len(frames)))
+    lines = (
+        f"{frame},{time},{score:.6f}\n"
+        for frame, (time, score) in enumerate(zip(seconds, frames.tolist(), strict=True))
+    )
+    with written(path) as stream:
+        stream.write(("frame,seconds,score\n" + "".join(lines)).encode())
