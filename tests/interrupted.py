@@ -19,9 +19,8 @@ from standin import standin_extractor, standin_spec
 from vadprep.cluster import Pool, on_ray
 from vadprep.datasets import videos_in
 from vadprep.driver import Runner, Share, Worker, sole_driver
-from vadprep.extract import Report
 from vadprep.folder import StreamFolder
-from vadprep.records import VadprepError
+from vadprep.records import Report, VadprepError
 from vadprep.runner import in_process
 
 SPECS = {

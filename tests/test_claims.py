@@ -11,8 +11,7 @@ from standin import standin_extractor, standin_spec
 from videos import CODECS, truncate, write_video
 
 from vadprep.claims import Claims, length_note
-from vadprep.extract import Task
-from vadprep.records import Video
+from vadprep.records import Task, Video
 
 CLAIMED = [
     (Claims(100, 4.0), 100),

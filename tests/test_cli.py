@@ -21,11 +21,10 @@ from videos import write_video
 
 from vadprep import cli, progress, tables
 from vadprep.datasets import videos_in
-from vadprep.extract import Report
 from vadprep.features import open_features
 from vadprep.folder import StreamFolder
 from vadprep.manifest import Manifest
-from vadprep.records import Video
+from vadprep.records import Report, Video
 from vadprep.runner import extract_dataset
 from vadprep.settings import Settings
 from vadprep.spec import PRESETS

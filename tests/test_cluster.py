@@ -19,10 +19,9 @@ from ray.cluster_utils import Cluster
 from standin import standin_extractor
 
 from vadprep.cluster import Pool, on_ray
-from vadprep.extract import Report, Task
 from vadprep.journal import read_events
 from vadprep.probe import Probe, probe_of
-from vadprep.records import ClusterError, Video, WeightsError
+from vadprep.records import ClusterError, Report, Task, Video, WeightsError
 from vadprep.runner import in_process
 from vadprep.shards import DONE
 

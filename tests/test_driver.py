@@ -18,12 +18,11 @@ from stored import features_of, small_spec, stored_video
 
 from vadprep import appended, files
 from vadprep.driver import Driver, Share, sole_driver
-from vadprep.extract import SKIPPED, Report, Task
 from vadprep.features import open_features
 from vadprep.folder import StreamFolder
 from vadprep.journal import read_events, read_rows
 from vadprep.manifest import Manifest
-from vadprep.records import OutputError, Stopped, Video
+from vadprep.records import SKIPPED, OutputError, Report, Stopped, Task, Video
 from vadprep.runner import in_process
 from vadprep.shards import DONE, FAILED, Draft, write_failure
 from vadprep.signals import check_stop, stop_on_signals

@@ -16,8 +16,8 @@ from videos import damage, numbered_frame, truncate, write_audio, write_video
 from vadprep import extract, stopwatch
 from vadprep.clips import CLIP_LENGTH, Resampling
 from vadprep.decode import FrameStream
-from vadprep.extract import Extractor, Report, Task
-from vadprep.records import OutOfMemory, OutputError, Video
+from vadprep.extract import Extractor
+from vadprep.records import OutOfMemory, OutputError, Report, Task, Video
 from vadprep.shards import DONE, FAILED, Shard, StoredVideo
 from vadprep.spec import Spec
 from vadprep.stopwatch import Stopwatch

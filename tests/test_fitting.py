@@ -9,9 +9,9 @@ from standin import StandIn, numbers_of, standin_branch, standin_spec
 from videos import write_video
 
 from vadprep.backbones import load_backbone, load_weights
-from vadprep.extract import Extractor, Task
+from vadprep.extract import Extractor
 from vadprep.fitting import Fitting
-from vadprep.records import OutOfMemory, Video
+from vadprep.records import OutOfMemory, Task, Video
 from vadprep.shards import DONE, Shard
 
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 9 bytes"

@@ -55,7 +55,8 @@ ROWS = [
 
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 LIGHT = [
-    *("features", "manifest", "datasets", "spec", "shards", "verify", "repack", "cli"),
+    *("features", "manifest", "datasets", "spec", "shards", "status", "verify", "repack", "driver"),
+    "cli",
     *("legacy.importing", "legacy.exporting", "compare.comparing"),
 ]
 

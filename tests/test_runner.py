@@ -31,11 +31,11 @@ from videos import write_video
 
 from vadprep.cluster import Pool, on_ray
 from vadprep.datasets import videos_in
-from vadprep.extract import SKIPPED, Extractor, Report, Task
+from vadprep.extract import Extractor
 from vadprep.folder import StreamFolder
 from vadprep.journal import read_events, read_rows
 from vadprep.machine import worker_cores
-from vadprep.records import OutputError, SpecError, Stopped
+from vadprep.records import SKIPPED, OutputError, Report, SpecError, Stopped, Task
 from vadprep.runner import extract_dataset, in_process
 from vadprep.settings import Settings
 from vadprep.shards import DONE

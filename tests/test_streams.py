@@ -22,12 +22,12 @@ from vadprep import extract
 from vadprep.clips import CLIP_LENGTH, Resampling
 from vadprep.crops import crop_boxes
 from vadprep.decode import open_frames
-from vadprep.extract import Extractor, Report, Task
+from vadprep.extract import Extractor
 from vadprep.features import open_features
 from vadprep.flow.pictures import QUANTISE, tvl1_method
 from vadprep.flow.saved import SavedFlow
 from vadprep.journal import read_events
-from vadprep.records import SpecError, Video
+from vadprep.records import Report, SpecError, Task, Video
 from vadprep.runner import in_process
 from vadprep.shards import DONE, FAILED, Draft, Shard, StoredVideo
 from vadprep.snippets import Branch, FlowStage

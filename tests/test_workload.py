@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vadprep.extract import SKIPPED, Task
-from vadprep.records import Video
+from vadprep.records import SKIPPED, Task, Video
 from vadprep.workload import VIDEO_BYTES, Load, Workload, most_videos, next_limit
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vadprep.extract import Extractor, Task
-from vadprep.records import VadprepError, Video
+from vadprep.extract import Extractor
+from vadprep.records import Task, VadprepError, Video
 from vadprep.shards import DONE
 from vadprep.snippets import Branch, FlowStage
 from vadprep.spec import STREAMS, resolve

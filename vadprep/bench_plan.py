@@ -19,10 +19,10 @@ from typing import TypeVar
 import numpy as np
 
 from vadprep.driver import Driver, OnStart, Share
-from vadprep.extract import Report, Task
 from vadprep.features import stream_folders
 from vadprep.folder import StreamFolder
 from vadprep.manifest import read_manifest
+from vadprep.records import Report, Task
 from vadprep.shards import DONE, Draft
 from vadprep.spec import Spec, resolve
 from vadprep.status import status

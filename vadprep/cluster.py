@@ -22,10 +22,9 @@ import ray
 from vadprep.dispatch import Dispatch
 from vadprep.dispatch import Pool as Pool
 from vadprep.driver import OnStart, Runner, Worker
-from vadprep.extract import Report, Task
 from vadprep.files import disk_errors, is_alive
 from vadprep.probe import probe_of
-from vadprep.records import ClusterError
+from vadprep.records import ClusterError, Report, Task
 from vadprep.signals import STOP_SIGNALS
 
 OBJECT_STORE_BYTES = 100 << 20

@@ -32,10 +32,9 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vadprep.driver import OnStart, Worker
-from vadprep.extract import Report, Task
 from vadprep.machine import free_memory, worker_cores
 from vadprep.probe import Probe
-from vadprep.records import ClusterError
+from vadprep.records import ClusterError, Report, Task
 from vadprep.shards import DONE
 from vadprep.signals import check_stop
 from vadprep.workload import Load, Workload, most_videos, next_limit

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.extract import SKIPPED, Report, Task
 from vadprep.files import disk_errors, is_temporary, make_folder, names_in, remove_stale
 from vadprep.folder import Place, StreamFolder
 from vadprep.journal import Journal, Row, row_of
 from vadprep.lease import Lease, leased
 from vadprep.manifest import Manifest
+from vadprep.records import SKIPPED, Report, Task
 from vadprep.shards import DONE, FAILED, write_shard
 from vadprep.signals import check_stop, request_stop, stop_on_signals
 from vadprep.standing import IS_DONE, IS_FAILED, MISSING, Standing

@@ -19,11 +19,11 @@ from vadprep.costs import Costs, Machines, limit_of_run, run_seconds
 from vadprep.crops import target_size
 from vadprep.datasets import SourceIndex
 from vadprep.decode import open_frames
-from vadprep.extract import CPU_THREADS, UNSTATED_FPS, Extractor, Task, fixed_threads, stated_fps
+from vadprep.extract import CPU_THREADS, UNSTATED_FPS, Extractor, fixed_threads, stated_fps
 from vadprep.folder import Plan, StreamFolder, read_shard_size
 from vadprep.journal import Row, read_rows
 from vadprep.manifest import Manifest
-from vadprep.records import DecodeError, Video
+from vadprep.records import DecodeError, Task, Video
 from vadprep.runner import GPU_VIDEOS, make_extractor, settle_specs
 from vadprep.settings import Settings
 from vadprep.shards import DONE, FAILED

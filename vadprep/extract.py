@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -22,7 +21,7 @@ from vadprep.datasets import frame_bounds
 from vadprep.decode import Decoder, FrameStream, VideoHeader, open_frames
 from vadprep.fitting import Fitting
 from vadprep.flow.formats import NO_FLOW_KIND
-from vadprep.records import DecodeError, Video
+from vadprep.records import DecodeError, Report, Task, Video
 from vadprep.shards import DONE, FAILED, Attributes, Draft, write_failure
 from vadprep.signals import check_stop
 from vadprep.snippets import Branch, Snippets
@@ -30,9 +29,6 @@ from vadprep.sources import fingerprint
 from vadprep.spec import require_shared
 from vadprep.stopwatch import Stopwatch, timed
 from vadprep.views import Views, ViewSettings
-
-SKIPPED = "skipped"
-"""Status of a video that is left for the next run: its worker died, the video may be good."""
 
 UNSTATED_FPS = Fraction(25)
 """Of a folder of images whose manifest has no fps; at the native rate it shapes nothing."""
@@ -49,48 +45,6 @@ FINAL_KINDS = (
 
 KILLED_KINDS = ("crashed", "stalled")
 """Failures that were the end of the decoder's process."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A video to extract: its manifest row, its file, and for each stream the shard to write."""
-
-    video: Video
-    targets: Mapping[str, Path]
-    """Stream -> a shard of this one video."""
-    source: Path | None = None
-    missing: str = ""
-    """Where it was looked for, when there is no such file."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What became of a task; small enough to travel between processes.
-
-    The streams of a task share its fate: all are done, or none.
-    """
-
-    video_id: str
-    status: str
-    reason: str = ""
-    kind: str = ""
-    decoder: str = ""
-    num_clips: int = 0
-    num_frames: int = 0
-    repaired_frames: int = 0
-    length_note: str = ""
-    """Why the number of frames is not what header or manifest say, see ``claims``."""
-    fps: float = 0.0
-    """Of the source; 0 where nothing states it."""
-    checksums: Mapping[str, int] = field(default_factory=dict)
-    """CRC-32 of the features of each stream."""
-    retries: tuple[str, ...] = ()
-    """Reasons of the decoders that were tried before."""
-    batch_used: Mapping[str, int] = field(default_factory=dict)
-    """Stream -> views a batch, where memory sufficed for fewer than the spec has."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds a stage, all streams together: decode (waiting for frames), resize, flow, compute,
-    write; and decoding, those of the decoder, which works beside."""
 
 
 class Extractor:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import vadprep
-from vadprep.extract import Task
 from vadprep.files import disk_errors, temporary_name
-from vadprep.records import OutputError
+from vadprep.records import OutputError, Task
 from vadprep.sources import size_of
 
 SAMPLE = 3

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from vadprep.extract import Report
+from vadprep.records import Report
 from vadprep.shards import DONE
 from vadprep.tables import duration, printable
 from vadprep.tasks import Tasks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 class VadprepError(Exception):
@@ -111,3 +112,49 @@ class Video:
     intervals: tuple[Interval, ...] | None = None
     intervals_seconds: tuple[tuple[float, float], ...] | None = None
     extra: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+
+
+SKIPPED = "skipped"
+"""Status of a video that is left for the next run: its worker died, the video may be good."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A video to extract: its manifest row, its file, and for each stream the shard to write."""
+
+    video: Video
+    targets: Mapping[str, Path]
+    """Stream -> a shard of this one video."""
+    source: Path | None = None
+    missing: str = ""
+    """Where it was looked for, when there is no such file."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a task; small enough to travel between processes.
+
+    The streams of a task share its fate: all are done, or none.
+    """
+
+    video_id: str
+    status: str
+    reason: str = ""
+    kind: str = ""
+    decoder: str = ""
+    num_clips: int = 0
+    num_frames: int = 0
+    repaired_frames: int = 0
+    length_note: str = ""
+    """Why the number of frames is not what header or manifest say, see ``claims``."""
+    fps: float = 0.0
+    """Of the source; 0 where nothing states it."""
+    checksums: Mapping[str, int] = field(default_factory=dict)
+    """CRC-32 of the features of each stream."""
+    retries: tuple[str, ...] = ()
+    """Reasons of the decoders that were tried before."""
+    batch_used: Mapping[str, int] = field(default_factory=dict)
+    """Stream -> views a batch, where memory sufficed for fewer than the spec has."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds a stage, all streams together: decode (waiting for frames), resize, flow, compute,
+    write; and decoding, those of the decoder, which works beside."""

@@ -24,12 +24,12 @@ from vadprep.backbones import load_backbone, load_weights
 from vadprep.backbones.precision import check_precision
 from vadprep.datasets import SourceIndex
 from vadprep.driver import OnStart, Runner, Worker, sole_driver
-from vadprep.extract import Extractor, Report, Task
+from vadprep.extract import Extractor
 from vadprep.flow.pictures import tvl1_method
 from vadprep.flow.saved import KINDS, SavedFlow
 from vadprep.folder import StreamFolder, check_writable, read_spec
 from vadprep.manifest import Manifest
-from vadprep.records import DecodeError, ManifestError, SpecError
+from vadprep.records import DecodeError, ManifestError, Report, SpecError, Task
 from vadprep.settings import Settings
 from vadprep.snippets import Branch, FlowStage
 from vadprep.spec import (

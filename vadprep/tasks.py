@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.datasets import SourceIndex
-from vadprep.extract import Task
 from vadprep.folder import StreamFolder
 from vadprep.manifest import Manifest
-from vadprep.records import DecodeError
+from vadprep.records import DecodeError, Task
 from vadprep.sources import size_of
 
 Lacking = Mapping[str, tuple[StreamFolder, NDArray[np.bool_]]]

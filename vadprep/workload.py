@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vadprep.extract import SKIPPED, Report, Task
+from vadprep.records import SKIPPED, Report, Task
 
 WORKER_ATTEMPTS = 2
 """Workers that may die over one video before it is left for the next run."""
