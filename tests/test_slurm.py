@@ -116,7 +116,7 @@ class Jobs:
             if not list(self.out.glob("rgb/plan.csv")):
                 return []
             (stream,) = json.loads(run_command("status", self.out, "--json").stdout)
-            runs = {run["rank"]: Run(**run) for run in stream["running"]}
+            runs = {run["rank"]: Run(**run) for run in stream["runs"]}
             busy = [runs[rank] for rank in ranks if rank in runs and is_busy(runs[rank])]
             return busy if len(busy) == len(ranks) and stream["done"] else []
 
