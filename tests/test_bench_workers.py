@@ -8,13 +8,13 @@ from stored import small_spec
 from vadprep.bench_workers import HOURS, MANY, large_sets, with_frames
 from vadprep.costs import Machines
 from vadprep.datasets import load_dataset
-from vadprep.estimate import Estimate, Probe, StreamEstimate
+from vadprep.estimate import Estimate, StreamEstimate, Timing
 from vadprep.records import Video
 
 
 def measured(machines: Machines, **stages: float) -> Estimate:
     stream = StreamEstimate(small_spec(), 1, 0, 0, 0, 1, 1, 1, 1)
-    probe = Probe(decoding=1e-9, resize=1e-10, stages=stages, between=0.3)
+    probe = Timing(decoding=1e-9, resize=1e-10, stages=stages, between=0.3)
     return Estimate(
         streams=(stream,), clips=1, machines=machines, seconds=1.0, limits="", starting=0.0,
         probes=(probe,), flow_bytes=None,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from commands import run
 
-from vadprep import doctor, known
+from vadprep import doctor, known, machine
 from vadprep.doctor import Finding, examine
 
 
@@ -112,13 +112,13 @@ def test_a_file_system_without_locks_and_links(
 
 
 def test_the_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(machine, "CONTROL_GROUP", tmp_path)
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda process: set(range(8)))
     (tmp_path / "cpu.max").write_text("250000 100000\n")
     (tmp_path / "memory.max").write_text(f"{2 << 30}\n")
     findings = {each.topic: each for each in doctor._processor()}
     assert findings["CPU cores"].found.endswith("the container may use 2.5")
-    assert findings["CPU cores"].cost.endswith("--workers 2")
+    assert findings["CPU cores"].cost.endswith("2 workers at once")
     assert findings["memory"].found == "2.0 GiB" and findings["memory"].cost
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")

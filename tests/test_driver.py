@@ -244,6 +244,23 @@ def test_a_failed_video_is_done_again_on_request_and_replaces_its_failure(undist
     assert after == before
 
 
+def test_failures_of_another_manifest_keep_no_parts_of_a_shard(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+
+    def failing(task: Task) -> Report:
+        video_id = task.video.video_id
+        write_failure(task.targets["rgb"], SPEC, {"video_id": video_id}, "broken")
+        return Report(video_id, FAILED, "broken", "damaged")
+
+    folder = drive(tmp_path / "f", manifest, root, failing)
+    fewer = Manifest(manifest.path, manifest.videos[:1])
+    driver = Driver([folder], fewer, root, Share())
+    driver.recover()
+    driver.run(in_process(fake_worker), driver.tasks(retry_failed=True), lambda report: None)
+    assert not list(folder.path.rglob("*.partial"))
+    assert {row.video_id for row in status(folder).failed} == set(IDS[1:])
+
+
 def test_a_failed_video_that_is_done_again_in_another_world_size_counts_once(tmp_path):
     ids = [f"v{n}" for n in range(12)]
     manifest, root = make_root(tmp_path / "videos", ids)

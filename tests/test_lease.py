@@ -136,6 +136,15 @@ def test_a_dead_run_of_this_machine_is_replaced_at_once(tmp_path, monkeypatch, h
     process.wait()
 
 
+def test_a_run_that_cannot_be_looked_at_is_not_taken_for_dead(tmp_path, monkeypatch):
+    """As of another user where /proc hides their processes."""
+    other = replace(this_run(0, 1), process=os.getppid(), began=1, holds=True)
+    monkeypatch.setattr(lease, "_begin_of", lambda process: 0)
+    with beating(tmp_path, other), pytest.raises(LeaseError, match="another run works"):
+        with leased(tmp_path, 0, 1, never):
+            pass
+
+
 def test_between_two_claims_the_smaller_name_wins(tmp_path):
     claim = replace(ELSEWHERE, holds=False)
     assert claim.name < this_run(1, 3).name

@@ -62,6 +62,19 @@ def test_free_memory_is_bounded_by_the_control_group(monkeypatch, tmp_path):
     assert free_memory() == 40 << 20
     limit(tmp_path, str(100 << 20), 160 << 20)
     assert free_memory() == 0
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {90 << 20}\n")
+    assert free_memory() == 30 << 20
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("900000 100000", 8)],
+)
+def test_a_container_bounds_the_workers(monkeypatch, tmp_path, quota, cores):
+    monkeypatch.setattr(machine, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(8)))
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert worker_cores() == cores
 
 
 def limit(folder: Path, most: str, used: int) -> None:

@@ -108,6 +108,8 @@ def test_an_unfinished_folder_gives_what_is_finished(tmp_path, kind):
             assert list(features) == ["a", "b", "d"]
             assert np.array_equal(features["d"].rgb, features_of(stored_video("d")))
         assert "not extracted yet" in run("verify", url).output
+        found = run("status", url, "--missing-ranks", "--world-size", 3)
+        assert (found.exit_code, found.stdout) == (1, "1-2\n")
 
 
 @pytest.mark.parametrize("kind", ["http", "s3"])

@@ -18,7 +18,6 @@ from vadprep.mil.ddl import DDL, DDLConfig
 from vadprep.records import CheckpointError, FeaturesError, ManifestError
 from vadprep.report import figure_rows, plot_scores
 from vadprep.score import (
-    evaluate_run,
     evaluate_scores,
     read_origin,
     read_scores,
@@ -185,11 +184,6 @@ def test_damaged_scores_file_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match="scores.h5: scores are missing or damaged"):
         read_scores(path)
-
-
-def test_evaluate_run_takes_the_test_split():
-    features, manifest = tiny_set()
-    assert evaluate_run(run_on(features), features, manifest).num_videos == 6
 
 
 def test_evaluate_scores_needs_a_manifest_row_for_each_id():

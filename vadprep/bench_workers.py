@@ -17,7 +17,7 @@ import torch
 from vadprep.clips import Resampling, num_clips
 from vadprep.costs import Costs, limit_of_run, run_seconds
 from vadprep.datasets import frame_bounds, load_dataset, videos_in
-from vadprep.estimate import Estimate, Probe, estimate
+from vadprep.estimate import Estimate, Timing, estimate
 from vadprep.folder import StreamFolder
 from vadprep.journal import read_events
 from vadprep.manifest import Manifest
@@ -131,32 +131,19 @@ def _run(
     found = status(folder)
     if foretold.seconds is None or not found.is_complete:
         raise FeaturesError(f"{root}: a video failed: only good ones can be timed")
-    seconds, starting = _times(folder, settings.workers)
+    seconds, starting = _times(folder)
     (stream,) = settings.streams
     return WorkersRun(
         stream, settings.workers, found.num_clips, seconds, starting, foretold.seconds
     )
 
 
-def _times(folder: StreamFolder, workers: int) -> tuple[float, float]:
-    """Seconds of the work, and until a worker was ready, from the events.
-
-    The first videos wait until their workers are ready: what they took beyond their stages, less
-    what the later ones did.
-    """
-    starts: dict[str, float] = {}
-    beyond: list[float] = []
-    end = 0.0
-    for event in read_events(folder.path):
-        if event["event"] == "start":
-            starts[event["video_id"]] = event["time"]
-        elif event["event"] == "committed":
-            end = event["time"]
-            stages = sum(event["seconds"].values()) - event["seconds"]["decoding"]
-            beyond.append(end - starts[event["video_id"]] - stages)
-    first, later = beyond[:workers], beyond[workers:] or [0.0]
-    starting = max(0.0, sum(first) / len(first) - sum(later) / len(later))
-    return end - min(starts.values()) - starting, starting
+def _times(folder: StreamFolder) -> tuple[float, float]:
+    """Seconds of the work, and of the start of Ray's workers before it, from the events."""
+    events = list(read_events(folder.path))
+    run, start, *_ = (event["time"] for event in events if event["event"] in ("run", "start"))
+    end = max(event["time"] for event in events if event["event"] == "committed")
+    return end - start, start - run
 
 
 # ---------------------------------------------------------------- the large data sets
@@ -185,7 +172,7 @@ def large_sets(here: Estimate) -> Iterator[Cells]:
             )
 
 
-def _costs(video: Video, spec: Spec, measured: Probe, size: tuple[int, int]) -> Costs:
+def _costs(video: Video, spec: Spec, measured: Timing, size: tuple[int, int]) -> Costs:
     frames = video.num_frames or 0
     fps = Fraction(video.fps or FPS).limit_denominator(1001)
     used = Resampling(fps, spec.fps_used()).count(frames)

@@ -100,7 +100,8 @@ def extract(out: Path | None, retry_failed: bool, dry_run: bool, **options: Any)
     if dry_run:
         from vadprep.estimate import estimate
 
-        tables.show(estimate(videos.manifest, videos.root, target, settings).rows())
+        found = estimate(videos.manifest, videos.root, target, settings, retry_failed)
+        tables.show(found.rows())
         return
     with shown_progress() as progress:
         folders = extract_dataset(
@@ -233,6 +234,10 @@ def status(
     features: Path, by_stage: bool, missing_ranks: bool, world_size: int | None, as_json: bool
 ) -> None:
     """How far a feature folder is: done, running, failed, missing."""
+    if world_size and not missing_ranks:
+        raise click.UsageError("--world-size goes with --missing-ranks")
+    if missing_ranks and (as_json or by_stage):
+        raise click.UsageError("--missing-ranks prints nothing else: leave --json, --by-stage out")
     folders = folders_in(features)
     if missing_ranks:
         show_missing_ranks(folders, world_size)

@@ -32,6 +32,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vadprep.driver import OnStart, Worker
+from vadprep.fitting import free_device_memory
 from vadprep.machine import free_memory, worker_cores
 from vadprep.probe import Probe
 from vadprep.records import ClusterError, Report, Task
@@ -102,7 +103,7 @@ class Actor:
             return Ready(problem)
         with self._lock:
             self._worker = self._worker or self._make_worker()
-        return Ready("", worker_cores(), free_memory())
+        return Ready("", worker_cores(), min(free_memory(), free_device_memory()))
 
     def work(self, task: Task) -> Report:
         assert self._worker is not None

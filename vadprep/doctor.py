@@ -19,6 +19,7 @@ from pathlib import Path
 
 import vadprep
 from vadprep.known import KNOWN, at_hand, weights_folder
+from vadprep.machine import core_quota, of_control_group
 from vadprep.records import VadprepError
 from vadprep.tables import size
 
@@ -30,7 +31,6 @@ PROBE_FRAMES = 20
 SMALL_SHARED_MEMORY = 1 << 30
 SMALL_MEMORY = 4 << 30
 
-CONTROL_GROUP = Path("/sys/fs/cgroup")
 """Where a container finds its own limits."""
 
 PACKAGES = {
@@ -117,7 +117,7 @@ def _version(package: str) -> str:
 def _processor() -> Iterator[Finding]:
     yield _cores()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _of_container("memory.max")
+    limit = of_control_group("memory.max")
     memory = min(memory, int(limit)) if limit.isdecimal() else memory
     cost = "a worker and its decoder take 1 to 2 GiB" if memory < SMALL_MEMORY else ""
     yield Finding("memory", size(memory), cost)
@@ -137,20 +137,11 @@ def _processor() -> Iterator[Finding]:
 def _cores() -> Finding:
     cores, present = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     found = f"{cores}" + f" of the machine's {present} (affinity)" * (cores < present)
-    quota, _, period = _of_container("cpu.max").partition(" ")
-    if quota.isdecimal() and int(quota) < cores * int(period):
-        allowed = int(quota) / int(period)
-        cost = f"as many workers would wait for each other: --workers {max(1, int(allowed))}"
+    allowed = core_quota()
+    if allowed is not None and allowed < cores:
+        cost = f"more would wait for each other: {max(1, int(allowed))} workers at once"
         return Finding("CPU cores", f"{found}, the container may use {allowed:g}", cost)
     return Finding("CPU cores", found)
-
-
-def _of_container(name: str) -> str:
-    """A limit of the control group, empty where there is none."""
-    try:
-        return (CONTROL_GROUP / name).read_text().strip()
-    except OSError:
-        return ""
 
 
 def _gpu() -> Finding:

@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -125,8 +125,11 @@ class StreamDriver:
         written = self.journal.finished(row, self._standing.earlier(row.video_id))
         self._standing.note(written, self.share.rank)
 
-    def lacking(self, retry_failed: bool) -> NDArray[np.bool_]:
-        """Which videos of the plan this rank has to do: unfinished, or failed and retried."""
+    def lacking(self, asked: Iterable[str], retry_failed: bool) -> NDArray[np.bool_]:
+        """Which videos of the plan this rank has to do: unfinished, or failed and retried.
+
+        Of those that are ``asked`` for: a plan may hold videos of other manifests.
+        """
         plan, owned = self.folder.plan, self.share.owned(self.folder)
         final, partial = self.folder.final_shards(), self.folder.partial_shards()
         lacks = np.zeros(len(plan.places), bool)
@@ -137,8 +140,10 @@ class StreamDriver:
                 lacks[[numbers.start + each for each in self.folder.finished(shard)]] = False
             if retry_failed:
                 lacks[numbers] |= self._standing.state[numbers] == IS_FAILED
-        self._lacks = lacks
-        return lacks
+        is_asked = np.zeros(len(lacks), bool)
+        is_asked[np.fromiter(map(plan.number, asked), np.int64)] = True
+        self._lacks = lacks & is_asked
+        return self._lacks
 
     def expect(self, about: Mapping[str, str | int | float]) -> None:
         """Make ready for the reports of the videos that ``lacking`` has named, if there are any.
@@ -247,10 +252,13 @@ class Driver:
     def tasks(self, retry_failed: bool = False) -> Tasks:
         """What is left to do, the longest video first."""
         lacking = {
-            name: (stream.folder, stream.lacking(retry_failed))
+            name: (stream.folder, stream.lacking(self._asked(), retry_failed))
             for name, stream in self.streams.items()
         }
         return Tasks(self.manifest, self.root, lacking)
+
+    def _asked(self) -> Iterator[str]:
+        return (video.video_id for video in self.manifest.videos)
 
     def run(
         self,

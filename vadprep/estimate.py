@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -18,13 +17,12 @@ from vadprep.clips import Resampling, num_clips, num_flows
 from vadprep.costs import Costs, Machines, limit_of_run, run_seconds
 from vadprep.crops import target_size
 from vadprep.datasets import SourceIndex
-from vadprep.decode import open_frames
 from vadprep.extract import CPU_THREADS, UNSTATED_FPS, Extractor, fixed_threads, stated_fps
 from vadprep.folder import Plan, StreamFolder, read_shard_size
 from vadprep.journal import Row, read_rows
 from vadprep.manifest import Manifest
 from vadprep.records import DecodeError, Task, Video
-from vadprep.runner import GPU_VIDEOS, make_extractor, settle_specs
+from vadprep.runner import machines_of, make_extractor, settle_specs
 from vadprep.settings import Settings
 from vadprep.shards import DONE, FAILED
 from vadprep.sources import size_of
@@ -110,7 +108,7 @@ class Estimate:
     """What it waits for, see ``costs.bottleneck``."""
     starting: float
     """Seconds until the workers are ready."""
-    probes: tuple[Probe, ...]
+    probes: tuple[Timing, ...]
     """What was measured, for each set of streams that videos lack."""
     flow_bytes: int | None
     """Of the flow that would be saved, before compression; None when none would be."""
@@ -138,7 +136,9 @@ class Estimate:
         return f"{whole} ({each}, measured here; {self.limits} limits)"
 
 
-def estimate(manifest: Manifest, root: Path, out: Path, settings: Settings) -> Estimate:
+def estimate(
+    manifest: Manifest, root: Path, out: Path, settings: Settings, retry_failed: bool = False
+) -> Estimate:
     """Plan, clips, bytes and time of an extraction; reads some headers and times a few clips.
 
     Writes nothing. Raises as ``extract_dataset`` does for bad settings.
@@ -148,12 +148,12 @@ def estimate(manifest: Manifest, root: Path, out: Path, settings: Settings) -> E
     extractor = make_extractor(specs, replace(settings, save_flow=None))
     machines = machines_of(settings)
     starting = time.perf_counter() - start
-    if machines.workers > 1 or machines.has_gpus:
+    if machines.workers > 1 or machines.has_gpus or settings.address != "local":
         starting += RAY_SECONDS
-    shares = [_share(manifest, out / spec.stream, settings) for spec in specs]
+    shares = [_share(manifest, out / spec.stream, settings, retry_failed) for spec in specs]
     left = {video.video_id: video for share in shares for video in share.left}
     sources = list(_sources(list(left.values()), root))
-    headers = _headers(sources)
+    headers = _headers(sources, extractor)
     streams = tuple(
         _stream_estimate(branch.spec, branch.network.dim, share, headers)
         for branch, share in zip(extractor.branches.values(), shares, strict=True)
@@ -192,10 +192,12 @@ class _Share:
         return {video.video_id for video in self.left}
 
 
-def _share(manifest: Manifest, path: Path, settings: Settings) -> _Share:
+def _share(manifest: Manifest, path: Path, settings: Settings, retry_failed: bool) -> _Share:
     plan, rows = Plan(), {}
     if (path / "spec.json").exists():
         plan, rows = StreamFolder.open(path).plan, read_rows(path)
+    if retry_failed:
+        rows = {each: row for each, row in rows.items() if row.status != FAILED}
     plan.extend(
         (video.video_id for video in manifest.videos), settings.shard_size or read_shard_size(path)
     )
@@ -237,13 +239,13 @@ def _sources(videos: Sequence[Video], root: Path) -> Iterator[tuple[Video, Path]
             continue
 
 
-def _headers(sources: Sources) -> dict[str, Header]:
+def _headers(sources: Sources, extractor: Extractor) -> dict[str, Header]:
     """Frames of each video: from the manifest, its header, or its bytes beside probed files."""
     step = max(1, len(sources) // PROBED_HEADERS)
     probed = {
         video.video_id: header
         for video, path in sources[::step]
-        if (header := _read_header(video, path))
+        if (header := _read_header(video, path, extractor))
     }
     density = statistics.median([h.num_frames / h.bytes for h in probed.values()] or [0.0])
     fps = Fraction(statistics.median([h.fps for h in probed.values()] or [UNSTATED_FPS]))
@@ -260,9 +262,9 @@ def _headers(sources: Sources) -> dict[str, Header]:
     }
 
 
-def _read_header(video: Video, path: Path) -> Header | None:
+def _read_header(video: Video, path: Path, extractor: Extractor) -> Header | None:
     try:
-        with open_frames(path, fps=stated_fps(video)) as stream:
+        with extractor.opened(path, stated_fps(video)) as stream:
             header = stream.header
     except DecodeError:
         return None
@@ -277,7 +279,7 @@ def _clip_bytes(spec: Spec, dim: int) -> int:
 
 
 @dataclass(frozen=True)
-class Probe:
+class Timing:
     """What the stages of one set of streams take, measured on a few clips of some videos."""
 
     decoding: float
@@ -302,17 +304,10 @@ class _Run:
 
     seconds: float
     limits: str
-    probes: tuple[Probe, ...]
+    probes: tuple[Timing, ...]
 
 
-def machines_of(settings: Settings) -> Machines:
-    """Where a run with ``settings`` runs, as far as this machine is concerned."""
-    on_gpu = settings.device == "cuda"
-    cores = len(os.sched_getaffinity(0))
-    return Machines(settings.workers, GPU_VIDEOS if on_gpu else 1, cores, on_gpu)
-
-
-def probe(extractor: Extractor, names: Sequence[str], sources: Sources) -> Probe | None:
+def probe(extractor: Extractor, names: Sequence[str], sources: Sources) -> Timing | None:
     """Time the stages on the first clips of some of ``sources``; None when none can be read."""
     step = max(1, len(sources) // TIMED_FILES)
     probes = []
@@ -329,9 +324,9 @@ def probe(extractor: Extractor, names: Sequence[str], sources: Sources) -> Probe
     return _mean(probes) if probes else None
 
 
-def _mean(probes: Sequence[Probe]) -> Probe:
+def _mean(probes: Sequence[Timing]) -> Timing:
     names = dict.fromkeys(name for each in probes for name in each.stages)
-    return Probe(
+    return Timing(
         statistics.fmean(each.decoding for each in probes),
         statistics.fmean(each.resize for each in probes),
         {name: statistics.fmean(each.stages.get(name, 0.0) for each in probes) for name in names},
@@ -339,13 +334,13 @@ def _mean(probes: Sequence[Probe]) -> Probe:
     )
 
 
-def _probed(extractor: Extractor, task: Task) -> Probe:
+def _probed(extractor: Extractor, task: Task) -> Timing:
     """The stages of one video, from its first to its last timed clip."""
     assert task.source is not None
-    decoding, between = _decoding(task)
+    decoding, between = _decoding(extractor, task)
     watch, clips = Stopwatch(), dict.fromkeys(task.targets, 0)
     laps: list[tuple[int, dict[str, float]]] = []
-    with open_frames(task.source, fps=stated_fps(task.video)) as stream:
+    with extractor.opened(task.source, stated_fps(task.video)) as stream:
         pixels = stream.header.height * stream.header.width
         resampling = Resampling(stream.header.fps, extractor.spec.fps_used())
         with closing(extractor.snippets(task, stream, resampling, watch)) as snippets:
@@ -361,7 +356,7 @@ def _probed(extractor: Extractor, task: Task) -> Probe:
         for name, spent in seconds.items()
         if name not in ("decode", "resize")
     }
-    return Probe(decoding, seconds.get("resize", 0.0) / (frames * pixels), stages, between)
+    return Timing(decoding, seconds.get("resize", 0.0) / (frames * pixels), stages, between)
 
 
 def _between_laps(laps: Sequence[tuple[int, dict[str, float]]]) -> tuple[int, dict[str, float]]:
@@ -377,11 +372,11 @@ def _repeats(resampling: Resampling) -> float:
     return max(resampling.count(1000), 1) / 1000
 
 
-def _decoding(task: Task) -> tuple[float, float]:
+def _decoding(extractor: Extractor, task: Task) -> tuple[float, float]:
     """Seconds of a decoder a pixel, and until it gives the header."""
     assert task.source is not None
     begun = time.perf_counter()
-    with open_frames(task.source, fps=stated_fps(task.video)) as stream:
+    with extractor.opened(task.source, stated_fps(task.video)) as stream:
         pixels = stream.header.height * stream.header.width
         start, frames = time.perf_counter(), 0
         for block in stream:
@@ -403,7 +398,7 @@ def _run_seconds(
     for video, path in sources:
         groups[lacking[video.video_id]].append((video, path))
     costs: list[Costs] = []
-    probes: list[Probe] = []
+    probes: list[Timing] = []
     for names, group in groups.items():
         found = probe(extractor, names, group)
         if found is None:

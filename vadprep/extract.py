@@ -21,7 +21,7 @@ from vadprep.datasets import frame_bounds
 from vadprep.decode import Decoder, FrameStream, VideoHeader, open_frames
 from vadprep.fitting import Fitting
 from vadprep.flow.formats import NO_FLOW_KIND
-from vadprep.records import DecodeError, Report, Task, Video
+from vadprep.records import DecodeError, OutOfMemory, Report, Task, Video
 from vadprep.shards import DONE, FAILED, Attributes, Draft, write_failure
 from vadprep.signals import check_stop
 from vadprep.snippets import Branch, Snippets
@@ -87,6 +87,12 @@ class Extractor:
             for decoder in self.spec.decoder.split(", "):
                 try:
                     return self._extract(task, decoder, watch, retries)
+                except torch.OutOfMemoryError as error:  # outside the network, which shrinks
+                    raise OutOfMemory(
+                        f"the frames of {task.video.video_id!r} or their flow do not fit into the "
+                        f"GPU's memory ({str(error).partition('.')[0]}): free memory there, or use "
+                        "a smaller resize"
+                    ) from error
                 except DecodeError as error:  # kept as text: its frames hold the video's memory
                     reason, kind = str(error), error.kind
                 retries.append(f"{decoder}: {reason}")
@@ -97,17 +103,22 @@ class Extractor:
             reason = f"{killed} decoders were lost over it. {'; '.join(retries)}"
         return self._fail(task, reason, kind, retries, watch)
 
+    def opened(self, source: Path, fps: Fraction, decoder: str = "") -> FrameStream:
+        """Frames of a video by ``decoder``, else by the first of the spec.
+
+        Raises DecodeError as ``open_frames`` does.
+        """
+        name = decoder or self.spec.decoder.split(", ")[0]
+        return open_frames(
+            source, decoder=cast(Decoder, name), fps=fps, stall_seconds=self._stall_seconds
+        )
+
     def _extract(self, task: Task, decoder: str, watch: Stopwatch, retries: list[str]) -> Report:
         if task.source is None:
             raise DecodeError(task.missing, "missing")
         fps = self._folder_fps(task.video, task.source)
         with (
-            open_frames(
-                task.source,
-                decoder=cast(Decoder, decoder),
-                fps=fps,
-                stall_seconds=self._stall_seconds,
-            ) as stream,
+            self.opened(task.source, fps, decoder) as stream,
             ExitStack() as resources,
         ):
             drafts = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Protocol
@@ -53,7 +54,7 @@ class Fitting:
             try:
                 return torch.cat([self._features(part, batch) for part in parts])
             except (RuntimeError, MemoryError) as error:
-                if not _is_shortage(error):
+                if not is_shortage(error):
                     raise
                 reason = str(error).partition("\n")[0] or type(error).__name__
             # Here the error is gone, and with it the tensors that its frames held.
@@ -76,7 +77,13 @@ class Fitting:
             torch.cuda.empty_cache()
 
 
-def _is_shortage(error: Exception) -> bool:
+def free_device_memory() -> int:
+    """Bytes that can still be had on the GPU of this process; no bound where it uses none."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_initialized() else sys.maxsize
+
+
+def is_shortage(error: Exception) -> bool:
+    """Whether an error of torch says that memory was lacking."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return any(words in str(error) for words in SHORTAGES)

@@ -371,7 +371,7 @@ def _settle_spec(path: Path, spec: Spec, shard_size: int, provenance: dict[str, 
 def check_writable(path: Path) -> None:
     """Make ``path``; raise OutputError unless this process can write and rename a file there.
 
-    It says nothing of other machines: whether they see the same folder is not checked.
+    It says nothing of other machines: what nodes of a cluster see is asked by ``probe``.
     """
     make_folder(path)
     probe = temporary_name(path / ".write-probe")  # of our own: other ranks check as well

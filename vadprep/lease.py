@@ -86,7 +86,7 @@ class Run:
     @property
     def is_dead(self) -> bool:
         """True when it ran on this machine and does not any more."""
-        return self.machine == _machine() != "" and self.began != _begin_of(self.process)
+        return self.machine == _machine() != "" and _begin_of(self.process) not in (0, self.began)
 
     def meets(self, other: Run) -> bool:
         """True when both own one of the shards, of which there may be any number."""

@@ -13,10 +13,26 @@ CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def worker_cores() -> int:
-    """Cores for workers here: those that this process is bound to, or what SLURM gave if fewer."""
+    """Cores for workers here: those that this process is bound to, or what SLURM or a container
+    allows if fewer."""
     given = (os.environ.get(name, "") for name in SLURM_CORES)
     limits = [int(each) for each in given if each.isdecimal() and int(each)]
-    return min([len(os.sched_getaffinity(0)), *limits])
+    quota = core_quota()
+    return min([len(os.sched_getaffinity(0)), *limits, *([max(1, int(quota))] if quota else [])])
+
+
+def core_quota() -> float | None:
+    """Cores that our control group may use, None where it has no limit."""
+    quota, _, period = of_control_group("cpu.max").partition(" ")
+    return int(quota) / int(period) if quota.isdecimal() else None
+
+
+def of_control_group(name: str) -> str:
+    """A file of our control group; empty where there is none."""
+    try:
+        return (CONTROL_GROUP / name).read_text().strip()
+    except OSError:
+        return ""
 
 
 def free_memory() -> int:
@@ -25,10 +41,9 @@ def free_memory() -> int:
         each for each in Path("/proc/meminfo").read_text().splitlines() if "MemAvailable" in each
     )
     free = int(line.split()[1]) << 10
-    try:
-        limit, used = (
-            int((CONTROL_GROUP / f"memory.{name}").read_text()) for name in ("max", "current")
-        )
-    except (OSError, ValueError):  # no control group of our own, or one without a limit: "max"
+    limit, used = (of_control_group(f"memory.{name}") for name in ("max", "current"))
+    if not (limit.isdecimal() and used.isdecimal()):  # none of our own, or without a limit: "max"
         return free
-    return min(free, max(0, limit - used))
+    kept = dict(line.split() for line in of_control_group("memory.stat").splitlines())
+    cache = int(kept.get("inactive_file", 0))  # given back when memory is wanted
+    return min(free, max(0, int(limit) - int(used) + cache))

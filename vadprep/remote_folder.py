@@ -22,6 +22,9 @@ class RemoteFolder(StreamFolder):
     def final_shards(self) -> set[int]:
         return {shard for shard in range(len(self.plan.shards)) if self.shard(shard).exists()}
 
+    def partial_shards(self) -> set[int]:
+        return {shard for shard in range(len(self.plan.shards)) if self._has_partial(shard)}
+
     def finished(self, shard: int) -> set[int]:
         ids = self.plan.shards[shard] if self._has_partial(shard) else []
         places = (Place(shard, position) for position in range(len(ids)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import sys
 from collections.abc import Generator, Sequence
@@ -22,12 +21,14 @@ import torch
 import vadprep
 from vadprep.backbones import load_backbone, load_weights
 from vadprep.backbones.precision import check_precision
+from vadprep.costs import Machines
 from vadprep.datasets import SourceIndex
 from vadprep.driver import OnStart, Runner, Worker, sole_driver
 from vadprep.extract import Extractor
 from vadprep.flow.pictures import tvl1_method
 from vadprep.flow.saved import KINDS, SavedFlow
 from vadprep.folder import StreamFolder, check_writable, read_spec
+from vadprep.machine import free_memory, worker_cores
 from vadprep.manifest import Manifest
 from vadprep.records import DecodeError, ManifestError, Report, SpecError, Task
 from vadprep.settings import Settings
@@ -42,6 +43,7 @@ from vadprep.spec import (
     resolve,
 )
 from vadprep.tasks import Tasks
+from vadprep.workload import most_videos
 
 SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord", "numba", "triton")
 """Packages whose version could change a number."""
@@ -218,18 +220,29 @@ def extract_dataset(
         progress.prepare(tasks)
         if tasks:
             runner = make_runner(specs, settings, out)
-            driver.run(runner, tasks, progress, **_machines(settings))
+            driver.run(runner, tasks, progress, **_where(settings))
     return folders
 
 
-def _machines(settings: Settings) -> dict[str, str | int]:
+def machines_of(settings: Settings) -> Machines:
+    """Where a run with ``settings`` runs, were every node of a cluster like this machine.
+
+    On a GPU with as many decoders as it may come to.
+    """
+    on_gpu, cores = settings.device == "cuda", worker_cores()
+    most = most_videos(cores, free_memory(), settings.workers)
+    decoders = min(MOST_GPU_VIDEOS, most) if on_gpu else 1
+    return Machines(settings.workers, decoders, cores, on_gpu)
+
+
+def _where(settings: Settings) -> dict[str, str | int]:
     """What the events are to say of where it runs."""
-    on_gpu = settings.device == "cuda"
+    machines = machines_of(settings)
     return {
         "device": settings.device,
-        "workers": settings.workers,
-        "decoders": GPU_VIDEOS if on_gpu else 1,
-        "cores": len(os.sched_getaffinity(0)),
+        "workers": machines.workers,
+        "decoders": machines.decoders,
+        "cores": machines.cores,
     }
 
 

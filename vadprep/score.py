@@ -110,17 +110,6 @@ def videos_in_split(
     return there
 
 
-def evaluate_run(
-    run: Run, features: Features, manifest: Manifest, device: str = "cpu", coverage: str = "cut"
-) -> Metrics:
-    """Figures of a run on the test split of ``manifest``.
-
-    Raises as ``score_features`` and ``videos_in_split`` do.
-    """
-    ids = [video.video_id for video in videos_in_split(manifest, features, "test")]
-    return evaluate_scores(score_features(run, features, ids, device), manifest, coverage)
-
-
 def evaluate_scores(
     scores: Mapping[str, VideoScores], manifest: Manifest, coverage: str = "cut"
 ) -> Metrics:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vadprep.files import disk_errors, make_folder
 from vadprep.folder import Place, StreamFolder, read_provenance, read_spec
 from vadprep.journal import Journal, row_of
+from vadprep.lease import Lease, leased
 from vadprep.legacy.arrays import read_features
 from vadprep.legacy.fitting import (
     SEGMENTS,
@@ -28,7 +29,7 @@ from vadprep.legacy.surveying import SEGMENTED, Item, Request, notes_on, spec_of
 from vadprep.manifest import Manifest
 from vadprep.records import FeaturesError, SpecError, Video
 from vadprep.shards import Draft, write_failure, write_shard
-from vadprep.signals import check_stop, stop_on_signals
+from vadprep.signals import check_stop, request_stop, stop_on_signals
 from vadprep.spec import Spec
 from vadprep.standing import Standing
 
@@ -58,7 +59,8 @@ def import_features(
     A video whose files are damaged or whose count of clips fits no tail rule fails with its
     reason, as in an extraction; the same command goes on after a stop and tries failed ones
     again. ``progress`` learns how many videos are done, and of how many. Raises FeaturesError
-    when nothing can be imported, SpecError when ``out`` holds other features, Stopped at a signal.
+    when nothing can be imported, SpecError when ``out`` holds other features, LeaseError when
+    another run works there, Stopped at a signal.
     """
     ids = [video.video_id for video in manifest.videos]
     tree = read_tree(root, LAYOUTS[request.layout], request.stream, ids)
@@ -72,8 +74,8 @@ def import_features(
     items = surveyed([(video, files[video.video_id]) for video in videos], request)
     spec = spec_of(items, request)
     folder = StreamFolder.prepare(path, spec, list(files), provenance={"imported": origin})
-    with stop_on_signals():
-        _Writer(folder, request, items).run(progress)
+    with stop_on_signals(), leased(path, 0, 1, request_stop) as lease:
+        _Writer(folder, request, items, lease).run(progress)
     missing = tuple(video_id for video_id in ids if video_id not in files)
     return Imported(folder, missing, tree.unused(files.values()), notes_on(items, spec))
 
@@ -97,8 +99,11 @@ def _settled(spec: Spec | None) -> dict[str, Any]:
 class _Writer:
     """Writes the items into a feature folder, one video in memory at a time."""
 
-    def __init__(self, folder: StreamFolder, request: Request, items: Sequence[Item]) -> None:
+    def __init__(
+        self, folder: StreamFolder, request: Request, items: Sequence[Item], lease: Lease
+    ) -> None:
         self.folder = folder
+        self.lease = lease
         self.request = request
         self.items = {item.video.video_id: item for item in items}
         self.journal = Journal(folder.path, 0)
@@ -109,6 +114,7 @@ class _Writer:
         total = len(self.folder.plan.places)
         done = 0
         for shard, ids in enumerate(self.folder.plan.shards):
+            self.lease.check()
             for position, video_id in enumerate(ids):
                 self._settle(video_id, Place(shard, position))
                 check_stop()
