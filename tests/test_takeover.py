@@ -88,7 +88,7 @@ def wait_in_flight(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_run_ends_with_the_error_and_a_killed_one_is_replaced_at_once(tmp_path):
-    videos = make_videos(tmp_path / "videos", 6)
+    videos = make_videos(tmp_path / "videos", 60)  # to outlast the start of the second
     first = extraction(tmp_path / "f", videos)
     wait_in_flight(tmp_path / "f")
     second = extraction(tmp_path / "f", videos)
