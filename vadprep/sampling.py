@@ -136,10 +136,14 @@ def block_rows(num_snippets: int, length: int, random: np.random.Generator) -> R
 def _take_jittered(
     snippets: torch.Tensor, label: int, random: np.random.Generator, most: int
 ) -> torch.Tensor:
-    return snippets[jitter_rows(len(snippets), most, label, random)]
+    return _rows_of(snippets, jitter_rows(len(snippets), most, label, random))
 
 
 def _take_blocks(
     snippets: torch.Tensor, label: int, random: np.random.Generator, length: int
 ) -> torch.Tensor:
-    return snippets[block_rows(len(snippets), length, random)]
+    return _rows_of(snippets, block_rows(len(snippets), length, random))
+
+
+def _rows_of(snippets: torch.Tensor, rows: Rows) -> torch.Tensor:
+    return snippets.index_select(0, torch.from_numpy(rows))  # copies rows whole: far faster
