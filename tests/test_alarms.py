@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from vadprep.alarms import alarms, write_alarms
+from vadprep.alarms import alarms, files_of, write_alarms
 from vadprep.checkpoint import Origin
 from vadprep.clips import runs
 from vadprep.metrics import VideoScores
@@ -88,3 +88,21 @@ def test_a_plot_stands_beside_the_frames(tmp_path):
     (entry,) = json.loads((tmp_path / "scores.json").read_text())["videos"]
     assert (entry["frames"], entry["plot"]) == ("000000.csv", "000000.png")
     assert (tmp_path / entry["plot"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_files_of_earlier_scores_go_and_others_stay(tmp_path):
+    for name in ("notes.csv", "000007.csv"):
+        (tmp_path / name).write_text("mine")
+    write_alarms(tmp_path, {"a": video([0.5]), "b": video([0.5])}, 0.5, ORIGIN, {})
+    write_alarms(tmp_path, {"c": video([0.5])}, 0.5, ORIGIN, {}, plots=False)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["000000.csv", "000007.csv", "notes.csv", "scores.json"]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"videos": 3}', '{"videos": [3, {"frames": "../a.csv", "plot": null}]}', "["]
+)
+def test_what_is_not_of_ours_tells_of_no_file(tmp_path, content):
+    (tmp_path.parent / "a.csv").write_text("mine")
+    (tmp_path / "scores.json").write_text(content)
+    assert not files_of(tmp_path)

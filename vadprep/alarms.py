@@ -5,11 +5,13 @@ SCORES/000000.csv    frame, seconds, score of the first video of scores.json; 00
 SCORES/000000.png    its plot
 
 An alarm is a run of frames that score the threshold or more. Names of files are numbers, since
-ids are not safe as names. Frames after the last span have no score and are left out.
+ids are not safe as names; those of earlier scores in the same folder go. Frames after the last
+span have no score and are left out.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.checkpoint import Origin, write_json
+from vadprep.checkpoint import Origin, read_json, write_json
 from vadprep.clips import runs
 from vadprep.files import written
 from vadprep.metrics import VideoScores
+from vadprep.records import CheckpointError
 from vadprep.report import plot_scores
+
+NAMES = ("frames", "plot")
+"""Keys of scores.json that name files."""
 
 
 def write_alarms(
@@ -36,6 +42,7 @@ def write_alarms(
 
     ``about`` goes into scores.json as it is. Raises OutputError when the disk refuses.
     """
+    earlier = files_of(folder)
     videos, found = list[dict[str, Any]](), dict[str, list[dict[str, Any]]]()
     for index, (video_id, video) in enumerate(scores.items()):
         frames = video.frames()
@@ -58,7 +65,20 @@ def write_alarms(
         )
     record = {**about, **origin.as_json(), "threshold": threshold, "videos": videos}
     write_json(folder / "scores.json", record)
+    for name in earlier - files_of(folder):
+        (folder / name).unlink(missing_ok=True)
     return found
+
+
+def files_of(folder: Path) -> set[str]:
+    """Names of the CSVs and plots that scores.json in ``folder`` tells of; none without one."""
+    try:
+        videos = read_json(folder / "scores.json").get("videos")
+    except CheckpointError:
+        return set()
+    listed = videos if isinstance(videos, list) else []
+    told = [str(each.get(key)) for each in listed if isinstance(each, dict) for key in NAMES]
+    return {name for name in told if re.fullmatch(r"\d{6,}\.(csv|png)", name)}
 
 
 def alarms(

@@ -84,7 +84,8 @@ def score(
     about = {"run": str(run), "head": loaded.head_name, "taken_from_preset": assumed}
     high = write_alarms(out, scores, threshold, origin, about, not no_plots)
     show_alarms(high, threshold)
-    click.echo(f"{len(scores)} videos scored in {out}: scores.json, scores.h5, a CSV a video")
+    count = len(scores) if len(scores) == len(ids) else f"{len(scores)} of {len(ids)}"
+    click.echo(f"{count} videos scored in {out}: scores.json, scores.h5, a CSV a video")
     if len(scores) < len(ids):
         sys.exit(1)
 
@@ -168,13 +169,12 @@ def extract_as(
     """Extract ``manifest`` into ``out`` with the settings that ``run`` was trained on.
 
     ``weights`` are the options ``weights`` and ``flow_weights``; ``preset`` stands in for what
-    is unknown. Prints the videos that failed. Raises CheckpointError, before anything is decoded,
-    for settings that cannot be repeated and for other weights.
+    is unknown. Raises CheckpointError, before anything is decoded, for settings that cannot be
+    repeated and for other weights.
     """
     from vadprep.checkpoint import check_features
     from vadprep.progress import shown_progress
     from vadprep.runner import extract_dataset, settle_specs
-    from vadprep.status import status
 
     settings = settings_of(run.specs, weights, preset)
     specs = {spec.stream: spec for spec in settle_specs(out, settings)}
@@ -182,11 +182,7 @@ def extract_as(
     if preset:
         check_dimension(run, specs)
     with shown_progress() as progress:
-        folder, *_ = extract_dataset(manifest, Path(), out, settings, progress, retry_failed=True)
-    asked = {video.video_id for video in manifest.videos}
-    for row in status(folder).failed:
-        if row.video_id in asked:
-            click.echo(f"failed: {tables.printable(f'{row.video_id}: {row.reason}')}", err=True)
+        extract_dataset(manifest, Path(), out, settings, progress, retry_failed=True)
 
 
 def check_dimension(run: Run, specs: Mapping[str, Spec]) -> None:
