@@ -64,3 +64,32 @@ def real_clips() -> Path:
     if not REAL_CLIPS.is_dir():
         pytest.skip(f"no real clips in {REAL_CLIPS} (set VADPREP_REAL_CLIPS)")
     return REAL_CLIPS
+
+
+@pytest.fixture
+def importable_in_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers find the modules of the tests."""
+    tests = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{tests.parent}{os.pathsep}{tests}")
+
+
+@pytest.fixture(scope="module")
+def videos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of as many small videos as ``VIDEOS`` of the module says."""
+    from kill_many import make_videos
+
+    return make_videos(tmp_path_factory.mktemp("made") / "videos", request.module.VIDEOS)
+
+
+@pytest.fixture(scope="module")
+def whole(videos: Path) -> Path:
+    """The folder that one undisturbed process makes of them, by a stand-in for the network."""
+    from interrupted import extract_all, make_standin
+
+    from vadprep.runner import in_process
+    from vadprep.shards import DONE
+
+    folder = videos.parent / "whole"
+    reports = extract_all(folder, videos, in_process(make_standin()))
+    assert {report.status for report in reports} == {DONE}
+    return folder

@@ -164,9 +164,11 @@ def _free_ports() -> list[int]:
 
 @contextmanager
 def _daemon(node: SlurmNode, name: str, *arguments: str) -> Iterator[None]:
+    """A daemon, which dies with this process however that ends."""
+    program = str(shutil.which(name, path=_search_path()))
     with open(node.folder / f"{name}.out", "wb") as log:
         process = subprocess.Popen(
-            [str(shutil.which(name, path=_search_path())), *arguments],
+            ["setpriv", "--pdeathsig", "KILL", program, *arguments],
             env=node.env,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import threading
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import ray
 from interrupted import SPEC, extract_all, make_standin
-from kill_many import differences, files_in, make_videos
+from kill_many import differences, files_in
 from ray.cluster_utils import Cluster
 from standin import standin_extractor
 
@@ -22,12 +21,12 @@ from vadprep.cluster import Pool, on_ray
 from vadprep.journal import read_events
 from vadprep.probe import Probe, probe_of
 from vadprep.records import ClusterError, Report, Task, Video, WeightsError
-from vadprep.runner import in_process
 from vadprep.shards import DONE
 
 VIDEOS = 9
 
 pytestmark = [
+    pytest.mark.usefixtures("importable_in_workers"),
     # Ray leaves its sockets and log files to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -39,25 +38,9 @@ CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
 
 
 @pytest.fixture(autouse=True)
-def importable_in_workers(monkeypatch):
-    """Ray's workers find the modules of the tests."""
-    tests = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", f"{tests.parent}{os.pathsep}{tests}")
+def quiet_ray(monkeypatch):
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("made") / "videos", VIDEOS)
-
-
-@pytest.fixture(scope="module")
-def whole(videos) -> Path:
-    """The folder that one undisturbed process makes."""
-    folder = videos.parent / "whole"
-    extract_all(folder, videos, in_process(make_standin()))
-    return folder
 
 
 @pytest.fixture

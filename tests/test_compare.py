@@ -32,6 +32,7 @@ from vadprep.records import FeaturesError
 from vadprep.runner import extract_dataset
 from vadprep.settings import Settings
 from vadprep.snippets import Clips
+from vadprep.spec import resolve
 from vadprep.views import Views, ViewSettings
 
 FRAMES = {"street": 208, "yard": 213, "gate": 224}
@@ -339,6 +340,17 @@ def test_a_tree_is_compared_with_the_folder_it_came_from(layout: str, tmp_path: 
         found = compare(*open_pair(tmp_path / pair[0], tmp_path / pair[1], "rgb"))
         assert (found.num_common, found.evidence.crops) == (4, (10, 10))
         assert found.verdict == "equal"
+
+
+FLOW_SPEC = resolve("i3d", "cpu", ("random:0", "0" * 64), {}, "flow")
+
+
+def test_a_folder_of_the_other_stream_names_the_option(tmp_path: Path) -> None:
+    write_folder(tmp_path / "flow", [stored_video("a")], FLOW_SPEC)
+    sides = (tmp_path / "flow", tmp_path / "flow")
+    with pytest.raises(FeaturesError, match="no rgb features there, only flow: --stream flow"):
+        open_pair(*sides, "rgb")
+    assert compare(*open_pair(*sides, "flow")).verdict == "equal"
 
 
 def test_the_command_prints_tables_and_words(tmp_path: Path) -> None:

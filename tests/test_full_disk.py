@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from interrupted import extract_all, make_standin
-from kill_many import differences, family, files_in, make_videos, start, survivors
+from kill_many import differences, family, files_in, start, survivors
 
 from vadprep.journal import read_rows
 from vadprep.runner import in_process
@@ -62,19 +62,6 @@ def disk(tmp_path) -> Iterator[Disk]:
     disk = Disk(tmp_path / "disk")
     yield disk
     disk.unmount()
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("made") / "videos", VIDEOS)
-
-
-@pytest.fixture(scope="module")
-def whole(videos) -> Path:
-    """The folder that one undisturbed process makes."""
-    folder = videos.parent / "whole"
-    extract_all(folder, videos, in_process(make_standin()))
-    return folder
 
 
 def fill_up(disk: Disk) -> None:

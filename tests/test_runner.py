@@ -45,31 +45,11 @@ from vadprep.verify import verify
 VIDEOS = 7
 
 pytestmark = [
+    pytest.mark.usefixtures("importable_in_workers"),
     # Ray leaves its sockets and log files to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def importable_in_workers(monkeypatch):
-    """Ray's workers find the modules of the tests."""
-    tests = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", f"{tests.parent}{os.pathsep}{tests}")
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("made") / "videos", VIDEOS)
-
-
-@pytest.fixture(scope="module")
-def whole(videos) -> Path:
-    """The folder that one undisturbed process makes."""
-    folder = videos.parent / "whole"
-    reports = extract_all(folder, videos, in_process(make_standin()))
-    assert [report.status for report in reports] == [DONE] * VIDEOS
-    return folder
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])

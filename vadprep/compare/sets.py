@@ -109,7 +109,8 @@ def open_set(path: Path, stream: str, wanted: Collection[str] = ()) -> FeatureSe
     if not folders:
         return TreeSet(read_tree(path, ALL_NAMINGS, stream, wanted))
     if stream not in folders:
-        raise FeaturesError(f"{path}: no {stream} features there, only {', '.join(folders)}")
+        there = ", ".join(folders)
+        raise FeaturesError(f"{path}: no {stream} features there, only {there}: --stream {there}")
     return FolderSet(open_features(folders[stream].path), stream)
 
 
