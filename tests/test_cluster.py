@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -184,6 +186,43 @@ def test_without_a_node_that_can_do_the_work_the_run_ends_with_the_reasons(
     with pytest.raises(ClusterError, match="has no GPUs"):
         extract_all(tmp_path / "f", videos, on_ray(Unable, wanted))
     assert not [name for name in files_in(tmp_path) if "tmp-" in name]
+
+
+HOLDER = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+class Holder:
+    def here(self): pass
+held = ray.remote(Holder).options(num_cpus=1).remote()
+ray.get(held.here.remote())
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_workers_wait_for_what_others_hold_and_say_so(cluster, tmp_path, videos, caplog):
+    cluster.add_node(num_cpus=1, **MEMORY)
+    command = [sys.executable, "-c", HOLDER, cluster.address]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    said = "1 of the cluster's 1 CPUs are in use: workers wait until they are free, see ray status"
+    with subprocess.Popen(command, **pipes) as other:
+        other.stdout.readline()
+
+        def let_go_when_told() -> None:
+            deadline = time.monotonic() + 60
+            while said not in caplog.messages and time.monotonic() < deadline:
+                time.sleep(0.1)
+            other.stdin.close()
+
+        waiting = threading.Thread(target=let_go_when_told)
+        waiting.start()
+        runner = on_ray(make_standin, Pool(1, address=cluster.address, out=tmp_path / "f"))
+        with caplog.at_level(logging.WARNING):
+            reports = extract_all(tmp_path / "f", videos, runner)
+        waiting.join()
+    assert said in caplog.messages
+    assert {report.status for report in reports} == {DONE} and len(reports) == VIDEOS
 
 
 def test_an_address_without_a_cluster_is_one_line(tmp_path, videos, monkeypatch):

@@ -145,6 +145,7 @@ class Dispatch:
         Raises what a worker raises, and ClusterError when no node can do the work.
         """
         self._workload = Workload(tasks)
+        self._tell_busy()
         while self._workload.unfinished:
             check_stop()
             self._staff()
@@ -216,6 +217,20 @@ class Dispatch:
                 *(self._pool.workers, kind, present),
             )
         self._most_present = max(self._most_present, present)
+
+    def _tell_busy(self) -> None:
+        """Say that workers will wait, when others hold what they need. Before they are started."""
+        kind = self._pool.resource
+        total, free = (
+            int(there.get(kind, 0))
+            for there in (ray.cluster_resources(), ray.available_resources())
+        )
+        if free < min(total, self._pool.workers):
+            logger.warning(
+                "%d of the cluster's %d %ss are in use: workers wait until they are free, see "
+                "ray status",
+                *(total - free, total, kind),
+            )
 
     def _leave_unused(self, node: str, reason: str) -> Iterator[Report]:
         """Take ``node`` out of the run, and say why."""
