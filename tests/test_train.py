@@ -319,6 +319,7 @@ def test_every_head_trains_and_goes_on_to_the_same_bytes(tmp_path, head):
         ({"changes": {"sigmas": 3}}, "no setting 'sigmas': there are epochs, "),
         ({"changes": {"kernel": 0}}, "must be positive"),
         ({"validation": 1.0}, "a share"),
+        ({"validation": 0.2, "snapshots": 0}, "without snapshots no epoch can be chosen"),
         ({"head_config": SMALL, "schedule": "small"}, "head_config holds all settings"),
         ({"head": "rtfm", "head_config": SMALL}, "DDLConfig is no config of head 'rtfm'"),
     ],

@@ -45,7 +45,8 @@ class CSLTALConfig(HeadConfig):
     """Over the snippets of a video: mean (official) or sum (paper)."""
     sparsity: float = 2e-3
     smoothness: float = 2e-8
-    """Official; the paper prints the two the other way round."""
+    """Official; the paper prints the two the other way round. Later the authors left smoothness
+    out (0), since it pulls against the alignment."""
     divide: bool = True
     """Divide the loss by the number of snippets in the batch (official)."""
 

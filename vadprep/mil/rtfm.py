@@ -72,8 +72,6 @@ class RTFMConfig(HeadConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_choices(_CHOICES)
-        if self.k < 1:
-            raise ValueError(f"k = {self.k}: at least one snippet stands for a video")
 
 
 _CHOICES = {
