@@ -107,7 +107,8 @@ class CSLTAL(Head[CSLTALOutput]):
         super().__init__(dim, config)
         self.convolution = nn.Conv1d(dim, dim, KERNEL)
         bound = (5 * dim) ** -0.5  # torch's default for the five taps of the official code
-        nn.init.uniform_(self.convolution.weight, -bound, bound)
+        for parameter in self.convolution.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
         widths = {"three": (1024, 256), "two": (256,)}
         self.attention = (
             GatedAttention(dim)
