@@ -123,6 +123,15 @@ def test_attention_starts_at_a_half():
     )
 
 
+def test_the_convolution_starts_as_one_of_five_taps():
+    """torch draws from +- 1 / sqrt(inputs of a sum), of which the official code has 5 dim."""
+    torch.manual_seed(0)
+    convolution = CSLTAL(400, CSLTALConfig()).convolution
+    for parameter in (convolution.weight, convolution.bias):
+        largest = parameter.abs().max().item()
+        assert 0.97 * 2000**-0.5 < largest <= 2000**-0.5
+
+
 def test_video_score_is_the_mean_over_crops():
     head, snippets = head_of(), torch.randn(3, 8, 6, dtype=torch.float64)
     with torch.no_grad():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import message, run
+from stored import stored_video, write_folder
 
 from vadprep.datasets import load_dataset
-from vadprep.groundtruth import LENGTHS, READINGS, GroundTruthError, build, read_flat
+from vadprep.groundtruth import LENGTHS, READINGS, Decoded, GroundTruthError, build, read_flat
 from vadprep.manifest import Manifest
 from vadprep.records import ManifestError, Video
 from vadprep.truth_check import check
@@ -73,11 +76,30 @@ def test_the_last_label_is_repeated():
     assert np.flatnonzero(before).tolist() == list(range(30, 39))
 
 
+@pytest.mark.parametrize("reading, stop", [("inclusive", 41), ("matlab", 40)])
+def test_the_other_readings_repeat_no_label_and_take_the_published_end(reading, stop):
+    labels = build(one(((30, 40),)), "rtfm", reading=reading).labels
+    assert np.flatnonzero(labels)[-1] + 1 == stop
+    labels = build(one(((30, 40),), published=((30, 43),)), "rtfm", reading=reading).labels
+    assert np.flatnonzero(labels)[-1] + 1 == stop + 3
+
+
+def test_intervals_in_seconds_are_counted_at_the_rate_of_the_manifest_or_of_the_features():
+    seconds = one(None, intervals_seconds=((1.0, 1.5),), fps=10.0)
+    assert np.flatnonzero(build(seconds, "frames").labels).tolist() == [10, 11, 12, 13, 14]
+    assert check(build(seconds, "frames").labels.astype(bool), seconds).is_sound
+    by_features = build(seconds, "frames", decoded={"a": Decoded(40, 32, 20.0)}).labels
+    assert np.flatnonzero(by_features).tolist() == list(range(20, 30))
+    no_rate = one(None, intervals_seconds=((1.0, 1.5),))
+    with pytest.raises(GroundTruthError, match="fps for intervals_seconds unknown for 1 videos"):
+        build(no_rate, "frames")
+
+
 def test_lengths_of_the_manifest_and_of_features():
     manifest = one(((30, 40),), num_frames_scored=33)
     assert build(manifest, "scored").lengths == (33,)
-    assert build(manifest, "spans", spans_end={"a": 32}).lengths == (32,)
-    assert build(manifest, "frames", num_frames={"a": 38}).lengths == (38,)
+    assert build(manifest, "spans", decoded={"a": Decoded(40, 32)}).lengths == (32,)
+    assert build(manifest, "frames", decoded={"a": Decoded(38, 32)}).lengths == (38,)
 
 
 def test_what_is_unknown_is_listed():
@@ -171,11 +193,41 @@ def test_scored_lengths_alone_are_enough_for_xd():
     assert (found.rules, found.is_sound) == (("xdviodet",), True)
 
 
-def test_ucf_of_rtfm_by_its_published_length():
-    labels = build(load_dataset("ucf"), "rtfm", reading="inclusive").labels
-    assert len(labels) == 1_114_144
-    found = check(labels.astype(bool), load_dataset("ucf"))
+def ucf_by_the_script_of_rtfm(manifest):
+    """Labels of each test video as make_gt_ucf.py of RTFM counts them, from the published ends."""
+    with manifest.path.open(newline="") as lines:
+        published = {row["video_id"]: row["intervals"] for row in csv.DictReader(lines)}
+    parts = []
+    for video in manifest.in_split("test"):
+        part = np.zeros(-(-video.num_frames // 16) * 16, bool)
+        for start, end in json.loads(published[video.video_id] or "[]"):
+            part[start : end + 1 if end + 1 <= len(part) else end] = True
+        parts.append(part)
+    return parts
+
+
+def test_ucf_of_rtfm_is_the_public_one():
+    """1,114,144 labels, of which users count 84,343 as anomalous."""
+    manifest = load_dataset("ucf")
+    public = np.concatenate(ucf_by_the_script_of_rtfm(manifest))
+    assert (len(public), public.sum()) == (1_114_144, 84_343)
+    built = build(manifest, "rtfm", reading="inclusive").labels
+    np.testing.assert_array_equal(built, public)
+    found = check(public, manifest)
     assert (found.rules, found.reading, found.is_sound) == (("rtfm",), "inclusive", True)
+
+
+def test_ucf_of_mgfn_has_lost_six_categories():
+    """52,844 anomalous labels; how it reads intervals is told by the videos that have any."""
+    manifest = load_dataset("ucf")
+    gone = {"RoadAccidents", "Robbery", "Shooting", "Shoplifting", "Stealing", "Vandalism"}
+    parts = zip(manifest.in_split("test"), ucf_by_the_script_of_rtfm(manifest), strict=True)
+    labels = np.concatenate([part & (video.category not in gone) for video, part in parts])
+    assert labels.sum() == 52_844
+    found = check(labels, manifest)
+    assert (found.rules, found.reading, found.is_sound) == (("rtfm",), "inclusive", False)
+    assert set(found.lost) == gone and all(lost == total for lost, total in found.lost.values())
+    assert all(each.lost for each in found.videos if each.wrong)
 
 
 @pytest.mark.parametrize("reading", READINGS)
@@ -240,3 +292,17 @@ def test_the_order_comes_from_a_list_of_files(tmp_path):
 def test_rule_spans_needs_features():
     refused = message(run("gt", "build", "--dataset", "ped2", "--rule", "spans"))
     assert refused == "--rule spans needs --features"
+
+
+def test_rule_spans_takes_lengths_and_rates_of_the_features(tmp_path):
+    """A video of 53 frames at 25 frames a second, 48 of them in spans."""
+    write_folder(tmp_path / "f" / "rgb", [stored_video("a"), stored_video("b")])
+    manifest = tmp_path / "own.csv"
+    manifest.write_text(
+        'video_id,path,split,label,intervals_seconds\na,a.mp4,test,1,"[[1, 1.2]]"\n'
+        "b,b.mp4,test,0,\n"
+    )
+    arguments = ("--manifest", manifest, "--features", tmp_path / "f", "--out", tmp_path / "gt.npy")
+    assert run("gt", "build", "--rule", "spans", *arguments).exit_code == 0
+    labels = np.load(tmp_path / "gt.npy")
+    assert len(labels) == 96 and np.flatnonzero(labels).tolist() == [25, 26, 27, 28, 29]

@@ -181,8 +181,52 @@ def test_other_data_sets_have_settings(name):
         ({"epochs": True}, "epochs = True: expected a whole number"),
         ({"learning_rate": "fast"}, "learning_rate = 'fast': expected a number"),
         ({"standardize": 1}, "standardize = 1: expected true or false"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0: must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate = nan: must be 0 or more, and finite"),
+        ({"weight_decay": -1.0}, "weight_decay = -1.0: must be 0 or more"),
+        ({"cosine_epochs": 0}, "cosine_epochs = 0: must be positive"),
+        ({"epochs": 100, "cosine_epochs": 60}, "epochs = 100: the learning rate is zero after 60"),
+        ({"seed": -1}, "seed = -1: must be 0 or more"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(name, change, message):
     with pytest.raises(ValueError, match=message):
         HEADS[name].config(**change)
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("ddl", {"heads": 0}, "heads = 0: must be positive"),
+        ("ddl", {"lambda_da": float("inf")}, "lambda_da = inf: must be 0 or more, and finite"),
+        ("ddl", {"dropout": 1.0}, "dropout = 1.0: a share, 0 or more and below 1"),
+        ("rtfm", {"selection_dropout": 1.5}, "selection_dropout = 1.5: a share"),
+        ("rtfm", {"branch_width": -3}, "branch_width = -3: must be 0 or more"),
+        ("rtfm", {"k": 0}, "k = 0: must be positive"),
+        ("arnet", {"alpha": 0}, "alpha = 0: must be positive"),
+        ("sultani", {"width": 0}, "width = 0: must be positive"),
+        ("csltal", {"drop_epoch": -1}, "drop_epoch = -1: must be 0 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_built(name, change, message):
+    with pytest.raises(ValueError, match=message):
+        HEADS[name].config(**change)
+
+
+def test_more_epochs_of_the_small_schedule_do_not_start_the_cosine_again():
+    kind = HEADS["ddl"]
+    with pytest.raises(ValueError, match="epochs = 30: the learning rate is zero after 10"):
+        kind.settings("mine", "small", {"epochs": 30})
+    config = kind.settings("mine", "small", {"epochs": 30, "cosine_epochs": 30}).config
+    rates = [config.learning_rate_at(epoch) for epoch in range(30)]
+    assert rates == sorted(rates, reverse=True) and rates[-1] > 0
+
+
+def test_learning_rate_is_halved_as_by_torch():
+    config = SultaniConfig(halving_epochs=10)
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], config.learning_rate)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 10, gamma=0.5)
+    for epoch in range(35):
+        assert config.learning_rate_at(epoch) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()

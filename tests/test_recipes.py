@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from commands import message, run
 
 from vadprep.bench_train import bench_train
@@ -48,10 +47,3 @@ def test_bench_of_training_times_steps_and_counts_those_of_the_whole(monkeypatch
 
 def test_bench_of_an_unknown_head_lists_the_known():
     assert "allowed are sultani, " in message(run("bench", "train", "--heads", "dll"))
-
-
-@pytest.mark.parametrize("head", HEAD_NAMES)
-def test_what_is_run_is_what_was_published(head):
-    for each in RECIPES:
-        if each.head == head and each.dataset in HEADS[head].published:
-            assert HEADS[head].settings_for(each.dataset) == each.dataset

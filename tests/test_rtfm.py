@@ -250,6 +250,18 @@ def test_batch_statistics_are_those_of_the_valid_steps():
     assert not found[~mask].any()
 
 
+def test_a_batch_of_one_snippet_is_normed_by_the_running_statistics():
+    norm, x = torch.nn.BatchNorm1d(3).train(), torch.randn(1, 3, 2)
+    norm(torch.randn(50, 3) * 4 + 1)
+    mask = torch.tensor([[True, False]])
+    found, before = masked_norm(norm, x, mask), norm.running_mean.clone()
+    torch.testing.assert_close(found[:, :, 0], norm.eval()(x[:, :, 0]))
+    assert not found[:, :, 1].any() and torch.equal(norm.running_mean, before)
+    head, one = head_of().train(), torch.ones(1, 1, dtype=torch.bool)
+    output = head(torch.randn(1, 1, 1, 8, dtype=torch.float64), one)
+    assert all(term.isfinite() for term in head.loss(output, torch.ones(1), one).values())
+
+
 def test_pyramid_reaches_as_far_as_its_dilations():
     head = head_of(dropout=0.0).eval()
     snippets = torch.randn(16, 1, 21, 8, dtype=torch.float64).requires_grad_()

@@ -215,6 +215,26 @@ def test_several_seeds_have_folders_mean_and_spread(run, tmp_path):
         load_run(tmp_path)
 
 
+def test_categories_are_means_over_the_seeds_too(tmp_path):
+    features, manifest = tiny_set()
+    videos = tuple(
+        replace(video, category=f"fire|{video.video_id}" if video.label else "")
+        for video in manifest.videos
+    )
+    config = replace(CONFIG, head_config=replace(SMALL, epochs=1), seeds=(7, 8))
+    report = train(features, replace(manifest, videos=videos), config, tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for choice in ("last", "best_on_test"):
+        found = metrics[choice]["per_category"]
+        seeds = [entry[choice]["per_category"] for entry in metrics["seeds"]]
+        assert len(found) == 4 and found.keys() == seeds[0].keys() == seeds[1].keys()
+        for name, figures in found.items():
+            for figure, value in figures.items():
+                assert value == pytest.approx(np.mean([each[name][figure] for each in seeds]))
+    assert metrics["best_on_validation"] is None
+    assert report.per_category()["fire"]["num_videos"] == 3
+
+
 def test_anomalies_are_learnt_and_shuffled_labels_find_less(tmp_path):
     features, manifest = tiny_set(num_train=24, num_test=16)
     config = replace(CONFIG, head_config=replace(SMALL, epochs=20, batch_size=16), snapshots=0)
@@ -319,6 +339,7 @@ def test_every_head_trains_and_goes_on_to_the_same_bytes(tmp_path, head):
         ({"changes": {"sigmas": 3}}, "no setting 'sigmas': there are epochs, "),
         ({"changes": {"kernel": 0}}, "must be positive"),
         ({"validation": 1.0}, "a share"),
+        ({"validation": 0.2, "snapshots": 0}, "without snapshots no epoch can be chosen"),
         ({"head_config": SMALL, "schedule": "small"}, "head_config holds all settings"),
         ({"head": "rtfm", "head_config": SMALL}, "DDLConfig is no config of head 'rtfm'"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from vadprep import tables
-from vadprep.groundtruth import READINGS, RULES, FlatTruth, build, read_flat
+from vadprep.groundtruth import READINGS, RULES, Decoded, FlatTruth, build, read_flat
 from vadprep.options import FEATURES, FILE, arguments, chosen_manifest, manifest_options
 from vadprep.truth_check import Check, check
 
@@ -47,7 +47,7 @@ def gt_build(
     from vadprep.features import open_features
 
     manifest, _ = chosen_manifest(options)
-    spans_end, num_frames = dict[str, int](), dict[str, int]()
+    decoded = dict[str, Decoded]()
     if rule == "spans" and features is None:
         raise click.UsageError("--rule spans needs --features")
     if features is not None:
@@ -55,9 +55,9 @@ def gt_build(
             for video in manifest.in_split(split):
                 if video.video_id in found:
                     stored = found[video.video_id]
-                    num_frames[video.video_id] = stored.num_frames
-                    spans_end[video.video_id] = int(stored.spans[-1, 1]) if stored.num_clips else 0
-    truth = build(manifest, rule, split, reading, spans_end, num_frames)
+                    end = int(stored.spans[-1, 1]) if stored.num_clips else 0
+                    decoded[video.video_id] = Decoded(stored.num_frames, end, stored.fps)
+    truth = build(manifest, rule, split, reading, decoded)
     write_truth(out, truth)
     anomalous = int(truth.labels.sum())
     click.echo(f"{out}: {len(truth.labels):,} labels, {anomalous:,} anomalous; whose: {_csv(out)}")

@@ -6,7 +6,7 @@ With n the frames of a video:
 ========== ================== ==============================================================
 xdviodet   16 floor((n-1)/16) XDVioDet and its descendants: flow has one frame less
 floor      16 floor(n/16)     an incomplete last clip is dropped
-rtfm       16 ceil(n/16)      the last frame is repeated until the clip is full (RTFM, MGFN)
+rtfm       16 ceil(n/16)      the last clip is filled up (RTFM, MGFN)
 frames     n                  every frame
 scored     as in the manifest column ``num_frames_scored``
 spans      as our own features, by their spans
@@ -19,19 +19,24 @@ half-open  [start, stop)   XDVioDet, DeepMIL, and the manifests here
 inclusive  [start, stop]   RTFM's script for UCF-Crime
 matlab     [start-1, stop) Sultani's MATLAB script: counted from 1, both included
 ========== =============== =======================================================
+
+Where a row is longer than its video, the last label goes on to its end under ``half-open``
+(RTFM's ground truth of ShanghaiTech). The two others read the ends as they were published, a few
+of which pass the last frame, and repeat nothing: so RTFM's script gives UCF-Crime its 84,343
+anomalous labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.manifest import Manifest
-from vadprep.records import Interval, VadprepError, Video
+from vadprep.manifest import Manifest, video_intervals
+from vadprep.records import VadprepError, Video
 
 LENGTHS: dict[str, Callable[[int], int]] = {
     "xdviodet": lambda n: 16 * ((n - 1) // 16),
@@ -61,58 +66,80 @@ class FlatTruth:
     lengths: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What the features of a video know of it."""
+
+    num_frames: int
+    spans_end: int
+    """Source frame that the last span stops at, 0 without a span."""
+    fps: float | None = None
+
+
 def build(
     manifest: Manifest,
     rule: str,
     split: str = "test",
     reading: str = "half-open",
-    spans_end: Mapping[str, int] | None = None,
-    num_frames: Mapping[str, int] | None = None,
+    decoded: Mapping[str, Decoded] | None = None,
 ) -> FlatTruth:
     """Ground truth of the videos of a split, in the order of the manifest.
 
-    ``reading`` is one of ``READINGS``. ``spans_end`` gives, for rule ``spans``, the last frame of
-    the features of each video, and ``num_frames`` decoded lengths, which win over the manifest's.
-    Raises ValueError for an unknown rule or reading, GroundTruthError that lists videos of unknown
-    length or intervals.
+    ``reading`` is one of ``READINGS``. ``decoded`` is needed for rule ``spans``; its lengths and
+    rates win over the manifest's. Raises ValueError for an unknown rule or reading,
+    GroundTruthError that lists videos of unknown length or intervals.
     """
     if rule not in RULES:
         raise ValueError(f"rule = {rule!r}: allowed are {', '.join(RULES)}")
     if reading not in READINGS:
         raise ValueError(f"reading = {reading!r}: allowed are {', '.join(READINGS)}")
-    videos = manifest.in_split(split)
+    seen = decoded or {}
+    videos = [_as_decoded(video, seen.get(video.video_id)) for video in manifest.in_split(split)]
     if not videos:
         raise GroundTruthError(f"{manifest.path}: no video in split {split!r}")
-    counts = {v.video_id: (num_frames or {}).get(v.video_id, v.num_frames) for v in videos}
-    lengths = {
-        video.video_id: _length(video, rule, counts[video.video_id], spans_end or {})
-        for video in videos
-    }
+    lengths = {video.video_id: _length(video, rule, seen) for video in videos}
     need = {"scored": "num_frames_scored in the manifest", "spans": "features"}
     refuse((each for each, length in lengths.items() if length is None), need.get(rule, "frames"))
-    refuse((v.video_id for v in videos if intervals_of(v) is None), "intervals")
-    parts = [
-        _labels(video, int(lengths[video.video_id] or 0), counts[video.video_id], reading)
-        for video in videos
-    ]
+    videos = with_intervals(videos)
+    parts = [_labels(video, int(lengths[video.video_id] or 0), reading) for video in videos]
     return FlatTruth(
         np.concatenate(parts), tuple(lengths), tuple(int(each or 0) for each in lengths.values())
     )
 
 
-def _length(
-    video: Video, rule: str, num_frames: int | None, spans_end: Mapping[str, int]
-) -> int | None:
+def _as_decoded(video: Video, decoded: Decoded | None) -> Video:
+    if decoded is None:
+        return video
+    return replace(video, num_frames=decoded.num_frames, fps=decoded.fps or video.fps)
+
+
+def _length(video: Video, rule: str, decoded: Mapping[str, Decoded]) -> int | None:
     if rule == "spans":
-        return spans_end.get(video.video_id)
+        return decoded[video.video_id].spans_end if video.video_id in decoded else None
     if rule == "scored":
         return video.num_frames_scored
-    return None if num_frames is None else LENGTHS[rule](num_frames)
+    return None if video.num_frames is None else LENGTHS[rule](video.num_frames)
 
 
-def intervals_of(video: Video) -> tuple[Interval, ...] | None:
-    """Anomalous frames; none of a normal video, None where unknown."""
-    return () if video.label == 0 else video.intervals
+def with_intervals(videos: Iterable[Video]) -> list[Video]:
+    """The videos with their anomalous frames, those in seconds turned into frames.
+
+    Raises GroundTruthError that lists the videos whose intervals, or frames and rate to count
+    them in, are unknown.
+    """
+    videos = [_in_frames(video) for video in videos]
+    uncounted = (v for v in videos if v.intervals_seconds is not None and v.intervals is None)
+    refuse((video.video_id for video in uncounted), "num_frames or fps for intervals_seconds")
+    refuse((video.video_id for video in videos if video.intervals is None), "intervals")
+    return videos
+
+
+def _in_frames(video: Video) -> Video:
+    if video.label == 0:
+        return replace(video, intervals=(), intervals_seconds=None, published=None)
+    if video.intervals_seconds is None or video.num_frames is None or video.fps is None:
+        return video
+    return replace(video, intervals=video_intervals(video, video.num_frames))
 
 
 def refuse(ids: Iterable[str], what: str) -> None:
@@ -124,23 +151,23 @@ def refuse(ids: Iterable[str], what: str) -> None:
         )
 
 
-def marked(
-    video: Video, length: int, num_frames: int | None, reading: str
-) -> list[tuple[int, int]]:
-    """Anomalous ranges within ``length`` labels; the last frame's label goes on past the end."""
+def marked(video: Video, length: int, reading: str) -> list[tuple[int, int]]:
+    """Anomalous ranges within ``length`` labels of one of ``with_intervals``."""
     found = []
     earlier, later = READINGS[reading]
-    for start, stop in intervals_of(video) or ():
-        reaches_end = num_frames is not None and stop >= num_frames
-        start, stop = max(start + earlier, 0), length if reaches_end else min(stop + later, length)
+    as_read = reading == "half-open"
+    intervals = video.intervals if as_read or video.published is None else video.published
+    for start, stop in intervals or ():
+        goes_on = as_read and video.num_frames is not None and stop >= video.num_frames
+        start, stop = max(start + earlier, 0), length if goes_on else min(stop + later, length)
         if start < stop:
             found.append((start, stop))
     return found
 
 
-def _labels(video: Video, length: int, num_frames: int | None, reading: str) -> NDArray[np.uint8]:
+def _labels(video: Video, length: int, reading: str) -> NDArray[np.uint8]:
     labels = np.zeros(length, dtype=np.uint8)
-    for start, stop in marked(video, length, num_frames, reading):
+    for start, stop in marked(video, length, reading):
         labels[start:stop] = 1
     return labels
 

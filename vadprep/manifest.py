@@ -246,11 +246,12 @@ def _video(row: _Row, warnings: list[str]) -> Video:
     label, intervals, seconds = _label(row), _frame_intervals(row), _second_intervals(row)
     _check_label(row, label, intervals, seconds)
     num_frames, scored = _count(row, "num_frames"), _count(row, "num_frames_scored")
-    fps = _fps(row)
+    fps, published = _fps(row), None
     if intervals:
         where = row.where("intervals")
         if num_frames is not None:
-            intervals, notes = clip_intervals(intervals, num_frames, where, fps=fps)
+            kept, notes = clip_intervals(intervals, num_frames, where, fps=fps)
+            published, intervals = intervals if notes else None, kept
             warnings.extend(notes)
         elif scored is not None:
             # The video is as long or up to a clip longer, and unknown: keep the ends. Only
@@ -269,6 +270,7 @@ def _video(row: _Row, warnings: list[str]) -> Video:
         intervals=intervals,
         intervals_seconds=seconds,
         extra={name: cell for name, cell in row.cells.items() if name not in _COLUMNS} or NOTHING,
+        published=published,
     )
 
 

@@ -185,9 +185,14 @@ def _frames(scores: VideoScores, truth: Truth, coverage: str) -> _Frames:
 
 def segment_labels(labels: NDArray[np.bool_], spans: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which snippets are abnormal, at least half of the frames of their span: bool [num_clips]."""
-    before = np.concatenate([[0], np.cumsum(labels)])
-    inside = before[spans[:, 1]] - before[spans[:, 0]]
+    inside = abnormal_frames(labels, spans)
     return (2 * inside >= spans[:, 1] - spans[:, 0]) & (inside > 0)
+
+
+def abnormal_frames(labels: NDArray[np.bool_], spans: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many frames of each span are abnormal: int64 [num_clips]."""
+    before = np.concatenate([[0], np.cumsum(labels)])
+    return before[spans[:, 1]] - before[spans[:, 0]]
 
 
 def _frame_figures(videos: Sequence[_Frames]) -> dict[str, float | str]:

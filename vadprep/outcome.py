@@ -36,6 +36,10 @@ class RunReport:
         """Figures of each seed, of the last step or of a choice; without seeds that have none."""
         if choice == LAST:
             return {seed: metrics.figures for seed, metrics in self.by_seed.items()}
+        return self._entries(choice)
+
+    def _entries(self, choice: str) -> dict[int, Mapping[str, Any]]:
+        """metrics.json of each seed's epoch of a choice; without seeds that have none."""
         chosen = {seed: found.get(choice) for seed, found in self.best.items()}
         return {seed: entry for seed, entry in chosen.items() if entry is not None}
 
@@ -46,6 +50,17 @@ class RunReport:
     def spread(self, choice: str = LAST) -> dict[str, float | None]:
         """Sample standard deviation over the seeds, None below two seeds."""
         return spread(self.of(choice).values())
+
+    def per_category(self, choice: str = LAST) -> dict[str, dict[str, float | None]]:
+        """Figures of each category that every seed has: means over the seeds, by category."""
+        if choice == LAST:
+            seeds = [metrics.per_category for metrics in self.by_seed.values()]
+        else:
+            seeds = [entry["per_category"] for entry in self._entries(choice).values()]
+        shared = set(seeds[0]).intersection(*seeds) if seeds else ()
+        return {
+            name: mean([each[name] for each in seeds], seeds[0][name]) for name in sorted(shared)
+        }
 
     def columns(self) -> dict[str, Figures]:
         """Figures for a table: of each seed and over them, then of the best epochs (means)."""
@@ -71,7 +86,11 @@ class RunReport:
         ]
         choices = (LAST, *CHOICES)
         together = {
-            choice: {**self.mean(choice), "spread": self.spread(choice)}
+            choice: {
+                **self.mean(choice),
+                "spread": self.spread(choice),
+                "per_category": self.per_category(choice),
+            }
             if len(self.of(choice)) == len(seeds)
             else None
             for choice in choices
@@ -96,23 +115,22 @@ def with_mean(columns: Mapping[str, Figures]) -> dict[str, Figures]:
     return {**columns, "mean": mean(seeds), "spread": spread(seeds)}
 
 
-def mean(seeds: Collection[Figures]) -> dict[str, float | None]:
+def mean(seeds: Collection[Figures], names: Collection[str] = FIGURES) -> dict[str, float | None]:
     """Mean of each figure over the seeds, None unless every seed has it."""
-    return {
-        name: statistics.fmean(known) if known else None for name, known in _known(seeds).items()
-    }
+    known = _known(seeds, names)
+    return {name: statistics.fmean(each) if each else None for name, each in known.items()}
 
 
 def spread(seeds: Collection[Figures]) -> dict[str, float | None]:
     """Sample standard deviation over the seeds, None below two seeds that have it."""
     return {
         name: statistics.stdev(known) if len(known) > 1 else None
-        for name, known in _known(seeds).items()
+        for name, known in _known(seeds, FIGURES).items()
     }
 
 
-def _known(seeds: Collection[Figures]) -> dict[str, list[float]]:
+def _known(seeds: Collection[Figures], names: Collection[str]) -> dict[str, list[float]]:
     """Each figure of all seeds, and of one that a seed lacks nothing."""
-    values = {name: [figures[name] for figures in seeds] for name in FIGURES}
+    values = {name: [figures[name] for figures in seeds] for name in names}
     known = {name: [each for each in found if each is not None] for name, found in values.items()}
     return {name: each if len(each) == len(seeds) else [] for name, each in known.items()}

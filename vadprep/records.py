@@ -98,7 +98,8 @@ class Video:
 
     ``label`` is 0 (normal), 1 (abnormal) or None (unknown). ``intervals`` are the anomalous
     source frames: ``()`` known to have none, None unknown. ``num_frames`` and ``fps`` are what
-    the manifest says, not what was decoded.
+    the manifest says, not what was decoded. ``published`` are the intervals as they were written,
+    where reading cut them at ``num_frames``.
     """
 
     video_id: str
@@ -112,6 +113,7 @@ class Video:
     intervals: tuple[Interval, ...] | None = None
     intervals_seconds: tuple[tuple[float, float], ...] | None = None
     extra: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    published: tuple[Interval, ...] | None = None
 
 
 SKIPPED = "skipped"

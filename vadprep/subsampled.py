@@ -18,7 +18,7 @@ from vadprep.bags import read_snippets
 from vadprep.clips import CLIP_LENGTH, frame_labels, runs
 from vadprep.features import Features, VideoFeatures
 from vadprep.figures import average_precision, one_class, roc_auc
-from vadprep.metrics import Truth, segment_labels
+from vadprep.metrics import Truth, abnormal_frames
 from vadprep.mil import Head
 from vadprep.score import exact_arithmetic
 
@@ -113,22 +113,25 @@ def evaluate_subsampled(
 ) -> dict[str, float | None]:
     """Figures under the protocol of the videos in ``truth``, by name.
 
-    ``frame`` is the spline, ``proposal`` the runs, ``segment`` the snippets, ``video`` the head's
-    own score (else the highest snippet), each as AUC and step-wise AP. None where a class or the
-    intervals of a video are missing.
+    ``frame`` is the spline, ``proposal`` the runs, ``segment`` the snippets, of which one with a
+    single abnormal frame is abnormal, as in the published labels (``segment_labels.txt``), and
+    ``video`` the head's own score (else the highest snippet), each as AUC and step-wise AP. None
+    where a class or the intervals of a video are missing.
     """
     names = [f"{level}_{kind}" for level in _LEVELS for kind in ("auc", "ap")]
     if any(known.intervals is None for known in truth.values()):
         return dict.fromkeys(names)
     was_training = head.training
     head.eval()
-    with torch.inference_mode(), exact_arithmetic():
-        items = [
-            item
-            for video_id, known in truth.items()
-            for item in _items(head, features[video_id], known, streams)
-        ]
-    head.train(was_training)
+    try:
+        with torch.inference_mode(), exact_arithmetic():
+            items = [
+                item
+                for video_id, known in truth.items()
+                for item in _items(head, features[video_id], known, streams)
+            ]
+    finally:
+        head.train(was_training)
     pools = [_pool(items, level) for level in _LEVELS.values()]
     found = [
         figure(*pool) if len(pool[0]) and not one_class(pool[0]) else None
@@ -169,7 +172,7 @@ def _items(head: Head, video: VideoFeatures, truth: Truth, streams: Sequence[str
         _Item(
             frames=labels[_frames_of(spans)],
             curve=frame_curve(scores.cpu().numpy()),
-            segments=segment_labels(labels, spans),
+            segments=abnormal_frames(labels, spans) > 0,
             snippets=scores.cpu().numpy(),
             label=truth.label == 1,
             overall=float(scores.max()) if overall is None else overall,

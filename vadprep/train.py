@@ -116,6 +116,10 @@ class TrainConfig:
             raise ValueError(f"validation = {self.validation}: a share, 0 or more and below 1")
         if self.snapshots < 0:
             raise ValueError(f"snapshots = {self.snapshots}: 0 or more")
+        if self.validation and not self.snapshots:
+            raise ValueError(
+                f"validation = {self.validation}: without snapshots no epoch can be chosen by it"
+            )
         self.settings("")
 
     def settings(self, manifest_name: str) -> HeadSettings:

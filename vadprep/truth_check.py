@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.groundtruth import LENGTHS, READINGS, intervals_of, marked, refuse
+from vadprep.groundtruth import LENGTHS, READINGS, marked, refuse, with_intervals
 from vadprep.manifest import Manifest
 from vadprep.records import ManifestError, Video
 
@@ -63,8 +63,7 @@ def check(labels: NDArray[np.bool_], manifest: Manifest, ids: Sequence[str] | No
     several explanations, the one with the fewest labels that are not the manifest's. Raises
     ManifestError for ids that the manifest lacks.
     """
-    videos = _in_order(manifest, ids)
-    refuse((video.video_id for video in videos if intervals_of(video) is None), "intervals")
+    videos = with_intervals(_in_order(manifest, ids))
     candidates = [_candidates(video) for video in videos]
     refuse((v.video_id for v, c in zip(videos, candidates, strict=True) if not c), "frames")
     single = {
@@ -80,8 +79,7 @@ def check(labels: NDArray[np.bool_], manifest: Manifest, ids: Sequence[str] | No
         attempts = _attempts(labels, videos, {"": mixed}, single.get(nearest, mixed))
     if not attempts:
         return Check((), (), "", len(labels), totals, {})
-    wrong = [sum(cost for _, _, cost in each.placed) for each in attempts]
-    best = attempts[wrong.index(min(wrong))]
+    best = _best(attempts, labels)
     checks = _checks(labels, videos, candidates, best)
     equal = [e for e in attempts if (e.reading, e.placed) == (best.reading, best.placed)]
     rules = [each.rule for each in equal if each.rule]
@@ -160,6 +158,24 @@ def _attempts(
     ]
 
 
+def _best(attempts: Sequence[_Attempt], labels: NDArray[np.bool_]) -> _Attempt:
+    """The attempt with the fewest wrong labels.
+
+    Of its readings the one that errs least where anything is anomalous: the intervals of a video
+    that was marked normal throughout are shorter by one reading, and no likelier for that.
+    """
+
+    def wrong(attempt: _Attempt) -> int:
+        return sum(cost for _, _, cost in attempt.placed)
+
+    def wrong_where_marked(attempt: _Attempt) -> int:
+        return sum(cost for at, length, cost in attempt.placed if labels[at : at + length].any())
+
+    rule = min(attempts, key=wrong).rule
+    readings = [each for each in attempts if each.rule == rule]
+    return min(readings, key=lambda each: (wrong_where_marked(each), wrong(each)))
+
+
 def _explain(
     labels: NDArray[np.bool_],
     videos: Sequence[Video],
@@ -210,7 +226,7 @@ def _checks(
             length,
             tuple(rule for rule, lengths in known.items() if length in lengths),
             wrong,
-            bool(marked(video, length, video.num_frames, attempt.reading))
+            bool(marked(video, length, attempt.reading))
             and not labels[start : start + length].any(),
         )
         for video, known, (start, length, wrong) in zip(
@@ -231,7 +247,7 @@ def _wrong(
     ``before[i]`` counts the anomalous labels in front of i.
     """
     wrong = before[starts + length] - before[starts]
-    for start, stop in marked(video, length, video.num_frames, reading):
+    for start, stop in marked(video, length, reading):
         wrong = wrong + (stop - start) - 2 * (before[starts + stop] - before[starts + start])
     return wrong
 
@@ -242,6 +258,6 @@ def _lost_categories(
     lost: dict[str, list[bool]] = {}
     for each in checks:
         video = videos[each.video_id]
-        for category in video.category.split("|") if intervals_of(video) else ():
+        for category in video.category.split("|") if video.intervals else ():
             lost.setdefault(category, []).append(each.lost)
     return {name: (sum(flags), len(flags)) for name, flags in sorted(lost.items()) if any(flags)}

@@ -69,6 +69,7 @@ SMALL: Mapping[str, Any] = {
     "batch_size": 16,
     "cosine_epochs": 10,
     "drop_epoch": None,
+    "halving_epochs": None,
     "optimizer": "adam",
     "learning_rate": 1e-3,
     "standardize": True,

@@ -48,8 +48,6 @@ class ARNetConfig(HeadConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_choices({"selection": ("batch", "video"), "center": ("padded", "masked")})
-        if self.alpha < 1:
-            raise ValueError(f"alpha = {self.alpha}: must be 1 or more")
 
 
 ARNET_PUBLISHED: dict[str, HeadConfig] = {"shanghaitech": ARNetConfig()}

@@ -45,7 +45,8 @@ class CSLTALConfig(HeadConfig):
     """Over the snippets of a video: mean (official) or sum (paper)."""
     sparsity: float = 2e-3
     smoothness: float = 2e-8
-    """Official; the paper prints the two the other way round."""
+    """Official; the paper prints the two the other way round. Later the authors left smoothness
+    out (0), since it pulls against the alignment."""
     divide: bool = True
     """Divide the loss by the number of snippets in the batch (official)."""
 
@@ -106,7 +107,8 @@ class CSLTAL(Head[CSLTALOutput]):
         super().__init__(dim, config)
         self.convolution = nn.Conv1d(dim, dim, KERNEL)
         bound = (5 * dim) ** -0.5  # torch's default for the five taps of the official code
-        nn.init.uniform_(self.convolution.weight, -bound, bound)
+        for parameter in self.convolution.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
         widths = {"three": (1024, 256), "two": (256,)}
         self.attention = (
             GatedAttention(dim)

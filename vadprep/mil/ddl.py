@@ -69,8 +69,8 @@ class DDLConfig(HeadConfig):
         super().__post_init__()
         if self.width % self.heads:
             raise ValueError(f"width = {self.width}: must be a multiple of {self.heads} heads")
-        if self.sigma <= 0 or self.kernel < 1:
-            raise ValueError(f"sigma = {self.sigma}, kernel = {self.kernel}: must be positive")
+        if self.sigma == 0:
+            raise ValueError(f"sigma = {self.sigma}: must be positive")
         self.check_choices(_CHOICES)
 
 

@@ -38,6 +38,8 @@ class HeadConfig:
     """Epochs until the cosine reaches zero; None keeps the learning rate constant."""
     drop_epoch: int | None = None
     """Epoch from which on the learning rate is a tenth; None for never."""
+    halving_epochs: int | None = None
+    """Epochs after which the learning rate is halved, again and again; None for never."""
     standardize: bool = False
     """Bring each feature to mean 0 and variance 1 over the training items first. No paper of
     the bundled heads does; features with a large constant part (random weights, box
@@ -47,10 +49,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("epochs", "batch_size", "learning_rate", "steps_per_epoch"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} = {value!r}: must be positive")
+        self._check_ranges()
         self.check_choices(_CHOICES)
         sampler(self.sampling)
         if self.batches == "shuffled" and self.steps_per_epoch is not None:
@@ -60,6 +59,11 @@ class HeadConfig:
             )
         if self.batches != "shuffled" and self.batch_size % 2:
             raise ValueError(f"batch_size = {self.batch_size}: {self.batches} ones are even")
+        if self.cosine_epochs is not None and self.epochs > self.cosine_epochs:
+            raise ValueError(
+                f"epochs = {self.epochs}: the learning rate is zero after {self.cosine_epochs}: "
+                f"set cosine_epochs to as many, or to null"
+            )
 
     def _check_types(self) -> None:
         """Raise ValueError for text where a number is meant, and the like."""
@@ -67,6 +71,23 @@ class HeadConfig:
             value, (words, allowed) = getattr(self, each.name), _TYPES.get(str(each.type), _WORD)
             if type(value) not in allowed:
                 raise ValueError(f"{each.name} = {value!r}: expected {words}")
+
+    def _check_ranges(self) -> None:
+        """Raise ValueError for a number that no setting of any head may have.
+
+        Whole ones count something and are positive, others are weights and 0 or more.
+        """
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is None or isinstance(value, str | bool):
+                continue
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{each.name} = {value!r}: must be 0 or more, and finite")
+            is_count = str(each.type).startswith("int") and each.name != "seed"
+            if value == 0 and (is_count or each.name == "learning_rate"):
+                raise ValueError(f"{each.name} = {value!r}: must be positive")
+            if "dropout" in each.name and value >= 1:
+                raise ValueError(f"{each.name} = {value!r}: a share, 0 or more and below 1")
 
     def check_choices(self, choices: Mapping[str, Collection[str]]) -> None:
         """Raise ValueError unless each field of ``choices`` has one of its values."""
@@ -77,13 +98,16 @@ class HeadConfig:
                 )
 
     def learning_rate_at(self, epoch: int) -> float:
-        """lr (1 + cos(pi epoch / cosine_epochs)) / 2, with ``epoch`` counted from 0.
+        """The rate of ``epoch``, counted from 0: dropped, halved, and on the cosine, as set.
 
-        A function of the epoch alone, so resuming needs no scheduler state.
+        The cosine is lr (1 + cos(pi epoch / cosine_epochs)) / 2. All are functions of the epoch
+        alone, so resuming needs no scheduler state.
         """
         rate = self.learning_rate
         if self.drop_epoch is not None and epoch >= self.drop_epoch:
             rate /= 10
+        if self.halving_epochs is not None:
+            rate /= 2 ** (epoch // self.halving_epochs)
         if self.cosine_epochs is None:
             return rate
         return rate * (1 + math.cos(math.pi * epoch / self.cosine_epochs)) / 2

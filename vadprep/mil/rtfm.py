@@ -72,8 +72,6 @@ class RTFMConfig(HeadConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_choices(_CHOICES)
-        if self.k < 1:
-            raise ValueError(f"k = {self.k}: at least one snippet stands for a video")
 
 
 _CHOICES = {
@@ -153,10 +151,17 @@ class NonLocal(nn.Module):
 
 
 def masked_norm(norm: nn.Module, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Batch norm over the valid steps of float [M, W, T] alone; the others become zero."""
+    """Batch norm over the valid steps of float [M, W, T] alone; the others become zero.
+
+    A single valid step (a last batch of one video of one snippet) has no variance: it is normed
+    by the running statistics, as in scoring.
+    """
     rows = x.transpose(1, 2)
-    normed = torch.zeros_like(rows)
-    normed[mask] = norm(rows[mask])
+    valid, normed = rows[mask], torch.zeros_like(rows)
+    was_training = norm.training
+    norm.train(was_training and len(valid) > 1)
+    normed[mask] = norm(valid)
+    norm.train(was_training)
     return normed.transpose(1, 2)
 
 
