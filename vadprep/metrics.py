@@ -213,7 +213,8 @@ def _frame_figures(videos: Sequence[_Frames]) -> dict[str, float | str]:
 def category_figures(videos: Sequence[_Frames]) -> dict[str, dict[str, float | None]]:
     """For each category of abnormal videos: its videos, alone and among all normal ones.
 
-    ``num_videos``, ``frame_auc`` with all normal videos, ``frame_auc_abnormal`` without any.
+    ``num_videos``, ``frame_auc`` and ``frame_ap`` with all normal videos, ``frame_auc_abnormal``
+    without any.
     """
     normal = [video for video in videos if not _is_abnormal(video)]
     members: dict[str, list[_Frames]] = {}
@@ -224,6 +225,7 @@ def category_figures(videos: Sequence[_Frames]) -> dict[str, dict[str, float | N
         category: {
             "num_videos": len(own),
             "frame_auc": _or_none(_pooled(roc_auc, _pairs([*own, *normal]))),
+            "frame_ap": _or_none(_pooled(average_precision, _pairs([*own, *normal]))),
             "frame_auc_abnormal": _or_none(_pooled(roc_auc, _pairs(own))),
         }
         for category, own in sorted(members.items())

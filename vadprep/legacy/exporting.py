@@ -198,7 +198,8 @@ def clip_labels(found: VideoFeatures, video: Video) -> NDArray[np.float32] | Non
     """What a score repeated 16 times a clip is held against: float32 [16 * num_clips], 0 or 1.
 
     Label j of a clip is that of the source frame it shows j-th. Clips that go on after the end
-    of the video repeat its last label, as RTFM's file does. None where intervals are unknown.
+    of the video repeat its last label, as RTFM's file of ShanghaiTech does. None where intervals
+    are unknown.
     """
     intervals = video_intervals(video, found.num_frames, found.fps)
     if intervals is None and video.label != 0:
