@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from opencv_flow import check_agreement, opencv_flow
 
 from vadprep.bench_flow import SIZES, grey_frames
 from vadprep.decode import open_frames
-from vadprep.flow import TVL1, tvl1, usable_cores
+from vadprep.flow import TVL1, compiled, tvl1, usable_cores
 from vadprep.flow.cpu import Scale, Solver
 
 cv2 = pytest.importorskip("cv2")
@@ -207,17 +208,17 @@ def test_threads_follow_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch
 
 COMPILE = """
 import numba
-from vadprep.flow.compiled import cache_folder, loops
+from vadprep.flow.compiled import compiled_folder, loops
 before = numba.config.CACHE_DIR
 loops()
 assert (numba.config.CACHE_DIR, numba.config.SLP_VECTORIZE) == (before, 0)
-print(cache_folder())
+print(compiled_folder())
 """
 
 
 @pytest.mark.slow
 def test_first_compiles_by_several_workers_at_once_are_safe(tmp_path: Path) -> None:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {**os.environ, "VADPREP_CACHE": str(tmp_path)}
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", COMPILE], env=environment, stdout=subprocess.PIPE, text=True
@@ -234,15 +235,33 @@ def test_first_compiles_by_several_workers_at_once_are_safe(tmp_path: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nb[ic]")} == made
 
 
+def test_code_of_other_sources_or_processors_is_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numba itself would go on with what was compiled from the old text of a called function."""
+    monkeypatch.setenv("VADPREP_CACHE", str(tmp_path / "cache"))
+    here = compiled.compiled_folder()
+    assert here.is_relative_to(tmp_path / "cache") and compiled.compiled_folder() == here
+    sources = shutil.copytree(compiled.SOURCES, tmp_path / "flow")
+    monkeypatch.setattr(compiled, "SOURCES", sources)
+    assert compiled.compiled_folder() == here
+    with open(sources / "medians.py", "a") as file:
+        file.write("# other\n")
+    changed = compiled.compiled_folder()
+    monkeypatch.setattr(compiled.binding, "get_host_cpu_name", lambda: "z80")
+    assert len({here, changed, compiled.compiled_folder()}) == 3
+
+
 def test_a_cache_that_cannot_be_written_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from vadprep.flow.compiled import cache_folder
-
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    monkeypatch.setenv("VADPREP_CACHE", str(blocked))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = cache_folder()
-    assert folder.parent == tmp_path and folder.is_dir()
+    folder = compiled.compiled_folder()
+    assert folder.parent.parent == tmp_path and folder.is_dir()
     assert str(blocked) in caplog.text
+    assert compiled.compiled_folder() == folder
+    folder.parent.chmod(0o777)  # anyone may put machine code there: it is not to be run
+    assert compiled.compiled_folder().parent not in (folder.parent, tmp_path)
