@@ -42,19 +42,21 @@ def grey_of(frames: Tensor) -> Tensor:
 
 def _scaled(flow: Tensor, bound: int) -> Tensor:
     """Flow within the bound in [-1, 1]."""
-    return flow.clamp(-bound, bound) / bound
+    return _quotient(flow.clamp(-bound, bound), bound)
 
 
 def _mediapipe(flow: Tensor, bound: int) -> Tensor:
-    # A number as divisor would become a product with its reciprocal on a GPU, and round else.
-    width = torch.full((), 2 * bound, dtype=flow.dtype, device=flow.device)
-    return ((flow + bound) / width).clamp_(0, 1).mul_(255).to(torch.uint8)
+    return _quotient(flow + bound, 2 * bound).clamp_(0, 1).mul_(255).to(torch.uint8)
 
 
 def _denseflow(flow: Tensor, bound: int) -> Tensor:
-    width = torch.full((), 2 * bound, dtype=torch.float64, device=flow.device)
-    grey = flow.double().clamp_(-bound, bound).add_(bound).mul_(255) / width
-    return grey.round_().to(torch.uint8)
+    grey = flow.double().clamp_(-bound, bound).add_(bound).mul_(255)
+    return _quotient(grey, 2 * bound).round_().to(torch.uint8)
+
+
+def _quotient(values: Tensor, divisor: int) -> Tensor:
+    """On a GPU a number as divisor would become a product with its reciprocal, and round else."""
+    return values / torch.full((), divisor, dtype=values.dtype, device=values.device)
 
 
 QUANTISE: dict[str, Callable[[Tensor, int], Tensor]] = {
