@@ -85,7 +85,8 @@ class Branch:
         quantisation = Quantisation(self.spec.quantisation, int(self.spec.flow_bound))
         source: FlowSource
         if self.flow.read_from:
-            reader = self.flow.read_from.reader(video_id, self.network.device)
+            device = self.network.device
+            reader = self.flow.read_from.reader(video_id, quantisation, device)
             source = resources.enter_context(reader)
         else:
             saver = self.flow.save_to and self.flow.save_to.writer(video_id)

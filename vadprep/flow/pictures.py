@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vadprep.flow import TVL1, tvl1
@@ -80,6 +82,14 @@ class Quantisation:
 
     name: str
     bound: int
+
+    def mirrored(self, u: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What the quantised -u is for a quantised u, where only that is known.
+
+        Right but for u that is beyond the bound, or just between two levels.
+        """
+        most = 254 if self.name == "mediapipe" else 255  # trunc(255 - x) and round(255 - x)
+        return most - np.minimum(u, np.uint8(most))
 
     def planes(self, flow: Tensor) -> Tensor:
         """Pictures [n, h, w, 3] of flow [n, h, w, 2]: u, v, and u as it is mirrored."""
