@@ -17,6 +17,7 @@ from vadprep.bench_flow import SIZES, grey_frames
 from vadprep.decode import open_frames
 from vadprep.flow import TVL1, compiled, tvl1, usable_cores
 from vadprep.flow.cpu import Scale, Solver
+from vadprep.machine import SLURM_CORES
 
 cv2 = pytest.importorskip("cv2")
 
@@ -199,11 +200,21 @@ def test_planes_end_on_whole_vectors() -> None:
         assert Scale(4, width).stride % 16 == 0
 
 
-def test_threads_follow_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_follow_what_the_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound_to = set(range(8))
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: bound_to)
+    monkeypatch.setattr("vadprep.machine.CONTROL_GROUP", tmp_path)
+    for name in ("OMP_NUM_THREADS", *SLURM_CORES):
+        monkeypatch.delenv(name, raising=False)
+    assert usable_cores() == 8
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    assert usable_cores() == 4
+    (tmp_path / "cpu.max").write_text("200000 100000\n")
+    assert usable_cores() == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert usable_cores() == 1
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    assert usable_cores() == len(os.sched_getaffinity(0))
 
 
 COMPILE = """
