@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +247,31 @@ def test_first_compiles_by_several_workers_at_once_are_safe(tmp_path: Path) -> N
     assert made
     subprocess.run([sys.executable, "-c", COMPILE], env=environment, check=True)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nb[ic]")} == made
+
+
+def test_threads_that_come_first_together_do_not_mix_up_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system without locks as well."""
+    config, seen = compiled.numba.config, set()
+
+    def imported(name: str) -> None:
+        time.sleep(0.01)
+        seen.add((name, config.SLP_VECTORIZE, config.CACHE_DIR))
+
+    before = config.SLP_VECTORIZE, config.CACHE_DIR
+    monkeypatch.setenv("VADPREP_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiled.importlib, "import_module", imported)
+    monkeypatch.setattr(compiled.fcntl, "flock", no_locks)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: compiled.loops.__wrapped__(), range(4)))
+    folder = str(compiled.compiled_folder())
+    assert seen == {("vadprep.flow.warping", 1, folder), ("vadprep.flow.loops", 0, folder)}
+    assert (config.SLP_VECTORIZE, config.CACHE_DIR) == before
+
+
+def no_locks(file: object, operation: int) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def test_code_of_other_sources_or_processors_is_kept_apart(

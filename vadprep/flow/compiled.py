@@ -12,6 +12,7 @@ import logging
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -27,12 +28,15 @@ _LOG = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 
+_THREADS = threading.Lock()
+"""Numba's settings are those of all threads."""
+
 
 @cache
 def loops() -> ModuleType:
     """The module ``vadprep.flow.loops``, compiled for this machine."""
     folder = compiled_folder()
-    with _locked(folder / "lock"), _numba(CACHE_DIR=str(folder)):
+    with _THREADS, _locked(folder / "lock"), _numba(CACHE_DIR=str(folder)):
         with _numba(SLP_VECTORIZE=1):  # four channels of a pixel as one vector: twice the speed
             importlib.import_module("vadprep.flow.warping")
         return importlib.import_module("vadprep.flow.loops")
