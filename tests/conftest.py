@@ -26,9 +26,9 @@ def restored_random_state() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_weights_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a developer has downloaded is not seen by tests."""
-    monkeypatch.setenv("VADPREP_CACHE", "/nonexistent")
+def cache_of_tests(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a developer has downloaded is not seen by tests; compiled flow is kept between runs."""
+    monkeypatch.setenv("VADPREP_CACHE", str(pytestconfig.cache.mkdir("vadprep")))
 
 
 LONGEST = ("test_runner.py", "test_cli_models.py", "test_hostile.py")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from vadprep import bench_flow
 from vadprep.bench_flow import BASE, SELF
@@ -30,6 +32,21 @@ def test_each_back_end_is_timed_against_opencv(clip: Path, monkeypatch: pytest.M
     assert 0 < ours.mean < 0.1 and ours.mean < ours.p99
 
 
+def test_nothing_is_compiled_in_what_is_timed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setattr(bench_flow, "usable_cores", lambda: 1)
+    seen = []
+
+    def watched(frames: NDArray[np.uint8], **options: object) -> NDArray[np.float32]:
+        seen.append((frames.shape, bool(frames.any())))
+        return np.zeros((len(frames) - 1, *frames.shape[1:], 2), np.float32)
+
+    monkeypatch.setattr(bench_flow, "tvl1", watched)
+    bench_flow.bench_flow([clip], pairs=2, sizes=[(48, 64), (24, 32)])
+    first = [seen[at] for at, (shape, _) in enumerate(seen) if shape[1:] != seen[at - 1][0][1:]]
+    assert first == [((2, 48, 64), False), ((2, 24, 32), False)]
+
+
 def test_a_difference_is_seen(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = bench_flow.tvl1
     monkeypatch.setattr(bench_flow, "tvl1", lambda *args, **kwargs: real(*args, **kwargs) + 3)
@@ -38,7 +55,7 @@ def test_a_difference_is_seen(clip: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_is_missing_is_said(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    monkeypatch.setitem(sys.modules, "cv2", None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     report = bench_flow.bench_flow([clip], pairs=1, sizes=[(48, 64)])
     assert all(each.speedup is None for each in report.timings)

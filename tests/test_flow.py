@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +18,9 @@ from opencv_flow import check_agreement, opencv_flow
 
 from vadprep.bench_flow import SIZES, grey_frames
 from vadprep.decode import open_frames
-from vadprep.flow import TVL1, tvl1, usable_cores
+from vadprep.flow import TVL1, compiled, tvl1, usable_cores
 from vadprep.flow.cpu import Scale, Solver
+from vadprep.machine import SLURM_CORES
 
 cv2 = pytest.importorskip("cv2")
 
@@ -198,26 +203,36 @@ def test_planes_end_on_whole_vectors() -> None:
         assert Scale(4, width).stride % 16 == 0
 
 
-def test_threads_follow_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_follow_what_the_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound_to = set(range(8))
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: bound_to)
+    monkeypatch.setattr("vadprep.machine.CONTROL_GROUP", tmp_path)
+    for name in ("OMP_NUM_THREADS", *SLURM_CORES):
+        monkeypatch.delenv(name, raising=False)
+    assert usable_cores() == 8
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    assert usable_cores() == 4
+    (tmp_path / "cpu.max").write_text("200000 100000\n")
+    assert usable_cores() == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert usable_cores() == 1
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    assert usable_cores() == len(os.sched_getaffinity(0))
 
 
 COMPILE = """
 import numba
-from vadprep.flow.compiled import cache_folder, loops
+from vadprep.flow.compiled import compiled_folder, loops
 before = numba.config.CACHE_DIR
 loops()
 assert (numba.config.CACHE_DIR, numba.config.SLP_VECTORIZE) == (before, 0)
-print(cache_folder())
+print(compiled_folder())
 """
 
 
 @pytest.mark.slow
 def test_first_compiles_by_several_workers_at_once_are_safe(tmp_path: Path) -> None:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {**os.environ, "VADPREP_CACHE": str(tmp_path)}
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", COMPILE], env=environment, stdout=subprocess.PIPE, text=True
@@ -234,15 +249,58 @@ def test_first_compiles_by_several_workers_at_once_are_safe(tmp_path: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nb[ic]")} == made
 
 
+def test_threads_that_come_first_together_do_not_mix_up_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system without locks as well."""
+    config, seen = compiled.numba.config, set()
+
+    def imported(name: str) -> None:
+        time.sleep(0.01)
+        seen.add((name, config.SLP_VECTORIZE, config.CACHE_DIR))
+
+    before = config.SLP_VECTORIZE, config.CACHE_DIR
+    monkeypatch.setenv("VADPREP_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiled.importlib, "import_module", imported)
+    monkeypatch.setattr(compiled.fcntl, "flock", no_locks)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: compiled.loops.__wrapped__(), range(4)))
+    folder = str(compiled.compiled_folder())
+    assert seen == {("vadprep.flow.warping", 1, folder), ("vadprep.flow.loops", 0, folder)}
+    assert (config.SLP_VECTORIZE, config.CACHE_DIR) == before
+
+
+def no_locks(file: object, operation: int) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_code_of_other_sources_or_processors_is_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numba itself would go on with what was compiled from the old text of a called function."""
+    monkeypatch.setenv("VADPREP_CACHE", str(tmp_path / "cache"))
+    here = compiled.compiled_folder()
+    assert here.is_relative_to(tmp_path / "cache") and compiled.compiled_folder() == here
+    sources = shutil.copytree(compiled.SOURCES, tmp_path / "flow")
+    monkeypatch.setattr(compiled, "SOURCES", sources)
+    assert compiled.compiled_folder() == here
+    with open(sources / "medians.py", "a") as file:
+        file.write("# other\n")
+    changed = compiled.compiled_folder()
+    monkeypatch.setattr(compiled.binding, "get_host_cpu_name", lambda: "z80")
+    assert len({here, changed, compiled.compiled_folder()}) == 3
+
+
 def test_a_cache_that_cannot_be_written_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from vadprep.flow.compiled import cache_folder
-
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    monkeypatch.setenv("VADPREP_CACHE", str(blocked))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = cache_folder()
-    assert folder.parent == tmp_path and folder.is_dir()
+    folder = compiled.compiled_folder()
+    assert folder.parent.parent == tmp_path and folder.is_dir()
     assert str(blocked) in caplog.text
+    assert compiled.compiled_folder() == folder
+    folder.parent.chmod(0o777)  # anyone may put machine code there: it is not to be run
+    assert compiled.compiled_folder().parent not in (folder.parent, tmp_path)

@@ -67,33 +67,38 @@ def frames(count: int) -> torch.Tensor:
     return torch.from_numpy(random.integers(0, 256, (count, 8, 12, 3), dtype=np.uint8))
 
 
-def flow_pictures(flip_rule: str = "negate-u", name: str = "mediapipe") -> FlowPictures:
+def flow_pictures(
+    flip_rule: str = "negate-u", name: str = "mediapipe", method=standin_flow, step: int = 1
+) -> FlowPictures:
     quantisation = Quantisation(name, 20)
-    return FlowPictures(ComputedFlow(standin_flow, quantisation), quantisation, flip_rule)
+    return FlowPictures(ComputedFlow(method, quantisation), quantisation, flip_rule, step)
 
 
+@pytest.mark.parametrize("step", [1, 8, 16, 64])
 @pytest.mark.parametrize("blocks", [(40,), (1, 39), (16, 16, 8), (1,) * 40])
-def test_pictures_do_not_depend_on_the_blocks_and_the_last_is_still(blocks) -> None:
-    made = flow_pictures()
-    found = torch.cat([made.add(block) for block in frames(40).split(list(blocks))])
+def test_pictures_do_not_depend_on_the_blocks_and_the_last_is_still(blocks, step) -> None:
+    made = flow_pictures(step=step)
+    found = [made.add(block) for block in frames(40).split(list(blocks))]
+    *found, still = torch.cat([*found, made.rest()])
     whole = Quantisation("mediapipe", 20).planes(standin_flow(grey_of(frames(40))))
     assert len(found) == num_flows(40) == 39
-    assert torch.equal(found, whole)
-    assert (made.rest() == 127).all() and len(made.rest()) == 1
+    assert torch.equal(torch.stack(found), whole)
+    assert (still == 127).all()
 
 
-def test_each_pair_of_frames_is_seen_once() -> None:
+@pytest.mark.parametrize(("step", "expected"), [(1, [6, 7, 7, 7, 7, 5]), (16, [16, 16, 7])])
+def test_each_pair_is_seen_once_and_many_together(step, expected) -> None:
     pairs = []
 
     def counted(grey: torch.Tensor) -> torch.Tensor:
         pairs.append(len(grey) - 1)
         return standin_flow(grey)
 
-    quantisation = Quantisation("none", 20)
-    made = FlowPictures(ComputedFlow(counted, quantisation), quantisation, "negate-u")
+    made = flow_pictures(method=counted, step=step)
     for block in frames(40).split(7):
         made.add(block)
-    assert sum(pairs) == 39
+    made.rest()
+    assert pairs == expected
 
 
 def test_a_video_without_frames_has_no_picture() -> None:
@@ -111,8 +116,7 @@ def test_a_mirrored_crop_is_the_flow_of_the_mirrored_video(name: str) -> None:
 
     made = flow_pictures(name=name)
     shown = made.seen(made.add(frames(17)).flip(2), True)
-    quantisation = Quantisation(name, 20)
-    mirrored = FlowPictures(ComputedFlow(of_mirrored, quantisation), quantisation, "negate-u")
+    mirrored = flow_pictures(name=name, method=of_mirrored)
     assert torch.equal(shown, mirrored.seen(mirrored.add(frames(17).flip(2)), False))
     legacy = flow_pictures("keep-u", name)
     plain = legacy.add(frames(17))

@@ -17,9 +17,9 @@ ROWS = [
     ["records"],
     [
         *("files", "remote", "signals", "sources", "stopwatch", "machine"),
-        *("clips", "costs", "crops", "known", "figures"),
+        *("clips", "costs", "crops", "figures"),
     ],
-    ["appended", "hdf5", "spec", "stages"],
+    ["appended", "hdf5", "known", "spec", "stages"],
     ["shards", "manifest", "presets", "lease", "claims"],
     ["journal", "datasets", "download", "groundtruth"],
     ["folder", "truth_check"],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vadprep import machine
-from vadprep.machine import free_memory, worker_cores
+from vadprep.machine import cache_folder, free_memory, worker_cores
 
 PLACED = (
     "from vadprep.cli_features import placed; print(placed(None, None, 'local', 0, 1)['workers'])"
@@ -80,3 +80,11 @@ def test_a_container_bounds_the_workers(monkeypatch, tmp_path, quota, cores):
 def limit(folder: Path, most: str, used: int) -> None:
     (folder / "memory.max").write_text(f"{most}\n")
     (folder / "memory.current").write_text(f"{used}\n")
+
+
+def test_the_cache_stands_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/a")
+    monkeypatch.setenv("VADPREP_CACHE", "")
+    assert cache_folder() == Path("/home/a/.cache/vadprep")
+    monkeypatch.setenv("VADPREP_CACHE", "/v")
+    assert cache_folder() == Path("/v")

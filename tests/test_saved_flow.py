@@ -44,8 +44,13 @@ def save(folder: SavedFlow, video_id: str = "a", quantisation: str = "mediapipe"
     return torch.cat(parts)
 
 
-def read(folder: SavedFlow, video_id: str = "a", seen: torch.Tensor | None = None) -> torch.Tensor:
-    with folder.reader(video_id, CPU) as source:
+def read(
+    folder: SavedFlow,
+    video_id: str = "a",
+    seen: torch.Tensor | None = None,
+    quantisation: str = "mediapipe",
+) -> torch.Tensor:
+    with folder.reader(video_id, Quantisation(quantisation, 20), CPU) as source:
         shown = frames() if seen is None else seen
         pictures = torch.cat([source(shown[:5]), source(shown[4:])])
         source.end()
@@ -72,7 +77,19 @@ def test_jpeg_has_the_files_of_two_stream_code_and_is_close(tmp_path):
     found = read(SavedFlow.open(tmp_path / "f", spec()))
     assert found.dtype == torch.uint8 and found.shape == written.shape
     assert (found.int() - written.int()).abs().max() <= 8
-    assert torch.equal(found[..., 2], 255 - found[..., 0])
+
+
+@pytest.mark.parametrize("quantisation", ["mediapipe", "denseflow"])
+def test_mirrored_crops_of_jpeg_are_those_of_the_flow(tmp_path, quantisation):
+    """To a tenth of a level in the mean: a level is as if all moved by 0.16 px."""
+    folder = SavedFlow.prepare(tmp_path / "f", KINDS["jpeg"], spec(quantisation=quantisation))
+    values = torch.linspace(-22, 22, 19 * 24 * 32).reshape(19, 24, 32, 1).expand(-1, -1, -1, 2)
+    written = Quantisation(quantisation, 20).planes(values)
+    with folder.writer("a") as keep:
+        keep(written)
+    found = read(folder, quantisation=quantisation)
+    assert abs(float((found[..., 2].float() - written[..., 2].float()).mean())) < 0.1
+    assert abs(float((found[..., 0].float() - written[..., 0].float()).mean())) < 0.1
 
 
 @pytest.mark.parametrize("form", KINDS)
@@ -178,10 +195,10 @@ def test_flow_that_is_missing_or_of_another_video(tmp_path, form):
     folder = SavedFlow.prepare(tmp_path / "f", KINDS[form], spec())
     save(folder)
     wrong = {
-        "no such saved flow": ("b", None),
-        "19 flows, of another video: this one has more than": ("a", frames(30)),
-        "19 flows, of another video: this one has 15 frames": ("a", frames(15)),
-        "of another video: this one has frames of 24 x 40 px": ("a", frames(20, (24, 40))),
+        "no such saved flow: save it first": ("b", None),
+        "19 flows, where this video has 29 or more: .* remove it and save": ("a", frames(30)),
+        "19 flows, where this video has 14: .* remove it": ("a", frames(15)),
+        "has frames of 24 x 40 px, not 24 x 32: .* remove it": ("a", frames(20, (24, 40))),
     }
     for expected, (video_id, seen) in wrong.items():
         with pytest.raises(DecodeError, match=expected) as caught:
@@ -205,6 +222,37 @@ def test_damaged_flow_is_told(tmp_path, name, spoil):
     save(folder)
     spoil(tmp_path / "f" / name)
     with pytest.raises(DecodeError, match=f"{name}: damaged saved flow"):
+        read(folder)
+
+
+@pytest.mark.parametrize("name", ["flow_x_00005.jpg", "flow_x_00019.jpg", "flow_y_00005.jpg"])
+def test_a_jpeg_that_is_missing_is_told(tmp_path, name):
+    folder = SavedFlow.prepare(tmp_path / "f", KINDS["jpeg"], spec())
+    save(folder)
+    (tmp_path / "f" / "a" / name).unlink()
+    with pytest.raises(DecodeError, match=f"f/a: 18 flows.*not all are there|{name}: no such"):
+        read(folder)
+
+
+@pytest.mark.parametrize("axes", ["x", "y", "xy"])
+def test_a_jpeg_of_another_size_is_told(tmp_path, axes):
+    folder = SavedFlow.prepare(tmp_path / "f", KINDS["jpeg"], spec())
+    save(folder)
+    for axis in axes:
+        Image.new("L", (30, 24)).save(tmp_path / "f" / "a" / f"flow_{axis}_00007.jpg")
+    with pytest.raises(DecodeError, match=r"flow_._00007.jpg: damaged .*\(30, 24\) px"):
+        read(folder)
+
+
+def test_planes_that_are_not_8_bits_are_told(tmp_path):
+    folder = SavedFlow.prepare(tmp_path / "f", "hdf5", spec())
+    save(folder)
+    with h5py.File(tmp_path / "f" / "a.h5", "a") as file:
+        planes = {name: file[name][:].astype(np.float32) for name in ("u", "v", "u_sum")}
+        for name, plane in planes.items():
+            del file[name]
+            file[name] = plane
+    with pytest.raises(DecodeError, match="a.h5: damaged saved flow .*float32"):
         read(folder)
 
 

@@ -93,6 +93,8 @@ def bench_flow(
     shares: list[float] = []
     timings: list[FlowTiming] = []
     for size in sizes:
+        for name in methods.keys() - {BASE, SELF}:  # compiled, on a GPU partly for each size
+            methods[name](np.zeros((2, *size), np.uint8))
         seconds: dict[str, list[float]] = {name: [] for name in methods}
         flows: dict[str, list[Flow]] = {name: [] for name in methods}
         for video in videos:
@@ -130,7 +132,7 @@ def _lengths(flow: Flow) -> NDArray[np.float32]:
 
 
 def available() -> tuple[dict[str, Method], list[str]]:
-    """Back ends of this machine by name, warmed up, and a line for each that is missing."""
+    """Back ends of this machine by name, and a line for each that is missing."""
     cores, notes = usable_cores(), []
     methods: dict[str, Method] = {}
     try:
@@ -147,9 +149,6 @@ def available() -> tuple[dict[str, Method], list[str]]:
         methods[torch.cuda.get_device_name()] = lambda frames: tvl1(frames, device="cuda")
     else:
         notes.append("no CUDA device here: the GPU back end was not measured")
-    for name, method in methods.items():
-        if name not in (BASE, SELF):
-            method(np.zeros((2, *SIZES[0]), np.uint8))
     return methods, notes
 
 

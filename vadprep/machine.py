@@ -1,4 +1,4 @@
-"""What this machine, or our part of it, has for workers."""
+"""What this machine, or our part of it, has for workers, and where we may keep things on it."""
 
 from __future__ import annotations
 
@@ -47,3 +47,8 @@ def free_memory() -> int:
     kept = dict(line.split() for line in of_control_group("memory.stat").splitlines())
     cache = int(kept.get("inactive_file", 0))  # given back when memory is wanted
     return min(free, max(0, int(limit) - int(used) + cache))
+
+
+def cache_folder() -> Path:
+    """Where what can be had again is kept: ``$VADPREP_CACHE``, else ``~/.cache/vadprep``."""
+    return Path(os.environ.get("VADPREP_CACHE") or Path.home() / ".cache" / "vadprep")

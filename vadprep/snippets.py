@@ -27,7 +27,10 @@ from vadprep.stopwatch import Stopwatch
 from vadprep.views import cut
 
 STEP_FRAMES = {"cpu": 16, "cuda": 64}
-"""Frames in the works at a time: a stop waits for their flow, a GPU wants many."""
+"""Frames in the works at a time: a stop waits for their flow, a GPU wants many.
+
+Blocks of the decoder are a few large frames.
+"""
 
 
 class Pictures(Protocol):
@@ -85,13 +88,15 @@ class Branch:
         quantisation = Quantisation(self.spec.quantisation, int(self.spec.flow_bound))
         source: FlowSource
         if self.flow.read_from:
-            reader = self.flow.read_from.reader(video_id, self.network.device)
+            device = self.network.device
+            reader = self.flow.read_from.reader(video_id, quantisation, device)
             source = resources.enter_context(reader)
         else:
             saver = self.flow.save_to and self.flow.save_to.writer(video_id)
             keep = resources.enter_context(saver) if saver else None
             source = ComputedFlow(self.flow.method, quantisation, keep)
-        return FlowPictures(source, quantisation, self.spec.flip_rule)
+        step = STEP_FRAMES[self.network.device.type]
+        return FlowPictures(source, quantisation, self.spec.flip_rule, step)
 
 
 class Snippets:
@@ -115,7 +120,9 @@ class Snippets:
 
     def rest(self) -> Iterator[NDArray[np.float32]]:
         """Snippets that the end of the video completes."""
-        yield from self._features(self._clips.add(self._pictures.rest()))
+        with self._watch.stage(self._stage):
+            pictures = self._pictures.rest()
+        yield from self._features(self._clips.add(pictures))
         yield from self._features(self._clips.rest())
         yield from self._batches.rest()
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.flow.settings import TVL1
+from vadprep.machine import worker_cores
 from vadprep.records import VadprepError
 
 __all__ = ["TVL1", "tvl1"]
@@ -60,10 +61,10 @@ def check_frames(shape: tuple[int, ...], dtype: str) -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those it is bound to, or OMP_NUM_THREADS if fewer.
+    """Cores for this process: ``worker_cores``, or OMP_NUM_THREADS if fewer.
 
-    Ray and SLURM set that variable to a worker's share.
+    Ray sets that variable to a worker's share.
     """
-    cores = len(os.sched_getaffinity(0))
     limit = os.environ.get("OMP_NUM_THREADS", "")
+    cores = worker_cores()
     return min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores

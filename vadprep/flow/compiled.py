@@ -6,51 +6,84 @@ The first import compiles for half a minute; workers that start together wait fo
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib
 import logging
 import os
+import stat
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import numba
+from llvmlite import binding
+
+from vadprep.machine import cache_folder
 
 _LOG = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent
+
+_THREADS = threading.Lock()
+"""Numba's settings are those of all threads."""
 
 
 @cache
 def loops() -> ModuleType:
-    """The module ``vadprep.flow.loops``, compiled for this machine.
-
-    Machine code is kept under ``cache_folder()``, where numba tells processors and versions of
-    the source apart.
-    """
-    folder = cache_folder()
-    with _locked(folder / "lock"), _numba(CACHE_DIR=str(folder)):
+    """The module ``vadprep.flow.loops``, compiled for this machine."""
+    folder = compiled_folder()
+    with _THREADS, _locked(folder / "lock"), _numba(CACHE_DIR=str(folder)):
         with _numba(SLP_VECTORIZE=1):  # four channels of a pixel as one vector: twice the speed
             importlib.import_module("vadprep.flow.warping")
         return importlib.import_module("vadprep.flow.loops")
 
 
-def cache_folder() -> Path:
-    """Folder for machine code: ``$XDG_CACHE_HOME/vadprep/numba-VERSION``, made if need be.
+def compiled_folder() -> Path:
+    """Folder for the machine code of these sources on this processor, made if need be.
 
-    Where that cannot be written it is a folder of this user's in the temp folder.
+    It is ``numba-KEY`` in the cache folder; where that cannot be written, in the temp folder.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "vadprep" / f"numba-{numba.__version__}"
+    name = f"numba-{_key()}"
+    folder = cache_folder() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        spare = Path(tempfile.gettempdir()) / f"vadprep-numba-{os.getuid()}"
+        spare = _spare_folder() / name
+        spare.mkdir(exist_ok=True)
         _LOG.warning("%s: %s; compiled flow is kept in %s", folder, error.strerror, spare)
-        spare.mkdir(mode=0o700, exist_ok=True)
         return spare
+
+
+def _key() -> str:
+    """Digest of all that the machine code depends on.
+
+    Numba recompiles a function whose own file has changed, but not for a change in the files of
+    what it calls. And while it tells processors apart, two that share a folder without locks, as
+    nodes of a cluster may, could write their code into one file.
+    """
+    processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    digest = hashlib.sha256(repr((numba.__version__, processor)).encode())
+    for source in sorted(SOURCES.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _spare_folder() -> Path:
+    """A folder of this user's in the temp folder; a new one where another made that name his."""
+    folder = Path(tempfile.gettempdir()) / f"vadprep-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()  # machine code is run: nobody else may have put it there
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if is_ours and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return folder
+    return Path(tempfile.mkdtemp(prefix="vadprep-"))
 
 
 @contextmanager

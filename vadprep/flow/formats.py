@@ -30,6 +30,9 @@ GZIP_LEVEL = 1
 NO_FLOW_KIND = "no-flow"
 """Kind of the DecodeError of a video whose saved flow is missing, damaged or another's."""
 
+REMEDY = "remove it and save it again (--save-flow, with another --out)"
+"""What helps against saved flow that is not what it should be."""
+
 Append = Callable[[Planes], None]
 
 
@@ -50,10 +53,14 @@ def _readable(file: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise DecodeError(f"{file}: no such saved flow: extract it first", NO_FLOW_KIND) from None
+        raise _missing(file) from None
     except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        message = f"{file}: damaged saved flow ({error}): remove it and save it again"
+        message = f"{file}: damaged saved flow ({error}): {REMEDY}"
         raise DecodeError(message, NO_FLOW_KIND) from error
+
+
+def _missing(file: Path) -> DecodeError:
+    return DecodeError(f"{file}: no such saved flow: save it first (--save-flow)", NO_FLOW_KIND)
 
 
 # --- HDF5 ---------------------------------------------------------------------------------
@@ -139,8 +146,9 @@ class _HDF5Flow:
     def __init__(self, path: Path, file: h5py.File) -> None:
         self._path = path
         self._planes = [file[name] for name in ("u", "v", "u_sum") if "u" in file]
-        if len({plane.shape for plane in self._planes}) > 1:
-            raise ValueError(f"planes of {[plane.shape for plane in self._planes]}")
+        kinds = {(plane.dtype.name, plane.shape) for plane in self._planes}
+        if len(kinds) > 1 or any(name != "uint8" for name, _ in kinds):
+            raise ValueError(f"planes {', '.join(map(str, sorted(kinds)))}")
         self.count = len(self._planes[0]) if self._planes else 0
 
     def __call__(self, start: int, stop: int) -> Planes:
@@ -197,26 +205,35 @@ def _jpeg(folder: Path, axis: str, number: int) -> Path:
 
 
 class _JPEGFlow:
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, mirrored: Callable[[Planes], Planes]) -> None:
+        self._path, self._mirrored = path, mirrored
         names = names_in(path)
         self.count = sum(name.startswith("flow_x_") for name in names)
+        self._size: tuple[int, int] | None = None
 
     def __call__(self, start: int, stop: int) -> Planes:
-        return np.stack([self._picture(number) for number in range(start + 1, stop + 1)])
-
-    def _picture(self, number: int) -> Planes:
-        u, v = (self._plane(_jpeg(self._path, axis, number)) for axis in ("x", "y"))
-        return np.stack([u, v, 255 - u], axis=-1)
+        u, v = (
+            np.stack([self._plane(_jpeg(self._path, axis, n)) for n in range(start + 1, stop + 1)])
+            for axis in ("x", "y")
+        )
+        return np.stack([u, v, self._mirrored(u)], axis=-1)
 
     def _plane(self, file: Path) -> Planes:
         with _readable(file), Image.open(file) as image:
+            self._size = self._size or image.size
+            if image.size != self._size:
+                raise ValueError(f"{image.size} px where others have {self._size}")
             return np.asarray(image.convert("L"))
 
 
 @contextmanager
-def jpeg_reader(path: Path, video_id: str) -> Iterator[Stored]:
-    """As ``hdf5_reader``; a folder does not say whose it is."""
+def jpeg_reader(
+    path: Path, video_id: str, mirrored: Callable[[Planes], Planes]
+) -> Iterator[Stored]:
+    """As ``hdf5_reader``; a folder does not say whose it is.
+
+    ``mirrored`` gives u as it is mirrored, which no JPEG holds.
+    """
     if not path.is_dir():
-        raise DecodeError(f"{path}: no such saved flow: extract it first", NO_FLOW_KIND)
-    yield _JPEGFlow(path)
+        raise _missing(path)
+    yield _JPEGFlow(path, mirrored)

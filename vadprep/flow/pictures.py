@@ -12,9 +12,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from vadprep.clips import num_flows
 from vadprep.flow import TVL1, tvl1
 
 FlowMethod = Callable[[Tensor], Tensor]
@@ -42,19 +45,21 @@ def grey_of(frames: Tensor) -> Tensor:
 
 def _scaled(flow: Tensor, bound: int) -> Tensor:
     """Flow within the bound in [-1, 1]."""
-    return flow.clamp(-bound, bound) / bound
+    return _quotient(flow.clamp(-bound, bound), bound)
 
 
 def _mediapipe(flow: Tensor, bound: int) -> Tensor:
-    # A number as divisor would become a product with its reciprocal on a GPU, and round else.
-    width = torch.full((), 2 * bound, dtype=flow.dtype, device=flow.device)
-    return ((flow + bound) / width).clamp_(0, 1).mul_(255).to(torch.uint8)
+    return _quotient(flow + bound, 2 * bound).clamp_(0, 1).mul_(255).to(torch.uint8)
 
 
 def _denseflow(flow: Tensor, bound: int) -> Tensor:
-    width = torch.full((), 2 * bound, dtype=torch.float64, device=flow.device)
-    grey = flow.double().clamp_(-bound, bound).add_(bound).mul_(255) / width
-    return grey.round_().to(torch.uint8)
+    grey = flow.double().clamp_(-bound, bound).add_(bound).mul_(255)
+    return _quotient(grey, 2 * bound).round_().to(torch.uint8)
+
+
+def _quotient(values: Tensor, divisor: int) -> Tensor:
+    """On a GPU a number as divisor would become a product with its reciprocal, and round else."""
+    return values / torch.full((), divisor, dtype=values.dtype, device=values.device)
 
 
 QUANTISE: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -78,6 +83,14 @@ class Quantisation:
 
     name: str
     bound: int
+
+    def mirrored(self, u: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What the quantised -u is for a quantised u, where only that is known.
+
+        Right but for u that is beyond the bound, or just between two levels.
+        """
+        most = 254 if self.name == "mediapipe" else 255  # trunc(255 - x) and round(255 - x)
+        return most - np.minimum(u, np.uint8(most))
 
     def planes(self, flow: Tensor) -> Tensor:
         """Pictures [n, h, w, 3] of flow [n, h, w, 2]: u, v, and u as it is mirrored."""
@@ -122,29 +135,35 @@ class ComputedFlow:
 class FlowPictures:
     """The pictures of the flow stream of one video, as its resized frames come.
 
-    One frame is kept back, so that each pair is seen once. After the last frame comes still
-    flow (see ``clips``).
+    Flow is asked for ``step`` pairs at a time, however few frames come at once, and each pair is
+    seen once. After the last frame comes still flow (see ``clips``).
     """
 
-    def __init__(self, source: FlowSource, quantisation: Quantisation, flip_rule: str) -> None:
-        self._source, self._quantisation = source, quantisation
+    def __init__(
+        self, source: FlowSource, quantisation: Quantisation, flip_rule: str, step: int = 1
+    ) -> None:
+        self._source, self._quantisation, self._step = source, quantisation, step
         self._negates_u = flip_rule == "negate-u"
-        self._last: Tensor | None = None
+        self._held: Tensor | None = None
+        """Frames whose flow to the next one is still to be asked for."""
 
     def add(self, frames: Tensor) -> Tensor:
-        """Pictures [m, h, w, 3] that frames uint8 [n, h, w, 3] complete: m = n, at first n - 1."""
-        if self._last is not None:
-            frames = torch.cat([self._last, frames])
-        self._last = frames[-1:].clone()  # not a view that holds the block
-        return self._source(frames) if len(frames) > 1 else frames[:0]
+        """The next pictures [m, h, w, 3] that are ready, after frames uint8 [n, h, w, 3]."""
+        if self._held is not None:
+            frames = torch.cat([self._held, frames])
+        ready = num_flows(len(frames)) // self._step * self._step
+        self._held = frames[ready:].clone()  # not a view that holds the block
+        return self._source(frames[: ready + 1]) if ready else frames[:0]
 
     def rest(self) -> Tensor:
-        """The picture of the last frame, [1, h, w, 3]; of a video without frames none."""
+        """The other pictures, that of the last frame too; of a video without frames none."""
+        last = self._held
+        pictures = self._source(last) if last is not None and len(last) > 1 else torch.empty(0)
         self._source.end()
-        if self._last is None:
-            return torch.empty(0)
-        still = torch.zeros_like(self._last[..., :2], dtype=torch.float32)
-        return self._quantisation.planes(still)
+        if last is None:
+            return pictures
+        still = self._quantisation.planes(torch.zeros_like(last[-1:, ..., :2], dtype=torch.float32))
+        return torch.cat([pictures, still]) if len(pictures) else still
 
     def seen(self, crop: Tensor, is_mirrored: bool) -> Tensor:
         """The two planes [..., 2] of a crop [..., 3] that the network sees."""

@@ -7,7 +7,7 @@
 
 NAME is the video's id, percent-encoded where it is not safe as a name. u and v are quantised;
 u_sum is what u and the quantised -u add up to, modulo 256: nearly constant, it costs no space
-and keeps mirrored crops exact. JPEG loses such detail anyway: mirrored crops take 255 - u.
+and keeps mirrored crops exact. JPEG loses such detail anyway: there -u comes from the quantised u.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from vadprep.files import make_folder, remove_stale, written
 from vadprep.flow.formats import (
     JPEG_QUALITY,
     NO_FLOW_KIND,
+    REMEDY,
     Stored,
     hdf5_reader,
     hdf5_writer,
     jpeg_reader,
     jpeg_writer,
 )
+from vadprep.flow.pictures import Quantisation
 from vadprep.records import DecodeError, FeaturesError, SpecError
 from vadprep.spec import Spec
 
@@ -124,12 +126,19 @@ class SavedFlow:
             yield lambda planes: append(planes.cpu().numpy())
 
     @contextmanager
-    def reader(self, video_id: str, device: torch.device) -> Iterator[ReadFlow]:
+    def reader(
+        self, video_id: str, quantisation: Quantisation, device: torch.device
+    ) -> Iterator[ReadFlow]:
         """A FlowSource that reads a video's pictures. It raises DecodeError, of kind ``no-flow``,
         when they are missing, damaged or another's."""
-        read = hdf5_reader if self.kind == HDF5 else jpeg_reader
-        with read(self._file(video_id), video_id) as stored:
-            yield ReadFlow(self._file(video_id), stored, device)
+        file = self._file(video_id)
+        reader = (
+            hdf5_reader(file, video_id)
+            if self.kind == HDF5
+            else jpeg_reader(file, video_id, quantisation.mirrored)
+        )
+        with reader as stored:
+            yield ReadFlow(file, stored, device)
 
     def holds(self, video_id: str) -> bool:
         """True when flow of the video is there."""
@@ -166,20 +175,24 @@ class ReadFlow:
     def __call__(self, frames: Tensor) -> Tensor:
         start, stop = self._given, self._given + num_flows(len(frames))
         if stop > self._stored.count:
-            raise self._another(f"more than {stop} frames")
+            raise self._unfit(f"{stop} or more")
         planes = self._stored(start, stop)
         if planes.shape[1:3] != frames.shape[1:3]:
-            raise self._another(f"frames of {frames.shape[1]} x {frames.shape[2]} px")
+            raise self._unfit(
+                f"frames of {frames.shape[1]} x {frames.shape[2]} px, not "
+                f"{planes.shape[1]} x {planes.shape[2]}"
+            )
         self._given = stop
         return torch.from_numpy(planes).to(self._device)
 
     def end(self) -> None:
         """Raise DecodeError when not all that is stored was asked for."""
         if self._given != self._stored.count:
-            raise self._another(f"{self._given + 1} frames")
+            raise self._unfit(str(self._given))
 
-    def _another(self, video: str) -> DecodeError:
+    def _unfit(self, needed: str) -> DecodeError:
         return DecodeError(
-            f"{self._file}: {self._stored.count} flows, of another video: this one has {video}",
+            f"{self._file}: {self._stored.count} flows, where this video has {needed}: not all are "
+            f"there, or they are of another video: {REMEDY}",
             NO_FLOW_KIND,
         )
