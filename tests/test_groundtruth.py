@@ -249,11 +249,13 @@ def test_files_that_are_no_row_of_labels_are_refused(tmp_path, content):
 
 
 def test_files_that_are_no_arrays_are_refused(tmp_path):
+    with pytest.raises(GroundTruthError, match="gt.npy: cannot be read: No such file"):
+        read_flat(tmp_path / "gt.npy")
     (tmp_path / "gt.npy").write_bytes(b"no")
     with pytest.raises(GroundTruthError, match="gt.npy: not a .npy file of numbers"):
         read_flat(tmp_path / "gt.npy")
     np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(GroundTruthError, match="not a .npy file of numbers"):
+    with pytest.raises(GroundTruthError, match="not a .npy file of numbers: save it by np.save$"):
         read_flat(tmp_path / "object.npy")
 
 
@@ -261,7 +263,7 @@ def test_build_and_check_from_the_command_line(tmp_path):
     gt = tmp_path / "gt.npy"
     built = run("gt", "build", "--dataset", "ped2", "--rule", "floor", "--out", gt)
     assert built.exit_code == 0 and "1,952 labels" in built.output
-    rows = (tmp_path / "gt.csv").read_text().splitlines()
+    rows = (tmp_path / "gt.npy.csv").read_text().splitlines()
     assert rows[:2] == ["video_id,start,stop", "Test001,0,176"]
     checked = run("gt", "check", gt, "--dataset", "ped2")
     assert checked.exit_code == 0
@@ -289,6 +291,17 @@ def test_the_order_comes_from_a_list_of_files(tmp_path):
     assert run(*arguments, "--list", tmp_path / "order.txt").exit_code == 0
 
 
+def test_a_manifest_is_not_written_over(tmp_path):
+    manifest = tmp_path / "mine.csv"
+    manifest.write_text("video_id,path,split,label,num_frames\na,a.mp4,test,0,32\n")
+    before = manifest.read_text()
+    arguments = ("gt", "build", "--manifest", manifest, "--rule", "floor", "--out")
+    refused = message(run(*arguments, manifest))
+    assert refused == f"--out {manifest}: a file of labels ends in .npy"
+    assert run(*arguments, tmp_path / "mine.npy").exit_code == 0
+    assert manifest.read_text() == before
+
+
 def test_rule_spans_needs_features():
     refused = message(run("gt", "build", "--dataset", "ped2", "--rule", "spans"))
     assert refused == "--rule spans needs --features"
@@ -306,3 +319,9 @@ def test_rule_spans_takes_lengths_and_rates_of_the_features(tmp_path):
     assert run("gt", "build", "--rule", "spans", *arguments).exit_code == 0
     labels = np.load(tmp_path / "gt.npy")
     assert len(labels) == 96 and np.flatnonzero(labels).tolist() == [25, 26, 27, 28, 29]
+    known = ("--manifest", manifest, "--features", tmp_path / "f")
+    checked = run("gt", "check", tmp_path / "gt.npy", *known)
+    assert checked.exit_code == 0 and "0 labels are not the manifest's" in checked.output
+    refused = message(run("gt", "check", tmp_path / "gt.npy", *known[:2]))
+    assert "num_frames or fps for intervals_seconds unknown for 1 videos (a)" in refused
+    assert refused.endswith("add them to the manifest, or name --features")

@@ -13,6 +13,7 @@ import click
 
 from vadprep import tables
 from vadprep.groundtruth import READINGS, RULES, Decoded, FlatTruth, build, read_flat
+from vadprep.manifest import Manifest
 from vadprep.options import FEATURES, FILE, arguments, chosen_manifest, manifest_options
 from vadprep.truth_check import Check, check
 
@@ -44,27 +45,36 @@ def gt_build(
     rule: str, reading: str, features: Path | None, split: str, out: Path, **options: Any
 ) -> None:
     """Manifest -> one label a frame (.npy), and a CSV of whose they are."""
-    from vadprep.features import open_features
-
     manifest, _ = chosen_manifest(options)
-    decoded = dict[str, Decoded]()
     if rule == "spans" and features is None:
         raise click.UsageError("--rule spans needs --features")
-    if features is not None:
-        with open_features(features) as found:
-            for video in manifest.in_split(split):
-                if video.video_id in found:
-                    stored = found[video.video_id]
-                    end = int(stored.spans[-1, 1]) if stored.num_clips else 0
-                    decoded[video.video_id] = Decoded(stored.num_frames, end, stored.fps)
-    truth = build(manifest, rule, split, reading, decoded)
+    if out.suffix != ".npy":
+        raise click.UsageError(f"--out {out}: a file of labels ends in .npy")
+    truth = build(manifest, rule, split, reading, _decoded(features, manifest))
     write_truth(out, truth)
     anomalous = int(truth.labels.sum())
     click.echo(f"{out}: {len(truth.labels):,} labels, {anomalous:,} anomalous; whose: {_csv(out)}")
 
 
+def _decoded(features: Path | None, manifest: Manifest) -> dict[str, Decoded]:
+    """What features know of the videos of ``manifest``; nothing without features."""
+    from vadprep.features import open_features
+
+    if features is None:
+        return {}
+    decoded = {}
+    with open_features(features) as found:
+        for video_id in (video.video_id for video in manifest.videos):
+            if video_id in found:
+                stored = found[video_id]
+                end = int(stored.spans[-1, 1]) if stored.num_clips else 0
+                decoded[video_id] = Decoded(stored.num_frames, end, stored.fps)
+    return decoded
+
+
 def _csv(path: Path) -> Path:
-    return path.with_suffix(".csv")
+    """A name that no other file has: gt.csv may be the manifest."""
+    return path.with_name(f"{path.name}.csv")
 
 
 def write_truth(path: Path, truth: FlatTruth) -> None:
@@ -89,10 +99,12 @@ def write_truth(path: Path, truth: FlatTruth) -> None:
 @click.argument("path", type=FILE)
 @manifest_options
 @click.option("--list", "order", type=FILE, help=LIST_HELP)
-def gt_check(path: Path, order: Path | None, **options: Any) -> None:
+@click.option("--features", type=FEATURES, help="Decoded lengths and rates.")
+def gt_check(path: Path, order: Path | None, features: Path | None, **options: Any) -> None:
     """Which length rule somebody's labels follow, and what they lost."""
     manifest, _ = chosen_manifest(options)
-    found = check(read_flat(path), manifest, listed_ids(order) if order else None)
+    ids = listed_ids(order) if order else None
+    found = check(read_flat(path), manifest, ids, _decoded(features, manifest))
     for line in verdict(found):
         click.echo(line)
     wrong = sorted((each for each in found.videos if each.wrong), key=lambda each: -each.wrong)

@@ -94,12 +94,13 @@ def build(
     if reading not in READINGS:
         raise ValueError(f"reading = {reading!r}: allowed are {', '.join(READINGS)}")
     seen = decoded or {}
-    videos = [_as_decoded(video, seen.get(video.video_id)) for video in manifest.in_split(split)]
+    videos = as_decoded(manifest.in_split(split), seen)
     if not videos:
         raise GroundTruthError(f"{manifest.path}: no video in split {split!r}")
     lengths = {video.video_id: _length(video, rule, seen) for video in videos}
     need = {"scored": "num_frames_scored in the manifest", "spans": "features"}
-    refuse((each for each, length in lengths.items() if length is None), need.get(rule, "frames"))
+    lacking = (each for each, length in lengths.items() if length is None)
+    refuse(lacking, need.get(rule, "num_frames"), "add them, or take another rule")
     videos = with_intervals(videos)
     parts = [_labels(video, int(lengths[video.video_id] or 0), reading) for video in videos]
     return FlatTruth(
@@ -107,10 +108,14 @@ def build(
     )
 
 
-def _as_decoded(video: Video, decoded: Decoded | None) -> Video:
-    if decoded is None:
-        return video
-    return replace(video, num_frames=decoded.num_frames, fps=decoded.fps or video.fps)
+def as_decoded(videos: Iterable[Video], decoded: Mapping[str, Decoded]) -> list[Video]:
+    """The videos with the lengths and rates of ``decoded``, where it knows them."""
+    return [
+        replace(video, num_frames=found.num_frames, fps=found.fps or video.fps)
+        if (found := decoded.get(video.video_id))
+        else video
+        for video in videos
+    ]
 
 
 def _length(video: Video, rule: str, decoded: Mapping[str, Decoded]) -> int | None:
@@ -129,7 +134,11 @@ def with_intervals(videos: Iterable[Video]) -> list[Video]:
     """
     videos = [_in_frames(video) for video in videos]
     uncounted = (v for v in videos if v.intervals_seconds is not None and v.intervals is None)
-    refuse((video.video_id for video in uncounted), "num_frames or fps for intervals_seconds")
+    refuse(
+        (video.video_id for video in uncounted),
+        "num_frames or fps for intervals_seconds",
+        "add them to the manifest, or name --features",
+    )
     refuse((video.video_id for video in videos if video.intervals is None), "intervals")
     return videos
 
@@ -142,13 +151,11 @@ def _in_frames(video: Video) -> Video:
     return replace(video, intervals=video_intervals(video, video.num_frames))
 
 
-def refuse(ids: Iterable[str], what: str) -> None:
+def refuse(ids: Iterable[str], what: str, remedy: str = "add them to the manifest") -> None:
     """Raise GroundTruthError that says ``what`` is unknown of these videos, if there are any."""
     if unknown := list(ids):
         shown = ", ".join(unknown[:5]) + (", ..." if unknown[5:] else "")
-        raise GroundTruthError(
-            f"{what} unknown for {len(unknown)} videos ({shown}): add them, or take another rule"
-        )
+        raise GroundTruthError(f"{what} unknown for {len(unknown)} videos ({shown}): {remedy}")
 
 
 def marked(video: Video, length: int, reading: str) -> list[tuple[int, int]]:
@@ -176,8 +183,10 @@ def read_flat(path: Path) -> NDArray[np.bool_]:
     """Labels in a .npy file, bool [L]; raises GroundTruthError for anything but zeros and ones."""
     try:
         found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise GroundTruthError(f"{path}: not a .npy file of numbers: {error}") from error
+    except OSError as error:
+        raise GroundTruthError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:  # numpy's words advise to run what is in it
+        raise GroundTruthError(f"{path}: not a .npy file of numbers: save it by np.save") from error
     flat = np.ravel(found)
     if found.size != max(found.shape, default=0) or not np.isin(flat, (0, 1)).all():
         raise GroundTruthError(f"{path}: {found.dtype} {found.shape}: expected a row of 0 and 1")

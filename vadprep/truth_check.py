@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.groundtruth import LENGTHS, READINGS, marked, refuse, with_intervals
+from vadprep.groundtruth import (
+    LENGTHS,
+    READINGS,
+    Decoded,
+    as_decoded,
+    marked,
+    refuse,
+    with_intervals,
+)
 from vadprep.manifest import Manifest
 from vadprep.records import ManifestError, Video
 
@@ -56,16 +64,21 @@ class Check:
         return bool(self.rules) and not any(video.wrong for video in self.videos)
 
 
-def check(labels: NDArray[np.bool_], manifest: Manifest, ids: Sequence[str] | None = None) -> Check:
+def check(
+    labels: NDArray[np.bool_],
+    manifest: Manifest,
+    ids: Sequence[str] | None = None,
+    decoded: Mapping[str, Decoded] | None = None,
+) -> Check:
     """Explain a foreign ground truth: one rule for all videos, else one for each.
 
-    ``labels`` bool [L]; ``ids`` is the order of its videos, that of split test by default. Of
-    several explanations, the one with the fewest labels that are not the manifest's. Raises
-    ManifestError for ids that the manifest lacks.
+    ``labels`` bool [L]; ``ids`` is the order of its videos, that of split test by default; lengths
+    and rates of ``decoded`` win over the manifest's. Of several explanations, the one with the
+    fewest labels that are not the manifest's. Raises ManifestError for ids that the manifest lacks.
     """
-    videos = with_intervals(_in_order(manifest, ids))
+    videos = with_intervals(as_decoded(_in_order(manifest, ids), decoded or {}))
     candidates = [_candidates(video) for video in videos]
-    refuse((v.video_id for v, c in zip(videos, candidates, strict=True) if not c), "frames")
+    refuse((v.video_id for v, c in zip(videos, candidates, strict=True) if not c), "num_frames")
     single = {
         rule: [found[rule] for found in candidates]
         for rule in (*LENGTHS, "scored")
