@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from vadprep.alarms import alarms, files_of, write_alarms
+from vadprep.alarms import alarms, files_of, safe_name, write_alarms
 from vadprep.checkpoint import Origin
 from vadprep.clips import runs
 from vadprep.metrics import VideoScores
@@ -86,17 +86,32 @@ def test_files_hold_every_frame_and_every_video(tmp_path):
 def test_a_plot_stands_beside_the_frames(tmp_path):
     write_alarms(tmp_path, {"a": video([0.5])}, 0.5, ORIGIN, {})
     (entry,) = json.loads((tmp_path / "scores.json").read_text())["videos"]
-    assert (entry["frames"], entry["plot"]) == ("000000.csv", "000000.png")
+    assert (entry["frames"], entry["plot"]) == ("000000-a.csv", "000000-a.png")
     assert (tmp_path / entry["plot"]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_files_of_earlier_scores_go_and_others_stay(tmp_path):
-    for name in ("notes.csv", "000007.csv"):
+    for name in ("notes.csv", "000007-c.csv"):
         (tmp_path / name).write_text("mine")
     write_alarms(tmp_path, {"a": video([0.5]), "b": video([0.5])}, 0.5, ORIGIN, {})
     write_alarms(tmp_path, {"c": video([0.5])}, 0.5, ORIGIN, {}, plots=False)
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["000000.csv", "000007.csv", "notes.csv", "scores.json"]
+    assert left == ["000000-c.csv", "000007-c.csv", "notes.csv", "scores.json"]
+
+
+@pytest.mark.parametrize(
+    ("video_id", "name"),
+    [
+        ("/data/yard two/Tür süd 01.mp4", "Tür_süd_01.mp4"),
+        ("a/..", ".."),
+        ("Bad.Boys.1995__#00-26-51", "Bad.Boys.1995___00-26-51"),
+        ("x" * 300, "x" * 60),
+        ("b\udcff\n\\%", "b____"),
+        ("", ""),
+    ],
+)
+def test_names_say_whose_and_are_safe(video_id, name):
+    assert safe_name(video_id) == name
 
 
 @pytest.mark.parametrize(

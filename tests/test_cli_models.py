@@ -415,6 +415,13 @@ def test_a_video_that_fails_is_listed_and_the_others_are_scored(place, tmp_path)
     result = run("score", place / "r", *sources, "--out", tmp_path / "s", "--no-plots")
     assert result.exit_code == 1 and "1 of 2 videos scored" in result.output
     assert result.output.count(f"failed: {tmp_path / 'broken.mp4'}: ") == 1
+    before = {path: path.read_bytes() for path in (tmp_path / "s").glob("*.*")}
+    none = run("score", place / "r", sources[0], "--out", tmp_path / "s")
+    assert none.exit_code == 1
+    assert f"none of 1 videos could be scored: {tmp_path / 's'} is as it was" in none.output
+    assert {path: path.read_bytes() for path in (tmp_path / "s").glob("*.*")} == before
+    other = run("score", place / "r", *sources, "--out", tmp_path / "s", "--weights", "random:1")
+    assert "rgb weights_sha256: " in message(other)
     write_video(tmp_path / "broken.mp4", 33)
     ok("score", place / "r", *sources, "--out", tmp_path / "s", "--no-plots")
     assert len(read_scores(tmp_path / "s" / "scores.h5")) == 2

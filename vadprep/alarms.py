@@ -1,11 +1,11 @@
 """Scores of videos for people and programs: one a frame, and where they are high.
 
-SCORES/scores.json   every video with its alarms, in frames and in seconds
-SCORES/000000.csv    frame, seconds, score of the first video of scores.json; 000001.csv, ...
-SCORES/000000.png    its plot
+SCORES/scores.json        every video with its alarms, in frames and in seconds, and its files
+SCORES/000000-NAME.csv    frame, seconds, score of the first video; 000001-NAME.csv, ...
+SCORES/000000-NAME.png    its plot
 
-An alarm is a run of frames that score the threshold or more. Names of files are numbers, since
-ids are not safe as names; those of earlier scores in the same folder go. Frames after the last
+An alarm is a run of frames that score the threshold or more. NAME is the end of the video's id, as
+far as it is safe in a name. Files of earlier scores in the same folder go. Frames after the last
 span have no score and are left out.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,11 @@ def write_alarms(
     videos, found = list[dict[str, Any]](), dict[str, list[dict[str, Any]]]()
     for index, (video_id, video) in enumerate(scores.items()):
         frames = video.frames()
-        names = {"frames": f"{index:06d}.csv", "plot": f"{index:06d}.png" if plots else None}
-        write_frames(folder / f"{index:06d}.csv", frames, video.fps)
+        name = f"{index:06d}-{safe_name(video_id)}"
+        names = {"frames": f"{name}.csv", "plot": f"{name}.png" if plots else None}
+        write_frames(folder / f"{name}.csv", frames, video.fps)
         if plots:
-            title, path = origin.caution(), folder / f"{index:06d}.png"
+            title, path = origin.caution(), folder / f"{name}.png"
             plot_scores(path, video_id, frames, None, video.fps, title)
         found[video_id] = alarms(frames, threshold, video.fps)
         videos.append(
@@ -78,7 +79,12 @@ def files_of(folder: Path) -> set[str]:
         return set()
     listed = videos if isinstance(videos, list) else []
     told = [str(each.get(key)) for each in listed if isinstance(each, dict) for key in NAMES]
-    return {name for name in told if re.fullmatch(r"\d{6,}\.(csv|png)", name)}
+    return {name for name in told if re.fullmatch(r"\d{6,}-[^/]*\.(csv|png)", name)}
+
+
+def safe_name(video_id: str) -> str:
+    """The last part of an id, at most 60 letters, digits and the like of it."""
+    return re.sub(r"[^\w.-]", "_", PurePosixPath(video_id).name)[:60]
 
 
 def alarms(

@@ -79,6 +79,8 @@ def score(
         ids = [each.video_id for each in manifest.videos] if manifest else list(found)
         there = [each for each in ids if each in found]
         scores = score_features(loaded, found, there, preset=preset)
+    if not scores:
+        raise click.ClickException(f"none of {len(ids)} videos could be scored: {out} is as it was")
     make_folder(out)
     write_scores(out / "scores.h5", scores, origin, str(run))
     about = {"run": str(run), "head": loaded.head_name, "taken_from_preset": assumed}
@@ -174,10 +176,10 @@ def extract_as(
     """
     from vadprep.checkpoint import check_features
     from vadprep.progress import shown_progress
-    from vadprep.runner import extract_dataset, settle_specs
+    from vadprep.runner import extract_dataset, specs_of
 
     settings = settings_of(run.specs, weights, preset)
-    specs = {spec.stream: spec for spec in settle_specs(out, settings)}
+    specs = specs_of(out, settings)
     check_features(run, specs, "extracting for the run", preset=preset)
     if preset:
         check_dimension(run, specs)

@@ -139,7 +139,7 @@ def settle_specs(out: Path, settings: Settings) -> list[Spec]:
     Raises SpecError when this machine is to run it and has not got the precision, when a folder
     holds features of another spec, and when it holds another stream of other frames or clips.
     """
-    specs = {stream: _settle_spec(out, settings, stream) for stream in settings.streams}
+    specs = specs_of(out, settings)
     for stream in STREAMS:
         found, place = read_spec(out / stream), str(out / stream)
         if found and stream in specs:
@@ -147,6 +147,14 @@ def settle_specs(out: Path, settings: Settings) -> list[Spec]:
         elif found:
             require_shared(next(iter(specs.values())), found, place)
     return list(specs.values())
+
+
+def specs_of(out: Path, settings: Settings) -> dict[str, Spec]:
+    """The spec of each stream of a run, by stream, not yet held against the features in ``out``.
+
+    Raises SpecError when this machine is to run it and has not got the precision.
+    """
+    return {stream: _settle_spec(out, settings, stream) for stream in settings.streams}
 
 
 def _settle_spec(out: Path, settings: Settings, stream: str) -> Spec:
