@@ -168,6 +168,37 @@ def test_features_of_another_spec_are_refused_by_field(videos, tmp_path):
     assert (tmp_path / "out/rgb/spec.json").read_bytes() == before
 
 
+def test_a_folder_without_a_finished_video_may_be_removed(videos, tmp_path):
+    bad, out = tmp_path / "bad", tmp_path / "out"
+    bad.mkdir()
+    (bad / "a.mp4").write_text("no video")
+    assert extract(bad, out).exit_code == 1
+    remedy = "another --out, or remove that folder: no video in it is done"
+    assert message(extract(videos, out, "--crops", "5")).endswith(remedy)
+    assert extract(videos, out).exit_code == 1  # good.mp4 is done, a.mp4 had failed
+    assert message(extract(videos, out, "--crops", "5")).endswith("another --out")
+
+
+def test_a_video_that_is_there_twice_is_refused_before_anything_is_written(videos, tmp_path):
+    root, out = tmp_path / "root", tmp_path / "out"
+    for folder in ("a", "b"):
+        shutil.copytree(videos, root / folder)
+    rows = "video_id,path\nfirst,a/good.mp4\nsecond,b/good.mp4\n"
+    manifest = tmp_path / "m.csv"
+
+    def extracted(text: str):
+        manifest.write_text(text)
+        return run("extract", "--manifest", manifest, "--root", root, "--out", out, *CHEAP)
+
+    twice = f"good.mp4 is not under {root}, and good.mp4 is there twice: a/good.mp4 and b/good.mp4"
+    assert twice in message(extracted(rows + "third,good.mp4\n"))
+    assert not out.exists()
+    assert extracted(rows).exit_code == 0
+    assert twice in message(extracted(rows + "third,good.mp4\n"))
+    assert run("status", out).exit_code == 0  # nothing is missing
+    assert extracted(rows.replace("b/good", "good")).exit_code == 0  # which is done
+
+
 # ---------------------------------------------------------------- manifests
 
 HEADER = "video_id,path,split,label,intervals\n"
