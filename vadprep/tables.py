@@ -350,5 +350,6 @@ def compared_words(found: Comparison) -> list[str]:
         f"{counts.num_equal:,} of {counts.num_videos:,} have as many clips"
     ]
     lines += [f"{guess.sure}: {guess.text}" for guess in found.guesses]
-    lines += [f"by the specs (A / B): {line}" for line in found.declared]
+    sure = "" if found.evidence.by_specs is None else "certain, "
+    lines += [f"{sure}by the specs (A / B): {line}" for line in found.declared]
     return lines
