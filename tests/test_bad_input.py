@@ -517,11 +517,23 @@ def test_a_damaged_table_of_a_feature_folder_is_named(name, content, trained, tm
         assert str(spoilt / "rgb" / name) in message(run(command, spoilt))
 
 
-@pytest.mark.parametrize("command", ["status", "verify"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("verify",),
+        ("shards", "merge", "--out", "x"),
+        ("export", "--layout", "rtfm", "--dataset", "ped2", "--out", "x"),
+        ("train", "ddl", "--dataset", "ped2", "--features"),
+    ],
+    ids=" ".join,
+)
 @pytest.mark.parametrize("name", ["", "none", "file"])
-def test_a_folder_that_holds_no_features(command, name, tmp_path):
+def test_a_folder_that_holds_no_features_says_how_to_get_some(command, name, tmp_path):
     (tmp_path / "file").touch()
-    assert "no feature folder" in message(run(command, tmp_path / name))
+    refused = message(run(*command, tmp_path / name))
+    assert refused.startswith(f"{tmp_path / name}: no features here (looked for spec.json, ")
+    assert "vadprep extract, or name the folder they are in (train, score: --features)" in refused
 
 
 # ---------------------------------------------------------------- training, scoring

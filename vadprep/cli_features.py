@@ -15,7 +15,7 @@ from vadprep import stages, tables
 from vadprep.claims import MAX_DAMAGE
 from vadprep.datasets import check as check_files
 from vadprep.datasets import dataset_names, load_dataset, summary
-from vadprep.features import stream_folders
+from vadprep.features import required_folders
 from vadprep.journal import read_events, read_rows
 from vadprep.manifest import read_manifest
 from vadprep.options import (
@@ -30,7 +30,6 @@ from vadprep.options import (
 )
 from vadprep.ranks import array_of, last_world_size
 from vadprep.ranks import missing_ranks as missing_ranks_in
-from vadprep.records import FeaturesError
 from vadprep.shards import DONE
 from vadprep.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
 from vadprep.standing import IS_DONE, Standing
@@ -216,14 +215,6 @@ def show_status(results: Sequence[Status]) -> None:
 # ---------------------------------------------------------------- status, verify
 
 
-def folders_in(path: Path) -> list[Any]:
-    """The stream folders in ``path``; FeaturesError when there is none."""
-    folders = list(stream_folders(path).values())
-    if not folders:
-        raise FeaturesError(f"{path}: no feature folder (no spec.json there or in rgb/, flow/)")
-    return folders
-
-
 @click.command()
 @click.argument("features", type=FEATURES)
 @click.option("--by-stage", is_flag=True, help="Where the time went, and what limits.")
@@ -238,7 +229,7 @@ def status(
         raise click.UsageError("--world-size goes with --missing-ranks")
     if missing_ranks and (as_json or by_stage):
         raise click.UsageError("--missing-ranks prints nothing else: leave --json, --by-stage out")
-    folders = folders_in(features)
+    folders = list(required_folders(features).values())
     if missing_ranks:
         show_missing_ranks(folders, world_size)
     results = [status_of(folder, None if as_json else tables.MOST_LISTED) for folder in folders]
@@ -287,7 +278,7 @@ def show_stages(stream: str, spent: stages.Stages) -> None:
 def verify(features: Path) -> None:
     """Read every feature back: checksums, shapes, values, spans."""
     bad = 0
-    for folder in folders_in(features):
+    for folder in required_folders(features).values():
         result = verify_folder(folder)
         click.echo(
             f"{folder.path}: {result.videos} videos, {result.clips} clips, "
