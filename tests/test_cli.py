@@ -303,13 +303,39 @@ def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path, pa
     (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,21\nb.mp4,9\n")
     result = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
     assert result.exit_code == 1
-    assert "missing: b" in result.output and "found=20" in result.output
+    assert "  missing: b\n" in result.output
+    assert "  wrong length: a: 20 frames, expected 21\n" in result.output
     (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,20\n")
     quiet = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
     assert quiet.exit_code == 0 and "decoding" not in quiet.output
     patch.setattr(cli.cli_features, "TELLING_SECONDS", 0.0)
     telling = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
     assert telling.output.startswith("decoding 1 of 1 videos\n")
+
+
+def test_datasets_check_says_why_a_file_is_no_good(videos, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "two.mp4").symlink_to(videos / "a.mp4")
+    (tmp_path / "text.mp4").write_text("hello")
+    (tmp_path / "m.csv").write_text("path\ntwo.mp4\ntext.mp4\n")
+    lines = run("datasets", "check", tmp_path / "m.csv", "--root", tmp_path).output.splitlines()
+    assert [line for line in lines if "ambiguous: v" in line] == [
+        f"  ambiguous: video 'two': two.mp4 is not under {tmp_path}, and two.mp4 is there twice: "
+        "x/two.mp4 and y/two.mp4: correct the path"
+    ]
+    assert any(re.match("  unreadable: text: .*/text.mp4: text, not a video", x) for x in lines)
+
+
+def test_datasets_show_takes_a_csv_and_a_path_is_no_name(tmp_path):
+    (tmp_path / "m.csv").write_text("path,split\na.mp4,train\n")
+    assert re.search(
+        r"^/.*m.csv +train +1 ", run("datasets", "show", tmp_path / "m.csv").output, re.M
+    )
+    for name in ("nope.csv", "./nope"):
+        for command in ("show", "check"):
+            refused = message(run("datasets", command, name))
+            assert refused == f"{Path(name)}: No such file or directory: check the path"
 
 
 def test_presets_are_a_line_each_with_its_source():

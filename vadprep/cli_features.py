@@ -14,10 +14,9 @@ import click
 from vadprep import stages, tables
 from vadprep.claims import MAX_DAMAGE
 from vadprep.datasets import check as check_files
-from vadprep.datasets import dataset_names, load_dataset, summary
+from vadprep.datasets import dataset_names, load_dataset, named_manifest, summary
 from vadprep.features import required_folders
 from vadprep.journal import read_events, read_rows
-from vadprep.manifest import read_manifest
 from vadprep.options import (
     FEATURES,
     FOLDER,
@@ -305,23 +304,23 @@ def datasets_list() -> None:
 
 
 @datasets.command("show")
-@click.argument("name")
+@click.argument("name", metavar="NAME|CSV")
 def datasets_show(name: str) -> None:
-    """Counts of one data set by split, and what to know of it."""
+    """Counts of a data set or CSV by split, and what to know of it."""
     with arguments():
-        manifest = load_dataset(name)
+        manifest = named_manifest(name)
     tables.show(tables.dataset_rows([(name, summary(manifest))]))
     warn(manifest)
 
 
 @datasets.command("check")
-@click.argument("name")
+@click.argument("name", metavar="NAME|CSV")
 @click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", default=Path(), help="The videos.")
 @click.option("--no-decode", is_flag=True, help="Look for the files only; count no frames.")
 def datasets_check(name: str, root: Path, no_decode: bool) -> None:
     """Missing, extra, unreadable files of a data set or CSV."""
     with arguments():
-        manifest = read_manifest(Path(name)) if Path(name).is_file() else load_dataset(name)
+        manifest = named_manifest(name)
     count: Callable[[Path], int] | None = None
     if not no_decode:
         import av  # noqa: F401  what is not installed is no fault of the files

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from vadprep.records import Report
 from vadprep.shards import DONE
-from vadprep.tables import duration, printable
+from vadprep.tables import duration, printable, reason_of
 from vadprep.tasks import Tasks
 
 PLAIN_SECONDS = 10.0
@@ -76,7 +76,7 @@ class PlainProgress:
     def _count(self, report: Report) -> None:
         self.tally.add(report)
         if report.status != DONE:
-            self.say(f"{report.status}: {printable(report.video_id)}: {printable(report.reason)}")
+            self.say(f"{report.status}: {printable(reason_of(report.video_id, report.reason))}")
 
     def say(self, line: str) -> None:
         """Print a line to the error stream, which is not the result."""
