@@ -107,6 +107,27 @@ def test_a_second_run_has_nothing_to_do(videos, tmp_path):
     assert again.exit_code == 0 and "clips/s" not in again.output
 
 
+def test_one_video_is_extracted_under_the_id_it_has_in_its_folder(videos, tmp_path, patch):
+    write_video(tmp_path / "other.mp4", 20)
+    (tmp_path / "a.mp4").symlink_to(videos / "a.mp4")
+    patch.chdir(tmp_path)
+    assert run("extract", "--videos", "a.mp4", *CHEAP).exit_code == 0
+    with open_features("features/a") as features:
+        assert list(features) == ["a.mp4"]
+    assert extract(tmp_path, tmp_path / "features" / "a").exit_code == 0
+    with open_features("features/a") as features:
+        assert list(features) == ["a.mp4", "other.mp4"]
+
+
+def test_a_reason_names_a_path_that_is_the_id_once(tmp_path):
+    text = tmp_path / "text.mp4"
+    text.write_text("hello")
+    (tmp_path / "m.csv").write_text(f"video_id,path\n{text},{text}\n")
+    result = run("extract", "--manifest", tmp_path / "m.csv", "--out", tmp_path / "f", *CHEAP)
+    failures = [line for line in result.output.splitlines() if line.startswith("failed: ")]
+    assert failures == [f"failed: {text}: text, not a video; playlists are not followed"] * 2
+
+
 def test_videos_takes_no_root_from_the_environment(videos, tmp_path):
     result = run(
         "extract", "--videos", videos, "--out", tmp_path / "f", *CHEAP, env={"VADPREP_ROOT": "/x"}
