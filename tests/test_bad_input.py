@@ -368,7 +368,7 @@ class Touches:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("text.pt", "not a PyTorch file of tensors"),
+        ("text.pt", "not a weights file of a known kind: a PyTorch file, "),
         ("empty.pt", "not a PyTorch file of tensors"),
         ("cut.pt", "not a PyTorch file of tensors"),
         ("code.pt", "one that would run code"),
