@@ -273,7 +273,7 @@ def test_a_dry_run_of_two_streams_tells_what_each_lacks_and_the_size_of_the_flow
     assert list(lines)[0] == "flow to be saved" and lines["stream"] == ["rgb", "flow"]
     assert [each.split()[0] for each in lines["videos to do"]] == ["1", "2"]
     assert lines["source frames"] == ["52", "72"]
-    assert lines["clips"] == ["3 of 1 views", "4 of 1 views"]
+    assert lines["clips"] == ["3 of 1 view", "4 of 1 view"]
 
 
 def columns(line: str) -> list[str]:
