@@ -406,14 +406,23 @@ def tasks(folder: Path, **frames: int | None) -> Tasks:
     return Tasks(Manifest(folder, videos), folder, {"rgb": (prepared, lacks)})
 
 
-def test_progress_counts_by_frames(patch, tmp_path):
-    now = iter([100.0, 110.0, 110.0])
-    patch.setattr(progress.time, "monotonic", lambda: next(now))
+def test_the_pace_is_that_since_the_first_report(patch, tmp_path):
+    """Networks took 1000 s to load; then a frame takes a tenth of a second."""
+    patch.setattr(progress.time, "monotonic", lambda: now)
+    now = 0.0
     tally = progress.Tally()
-    tally.prepare(tasks(tmp_path, v0=300, v1=100))
-    assert tally.line().endswith("time unknown")
-    tally.add(Report("v1", "done", num_clips=5, num_frames=100))
-    assert tally.line() == "1 of 2 videos, 0.5 clips/s, 10 frames/s, 0 failed, 30 s left"
+    tally.prepare(tasks(tmp_path, v0=300, v1=200, v2=100, v3=100))
+    assert tally.line() == "0 of 4 videos, 0 failed, time unknown"
+    now = 1030.0
+    tally.add(Report("v0", "done", num_clips=18, num_frames=300))
+    assert tally.line() == "1 of 4 videos, 0 failed, time unknown"
+    now = 1050.0
+    tally.add(Report("v1", "done", num_clips=12, num_frames=200))
+    assert tally.line() == "2 of 4 videos, 0.6 clips/s, 10 frames/s, 0 failed, 20 s left"
+    tally.add(Report("v2", "failed"))
+    now = 1120.0
+    tally.add(Report("v3", "done", num_clips=1090, num_frames=1740))
+    assert tally.line() == "4 of 4 videos, 1.0 clips/s, 2 frames/s, 1 failed, took 18 min 40 s"
 
 
 def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys, tmp_path):
@@ -439,7 +448,8 @@ def test_live_progress_fits_a_terminal(patch, tmp_path):
         for number in range(12):
             live(Report(f"v{number}", "done", num_clips=60, num_frames=999))
         live(Report("[red]", "failed", "why"))
-        live.tally.started -= 60
+        first = live.tally.first
+        live.tally.first = first._replace(seconds=first.seconds - 60)
         live(Report("v13", "done"))
     console.file.close()
     shown = console.export_text()
