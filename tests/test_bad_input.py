@@ -168,6 +168,37 @@ def test_features_of_another_spec_are_refused_by_field(videos, tmp_path):
     assert (tmp_path / "out/rgb/spec.json").read_bytes() == before
 
 
+def test_a_folder_without_a_finished_video_may_be_removed(videos, tmp_path):
+    bad, out = tmp_path / "bad", tmp_path / "out"
+    bad.mkdir()
+    (bad / "a.mp4").write_text("no video")
+    assert extract(bad, out).exit_code == 1
+    remedy = "another --out, or remove that folder: no video in it is done"
+    assert message(extract(videos, out, "--crops", "5")).endswith(remedy)
+    assert extract(videos, out).exit_code == 1  # good.mp4 is done, a.mp4 had failed
+    assert message(extract(videos, out, "--crops", "5")).endswith("another --out")
+
+
+def test_a_video_that_is_there_twice_is_refused_before_anything_is_written(videos, tmp_path):
+    root, out = tmp_path / "root", tmp_path / "out"
+    for folder in ("a", "b"):
+        shutil.copytree(videos, root / folder)
+    rows = "video_id,path\nfirst,a/good.mp4\nsecond,b/good.mp4\n"
+    manifest = tmp_path / "m.csv"
+
+    def extracted(text: str):
+        manifest.write_text(text)
+        return run("extract", "--manifest", manifest, "--root", root, "--out", out, *CHEAP)
+
+    twice = f"good.mp4 is not under {root}, and good.mp4 is there twice: a/good.mp4 and b/good.mp4"
+    assert twice in message(extracted(rows + "third,good.mp4\n"))
+    assert not out.exists()
+    assert extracted(rows).exit_code == 0
+    assert twice in message(extracted(rows + "third,good.mp4\n"))
+    assert run("status", out).exit_code == 0  # nothing is missing
+    assert extracted(rows.replace("b/good", "good")).exit_code == 0  # which is done
+
+
 # ---------------------------------------------------------------- manifests
 
 HEADER = "video_id,path,split,label,intervals\n"
@@ -337,7 +368,7 @@ class Touches:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("text.pt", "not a PyTorch file of tensors"),
+        ("text.pt", "not a weights file of a known kind: a PyTorch file, "),
         ("empty.pt", "not a PyTorch file of tensors"),
         ("cut.pt", "not a PyTorch file of tensors"),
         ("code.pt", "one that would run code"),
@@ -486,11 +517,23 @@ def test_a_damaged_table_of_a_feature_folder_is_named(name, content, trained, tm
         assert str(spoilt / "rgb" / name) in message(run(command, spoilt))
 
 
-@pytest.mark.parametrize("command", ["status", "verify"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("verify",),
+        ("shards", "merge", "--out", "x"),
+        ("export", "--layout", "rtfm", "--dataset", "ped2", "--out", "x"),
+        ("train", "ddl", "--dataset", "ped2", "--features"),
+    ],
+    ids=" ".join,
+)
 @pytest.mark.parametrize("name", ["", "none", "file"])
-def test_a_folder_that_holds_no_features(command, name, tmp_path):
+def test_a_folder_that_holds_no_features_says_how_to_get_some(command, name, tmp_path):
     (tmp_path / "file").touch()
-    assert "no feature folder" in message(run(command, tmp_path / name))
+    refused = message(run(*command, tmp_path / name))
+    assert refused.startswith(f"{tmp_path / name}: no features here (looked for spec.json, ")
+    assert "vadprep extract, or name the folder they are in (train, score: --features)" in refused
 
 
 # ---------------------------------------------------------------- training, scoring

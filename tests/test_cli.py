@@ -107,6 +107,27 @@ def test_a_second_run_has_nothing_to_do(videos, tmp_path):
     assert again.exit_code == 0 and "clips/s" not in again.output
 
 
+def test_one_video_is_extracted_under_the_id_it_has_in_its_folder(videos, tmp_path, patch):
+    write_video(tmp_path / "other.mp4", 20)
+    (tmp_path / "a.mp4").symlink_to(videos / "a.mp4")
+    patch.chdir(tmp_path)
+    assert run("extract", "--videos", "a.mp4", *CHEAP).exit_code == 0
+    with open_features("features/a") as features:
+        assert list(features) == ["a.mp4"]
+    assert extract(tmp_path, tmp_path / "features" / "a").exit_code == 0
+    with open_features("features/a") as features:
+        assert list(features) == ["a.mp4", "other.mp4"]
+
+
+def test_a_reason_names_a_path_that_is_the_id_once(tmp_path):
+    text = tmp_path / "text.mp4"
+    text.write_text("hello")
+    (tmp_path / "m.csv").write_text(f"video_id,path\n{text},{text}\n")
+    result = run("extract", "--manifest", tmp_path / "m.csv", "--out", tmp_path / "f", *CHEAP)
+    failures = [line for line in result.output.splitlines() if line.startswith("failed: ")]
+    assert failures == [f"failed: {text}: text, not a video; playlists are not followed"] * 2
+
+
 def test_videos_takes_no_root_from_the_environment(videos, tmp_path):
     result = run(
         "extract", "--videos", videos, "--out", tmp_path / "f", *CHEAP, env={"VADPREP_ROOT": "/x"}
@@ -252,7 +273,7 @@ def test_a_dry_run_of_two_streams_tells_what_each_lacks_and_the_size_of_the_flow
     assert list(lines)[0] == "flow to be saved" and lines["stream"] == ["rgb", "flow"]
     assert [each.split()[0] for each in lines["videos to do"]] == ["1", "2"]
     assert lines["source frames"] == ["52", "72"]
-    assert lines["clips"] == ["3 of 1 views", "4 of 1 views"]
+    assert lines["clips"] == ["3 of 1 view", "4 of 1 view"]
 
 
 def columns(line: str) -> list[str]:
@@ -303,13 +324,39 @@ def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path, pa
     (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,21\nb.mp4,9\n")
     result = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
     assert result.exit_code == 1
-    assert "missing: b" in result.output and "found=20" in result.output
+    assert "  missing: b\n" in result.output
+    assert "  wrong length: a: 20 frames, expected 21\n" in result.output
     (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,20\n")
     quiet = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
     assert quiet.exit_code == 0 and "decoding" not in quiet.output
     patch.setattr(cli.cli_features, "TELLING_SECONDS", 0.0)
     telling = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
     assert telling.output.startswith("decoding 1 of 1 videos\n")
+
+
+def test_datasets_check_says_why_a_file_is_no_good(videos, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "two.mp4").symlink_to(videos / "a.mp4")
+    (tmp_path / "text.mp4").write_text("hello")
+    (tmp_path / "m.csv").write_text("path\ntwo.mp4\ntext.mp4\n")
+    lines = run("datasets", "check", tmp_path / "m.csv", "--root", tmp_path).output.splitlines()
+    assert [line for line in lines if "ambiguous: v" in line] == [
+        f"  ambiguous: video 'two': two.mp4 is not under {tmp_path}, and two.mp4 is there twice: "
+        "x/two.mp4 and y/two.mp4: correct the path"
+    ]
+    assert any(re.match("  unreadable: text: .*/text.mp4: text, not a video", x) for x in lines)
+
+
+def test_datasets_show_takes_a_csv_and_a_path_is_no_name(tmp_path):
+    (tmp_path / "m.csv").write_text("path,split\na.mp4,train\n")
+    assert re.search(
+        r"^/.*m.csv +train +1 ", run("datasets", "show", tmp_path / "m.csv").output, re.M
+    )
+    for name in ("nope.csv", "./nope"):
+        for command in ("show", "check"):
+            refused = message(run("datasets", command, name))
+            assert refused == f"{Path(name)}: No such file or directory: check the path"
 
 
 def test_presets_are_a_line_each_with_its_source():
@@ -359,14 +406,23 @@ def tasks(folder: Path, **frames: int | None) -> Tasks:
     return Tasks(Manifest(folder, videos), folder, {"rgb": (prepared, lacks)})
 
 
-def test_progress_counts_by_frames(patch, tmp_path):
-    now = iter([100.0, 110.0, 110.0])
-    patch.setattr(progress.time, "monotonic", lambda: next(now))
+def test_the_pace_is_that_since_the_first_report(patch, tmp_path):
+    """Networks took 1000 s to load; then a frame takes a tenth of a second."""
+    patch.setattr(progress.time, "monotonic", lambda: now)
+    now = 0.0
     tally = progress.Tally()
-    tally.prepare(tasks(tmp_path, v0=300, v1=100))
-    assert tally.line().endswith("time unknown")
-    tally.add(Report("v1", "done", num_clips=5, num_frames=100))
-    assert tally.line() == "1 of 2 videos, 0.5 clips/s, 10 frames/s, 0 failed, 30 s left"
+    tally.prepare(tasks(tmp_path, v0=300, v1=200, v2=100, v3=100))
+    assert tally.line() == "0 of 4 videos, 0 failed, time unknown"
+    now = 1030.0
+    tally.add(Report("v0", "done", num_clips=18, num_frames=300))
+    assert tally.line() == "1 of 4 videos, 0 failed, time unknown"
+    now = 1050.0
+    tally.add(Report("v1", "done", num_clips=12, num_frames=200))
+    assert tally.line() == "2 of 4 videos, 0.6 clips/s, 10 frames/s, 0 failed, 20 s left"
+    tally.add(Report("v2", "failed"))
+    now = 1120.0
+    tally.add(Report("v3", "done", num_clips=1090, num_frames=1740))
+    assert tally.line() == "4 of 4 videos, 1.0 clips/s, 2 frames/s, 1 failed, took 18 min 40 s"
 
 
 def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys, tmp_path):
@@ -392,7 +448,8 @@ def test_live_progress_fits_a_terminal(patch, tmp_path):
         for number in range(12):
             live(Report(f"v{number}", "done", num_clips=60, num_frames=999))
         live(Report("[red]", "failed", "why"))
-        live.tally.started -= 60
+        first = live.tally.first
+        live.tally.first = first._replace(seconds=first.seconds - 60)
         live(Report("v13", "done"))
     console.file.close()
     shown = console.export_text()

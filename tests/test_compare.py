@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain, permutations
 from pathlib import Path
@@ -32,7 +33,8 @@ from vadprep.records import FeaturesError
 from vadprep.runner import extract_dataset
 from vadprep.settings import Settings
 from vadprep.snippets import Clips
-from vadprep.spec import resolve
+from vadprep.spec import UNKNOWN, Spec, resolve
+from vadprep.tables import compared_words
 from vadprep.views import Views, ViewSettings
 
 FRAMES = {"street": 208, "yard": 213, "gate": 224}
@@ -44,7 +46,7 @@ SETTINGS = dict(resize="short 64", filter="pil-bilinear", crops=5, crop_order="x
 class InMemory:
     """A feature set of arrays."""
 
-    spec = None
+    spec: Spec | None = None
     clip_length = 16
 
     def __init__(self, features: Mapping[str, NDArray[np.float32]], frames: bool = True) -> None:
@@ -363,7 +365,29 @@ def test_the_command_prints_tables_and_words(tmp_path: Path) -> None:
     assert lines[0].split() == ["video", "clips", "A", "clips", "B", "compared", "cosine", "least"]
     read = "2 of 3 common videos read, 8 clips compared; 3 of 3 have as many clips"
     assert f"equal: {read}" in lines
-    assert "by the specs (A / B): tail: drop / xd" in lines
+    assert "certain, by the specs (A / B): tail: drop / xd" in lines
+
+
+def test_two_complete_specs_settle_what_differs(tmp_path: Path) -> None:
+    """The numbers look like another resize, whatever the specs say."""
+    numbers = extracted(), extracted(resize="60x75", filter="pil-lanczos")
+    guess = "likely: the network saw other pixels: another resize"
+
+    def compared(*specs: Spec) -> Comparison:
+        sides = [InMemory(each.features) for each in numbers]
+        for side, spec in zip(sides, specs, strict=True):
+            side.spec = spec
+        return compare(*sides)
+
+    saved = [replace(FLOW_SPEC, flow_source=kind) for kind in ("hdf5", "jpeg 95")]
+    settled = compared(*saved)
+    assert settled.verdict == "different" and settled.guesses == ()
+    line = "certain, by the specs (A / B): flow_source: hdf5 / jpeg 95"
+    assert compared_words(settled)[1:] == [line]
+    assert words(compared(saved[0], saved[0])).startswith("likely: by the specs both were made al")
+    unsure = compared(saved[0], replace(saved[1], filter=UNKNOWN))
+    assert words(unsure).startswith(guess)
+    assert compared_words(unsure)[-1] == "by the specs (A / B): flow_source: hdf5 / jpeg 95"
 
 
 def test_the_command_gives_json_without_nan(tmp_path: Path) -> None:
@@ -398,13 +422,14 @@ def test_differences_of_real_features_are_found(real_clips: Path, tmp_path: Path
         extract_dataset(videos_in(real_clips), real_clips, tmp_path / name, settings)
 
     def compared(name: str) -> Comparison:
-        return compare(*open_pair(tmp_path / "ours", tmp_path / name, "rgb"))
+        ours, theirs = open_pair(tmp_path / "ours", tmp_path / name, "rgb")
+        theirs.spec = replace(theirs.spec, decoder=UNKNOWN)  # or the specs would settle it
+        return compare(ours, theirs)
 
     assert compared("ours").verdict == "equal"
     again = compared("again")
     assert again.evidence.largest_difference == 0
     assert all("tail rule" in guess.text for guess in again.guesses)
-    assert again.declared == ("tail: drop / xd",)
     for name, said in (
         ("resized", "likely: the network saw other pixels"),
         ("scaled", "likely: another scaling of the input: B's features vary 2.2"),

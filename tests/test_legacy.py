@@ -351,6 +351,36 @@ def test_two_videos_never_share_a_file(tmp_path: Path) -> None:
             export_features(ours, Manifest(Path("m"), videos), tmp_path / "out", "pel4vad")
 
 
+def test_feature_files_of_an_earlier_export_are_noted(tmp_path: Path) -> None:
+    ids = IDS["UCF-Crime"]
+    feature_folder(tmp_path / "ours", ids, 5)
+    with open_features(tmp_path / "ours") as ours:
+        whole = manifest_of(ids)
+        for _ in range(2):  # the same again is the same
+            assert "not of" not in str(
+                export_features(ours, whole, tmp_path / "o", "deepmil").notes
+            )
+        less = Manifest(Path("m.csv"), whole.videos[1:])
+        note = export_features(ours, less, tmp_path / "o", "deepmil").notes[-1]
+        assert note.startswith(f"{tmp_path / 'o'}: 5 feature files are not of this export, the fi")
+        assert "the first train/RGB/Abuse001_x264__0.npy, and in none of its lists" in note
+
+
+def test_where_no_list_says_what_is_meant_other_feature_files_are_refused(tmp_path: Path) -> None:
+    ids = IDS["UCF-Crime"]
+    feature_folder(tmp_path / "ours", ids, 1)
+    with open_features(tmp_path / "ours") as ours:
+        whole = manifest_of(ids)
+        export_features(ours, whole, tmp_path / "o", "sultani-txt")
+        export_features(ours, whole, tmp_path / "o", "sultani-txt")
+        first = tmp_path / "o" / "Train" / "Anomaly" / "Abuse001_x264_C.txt"
+        less = Manifest(Path("m.csv"), whole.videos[1:])
+        with pytest.raises(FeaturesError, match="Train/Anomaly/Abuse.*: remove them, or use anoth"):
+            export_features(ours, less, tmp_path / "o", "sultani-txt")
+        first.unlink()
+        export_features(ours, less, tmp_path / "o", "sultani-txt")
+
+
 def test_a_video_without_a_label_has_no_place_in_a_list(tmp_path: Path) -> None:
     feature_folder(tmp_path / "ours", ["a"], 1)
     videos = (replace(manifest_of(["a"]).videos[0], label=None),)

@@ -205,6 +205,26 @@ def test_the_new_folder_is_no_source_and_holds_nothing_else(tmp_path):
     assert tree(tmp_path / "a") == before
 
 
+def test_pack_makes_no_more_shards_and_split_no_fewer(tmp_path):
+    write_folder(tmp_path / "a" / "rgb", VIDEOS, shard_size=2)
+    count = -(-len(VIDEOS) // 2)
+
+    def asked(command: str, size: int):
+        out = tmp_path / f"{command}-{size}"
+        return run("shards", command, tmp_path / "a", "--shard-size", size, "--out", out)
+
+    for command, size, after, other in (
+        ("pack", 1, len(VIDEOS), "split"),
+        ("split", 100, 1, "pack"),
+    ):
+        refused = message(asked(command, size))
+        assert f"--shard-size {size} makes {after} shards of the {count} in" in refused
+        assert refused.endswith(f"for that there is vadprep shards {other}")
+        assert asked(other, size).exit_code == 0
+        assert asked(command, 2).exit_code == 0  # as they are: no harm
+    assert not (tmp_path / "pack-1").exists()
+
+
 def test_a_folder_without_features(tmp_path):
     line = message(run("shards", "pack", tmp_path, "--shard-size", 2, "--out", tmp_path / "b"))
     assert str(tmp_path) in line and "spec.json" in line

@@ -149,12 +149,15 @@ RUN = [
 ]
 
 
-def test_the_pace_of_a_rank_is_that_of_its_last_run():
-    found = pace_of_rank(RUN, 7, now=300)
-    assert found.running == (Running("c", 7, 201),)
+def test_the_pace_of_a_rank_is_that_of_its_last_run_since_its_first_video():
+    """Before that, networks were loaded: 100 s do not count."""
+    third = event(400, "committed", "c", num_clips=50, work_left=300.0)
+    found = pace_of_rank([*RUN, third], 7, now=400)
+    assert found.running == ()
     assert found.videos_per_second == pytest.approx(2 / 200)
-    assert found.clips_per_second == pytest.approx(40 / 200)
-    assert found.seconds_left == pytest.approx(500 / (500 / 200))
+    assert found.clips_per_second == pytest.approx(50 / 200)
+    assert found.seconds_left == pytest.approx(300 / (300 / 200))
+    assert pace_of_rank(RUN[:6], 7, now=290) == Pace((Running("b", 7, 101), Running("c", 7, 201)))
 
 
 def test_the_pace_is_that_of_the_last_minutes():

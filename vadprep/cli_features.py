@@ -14,10 +14,9 @@ import click
 from vadprep import stages, tables
 from vadprep.claims import MAX_DAMAGE
 from vadprep.datasets import check as check_files
-from vadprep.datasets import dataset_names, load_dataset, summary
-from vadprep.features import stream_folders
+from vadprep.datasets import dataset_names, load_dataset, named_manifest, summary
+from vadprep.features import required_folders
 from vadprep.journal import read_events, read_rows
-from vadprep.manifest import read_manifest
 from vadprep.options import (
     FEATURES,
     FOLDER,
@@ -30,7 +29,6 @@ from vadprep.options import (
 )
 from vadprep.ranks import array_of, last_world_size
 from vadprep.ranks import missing_ranks as missing_ranks_in
-from vadprep.records import FeaturesError
 from vadprep.shards import DONE
 from vadprep.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
 from vadprep.standing import IS_DONE, Standing
@@ -216,14 +214,6 @@ def show_status(results: Sequence[Status]) -> None:
 # ---------------------------------------------------------------- status, verify
 
 
-def folders_in(path: Path) -> list[Any]:
-    """The stream folders in ``path``; FeaturesError when there is none."""
-    folders = list(stream_folders(path).values())
-    if not folders:
-        raise FeaturesError(f"{path}: no feature folder (no spec.json there or in rgb/, flow/)")
-    return folders
-
-
 @click.command()
 @click.argument("features", type=FEATURES)
 @click.option("--by-stage", is_flag=True, help="Where the time went, and what limits.")
@@ -238,7 +228,7 @@ def status(
         raise click.UsageError("--world-size goes with --missing-ranks")
     if missing_ranks and (as_json or by_stage):
         raise click.UsageError("--missing-ranks prints nothing else: leave --json, --by-stage out")
-    folders = folders_in(features)
+    folders = list(required_folders(features).values())
     if missing_ranks:
         show_missing_ranks(folders, world_size)
     results = [status_of(folder, None if as_json else tables.MOST_LISTED) for folder in folders]
@@ -287,7 +277,7 @@ def show_stages(stream: str, spent: stages.Stages) -> None:
 def verify(features: Path) -> None:
     """Read every feature back: checksums, shapes, values, spans."""
     bad = 0
-    for folder in folders_in(features):
+    for folder in required_folders(features).values():
         result = verify_folder(folder)
         click.echo(
             f"{folder.path}: {result.videos} videos, {result.clips} clips, "
@@ -314,23 +304,23 @@ def datasets_list() -> None:
 
 
 @datasets.command("show")
-@click.argument("name")
+@click.argument("name", metavar="NAME|CSV")
 def datasets_show(name: str) -> None:
-    """Counts of one data set by split, and what to know of it."""
+    """Counts of a data set or CSV by split, and what to know of it."""
     with arguments():
-        manifest = load_dataset(name)
+        manifest = named_manifest(name)
     tables.show(tables.dataset_rows([(name, summary(manifest))]))
     warn(manifest)
 
 
 @datasets.command("check")
-@click.argument("name")
+@click.argument("name", metavar="NAME|CSV")
 @click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", default=Path(), help="The videos.")
 @click.option("--no-decode", is_flag=True, help="Look for the files only; count no frames.")
 def datasets_check(name: str, root: Path, no_decode: bool) -> None:
     """Missing, extra, unreadable files of a data set or CSV."""
     with arguments():
-        manifest = read_manifest(Path(name)) if Path(name).is_file() else load_dataset(name)
+        manifest = named_manifest(name)
     count: Callable[[Path], int] | None = None
     if not no_decode:
         import av  # noqa: F401  what is not installed is no fault of the files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import click
 
 from vadprep import tables
 from vadprep.bar import shown_bar
+from vadprep.features import required_folders
 from vadprep.options import FEATURES, FOLDER
 from vadprep.repack import repack
 from vadprep.status import status as status_of
@@ -35,6 +37,7 @@ def shards() -> None:
 @OUT
 def pack(features: Path, shard_size: int, out: Path) -> None:
     """More videos a shard: fewer and larger files."""
+    _check_count("pack", features, shard_size)
     _repack([features], out, shard_size)
 
 
@@ -44,6 +47,7 @@ def pack(features: Path, shard_size: int, out: Path) -> None:
 @OUT
 def split(features: Path, shard_size: int, out: Path) -> None:
     """Fewer videos a shard: more and smaller files."""
+    _check_count("split", features, shard_size)
     _repack([features], out, shard_size)
 
 
@@ -54,6 +58,19 @@ def split(features: Path, shard_size: int, out: Path) -> None:
 def merge(features: tuple[Path, ...], shard_size: int | None, out: Path) -> None:
     """Join folders of the same spec; what two of them share must be the same."""
     _repack(features, out, shard_size)
+
+
+def _check_count(command: str, features: Path, shard_size: int) -> None:
+    """Raise UsageError where the other of pack and split would do what ``command`` says it does."""
+    for folder in required_folders(features).values():
+        before = len(folder.plan.shards)
+        after = math.ceil(len(folder.plan.places) / shard_size)
+        fitting = "split" if after > before else "pack" if after < before else command
+        if fitting != command:
+            raise click.UsageError(
+                f"--shard-size {shard_size} makes {after} shards of the {before} in {folder.path}: "
+                f"for that there is vadprep shards {fitting}"
+            )
 
 
 def _repack(sources: Sequence[Path], out: Path, shard_size: int | None) -> None:

@@ -37,6 +37,15 @@ def load_dataset(name: str) -> Manifest:
     return read_manifest(_bundled_folder() / f"{name}.csv")
 
 
+def named_manifest(name: str) -> Manifest:
+    """The bundled manifest of that name, or that in a CSV file, which a file or a path names.
+
+    Raises ValueError for an unknown name, ManifestError for a file that is not there.
+    """
+    is_path = os.path.isfile(name) or name.endswith(".csv") or os.sep in name
+    return read_manifest(name) if is_path else load_dataset(name)
+
+
 def split_names() -> list[str]:
     """Names of the bundled split files, sorted: ``ped2-00`` to ``ped2-09``."""
     return sorted(path.stem for path in _bundled_folder().glob("splits/*.csv"))

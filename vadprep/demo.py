@@ -19,7 +19,7 @@ from vadprep.backbones import has_cpu_bf16
 from vadprep.backbones.weights import RANDOM
 from vadprep.checkpoint import write_json
 from vadprep.decode import open_frames
-from vadprep.features import Features, open_features
+from vadprep.features import Features, open_features, stream_folders
 from vadprep.files import make_folder
 from vadprep.folder import StreamFolder
 from vadprep.manifest import Manifest, read_manifest
@@ -34,6 +34,7 @@ from vadprep.scenery import FPS
 from vadprep.score import evaluate_scores, known_intervals, read_scores
 from vadprep.settings import Settings
 from vadprep.spec import Spec
+from vadprep.status import status
 from vadprep.tables import Cells, duration
 from vadprep.train import TrainConfig, train
 from vadprep.verify import verify
@@ -109,17 +110,21 @@ def run_demo(out: Path, settings: Settings, progress: Progress, say: Say) -> Dem
     make_folder(out)
     root, workers = out / "data", settings.workers
     with stages.stage("draw videos") as what:
-        if not (root / "manifest.csv").exists():
+        is_drawn = (root / "manifest.csv").exists()
+        if not is_drawn:
             write_dataset(root, workers=workers)
         manifest = read_manifest(root / "manifest.csv")
-        what.append(f"{len(manifest.videos)} mp4 files")
+        num_videos = len(manifest.videos)
+        what += [f"{num_videos} mp4 files", *_there(num_videos * is_drawn, num_videos)]
     for weights in dict.fromkeys(map(settings.weights_of, settings.streams)):
         if weights.startswith(RANDOM):
             say(f"weights {weights}: NOT TRAINED, features are for trying things out")
     with stages.stage("extract") as what:
+        num_done = _num_done(out / "features", settings.streams)
         folders = extract_dataset(manifest, root, out / "features", settings, progress)
         what += [_described(folder.spec) for folder in folders]
         what.append(f"{workers} workers on Ray" if workers > 1 else "in process")
+        what += _there(num_done, num_videos)
     with stages.stage("verify") as what:
         what += map(_verified, folders)
     choice = "concat" if len(folders) > 1 else folders[0].spec.stream
@@ -133,6 +138,18 @@ def run_demo(out: Path, settings: Settings, progress: Progress, say: Say) -> Dem
             what.append(f"{_plot(out / 'plots', manifest, trained)} plots in {out / 'plots'}")
     specs = [folder.spec for folder in folders]
     return _report(out, specs, stages, trained, control, difference, manifest)
+
+
+def _there(count: int, total: int) -> list[str]:
+    """What to say of so many that an earlier run has left, so that the time is not taken for
+    that of all."""
+    return [f"{count} of {total} were there already"] if count else []
+
+
+def _num_done(features: Path, streams: Sequence[str]) -> int:
+    """Videos of which every stream is done."""
+    folders = stream_folders(features)
+    return min(status(folders[name], 0).done if name in folders else 0 for name in streams)
 
 
 def _described(spec: Spec) -> str:
@@ -156,8 +173,10 @@ def _trained(
     )
     name = "train on shuffled labels" if control else "train ddl"
     with stages.stage(name) as what:
+        num_trained = sum((run / f"seed-{seed}" / "metrics.json").exists() for seed in seeds)
         report = train(features, manifest, config, run)
-        what.append(f"{len(seeds)} seeds, {len(manifest.in_split('train'))} videos")
+        what += [f"{len(manifest.in_split('train'))} videos", f"{len(seeds)} seeds"]
+        what += _there(num_trained, len(seeds))
     return report
 
 

@@ -89,7 +89,7 @@ class StreamEstimate:
             f"{self.videos:,} ({found})",
             f"{self.shards:,}",
             f"{self.frames:,}",
-            f"{self.clips:,} of {self.spec.crops} views",
+            f"{self.clips:,} of {self.spec.crops} view{'s' if self.spec.crops != 1 else ''}",
             size(self.bytes),
         ]
 

@@ -256,14 +256,20 @@ def open_features(path: str | Path) -> Features:
     ``path`` may be a URL that fsspec reads, as ``s3://bucket/xd`` or ``https://host/xd``: only
     the videos that are asked for are fetched. Raises FeaturesError when there are none.
     """
-    path = as_path(path)
+    folders = required_folders(as_path(path))
+    return Features({name: StreamReader(folder) for name, folder in folders.items()})
+
+
+def required_folders(path: Path) -> dict[str, StreamFolder]:
+    """``stream_folders``; raises FeaturesError when there are none."""
     folders = stream_folders(path)
     if not folders:
+        places = ", ".join(["spec.json", *(f"{name}/spec.json" for name in STREAMS)])
         raise FeaturesError(
-            f"{path}: no features here (looked for spec.json, "
-            f"{' and '.join(f'{name}/spec.json' for name in STREAMS)})"
+            f"{path}: no features here (looked for {places}): make them with vadprep extract, or "
+            "name the folder they are in (train, score: --features)"
         )
-    return Features({name: StreamReader(folder) for name, folder in folders.items()})
+    return folders
 
 
 def stream_folders(path: Path) -> dict[str, StreamFolder]:

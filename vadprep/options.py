@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from vadprep.datasets import dataset_names, leaks, load_dataset, split_path, videos_in
 from vadprep.manifest import Manifest, apply_splits, read_manifest
+from vadprep.records import Video
 from vadprep.remote import as_path
 from vadprep.spec import DATASET_PRESETS, DEFAULT_PRESET
 
@@ -68,12 +69,12 @@ def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def video_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``manifest_options``, or a folder of videos, and where the files lie."""
+    """``manifest_options``, or a folder of videos or one video, and where the files lie."""
     root_help = "Folder of the videos. [$VADPREP_ROOT, else the current folder]"
     return _with(
         command,
         *MANIFEST_OPTIONS,
-        click.option("--videos", type=FOLDER, help="Every video under a folder, no manifest."),
+        click.option("--videos", type=PATH, help="Every video under a folder, or one file."),
         click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", help=root_help),
     )
 
@@ -135,17 +136,20 @@ def chosen_videos(options: dict[str, Any]) -> Videos:
 
     Takes its options out of ``options``.
     """
-    folder, root = options.pop("videos"), options.pop("root")
-    if folder is None:
+    source, root = options.pop("videos"), options.pop("root")
+    if source is None:
         preset = DATASET_PRESETS.get(options["dataset"], DEFAULT_PRESET)
         manifest, name = chosen_manifest(options, "--dataset, --manifest and --videos")
         return Videos(manifest, root or Path(), name, preset)
     if any(options.pop(name) for name in ("dataset", "manifest", "split_file")):
         raise click.UsageError("--videos goes without --dataset, --manifest and --split-file")
-    source = click.get_current_context().get_parameter_source("root")
-    if source is ParameterSource.COMMANDLINE:  # VADPREP_ROOT may be set for other commands
+    named_by = click.get_current_context().get_parameter_source("root")
+    if named_by is ParameterSource.COMMANDLINE:  # VADPREP_ROOT may be set for other commands
         raise click.UsageError("--videos goes without --root: it is the root")
-    return Videos(videos_in(folder), folder, folder.resolve().name)
+    if source.is_file():  # with the id that it has as one of its folder
+        alone = Manifest(source, (Video(video_id=source.name, path=source.name),))
+        return Videos(alone, source.parent, source.stem)
+    return Videos(videos_in(source), source, source.resolve().name)
 
 
 def parsed_fields(fields: tuple[str, ...]) -> dict[str, Any]:

@@ -59,18 +59,15 @@ def pace_of(folder: Path, now: float, live: Collection[int]) -> Pace:
 
 
 def pace_of_rank(events: Sequence[Event], rank: int, now: float) -> Pace:
-    """The pace of one rank by its last events: from its last run alone."""
+    """The pace of one rank by its last events: of its last run alone, since its first video."""
     events = _of_last_run(events)
     running = tuple(Running(each, rank, since) for each, since in _in_works(events).items())
     ends = [each for each in events if each["event"] in ENDS and not each.get("recovered")]
     if not ends:
         return Pace(running)
-    start = now - WINDOW_SECONDS
-    if len(ends) > WINDOW_VIDEOS:
-        start = min(start, ends[-WINDOW_VIDEOS - 1]["time"])
-    else:
-        start = min(start, events[0]["time"])
-    start = max(start, events[0]["time"])
+    first = ends[0]["time"]  # before it, networks were loaded, too
+    since = ends[-WINDOW_VIDEOS - 1]["time"] if len(ends) > WINDOW_VIDEOS else first
+    start = max(first, min(since, now - WINDOW_SECONDS))
     inside = [each for each in ends if each["time"] > start]
     seconds = max(now - start, 1e-3)
     return Pace(

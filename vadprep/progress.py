@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import click
 from rich.console import Console
@@ -13,24 +14,44 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from vadprep.records import Report
 from vadprep.shards import DONE
-from vadprep.tables import duration, printable
+from vadprep.tables import duration, printable, reason_of
 from vadprep.tasks import Tasks
 
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines."""
+PACE_SECONDS = 5.0
+"""Least time from which a pace is told."""
+
+
+class Mark(NamedTuple):
+    """How far a run was at some time."""
+
+    seconds: float
+    """By a clock of any beginning."""
+    clips: int = 0
+    frames: int = 0
+    work: float = 0.0
+    """In frames, or in bytes where frames are unknown."""
 
 
 class Tally:
-    """Videos, clips, frames and failures so far, and the pace."""
+    """Videos, clips, frames and failures so far, and the pace.
+
+    The pace is that since the first report: loading networks and compiling come before it. It is
+    not told until the clock has gone on from there for a while, since videos that were begun
+    together also end together.
+    """
 
     def __init__(self) -> None:
-        self.started = time.monotonic()
+        self.start = Mark(time.monotonic())
+        self.first: Mark | None = None
+        """At the first report."""
         self.total = self.videos = self.clips = self.frames = self.failed = 0
         self.work = self.work_done = 0.0
         self._tasks: Tasks | None = None
 
     def prepare(self, tasks: Tasks) -> None:
-        """Take up the tasks, with their work in frames, or in bytes where frames are unknown."""
+        """Take up the tasks."""
         self.total, self.work, self._tasks = len(tasks), tasks.work, tasks
 
     def add(self, report: Report) -> None:
@@ -40,16 +61,30 @@ class Tally:
         self.frames += report.num_frames
         self.failed += report.status != DONE
         self.work_done += self._tasks.work_of(report.video_id) if self._tasks else 0
+        self.first = self.first or self._now()
+
+    def _now(self) -> Mark:
+        return Mark(time.monotonic(), self.clips, self.frames, self.work_done)
 
     def line(self) -> str:
-        """Counts, pace and what is left, in one line."""
-        spent = max(time.monotonic() - self.started, 1e-9)
-        left = "time unknown"
-        if self.work_done:
-            left = f"{duration(spent * (self.work - self.work_done) / self.work_done)} left"
+        """Counts, pace and what is left, in one line; at the end the time that it took."""
+        counts, now = f"{self.videos} of {self.total} videos", self._now()
+        if self.videos == self.total:
+            took = now.seconds - self.start.seconds
+            return f"{counts}, {self._pace(self.start, now)}, took {duration(took)}"
+        if self.first is None or now.seconds - self.first.seconds < PACE_SECONDS:
+            return f"{counts}, {self.failed} failed, time unknown"
+        left, done = "time unknown", now.work - self.first.work
+        if done:
+            seconds = (now.seconds - self.first.seconds) * (self.work - now.work) / done
+            left = f"{duration(seconds)} left"
+        return f"{counts}, {self._pace(self.first, now)}, {left}"
+
+    def _pace(self, since: Mark, now: Mark) -> str:
+        spent = max(now.seconds - since.seconds, 1e-9)
         return (
-            f"{self.videos} of {self.total} videos, {self.clips / spent:.1f} clips/s, "
-            f"{self.frames / spent:.0f} frames/s, {self.failed} failed, {left}"
+            f"{(now.clips - since.clips) / spent:.1f} clips/s, "
+            f"{(now.frames - since.frames) / spent:.0f} frames/s, {self.failed} failed"
         )
 
 
@@ -76,7 +111,7 @@ class PlainProgress:
     def _count(self, report: Report) -> None:
         self.tally.add(report)
         if report.status != DONE:
-            self.say(f"{report.status}: {printable(report.video_id)}: {printable(report.reason)}")
+            self.say(f"{report.status}: {printable(reason_of(report.video_id, report.reason))}")
 
     def say(self, line: str) -> None:
         """Print a line to the error stream, which is not the result."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vadprep.features import StreamReader, stream_folders
+from vadprep.features import StreamReader, required_folders
 from vadprep.files import disk_errors, make_folder, remove_stale
 from vadprep.folder import (
     Place,
@@ -54,7 +54,7 @@ def repack(
     with ExitStack() as stack:
         readers: dict[str, list[StreamReader]] = {}
         for source in sources:
-            for stream, folder in _streams(source).items():
+            for stream, folder in required_folders(source).items():
                 reader = stack.enter_context(closing(StreamReader(folder)))
                 readers.setdefault(stream, []).append(reader)
         _check_specs([reader.folder for each in readers.values() for reader in each])
@@ -71,13 +71,6 @@ def repack(
                         done += copying.settle(number)
                         progress(done, max(done, total))
                         check_stop()
-    return folders
-
-
-def _streams(source: Path) -> dict[str, StreamFolder]:
-    folders = stream_folders(source)
-    if not folders:
-        raise FeaturesError(f"{source}: no features here (no spec.json there or in rgb/, flow/)")
     return folders
 
 

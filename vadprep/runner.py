@@ -10,7 +10,8 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Container, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ from vadprep.spec import (
     require_shared,
     resolve,
 )
+from vadprep.status import status
 from vadprep.tasks import Tasks
 from vadprep.workload import most_videos
 
@@ -142,10 +144,13 @@ def settle_specs(out: Path, settings: Settings) -> list[Spec]:
     specs = specs_of(out, settings)
     for stream in STREAMS:
         found, place = read_spec(out / stream), str(out / stream)
-        if found and stream in specs:
-            require_equal(specs[stream], found, place)
-        elif found:
-            require_shared(next(iter(specs.values())), found, place)
+        try:
+            if found and stream in specs:
+                require_equal(specs[stream], found, place)
+            elif found:
+                require_shared(next(iter(specs.values())), found, place)
+        except SpecError as error:
+            raise SpecError(f"{error}{_or_removed(out / stream)}") from None
     return list(specs.values())
 
 
@@ -155,6 +160,16 @@ def specs_of(out: Path, settings: Settings) -> dict[str, Spec]:
     Raises SpecError when this machine is to run it and has not got the precision.
     """
     return {stream: _settle_spec(out, settings, stream) for stream in settings.streams}
+
+
+def _or_removed(path: Path) -> str:
+    """The remedy against a folder that nothing was made in, such as one of a mistyped command.
+
+    It is not given another spec by itself: a run may have read the old one and be about to begin.
+    """
+    found = status(StreamFolder.open(path), most=0)
+    is_idle = not found.done and not found.runs
+    return ", or remove that folder: no video in it is done" if is_idle else ""
 
 
 def _settle_spec(out: Path, settings: Settings, stream: str) -> Spec:
@@ -177,23 +192,30 @@ def _settle_spec(out: Path, settings: Settings, stream: str) -> Spec:
     return spec
 
 
-def check_sources(manifest: Manifest, root: Path) -> None:
-    """Raise ManifestError when not one of several videos is where the manifest has it.
+def check_sources(manifest: Manifest, root: Path, planned: Container[str] = ()) -> None:
+    """Raise ManifestError when not one of several videos is where the manifest has it, or when one
+    that is not ``planned`` yet is not there and twice elsewhere.
 
-    A wrong root is found out before its ids are in a plan, which only grows.
+    A wrong root or path is found out before its ids are in a plan, which only grows.
     """
-    index = SourceIndex(root)
+    index, found = SourceIndex(root), False
     for video in manifest.videos:
-        try:
-            index.find(video)
-            return
-        except DecodeError:
+        if found and video.video_id in planned:
             continue
-    if len(manifest.videos) > 1:
+        with suppress(DecodeError):
+            found = index.has(video) or bool(index.find(video))
+    if not found and len(manifest.videos) > 1:
         raise ManifestError(
             f"none of the {len(manifest.videos)} videos of {manifest.path} is under {root}, where "
             f"its path says or elsewhere (the first: {manifest.videos[0].path}): correct --root"
         )
+
+
+def _planned(out: Path, streams: Sequence[str]) -> set[str]:
+    """Ids that stand in the plans of all ``streams`` already."""
+    folders = [StreamFolder.open(out / each) for each in streams if read_spec(out / each)]
+    plans = [folder.plan.places.keys() for folder in folders]
+    return set.intersection(*map(set, plans)) if len(plans) == len(streams) else set()
 
 
 def extract_dataset(
@@ -215,7 +237,7 @@ def extract_dataset(
     require_decoders()
     root, out = root.resolve(), out.resolve()
     specs = settle_specs(out, settings)
-    check_sources(manifest, root)
+    check_sources(manifest, root, _planned(out, settings.streams))
     check_writable(out)
     if settings.save_flow:
         path, form = settings.save_flow

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from vadprep.compare.comparing import Comparison
-from vadprep.datasets import DatasetCheck, DatasetSummary
+from vadprep.datasets import DatasetCheck, DatasetSummary, WrongLength
 from vadprep.journal import Row
 from vadprep.lease import STALE_SECONDS, Run
 from vadprep.presets import FLOW_SOURCES, notes_of
@@ -186,18 +186,23 @@ def show_failures(status: Status) -> None:
     """List what failed and why, what is missing, and what is done but odd: damaged in part, or of
     another length than was said. Each list is cut when it is long."""
     more = "vadprep status --json has all"
-    listed("failed", [f"{row.video_id}: {_one_line(row)}" for row in status.failed], more)
+    listed("failed", [_reason(row) for row in status.failed], more)
     listed("missing", status.missing, more, status.num_missing)
     repaired = [
         f"{row.video_id}: {row.repaired_frames:,} of {row.num_frames:,} frames"
         for row in status.repaired
     ]
     listed("repaired", repaired, more)
-    listed("length", [f"{row.video_id}: {row.reason}" for row in status.noted], more)
+    listed("length", [_reason(row) for row in status.noted], more)
 
 
-def _one_line(row: Row) -> str:
-    return row.reason or "no reason was recorded"
+def _reason(row: Row) -> str:
+    return reason_of(row.video_id, row.reason or "no reason was recorded")
+
+
+def reason_of(video_id: str, reason: str) -> str:
+    """Why something is odd about a video, with its id, which the reason may begin with: a path."""
+    return reason if reason.startswith(f"{video_id}: ") else f"{video_id}: {reason}"
 
 
 def listed(
@@ -241,11 +246,24 @@ def dataset_rows(summaries: Iterable[tuple[str, DatasetSummary]]) -> list[Cells]
 
 def show_check(result: DatasetCheck) -> None:
     """What ``datasets check`` found, list by list."""
-    for heading in ("missing", "ambiguous", "unreadable", "wrong_length", "extra"):
-        found = getattr(result, heading)
-        lines = [str(each) for each in found]
-        click.echo(f"{heading.replace('_', ' ')}: {len(lines):,}")
-        listed(f"  {heading.replace('_', ' ')}", lines)
+    _show_list("missing", result.missing)
+    _show_list("ambiguous", list(result.ambiguous.values()))
+    _show_list("unreadable", [reason_of(*each) for each in result.unreadable.items()])
+    _show_list("wrong length", [_length(each) for each in result.wrong_length])
+    _show_list("extra", result.extra)
+
+
+def _show_list(heading: str, lines: Sequence[str]) -> None:
+    click.echo(f"{heading}: {len(lines):,}")
+    listed(f"  {heading}", lines)
+
+
+def _length(wrong: WrongLength) -> str:
+    low, high = wrong.at_least, wrong.at_most
+    expected = f"{low} to {high}" if low != high else f"{low}"
+    if low is None or high is None:
+        expected = f"at least {low}" if high is None else f"at most {high}"
+    return f"{wrong.video_id}: {wrong.found} frames, expected {expected}"
 
 
 PRESET_COLUMNS = {
@@ -350,5 +368,6 @@ def compared_words(found: Comparison) -> list[str]:
         f"{counts.num_equal:,} of {counts.num_videos:,} have as many clips"
     ]
     lines += [f"{guess.sure}: {guess.text}" for guess in found.guesses]
-    lines += [f"by the specs (A / B): {line}" for line in found.declared]
+    sure = "" if found.evidence.by_specs is None else "certain, "
+    lines += [f"{sure}by the specs (A / B): {line}" for line in found.declared]
     return lines

@@ -27,6 +27,9 @@ DEEPMIND = "google-deepmind/kinetics-i3d"
 CAFFE2 = "facebookresearch/video-nonlocal-net"
 """Origins that the kind of a file alone tells; the others are told by their names."""
 
+PYTORCH_HEADS = (b"PK", b"\x80")
+"""What ``torch.save`` begins a file with: a zip archive, or in older versions a pickle."""
+
 PICKLE_ERRORS = (
     pickle.UnpicklingError,
     struct.error,
@@ -81,9 +84,17 @@ def read_file(path: Path, release: str = "") -> Contents:
 
 def _read_pickle(path: Path) -> State:
     try:
-        with warnings.catch_warnings():  # of odd pickle protocols; we say it better below
+        with path.open("rb") as file, warnings.catch_warnings():
+            head = file.read(2)
+            if head and not head.startswith(PYTORCH_HEADS):
+                raise WeightsError(
+                    f"{path}: not a weights file of a known kind: a PyTorch file, a TensorFlow "
+                    "checkpoint, a .pkl of caffe2 or a .safetensors of ours: correct the path"
+                )
+            file.seek(0)
+            # Of odd pickle protocols; we say it better below.
             warnings.simplefilter("ignore", UserWarning)
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except PICKLE_ERRORS as error:
         raise WeightsError(
             f"{path}: not a PyTorch file of tensors, truncated, or one that would run code "

@@ -108,7 +108,7 @@ def compare(a: FeatureSet, b: FeatureSet, sample: int | None = SAMPLE) -> Compar
     chosen = _evenly(list(forms), sample)
     evidence = _studied(a, b, _evenly(chosen, STUDIED), counts)
     rows = [_row(each, a.read(each), b.read(each), evidence) for each in chosen]
-    evidence = replace(evidence, **_summed(rows))
+    evidence = replace(evidence, **_summed(rows), by_specs=_by_specs(a, b))
     return Comparison(
         num_a=len(a.ids),
         num_b=len(b.ids),
@@ -262,7 +262,17 @@ def _declared_order(features: FeatureSet) -> str:
 
 
 def _declared(a: FeatureSet, b: FeatureSet) -> tuple[str, ...]:
-    """Fields in which the specs differ, where both know; names of weights do not count."""
+    """Lines of fields in which the specs differ, where both know; names of weights do not count."""
     if a.spec is None or b.spec is None:
         return ()
     return tuple(line for line in differences(a.spec, b.spec) if UNKNOWN not in line)
+
+
+def _by_specs(a: FeatureSet, b: FeatureSet) -> tuple[str, ...] | None:
+    """Names of the fields in which two specs differ; None where one does not know all of them."""
+    if a.spec is None or b.spec is None:
+        return None
+    ours, theirs = a.spec.identity(), b.spec.identity()
+    if UNKNOWN in (*ours.values(), *theirs.values()):
+        return None
+    return tuple(name for name in ours if ours[name] != theirs[name])

@@ -36,6 +36,10 @@ STRAYED = (
     "the same scenes, but their clips do not run alike: shifted or in another order in time, or "
     "other pixels of videos in which little changes"
 )
+MADE_ALIKE = (
+    "by the specs both were made alike: the files of the videos differ, or the devices or library "
+    "versions"
+)
 SCALINGS = {"[0,1]": 1 / 255, "[-1,1]": 1 / 127.5, "(x-114.75)/57.375": 1 / 57.375, "[0,255]": 1.0}
 """What one grey level becomes."""
 
@@ -59,6 +63,8 @@ class Evidence:
     """Crop of B that shows what each crop of A shows; empty where that was not told."""
     declared_orders: tuple[str, str] = (UNKNOWN, UNKNOWN)
     """Order of the crops by the specs of A and of B."""
+    by_specs: tuple[str, ...] | None = None
+    """Fields in which the two specs differ; None unless both say all that shapes features."""
     cosine_mean: float = math.nan
     cosine_least: float = math.nan
     largest_difference: float = math.nan
@@ -111,9 +117,14 @@ def verdict(evidence: Evidence) -> str:
 
 
 def guesses(evidence: Evidence) -> Iterator[Guess]:
-    """What the figures look like, the surest first."""
-    if verdict(evidence) == "unrelated":
+    """What the figures look like, the surest first; nothing where the specs settle it."""
+    found = verdict(evidence)
+    if found == "unrelated":
         yield from _unrelated(evidence)
+        return
+    if evidence.by_specs is not None:
+        if not evidence.by_specs and found == "different":
+            yield Guess(MADE_ALIKE)
         return
     yield from _of_counts(evidence.counts)
     yield from _of_crops(evidence)

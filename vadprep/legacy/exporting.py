@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.clips import CLIP_LENGTH, frame_labels
+from vadprep.datasets import walk
 from vadprep.features import Features, VideoFeatures
 from vadprep.files import make_folder, written
 from vadprep.legacy.arrays import write_npy, write_text
@@ -51,8 +52,10 @@ def export_features(
 
     Lists have the abnormal videos first, then the normal ones, each in the order of the
     manifest, as every official list has; a video's crops follow each other. Features become
-    float32. Raises ManifestError for a video without a label, FeaturesError for an id that is
-    not safe as a file name there, ValueError for an unknown layout.
+    float32. Feature files of other videos that are there stay, and are noted. Raises
+    ManifestError for a video without a label, FeaturesError for an id that is not safe as a file
+    name there, and for files of other videos where no list says which are meant; ValueError for
+    an unknown layout.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"{layout = }: allowed are {', '.join(LAYOUTS)}")
@@ -64,9 +67,15 @@ def export_features(
         raise FeaturesError(f"no train or test video of {manifest.path} has features here")
     target = target_of(layout, [video.video_id for video in videos])
     spec = features.specs[stream]
-    _check_places(videos, target, stream, spec.crops)
+    taken = _checked_places(videos, target, stream, spec.crops)
     if target.splits_lines and not target.relative and str(out.resolve()).split()[1:]:
         raise FeaturesError(f"{out}: the lists of {layout} cannot hold blanks: use another --out")
+    strays = _strays(out, target, stream, taken)
+    if strays and not target.lists:
+        raise FeaturesError(
+            f"{_said(out, strays)}, and the code of {layout} reads all files of a folder: remove "
+            "them, or use another --out"
+        )
     for done, video in enumerate(videos, start=1):
         snippets = features[video.video_id].stream(stream)
         if layout == SEGMENTED and spec.preset != Request(SEGMENTED).preset:
@@ -84,7 +93,10 @@ def export_features(
         lists=tuple(lists),
         num_labels=0 if labels is None else len(labels),
         missing=tuple(video.video_id for video in asked if video.video_id not in features),
-        notes=tuple(_notes(features, videos, target, stream, has_labels=labels is not None)),
+        notes=(
+            *_notes(features, videos, target, stream, has_labels=labels is not None),
+            *([f"{_said(out, strays)}, and in none of its lists"] if strays else []),
+        ),
     )
 
 
@@ -105,15 +117,44 @@ def ordered(manifest: Manifest, split: str) -> list[Video]:
 
 def _places(video: Video, target: Target, stream: str, num_crops: int) -> list[PurePosixPath]:
     """Files of a video relative to the export, in the order of the crops."""
-    folder = target.folders[video.split].replace("{stream}", STREAM_FOLDERS[stream])
-    folder = folder.replace("{class}", CLASS_FOLDERS[video.label or 0])
+    folder = _folder(target, stream, video.split, video.label or 0)
     num_files = num_crops if target.naming.one_file_a_crop else 1
     names = [target.naming.name(video.video_id, crop) for crop in range(num_files)]
-    return [PurePosixPath(folder) / name for name in names]
+    return [folder / name for name in names]
 
 
-def _check_places(videos: Sequence[Video], target: Target, stream: str, num_crops: int) -> None:
-    """Raise FeaturesError for an id whose files would lie elsewhere, or be another video's."""
+def _folder(target: Target, stream: str, split: str, label: int) -> PurePosixPath:
+    folder = target.folders[split].replace("{stream}", STREAM_FOLDERS[stream])
+    return PurePosixPath(folder.replace("{class}", CLASS_FOLDERS[label]))
+
+
+def _strays(
+    out: Path, target: Target, stream: str, places: Container[PurePosixPath]
+) -> list[PurePosixPath]:
+    """Feature files in the folders of the export that are at none of its ``places``."""
+    folders = {_folder(target, stream, split, label) for split in SPLITS for label in CLASS_FOLDERS}
+    there = [
+        PurePosixPath(folder, inside, name)
+        for folder in sorted(folders)
+        if (out / folder).is_dir()
+        for inside, names in walk(out / folder)
+        for name in names
+        if target.naming.parse(name)
+    ]
+    return [place for place in there if place not in places]
+
+
+def _said(out: Path, strays: Sequence[PurePosixPath]) -> str:
+    return f"{out}: {len(strays)} feature files are not of this export, the first {strays[0]}"
+
+
+def _checked_places(
+    videos: Sequence[Video], target: Target, stream: str, num_crops: int
+) -> dict[PurePosixPath, str]:
+    """Each file of the export, and the id of its video.
+
+    Raises FeaturesError for an id whose files would lie elsewhere, or be another video's.
+    """
     taken: dict[PurePosixPath, str] = {}
     for video in videos:
         for place in _places(video, target, stream, num_crops):
@@ -127,6 +168,7 @@ def _check_places(videos: Sequence[Video], target: Target, stream: str, num_crop
             if place in taken:
                 raise FeaturesError(f"{taken[place]!r} and {video.video_id!r} are both {place}")
             taken[place] = video.video_id
+    return taken
 
 
 def _write_video(
