@@ -195,6 +195,8 @@ def test_ends_past_the_scored_length_are_recorded_and_kept(tmp_path):
         ("20", 1000, "1.2 x the 1000 frames, as 24 is to 20 fps"),
         ("", 1183, "1.01 x the 1183 frames: "),
         ("", 960, "1.25 x the 960 frames, as 30 is to 24 fps"),
+        ("24", 100, "12 x the 100 frames: correct it, or replace a video that is cut short"),
+        ("25", 1183, "1.01 x the 1183 frames: correct it"),
     ],
 )
 def test_ends_further_past_are_refused_with_the_ratio(tmp_path, fps, num_frames, ratio):
@@ -231,6 +233,20 @@ def test_intervals_far_past_a_decoded_video_are_refused():
 def test_seconds_need_a_frame_rate():
     with pytest.raises(ManifestError, match="fill in fps"):
         video_intervals(Video("a", "a", intervals_seconds=((0.0, 1.0),)), 100)
+
+
+@pytest.mark.parametrize(
+    "stop, told",
+    [
+        ("300", "ends at 300 s, but the video has 4.00 s: correct it"),
+        ("4.8", "ends at 4.8 s, but the video has 4.00 s, as 30 is to 25 fps: count both at"),
+    ],
+)
+def test_seconds_past_the_end_are_told_in_seconds_with_file_line_and_column(tmp_path, stop, told):
+    manifest = read(tmp_path, f'path,intervals_seconds\na,[]\nb,"[[1, {stop}]]"\n')
+    with pytest.raises(ManifestError) as error:
+        video_intervals(manifest.videos[1], 100, 25, manifest.where(manifest.videos[1]))
+    assert f"m.csv:3: column 'intervals_seconds': {told}" in str(error.value)
 
 
 def test_a_split_file_replaces_the_splits(tmp_path):

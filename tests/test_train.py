@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
@@ -138,19 +139,38 @@ def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
     assert bytes_of(tmp_path) == bytes_of(run[0])
 
 
-def test_a_test_split_that_cannot_be_evaluated_costs_only_the_figures(run, tmp_path):
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"intervals_seconds": ((1.0, 300.0),)},
+            "column 'intervals_seconds': ends at 300 s, but the video has 4.68 s: correct it",
+        ),
+        (
+            {"intervals": ((0, 10_000),)},
+            "column 'intervals': interval end 10000 is 85.5 x the 117 frames: correct it",
+        ),
+    ],
+)
+def test_a_bad_test_interval_is_named_before_anything_is_trained(tmp_path, changes, message):
     features, manifest = tiny_set()
-    past_the_end = replace(manifest.videos[-1], intervals=((0, 10_000),))
-    wrong = replace(manifest, videos=(*manifest.videos[:-1], past_the_end))
-    with pytest.raises(ManifestError):
-        train(features, wrong, CONFIG, tmp_path)
-    assert load_run(tmp_path).metrics is None
-    assert (tmp_path / "scores-last.h5").read_bytes() == (run[0] / "scores-last.h5").read_bytes()
-    train(features, manifest, replace(CONFIG, resume=True), tmp_path)
-    for name in ("checkpoint-last.json", "checkpoint-last.safetensors", "scores-last.h5"):
-        assert (tmp_path / name).read_bytes() == (run[0] / name).read_bytes()
-    metrics, expected = (json.loads((f / "metrics.json").read_text()) for f in (tmp_path, run[0]))
-    assert metrics["last"] == expected["last"]
+    bad = replace(manifest.videos[-1], **{"intervals": None, "line": 12, **changes})
+    wrong = replace(manifest, videos=(*manifest.videos[:-1], bad))
+    with pytest.raises(ManifestError, match=re.escape(f"tiny.csv:12: {message}")):
+        train(features, wrong, replace(CONFIG, seeds=(0, 1)), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_test_intervals_in_seconds_need_a_rate_before_anything_is_trained(tmp_path):
+    features, manifest = tiny_set()
+    last = manifest.videos[-1]
+    features[last.video_id].fps = None
+    seconds = replace(last, intervals=None, intervals_seconds=((1.0, 2.0),), line=12)
+    wrong = replace(manifest, videos=(*manifest.videos[:-1], seconds))
+    found = re.escape("tiny.csv:12: column 'intervals_seconds': no frame rate")
+    with pytest.raises(ManifestError, match=found):
+        train(features, wrong, CONFIG, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
 
 
 def test_another_number_of_threads_is_recorded_and_does_not_hinder(run, tmp_path):

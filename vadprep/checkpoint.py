@@ -83,8 +83,8 @@ class Run:
     control: bool = False
     """Trained on shuffled labels: a control, not a detector."""
     metrics: Mapping[str, Any] | None = None
-    """Figures of this checkpoint on the test split, as in metrics.json; None where the test
-    split could not be evaluated."""
+    """Figures of this checkpoint on the test split, as in metrics.json; None where it was not
+    evaluated."""
 
     @property
     def config(self) -> HeadConfig:

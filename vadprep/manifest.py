@@ -73,6 +73,13 @@ class Manifest:
         """The videos of one split, in order."""
         return tuple(video for video in self.videos if video.split == split)
 
+    def where(self, video: Video) -> str:
+        """File, line and column of a video's intervals, to open a message with."""
+        if not video.line:
+            return f"{self.path}: video {video.video_id!r}"
+        column = "intervals" if video.intervals_seconds is None else "intervals_seconds"
+        return f"{self.path}:{video.line}: column {column!r}"
+
 
 def read_manifest(path: str | Path) -> Manifest:
     """The manifest in a CSV file: UTF-8, with or without BOM, any line ends.
@@ -123,27 +130,32 @@ def apply_splits(manifest: Manifest, split_file: str | Path) -> Manifest:
 
 
 def video_intervals(
-    video: Video, num_frames: int, fps: float | Fraction | None = None
+    video: Video, num_frames: int, fps: float | Fraction | None = None, where: str = ""
 ) -> tuple[Interval, ...] | None:
     """Anomalous source frames of a decoded video of ``num_frames``; None where unknown.
 
     Seconds are turned into frames with ``fps``, the decoded rate, else with the manifest's.
     Ends up to 16 frames past the video are cut and logged. Raises ManifestError beyond that,
-    and for seconds without any frame rate.
+    and for seconds without any frame rate; ``where`` (``Manifest.where``) opens its message.
     """
     if num_frames < 1:
         raise ValueError(f"{num_frames = }: a decoded video has 1 or more frames")
+    where = where or f"video {video.video_id!r}"
     rate = float(fps) if fps is not None else video.fps
     intervals = video.intervals
     if video.intervals_seconds is not None:
         if rate is None:
-            raise ManifestError(
-                f"video {video.video_id!r}: intervals_seconds need a frame rate: fill in fps"
-            )
+            raise ManifestError(f"{where}: no frame rate turns seconds into frames: fill in fps")
         intervals = _frames_from_seconds(video.intervals_seconds, rate)
+        if intervals and intervals[-1][1] > num_frames + MAX_PAST_END:
+            stop, length = video.intervals_seconds[-1][1], num_frames / rate
+            raise ManifestError(
+                f"{where}: ends at {stop:g} s, but the video has {length:.2f} s"
+                f"{_remedy(stop / length, rate)}"
+            )
     if intervals is None:
         return None
-    kept, notes = clip_intervals(intervals, num_frames, f"video {video.video_id!r}", fps=rate)
+    kept, notes = clip_intervals(intervals, num_frames, where, fps=rate)
     for note in notes:
         _LOG.info("%s", note)
     return kept
@@ -159,15 +171,16 @@ def clip_intervals(
     """Intervals cut at ``num_frames``, and a line for each that was cut or left out.
 
     ``where`` opens each line, ``counted`` says what the frames are. Raises ManifestError for
-    an end more than 16 frames past the last one, with its ratio to frame rates.
+    an end more than 16 frames past the last one, with the frame rates that may be behind it.
     """
     kept: list[Interval] = []
     notes: list[str] = []
     for start, stop in intervals:
         if stop > num_frames + MAX_PAST_END:
+            ratio = stop / num_frames
             raise ManifestError(
-                f"{where}: interval end {stop} is {_ratio(stop, num_frames, counted, fps)}: "
-                f"count both at one frame rate, or replace a video that is cut short"
+                f"{where}: interval end {stop} is {ratio:.3g} x the {num_frames} {counted}"
+                f"{_remedy(ratio, fps)}"
             )
         if stop > num_frames:
             done = "cut there" if start < num_frames else "left out"
@@ -271,6 +284,7 @@ def _video(row: _Row, warnings: list[str]) -> Video:
         intervals_seconds=seconds,
         extra={name: cell for name, cell in row.cells.items() if name not in _COLUMNS} or NOTHING,
         published=published,
+        line=row.line,
     )
 
 
@@ -391,11 +405,12 @@ def _frames_from_seconds(seconds: Seconds, fps: float) -> tuple[Interval, ...]:
     return tuple((start, max(stop, start + 1)) for start, stop in edges)
 
 
-def _ratio(stop: int, num_frames: int, counted: str, fps: float | None) -> str:
-    """``1.2 x the 1000 frames, as 30 is to 25 fps``."""
-    ratio = stop / num_frames
-    text = f"{ratio:.3g} x the {num_frames} {counted}"
-    if fps is not None:
-        return f"{text}, as {ratio * fps:.4g} is to {fps:.4g} fps"
-    rates = nearest_rates(ratio)
-    return f"{text}, as {rates[0]} is to {rates[1]} fps" if rates else text
+def _remedy(ratio: float, fps: float | None) -> str:
+    """What to do about an end at ``ratio`` x the length, counted at two frame rates or not."""
+    rates = nearest_rates(ratio, fps=fps)
+    if rates is None:
+        return ": correct it, or replace a video that is cut short"
+    return (
+        f", as {rates[0]:.4g} is to {rates[1]:.4g} fps: count both at one frame rate, or replace "
+        f"a video that is cut short"
+    )

@@ -47,9 +47,7 @@ from vadprep.mil import Head, HeadConfig, HeadSettings, head_kind
 from vadprep.outcome import RunReport
 from vadprep.records import CheckpointError, ManifestError, Video
 from vadprep.score import (
-    evaluate_scores,
     exact_arithmetic,
-    score_videos,
     truth_of,
     videos_in_split,
     write_scores,
@@ -232,9 +230,8 @@ def _prepare(features: Features, manifest: Manifest, config: TrainConfig) -> _Jo
     exam = Exam(
         features=features,
         streams=streams,
-        manifest=manifest,
+        truth=truth_of({video.video_id: features[video.video_id] for video in tests}, manifest),
         coverage=config.coverage,
-        test_ids=tuple(video.video_id for video in tests),
         validation={video_id: labels[video_id] for video_id in held_out},
         test_figure=TEST_FIGURES.get(config.dataset or manifest.path.stem, "frame_auc"),
     )
@@ -282,10 +279,7 @@ def training_labels(videos: Sequence[Video]) -> dict[str, int]:
 
 
 def _train_seed(job: _Job, seed: int, folder: Path) -> _Outcome:
-    """Train one seed, score and save its last step, then evaluate it.
-
-    A manifest whose test split cannot be evaluated costs the figures, not the training.
-    """
+    """Train one seed, score its last step, and save and evaluate it."""
     config, head_config = job.config, job.settings.config
     bags = _control_bags(job, seed) if config.control else job.bags
     _claim(folder, _record(job, bags, seed), config.resume)
@@ -297,13 +291,10 @@ def _train_seed(job: _Job, seed: int, folder: Path) -> _Outcome:
         epochs = snapshot_epochs(head_config.epochs, config.snapshots)
         snapshots = Snapshots(folder, run, job.exam, epochs)
         fit(head, bags, seed, folder, snapshots)
-    scores = score_videos(head, job.features, job.exam.test_ids, job.exam.streams)
+    scores, metrics = job.exam.score(head)
     write_scores(folder / "scores-last.h5", scores, run.origin, LAST)
-    save_run(folder, run)
-    metrics = evaluate_scores(scores, job.manifest, config.coverage)
     if config.head == "csltal":
-        truth = truth_of(scores, job.manifest)
-        figures = evaluate_subsampled(head, job.features, truth, job.exam.streams)
+        figures = evaluate_subsampled(head, job.features, job.exam.truth, job.exam.streams)
         metrics = replace(metrics, protocols={SUBSAMPLED: figures})
     save_run(folder, replace(run, metrics=metrics.as_json()))
     outcome = metrics, snapshots.chosen()
@@ -342,7 +333,7 @@ def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
         "dim": bags.dim,
         "num_train_videos": len(bags.labels),
         "num_train_items": len(bags),
-        "num_test_videos": len(job.exam.test_ids),
+        "num_test_videos": len(job.exam.truth),
         "validation": list(job.exam.validation),
         "snapshots": config.snapshots,
         "train_labels_sha256": hashlib.sha256(labels).hexdigest(),
