@@ -198,8 +198,43 @@ def test_a_manifest_that_moved_does_not_hinder(run, tmp_path):
 
 def test_resume_needs_the_same_settings(run):
     config = replace(CONFIG, head_config=replace(SMALL, sigma=9.0), resume=True)
-    with pytest.raises(CheckpointError, match=r"another run .*config: .*'sigma': 9.0"):
+    with pytest.raises(CheckpointError) as refused:
         train(*tiny_set(), config, run[0])
+    told = "holds another run (there / asked for): config.sigma: 6.0 / 9.0. Use the same settings"
+    assert f"{run[0]}: {told}" in str(refused.value)
+
+
+def test_only_the_first_fields_that_differ_are_told(run):
+    config = TrainConfig(head="sultani", seeds=(7,), resume=True)
+    with pytest.raises(CheckpointError, match="head: 'ddl' / 'sultani'; .*; and [0-9]+ more. Use"):
+        train(*tiny_set(), config, run[0])
+
+
+def test_a_head_that_cannot_be_built_says_so_and_claims_no_folder(tmp_path):
+    config = TrainConfig(head="sultani", changes={"width": 10**14})
+    told = "sultani with settings ucf, width = 100000000000000 cannot be built on cpu: "
+    with pytest.raises(TrainingError, match=told):
+        train(*tiny_set(), config, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("seeds", [(7,), (7, 8)])
+def test_a_run_stopped_within_its_first_epoch_gives_way_to_another(tmp_path, seeds, resume):
+    with pytest.raises(Stopped), stopped_after(2):
+        train(*tiny_set(), replace(CONFIG, seeds=seeds), tmp_path)
+    (left,) = tmp_path.rglob("*.json")
+    assert left.name == "config.json"
+    other = replace(CONFIG, head_config=replace(SMALL, epochs=1), seeds=seeds, resume=resume)
+    train(*tiny_set(), other, tmp_path)
+    assert json.loads(left.read_text())["config"]["epochs"] == 1
+
+
+def test_somebody_elses_config_is_not_overwritten(tmp_path):
+    (tmp_path / "config.json").write_text('{"theirs": 1}')
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        train(*tiny_set(), CONFIG, tmp_path)
+    assert (tmp_path / "config.json").read_text() == '{"theirs": 1}'
 
 
 def test_a_run_is_not_overwritten(run):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -41,11 +42,12 @@ from vadprep.clips import COVERAGES
 from vadprep.features import Features
 from vadprep.files import make_folder
 from vadprep.fit import fit
+from vadprep.logs import STEPS
 from vadprep.manifest import Manifest
 from vadprep.metrics import Metrics, listed
 from vadprep.mil import Head, HeadConfig, HeadSettings, head_kind
 from vadprep.outcome import RunReport
-from vadprep.records import CheckpointError, ManifestError, Video
+from vadprep.records import CheckpointError, ManifestError, TrainingError, Video
 from vadprep.score import (
     exact_arithmetic,
     truth_of,
@@ -207,10 +209,11 @@ def train(features: Features, manifest: Manifest, config: TrainConfig, out: Path
 
 def _check_seeds(out: Path, seeds: Sequence[int], resume: bool) -> None:
     """Raise CheckpointError unless metrics.json will cover every seed that ``out`` then holds."""
-    if len(seeds) > 1 and (out / "config.json").exists():
+    if len(seeds) > 1 and _is_begun(out):
         raise CheckpointError(f"{out}: holds a run of one seed: use another --out")
     found = seed_folders(out)
-    if found and not (resume and len(seeds) > 1 and found.keys() <= set(seeds)):
+    goes_on = resume or not any(map(_is_begun, found.values()))
+    if found and not (goes_on and len(seeds) > 1 and found.keys() <= set(seeds)):
         there, asked = (",".join(map(str, each)) for each in (found, seeds))
         raise CheckpointError(
             f"{out}: holds seeds {there}, asked for {asked}: use another --out, or --resume "
@@ -282,11 +285,11 @@ def _train_seed(job: _Job, seed: int, folder: Path) -> _Outcome:
     """Train one seed, score its last step, and save and evaluate it."""
     config, head_config = job.config, job.settings.config
     bags = _control_bags(job, seed) if config.control else job.bags
-    _claim(folder, _record(job, bags, seed), config.resume)
     with _seeded(seed, config.device), exact_arithmetic():
-        head = head_kind(config.head).build(bags.dim, head_config).to(config.device)
+        head = _built(job, bags.dim)
         if head_config.standardize:
             head.fit_standardization(*bags.statistics())
+        _claim(folder, _record(job, bags, seed), config.resume)
         run = job.run_of(head, seed)
         epochs = snapshot_epochs(head_config.epochs, config.snapshots)
         snapshots = Snapshots(folder, run, job.exam, epochs)
@@ -300,6 +303,19 @@ def _train_seed(job: _Job, seed: int, folder: Path) -> _Outcome:
     outcome = metrics, snapshots.chosen()
     write_json(folder / "metrics.json", job.report(folder, {seed: outcome}).as_json())
     return outcome
+
+
+def _built(job: _Job, dim: int) -> Head[Any]:
+    """The head on its device; raises TrainingError when there is no memory for it."""
+    config = job.config
+    try:
+        return head_kind(config.head).build(dim, job.settings.config).to(config.device)
+    except RuntimeError as error:  # torch has no other for a lack of memory on a CPU
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(
+            f"{config.head} with settings {job.settings.name} cannot be built on {config.device}: "
+            f"{reason}"
+        ) from error
 
 
 def _control_bags(job: _Job, seed: int) -> TrainingBags:
@@ -344,26 +360,49 @@ def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
 
 
 def _claim(folder: Path, record: Mapping[str, Any], resume: bool) -> None:
-    """Make ``folder`` the place of this run; raises CheckpointError if it is another's."""
+    """Make ``folder`` the place of this run; raises CheckpointError if it is another's.
+
+    A config.json alone, of a training that was stopped within its first epoch, is replaced.
+    """
     path = folder / "config.json"
-    if not path.exists() and not (folder / RESUME).exists():
+    if not _is_begun(folder) and (not path.exists() or read_json(path).keys() == record.keys()):
         make_folder(folder)
         write_json(path, record)
         return
     if not resume:
         raise CheckpointError(f"{folder}: holds a run already: use --resume or another --out")
     found = read_json(path)
-    differing = [
-        f"{name}: {found.get(name)!r} / {record.get(name)!r}"
-        for name in sorted((found.keys() | record.keys()) - PROVENANCE)
-        if found.get(name) != record.get(name)
-    ]
-    if differing:
+    if differing := differences(found, record):
+        more = f"; and {len(differing) - MOST_DIFFERENCES} more"
         raise CheckpointError(
-            f"{folder}: holds another run (there / asked for): {'; '.join(differing)}. "
-            f"Use the same settings, or another --out"
+            f"{folder}: holds another run (there / asked for): "
+            f"{'; '.join(differing[:MOST_DIFFERENCES])}{more * (len(differing) > MOST_DIFFERENCES)}"
+            f". Use the same settings, or another --out"
         )
     _update(path, found, record)
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a training in ``folder`` got as far as to save anything of an epoch."""
+    return any((folder / name).exists() for name in (STEPS, RESUME, f"{LAST}.json"))
+
+
+MOST_DIFFERENCES = 8
+"""Fields of config.json that an error names."""
+
+
+def differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``config.epochs: 30 / 4`` for each field in which two config.json differ."""
+    lines = []
+    for name in dict.fromkeys([*found, *asked]):
+        one, other = found.get(name), asked.get(name)
+        if name in PROVENANCE or one == other:
+            continue
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            lines += differences(one, other, f"{prefix}{name}.")
+        else:
+            lines.append(f"{prefix}{name}: {reprlib.repr(one)} / {reprlib.repr(other)}")
+    return lines
 
 
 def _update(path: Path, found: Mapping[str, Any], record: Mapping[str, Any]) -> None:
