@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
@@ -169,10 +170,34 @@ def test_epochs_are_shown_now_and_then(place, tmp_path, caplog, monkeypatch):
         train(place, tmp_path / f"r-{logs.SHOWN_SECONDS}", "--seeds", "3")
         return [each.getMessage() for each in caplog.records if each.name == "vadprep.epochs"]
 
-    assert re.fullmatch(r"seed 3, epoch 1 of \d+: loss [\d.]+", "; ".join(shown()))
+    first, last = shown()
+    assert re.fullmatch(r"seed 3, epoch 1 of 3: loss [\d.]+", first)
+    assert re.fullmatch(r"seed 3, epoch 3 of 3: loss [\d.]+", last)
     monkeypatch.setattr(logs, "SHOWN_SECONDS", 0.0)
     epochs = json.loads((tmp_path / "r-10.0/config.json").read_text())["config"]["epochs"]
-    assert len(shown()) == epochs > 1
+    assert len(shown()) == epochs == 3
+
+
+CHOSEN = "percent; what is best on test was chosen on test: optimistic"
+
+
+def test_best_on_test_is_spoken_of_where_it_is(place, tmp_path):
+    """No test video, one of unknown intervals, and the intervals filled in afterwards."""
+    options = ("--features", place / "f", "--out", tmp_path / "r")
+    blank = [*VIDEOS[:3], ("d", "test", 1, "")]
+    for rows in (VIDEOS[:2], blank):
+        named = ("--manifest", write_manifest(tmp_path / "m.csv", rows), *options)
+        output = ok("train", "ddl", *named)
+        assert output.endswith(f"\n1 run in {tmp_path / 'r'}, settings xd, percent\n")
+        assert "best on test" not in output
+        if rows is not blank:
+            shutil.rmtree(tmp_path / "r")
+    named = ("--manifest", write_manifest(tmp_path / "m.csv"), *options)
+    output = ok("train", "ddl", *named, "--resume")
+    assert "percent; no best on test: not every snapshot was judged on the test split" in output
+    assert output.count("best on test") == 1
+    both = ok("train", "ddl", *named[:-1], tmp_path / "both", "--seeds", "0,1")
+    assert f"2 runs in {tmp_path / 'both'}, settings xd, {CHOSEN}" in both
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)
@@ -305,6 +330,7 @@ def test_alarms_and_frames_of_a_video_are_written(place, tmp_path):
         found = [(each["start_frame"], each["stop_frame"]) for each in entry["alarms"]]
         assert found == intervals and (entry["video_id"], entry["fps"]) == (str(clip), 25.0)
         assert ("0.0-3.2 s" in output) == bool(intervals)
+        assert f"1 video scored in {tmp_path}" in output
         frames = read_scores(tmp_path / "scores.h5")[str(clip)].frames()
         rows = (tmp_path / entry["frames"]).read_text().splitlines()[1:]
         assert [float(row.split(",")[2]) for row in rows] == pytest.approx(list(frames), abs=1e-6)

@@ -321,6 +321,19 @@ def test_the_best_epoch_on_test_stands_beside_the_last_and_says_so(run):
     assert evaluate_scores(found, tiny_set()[1]).figures["frame_auc"] == max(aucs)
 
 
+def test_the_best_epoch_on_test_is_judged_by_the_intervals_of_now(run, tmp_path):
+    features, manifest = tiny_set()
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+    abnormal = next(v for v in manifest.in_split("test") if v.label)
+    videos = (replace(v, intervals=((0, 20),)) if v is abnormal else v for v in manifest.videos)
+    corrected = replace(manifest, videos=tuple(videos))
+    train(features, corrected, replace(CONFIG, resume=True), tmp_path)
+    best = json.loads((tmp_path / "metrics.json").read_text())["best_on_test"]
+    assert best["num_abnormal_frames"] != run[1].best[7]["best_on_test"]["num_abnormal_frames"]
+    found = read_scores(tmp_path / "scores-best-on-test.h5")
+    assert evaluate_scores(found, corrected).figures["frame_auc"] == best["frame_auc"]
+
+
 def test_a_slice_of_the_training_videos_is_held_out_and_chosen_by(run, tmp_path):
     config = replace(CONFIG, validation=0.3)
     report = train(*tiny_set(), config, tmp_path)

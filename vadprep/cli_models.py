@@ -90,10 +90,9 @@ def train(
     for protocol, figures in report.protocols().items():
         click.echo(f"{protocol}, a protocol of one paper that compares with nothing above:")
         tables.show(figure_rows(figures))
-    click.echo(
-        f"{len(report.by_seed)} run(s) in {out}, settings {report.settings}, percent; "
-        f"what is best on test was chosen on test: optimistic"
-    )
+    count = f"{len(report.by_seed)} run{'s' * (len(report.by_seed) != 1)}"
+    parts = f"{count} in {out}, settings {report.settings}, percent", report.remark()
+    click.echo("; ".join(filter(None, parts)))
 
 
 def parsed_changes(texts: Sequence[str]) -> dict[str, Any]:

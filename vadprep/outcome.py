@@ -66,9 +66,20 @@ class RunReport:
         """Figures for a table: of each seed and over them, then of the best epochs (means)."""
         columns = with_mean({f"seed {seed}": figures for seed, figures in self.of().items()})
         for choice in CHOICES:
-            if self.of(choice):
+            if self._is_whole(choice):
                 columns[choice.replace("_", " ")] = self.mean(choice)
         return columns
+
+    def _is_whole(self, choice: str) -> bool:
+        return len(self.of(choice)) == len(self.by_seed)
+
+    def remark(self) -> str:
+        """What to say of the epochs best on test, or of their lack; blank without figures."""
+        if self._is_whole("best_on_test"):
+            return "what is best on test was chosen on test: optimistic"
+        if self.mean()["frame_auc"] is not None:
+            return "no best on test: not every snapshot was judged on the test split as it is now"
+        return ""
 
     def protocols(self) -> dict[str, dict[str, Figures]]:
         """Figures of the last step under protocols of single papers, by protocol and seed."""
@@ -91,7 +102,7 @@ class RunReport:
                 "spread": self.spread(choice),
                 "per_category": self.per_category(choice),
             }
-            if len(self.of(choice)) == len(seeds)
+            if self._is_whole(choice)
             else None
             for choice in choices
         }

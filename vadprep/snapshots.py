@@ -21,7 +21,7 @@ from vadprep.features import Features
 from vadprep.logs import SNAPSHOTS, first_rows, write_rows
 from vadprep.metrics import FIGURES, Metrics, Truth, VideoScores, evaluate
 from vadprep.mil import Head
-from vadprep.score import score_videos, write_scores
+from vadprep.score import read_scores, score_videos, write_scores
 
 MOST = 20
 """Snapshots of a run, evenly spread over its epochs, the last one included."""
@@ -79,7 +79,7 @@ class Snapshots:
         for choice in CHOICES:
             if self._is_best(choice, row):
                 self._keep(choice, row, test)
-                path = self._folder / f"scores-{choice.replace('_', '-')}.h5"
+                path = self._folder / _scores_name(choice)
                 write_scores(path, scores, self._run.origin, _name(choice))
         self._rows.append(row)
         write_rows(self._folder / SNAPSHOTS, self._rows)
@@ -119,12 +119,25 @@ class Snapshots:
 
         By the names in ``CHOICES``; None where nothing could be chosen by.
         """
-        found: dict[str, dict[str, Any] | None] = {}
-        for choice in CHOICES:
-            path = self._folder / f"{_name(choice)}.json"
-            found[choice] = read_json(path)["metrics"] if self._rows and path.exists() else None
-        return found
+        return {choice: self._chosen(choice) for choice in CHOICES}
+
+    def _chosen(self, choice: str) -> dict[str, Any] | None:
+        """The scores of then by the truth of now, which a run that goes on may be told anew."""
+        path = self._folder / f"{_name(choice)}.json"
+        if not self._rows or not path.exists():
+            return None
+        scores, exam = read_scores(self._folder / _scores_name(choice)), self._exam
+        if scores.keys() != exam.truth.keys():
+            return None
+        return {
+            **read_json(path)["metrics"],
+            **evaluate(scores, exam.truth, exam.coverage).as_json(),
+        }
 
 
 def _name(choice: str) -> str:
     return f"checkpoint-{choice.replace('_', '-')}"
+
+
+def _scores_name(choice: str) -> str:
+    return f"scores-{choice.replace('_', '-')}.h5"
