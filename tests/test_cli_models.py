@@ -265,6 +265,37 @@ def test_the_protocol_of_csltal_is_printed_beside_the_standard_one(place, tmp_pa
     ]
 
 
+def test_eval_shows_the_protocol_of_csltal_where_it_still_holds(place, tmp_path):
+    named = ("--manifest", place / "m.csv", "--features", place / "f", "--out", tmp_path / "r")
+    trained = ok("train", "csltal", *named, "--set", "epochs=1", "--seeds", "0,1")
+    head = "csl_tal_subsampled, a protocol of one paper"
+    own = ok("eval", tmp_path / "r").split(head)[1].splitlines()
+    assert own[1].split() == ["figure", "seed-0", "seed-1"]
+    saved = [line.split() for line in trained.split(head)[1].splitlines()[2:10]]
+    assert [line.split() for line in own[2:]] == saved
+    record = json.loads(ok("eval", tmp_path / "r", "--coverage", "hold", "--json"))
+    metrics = json.loads((tmp_path / "r/seed-1/metrics.json").read_text())["last"]
+    found = record[str(tmp_path / "r/seed-1")]["protocols"]
+    assert found == metrics["protocols"] and "proposal_ap" in found["csl_tal_subsampled"]
+    other = write_manifest(tmp_path / "n.csv", [*VIDEOS[:3], ("d", "test", 1, '"[[0, 40]]"')])
+    elsewhere = ok("eval", tmp_path / "r", "--manifest", other)
+    assert elsewhere.count("csl_tal_subsampled: known to train alone") == 1
+    assert head not in elsewhere
+    (found, _) = json.loads(ok("eval", tmp_path / "r", "--manifest", other, "--json")).values()
+    assert found["protocols"] == {}
+
+
+def test_a_training_that_has_not_ended_is_named_as_such(place, tmp_path):
+    shutil.copytree(place / "r", tmp_path / "r" / "seed-0")
+    for name in ("scores-last.h5", "checkpoint-last.json"):
+        (tmp_path / "r" / "seed-0" / name).unlink()
+    for command in (("eval", tmp_path / "r"), ("score", tmp_path / "r/seed-0", place / "videos")):
+        refused = message(run(*command))
+        assert refused.startswith(str(tmp_path / "r" / "seed-0"))
+        assert refused.endswith("has not ended: go on with the same vadprep train ... --resume")
+    assert message(run("eval", tmp_path)).endswith(f"is {tmp_path} a run folder?")
+
+
 def test_the_split_file_is_found_again_too(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("split.csv").write_text("video_id,split\na,test\nb,test\nc,train\nd,train\n")

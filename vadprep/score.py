@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vadprep.bags import read_snippets, streams_of
-from vadprep.checkpoint import Origin, Run, check_features
+from vadprep.checkpoint import Origin, Run, check_features, why_not_there
 from vadprep.features import Features, VideoFeatures
 from vadprep.files import written
 from vadprep.manifest import Manifest, video_intervals
@@ -215,7 +215,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path}: scores are missing or damaged: not there; is {path.parent} a run folder?"
+            f"{path}: scores are missing or damaged: not there; {why_not_there(path)}"
         ) from None
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: scores are missing or damaged: {error}") from error
