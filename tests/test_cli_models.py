@@ -228,6 +228,16 @@ def test_settings_are_checked_by_name_and_value(option, expected, place, tmp_pat
     assert not (tmp_path / "r").exists()
 
 
+def test_columns_and_splits_that_may_be_slips_are_told_by_train_and_eval(place, tmp_path):
+    manifest = write_manifest(tmp_path / "m.csv", [*VIDEOS, ("e", "tset", 0, "")])
+    manifest.write_text(manifest.read_text().replace(",intervals", ",interval"))
+    named = ("--manifest", manifest, "--features", place / "f", "--out", tmp_path / "r")
+    for output in (ok("train", "ddl", *named), ok("eval", tmp_path / "r")):
+        column = f"warning: {manifest}:1: column 'interval' is not read: did you mean 'intervals'?"
+        assert column in output
+        assert "test, not 'tset' (1 video, did you mean 'test'?)" in output
+
+
 # ---------------------------------------------------------------- eval
 
 

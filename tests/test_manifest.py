@@ -249,6 +249,35 @@ def test_seconds_past_the_end_are_told_in_seconds_with_file_line_and_column(tmp_
     assert f"m.csv:3: column 'intervals_seconds': {told}" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "columns, column, meant",
+    [
+        ("lbl", "lbl", "label"),
+        ("Split", "Split", "split"),
+        ("interval", "interval", "intervals"),
+        ("frames", "frames", "num_frames"),
+        ("name", "name", "video_id"),
+        ("name,video_id", "", ""),
+        ("intervals_raw,intervals", "", ""),
+        ("weather", "", ""),
+    ],
+)
+def test_a_column_that_may_be_a_slip_is_told_and_kept(tmp_path, columns, column, meant):
+    cells = "kept,a" if "video_id" in columns else "kept," if "," in columns else "kept"
+    manifest = read(tmp_path, f"path,{columns}\na.mp4,{cells}\n")
+    expected = f"{tmp_path / 'm.csv'}:1: column {column!r} is not read: did you mean {meant!r}?"
+    assert manifest.doubts() == ([expected] if column else [])
+    assert manifest.videos[0].extra == {columns.split(",")[0]: "kept"}
+
+
+def test_videos_in_other_splits_are_counted(tmp_path):
+    manifest = read(tmp_path, "path,split\na,train\nb,trian\nc,\nd,val\ne,val\n")
+    (line,) = manifest.doubts()
+    assert line.endswith("not 'val' (2 videos), 'trian' (1 video, did you mean 'train'?)")
+    splits = write(tmp_path, "video_id,split\na,train\nb,train\n", "s.csv")
+    assert apply_splits(manifest, splits).doubts() == []
+
+
 def test_a_split_file_replaces_the_splits(tmp_path):
     manifest = read(tmp_path, "path,split\na.mp4,train\nb.mp4,test\nc.mp4,test\n")
     splits = write(tmp_path, "video_id,split\nb,train\na,test\n", "s.csv")

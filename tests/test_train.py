@@ -472,7 +472,8 @@ def test_train_videos_without_a_label_are_listed(tmp_path):
     features, manifest = tiny_set()
     first, *others = manifest.videos
     videos = (replace(first, label=None), *others)
-    with pytest.raises(ManifestError, match=f"without a label: 1 .{first.video_id}"):
+    told = f"tiny.csv: column 'label': train videos without a label: 1 .{first.video_id}"
+    with pytest.raises(ManifestError, match=told):
         train(features, replace(manifest, videos=videos), CONFIG, tmp_path)
 
 
@@ -480,7 +481,7 @@ def test_train_videos_without_a_label_are_listed(tmp_path):
 def test_both_classes_are_needed(tmp_path, label, word):
     features, manifest = tiny_set()
     videos = tuple(replace(video, label=label) for video in manifest.videos)
-    with pytest.raises(ManifestError, match=f"no {word} video"):
+    with pytest.raises(ManifestError, match=f"tiny.csv: no {word} video"):
         train(features, replace(manifest, videos=videos), CONFIG, tmp_path)
 
 

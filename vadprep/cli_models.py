@@ -19,6 +19,7 @@ from vadprep.options import (
     dataset_here,
     manifest_options,
     manifest_source,
+    warn,
 )
 from vadprep.records import CheckpointError
 
@@ -72,6 +73,7 @@ def train(
         options["dataset"] = dataset_here()
     source = manifest_source(options)
     manifest, name = chosen_manifest(options)
+    warn(manifest)
     with arguments():
         config = TrainConfig(
             head=head,
@@ -147,6 +149,7 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     if not (options["dataset"] or options["manifest"]):
         options = recorded_source(folders[0]) | {k: v for k, v in options.items() if v}
     manifest, _ = chosen_manifest(options)
+    warn(manifest)
     paths = {folder: folder / "scores-last.h5" for folder in folders}
     origins = {folder: read_origin(path) for folder, path in paths.items()}
     scores = {folder: read_scores(path) for folder, path in paths.items()}

@@ -22,11 +22,13 @@ Every other column is kept in ``Video.extra``.
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import logging
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -54,6 +56,13 @@ _COLUMNS = (
     "video_id path split label category num_frames num_frames_scored fps intervals "
     "intervals_seconds"
 ).split()
+_OTHER_NAMES = {"id": "video_id", "name": "video_id", "video": "video_id"}
+"""What people call columns, where spelling is no guide."""
+_SPLITS = ("train", "test")
+MOST_SPLITS = 5
+"""Other splits that are told, the largest first."""
+_LIKENESS = 0.7
+"""Share of their letters that two words have in common, from which on one is a slip for another."""
 _LABELS = {"": None, "0": 0, "1": 1}
 _LOG = logging.getLogger(__name__)
 
@@ -63,15 +72,34 @@ class Manifest:
     """The videos of one data set, in the order of the file.
 
     ``warnings`` are one line each: what was put right on reading, for example clipped ends.
+    ``columns`` are those of the header, in order.
     """
 
     path: Path
     videos: tuple[Video, ...]
     warnings: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def in_split(self, split: str) -> tuple[Video, ...]:
         """The videos of one split, in order."""
         return tuple(video for video in self.videos if video.split == split)
+
+    def doubts(self) -> list[str]:
+        """What is kept but may be a slip of the pen: columns, and splits no training looks at."""
+        missing = [name for name in _COLUMNS if name not in self.columns]
+        lines = []
+        for column in self.columns:
+            meant = "" if column in _COLUMNS else _meant(column, missing)
+            if meant:
+                lines.append(
+                    f"{self.path}:1: column {column!r} is not read: did you mean {meant!r}?"
+                )
+        splits = Counter(video.split for video in self.videos if video.split not in ("", *_SPLITS))
+        if splits:
+            odd = ", ".join(_odd_split(*each) for each in splits.most_common(MOST_SPLITS))
+            odd += ", ..." if len(splits) > MOST_SPLITS else ""
+            lines.append(f"{self.path}: train and eval take the splits train and test, not {odd}")
+        return lines
 
     def where(self, video: Video) -> str:
         """File, line and column of a video's intervals, to open a message with."""
@@ -101,7 +129,20 @@ def read_manifest(path: str | Path) -> Manifest:
         videos.append(video)
     if not videos:
         raise ManifestError(f"{path}: no videos below the header: add a row for each video")
-    return Manifest(path, tuple(videos), tuple(warnings))
+    return Manifest(path, tuple(videos), tuple(warnings), tuple(row.cells))
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """Which of the ``known`` words is meant by another; blank where none is likely."""
+    if (name := _OTHER_NAMES.get(word.lower(), "")) in known:
+        return name
+    return next(iter(difflib.get_close_matches(word.lower(), known, 1, _LIKENESS)), "")
+
+
+def _odd_split(split: str, count: int) -> str:
+    meant = _meant(split, _SPLITS)
+    hint = f", did you mean {meant!r}?" if meant else ""
+    return f"{split!r} ({count} video{'s' * (count != 1)}{hint})"
 
 
 def apply_splits(manifest: Manifest, split_file: str | Path) -> Manifest:

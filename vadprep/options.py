@@ -165,5 +165,5 @@ def warn(manifest: Manifest) -> None:
     if manifest.warnings:
         count = f"{len(manifest.warnings)} rows were corrected on reading, the first: "
         click.echo(f"note: {count}{manifest.warnings[0]}", err=True)
-    for line in leaks(manifest):
+    for line in (*manifest.doubts(), *leaks(manifest)):
         click.echo(f"warning: {line}", err=True)

@@ -226,7 +226,7 @@ def _prepare(features: Features, manifest: Manifest, config: TrainConfig) -> _Jo
     videos = videos_in_split(manifest, features, "train", config.allow_missing)
     tests = videos_in_split(manifest, features, "test", config.allow_missing)
     streams = streams_of(config.streams, features.streams)
-    labels = training_labels(videos)
+    labels = training_labels(videos, manifest.path)
     held_out = held_out_videos(labels, config.validation)
     shown = {video_id: label for video_id, label in labels.items() if video_id not in held_out}
     wanted = {video.video_id for name in ("train", "test") for video in manifest.in_split(name)}
@@ -266,17 +266,23 @@ def held_out_videos(labels: Mapping[str, int], share: float) -> tuple[str, ...]:
     return tuple(sorted(held_out))
 
 
-def training_labels(videos: Sequence[Video]) -> dict[str, int]:
-    """Labels by id; raises ManifestError for a video without one or a class without videos."""
+def training_labels(videos: Sequence[Video], path: Path) -> dict[str, int]:
+    """Labels by id; raises ManifestError for a video without one or a class without videos.
+
+    ``path`` is that of the manifest, which is named.
+    """
     unlabelled = [video.video_id for video in videos if video.label is None]
     if unlabelled:
-        raise ManifestError(f"train videos without a label: {listed(unlabelled)}: write 0 or 1")
+        raise ManifestError(
+            f"{path}: column 'label': train videos without a label: {listed(unlabelled)}: "
+            f"write 0 or 1"
+        )
     labels = {video.video_id: video.label for video in videos if video.label is not None}
     for label, word in enumerate(("normal", "abnormal")):
         if label not in labels.values():
             raise ManifestError(
-                f"no {word} video (label {label}) among the {len(videos)} of split train with "
-                f"features: training needs both labels, see the columns split and label"
+                f"{path}: no {word} video (label {label}) among the {len(videos)} of split train "
+                f"with features: training needs both labels, see the columns split and label"
             )
     return labels
 
