@@ -238,6 +238,17 @@ def test_columns_and_splits_that_may_be_slips_are_told_by_train_and_eval(place, 
         assert "test, not 'tset' (1 video, did you mean 'test'?)" in output
 
 
+def test_train_and_eval_need_no_path_but_extract_does(place, tmp_path):
+    lines = (line.split(",") for line in (place / "m.csv").read_text().splitlines())
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("".join(",".join([each[0], *each[2:]]) + "\n" for each in lines))
+    named = ("--manifest", manifest, "--features", place / "f", "--out", tmp_path / "r")
+    ok("train", "ddl", *named)
+    assert ok("eval", tmp_path / "r") == ok("eval", place / "r").replace(str(place), str(tmp_path))
+    extracting = ("extract", "--manifest", manifest, "--out", tmp_path / "f", *CHEAP)
+    assert "no column 'path' among video_id, split" in message(run(*extracting))
+
+
 # ---------------------------------------------------------------- eval
 
 

@@ -72,6 +72,15 @@ def test_byte_marks_and_line_ends_do_not_matter(tmp_path, text):
     assert read(tmp_path, text).videos == (Video("a", "a.mp4", extra={}),)
 
 
+def test_ids_alone_will_do_where_no_video_is_read(tmp_path):
+    path = write(tmp_path, "video_id,split\na,test\n")
+    (video,) = read_manifest(path, with_paths=False).videos
+    assert (video.video_id, video.path) == ("a", "")
+    for text in ("split\ntest\n", "label,mine\n1,a\n"):
+        with pytest.raises(ManifestError, match="m.csv:1: no column 'path' among"):
+            read_manifest(write(tmp_path, text), with_paths=False)
+
+
 def test_videos_can_be_sent_to_another_process(tmp_path):
     (video,) = read(tmp_path, "path,mine\na.mp4,kept\n").videos
     assert pickle.loads(pickle.dumps(video)) == video

@@ -72,7 +72,7 @@ def train(
     if not (options["dataset"] or options["manifest"] or features):
         options["dataset"] = dataset_here()
     source = manifest_source(options)
-    manifest, name = chosen_manifest(options)
+    manifest, name = chosen_manifest(options, with_paths=False)
     warn(manifest)
     with arguments():
         config = TrainConfig(
@@ -148,7 +148,7 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     folders = list(seed_folders(run).values()) or [run]
     if not (options["dataset"] or options["manifest"]):
         options = recorded_source(folders[0]) | {k: v for k, v in options.items() if v}
-    manifest, _ = chosen_manifest(options)
+    manifest, _ = chosen_manifest(options, with_paths=False)
     warn(manifest)
     paths = {folder: folder / "scores-last.h5" for folder in folders}
     origins = {folder: read_origin(path) for folder, path in paths.items()}

@@ -1,6 +1,7 @@
 """The table of videos: read and checked, row by row, before anything is decoded.
 
-A manifest is a CSV file with one row per video. Only ``path`` has to be there:
+A manifest is a CSV file with one row per video. Only ``path`` has to be there, and where no video
+is read ``video_id`` will do:
 
 ==================  =====================================================================
 video_id            opaque unique string; without the column, the path without its suffix
@@ -109,16 +110,18 @@ class Manifest:
         return f"{self.path}:{video.line}: column {column!r}"
 
 
-def read_manifest(path: str | Path) -> Manifest:
+def read_manifest(path: str | Path, with_paths: bool = True) -> Manifest:
     """The manifest in a CSV file: UTF-8, with or without BOM, any line ends.
 
-    Raises ManifestError for the first bad row, with file, line, column, value and remedy.
+    Without ``with_paths`` a table of ids without paths will do; they are blank then. Raises
+    ManifestError for the first bad row, with file, line, column, value and remedy.
     """
     path = Path(path)
     videos: list[Video] = []
     lines: dict[str, int] = {}
     warnings: list[str] = []
-    for row in _read_rows(path, required=("path",)):
+    instead = None if with_paths else "video_id"
+    for row in _read_rows(path, required=("path",), instead=instead):
         video = _video(row, warnings)
         first = lines.setdefault(video.video_id, row.line)
         if first != row.line:
@@ -253,11 +256,14 @@ class _Row:
         return ManifestError(f"{self.where(column)}: {shown!r}: {remedy}")
 
 
-def _read_rows(path: Path, required: tuple[str, ...]) -> Iterator[_Row]:
-    """The rows below the header. Raises ManifestError for what is not a table."""
+def _read_rows(path: Path, required: tuple[str, ...], instead: str | None = None) -> Iterator[_Row]:
+    """The rows below the header. Raises ManifestError for what is not a table.
+
+    ``instead`` is a column that serves as well as the required ones.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            yield from _rows(path, lines, required)
+            yield from _rows(path, lines, required, instead)
     except csv.Error as error:
         raise ManifestError(f"{path}: not CSV ({error}): check the quotes") from None
     except UnicodeDecodeError as error:
@@ -266,7 +272,9 @@ def _read_rows(path: Path, required: tuple[str, ...]) -> Iterator[_Row]:
         raise ManifestError(f"{path}: {error.strerror}: check the path") from None
 
 
-def _rows(path: Path, lines: TextIO, required: tuple[str, ...]) -> Iterator[_Row]:
+def _rows(
+    path: Path, lines: TextIO, required: tuple[str, ...], instead: str | None
+) -> Iterator[_Row]:
     # Strict, or one quote that is never closed swallows the rest of the file.
     reader = csv.reader(lines, strict=True)
     columns = [name.strip() for name in next(reader, [])]
@@ -274,7 +282,7 @@ def _rows(path: Path, lines: TextIO, required: tuple[str, ...]) -> Iterator[_Row
     if not any(columns):
         raise ManifestError(f"{where}: no header: the first line names the columns")
     for name in required:
-        if name not in columns:
+        if name not in columns and instead not in columns:
             raise ManifestError(
                 f"{where}: no column {name!r} among {', '.join(columns)}: add it "
                 f"(the separator is a comma)"
@@ -314,7 +322,7 @@ def _video(row: _Row, warnings: list[str]) -> Video:
             warnings.extend(notes)
     return Video(
         video_id=_video_id(row),
-        path=_path(row),
+        path=_path(row) if "path" in row.cells else "",
         split=sys.intern(row.text("split")),  # the same for many rows
         label=label,
         category=sys.intern(row.text("category")),

@@ -85,11 +85,11 @@ def _with(command: Callable[..., Any], *options: Callable[..., Any]) -> Callable
 
 
 def chosen_manifest(
-    options: dict[str, Any], choices: str = "--dataset and --manifest"
+    options: dict[str, Any], choices: str = "--dataset and --manifest", with_paths: bool = True
 ) -> tuple[Manifest, str]:
     """The manifest that exactly one of ``--dataset`` and ``--manifest`` names, and its name.
 
-    Takes its options out of ``options``.
+    Takes its options out of ``options``; ``with_paths`` as in ``read_manifest``.
     """
     dataset, path = options.pop("dataset"), options.pop("manifest")
     split_file = options.pop("split_file")
@@ -99,7 +99,7 @@ def chosen_manifest(
         with arguments():
             manifest, name = load_dataset(dataset), dataset
     else:
-        manifest, name = read_manifest(path), path.stem
+        manifest, name = read_manifest(path, with_paths), path.stem
     if split_file:
         manifest = apply_splits(manifest, split_path(split_file))
     return manifest, name
