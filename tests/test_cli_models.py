@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
@@ -169,10 +170,34 @@ def test_epochs_are_shown_now_and_then(place, tmp_path, caplog, monkeypatch):
         train(place, tmp_path / f"r-{logs.SHOWN_SECONDS}", "--seeds", "3")
         return [each.getMessage() for each in caplog.records if each.name == "vadprep.epochs"]
 
-    assert re.fullmatch(r"seed 3, epoch 1 of \d+: loss [\d.]+", "; ".join(shown()))
+    first, last = shown()
+    assert re.fullmatch(r"seed 3, epoch 1 of 3: loss [\d.]+", first)
+    assert re.fullmatch(r"seed 3, epoch 3 of 3: loss [\d.]+", last)
     monkeypatch.setattr(logs, "SHOWN_SECONDS", 0.0)
     epochs = json.loads((tmp_path / "r-10.0/config.json").read_text())["config"]["epochs"]
-    assert len(shown()) == epochs > 1
+    assert len(shown()) == epochs == 3
+
+
+CHOSEN = "percent; what is best on test was chosen on test: optimistic"
+
+
+def test_best_on_test_is_spoken_of_where_it_is(place, tmp_path):
+    """No test video, one of unknown intervals, and the intervals filled in afterwards."""
+    options = ("--features", place / "f", "--out", tmp_path / "r")
+    blank = [*VIDEOS[:3], ("d", "test", 1, "")]
+    for rows in (VIDEOS[:2], blank):
+        named = ("--manifest", write_manifest(tmp_path / "m.csv", rows), *options)
+        output = ok("train", "ddl", *named)
+        assert output.endswith(f"\n1 run in {tmp_path / 'r'}, settings xd, percent\n")
+        assert "best on test" not in output
+        if rows is not blank:
+            shutil.rmtree(tmp_path / "r")
+    named = ("--manifest", write_manifest(tmp_path / "m.csv"), *options)
+    output = ok("train", "ddl", *named, "--resume")
+    assert "percent; no best on test: not every snapshot was judged on the test split" in output
+    assert output.count("best on test") == 1
+    both = ok("train", "ddl", *named[:-1], tmp_path / "both", "--seeds", "0,1")
+    assert f"2 runs in {tmp_path / 'both'}, settings xd, {CHOSEN}" in both
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES)
@@ -201,6 +226,27 @@ def test_settings_are_checked_by_name_and_value(option, expected, place, tmp_pat
     named = ("--manifest", place / "m.csv", "--features", place / "f", "--out", tmp_path / "r")
     assert expected in message(run("train", "ddl", *named, "--set", option))
     assert not (tmp_path / "r").exists()
+
+
+def test_columns_and_splits_that_may_be_slips_are_told_by_train_and_eval(place, tmp_path):
+    manifest = write_manifest(tmp_path / "m.csv", [*VIDEOS, ("e", "tset", 0, "")])
+    manifest.write_text(manifest.read_text().replace(",intervals", ",interval"))
+    named = ("--manifest", manifest, "--features", place / "f", "--out", tmp_path / "r")
+    for output in (ok("train", "ddl", *named), ok("eval", tmp_path / "r")):
+        column = f"warning: {manifest}:1: column 'interval' is not read: did you mean 'intervals'?"
+        assert column in output
+        assert "test, not 'tset' (1 video, did you mean 'test'?)" in output
+
+
+def test_train_and_eval_need_no_path_but_extract_does(place, tmp_path):
+    lines = (line.split(",") for line in (place / "m.csv").read_text().splitlines())
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("".join(",".join([each[0], *each[2:]]) + "\n" for each in lines))
+    named = ("--manifest", manifest, "--features", place / "f", "--out", tmp_path / "r")
+    ok("train", "ddl", *named)
+    assert ok("eval", tmp_path / "r") == ok("eval", place / "r").replace(str(place), str(tmp_path))
+    extracting = ("extract", "--manifest", manifest, "--out", tmp_path / "f", *CHEAP)
+    assert "no column 'path' among video_id, split" in message(run(*extracting))
 
 
 # ---------------------------------------------------------------- eval
@@ -238,6 +284,37 @@ def test_the_protocol_of_csltal_is_printed_beside_the_standard_one(place, tmp_pa
         "figure",
         *"seed 0 seed 1".split(),
     ]
+
+
+def test_eval_shows_the_protocol_of_csltal_where_it_still_holds(place, tmp_path):
+    named = ("--manifest", place / "m.csv", "--features", place / "f", "--out", tmp_path / "r")
+    trained = ok("train", "csltal", *named, "--set", "epochs=1", "--seeds", "0,1")
+    head = "csl_tal_subsampled, a protocol of one paper"
+    own = ok("eval", tmp_path / "r").split(head)[1].splitlines()
+    assert own[1].split() == ["figure", "seed-0", "seed-1"]
+    saved = [line.split() for line in trained.split(head)[1].splitlines()[2:10]]
+    assert [line.split() for line in own[2:]] == saved
+    record = json.loads(ok("eval", tmp_path / "r", "--coverage", "hold", "--json"))
+    metrics = json.loads((tmp_path / "r/seed-1/metrics.json").read_text())["last"]
+    found = record[str(tmp_path / "r/seed-1")]["protocols"]
+    assert found == metrics["protocols"] and "proposal_ap" in found["csl_tal_subsampled"]
+    other = write_manifest(tmp_path / "n.csv", [*VIDEOS[:3], ("d", "test", 1, '"[[0, 40]]"')])
+    elsewhere = ok("eval", tmp_path / "r", "--manifest", other)
+    assert elsewhere.count("csl_tal_subsampled: known to train alone") == 1
+    assert head not in elsewhere
+    (found, _) = json.loads(ok("eval", tmp_path / "r", "--manifest", other, "--json")).values()
+    assert found["protocols"] == {}
+
+
+def test_a_training_that_has_not_ended_is_named_as_such(place, tmp_path):
+    shutil.copytree(place / "r", tmp_path / "r" / "seed-0")
+    for name in ("scores-last.h5", "checkpoint-last.json"):
+        (tmp_path / "r" / "seed-0" / name).unlink()
+    for command in (("eval", tmp_path / "r"), ("score", tmp_path / "r/seed-0", place / "videos")):
+        refused = message(run(*command))
+        assert refused.startswith(str(tmp_path / "r" / "seed-0"))
+        assert refused.endswith("has not ended: go on with the same vadprep train ... --resume")
+    assert message(run("eval", tmp_path)).endswith(f"is {tmp_path} a run folder?")
 
 
 def test_the_split_file_is_found_again_too(place, tmp_path, monkeypatch):
@@ -305,6 +382,7 @@ def test_alarms_and_frames_of_a_video_are_written(place, tmp_path):
         found = [(each["start_frame"], each["stop_frame"]) for each in entry["alarms"]]
         assert found == intervals and (entry["video_id"], entry["fps"]) == (str(clip), 25.0)
         assert ("0.0-3.2 s" in output) == bool(intervals)
+        assert f"1 video scored in {tmp_path}" in output
         frames = read_scores(tmp_path / "scores.h5")[str(clip)].frames()
         rows = (tmp_path / entry["frames"]).read_text().splitlines()[1:]
         assert [float(row.split(",")[2]) for row in rows] == pytest.approx(list(frames), abs=1e-6)

@@ -96,6 +96,7 @@ def test_abnormal_frames_of_whole_ucf_videos():
 @pytest.mark.parametrize("name, cut", [("ucf", 5), ("xd", 71), ("tad", 22), ("ped1", 0)])
 def test_published_ends_past_the_end_are_recorded(name, cut):
     assert len(load_dataset(name).warnings) == cut
+    assert load_dataset(name).doubts() == []
 
 
 def test_a_published_end_is_cut_at_the_video():

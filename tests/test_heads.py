@@ -203,6 +203,7 @@ def test_settings_that_make_no_sense_are_refused(name, change, message):
         ("rtfm", {"selection_dropout": 1.5}, "selection_dropout = 1.5: a share"),
         ("rtfm", {"branch_width": -3}, "branch_width = -3: must be 0 or more"),
         ("rtfm", {"k": 0}, "k = 0: must be positive"),
+        ("rtfm", {"k": 33}, "k = 33: a bag of sampling 'segments-32' has 32 at most"),
         ("arnet", {"alpha": 0}, "alpha = 0: must be positive"),
         ("sultani", {"width": 0}, "width = 0: must be positive"),
         ("csltal", {"drop_epoch": -1}, "drop_epoch = -1: must be 0 or more"),

@@ -72,6 +72,15 @@ def test_byte_marks_and_line_ends_do_not_matter(tmp_path, text):
     assert read(tmp_path, text).videos == (Video("a", "a.mp4", extra={}),)
 
 
+def test_ids_alone_will_do_where_no_video_is_read(tmp_path):
+    path = write(tmp_path, "video_id,split\na,test\n")
+    (video,) = read_manifest(path, with_paths=False).videos
+    assert (video.video_id, video.path) == ("a", "")
+    for text in ("split\ntest\n", "label,mine\n1,a\n"):
+        with pytest.raises(ManifestError, match="m.csv:1: no column 'path' among"):
+            read_manifest(write(tmp_path, text), with_paths=False)
+
+
 def test_videos_can_be_sent_to_another_process(tmp_path):
     (video,) = read(tmp_path, "path,mine\na.mp4,kept\n").videos
     assert pickle.loads(pickle.dumps(video)) == video
@@ -195,6 +204,8 @@ def test_ends_past_the_scored_length_are_recorded_and_kept(tmp_path):
         ("20", 1000, "1.2 x the 1000 frames, as 24 is to 20 fps"),
         ("", 1183, "1.01 x the 1183 frames: "),
         ("", 960, "1.25 x the 960 frames, as 30 is to 24 fps"),
+        ("24", 100, "12 x the 100 frames: correct it, or replace a video that is cut short"),
+        ("25", 1183, "1.01 x the 1183 frames: correct it"),
     ],
 )
 def test_ends_further_past_are_refused_with_the_ratio(tmp_path, fps, num_frames, ratio):
@@ -231,6 +242,49 @@ def test_intervals_far_past_a_decoded_video_are_refused():
 def test_seconds_need_a_frame_rate():
     with pytest.raises(ManifestError, match="fill in fps"):
         video_intervals(Video("a", "a", intervals_seconds=((0.0, 1.0),)), 100)
+
+
+@pytest.mark.parametrize(
+    "stop, told",
+    [
+        ("300", "ends at 300 s, but the video has 4.00 s: correct it"),
+        ("4.8", "ends at 4.8 s, but the video has 4.00 s, as 30 is to 25 fps: count both at"),
+    ],
+)
+def test_seconds_past_the_end_are_told_in_seconds_with_file_line_and_column(tmp_path, stop, told):
+    manifest = read(tmp_path, f'path,intervals_seconds\na,[]\nb,"[[1, {stop}]]"\n')
+    with pytest.raises(ManifestError) as error:
+        video_intervals(manifest.videos[1], 100, 25, manifest.where(manifest.videos[1]))
+    assert f"m.csv:3: column 'intervals_seconds': {told}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "columns, column, meant",
+    [
+        ("lbl", "lbl", "label"),
+        ("Split", "Split", "split"),
+        ("interval", "interval", "intervals"),
+        ("frames", "frames", "num_frames"),
+        ("name", "name", "video_id"),
+        ("name,video_id", "", ""),
+        ("intervals_raw,intervals", "", ""),
+        ("weather", "", ""),
+    ],
+)
+def test_a_column_that_may_be_a_slip_is_told_and_kept(tmp_path, columns, column, meant):
+    cells = "kept,a" if "video_id" in columns else "kept," if "," in columns else "kept"
+    manifest = read(tmp_path, f"path,{columns}\na.mp4,{cells}\n")
+    expected = f"{tmp_path / 'm.csv'}:1: column {column!r} is not read: did you mean {meant!r}?"
+    assert manifest.doubts() == ([expected] if column else [])
+    assert manifest.videos[0].extra == {columns.split(",")[0]: "kept"}
+
+
+def test_videos_in_other_splits_are_counted(tmp_path):
+    manifest = read(tmp_path, "path,split\na,train\nb,trian\nc,\nd,val\ne,val\n")
+    (line,) = manifest.doubts()
+    assert line.endswith("not 'val' (2 videos), 'trian' (1 video, did you mean 'train'?)")
+    splits = write(tmp_path, "video_id,split\na,train\nb,train\n", "s.csv")
+    assert apply_splits(manifest, splits).doubts() == []
 
 
 def test_a_split_file_replaces_the_splits(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
@@ -138,19 +139,38 @@ def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
     assert bytes_of(tmp_path) == bytes_of(run[0])
 
 
-def test_a_test_split_that_cannot_be_evaluated_costs_only_the_figures(run, tmp_path):
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"intervals_seconds": ((1.0, 300.0),)},
+            "column 'intervals_seconds': ends at 300 s, but the video has 4.68 s: correct it",
+        ),
+        (
+            {"intervals": ((0, 10_000),)},
+            "column 'intervals': interval end 10000 is 85.5 x the 117 frames: correct it",
+        ),
+    ],
+)
+def test_a_bad_test_interval_is_named_before_anything_is_trained(tmp_path, changes, message):
     features, manifest = tiny_set()
-    past_the_end = replace(manifest.videos[-1], intervals=((0, 10_000),))
-    wrong = replace(manifest, videos=(*manifest.videos[:-1], past_the_end))
-    with pytest.raises(ManifestError):
-        train(features, wrong, CONFIG, tmp_path)
-    assert load_run(tmp_path).metrics is None
-    assert (tmp_path / "scores-last.h5").read_bytes() == (run[0] / "scores-last.h5").read_bytes()
-    train(features, manifest, replace(CONFIG, resume=True), tmp_path)
-    for name in ("checkpoint-last.json", "checkpoint-last.safetensors", "scores-last.h5"):
-        assert (tmp_path / name).read_bytes() == (run[0] / name).read_bytes()
-    metrics, expected = (json.loads((f / "metrics.json").read_text()) for f in (tmp_path, run[0]))
-    assert metrics["last"] == expected["last"]
+    bad = replace(manifest.videos[-1], **{"intervals": None, "line": 12, **changes})
+    wrong = replace(manifest, videos=(*manifest.videos[:-1], bad))
+    with pytest.raises(ManifestError, match=re.escape(f"tiny.csv:12: {message}")):
+        train(features, wrong, replace(CONFIG, seeds=(0, 1)), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_test_intervals_in_seconds_need_a_rate_before_anything_is_trained(tmp_path):
+    features, manifest = tiny_set()
+    last = manifest.videos[-1]
+    features[last.video_id].fps = None
+    seconds = replace(last, intervals=None, intervals_seconds=((1.0, 2.0),), line=12)
+    wrong = replace(manifest, videos=(*manifest.videos[:-1], seconds))
+    found = re.escape("tiny.csv:12: column 'intervals_seconds': no frame rate")
+    with pytest.raises(ManifestError, match=found):
+        train(features, wrong, CONFIG, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
 
 
 def test_another_number_of_threads_is_recorded_and_does_not_hinder(run, tmp_path):
@@ -178,8 +198,43 @@ def test_a_manifest_that_moved_does_not_hinder(run, tmp_path):
 
 def test_resume_needs_the_same_settings(run):
     config = replace(CONFIG, head_config=replace(SMALL, sigma=9.0), resume=True)
-    with pytest.raises(CheckpointError, match=r"another run .*config: .*'sigma': 9.0"):
+    with pytest.raises(CheckpointError) as refused:
         train(*tiny_set(), config, run[0])
+    told = "holds another run (there / asked for): config.sigma: 6.0 / 9.0. Use the same settings"
+    assert f"{run[0]}: {told}" in str(refused.value)
+
+
+def test_only_the_first_fields_that_differ_are_told(run):
+    config = TrainConfig(head="sultani", seeds=(7,), resume=True)
+    with pytest.raises(CheckpointError, match="head: 'ddl' / 'sultani'; .*; and [0-9]+ more. Use"):
+        train(*tiny_set(), config, run[0])
+
+
+def test_a_head_that_cannot_be_built_says_so_and_claims_no_folder(tmp_path):
+    config = TrainConfig(head="sultani", changes={"width": 10**14})
+    told = "sultani with settings ucf, width = 100000000000000 cannot be built on cpu: "
+    with pytest.raises(TrainingError, match=told):
+        train(*tiny_set(), config, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("seeds", [(7,), (7, 8)])
+def test_a_run_stopped_within_its_first_epoch_gives_way_to_another(tmp_path, seeds, resume):
+    with pytest.raises(Stopped), stopped_after(2):
+        train(*tiny_set(), replace(CONFIG, seeds=seeds), tmp_path)
+    (left,) = tmp_path.rglob("*.json")
+    assert left.name == "config.json"
+    other = replace(CONFIG, head_config=replace(SMALL, epochs=1), seeds=seeds, resume=resume)
+    train(*tiny_set(), other, tmp_path)
+    assert json.loads(left.read_text())["config"]["epochs"] == 1
+
+
+def test_somebody_elses_config_is_not_overwritten(tmp_path):
+    (tmp_path / "config.json").write_text('{"theirs": 1}')
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        train(*tiny_set(), CONFIG, tmp_path)
+    assert (tmp_path / "config.json").read_text() == '{"theirs": 1}'
 
 
 def test_a_run_is_not_overwritten(run):
@@ -264,6 +319,19 @@ def test_the_best_epoch_on_test_stands_beside_the_last_and_says_so(run):
     assert loaded.metrics == best
     found = read_scores(folder / "scores-best-on-test.h5")
     assert evaluate_scores(found, tiny_set()[1]).figures["frame_auc"] == max(aucs)
+
+
+def test_the_best_epoch_on_test_is_judged_by_the_intervals_of_now(run, tmp_path):
+    features, manifest = tiny_set()
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+    abnormal = next(v for v in manifest.in_split("test") if v.label)
+    videos = (replace(v, intervals=((0, 20),)) if v is abnormal else v for v in manifest.videos)
+    corrected = replace(manifest, videos=tuple(videos))
+    train(features, corrected, replace(CONFIG, resume=True), tmp_path)
+    best = json.loads((tmp_path / "metrics.json").read_text())["best_on_test"]
+    assert best["num_abnormal_frames"] != run[1].best[7]["best_on_test"]["num_abnormal_frames"]
+    found = read_scores(tmp_path / "scores-best-on-test.h5")
+    assert evaluate_scores(found, corrected).figures["frame_auc"] == best["frame_auc"]
 
 
 def test_a_slice_of_the_training_videos_is_held_out_and_chosen_by(run, tmp_path):
@@ -404,7 +472,8 @@ def test_train_videos_without_a_label_are_listed(tmp_path):
     features, manifest = tiny_set()
     first, *others = manifest.videos
     videos = (replace(first, label=None), *others)
-    with pytest.raises(ManifestError, match=f"without a label: 1 .{first.video_id}"):
+    told = f"tiny.csv: column 'label': train videos without a label: 1 .{first.video_id}"
+    with pytest.raises(ManifestError, match=told):
         train(features, replace(manifest, videos=videos), CONFIG, tmp_path)
 
 
@@ -412,7 +481,7 @@ def test_train_videos_without_a_label_are_listed(tmp_path):
 def test_both_classes_are_needed(tmp_path, label, word):
     features, manifest = tiny_set()
     videos = tuple(replace(video, label=label) for video in manifest.videos)
-    with pytest.raises(ManifestError, match=f"no {word} video"):
+    with pytest.raises(ManifestError, match=f"tiny.csv: no {word} video"):
         train(features, replace(manifest, videos=videos), CONFIG, tmp_path)
 
 

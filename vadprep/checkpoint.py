@@ -83,8 +83,8 @@ class Run:
     control: bool = False
     """Trained on shuffled labels: a control, not a detector."""
     metrics: Mapping[str, Any] | None = None
-    """Figures of this checkpoint on the test split, as in metrics.json; None where the test
-    split could not be evaluated."""
+    """Figures of this checkpoint on the test split, as in metrics.json; None where it was not
+    evaluated."""
 
     @property
     def config(self) -> HeadConfig:
@@ -291,9 +291,17 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: not there; is {path.parent} a run folder?") from None
+        raise CheckpointError(f"{path}: not there; {why_not_there(path)}") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def why_not_there(path: Path) -> str:
+    """What to do about a file that a run folder does not hold."""
+    folder = path.parent
+    if (folder / "config.json").exists() and not (folder / f"{LAST}.json").exists():
+        return "the training has not ended: go on with the same vadprep train ... --resume"
+    return f"is {folder} a run folder?"
 
 
 def _checked_record(path: Path) -> dict[str, Any]:

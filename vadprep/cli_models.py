@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,8 +19,12 @@ from vadprep.options import (
     dataset_here,
     manifest_options,
     manifest_source,
+    warn,
 )
 from vadprep.records import CheckpointError
+
+if TYPE_CHECKING:
+    from vadprep.outcome import Figures
 
 HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
 """As in ``mil.HEADS``, which needs torch."""
@@ -67,7 +72,8 @@ def train(
     if not (options["dataset"] or options["manifest"] or features):
         options["dataset"] = dataset_here()
     source = manifest_source(options)
-    manifest, name = chosen_manifest(options)
+    manifest, name = chosen_manifest(options, with_paths=False)
+    warn(manifest)
     with arguments():
         config = TrainConfig(
             head=head,
@@ -87,13 +93,19 @@ def train(
         report = train_head(found, manifest, config, out)
     tables.show_caution(out, report.origin.caution())
     tables.show(figure_rows(report.columns(), next(iter(report.by_seed.values())).reasons))
-    for protocol, figures in report.protocols().items():
+    show_protocols(report.protocols())
+    count = f"{len(report.by_seed)} run{'s' * (len(report.by_seed) != 1)}"
+    parts = f"{count} in {out}, settings {report.settings}, percent", report.remark()
+    click.echo("; ".join(filter(None, parts)))
+
+
+def show_protocols(protocols: Mapping[str, Mapping[str, Figures]]) -> None:
+    """A table of figures for each protocol of a single paper."""
+    from vadprep.report import figure_rows
+
+    for protocol, figures in protocols.items():
         click.echo(f"{protocol}, a protocol of one paper that compares with nothing above:")
         tables.show(figure_rows(figures))
-    click.echo(
-        f"{len(report.by_seed)} run(s) in {out}, settings {report.settings}, percent; "
-        f"what is best on test was chosen on test: optimistic"
-    )
 
 
 def parsed_changes(texts: Sequence[str]) -> dict[str, Any]:
@@ -129,20 +141,24 @@ def parsed_seeds(text: str | None) -> tuple[int, ...]:
 def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     """The figures of a run on its own manifest, or on another."""
     from vadprep.checkpoint import seed_folders
-    from vadprep.outcome import with_mean
+    from vadprep.outcome import by_protocol, saved_protocols, with_mean
     from vadprep.report import figure_rows
     from vadprep.score import evaluate_scores, read_origin, read_scores
 
     folders = list(seed_folders(run).values()) or [run]
     if not (options["dataset"] or options["manifest"]):
         options = recorded_source(folders[0]) | {k: v for k, v in options.items() if v}
-    manifest, _ = chosen_manifest(options)
+    manifest, _ = chosen_manifest(options, with_paths=False)
+    warn(manifest)
     paths = {folder: folder / "scores-last.h5" for folder in folders}
     origins = {folder: read_origin(path) for folder, path in paths.items()}
-    found = {
-        folder: evaluate_scores(read_scores(path), manifest, coverage)
-        for folder, path in paths.items()
-    }
+    scores = {folder: read_scores(path) for folder, path in paths.items()}
+    found, stale = {}, set[str]()
+    for folder in folders:
+        protocols, hold = saved_protocols(folder, scores[folder], manifest)
+        metrics = evaluate_scores(scores[folder], manifest, coverage)
+        found[folder] = replace(metrics, protocols=protocols if hold else {})
+        stale |= set() if hold else set(protocols)
     if as_json:
         record = {str(f): {**m.as_json(), **origins[f].as_json()} for f, m in found.items()}
         click.echo(json.dumps(record, indent=2))
@@ -151,6 +167,11 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     reasons = {name: why for metrics in found.values() for name, why in metrics.reasons.items()}
     columns = {folder.name: metrics.figures for folder, metrics in found.items()}
     tables.show(figure_rows(with_mean(columns), reasons))
+    show_protocols(by_protocol({folder.name: metrics for folder, metrics in found.items()}))
+    for protocol in sorted(stale):
+        click.echo(
+            f"{protocol}: known to train alone, by its manifest, see metrics.json of the run"
+        )
 
 
 def recorded_source(run: Path) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def score(
     high = write_alarms(out, scores, threshold, origin, about, not no_plots)
     show_alarms(high, threshold)
     count = len(scores) if len(scores) == len(ids) else f"{len(scores)} of {len(ids)}"
-    click.echo(f"{count} videos scored in {out}: scores.json, scores.h5, a CSV a video")
+    noun = "video" if len(ids) == 1 else "videos"
+    click.echo(f"{count} {noun} scored in {out}: scores.json, scores.h5, a CSV a video")
     if len(scores) < len(ids):
         sys.exit(1)
 

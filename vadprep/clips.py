@@ -128,12 +128,16 @@ COMMON_FPS = (30, 25, 24, 60, 50, 15, 20, 12, 10)
 """Frame rates by how likely they are behind a ratio of counts."""
 
 
-def nearest_rates(ratio: float, tolerance: float = 0.02) -> tuple[int, int] | None:
+def nearest_rates(
+    ratio: float, tolerance: float = 0.02, fps: float | None = None
+) -> tuple[float, float] | None:
     """The two common frame rates whose quotient is nearest to ``ratio``; None when none is near.
 
-    Near is within ``tolerance`` of the ratio; a ratio of 1 is no change of rate.
+    With ``fps`` the second is that one. Near is within ``tolerance`` of the ratio; a ratio of 1
+    is no change of rate, nor is 30 to 29.97 fps.
     """
-    pairs = [(one, other) for other in COMMON_FPS for one in COMMON_FPS if one != other]
+    others = COMMON_FPS if fps is None else (fps,)
+    pairs = [(one, other) for other in others for one in COMMON_FPS if abs(one - other) > 0.5]
     best = min(pairs, key=lambda pair: abs(pair[0] / pair[1] - ratio))
     return best if abs(best[0] / best[1] - ratio) < tolerance * ratio else None
 

@@ -267,7 +267,9 @@ def public_ground_truth(manifest: Manifest, split: str = "test") -> NDArray[np.b
 def _scored_labels(manifest: Manifest, video: Video) -> NDArray[np.bool_]:
     scored = video.num_frames_scored
     known = scored if video.num_frames is None else video.num_frames
-    intervals = video_intervals(video, known) if known is not None else None
+    intervals = (
+        None if known is None else video_intervals(video, known, where=manifest.where(video))
+    )
     if scored is None or known is None or intervals is None:
         raise ManifestError(
             f"{manifest.path}: video {video.video_id!r}: no public ground truth: fill in "

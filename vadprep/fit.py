@@ -15,7 +15,7 @@ import torch
 
 from vadprep.bags import Batch, TrainingBags
 from vadprep.checkpoint import RESUME, load_state, save_state
-from vadprep.logs import EPOCHS, STEPS, first_rows, write_rows, write_tensorboard
+from vadprep.logs import EPOCHS, IS_LAST, STEPS, first_rows, write_rows, write_tensorboard
 from vadprep.metrics import listed
 from vadprep.mil import Head
 from vadprep.records import TrainingError
@@ -64,7 +64,9 @@ def fit(
         write_tensorboard(folder, log)
         save_state(folder / RESUME, head, optimizer, {"epochs": epoch + 1, "steps": len(log)})
         loss = log[-1]["total"]
-        EPOCHS.info("seed %d, epoch %d of %d: loss %.4f", seed, epoch + 1, config.epochs, loss)
+        said = (seed, epoch + 1, config.epochs, loss)
+        is_last = {IS_LAST: epoch + 1 == config.epochs}
+        EPOCHS.info("seed %d, epoch %d of %d: loss %.4f", *said, extra=is_last)
 
 
 def _step(

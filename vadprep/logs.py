@@ -26,6 +26,8 @@ STEPS = "log.csv"
 SNAPSHOTS = "snapshots.csv"
 EPOCHS = logging.getLogger("vadprep.epochs")
 """Gets a line of level INFO an epoch."""
+IS_LAST = "is_last"
+"""Whether it is that of the last epoch: an attribute of its record."""
 SHOWN_SECONDS = 10.0
 """Least time between two epochs that are shown."""
 
@@ -82,12 +84,12 @@ def write_tensorboard(folder: Path, steps: Sequence[Mapping[str, Any]]) -> None:
 
 @contextmanager
 def shown_epochs() -> Iterator[None]:
-    """Inside the block the lines of ``EPOCHS`` are let through, now and then one."""
+    """Inside the block the lines of ``EPOCHS`` are let through, now and then one, and the last."""
     shown = -math.inf
 
     def is_due(record: logging.LogRecord) -> bool:
         nonlocal shown
-        if time.monotonic() - shown < SHOWN_SECONDS:
+        if time.monotonic() - shown < SHOWN_SECONDS and not getattr(record, IS_LAST, False):
             return False
         shown = time.monotonic()
         return True

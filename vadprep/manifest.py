@@ -1,6 +1,7 @@
 """The table of videos: read and checked, row by row, before anything is decoded.
 
-A manifest is a CSV file with one row per video. Only ``path`` has to be there:
+A manifest is a CSV file with one row per video. Only ``path`` has to be there, and where no video
+is read ``video_id`` will do:
 
 ==================  =====================================================================
 video_id            opaque unique string; without the column, the path without its suffix
@@ -22,11 +23,13 @@ Every other column is kept in ``Video.extra``.
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import logging
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -54,6 +57,13 @@ _COLUMNS = (
     "video_id path split label category num_frames num_frames_scored fps intervals "
     "intervals_seconds"
 ).split()
+_OTHER_NAMES = {"id": "video_id", "name": "video_id", "video": "video_id"}
+"""What people call columns, where spelling is no guide."""
+_SPLITS = ("train", "test")
+MOST_SPLITS = 5
+"""Other splits that are told, the largest first."""
+_LIKENESS = 0.7
+"""Share of their letters that two words have in common, from which on one is a slip for another."""
 _LABELS = {"": None, "0": 0, "1": 1}
 _LOG = logging.getLogger(__name__)
 
@@ -63,27 +73,55 @@ class Manifest:
     """The videos of one data set, in the order of the file.
 
     ``warnings`` are one line each: what was put right on reading, for example clipped ends.
+    ``columns`` are those of the header, in order.
     """
 
     path: Path
     videos: tuple[Video, ...]
     warnings: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def in_split(self, split: str) -> tuple[Video, ...]:
         """The videos of one split, in order."""
         return tuple(video for video in self.videos if video.split == split)
 
+    def doubts(self) -> list[str]:
+        """What is kept but may be a slip of the pen: columns, and splits no training looks at."""
+        missing = [name for name in _COLUMNS if name not in self.columns]
+        lines = []
+        for column in self.columns:
+            meant = "" if column in _COLUMNS else _meant(column, missing)
+            if meant:
+                lines.append(
+                    f"{self.path}:1: column {column!r} is not read: did you mean {meant!r}?"
+                )
+        splits = Counter(video.split for video in self.videos if video.split not in ("", *_SPLITS))
+        if splits:
+            odd = ", ".join(_odd_split(*each) for each in splits.most_common(MOST_SPLITS))
+            odd += ", ..." if len(splits) > MOST_SPLITS else ""
+            lines.append(f"{self.path}: train and eval take the splits train and test, not {odd}")
+        return lines
 
-def read_manifest(path: str | Path) -> Manifest:
+    def where(self, video: Video) -> str:
+        """File, line and column of a video's intervals, to open a message with."""
+        if not video.line:
+            return f"{self.path}: video {video.video_id!r}"
+        column = "intervals" if video.intervals_seconds is None else "intervals_seconds"
+        return f"{self.path}:{video.line}: column {column!r}"
+
+
+def read_manifest(path: str | Path, with_paths: bool = True) -> Manifest:
     """The manifest in a CSV file: UTF-8, with or without BOM, any line ends.
 
-    Raises ManifestError for the first bad row, with file, line, column, value and remedy.
+    Without ``with_paths`` a table of ids without paths will do; they are blank then. Raises
+    ManifestError for the first bad row, with file, line, column, value and remedy.
     """
     path = Path(path)
     videos: list[Video] = []
     lines: dict[str, int] = {}
     warnings: list[str] = []
-    for row in _read_rows(path, required=("path",)):
+    instead = None if with_paths else "video_id"
+    for row in _read_rows(path, required=("path",), instead=instead):
         video = _video(row, warnings)
         first = lines.setdefault(video.video_id, row.line)
         if first != row.line:
@@ -94,7 +132,20 @@ def read_manifest(path: str | Path) -> Manifest:
         videos.append(video)
     if not videos:
         raise ManifestError(f"{path}: no videos below the header: add a row for each video")
-    return Manifest(path, tuple(videos), tuple(warnings))
+    return Manifest(path, tuple(videos), tuple(warnings), tuple(row.cells))
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """Which of the ``known`` words is meant by another; blank where none is likely."""
+    if (name := _OTHER_NAMES.get(word.lower(), "")) in known:
+        return name
+    return next(iter(difflib.get_close_matches(word.lower(), known, 1, _LIKENESS)), "")
+
+
+def _odd_split(split: str, count: int) -> str:
+    meant = _meant(split, _SPLITS)
+    hint = f", did you mean {meant!r}?" if meant else ""
+    return f"{split!r} ({count} video{'s' * (count != 1)}{hint})"
 
 
 def apply_splits(manifest: Manifest, split_file: str | Path) -> Manifest:
@@ -123,27 +174,32 @@ def apply_splits(manifest: Manifest, split_file: str | Path) -> Manifest:
 
 
 def video_intervals(
-    video: Video, num_frames: int, fps: float | Fraction | None = None
+    video: Video, num_frames: int, fps: float | Fraction | None = None, where: str = ""
 ) -> tuple[Interval, ...] | None:
     """Anomalous source frames of a decoded video of ``num_frames``; None where unknown.
 
     Seconds are turned into frames with ``fps``, the decoded rate, else with the manifest's.
     Ends up to 16 frames past the video are cut and logged. Raises ManifestError beyond that,
-    and for seconds without any frame rate.
+    and for seconds without any frame rate; ``where`` (``Manifest.where``) opens its message.
     """
     if num_frames < 1:
         raise ValueError(f"{num_frames = }: a decoded video has 1 or more frames")
+    where = where or f"video {video.video_id!r}"
     rate = float(fps) if fps is not None else video.fps
     intervals = video.intervals
     if video.intervals_seconds is not None:
         if rate is None:
-            raise ManifestError(
-                f"video {video.video_id!r}: intervals_seconds need a frame rate: fill in fps"
-            )
+            raise ManifestError(f"{where}: no frame rate turns seconds into frames: fill in fps")
         intervals = _frames_from_seconds(video.intervals_seconds, rate)
+        if intervals and intervals[-1][1] > num_frames + MAX_PAST_END:
+            stop, length = video.intervals_seconds[-1][1], num_frames / rate
+            raise ManifestError(
+                f"{where}: ends at {stop:g} s, but the video has {length:.2f} s"
+                f"{_remedy(stop / length, rate)}"
+            )
     if intervals is None:
         return None
-    kept, notes = clip_intervals(intervals, num_frames, f"video {video.video_id!r}", fps=rate)
+    kept, notes = clip_intervals(intervals, num_frames, where, fps=rate)
     for note in notes:
         _LOG.info("%s", note)
     return kept
@@ -159,15 +215,16 @@ def clip_intervals(
     """Intervals cut at ``num_frames``, and a line for each that was cut or left out.
 
     ``where`` opens each line, ``counted`` says what the frames are. Raises ManifestError for
-    an end more than 16 frames past the last one, with its ratio to frame rates.
+    an end more than 16 frames past the last one, with the frame rates that may be behind it.
     """
     kept: list[Interval] = []
     notes: list[str] = []
     for start, stop in intervals:
         if stop > num_frames + MAX_PAST_END:
+            ratio = stop / num_frames
             raise ManifestError(
-                f"{where}: interval end {stop} is {_ratio(stop, num_frames, counted, fps)}: "
-                f"count both at one frame rate, or replace a video that is cut short"
+                f"{where}: interval end {stop} is {ratio:.3g} x the {num_frames} {counted}"
+                f"{_remedy(ratio, fps)}"
             )
         if stop > num_frames:
             done = "cut there" if start < num_frames else "left out"
@@ -199,11 +256,14 @@ class _Row:
         return ManifestError(f"{self.where(column)}: {shown!r}: {remedy}")
 
 
-def _read_rows(path: Path, required: tuple[str, ...]) -> Iterator[_Row]:
-    """The rows below the header. Raises ManifestError for what is not a table."""
+def _read_rows(path: Path, required: tuple[str, ...], instead: str | None = None) -> Iterator[_Row]:
+    """The rows below the header. Raises ManifestError for what is not a table.
+
+    ``instead`` is a column that serves as well as the required ones.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            yield from _rows(path, lines, required)
+            yield from _rows(path, lines, required, instead)
     except csv.Error as error:
         raise ManifestError(f"{path}: not CSV ({error}): check the quotes") from None
     except UnicodeDecodeError as error:
@@ -212,7 +272,9 @@ def _read_rows(path: Path, required: tuple[str, ...]) -> Iterator[_Row]:
         raise ManifestError(f"{path}: {error.strerror}: check the path") from None
 
 
-def _rows(path: Path, lines: TextIO, required: tuple[str, ...]) -> Iterator[_Row]:
+def _rows(
+    path: Path, lines: TextIO, required: tuple[str, ...], instead: str | None
+) -> Iterator[_Row]:
     # Strict, or one quote that is never closed swallows the rest of the file.
     reader = csv.reader(lines, strict=True)
     columns = [name.strip() for name in next(reader, [])]
@@ -220,7 +282,7 @@ def _rows(path: Path, lines: TextIO, required: tuple[str, ...]) -> Iterator[_Row
     if not any(columns):
         raise ManifestError(f"{where}: no header: the first line names the columns")
     for name in required:
-        if name not in columns:
+        if name not in columns and instead not in columns:
             raise ManifestError(
                 f"{where}: no column {name!r} among {', '.join(columns)}: add it "
                 f"(the separator is a comma)"
@@ -260,7 +322,7 @@ def _video(row: _Row, warnings: list[str]) -> Video:
             warnings.extend(notes)
     return Video(
         video_id=_video_id(row),
-        path=_path(row),
+        path=_path(row) if "path" in row.cells else "",
         split=sys.intern(row.text("split")),  # the same for many rows
         label=label,
         category=sys.intern(row.text("category")),
@@ -271,6 +333,7 @@ def _video(row: _Row, warnings: list[str]) -> Video:
         intervals_seconds=seconds,
         extra={name: cell for name, cell in row.cells.items() if name not in _COLUMNS} or NOTHING,
         published=published,
+        line=row.line,
     )
 
 
@@ -391,11 +454,12 @@ def _frames_from_seconds(seconds: Seconds, fps: float) -> tuple[Interval, ...]:
     return tuple((start, max(stop, start + 1)) for start, stop in edges)
 
 
-def _ratio(stop: int, num_frames: int, counted: str, fps: float | None) -> str:
-    """``1.2 x the 1000 frames, as 30 is to 25 fps``."""
-    ratio = stop / num_frames
-    text = f"{ratio:.3g} x the {num_frames} {counted}"
-    if fps is not None:
-        return f"{text}, as {ratio * fps:.4g} is to {fps:.4g} fps"
-    rates = nearest_rates(ratio)
-    return f"{text}, as {rates[0]} is to {rates[1]} fps" if rates else text
+def _remedy(ratio: float, fps: float | None) -> str:
+    """What to do about an end at ``ratio`` x the length, counted at two frame rates or not."""
+    rates = nearest_rates(ratio, fps=fps)
+    if rates is None:
+        return ": correct it, or replace a video that is cut short"
+    return (
+        f", as {rates[0]:.4g} is to {rates[1]:.4g} fps: count both at one frame rate, or replace "
+        f"a video that is cut short"
+    )

@@ -151,9 +151,12 @@ def evaluate(
     """Figures of ``scores`` against the ``truth`` of the same ids.
 
     The order of either mapping does not matter. Figures of frames are undefined when the
-    intervals of a video are unknown. Raises ValueError when the ids differ.
+    intervals of a video are unknown, all when there is no video. Raises ValueError when the ids
+    differ.
     """
     _check_ids(scores, truth)
+    if not scores:
+        return undefined("no test video", coverage)
     found: dict[str, float | str] = _video_figures(scores, truth)
     unknown = [video_id for video_id in scores if truth[video_id].intervals is None]
     known = [video_id for video_id in scores if truth[video_id].intervals is not None]

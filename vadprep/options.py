@@ -86,11 +86,11 @@ def _with(command: Callable[..., Any], *options: Callable[..., Any]) -> Callable
 
 
 def chosen_manifest(
-    options: dict[str, Any], choices: str = "--dataset and --manifest"
+    options: dict[str, Any], choices: str = "--dataset and --manifest", with_paths: bool = True
 ) -> tuple[Manifest, str]:
     """The manifest that exactly one of ``--dataset`` and ``--manifest`` names, and its name.
 
-    Takes its options out of ``options``.
+    Takes its options out of ``options``; ``with_paths`` as in ``read_manifest``.
     """
     dataset, path = options.pop("dataset"), options.pop("manifest")
     split_file = options.pop("split_file")
@@ -100,7 +100,7 @@ def chosen_manifest(
         with arguments():
             manifest, name = load_dataset(dataset), dataset
     else:
-        manifest, name = read_manifest(path), path.stem
+        manifest, name = read_manifest(path, with_paths), path.stem
     if split_file:
         manifest = apply_splits(manifest, split_path(split_file))
     return manifest, name
@@ -169,5 +169,5 @@ def warn(manifest: Manifest) -> None:
     if manifest.warnings:
         count = f"{len(manifest.warnings)} rows were corrected on reading, the first: "
         click.echo(f"note: {count}{manifest.warnings[0]}", err=True)
-    for line in leaks(manifest):
+    for line in (*manifest.doubts(), *leaks(manifest)):
         click.echo(f"warning: {line}", err=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vadprep.checkpoint import Origin
-from vadprep.metrics import FIGURES, Metrics
+from vadprep.checkpoint import Origin, read_json
+from vadprep.manifest import Manifest
+from vadprep.metrics import FIGURES, Metrics, VideoScores
+from vadprep.score import evaluate_scores
 from vadprep.snapshots import CHOICES
 
 LAST = "last"
@@ -66,17 +68,24 @@ class RunReport:
         """Figures for a table: of each seed and over them, then of the best epochs (means)."""
         columns = with_mean({f"seed {seed}": figures for seed, figures in self.of().items()})
         for choice in CHOICES:
-            if self.of(choice):
+            if self._is_whole(choice):
                 columns[choice.replace("_", " ")] = self.mean(choice)
         return columns
 
+    def _is_whole(self, choice: str) -> bool:
+        return len(self.of(choice)) == len(self.by_seed)
+
+    def remark(self) -> str:
+        """What to say of the epochs best on test, or of their lack; blank without figures."""
+        if self._is_whole("best_on_test"):
+            return "what is best on test was chosen on test: optimistic"
+        if self.mean()["frame_auc"] is not None:
+            return "no best on test: not every snapshot was judged on the test split as it is now"
+        return ""
+
     def protocols(self) -> dict[str, dict[str, Figures]]:
         """Figures of the last step under protocols of single papers, by protocol and seed."""
-        found: dict[str, dict[str, Figures]] = {}
-        for seed, metrics in self.by_seed.items():
-            for name, figures in metrics.protocols.items():
-                found.setdefault(name, {})[f"seed {seed}"] = figures
-        return found
+        return by_protocol({f"seed {seed}": metrics for seed, metrics in self.by_seed.items()})
 
     def as_json(self) -> dict[str, Any]:
         """metrics.json: with one seed the figures of that run, with several the mean of them."""
@@ -91,7 +100,7 @@ class RunReport:
                 "spread": self.spread(choice),
                 "per_category": self.per_category(choice),
             }
-            if len(self.of(choice)) == len(seeds)
+            if self._is_whole(choice)
             else None
             for choice in choices
         }
@@ -105,6 +114,32 @@ class RunReport:
 
     def _chosen(self, seed: int) -> dict[str, Any]:
         return {choice: self.best.get(seed, {}).get(choice) for choice in CHOICES}
+
+
+def by_protocol(columns: Mapping[str, Metrics]) -> dict[str, dict[str, Figures]]:
+    """Figures under protocols of single papers, by protocol and column."""
+    found: dict[str, dict[str, Figures]] = {}
+    for column, metrics in columns.items():
+        for name, figures in metrics.protocols.items():
+            found.setdefault(name, {})[column] = figures
+    return found
+
+
+def saved_protocols(
+    folder: Path, scores: Mapping[str, VideoScores], manifest: Manifest
+) -> tuple[Mapping[str, Figures], bool]:
+    """Figures under protocols of single papers in a run folder, by protocol, and if they hold.
+
+    They need the network and its features. So they are not made again for ``manifest``, and hold
+    where all else that was saved beside them is what it gives for the run's ``scores``.
+    """
+    path = folder / "metrics.json"
+    saved = read_json(path)[LAST] if path.exists() else {}
+    found = saved.get("protocols", {})
+    if not found:
+        return {}, True
+    again = evaluate_scores(scores, manifest, saved["coverage"])
+    return found, replace(again, protocols=found).as_json() == saved
 
 
 def with_mean(columns: Mapping[str, Figures]) -> dict[str, Figures]:

@@ -99,7 +99,7 @@ class Video:
     ``label`` is 0 (normal), 1 (abnormal) or None (unknown). ``intervals`` are the anomalous
     source frames: ``()`` known to have none, None unknown. ``num_frames`` and ``fps`` are what
     the manifest says, not what was decoded. ``published`` are the intervals as they were written,
-    where reading cut them at ``num_frames``.
+    where reading cut them at ``num_frames``. ``line`` is that of the row, 0 where there is none.
     """
 
     video_id: str
@@ -114,6 +114,7 @@ class Video:
     intervals_seconds: tuple[tuple[float, float], ...] | None = None
     extra: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     published: tuple[Interval, ...] | None = None
+    line: int = field(default=0, compare=False)
 
 
 SKIPPED = "skipped"

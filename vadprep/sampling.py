@@ -39,6 +39,8 @@ class Sampler:
     """Whether the bag depends on the generator, and so has to be taken anew each time."""
     num_views: int = 1
     """Bags that stand for a video at once."""
+    most: int | None = None
+    """Snippets of the longest bag; None where it grows with the video."""
 
 
 def sampler(name: str) -> Sampler:
@@ -52,11 +54,15 @@ def sampler(name: str) -> Sampler:
     count = int(found[2])
     if found[1] == "segments":
         edges = partial(matlab_edges if found[3] else segment_edges, segments=count)
-        return Sampler(lambda snippets, *_: segment_means(snippets, edges(len(snippets))), edges)
+        return Sampler(
+            lambda snippets, *_: segment_means(snippets, edges(len(snippets))), edges, most=count
+        )
     if found[1] == "uniform":
-        return Sampler(lambda snippets, *_: snippets[uniform_rows(len(snippets), count)])
+        return Sampler(
+            lambda snippets, *_: snippets[uniform_rows(len(snippets), count)], most=count
+        )
     if found[1] == "jitter":
-        return Sampler(partial(_take_jittered, most=count), is_random=True)
+        return Sampler(partial(_take_jittered, most=count), is_random=True, most=count)
     return Sampler(partial(_take_blocks, length=count), is_random=True, num_views=2)
 
 

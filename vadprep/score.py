@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from vadprep.bags import read_snippets, streams_of
-from vadprep.checkpoint import Origin, Run, check_features
+from vadprep.checkpoint import Origin, Run, check_features, why_not_there
 from vadprep.features import Features, VideoFeatures
 from vadprep.files import written
 from vadprep.manifest import Manifest, video_intervals
-from vadprep.metrics import Metrics, Truth, VideoScores, evaluate, listed, undefined
+from vadprep.metrics import Metrics, Truth, VideoScores, evaluate, listed
 from vadprep.mil import Head
 from vadprep.records import CheckpointError, FeaturesError, Interval, ManifestError, Video
 
@@ -116,24 +116,29 @@ def evaluate_scores(
     """Figures of ``scores`` against what ``manifest`` says of their ids.
 
     Figures are undefined, with the reason, where intervals or labels of a video are unknown.
-    Raises ManifestError for an id that is not in the manifest.
+    Raises ManifestError as ``truth_of`` does.
     """
-    if not scores:
-        return undefined("no test video", coverage)
     return evaluate(scores, truth_of(scores, manifest), coverage)
 
 
-def truth_of(scores: Mapping[str, VideoScores], manifest: Manifest) -> dict[str, Truth]:
-    """What ``manifest`` says of scored videos; raises ManifestError that lists ids it lacks."""
-    videos = {video.video_id: video for video in manifest.videos if video.video_id in scores}
-    if len(videos) < len(scores):
+Decoded = VideoScores | VideoFeatures
+"""What knows how many frames a video has, and its rate."""
+
+
+def truth_of(found: Mapping[str, Decoded], manifest: Manifest) -> dict[str, Truth]:
+    """What ``manifest`` says of videos, in its order.
+
+    Raises ManifestError that lists ids it lacks, and for an interval past the end of a video.
+    """
+    videos = {video.video_id: video for video in manifest.videos if video.video_id in found}
+    if len(videos) < len(found):
         raise ManifestError(
-            f"{manifest.path}: no row for scored videos: {listed(scores.keys() - videos.keys())}: "
+            f"{manifest.path}: no row for scored videos: {listed(found.keys() - videos.keys())}: "
             f"use the manifest of the run, or add them"
         )
     truth = {}
     for video_id, video in videos.items():
-        intervals = known_intervals(video, scores[video_id])
+        intervals = known_intervals(video, found[video_id], manifest.where(video))
         label = video.label
         if label is None and intervals is not None:
             label = int(bool(intervals))
@@ -141,11 +146,11 @@ def truth_of(scores: Mapping[str, VideoScores], manifest: Manifest) -> dict[str,
     return truth
 
 
-def known_intervals(video: Video, scores: VideoScores) -> tuple[Interval, ...] | None:
-    """Anomalous decoded frames of a scored video; none for a normal one, None where unknown."""
+def known_intervals(video: Video, found: Decoded, where: str = "") -> tuple[Interval, ...] | None:
+    """Anomalous decoded frames of a video; none for a normal one, None where unknown."""
     if video.label == 0:
         return ()
-    return video_intervals(video, scores.num_frames, scores.fps)
+    return video_intervals(video, found.num_frames, found.fps, where)
 
 
 def write_scores(
@@ -210,7 +215,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path}: scores are missing or damaged: not there; is {path.parent} a run folder?"
+            f"{path}: scores are missing or damaged: not there; {why_not_there(path)}"
         ) from None
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: scores are missing or damaged: {error}") from error

@@ -19,10 +19,9 @@ from typing import Any
 from vadprep.checkpoint import Run, read_json, save_run
 from vadprep.features import Features
 from vadprep.logs import SNAPSHOTS, first_rows, write_rows
-from vadprep.manifest import Manifest
-from vadprep.metrics import FIGURES, Metrics, Truth, evaluate, undefined
-from vadprep.records import ManifestError
-from vadprep.score import evaluate_scores, score_videos, write_scores
+from vadprep.metrics import FIGURES, Metrics, Truth, VideoScores, evaluate
+from vadprep.mil import Head
+from vadprep.score import read_scores, score_videos, write_scores
 
 MOST = 20
 """Snapshots of a run, evenly spread over its epochs, the last one included."""
@@ -38,13 +37,18 @@ class Exam:
 
     features: Features
     streams: tuple[str, ...]
-    manifest: Manifest
+    truth: Mapping[str, Truth]
+    """What is known of each test video, in the order that they are scored in."""
     coverage: str
-    test_ids: tuple[str, ...]
     validation: Mapping[str, int]
     """Label of each training video that is held out; may be empty."""
     test_figure: str = "frame_auc"
     """What the best epoch on the test split is chosen by."""
+
+    def score(self, head: Head) -> tuple[dict[str, VideoScores], Metrics]:
+        """Scores of the test videos and their figures."""
+        scores = score_videos(head, self.features, tuple(self.truth), self.streams)
+        return scores, evaluate(scores, self.truth, self.coverage)
 
 
 def snapshot_epochs(epochs: int, most: int) -> frozenset[int]:
@@ -69,18 +73,13 @@ class Snapshots:
         """Score the head as it is after ``epoch``, and keep it where it is the best so far."""
         if epoch not in self._epochs:
             return
-        exam, head = self._exam, self._run.head
-        scores = score_videos(head, exam.features, exam.test_ids, exam.streams)
-        try:
-            test = evaluate_scores(scores, exam.manifest, exam.coverage)
-        except ManifestError as error:  # costs the figures, not the training
-            test = undefined(str(error), exam.coverage)
+        scores, test = self._exam.score(self._run.head)
         row: dict[str, Any] = {"epoch": epoch, "validation/video_auc": self._validation_auc()}
         row |= {f"test/{name}": test.figures[name] for name in FIGURES}
         for choice in CHOICES:
             if self._is_best(choice, row):
                 self._keep(choice, row, test)
-                path = self._folder / f"scores-{choice.replace('_', '-')}.h5"
+                path = self._folder / _scores_name(choice)
                 write_scores(path, scores, self._run.origin, _name(choice))
         self._rows.append(row)
         write_rows(self._folder / SNAPSHOTS, self._rows)
@@ -120,12 +119,25 @@ class Snapshots:
 
         By the names in ``CHOICES``; None where nothing could be chosen by.
         """
-        found: dict[str, dict[str, Any] | None] = {}
-        for choice in CHOICES:
-            path = self._folder / f"{_name(choice)}.json"
-            found[choice] = read_json(path)["metrics"] if self._rows and path.exists() else None
-        return found
+        return {choice: self._chosen(choice) for choice in CHOICES}
+
+    def _chosen(self, choice: str) -> dict[str, Any] | None:
+        """The scores of then by the truth of now, which a run that goes on may be told anew."""
+        path = self._folder / f"{_name(choice)}.json"
+        if not self._rows or not path.exists():
+            return None
+        scores, exam = read_scores(self._folder / _scores_name(choice)), self._exam
+        if scores.keys() != exam.truth.keys():
+            return None
+        return {
+            **read_json(path)["metrics"],
+            **evaluate(scores, exam.truth, exam.coverage).as_json(),
+        }
 
 
 def _name(choice: str) -> str:
     return f"checkpoint-{choice.replace('_', '-')}"
+
+
+def _scores_name(choice: str) -> str:
+    return f"scores-{choice.replace('_', '-')}.h5"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -41,15 +42,14 @@ from vadprep.clips import COVERAGES
 from vadprep.features import Features
 from vadprep.files import make_folder
 from vadprep.fit import fit
+from vadprep.logs import STEPS
 from vadprep.manifest import Manifest
 from vadprep.metrics import Metrics, listed
 from vadprep.mil import Head, HeadConfig, HeadSettings, head_kind
 from vadprep.outcome import RunReport
-from vadprep.records import CheckpointError, ManifestError, Video
+from vadprep.records import CheckpointError, ManifestError, TrainingError, Video
 from vadprep.score import (
-    evaluate_scores,
     exact_arithmetic,
-    score_videos,
     truth_of,
     videos_in_split,
     write_scores,
@@ -209,10 +209,11 @@ def train(features: Features, manifest: Manifest, config: TrainConfig, out: Path
 
 def _check_seeds(out: Path, seeds: Sequence[int], resume: bool) -> None:
     """Raise CheckpointError unless metrics.json will cover every seed that ``out`` then holds."""
-    if len(seeds) > 1 and (out / "config.json").exists():
+    if len(seeds) > 1 and _is_begun(out):
         raise CheckpointError(f"{out}: holds a run of one seed: use another --out")
     found = seed_folders(out)
-    if found and not (resume and len(seeds) > 1 and found.keys() <= set(seeds)):
+    goes_on = resume or not any(map(_is_begun, found.values()))
+    if found and not (goes_on and len(seeds) > 1 and found.keys() <= set(seeds)):
         there, asked = (",".join(map(str, each)) for each in (found, seeds))
         raise CheckpointError(
             f"{out}: holds seeds {there}, asked for {asked}: use another --out, or --resume "
@@ -225,16 +226,15 @@ def _prepare(features: Features, manifest: Manifest, config: TrainConfig) -> _Jo
     videos = videos_in_split(manifest, features, "train", config.allow_missing)
     tests = videos_in_split(manifest, features, "test", config.allow_missing)
     streams = streams_of(config.streams, features.streams)
-    labels = training_labels(videos)
+    labels = training_labels(videos, manifest.path)
     held_out = held_out_videos(labels, config.validation)
     shown = {video_id: label for video_id, label in labels.items() if video_id not in held_out}
     wanted = {video.video_id for name in ("train", "test") for video in manifest.in_split(name)}
     exam = Exam(
         features=features,
         streams=streams,
-        manifest=manifest,
+        truth=truth_of({video.video_id: features[video.video_id] for video in tests}, manifest),
         coverage=config.coverage,
-        test_ids=tuple(video.video_id for video in tests),
         validation={video_id: labels[video_id] for video_id in held_out},
         test_figure=TEST_FIGURES.get(config.dataset or manifest.path.stem, "frame_auc"),
     )
@@ -266,49 +266,62 @@ def held_out_videos(labels: Mapping[str, int], share: float) -> tuple[str, ...]:
     return tuple(sorted(held_out))
 
 
-def training_labels(videos: Sequence[Video]) -> dict[str, int]:
-    """Labels by id; raises ManifestError for a video without one or a class without videos."""
+def training_labels(videos: Sequence[Video], path: Path) -> dict[str, int]:
+    """Labels by id; raises ManifestError for a video without one or a class without videos.
+
+    ``path`` is that of the manifest, which is named.
+    """
     unlabelled = [video.video_id for video in videos if video.label is None]
     if unlabelled:
-        raise ManifestError(f"train videos without a label: {listed(unlabelled)}: write 0 or 1")
+        raise ManifestError(
+            f"{path}: column 'label': train videos without a label: {listed(unlabelled)}: "
+            f"write 0 or 1"
+        )
     labels = {video.video_id: video.label for video in videos if video.label is not None}
     for label, word in enumerate(("normal", "abnormal")):
         if label not in labels.values():
             raise ManifestError(
-                f"no {word} video (label {label}) among the {len(videos)} of split train with "
-                f"features: training needs both labels, see the columns split and label"
+                f"{path}: no {word} video (label {label}) among the {len(videos)} of split train "
+                f"with features: training needs both labels, see the columns split and label"
             )
     return labels
 
 
 def _train_seed(job: _Job, seed: int, folder: Path) -> _Outcome:
-    """Train one seed, score and save its last step, then evaluate it.
-
-    A manifest whose test split cannot be evaluated costs the figures, not the training.
-    """
+    """Train one seed, score its last step, and save and evaluate it."""
     config, head_config = job.config, job.settings.config
     bags = _control_bags(job, seed) if config.control else job.bags
-    _claim(folder, _record(job, bags, seed), config.resume)
     with _seeded(seed, config.device), exact_arithmetic():
-        head = head_kind(config.head).build(bags.dim, head_config).to(config.device)
+        head = _built(job, bags.dim)
         if head_config.standardize:
             head.fit_standardization(*bags.statistics())
+        _claim(folder, _record(job, bags, seed), config.resume)
         run = job.run_of(head, seed)
         epochs = snapshot_epochs(head_config.epochs, config.snapshots)
         snapshots = Snapshots(folder, run, job.exam, epochs)
         fit(head, bags, seed, folder, snapshots)
-    scores = score_videos(head, job.features, job.exam.test_ids, job.exam.streams)
+    scores, metrics = job.exam.score(head)
     write_scores(folder / "scores-last.h5", scores, run.origin, LAST)
-    save_run(folder, run)
-    metrics = evaluate_scores(scores, job.manifest, config.coverage)
     if config.head == "csltal":
-        truth = truth_of(scores, job.manifest)
-        figures = evaluate_subsampled(head, job.features, truth, job.exam.streams)
+        figures = evaluate_subsampled(head, job.features, job.exam.truth, job.exam.streams)
         metrics = replace(metrics, protocols={SUBSAMPLED: figures})
     save_run(folder, replace(run, metrics=metrics.as_json()))
     outcome = metrics, snapshots.chosen()
     write_json(folder / "metrics.json", job.report(folder, {seed: outcome}).as_json())
     return outcome
+
+
+def _built(job: _Job, dim: int) -> Head[Any]:
+    """The head on its device; raises TrainingError when there is no memory for it."""
+    config = job.config
+    try:
+        return head_kind(config.head).build(dim, job.settings.config).to(config.device)
+    except RuntimeError as error:  # torch has no other for a lack of memory on a CPU
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(
+            f"{config.head} with settings {job.settings.name} cannot be built on {config.device}: "
+            f"{reason}"
+        ) from error
 
 
 def _control_bags(job: _Job, seed: int) -> TrainingBags:
@@ -342,7 +355,7 @@ def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
         "dim": bags.dim,
         "num_train_videos": len(bags.labels),
         "num_train_items": len(bags),
-        "num_test_videos": len(job.exam.test_ids),
+        "num_test_videos": len(job.exam.truth),
         "validation": list(job.exam.validation),
         "snapshots": config.snapshots,
         "train_labels_sha256": hashlib.sha256(labels).hexdigest(),
@@ -353,26 +366,49 @@ def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
 
 
 def _claim(folder: Path, record: Mapping[str, Any], resume: bool) -> None:
-    """Make ``folder`` the place of this run; raises CheckpointError if it is another's."""
+    """Make ``folder`` the place of this run; raises CheckpointError if it is another's.
+
+    A config.json alone, of a training that was stopped within its first epoch, is replaced.
+    """
     path = folder / "config.json"
-    if not path.exists() and not (folder / RESUME).exists():
+    if not _is_begun(folder) and (not path.exists() or read_json(path).keys() == record.keys()):
         make_folder(folder)
         write_json(path, record)
         return
     if not resume:
         raise CheckpointError(f"{folder}: holds a run already: use --resume or another --out")
     found = read_json(path)
-    differing = [
-        f"{name}: {found.get(name)!r} / {record.get(name)!r}"
-        for name in sorted((found.keys() | record.keys()) - PROVENANCE)
-        if found.get(name) != record.get(name)
-    ]
-    if differing:
+    if differing := differences(found, record):
+        more = f"; and {len(differing) - MOST_DIFFERENCES} more"
         raise CheckpointError(
-            f"{folder}: holds another run (there / asked for): {'; '.join(differing)}. "
-            f"Use the same settings, or another --out"
+            f"{folder}: holds another run (there / asked for): "
+            f"{'; '.join(differing[:MOST_DIFFERENCES])}{more * (len(differing) > MOST_DIFFERENCES)}"
+            f". Use the same settings, or another --out"
         )
     _update(path, found, record)
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a training in ``folder`` got as far as to save anything of an epoch."""
+    return any((folder / name).exists() for name in (STEPS, RESUME, f"{LAST}.json"))
+
+
+MOST_DIFFERENCES = 8
+"""Fields of config.json that an error names."""
+
+
+def differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``config.epochs: 30 / 4`` for each field in which two config.json differ."""
+    lines = []
+    for name in dict.fromkeys([*found, *asked]):
+        one, other = found.get(name), asked.get(name)
+        if name in PROVENANCE or one == other:
+            continue
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            lines += differences(one, other, f"{prefix}{name}.")
+        else:
+            lines.append(f"{prefix}{name}: {reprlib.repr(one)} / {reprlib.repr(other)}")
+    return lines
 
 
 def _update(path: Path, found: Mapping[str, Any], record: Mapping[str, Any]) -> None:

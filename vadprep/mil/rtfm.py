@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from vadprep.mil.head import Head, HeadConfig, HeadOutput, crops_as_rows
 from vadprep.mil.losses import cross_entropy, squared_changes, zero_of
+from vadprep.sampling import sampler
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class RTFMConfig(HeadConfig):
     dropout_features: bool = True
     """Drop out the MTN's output too (official); the paper speaks of the layers only."""
     k: int = 3
-    """Snippets of largest magnitude that stand for a video (32 // 10)."""
+    """Snippets of largest magnitude that stand for a video (32 // 10); a shorter one has all its
+    snippets."""
     selection_dropout: float = 0.7
     """Share of the snippets that cannot be selected in a step (official; the paper has none)."""
     classification: Literal["mean", "each"] = "mean"
@@ -72,6 +74,11 @@ class RTFMConfig(HeadConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_choices(_CHOICES)
+        most = sampler(self.sampling).most
+        if most is not None and self.k > most:
+            raise ValueError(
+                f"k = {self.k}: a bag of sampling {self.sampling!r} has {most} at most"
+            )
 
 
 _CHOICES = {
