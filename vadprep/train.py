@@ -18,7 +18,7 @@ import json
 import logging
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -209,11 +209,10 @@ def train(features: Features, manifest: Manifest, config: TrainConfig, out: Path
 
 def _check_seeds(out: Path, seeds: Sequence[int], resume: bool) -> None:
     """Raise CheckpointError unless metrics.json will cover every seed that ``out`` then holds."""
-    if len(seeds) > 1 and _is_begun(out):
+    if len(seeds) > 1 and (out / "config.json").exists():
         raise CheckpointError(f"{out}: holds a run of one seed: use another --out")
     found = seed_folders(out)
-    goes_on = resume or not any(map(_is_begun, found.values()))
-    if found and not (goes_on and len(seeds) > 1 and found.keys() <= set(seeds)):
+    if found and not (resume and len(seeds) > 1 and found.keys() <= set(seeds)):
         there, asked = (",".join(map(str, each)) for each in (found, seeds))
         raise CheckpointError(
             f"{out}: holds seeds {there}, asked for {asked}: use another --out, or --resume "
@@ -295,11 +294,11 @@ def _train_seed(job: _Job, seed: int, folder: Path) -> _Outcome:
         head = _built(job, bags.dim)
         if head_config.standardize:
             head.fit_standardization(*bags.statistics())
-        _claim(folder, _record(job, bags, seed), config.resume)
         run = job.run_of(head, seed)
         epochs = snapshot_epochs(head_config.epochs, config.snapshots)
-        snapshots = Snapshots(folder, run, job.exam, epochs)
-        fit(head, bags, seed, folder, snapshots)
+        with _claimed(folder, _record(job, bags, seed), config.resume):
+            snapshots = Snapshots(folder, run, job.exam, epochs)
+            fit(head, bags, seed, folder, snapshots)
     scores, metrics = job.exam.score(head)
     write_scores(folder / "scores-last.h5", scores, run.origin, LAST)
     if config.head == "csltal":
@@ -365,13 +364,24 @@ def _record(job: _Job, bags: TrainingBags, seed: int) -> dict[str, Any]:
     }
 
 
-def _claim(folder: Path, record: Mapping[str, Any], resume: bool) -> None:
-    """Make ``folder`` the place of this run; raises CheckpointError if it is another's.
+@contextmanager
+def _claimed(folder: Path, record: Mapping[str, Any], resume: bool) -> Iterator[None]:
+    """As ``_claim``; a training that ends before anything of an epoch is saved leaves nothing."""
+    _claim(folder, record, resume)
+    try:
+        yield
+    except BaseException:
+        if not any((folder / name).exists() for name in (STEPS, RESUME, f"{LAST}.json")):
+            (folder / "config.json").unlink(missing_ok=True)
+            with suppress(OSError):  # other files are there, or it is the current folder
+                folder.rmdir()
+        raise
 
-    A config.json alone, of a training that was stopped within its first epoch, is replaced.
-    """
+
+def _claim(folder: Path, record: Mapping[str, Any], resume: bool) -> None:
+    """Make ``folder`` the place of this run; raises CheckpointError if it is another's."""
     path = folder / "config.json"
-    if not _is_begun(folder) and (not path.exists() or read_json(path).keys() == record.keys()):
+    if not path.exists() and not (folder / RESUME).exists():
         make_folder(folder)
         write_json(path, record)
         return
@@ -386,11 +396,6 @@ def _claim(folder: Path, record: Mapping[str, Any], resume: bool) -> None:
             f". Use the same settings, or another --out"
         )
     _update(path, found, record)
-
-
-def _is_begun(folder: Path) -> bool:
-    """Whether a training in ``folder`` got as far as to save anything of an epoch."""
-    return any((folder / name).exists() for name in (STEPS, RESUME, f"{LAST}.json"))
 
 
 MOST_DIFFERENCES = 8
