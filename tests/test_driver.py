@@ -201,6 +201,27 @@ def test_a_rank_leaves_the_files_in_the_works_of_another_alone(tmp_path):
     assert [path.exists() for path in left] == [True, False]
 
 
+def test_what_a_stop_left_of_our_own_files_is_swept(tmp_path):
+    """A signal may come when a file is there and nobody has taken charge of it."""
+    manifest, root = make_root(tmp_path / "videos")
+    folder = StreamFolder.prepare(tmp_path / "f", SPEC, IDS, shard_size=3)
+    left = [files.temporary_name(folder.shard(0))]
+    elsewhere = folder.path / "shards" / "shard-00001.h5.tmp-another.host-1-1"
+
+    def stopped(tasks, on_start):
+        on_start(tasks[0])
+        left.append(files.temporary_name(tasks[0].targets["rgb"]))
+        for path in (*left, elsewhere):
+            path.touch()
+        raise Stopped("just now")
+        yield
+
+    driver = Driver([folder], manifest, root, Share())
+    with pytest.raises(Stopped):
+        driver.run(stopped, driver.tasks(), lambda report: None)
+    assert [path.exists() for path in (*left, elsewhere)] == [False, False, True]
+
+
 def test_a_shard_of_more_videos_than_may_be_open_becomes_final(tmp_path):
     ids = [f"v{n}" for n in range(40)]
     manifest, root = make_root(tmp_path / "videos", ids)

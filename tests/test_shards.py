@@ -6,15 +6,17 @@ import errno
 import os
 import time
 import zlib
+from pathlib import Path
+from typing import NoReturn
 
 import h5py
 import numpy as np
 import pytest
 from stored import ODD_IDS, failed_video, features_of, small_spec, stored_video
 
-from vadprep import shards
+from vadprep import files, shards
 from vadprep.files import REMEDIES, UNSYNCABLE, remove_stale, sync_folder, temporary_name, written
-from vadprep.records import FeaturesError, OutputError, ShardError
+from vadprep.records import FeaturesError, OutputError, ShardError, Stopped
 from vadprep.shards import Draft, Shard, write_failure, write_shard
 
 SPEC = small_spec()
@@ -199,3 +201,16 @@ def test_only_temporary_files_of_dead_writers_here_are_removed(tmp_path):
     remove_stale(tmp_path)
     remove_stale(tmp_path / "gone")
     assert sorted(tmp_path.iterdir()) == sorted([mine, elsewhere, final])
+    remove_stale(tmp_path, with_own=True)
+    assert sorted(tmp_path.iterdir()) == sorted([elsewhere, final])
+
+
+def test_a_stop_just_when_the_file_is_made_leaves_none(tmp_path, monkeypatch):
+    def stopped(path: Path, mode: str) -> NoReturn:
+        path.touch()
+        raise Stopped("just now")
+
+    monkeypatch.setattr(files, "open", stopped, raising=False)
+    with pytest.raises(Stopped), written(tmp_path / "a.h5"):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -174,12 +174,16 @@ class StreamDriver:
             self.lease.started(video_id)
 
     def sweep(self) -> None:
-        """Remove the half files of workers that were ended amid writing, once they are dead."""
+        """Remove the half files of workers that were ended amid writing, once they are dead.
+
+        And our own: a signal may come when a file is there and nobody has taken charge of it.
+        """
+        remove_stale(self.folder.path / "shards", with_own=True)
         deadline = time.monotonic() + SECONDS_TO_DIE
         folders = [self.folder.partial(shard) for shard in self._begun]
         while folders and time.monotonic() < deadline:
             for folder in folders:
-                remove_stale(folder)
+                remove_stale(folder, with_own=True)
             folders = [each for each in folders if any(map(is_temporary, names_in(each)))]
             if folders:
                 time.sleep(0.05)

@@ -61,10 +61,8 @@ def written(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
     after a kill.
     """
     temporary = temporary_name(path)
-    with disk_errors(path):
-        stream = open(temporary, "x+b")
     try:
-        with disk_errors(path), stream:
+        with disk_errors(path), open(temporary, "x+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -115,18 +113,22 @@ def is_temporary(name: str) -> bool:
     return ".tmp-" in name
 
 
-def remove_stale(folder: Path, is_ours: Callable[[str], bool] = lambda name: False) -> None:
+def remove_stale(
+    folder: Path, is_ours: Callable[[str], bool] = lambda name: False, with_own: bool = False
+) -> None:
     """Remove temporary files and folders in ``folder`` whose writer, on this host, is dead.
 
     Of a name that ``is_ours``, those of other hosts are removed too: nobody else may write it.
-    Raises OutputError when the disk refuses.
+    ``with_own`` removes those of this process, where it writes no more. Raises OutputError when
+    the disk refuses.
     """
     for name in names_in(folder):
         final, mark, writer = name.rpartition(".tmp-")
         host, _, rest = writer.partition(f"{socket.gethostname()}-")
         process = rest.partition("-")[0]
         is_here = not host and process.isdecimal()
-        if mark and (not is_alive(int(process)) if is_here else is_ours(final)):
+        is_own = with_own and is_here and int(process) == os.getpid()
+        if mark and (is_own or (not is_alive(int(process)) if is_here else is_ours(final))):
             _remove(folder / name)
 
 
