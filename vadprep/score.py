@@ -121,11 +121,11 @@ def evaluate_scores(
     return evaluate(scores, truth_of(scores, manifest), coverage)
 
 
-Decoded = VideoScores | VideoFeatures
+Timed = VideoScores | VideoFeatures
 """What knows how many frames a video has, and its rate."""
 
 
-def truth_of(found: Mapping[str, Decoded], manifest: Manifest) -> dict[str, Truth]:
+def truth_of(found: Mapping[str, Timed], manifest: Manifest) -> dict[str, Truth]:
     """What ``manifest`` says of videos, in its order.
 
     Raises ManifestError that lists ids it lacks, and for an interval past the end of a video.
@@ -146,7 +146,7 @@ def truth_of(found: Mapping[str, Decoded], manifest: Manifest) -> dict[str, Trut
     return truth
 
 
-def known_intervals(video: Video, found: Decoded, where: str = "") -> tuple[Interval, ...] | None:
+def known_intervals(video: Video, found: Timed, where: str = "") -> tuple[Interval, ...] | None:
     """Anomalous decoded frames of a video; none for a normal one, None where unknown."""
     if video.label == 0:
         return ()
