@@ -10,9 +10,11 @@ import tempfile
 import time
 import zlib
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from interrupted import SPEC, extract_all, make_standin
@@ -218,6 +220,25 @@ def test_a_signal_stops_within_ten_seconds_and_leaves_nothing_behind(
     assert not [name for name in files_in(folder) if ".tmp" in name]
     committed = set(read_rows(folder))
     assert committed
+    extract_all(folder, videos, in_process(make_standin()))
+    assert differences(folder, whole) == []
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_stops_the_run_though_rays_head_is_gone(tmp_path, videos, whole):
+    folder = tmp_path / "f"
+    process = start(folder, videos, "ray", 2)
+    wait_for_start(folder, process)
+    members = family(process)
+    (head,) = [each for each in members if "gcs_server" in each.name()]
+    head.terminate()
+    time.sleep(2)  # now the driver waits for it, to be told which nodes there are
+    for member in members:
+        with suppress(psutil.NoSuchProcess):
+            member.terminate()
+    _, words = process.communicate(timeout=50)  # Ray gives its head up after 60 s
+    assert process.returncode == 75, words.decode()
+    assert survivors(members) == []
     extract_all(folder, videos, in_process(make_standin()))
     assert differences(folder, whole) == []
 

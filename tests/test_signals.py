@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 
 import pytest
 
 from vadprep.records import Stopped
-from vadprep.signals import STOP_SIGNALS, check_stop, stop_on_signals
+from vadprep.signals import STOP_SIGNALS, check_stop, interruptibly, stop_on_signals
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -40,3 +43,20 @@ def test_a_stop_that_was_swallowed_is_raised_at_the_next_step() -> None:
             with pytest.raises(Stopped):
                 signal.raise_signal(signal.SIGUSR1)
             check_stop()
+
+
+def test_a_stop_does_not_wait_for_a_call_that_is_deaf_to_signals() -> None:
+    over = threading.Event()
+    begun = time.monotonic()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(Stopped, match="SIGTERM"):
+        with stop_on_signals():
+            interruptibly(lambda: over.wait(60))
+    assert time.monotonic() - begun < 30
+    over.set()
+
+
+def test_what_a_call_in_a_thread_of_its_own_returns_and_raises_comes_through() -> None:
+    assert interruptibly(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        interruptibly(lambda: 1 // 0)

@@ -37,7 +37,7 @@ from vadprep.machine import free_memory, worker_cores
 from vadprep.probe import Probe
 from vadprep.records import ClusterError, Report, Task
 from vadprep.shards import DONE
-from vadprep.signals import check_stop
+from vadprep.signals import check_stop, interruptibly
 from vadprep.workload import Load, Workload, most_videos, next_limit
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class Dispatch:
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_SECONDS
-        self._nodes = {each["NodeID"]: each for each in ray.nodes() if each["Alive"]}
+        self._nodes = _nodes()
         wanted = min(self._pool.workers, self._workload.unfinished)
         room = {each: self._room(each) for each in self._nodes if each not in self._unused}
         while len(self._hands) < wanted and any(each > 0 for each in room.values()):
@@ -223,7 +223,7 @@ class Dispatch:
         kind = self._pool.resource
         total, free = (
             int(there.get(kind, 0))
-            for there in (ray.cluster_resources(), ray.available_resources())
+            for there in map(interruptibly, (ray.cluster_resources, ray.available_resources))
         )
         if free < min(total, self._pool.workers):
             logger.warning(
@@ -298,8 +298,8 @@ class Dispatch:
     def _lost(self, hand: _Hand, error: Exception) -> Iterator[Report]:
         """A worker is no more. Its videos are to blame, unless its node is gone as well."""
         self._next_look = 0.0
-        alive = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
-        is_gone = hand.node not in alive or (isinstance(error, RayActorError) and error.preempted)
+        is_preempted = isinstance(error, RayActorError) and error.preempted
+        is_gone = is_preempted or hand.node not in _nodes()
         if is_gone:
             logger.warning("node %s is gone: its videos are done again", self._name(hand.node))
         elif hand.is_ready:
@@ -328,6 +328,14 @@ class Dispatch:
         ray.kill(hand.actor)
         self._hands.remove(hand)
         yield from self._workload.died(hand, is_blamed)
+
+
+def _nodes() -> dict[str, dict[str, Any]]:
+    """What Ray says of the nodes that are alive, by their identities.
+
+    It waits a minute for a head that is gone, as when a job is cancelled with all its processes.
+    """
+    return {each["NodeID"]: each for each in interruptibly(ray.nodes) if each["Alive"]}
 
 
 def _report_in(reference: Any) -> Report | None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from vadprep.records import Stopped
+
+T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -25,6 +29,25 @@ def check_stop() -> None:
     """
     if _requested:
         raise _requested[0]
+
+
+def interruptibly(call: Callable[[], T]) -> T:
+    """What ``call`` returns or raises, for a call of C code that may wait long, deaf to signals.
+
+    It has a thread of its own, and is left to itself there when a stop arrives: Stopped is raised.
+    """
+    answer: Future[T] = Future()
+
+    def answered() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=answered, daemon=True).start()
+    while not wait([answer], timeout=0.5).done:
+        check_stop()
+    return answer.result()
 
 
 def request_stop() -> None:
