@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from standin import StandIn, standin_flow
 
-from vadprep import runner
+from vadprep import mil, runner
 from vadprep.backbones import load_weights
 from vadprep.cli import main
 
@@ -31,6 +32,19 @@ def without_network() -> Iterator[pytest.MonkeyPatch]:
         patch.delenv("VADPREP_ROOT", raising=False)
         patch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
         yield patch
+
+
+@contextmanager
+def cheaply() -> Iterator[None]:
+    """Without networks, and heads ``ddl`` are narrow and train for an epoch."""
+    with without_network() as patch:
+        kind = mil.HEADS["ddl"]
+        short = {
+            name: dataclasses.replace(config, epochs=1, width=16)
+            for name, config in kind.published.items()
+        }
+        patch.setitem(mil.HEADS, "ddl", dataclasses.replace(kind, published=short))
+        yield
 
 
 def run(*arguments: object, env: dict[str, str] | None = None) -> Result:

@@ -8,42 +8,58 @@ import threading
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from xml.sax.saxutils import escape
 
+Answer = Callable[[http.server.BaseHTTPRequestHandler, int], bool]
+"""Given a request and its number, from 1: has it answered?"""
 
-class Server:
-    """Serves ``content`` at any path; ``behave`` may answer a request in its place."""
 
-    def __init__(self, content: bytes) -> None:
-        self.requests: list[tuple[str, str | None]] = []
-        self.behave: Callable[[http.server.BaseHTTPRequestHandler, int], bool] | None = None
-        outer = self
+class _Quiet(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def log_message(self, *arguments: object) -> None:
+        pass
 
-            def do_GET(self) -> None:
-                outer.requests.append((self.path, self.headers.get("Range")))
-                self.close_connection = True
-                if not (outer.behave and outer.behave(self, len(outer.requests))):
-                    send(self, content)
 
-            def log_message(self, *arguments: object) -> None:
-                pass
+S = TypeVar("S", bound="_Running")
 
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+class _Running:
+    """A server in a thread, for the time of a block."""
+
+    def __init__(self, handler: type[_Quiet]) -> None:
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
         self.thread.start()
 
-    def __enter__(self) -> Server:
+    def __enter__(self: S) -> S:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.http.shutdown()
         self.thread.join()
         self.http.server_close()
+
+
+class Server(_Running):
+    """Serves ``content`` at any path; ``behave`` may answer a request in its place."""
+
+    def __init__(self, content: bytes) -> None:
+        self.requests: list[tuple[str, str | None]] = []
+        self.behave: Answer | None = None
+        outer = self
+
+        class Handler(_Quiet):
+            def do_GET(self) -> None:
+                outer.requests.append((self.path, self.headers.get("Range")))
+                self.close_connection = True
+                if not (outer.behave and outer.behave(self, len(outer.requests))):
+                    send(self, content)
+
+        super().__init__(Handler)
 
     @property
     def ranges(self) -> list[str | None]:
@@ -78,7 +94,7 @@ def send(
         pass
 
 
-class FolderServer:
+class FolderServer(_Running):
     """Serves the files under ``root`` with their ranges; ``behave`` may answer in its place.
 
     With ``lists`` a folder is a page of links. As an object store, /BUCKET?list-type=2 lists.
@@ -88,12 +104,10 @@ class FolderServer:
         self.sent = 0
         """Bytes of files sent."""
         self.requests: list[str] = []
-        self.behave: Callable[[http.server.BaseHTTPRequestHandler, int], bool] | None = None
+        self.behave: Answer | None = None
         outer = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(_Quiet):
             def do_GET(self) -> None:
                 self.answer(with_body=True)
 
@@ -138,22 +152,7 @@ class FolderServer:
                 if with_body:
                     self.wfile.write(content)
 
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    def __enter__(self) -> FolderServer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.http.shutdown()
-        self.thread.join()
-        self.http.server_close()
+        super().__init__(Handler)
 
 
 def listing_of_keys(bucket: Path, query: dict[str, str]) -> str:

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import os
 import pickle
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from commands import CHEAP, extract, message, run, without_network
+from commands import CHEAP, cheaply, extract, message, run, without_network
 from safetensors.torch import save_file
 from stored import ODD_IDS, small_spec, stored_video, write_folder
 from videos import truncate, write_audio, write_video
 
-from vadprep import mil
 from vadprep.features import open_features
 
 
 @pytest.fixture(autouse=True)
-def _cheap():
-    with without_network() as patch:
-        kind = mil.HEADS["ddl"]
-        short = {
-            name: dataclasses.replace(config, epochs=1, width=16)
-            for name, config in kind.published.items()
-        }
-        patch.setitem(mil.HEADS, "ddl", dataclasses.replace(kind, published=short))
+def _cheap() -> Iterator[None]:
+    with cheaply():
         yield
 
 

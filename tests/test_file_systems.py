@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import errno
 import fcntl
 import os
@@ -13,11 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from commands import CHEAP, run, without_network
+from commands import CHEAP, cheaply, run
 from videos import write_video
 
 import vadprep
-from vadprep import mil
 from vadprep.files import is_temporary, written
 
 APPENDED = ("manifest-", "events-")
@@ -49,13 +47,7 @@ def videos(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def cheap() -> Iterator[None]:
-    with without_network() as patch:
-        kind = mil.HEADS["ddl"]
-        short = {
-            name: dataclasses.replace(config, epochs=1, width=16)
-            for name, config in kind.published.items()
-        }
-        patch.setitem(mil.HEADS, "ddl", dataclasses.replace(kind, published=short))
+    with cheaply():
         yield
 
 

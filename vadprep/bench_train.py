@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vadprep.bags import Batch, TrainingBags
 from vadprep.datasets import load_dataset
+from vadprep.fit import losses
 from vadprep.mil import HEADS
 
 DIM = 1024
@@ -123,8 +124,7 @@ def _timed(
         batch = next(batches).to(torch.device(device))
         _wait(device)
         before = time.perf_counter()
-        terms = head.loss(head(batch.snippets, batch.mask), batch.labels, batch.mask)
-        loss = torch.stack(list(terms.values())).sum()
+        loss = losses(head, batch)["total"]
         optimizer.zero_grad()
         loss.backward()
         _wait(device)

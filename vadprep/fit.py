@@ -69,15 +69,20 @@ def fit(
         EPOCHS.info("seed %d, epoch %d of %d: loss %.4f", *said, extra=is_last)
 
 
+def losses(head: Head[Any], batch: Batch) -> dict[str, torch.Tensor]:
+    """The terms of the loss of a batch, and their sum, which is to be minimised, as ``total``."""
+    terms = head.loss(head(batch.snippets, batch.mask), batch.labels, batch.mask)
+    return terms | {"total": torch.stack(list(terms.values())).sum()}
+
+
 def _step(
     head: Head[Any], optimizer: torch.optim.Optimizer, batch: Batch, where: str
 ) -> dict[str, float]:
     """One update; returns the loss and its terms as they were before it."""
-    terms = head.loss(head(batch.snippets, batch.mask), batch.labels, batch.mask)
-    total = torch.stack(list(terms.values())).sum()
-    names = [*terms, "total"]
-    values = torch.stack([*terms.values(), total]).tolist()  # the one wait for the GPU
-    for name, value in zip(names, values, strict=True):
+    terms = losses(head, batch)
+    numbers = torch.stack(list(terms.values())).tolist()  # the one wait for the GPU
+    values: dict[str, float] = dict(zip(terms, numbers, strict=True))
+    for name, value in values.items():
         if not math.isfinite(value):
             raise TrainingError(
                 f"loss term {name!r} is {value} at {where} (videos "
@@ -85,6 +90,6 @@ def _step(
                 f"learning rate"
             )
     optimizer.zero_grad()
-    total.backward()
+    terms["total"].backward()
     optimizer.step()
-    return {"total": values[-1], **dict(zip(terms, values, strict=False))}
+    return {"total": values.pop("total"), **values}
