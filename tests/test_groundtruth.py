@@ -152,6 +152,59 @@ def test_a_mixture_is_explained_video_by_video():
     assert found.videos[5].rules == ("xdviodet",)
 
 
+def videos_of_two_rules():
+    """A manifest, and labels by floor but for one video of rtfm and one of xdviodet.
+
+    One is a clip longer by that, the other a clip shorter: as long in all as by floor alone.
+    """
+    manifest = random_manifest(num_videos=12)
+    frames = [200, 333, 250, 170, 320, 410, 288, 300, 480, 150, 190, 260]
+    videos = tuple(
+        replace(v, num_frames=n, intervals=((20, 60), (90, 120)), label=1)
+        for v, n in zip(manifest.videos, frames, strict=True)
+    )
+    rules = {"v03": "rtfm", "v06": "xdviodet"}
+    parts = [
+        build(replace(manifest, videos=(v,)), rules.get(v.video_id, "floor")).labels for v in videos
+    ]
+    return replace(manifest, videos=videos), np.concatenate(parts).astype(bool)
+
+
+def test_a_mixture_that_is_as_long_as_one_rule_is_told_from_it():
+    manifest, labels = videos_of_two_rules()
+    assert len(labels) == len(build(manifest, "floor").labels)
+    found = check(labels, manifest)
+    assert found.rules == () and sum(each.wrong for each in found.videos) == 0
+    assert found.usual_rule == "floor"
+    assert {each.video_id: each.rules for each in found.odd} == {
+        "v03": ("rtfm",),
+        "v06": ("xdviodet",),
+    }
+
+
+def test_a_wrong_label_is_not_explained_away_by_rules_that_differ():
+    manifest, _ = videos_of_two_rules()
+    labels = build(manifest, "floor").labels.astype(bool)
+    labels[20] = False
+    found = check(labels, manifest)
+    assert (found.rules, found.is_sound) == (("floor",), False)
+    assert [(each.video_id, each.wrong) for each in found.odd] == [("v00", 1)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lengths_by_spans_are_known_from_features(seed):
+    """Resampled from 24 to 30 frames a second: a clip of 16 takes 13, no multiple of 16."""
+    manifest = random_manifest(seed)
+    decoded = {
+        v.video_id: Decoded(v.num_frames, v.num_frames // 13 * 13, 24.0) for v in manifest.videos
+    }
+    labels = build(manifest, "spans", decoded=decoded).labels.astype(bool)
+    found = check(labels, manifest, decoded=decoded)
+    assert (found.rules, found.reading, found.is_sound) == (("spans",), "half-open", True)
+    assert found.odd == ()
+    assert not check(labels, manifest).is_sound
+
+
 def test_categories_that_were_marked_normal_are_found():
     manifest = random_manifest()
     kept = tuple(
@@ -277,6 +330,25 @@ def test_build_and_check_from_the_command_line(tmp_path):
     assert wrong.exit_code == 1
     assert "category anomaly: lost in part, 1 of 12 videos marked normal" in wrong.output
     assert "Test001" in wrong.output
+
+
+def test_the_rule_of_each_video_is_told(tmp_path):
+    manifest, labels = videos_of_two_rules()
+    np.save(tmp_path / "gt.npy", labels)
+    rows = [
+        f'{v.video_id},x,test,1,{v.num_frames},"[[20, 60], [90, 120]]"' for v in manifest.videos
+    ]
+    path = tmp_path / "m.csv"
+    path.write_text("\n".join(["video_id,path,split,label,num_frames,intervals", *rows, ""]))
+    arguments = ("gt", "check", tmp_path / "gt.npy", "--manifest", path)
+    told = run(*arguments)
+    assert told.exit_code == 1
+    assert [line.split()[0] for line in told.output.splitlines()[3:]] == ["v03", "v06"]
+    as_json = run(*arguments, "--json")
+    assert as_json.exit_code == 1
+    videos = json.loads(as_json.output)["videos"]
+    assert [each["video_id"] for each in videos] == [v.video_id for v in manifest.videos]
+    assert videos[3]["rules"] == ["rtfm"] and videos[0]["rules"] == ["xdviodet", "floor"]
 
 
 def test_the_order_comes_from_a_list_of_files(tmp_path):

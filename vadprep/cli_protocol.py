@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -99,29 +101,36 @@ def write_truth(path: Path, truth: FlatTruth) -> None:
 @click.argument("path", type=FILE)
 @manifest_options
 @click.option("--list", "order", type=FILE, help=LIST_HELP)
-@click.option("--features", type=FEATURES, help="Decoded lengths and rates.")
-def gt_check(path: Path, order: Path | None, features: Path | None, **options: Any) -> None:
+@click.option("--features", type=FEATURES, help="Spans, decoded lengths and rates.")
+@click.option("--json", "as_json", is_flag=True, help="For programs, with every video.")
+def gt_check(
+    path: Path, order: Path | None, features: Path | None, as_json: bool, **options: Any
+) -> None:
     """Which length rule somebody's labels follow, and what they lost."""
     manifest, _ = chosen_manifest(options)
     ids = listed_ids(order) if order else None
     found = check(read_flat(path), manifest, ids, _decoded(features, manifest))
-    for line in verdict(found):
-        click.echo(line)
-    wrong = sorted((each for each in found.videos if each.wrong), key=lambda each: -each.wrong)
-    if wrong:
-        tables.show(
-            [
-                ("video", "start", "length", "rule", "labels unlike the manifest's"),
-                *(
-                    (each.video_id, each.start, each.length, "/".join(each.rules), each.wrong)
-                    for each in wrong[:MOST_VIDEOS]
-                ),
-            ]
-        )
-        if len(wrong) > MOST_VIDEOS:
-            click.echo(f"and {len(wrong) - MOST_VIDEOS} more videos")
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+    else:
+        show_check(found)
     if not found.is_sound:
         sys.exit(1)
+
+
+def show_check(found: Check) -> None:
+    """Print the verdict, and the videos of another rule than most or with wrong labels."""
+    for line in verdict(found):
+        click.echo(line)
+    if odd := found.odd:
+        head = ("video", "start", "length", "rule", "labels unlike the manifest's")
+        cells = (
+            (each.video_id, each.start, each.length, "/".join(each.rules), each.wrong)
+            for each in odd[:MOST_VIDEOS]
+        )
+        tables.show([head, *cells])
+        if len(odd) > MOST_VIDEOS:
+            click.echo(f"and {len(odd) - MOST_VIDEOS} more videos, see --json")
 
 
 def listed_ids(path: Path) -> list[str]:

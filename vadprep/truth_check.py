@@ -6,6 +6,7 @@ the lengths have to add up to the file; the manifest's intervals tell where it w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ from vadprep.groundtruth import (
 )
 from vadprep.manifest import Manifest
 from vadprep.records import ManifestError, Video
+
+DERIVED = ("scored", "spans")
+"""Lengths that are read off the manifest or off features, and follow no formula."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Check:
     videos: tuple[VideoCheck, ...]
     """In order; empty when no combination of rules gives the length of the file."""
     rules: tuple[str, ...]
-    """Each of them explains every length by itself; empty when none does. ``scored``, which is
-    no rule but a column of the manifest, only where no rule does."""
+    """Each of them explains every length by itself; empty when none does. ``DERIVED`` ones only
+    where no other does."""
     reading: str
     """How it reads the numbers of intervals (``groundtruth.READINGS``)."""
     num_labels: int
@@ -57,6 +61,19 @@ class Check:
     lost: Mapping[str, tuple[int, int]]
     """By category: videos that were marked normal throughout, and of how many. Only of
     categories that have any."""
+
+    @property
+    def usual_rule(self) -> str:
+        """The rule that explains most videos; blank without videos."""
+        counts = Counter(rule for video in self.videos for rule in video.rules)
+        return max(counts, key=lambda rule: counts[rule], default="")
+
+    @property
+    def odd(self) -> tuple[VideoCheck, ...]:
+        """Videos of another than the usual rule or with wrong labels, the most wrong first."""
+        usual = self.usual_rule
+        odd = [each for each in self.videos if each.wrong or usual not in each.rules]
+        return tuple(sorted(odd, key=lambda each: -each.wrong))
 
     @property
     def is_sound(self) -> bool:
@@ -74,22 +91,28 @@ def check(
 
     ``labels`` bool [L]; ``ids`` is the order of its videos, that of split test by default; lengths
     and rates of ``decoded`` win over the manifest's. Of several explanations, the one with the
-    fewest labels that are not the manifest's. Raises ManifestError for ids that the manifest lacks.
+    fewest labels that are not the manifest's. Where one rule fits but leaves wrong labels,
+    rules that differ by video are believed if they leave none and set apart fewer videos than
+    that. Raises ManifestError for ids that the manifest lacks.
     """
-    videos = with_intervals(as_decoded(_in_order(manifest, ids), decoded or {}))
-    candidates = [_candidates(video) for video in videos]
+    seen = decoded or {}
+    videos = with_intervals(as_decoded(_in_order(manifest, ids), seen))
+    candidates = [_candidates(video, seen.get(video.video_id)) for video in videos]
     refuse((v.video_id for v, c in zip(videos, candidates, strict=True) if not c), "num_frames")
     single = {
         rule: [found[rule] for found in candidates]
-        for rule in (*LENGTHS, "scored")
+        for rule in (*LENGTHS, *DERIVED)
         if all(len(found.get(rule, ())) == 1 for found in candidates)
     }
     totals = {rule: sum(lengths[0] for lengths in found) for rule, found in single.items()}
-    attempts = _attempts(labels, videos, single, [()] * len(videos))
-    if not attempts:
+    attempts = _attempts(labels, videos, single)
+    fewest = min((each.wrong for each in attempts), default=len(labels) + 1)
+    if fewest:
         mixed = [tuple({n for each in found.values() for n in each}) for found in candidates]
         nearest = min(totals, key=lambda rule: abs(totals[rule] - len(labels)), default="")
-        attempts = _attempts(labels, videos, {"": mixed}, single.get(nearest, mixed))
+        mixtures = _attempts(labels, videos, {"": mixed}, single.get(nearest, mixed))
+        is_free = not attempts
+        attempts = [m for m in mixtures if is_free or m.odd < fewest > m.wrong == 0] or attempts
     if not attempts:
         return Check((), (), "", len(labels), totals, {})
     best = _best(attempts, labels)
@@ -98,7 +121,7 @@ def check(
     rules = [each.rule for each in equal if each.rule]
     return Check(
         videos=checks,
-        rules=tuple(rule for rule in rules if rule != "scored" or rules == ["scored"]),
+        rules=tuple(each for each in rules if each not in DERIVED) or tuple(rules),
         reading=best.reading,
         num_labels=len(labels),
         totals=totals,
@@ -119,7 +142,7 @@ def _in_order(manifest: Manifest, ids: Sequence[str] | None) -> list[Video]:
     return [by_id[each] for each in ids]
 
 
-def _candidates(video: Video) -> dict[str, tuple[int, ...]]:
+def _candidates(video: Video, seen: Decoded | None) -> dict[str, tuple[int, ...]]:
     """Lengths that each rule may give; none without any count of frames.
 
     Where only the scored length of XDVioDet's rule is known, n is one of 16 numbers.
@@ -136,6 +159,8 @@ def _candidates(video: Video) -> dict[str, tuple[int, ...]]:
     }
     if found and video.num_frames_scored is not None:
         found["scored"] = (video.num_frames_scored,)
+    if seen:
+        found["spans"] = (seen.spans_end,)
     return found
 
 
@@ -154,21 +179,34 @@ class _Attempt:
     reading: str
     placed: list[tuple[int, int, int]]
     """Start, length and number of wrong labels of each video."""
+    odd: int
+    """Videos whose length is not the usual one."""
+
+    @property
+    def wrong(self) -> int:
+        """Labels that are not the manifest's."""
+        return sum(cost for _, _, cost in self.placed)
 
 
 def _attempts(
     labels: NDArray[np.bool_],
     videos: Sequence[Video],
     rules: Mapping[str, Lengths],
-    usual: Lengths,
+    usual: Lengths | None = None,
 ) -> list[_Attempt]:
-    """The best way under each rule and reading of intervals, where there is one."""
-    return [
-        _Attempt(rule, reading, placed)
-        for rule, allowed in rules.items()
-        for reading in READINGS
-        if (placed := _explain(labels, videos, allowed, usual, reading)) is not None
-    ]
+    """The best way under each rule and reading of intervals, where there is one.
+
+    ``usual`` are lengths that are to be preferred; all that a rule allows by default.
+    """
+    found = []
+    for rule, allowed in rules.items():
+        normally = usual or allowed
+        for reading in READINGS:
+            if placed := _explain(labels, videos, allowed, normally, reading):
+                lengths = (length for _, length, _ in placed)
+                odd = sum(n not in few for n, few in zip(lengths, normally, strict=True))
+                found.append(_Attempt(rule, reading, placed, odd))
+    return found
 
 
 def _best(attempts: Sequence[_Attempt], labels: NDArray[np.bool_]) -> _Attempt:
@@ -178,15 +216,12 @@ def _best(attempts: Sequence[_Attempt], labels: NDArray[np.bool_]) -> _Attempt:
     that was marked normal throughout are shorter by one reading, and no likelier for that.
     """
 
-    def wrong(attempt: _Attempt) -> int:
-        return sum(cost for _, _, cost in attempt.placed)
-
     def wrong_where_marked(attempt: _Attempt) -> int:
         return sum(cost for at, length, cost in attempt.placed if labels[at : at + length].any())
 
-    rule = min(attempts, key=wrong).rule
+    rule = min(attempts, key=lambda each: each.wrong).rule
     readings = [each for each in attempts if each.rule == rule]
-    return min(readings, key=lambda each: (wrong_where_marked(each), wrong(each)))
+    return min(readings, key=lambda each: (wrong_where_marked(each), each.wrong))
 
 
 def _explain(
