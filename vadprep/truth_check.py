@@ -105,14 +105,9 @@ def check(
         if all(len(found.get(rule, ())) == 1 for found in candidates)
     }
     totals = {rule: sum(lengths[0] for lengths in found) for rule, found in single.items()}
-    attempts = _attempts(labels, videos, single)
-    fewest = min((each.wrong for each in attempts), default=len(labels) + 1)
-    if fewest:
-        mixed = [tuple({n for each in found.values() for n in each}) for found in candidates]
-        nearest = min(totals, key=lambda rule: abs(totals[rule] - len(labels)), default="")
-        mixtures = _attempts(labels, videos, {"": mixed}, single.get(nearest, mixed))
-        is_free = not attempts
-        attempts = [m for m in mixtures if is_free or m.odd < fewest > m.wrong == 0] or attempts
+    nearest = min(totals, key=lambda rule: abs(totals[rule] - len(labels)), default="")
+    mixed = [tuple({n for each in found.values() for n in each}) for found in candidates]
+    attempts = _all_attempts(labels, videos, single, mixed, single.get(nearest))
     if not attempts:
         return Check((), (), "", len(labels), totals, {})
     best = _best(attempts, labels)
@@ -186,6 +181,24 @@ class _Attempt:
     def wrong(self) -> int:
         """Labels that are not the manifest's."""
         return sum(cost for _, _, cost in self.placed)
+
+
+def _all_attempts(
+    labels: NDArray[np.bool_],
+    videos: Sequence[Video],
+    single: Mapping[str, Lengths],
+    mixed: Lengths,
+    usual: Lengths | None,
+) -> list[_Attempt]:
+    """Those of one rule for all videos, or of rules that differ by video if they are likelier."""
+    alone = _attempts(labels, videos, single)
+    fewest = min((each.wrong for each in alone), default=None)
+    if fewest == 0:
+        return alone
+    mixtures = _attempts(labels, videos, {"": mixed}, usual)
+    if fewest is None:
+        return mixtures
+    return [each for each in mixtures if not each.wrong and each.odd < fewest] or alone
 
 
 def _attempts(
