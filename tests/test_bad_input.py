@@ -622,6 +622,24 @@ def test_eval_needs_a_row_for_each_scored_video(trained, tmp_path):
     )
 
 
+def test_eval_wants_the_scored_videos_to_be_those_of_split_test(trained, tmp_path):
+    more = write_manifest(tmp_path / "m.csv", [*ROWS, "v8,v8.mp4,test,0,[]"])
+    refused = message(run("eval", trained[2], "--manifest", more))
+    assert refused.startswith(
+        f"{more}: column 'split': videos of split test without scores: 1 (v8)"
+    )
+    other = write_manifest(tmp_path / "n.csv", [*ROWS[:-1], ROWS[-1].replace("test", "train")])
+    refused = message(run("eval", trained[2], "--manifest", other))
+    assert "column 'split': scored videos of another split than test: 1 (v7)" in refused
+    assert "use the manifest of the run" in refused
+
+
+def test_eval_goes_without_the_videos_that_training_went_without(trained, tmp_path):
+    manifest = write_manifest(tmp_path / "m.csv", [*ROWS, "v8,v8.mp4,test,0,[]"])
+    assert train(manifest, trained[1], tmp_path / "r", "--allow-missing").exit_code == 0
+    assert run("eval", tmp_path / "r").exit_code == 0
+
+
 # ---------------------------------------------------------------- demo, bench
 
 

@@ -143,7 +143,7 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     from vadprep.checkpoint import seed_folders
     from vadprep.outcome import by_protocol, saved_protocols, with_mean
     from vadprep.report import figure_rows
-    from vadprep.score import evaluate_scores, read_origin, read_scores
+    from vadprep.score import check_tested, evaluate_scores, read_origin, read_scores
 
     folders = list(seed_folders(run).values()) or [run]
     if not (options["dataset"] or options["manifest"]):
@@ -155,6 +155,7 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     scores = {folder: read_scores(path) for folder, path in paths.items()}
     found, stale = {}, set[str]()
     for folder in folders:
+        check_tested(scores[folder], manifest, missing_in(folder))
         protocols, hold = saved_protocols(folder, scores[folder], manifest)
         metrics = evaluate_scores(scores[folder], manifest, coverage)
         found[folder] = replace(metrics, protocols=protocols if hold else {})
@@ -172,6 +173,14 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
         click.echo(
             f"{protocol}: known to train alone, by its manifest, see metrics.json of the run"
         )
+
+
+def missing_in(run: Path) -> list[str]:
+    """Videos that a run was trained or tested without, as --allow-missing had it."""
+    from vadprep.checkpoint import read_json
+
+    path = run / "config.json"
+    return list(read_json(path).get("missing", ())) if path.exists() else []
 
 
 def recorded_source(run: Path) -> dict[str, Any]:

@@ -121,6 +121,26 @@ def evaluate_scores(
     return evaluate(scores, truth_of(scores, manifest), coverage)
 
 
+def check_tested(
+    scored: Collection[str], manifest: Manifest, missing: Collection[str] = ()
+) -> None:
+    """Raise ManifestError, listing ids, unless ``scored`` are the videos of split test.
+
+    Those ``missing`` have no features, which the run knew.
+    """
+    tests = {video.video_id for video in manifest.in_split("test")}
+    known = {video.video_id for video in manifest.videos}
+    for ids, what in (
+        (known & set(scored) - tests, "scored videos of another split than test"),
+        (tests - set(scored) - set(missing), "videos of split test without scores"),
+    ):
+        if ids:
+            raise ManifestError(
+                f"{manifest.path}: column 'split': {what}: {listed(ids)}: figures would be those "
+                "of another set: use the manifest of the run, or correct the column"
+            )
+
+
 Timed = VideoScores | VideoFeatures
 """What knows how many frames a video has, and its rate."""
 
