@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -121,12 +123,35 @@ def test_control_labels_favour_no_class_in_the_mean(num_abnormal, num_normal):
     assert all(sum(dealt.values()) == num_abnormal for dealt in draws)
 
 
-def test_standardized_bags_have_mean_0_and_variance_1():
-    bags = bags_of([ramp("a", 7), ramp("b", 4)], {"a": 1, "b": 0})
-    mean, std = bags.statistics()
-    rows = torch.cat([bags._snippets(0), bags._snippets(1)])[:, 0].double()
-    torch.testing.assert_close(mean, rows.mean(dim=0))
-    torch.testing.assert_close(std, rows.std(dim=0, correction=0))
+@pytest.mark.parametrize("crops", ["sample", "axis"])
+@pytest.mark.parametrize("most_bytes", [None, 100, 0])
+def test_standardized_bags_have_mean_0_and_variance_1(crops, most_bytes):
+    videos = [ramp("a", 7, crops=3), ramp("b", 4, crops=3)]
+    for video in videos:
+        video.streams["rgb"] += 1e4
+    mean, std = bags_of(videos, {"a": 1, "b": 0}, most_bytes, crops=crops).statistics()
+    rows = np.concatenate([each.streams["rgb"].reshape(-1, 2) for each in videos]).astype(float)
+    np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(std, rows.std(axis=0), rtol=1e-11)
+
+
+@pytest.mark.parametrize("crops", ["sample", "axis"])
+def test_statistics_of_streamed_features_hold_one_video_at_a_time(monkeypatch, crops):
+    videos = [ramp(f"{n:02d}", 9, crops=5) for n in range(12)]
+    labels = {video.video_id: 0 for video in videos}
+    bags = bags_of(videos, labels, most_bytes=0, crops=crops, sampling="jitter-4")
+    found, alive = [], []
+
+    def counting(*arguments):
+        snippets = read_snippets(*arguments)
+        found.append(weakref.ref(snippets))
+        alive.append(sum(each() is not None for each in found))
+        return snippets
+
+    monkeypatch.setattr("vadprep.bags.read_snippets", counting)
+    bags.statistics()
+    assert len(alive) == 12  # each is read once
+    assert max(alive) <= 2  # one, and the next that takes its place
 
 
 def seen(bags, seed=0, epoch=0):
