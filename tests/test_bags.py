@@ -16,7 +16,7 @@ from vadprep.bags import (
     shuffled_labels,
     streams_of,
 )
-from vadprep.mil import HeadConfig
+from vadprep.mil import HEADS, HeadConfig
 from vadprep.records import FeaturesError
 from vadprep.sampling import uniform_rows
 
@@ -152,6 +152,24 @@ def test_statistics_of_streamed_features_hold_one_video_at_a_time(monkeypatch, c
     bags.statistics()
     assert len(alive) == 12  # each is read once
     assert max(alive) <= 2  # one, and the next that takes its place
+
+
+@pytest.mark.parametrize("sampling", ["segments-32", "segments-32-matlab", "uniform-200"])
+def test_features_that_never_vary_stay_at_0(sampling):
+    """Means of parts of a constant differ in the last bits of float32, more so in long parts."""
+    rng = np.random.default_rng(0)
+    constants = rng.normal(size=50).astype(np.float32)
+    videos = []
+    for name, length in (("a", 33), ("b", 331), ("c", 2000), ("d", 20000)):
+        values = np.tile(constants, (length, 1, 1))
+        values[:, :, 0] = 1e3 + rng.normal(size=(length, 1))
+        videos.append(TinyVideo(name, {"rgb": values}))
+    bags = bags_of(videos, dict.fromkeys("abcd", 0), sampling=sampling)
+    mean, std = bags.statistics()
+    head = HEADS["arnet"].build(50, HEADS["arnet"].config(standardize=True))
+    head.fit_standardization(mean, std)
+    assert head.gain[0] == pytest.approx(1 / float(std[0]))
+    assert not head.gain[1:].any()
 
 
 def seen(bags, seed=0, epoch=0):
