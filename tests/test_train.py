@@ -19,6 +19,7 @@ from tiny_features import TinyFeatures, tiny_set
 
 from vadprep.checkpoint import LAST, RESUME, load_run, save_run, seed_folders
 from vadprep.features import open_features
+from vadprep.logs import read_rows
 from vadprep.manifest import Manifest
 from vadprep.mil import HEADS
 from vadprep.mil.ddl import DDLConfig
@@ -547,6 +548,53 @@ def test_first_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
     with pytest.raises(TrainingError, match="loss term 'mil' is nan at epoch 0, step 0"):
         train(features, manifest, CONFIG, tmp_path)
     assert not (tmp_path / RESUME).exists()
+    train(*tiny_set(), replace(CONFIG, resume=True), tmp_path)  # the features were put right
+
+
+TERMS = {
+    "sultani": ("ranking", "sparsity", "smoothness", "weights"),
+    "rtfm": ("classification", "magnitude", "sparsity", "smoothness"),
+    "arnet": ("dmil", "center"),
+    "csltal": ("classification", "alignment", "sparsity", "smoothness"),
+    "ddl": ("mil", "dr", "da"),
+}
+
+
+@contextmanager
+def broken_at(head, step, term, value):
+    """Inside, ``term`` of the loss of a head is ``value`` at ``step``, counted over all steps."""
+    kind, steps = type(HEADS[head].build(6, HEADS[head].config())), itertools.count()
+    loss = kind.loss
+
+    def breaking(*arguments):
+        terms = loss(*arguments)
+        assert tuple(terms) == TERMS[head]
+        return terms | ({term: terms[term] + value} if next(steps) == step else {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "loss", breaking)
+        yield
+
+
+@pytest.mark.parametrize("head, term", [(head, each) for head in HEADS for each in TERMS[head]])
+def test_a_term_that_is_not_finite_is_named_and_its_epoch_is_in_the_log(tmp_path, head, term):
+    """Nothing of the broken epoch is kept but its rows, which the run that goes on forgets."""
+    is_first = term == TERMS[head][0]
+    value = np.nan if is_first else np.inf
+    changes = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4}
+    config = TrainConfig(head=head, schedule="small", changes=changes, seeds=(7,), snapshots=0)
+    told = f"loss term '{term}' is {value} at epoch 1, step 4 .videos .*look at .* log.csv"
+    with pytest.raises(TrainingError, match=told), broken_at(head, 4, term, value):
+        train(*tiny_set(), config, tmp_path / "r")
+    rows = read_rows(tmp_path / "r" / "log.csv")
+    assert [row["epoch"] for row in rows] == ["0", "0", "0", "1", "1"]
+    assert rows[-1][term] == str(value)
+    odd = {name for row in rows for name in row if not np.isfinite(float(row[name]))}
+    assert odd == {term, "total"}
+    if is_first:
+        train(*tiny_set(), config, tmp_path / "whole")
+        train(*tiny_set(), replace(config, resume=True), tmp_path / "r")
+        assert bytes_of(tmp_path / "r") == bytes_of(tmp_path / "whole")
 
 
 def test_features_of_a_folder_are_trained_on(tmp_path):
