@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from vadprep.bags import (
     shuffled_labels,
     streams_of,
 )
-from vadprep.mil import HeadConfig
+from vadprep.mil import HEADS, HeadConfig
 from vadprep.records import FeaturesError
 from vadprep.sampling import uniform_rows
 
@@ -121,12 +123,53 @@ def test_control_labels_favour_no_class_in_the_mean(num_abnormal, num_normal):
     assert all(sum(dealt.values()) == num_abnormal for dealt in draws)
 
 
-def test_standardized_bags_have_mean_0_and_variance_1():
-    bags = bags_of([ramp("a", 7), ramp("b", 4)], {"a": 1, "b": 0})
+@pytest.mark.parametrize("crops", ["sample", "axis"])
+@pytest.mark.parametrize("most_bytes", [None, 100, 0])
+def test_standardized_bags_have_mean_0_and_variance_1(crops, most_bytes):
+    videos = [ramp("a", 7, crops=3), ramp("b", 4, crops=3)]
+    for video in videos:
+        video.streams["rgb"] += 1e4
+    mean, std = bags_of(videos, {"a": 1, "b": 0}, most_bytes, crops=crops).statistics()
+    rows = np.concatenate([each.streams["rgb"].reshape(-1, 2) for each in videos]).astype(float)
+    np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(std, rows.std(axis=0), rtol=1e-11)
+
+
+@pytest.mark.parametrize("crops", ["sample", "axis"])
+def test_statistics_of_streamed_features_hold_one_video_at_a_time(monkeypatch, crops):
+    videos = [ramp(f"{n:02d}", 9, crops=5) for n in range(12)]
+    labels = {video.video_id: 0 for video in videos}
+    bags = bags_of(videos, labels, most_bytes=0, crops=crops, sampling="jitter-4")
+    found, alive = [], []
+
+    def counting(*arguments):
+        snippets = read_snippets(*arguments)
+        found.append(weakref.ref(snippets))
+        alive.append(sum(each() is not None for each in found))
+        return snippets
+
+    monkeypatch.setattr("vadprep.bags.read_snippets", counting)
+    bags.statistics()
+    assert len(alive) == 12  # each is read once
+    assert max(alive) <= 2  # one, and the next that takes its place
+
+
+@pytest.mark.parametrize("sampling", ["segments-32", "segments-32-matlab", "uniform-200"])
+def test_features_that_never_vary_stay_at_0(sampling):
+    """Means of parts of a constant differ in the last bits of float32, more so in long parts."""
+    rng = np.random.default_rng(0)
+    constants = rng.normal(size=50).astype(np.float32)
+    videos = []
+    for name, length in (("a", 33), ("b", 331), ("c", 2000), ("d", 20000)):
+        values = np.tile(constants, (length, 1, 1))
+        values[:, :, 0] = 1e3 + rng.normal(size=(length, 1))
+        videos.append(TinyVideo(name, {"rgb": values}))
+    bags = bags_of(videos, dict.fromkeys("abcd", 0), sampling=sampling)
     mean, std = bags.statistics()
-    rows = torch.cat([bags._snippets(0), bags._snippets(1)])[:, 0].double()
-    torch.testing.assert_close(mean, rows.mean(dim=0))
-    torch.testing.assert_close(std, rows.std(dim=0, correction=0))
+    head = HEADS["arnet"].build(50, HEADS["arnet"].config(standardize=True))
+    head.fit_standardization(mean, std)
+    assert head.gain[0] == pytest.approx(1 / float(std[0]))
+    assert not head.gain[1:].any()
 
 
 def seen(bags, seed=0, epoch=0):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from test_train import stopped_after
 from tiny_features import tiny_set
 
 from vadprep.backbones import load_backbone, load_weights
+from vadprep.checkpoint import RESUME
 from vadprep.flow.pictures import QUANTISE, Quantisation, grey_of, tvl1_method
 from vadprep.mil import HEADS
+from vadprep.records import Stopped
 from vadprep.spec import FLOW
 from vadprep.train import TrainConfig, train
 from vadprep.views import TapResize, Views, ViewSettings
@@ -92,11 +96,28 @@ def test_four_threads_give_the_bytes_of_one() -> None:
     assert all(torch.equal(found[index], expected[index]) for index in range(4))
 
 
+def training(head: str) -> TrainConfig:
+    """Two epochs of three steps on the GPU."""
+    changes = {"epochs": 2, "steps_per_epoch": 3}
+    return TrainConfig(head=head, schedule="small", changes=changes, seeds=(1,), device="cuda")
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_training_gives_the_same_bytes_again(head: str, tmp_path: Path) -> None:
-    changes = {"epochs": 2, "steps_per_epoch": 3}
-    config = TrainConfig(head=head, schedule="small", changes=changes, seeds=(1,), device="cuda")
     for name in "ab":
-        train(*tiny_set(), config, tmp_path / name)
+        train(*tiny_set(), training(head), tmp_path / name)
     one, other = ((tmp_path / name / "checkpoint-last.safetensors").read_bytes() for name in "ab")
     assert one == other
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_training_stopped_and_resumed_ends_with_the_same_bytes(head: str, tmp_path: Path) -> None:
+    """Dropout draws from the random state of the GPU, which is put back too."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(*tiny_set(), training(head), whole)
+    with pytest.raises(Stopped), stopped_after(4):
+        train(*tiny_set(), training(head), parts)
+    assert (parts / RESUME).exists()
+    train(*tiny_set(), replace(training(head), resume=True), parts)
+    for name in ("checkpoint-last.safetensors", "log.csv"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()

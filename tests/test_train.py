@@ -19,6 +19,7 @@ from tiny_features import TinyFeatures, tiny_set
 
 from vadprep.checkpoint import LAST, RESUME, load_run, save_run, seed_folders
 from vadprep.features import open_features
+from vadprep.logs import read_rows
 from vadprep.manifest import Manifest
 from vadprep.mil import HEADS
 from vadprep.mil.ddl import DDLConfig
@@ -30,8 +31,9 @@ from vadprep.records import (
     TrainingError,
     Video,
 )
-from vadprep.score import evaluate_scores, read_scores
+from vadprep.score import evaluate_scores, read_scores, truth_of
 from vadprep.snapshots import snapshot_epochs
+from vadprep.subsampled import evaluate_subsampled
 from vadprep.train import TrainConfig, held_out_videos, train
 
 SMALL = DDLConfig(
@@ -268,24 +270,79 @@ def test_several_seeds_have_folders_mean_and_spread(run, tmp_path):
         load_run(tmp_path)
 
 
-def test_categories_are_means_over_the_seeds_too(tmp_path):
+def test_categories_have_mean_and_spread_over_the_seeds_too(tmp_path):
     features, manifest = tiny_set()
     videos = tuple(
         replace(video, category=f"fire|{video.video_id}" if video.label else "")
         for video in manifest.videos
     )
     config = replace(CONFIG, head_config=replace(SMALL, epochs=1), seeds=(7, 8))
-    report = train(features, replace(manifest, videos=videos), config, tmp_path)
+    train(features, replace(manifest, videos=videos), config, tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     for choice in ("last", "best_on_test"):
-        found = metrics[choice]["per_category"]
-        seeds = [entry[choice]["per_category"] for entry in metrics["seeds"]]
-        assert len(found) == 4 and found.keys() == seeds[0].keys() == seeds[1].keys()
-        for name, figures in found.items():
-            for figure, value in figures.items():
-                assert value == pytest.approx(np.mean([each[name][figure] for each in seeds]))
+        assert len(metrics[choice]["per_category"]) == 4
+        assert_over_seeds(metrics, choice, "per_category")
     assert metrics["best_on_validation"] is None
-    assert report.per_category()["fire"]["num_videos"] == 3
+    assert metrics["last"]["per_category"]["fire"]["num_videos"] == 3
+
+
+def assert_over_seeds(metrics, choice, part):
+    """Figures of ``part`` by name are means over the seeds, with their spread beside them."""
+    found, spread = metrics[choice][part], metrics[choice]["spread"][part]
+    seeds = [entry[choice][part] for entry in metrics["seeds"]]
+    assert found.keys() == spread.keys() == seeds[0].keys() == seeds[1].keys()
+    for name, figures in found.items():
+        assert figures.keys() == spread[name].keys() == seeds[0][name].keys()
+        for figure, value in figures.items():
+            values = [each[name][figure] for each in seeds]
+            assert value == pytest.approx(np.mean(values))
+            assert spread[name][figure] == pytest.approx(np.std(values, ddof=1))
+
+
+CSLTAL = TrainConfig(
+    head="csltal",
+    schedule="small",
+    changes={"epochs": 4, "steps_per_epoch": 2, "batch_size": 4},
+    seeds=(1, 2),
+    validation=0.3,
+)
+
+
+def test_the_protocol_of_csltal_is_that_of_each_kept_epoch_and_has_mean_and_spread(tmp_path):
+    """The head of each checkpoint, judged again, gives the figures that stand beside it."""
+    features, manifest = tiny_set()
+    report = train(features, manifest, CSLTAL, tmp_path)
+    tests = [video.video_id for video in manifest.in_split("test")]
+    truth = truth_of({each: features[each] for each in tests}, manifest)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for choice in ("last", "best_on_validation", "best_on_test"):
+        for seed, entry in zip((1, 2), metrics["seeds"], strict=True):
+            name = f"checkpoint-{choice.replace('_', '-')}"
+            loaded = load_run(tmp_path / f"seed-{seed}", name)
+            figures = evaluate_subsampled(loaded.head, features, truth, ("rgb",))
+            assert entry[choice]["protocols"] == {"csl_tal_subsampled": figures}
+            assert loaded.metrics == entry[choice]
+        assert_over_seeds(metrics, choice, "protocols")
+    columns = report.protocols()["csl_tal_subsampled"]
+    best = [f"best on {each}, {of}" for each in ("validation", "test") for of in ("mean", "spread")]
+    assert list(columns) == list(report.columns()) == ["seed 1", "seed 2", "mean", "spread", *best]
+    own = metrics["best_on_test"]
+    assert columns["best on test, mean"] == own["protocols"]["csl_tal_subsampled"]
+    assert columns["best on test, spread"] == own["spread"]["protocols"]["csl_tal_subsampled"]
+
+
+def test_the_protocol_of_a_kept_epoch_is_left_out_under_another_truth(tmp_path):
+    """It needs the network of then; the last one is judged again."""
+    features, manifest = tiny_set()
+    config = replace(CSLTAL, seeds=(1,), validation=0.0)
+    train(features, manifest, config, tmp_path)
+    abnormal = next(v for v in manifest.in_split("test") if v.label)
+    videos = (replace(v, intervals=((0, 20),)) if v is abnormal else v for v in manifest.videos)
+    corrected = replace(manifest, videos=tuple(videos))
+    report = train(features, corrected, replace(config, resume=True), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["best_on_test"]["protocols"] == {} and metrics["last"]["protocols"]
+    assert list(report.protocols()["csl_tal_subsampled"]) == ["seed 1"]
 
 
 def test_anomalies_are_learnt_and_shuffled_labels_find_less(tmp_path):
@@ -491,6 +548,53 @@ def test_first_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
     with pytest.raises(TrainingError, match="loss term 'mil' is nan at epoch 0, step 0"):
         train(features, manifest, CONFIG, tmp_path)
     assert not (tmp_path / RESUME).exists()
+    train(*tiny_set(), replace(CONFIG, resume=True), tmp_path)  # the features were put right
+
+
+TERMS = {
+    "sultani": ("ranking", "sparsity", "smoothness", "weights"),
+    "rtfm": ("classification", "magnitude", "sparsity", "smoothness"),
+    "arnet": ("dmil", "center"),
+    "csltal": ("classification", "alignment", "sparsity", "smoothness"),
+    "ddl": ("mil", "dr", "da"),
+}
+
+
+@contextmanager
+def broken_at(head, step, term, value):
+    """Inside, ``term`` of the loss of a head is ``value`` at ``step``, counted over all steps."""
+    kind, steps = type(HEADS[head].build(6, HEADS[head].config())), itertools.count()
+    loss = kind.loss
+
+    def breaking(*arguments):
+        terms = loss(*arguments)
+        assert tuple(terms) == TERMS[head]
+        return terms | ({term: terms[term] + value} if next(steps) == step else {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "loss", breaking)
+        yield
+
+
+@pytest.mark.parametrize("head, term", [(head, each) for head in HEADS for each in TERMS[head]])
+def test_a_term_that_is_not_finite_is_named_and_its_epoch_is_in_the_log(tmp_path, head, term):
+    """Nothing of the broken epoch is kept but its rows, which the run that goes on forgets."""
+    is_first = term == TERMS[head][0]
+    value = np.nan if is_first else np.inf
+    changes = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4}
+    config = TrainConfig(head=head, schedule="small", changes=changes, seeds=(7,), snapshots=0)
+    told = f"loss term '{term}' is {value} at epoch 1, step 4 .videos .*look at .* log.csv"
+    with pytest.raises(TrainingError, match=told), broken_at(head, 4, term, value):
+        train(*tiny_set(), config, tmp_path / "r")
+    rows = read_rows(tmp_path / "r" / "log.csv")
+    assert [row["epoch"] for row in rows] == ["0", "0", "0", "1", "1"]
+    assert rows[-1][term] == str(value)
+    odd = {name for row in rows for name in row if not np.isfinite(float(row[name]))}
+    assert odd == {term, "total"}
+    if is_first:
+        train(*tiny_set(), config, tmp_path / "whole")
+        train(*tiny_set(), replace(config, resume=True), tmp_path / "r")
+        assert bytes_of(tmp_path / "r") == bytes_of(tmp_path / "whole")
 
 
 def test_features_of_a_folder_are_trained_on(tmp_path):

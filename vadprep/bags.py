@@ -151,12 +151,20 @@ class TrainingBags:
         return len(self._items)
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of each feature over all snippets: float64 [dim] each."""
-        items = [self._snippets(item).flatten(0, 1) for item in range(len(self))]
-        count = sum(len(snippets) for snippets in items)
-        mean = torch.stack([each.double().sum(dim=0) for each in items]).sum(dim=0) / count
-        squares = [(each.double() - mean).square().sum(dim=0) for each in items]
-        return mean, (torch.stack(squares).sum(dim=0) / count).sqrt()
+        """Mean and standard deviation of each feature over all snippets: float64 [dim] each.
+
+        Each crop is joined to those before it (Chan, Golub and LeVeque 1979), so that no more
+        than a video is held where features are streamed, and each is read once.
+        """
+        count, mean, squares = 0, *torch.zeros(2, self.dim, dtype=torch.float64)
+        for video_id in sorted(self.labels):
+            for rows in self._store[video_id].unbind(dim=1):
+                variance, own = torch.var_mean(rows.double(), dim=0, correction=0)
+                step, share = own - mean, len(rows) / (count + len(rows))
+                squares += len(rows) * variance + count * share * step.square()
+                mean += share * step
+                count += len(rows)
+        return mean, (squares / count).sqrt()
 
     def relabelled(self, labels: Mapping[str, int]) -> TrainingBags:
         """The same snippets under other labels, sharing memory."""

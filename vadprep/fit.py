@@ -8,6 +8,7 @@ with the same bytes as one that was not.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def fit(
 
     Goes on from ``folder``'s resume state when there is one. A snapshot is taken before the state
     of its epoch is saved, so that a stop in between repeats both. Uses torch's global random
-    state (dropout), which the caller seeds. Raises TrainingError, and Stopped inside a block of
+    state (dropout), which the caller seeds. Raises TrainingError at the first loss that is not
+    finite, in the last row of the log then, and Stopped inside a block of
     ``signals.stop_on_signals``.
     """
     config = head.config
@@ -55,9 +57,11 @@ def fit(
             group["lr"] = rate
         for batch in bags.batches(seed, epoch):
             check_stop()
-            where = f"epoch {epoch}, step {len(log)}"
-            losses = _step(head, optimizer, batch.to(device), where)
-            log.append({"epoch": epoch, "step": len(log), "learning_rate": rate, **losses})
+            row = {"epoch": epoch, "step": len(log), "learning_rate": rate}
+            log.append(row | _step(head, optimizer, batch.to(device)))
+            if not math.isfinite(log[-1]["total"]):
+                write_rows(folder / STEPS, log)  # a run that goes on cuts it back
+                raise _not_finite(log[-1], batch)
         if snapshots:
             snapshots.take(epoch)
         write_rows(folder / STEPS, log)
@@ -75,21 +79,24 @@ def losses(head: Head[Any], batch: Batch) -> dict[str, torch.Tensor]:
     return terms | {"total": torch.stack(list(terms.values())).sum()}
 
 
-def _step(
-    head: Head[Any], optimizer: torch.optim.Optimizer, batch: Batch, where: str
-) -> dict[str, float]:
-    """One update; returns the loss and its terms as they were before it."""
+def _step(head: Head[Any], optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
+    """One update, if the loss is finite; returns it and its terms as they were before."""
     terms = losses(head, batch)
     numbers = torch.stack(list(terms.values())).tolist()  # the one wait for the GPU
     values: dict[str, float] = dict(zip(terms, numbers, strict=True))
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"loss term {name!r} is {value} at {where} (videos "
-                f"{listed(set(batch.video_ids))}): look at their features, or lower the "
-                f"learning rate"
-            )
-    optimizer.zero_grad()
-    terms["total"].backward()
-    optimizer.step()
+    if math.isfinite(values["total"]):
+        optimizer.zero_grad()
+        terms["total"].backward()
+        optimizer.step()
     return {"total": values.pop("total"), **values}
+
+
+def _not_finite(row: Mapping[str, Any], batch: Batch) -> TrainingError:
+    """What to say of the first term in a row of the log that is not finite, else of the total."""
+    names = [*(name for name in row if name != "total"), "total"]
+    name = next(each for each in names if not math.isfinite(row[each]))
+    return TrainingError(
+        f"loss term {name!r} is {row[name]} at epoch {row['epoch']}, step {row['step']} (videos "
+        f"{listed(set(batch.video_ids))}): look at their features and at {STEPS}, or lower the "
+        f"learning rate"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from vadprep.score import evaluate_scores
 from vadprep.snapshots import CHOICES
 
 LAST = "last"
+PARTS = ("per_category", "protocols")
+"""Of an entry of metrics.json: further figures, by name."""
 Figures = Mapping[str, float | None]
 
 
@@ -36,12 +38,19 @@ class RunReport:
 
     def of(self, choice: str = LAST) -> dict[int, Figures]:
         """Figures of each seed, of the last step or of a choice; without seeds that have none."""
-        if choice == LAST:
-            return {seed: metrics.figures for seed, metrics in self.by_seed.items()}
-        return self._entries(choice)
+        entries = self._entries(choice)
+        return {seed: {name: entry[name] for name in FIGURES} for seed, entry in entries.items()}
+
+    def of_part(self, part: str, choice: str = LAST) -> dict[str, dict[int, Figures]]:
+        """As ``of`` for each name in one of ``PARTS`` that every seed has."""
+        seeds = {seed: entry[part] for seed, entry in self._entries(choice).items()}
+        shared = set.intersection(*map(set, seeds.values())) if seeds else set()
+        return {name: {seed: seeds[seed][name] for seed in seeds} for name in sorted(shared)}
 
     def _entries(self, choice: str) -> dict[int, Mapping[str, Any]]:
-        """metrics.json of each seed's epoch of a choice; without seeds that have none."""
+        """metrics.json of each seed's last step, or epoch of a choice where it has one."""
+        if choice == LAST:
+            return {seed: metrics.as_json() for seed, metrics in self.by_seed.items()}
         chosen = {seed: found.get(choice) for seed, found in self.best.items()}
         return {seed: entry for seed, entry in chosen.items() if entry is not None}
 
@@ -53,39 +62,30 @@ class RunReport:
         """Sample standard deviation over the seeds, None below two seeds."""
         return spread(self.of(choice).values())
 
-    def per_category(self, choice: str = LAST) -> dict[str, dict[str, float | None]]:
-        """Figures of each category that every seed has: means over the seeds, by category."""
-        if choice == LAST:
-            seeds = [metrics.per_category for metrics in self.by_seed.values()]
-        else:
-            seeds = [entry["per_category"] for entry in self._entries(choice).values()]
-        shared = set(seeds[0]).intersection(*seeds) if seeds else ()
+    def columns(self) -> dict[str, Figures]:
+        """Figures for a table: of each seed and over them, then of the best epochs."""
+        return _columns({choice: self.of(choice) for choice in self._whole()})
+
+    def protocols(self) -> dict[str, dict[str, Figures]]:
+        """As ``columns`` under each protocol of a single paper, by its name."""
+        found = {choice: self.of_part("protocols", choice) for choice in self._whole()}
         return {
-            name: mean([each[name] for each in seeds], seeds[0][name]) for name in sorted(shared)
+            name: _columns({choice: each[name] for choice, each in found.items() if name in each})
+            for name in found[LAST]
         }
 
-    def columns(self) -> dict[str, Figures]:
-        """Figures for a table: of each seed and over them, then of the best epochs (means)."""
-        columns = with_mean({f"seed {seed}": figures for seed, figures in self.of().items()})
-        for choice in CHOICES:
-            if self._is_whole(choice):
-                columns[choice.replace("_", " ")] = self.mean(choice)
-        return columns
-
-    def _is_whole(self, choice: str) -> bool:
-        return len(self.of(choice)) == len(self.by_seed)
+    def _whole(self) -> list[str]:
+        """The last step, and the choices that there are for every seed."""
+        choices = (LAST, *CHOICES)
+        return [each for each in choices if len(self._entries(each)) == len(self.by_seed)]
 
     def remark(self) -> str:
         """What to say of the epochs best on test, or of their lack; blank without figures."""
-        if self._is_whole("best_on_test"):
+        if "best_on_test" in self._whole():
             return "what is best on test was chosen on test: optimistic"
         if self.mean()["frame_auc"] is not None:
             return "no best on test: not every snapshot was judged on the test split as it is now"
         return ""
-
-    def protocols(self) -> dict[str, dict[str, Figures]]:
-        """Figures of the last step under protocols of single papers, by protocol and seed."""
-        return by_protocol({f"seed {seed}": metrics for seed, metrics in self.by_seed.items()})
 
     def as_json(self) -> dict[str, Any]:
         """metrics.json: with one seed the figures of that run, with several the mean of them."""
@@ -94,15 +94,9 @@ class RunReport:
             for seed, metrics in self.by_seed.items()
         ]
         choices = (LAST, *CHOICES)
-        together = {
-            choice: {
-                **self.mean(choice),
-                "spread": self.spread(choice),
-                "per_category": self.per_category(choice),
-            }
-            if self._is_whole(choice)
-            else None
-            for choice in choices
+        together = dict.fromkeys(choices) | {
+            choice: self._over_seeds(mean, choice) | {"spread": self._over_seeds(spread, choice)}
+            for choice in self._whole()
         }
         only = {choice: seeds[0][choice] for choice in choices}
         return {
@@ -112,17 +106,42 @@ class RunReport:
             **self.origin.as_json(),
         }
 
+    def _over_seeds(
+        self, over: Callable[[Collection[Figures]], Figures], choice: str
+    ) -> dict[str, Any]:
+        """``over`` of the seeds, laid out as the entry of one: figures, and those of ``PARTS``."""
+        parts = {
+            part: {n: over(each.values()) for n, each in self.of_part(part, choice).items()}
+            for part in PARTS
+        }
+        return {**over(self.of(choice).values()), **parts}
+
     def _chosen(self, seed: int) -> dict[str, Any]:
         return {choice: self.best.get(seed, {}).get(choice) for choice in CHOICES}
 
 
+def _columns(chosen: Mapping[str, Mapping[int, Figures]]) -> dict[str, Figures]:
+    """Columns of the last step, one a seed and over them, and of the best epochs, over the seeds.
+
+    ``chosen`` holds figures by choice and seed.
+    """
+    columns = with_mean({f"seed {seed}": figures for seed, figures in chosen[LAST].items()})
+    for choice in filter(chosen.__contains__, CHOICES):
+        name, seeds = choice.replace("_", " "), chosen[choice].values()
+        if len(seeds) == 1:
+            columns[name] = mean(seeds)
+        else:
+            columns |= {f"{name}, mean": mean(seeds), f"{name}, spread": spread(seeds)}
+    return columns
+
+
 def by_protocol(columns: Mapping[str, Metrics]) -> dict[str, dict[str, Figures]]:
-    """Figures under protocols of single papers, by protocol and column."""
+    """Figures under protocols of single papers, by protocol and column, and over the columns."""
     found: dict[str, dict[str, Figures]] = {}
     for column, metrics in columns.items():
         for name, figures in metrics.protocols.items():
             found.setdefault(name, {})[column] = figures
-    return found
+    return {name: with_mean(figures) for name, figures in found.items()}
 
 
 def saved_protocols(
@@ -150,9 +169,9 @@ def with_mean(columns: Mapping[str, Figures]) -> dict[str, Figures]:
     return {**columns, "mean": mean(seeds), "spread": spread(seeds)}
 
 
-def mean(seeds: Collection[Figures], names: Collection[str] = FIGURES) -> dict[str, float | None]:
+def mean(seeds: Collection[Figures]) -> dict[str, float | None]:
     """Mean of each figure over the seeds, None unless every seed has it."""
-    known = _known(seeds, names)
+    known = _known(seeds)
     return {name: statistics.fmean(each) if each else None for name, each in known.items()}
 
 
@@ -160,12 +179,12 @@ def spread(seeds: Collection[Figures]) -> dict[str, float | None]:
     """Sample standard deviation over the seeds, None below two seeds that have it."""
     return {
         name: statistics.stdev(known) if len(known) > 1 else None
-        for name, known in _known(seeds, FIGURES).items()
+        for name, known in _known(seeds).items()
     }
 
 
-def _known(seeds: Collection[Figures], names: Collection[str]) -> dict[str, list[float]]:
+def _known(seeds: Collection[Figures]) -> dict[str, list[float]]:
     """Each figure of all seeds, and of one that a seed lacks nothing."""
-    values = {name: [figures[name] for figures in seeds] for name in names}
+    values = {name: [figures[name] for figures in seeds] for name in next(iter(seeds), {})}
     known = {name: [each for each in found if each is not None] for name, found in values.items()}
     return {name: each if len(each) == len(seeds) else [] for name, each in known.items()}

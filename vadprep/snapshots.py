@@ -22,6 +22,8 @@ from vadprep.logs import SNAPSHOTS, first_rows, write_rows
 from vadprep.metrics import FIGURES, Metrics, Truth, VideoScores, evaluate
 from vadprep.mil import Head
 from vadprep.score import read_scores, score_videos, write_scores
+from vadprep.subsampled import NAME as SUBSAMPLED
+from vadprep.subsampled import evaluate_subsampled
 
 MOST = 20
 """Snapshots of a run, evenly spread over its epochs, the last one included."""
@@ -50,6 +52,13 @@ class Exam:
         scores = score_videos(head, self.features, tuple(self.truth), self.streams)
         return scores, evaluate(scores, self.truth, self.coverage)
 
+    def protocols(self, run: Run) -> dict[str, Mapping[str, float | None]]:
+        """Figures under the protocol of the head's own paper, by its name; most have none."""
+        if run.head_name != "csltal":
+            return {}
+        figures = evaluate_subsampled(run.head, self.features, self.truth, self.streams)
+        return {SUBSAMPLED: figures}
+
 
 def snapshot_epochs(epochs: int, most: int) -> frozenset[int]:
     """At most ``most`` epochs of 0 .. epochs - 1, evenly spread, the last one among them."""
@@ -76,11 +85,13 @@ class Snapshots:
         scores, test = self._exam.score(self._run.head)
         row: dict[str, Any] = {"epoch": epoch, "validation/video_auc": self._validation_auc()}
         row |= {f"test/{name}": test.figures[name] for name in FIGURES}
-        for choice in CHOICES:
-            if self._is_best(choice, row):
-                self._keep(choice, row, test)
-                path = self._folder / _scores_name(choice)
-                write_scores(path, scores, self._run.origin, _name(choice))
+        best = [choice for choice in CHOICES if self._is_best(choice, row)]
+        if best:
+            test = replace(test, protocols=self._exam.protocols(self._run))
+        for choice in best:
+            self._keep(choice, row, test)
+            path = self._folder / _scores_name(choice)
+            write_scores(path, scores, self._run.origin, _name(choice))
         self._rows.append(row)
         write_rows(self._folder / SNAPSHOTS, self._rows)
 
@@ -122,17 +133,20 @@ class Snapshots:
         return {choice: self._chosen(choice) for choice in CHOICES}
 
     def _chosen(self, choice: str) -> dict[str, Any] | None:
-        """The scores of then by the truth of now, which a run that goes on may be told anew."""
+        """The scores of then by the truth of now, which a run that goes on may be told anew.
+
+        Protocols need the network of then, and are left out where the truth is another.
+        """
         path = self._folder / f"{_name(choice)}.json"
         if not self._rows or not path.exists():
             return None
         scores, exam = read_scores(self._folder / _scores_name(choice)), self._exam
         if scores.keys() != exam.truth.keys():
             return None
-        return {
-            **read_json(path)["metrics"],
-            **evaluate(scores, exam.truth, exam.coverage).as_json(),
-        }
+        saved = read_json(path)["metrics"]
+        now = {**saved, **evaluate(scores, exam.truth, exam.coverage).as_json()}
+        with_protocols = now | {"protocols": saved["protocols"]}
+        return saved if with_protocols == saved else now
 
 
 def _name(choice: str) -> str:

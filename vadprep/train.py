@@ -56,8 +56,6 @@ from vadprep.score import (
 )
 from vadprep.snapshots import MOST, TEST_FIGURES, Exam, Snapshots, snapshot_epochs
 from vadprep.spec import Spec
-from vadprep.subsampled import NAME as SUBSAMPLED
-from vadprep.subsampled import evaluate_subsampled
 
 _LOG = logging.getLogger(__name__)
 
@@ -301,9 +299,7 @@ def _train_seed(job: _Job, seed: int, folder: Path) -> _Outcome:
             fit(head, bags, seed, folder, snapshots)
     scores, metrics = job.exam.score(head)
     write_scores(folder / "scores-last.h5", scores, run.origin, LAST)
-    if config.head == "csltal":
-        figures = evaluate_subsampled(head, job.features, job.exam.truth, job.exam.streams)
-        metrics = replace(metrics, protocols={SUBSAMPLED: figures})
+    metrics = replace(metrics, protocols=job.exam.protocols(run))
     save_run(folder, replace(run, metrics=metrics.as_json()))
     outcome = metrics, snapshots.chosen()
     write_json(folder / "metrics.json", job.report(folder, {seed: outcome}).as_json())
