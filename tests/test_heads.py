@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import json
 from dataclasses import asdict
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 
 from vadprep import cli_models, mil
+from vadprep.checkpoint import LAST, Run, load_run, save_run
 from vadprep.cli_models import HEAD_NAMES
 from vadprep.mil import HEADS
 from vadprep.mil.arnet import ARNetConfig
@@ -157,6 +161,26 @@ def test_settings_survive_json(name):
         record = asdict(config)
         assert json.loads(json.dumps(record)) == record
         assert HEADS[name].config(**record) == config
+
+
+@heads
+def test_each_setting_of_a_head_has_a_line_of_its_own(name):
+    (body,) = ast.parse(inspect.getsource(HEADS[name].config)).body
+    statements = [*body.body, None]
+    for field, after in itertools.pairwise(statements):
+        if isinstance(field, ast.AnnAssign):
+            told = isinstance(after, ast.Expr) and isinstance(after.value.value, str)
+            assert told, field.target.id
+
+
+def test_a_checkpoint_from_before_a_setting_was_added_has_its_default(tmp_path):
+    run = Run("csltal", build("csltal", sparsity=0.5), "rgb", {}, seed=0)
+    save_run(tmp_path, run)
+    path = tmp_path / f"{LAST}.json"
+    record = json.loads(path.read_text())
+    del record["config"]["proposals"]
+    path.write_text(json.dumps(record))
+    assert load_run(tmp_path).config == run.config
 
 
 @heads
