@@ -126,20 +126,52 @@ def separable(num_views):
     return snippets.repeat(num_views, 1, 1, 1), labels.repeat(num_views), full(2 * num_views, 20)
 
 
-@heads
-def test_two_separable_bags_are_learnt(name):
-    head = build(name, **WITHOUT_REGULARISERS[name])
+def terms_after(head, name, num_steps):
+    """Terms of the loss in eval mode after so many steps on the two separable bags."""
     snippets, labels, mask = separable(2 if name == "csltal" else 1)
     optimizer = head.new_optimizer()
-    for _ in range(60):
+    for _ in range(num_steps):
         optimizer.zero_grad()
         sum(head.loss(head(snippets, mask), labels, mask).values()).backward()
         optimizer.step()
     head.eval()
     with torch.no_grad():
-        output = head(snippets, mask)
-        loss = sum(head.loss(output, labels, mask).values()).item()
-    assert loss < 0.05
+        terms = head.loss(head(snippets, mask), labels, mask)
+    return {term: value.item() for term, value in terms.items()}
+
+
+@heads
+def test_two_separable_bags_are_learnt(name):
+    """The whole loss, without regularisers whose best is not 0 where the bags are told apart.
+
+    Switched off: Sultani's weight penalty and RTFM's sparsity, which only zeros satisfy; CSL-TAL's
+    sparsity, for the same reason; DDL's alignment, at its best below 0 or where no score changes.
+    AR-Net's centre loss weighs 1 instead of 20 and RTFM's margin is one that six features reach.
+    With every one of them on: the next test.
+    """
+    head = build(name, **WITHOUT_REGULARISERS[name])
+    assert sum(terms_after(head, name, 60).values()) < 0.05
+
+
+PUBLISHED = {
+    "sultani": ({}, "ranking", 200),
+    "rtfm": ({"branch_width": 16}, "classification", 200),
+    "arnet": ({"learning_rate": 1e-2, "dropout": 0.0}, "dmil", 800),
+    "csltal": ({"divide": False}, "classification", 400),
+    "ddl": ({}, "mil", 100),
+}
+"""What six features need changed in the published settings, the term of the labels, and steps.
+RTFM's branches are a quarter of the features, which would be one channel. AR-Net's rate is for
+2,048 features, and with seven of its ten dropped six are too few. CSL-TAL's loss is not divided,
+so that its term is a cross-entropy."""
+
+
+@heads
+def test_two_separable_bags_are_learnt_under_all_published_regularisers(name):
+    changes, term, num_steps = PUBLISHED[name]
+    torch.manual_seed(0)
+    head = HEADS[name].build(6, HEADS[name].config(**changes))
+    assert terms_after(head, name, num_steps)[term] < 0.05
 
 
 @heads
