@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import csv
 import inspect
 import itertools
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
+from tiny_features import tiny_set
 
 from vadprep import cli_models, mil
 from vadprep.checkpoint import LAST, Run, load_run, save_run
@@ -20,6 +24,7 @@ from vadprep.mil.csltal import CSLTALConfig
 from vadprep.mil.ddl import DDLConfig
 from vadprep.mil.rtfm import RTFMConfig
 from vadprep.mil.sultani import SultaniConfig
+from vadprep.train import TrainConfig, train
 
 SMALL = {
     "sultani": SultaniConfig(width=16, narrow=8),
@@ -172,6 +177,54 @@ def test_two_separable_bags_are_learnt_under_all_published_regularisers(name):
     torch.manual_seed(0)
     head = HEADS[name].build(6, HEADS[name].config(**changes))
     assert terms_after(head, name, num_steps)[term] < 0.05
+
+
+def short_training(name, num_steps=1, **changes):
+    """A training of the settings that were published, but for its length."""
+    kind = HEADS[name]
+    published = kind.published[kind.fallback]
+    steps = {} if published.batches == "shuffled" else {"steps_per_epoch": num_steps}
+    changes = {"epochs": 1, **steps, **changes}
+    return TrainConfig(head=name, dataset=kind.fallback, changes=changes, seeds=(0,), snapshots=0)
+
+
+@heads
+@pytest.mark.parametrize("crops, num_items", [("sample", 8 * 3), ("axis", 8)])
+@pytest.mark.parametrize("streams, dim", [("rgb", 5), ("flow", 5), ("concat", 10)])
+def test_both_crop_policies_train_on_all_streams(tmp_path, name, crops, num_items, streams, dim):
+    config = replace(short_training(name, crops=crops), streams=streams)
+    report = train(*tiny_set(dim=5, crops=3, flow=True), config, tmp_path)
+    run = load_run(tmp_path)
+    assert (run.config.crops, run.streams, run.head.dim) == (crops, streams, dim)
+    assert json.loads((tmp_path / "config.json").read_text())["num_train_items"] == num_items
+    assert all(weights.isfinite().all() for weights in run.head.state_dict().values())
+    assert 0 <= report.by_seed[0].figures["frame_auc"] <= 1
+
+
+LENGTHS = (1, 1, 2, 2, 3, 3, 5000, 5000)
+
+
+@heads
+def test_very_short_and_very_long_videos_are_trained_on(tmp_path, name):
+    features, manifest = tiny_set(num_train=len(LENGTHS), num_test=2, crops=1)
+    for video, length in zip(features.values(), LENGTHS, strict=False):
+        video.streams["rgb"] = np.resize(video.streams["rgb"], (length, 1, 6))
+    train(features, manifest, short_training(name, num_steps=3), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert rows and all(math.isfinite(float(row["total"])) for row in rows)
+
+
+@heads
+def test_a_bag_of_5000_snippets_is_trained_on(name):
+    """No sampler of a paper but CSL-TAL's makes bags as long."""
+    head = build(name, **({"heads": 1} if name == "ddl" else {})).train()
+    mask = full(2, 5000)
+    output = head(torch.randn(2, 1, 5000, 6), mask)
+    terms = head.loss(output, torch.tensor([1.0, 0.0]), mask)
+    sum(terms.values()).backward()
+    assert all(value.isfinite() for value in terms.values())
+    gradients = [p.grad for p in head.parameters() if p.grad is not None]
+    assert all(each.isfinite().all() for each in gradients) and any(map(torch.any, gradients))
 
 
 @heads
