@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from commands import message, run
 
 from vadprep.bench_train import bench_train
@@ -83,6 +84,14 @@ def test_bench_of_training_times_steps_and_counts_those_of_the_whole(monkeypatch
     assert (sultani.steps_of_slice, sultani.steps_of_whole) == (200, 200)
     assert all(0 < each.share < 1 and each.seconds_a_step > 0 for each in found.timings)
     assert len(found.rows()) == 3 and len(set(map(len, found.rows()))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["sultani", "csltal"])
+def test_most_of_a_step_is_forward_and_backward(head):
+    """A ratio within one run, 0.9 on an idle machine."""
+    (timing,) = bench_train([head], "cpu", num_videos=40, steps=5).timings
+    assert timing.share > 0.6
 
 
 def test_bench_of_an_unknown_head_lists_the_known():
