@@ -67,16 +67,23 @@ def stored(video, features, starts) -> StoredVideo:
     return StoredVideo(attributes, features.shape, "float32", spans, lambda: iter([features]))
 
 
-def aucs(features, out: Path, head: str, control: bool) -> list[float]:
+def write_features(descriptors: Path, folder: Path) -> None:
+    """The descriptors as a folder of features, unless it is there."""
+    if not (folder / "rgb" / "spec.json").exists():
+        spec = resolve("i3d", "cpu", (descriptors.name, "0" * 64), {"dtype": "float32"})
+        write_folder(folder / "rgb", stored_videos(descriptors), spec, 64)
+
+
+def aucs(features, out: Path, head: str, control: bool, draws=DRAWS, seeds=SEEDS) -> list[float]:
     """Frame AUC of the last step of each draw and seed."""
     found = []
-    for draw in DRAWS:
+    for draw in draws:
         manifest = apply_splits(load_dataset("ped2"), split_path(draw))
         config = TrainConfig(
             head=head,
             dataset="ped2",
             schedule="small",
-            seeds=SEEDS,
+            seeds=seeds,
             control=control,
             resume=True,
             snapshots=0,
@@ -95,11 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # that ten videos are repeated to fill a batch
-    folder = arguments.out / "features" / "rgb"
-    if not (folder / "spec.json").exists():
-        name = arguments.descriptors.name
-        spec = resolve("i3d", "cpu", (name, "0" * 64), {"dtype": "float32"})
-        write_folder(folder, stored_videos(arguments.descriptors), spec, 64)
+    write_features(arguments.descriptors, arguments.out / "features")
     rows = [("head", "frame AUC", "spread", "shuffled labels", "spread", "seconds")]
     table = {}
     with open_features(arguments.out / "features") as features:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import math
 from dataclasses import replace
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from naive import LABELS, LENGTHS, assert_same, random_bags
+from tiny_features import tiny_set
 
+from vadprep.checkpoint import load_run
 from vadprep.mil import HEADS, head_kind
 from vadprep.mil.ddl import (
     DDL,
@@ -21,6 +24,7 @@ from vadprep.mil.ddl import (
     dynamics_ranking_loss,
     mil_loss,
 )
+from vadprep.train import TrainConfig, train
 
 SMALL = DDLConfig(width=8, heads=2, hidden=8, embedding=4, kernel=3, sigma=2.0)
 
@@ -278,6 +282,41 @@ def test_published_settings():
         assert (config.heads, config.hidden, config.embedding) == (4, 512, 128)
         assert (config.epochs, config.batch_size, config.sampling) == (50, 128, "uniform-200")
         assert (config.learning_rate, config.cosine_epochs, config.weight_decay) == (5e-4, 60, 0)
+
+
+ABLATIONS = {
+    "no prior": ({"prior": "none"}, set()),
+    "without DR": ({"lambda_dr": 0.0}, {"dr"}),
+    "without DA": ({"lambda_da": 0.0}, {"da"}),
+    "without both": ({"lambda_dr": 0.0, "lambda_da": 0.0}, {"dr", "da"}),
+}
+"""Of the paper: settings, and terms of the loss that are then 0."""
+
+
+def trained(folder, changes):
+    """Rows of the log and weights after two epochs."""
+    small = {"width": 8, "hidden": 8, "embedding": 4, "zeta": 0.8, "epochs": 2, "batch_size": 8}
+    train(*tiny_set(), TrainConfig(changes={**small, **changes}, seeds=(0,), snapshots=0), folder)
+    rows = list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
+    return rows, load_run(folder).head.state_dict()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training with both losses and the prior."""
+    return trained(tmp_path_factory.mktemp("ddl"), {})
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_are_trained(name, whole, tmp_path):
+    """Terms are 0 in each step, or in none; and the network becomes another one."""
+    changes, absent = ABLATIONS[name]
+    rows, weights = trained(tmp_path, changes)
+    assert len(rows) == len(whole[0]) == 4
+    for term in ("mil", "dr", "da"):
+        assert {float(row[term]) == 0 for row in rows} == {term in absent}
+        assert all(float(row[term]) != 0 for row in whole[0])
+    assert any(not torch.equal(weights[key], value) for key, value in whole[1].items())
 
 
 def test_learning_rate_follows_torchs_cosine():

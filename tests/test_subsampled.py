@@ -56,6 +56,27 @@ def test_proposals_are_runs_above_the_threshold_with_their_mean():
     assert proposals(np.zeros(3)) == []
 
 
+def test_the_largest_proposal_alone_is_divided_by_two_frames_less():
+    curve = np.array([0.5, 0.7, 0.1, 0.6, 0.6, 0.6, 0.9, 0.2, 0.8, 0.8, 0.8, 0.8])
+    found = proposal_scores(curve, "largest")
+    assert found.tolist() == pytest.approx([0] * 3 + [2.7 / 2] * 4 + [0] * 5)
+    assert proposal_scores(curve[:2], "largest").tolist() == pytest.approx([1.2, 1.2])
+    assert not proposal_scores(np.zeros(3), "largest").any()
+
+
+def test_the_config_of_the_head_says_what_a_proposal_is(monkeypatch):
+    """A short abnormal run and a longer normal one: the first is a proposal in one form only."""
+    rows = np.repeat([0.9, 0.0, 0.6, 0.6], 3)[:, None, None]
+    features = TinyFeatures([TinyVideo("a", {"rgb": rows})])
+    found = []
+    for form in ("runs", "largest"):
+        head = HEADS["csltal"].build(1, CSLTALConfig(proposals=form))
+        monkeypatch.setattr(head, "score", lambda x: (x[0, :, 0].double(), None))
+        found.append(evaluate_subsampled(head, features, {"a": Truth(((0, 16),), 1)}, ("rgb",)))
+    both = [each.pop("proposal_auc") for each in found], [each.pop("proposal_ap") for each in found]
+    assert found[0] == found[1] and all(runs > largest for runs, largest in both)
+
+
 def test_figures_are_of_every_crop_and_of_the_third_snippets_alone(monkeypatch):
     """A head that repeats the first feature, checked against scikit-learn on the pools."""
     oracle = pytest.importorskip("sklearn.metrics")

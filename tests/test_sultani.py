@@ -52,6 +52,22 @@ def test_weight_penalty_leaves_the_biases_alone():
     assert terms["weights"].item() == pytest.approx(1e-3 * 4 * (4 * 3 + 3 * 2 + 2))
 
 
+def test_weight_penalty_equals_a_loop():
+    torch.manual_seed(0)
+    head = Sultani(4, SultaniConfig(width=3, narrow=2, weight_penalty=0.3)).double()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    bags = random_bags()
+    found = head.loss(HeadOutput(scores=bags.scores), bags.labels, bags.mask)["weights"]
+    expected = 0.3 * sum(
+        number**2
+        for name, parameter in head.named_parameters()
+        if name.endswith("weight")
+        for number in parameter.flatten()
+    )
+    assert_same(found, expected, *head.parameters())
+
+
 def test_closed_forms():
     """All scores equal: every hinge is 1. Perfect scores: none is left."""
     labels, mask = torch.tensor([1.0, 1, 0, 0, 0]), torch.ones(5, 3, dtype=torch.bool)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from vadprep.features import Features, VideoFeatures
 from vadprep.figures import average_precision, one_class, roc_auc
 from vadprep.metrics import Truth, abnormal_frames
 from vadprep.mil import Head
+from vadprep.mil.csltal import CSLTALConfig
 from vadprep.score import exact_arithmetic
 
 NAME = "csl_tal_subsampled"
@@ -84,15 +86,20 @@ def proposals(curve: NDArray[np.float64]) -> list[tuple[int, int]]:
     return runs(curve > PROPOSAL)
 
 
-def proposal_scores(curve: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean score of its run for each frame of a proposal, 0 for the others.
+def proposal_scores(
+    curve: NDArray[np.float64], form: Literal["runs", "largest"] = "runs"
+) -> NDArray[np.float64]:
+    """The score of its run for each frame of a proposal, 0 for the others: float64 [n].
 
-    All runs count, and the sum is divided by their frames, as in the code; the paper speaks of
-    the largest run, and its eq. 7 divides by two frames less.
+    ``runs``: all runs count, each with its mean, as in the code. ``largest``: the longest alone,
+    the first of equal ones, with its sum over end - start - 1 of its first and last frame, as in
+    eq. 7; where that is below 1, a run of one or two frames, over 1.
     """
-    scores = np.zeros_like(curve)
-    for start, stop in proposals(curve):
-        scores[start:stop] = curve[start:stop].mean()
+    scores, found, fewer = np.zeros_like(curve), proposals(curve), 0
+    if form == "largest" and found:
+        found, fewer = [max(found, key=lambda run: run[1] - run[0])], 2
+    for start, stop in found:
+        scores[start:stop] = curve[start:stop].sum() / max(stop - start - fewer, 1)
     return scores
 
 
@@ -102,6 +109,7 @@ class _Item:
 
     frames: NDArray[np.bool_]
     curve: NDArray[np.float64]
+    proposals: NDArray[np.float64]
     segments: NDArray[np.bool_]
     snippets: NDArray[np.float64]
     label: bool
@@ -113,10 +121,10 @@ def evaluate_subsampled(
 ) -> dict[str, float | None]:
     """Figures under the protocol of the videos in ``truth``, by name.
 
-    ``frame`` is the spline, ``proposal`` the runs, ``segment`` the snippets, of which one with a
-    single abnormal frame is abnormal, as in the published labels (``segment_labels.txt``), and
-    ``video`` the head's own score (else the highest snippet), each as AUC and step-wise AP. None
-    where a class or the intervals of a video are missing.
+    ``frame`` is the spline, ``proposal`` the runs (``CSLTALConfig.proposals``), ``segment`` the
+    snippets, of which one with a single abnormal frame is abnormal, as in the published labels
+    (``segment_labels.txt``), and ``video`` the head's own score (else the highest snippet), each
+    as AUC and step-wise AP. None where a class or the intervals of a video are missing.
     """
     names = [f"{level}_{kind}" for level in _LEVELS for kind in ("auc", "ap")]
     if any(known.intervals is None for known in truth.values()):
@@ -145,7 +153,7 @@ Level = Callable[[_Item], tuple[object, object]]
 
 _LEVELS: dict[str, Level] = {
     "frame": lambda item: (item.frames, item.curve),
-    "proposal": lambda item: (item.frames, proposal_scores(item.curve)),
+    "proposal": lambda item: (item.frames, item.proposals),
     "segment": lambda item: (item.segments, item.snippets),
     "video": lambda item: ([item.label], [item.overall]),
 }
@@ -168,16 +176,19 @@ def _items(head: Head, video: VideoFeatures, truth: Truth, streams: Sequence[str
     device = next(head.parameters()).device
     chosen = snippets[rows].to(device).float().transpose(0, 1)
     found = [head.score(crop[None]) for crop in chosen]
+    curves = [frame_curve(scores.cpu().numpy()) for scores, _ in found]
+    form = head.config.proposals if isinstance(head.config, CSLTALConfig) else "runs"
     return [
         _Item(
             frames=labels[_frames_of(spans)],
-            curve=frame_curve(scores.cpu().numpy()),
+            curve=curve,
+            proposals=proposal_scores(curve, form),
             segments=abnormal_frames(labels, spans) > 0,
             snippets=scores.cpu().numpy(),
             label=truth.label == 1,
             overall=float(scores.max()) if overall is None else overall,
         )
-        for scores, overall in found
+        for (scores, overall), curve in zip(found, curves, strict=True)
     ]
 
 

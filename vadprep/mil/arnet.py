@@ -21,20 +21,28 @@ from vadprep.mil.losses import cross_entropy, top_values, zero_of
 
 @dataclass(frozen=True)
 class ARNetConfig(HeadConfig):
-    """Settings of AR-Net; the defaults are the official code's for ShanghaiTech."""
+    """Settings of AR-Net; the defaults are the official code's for ShanghaiTech.
+
+    Left out: the best of 23 test evaluations, one after every 200 steps (see ``snapshots.MOST``),
+    and the signs of eqs. 2 and 5, which are misprints.
+    """
 
     epochs: int = 20
+    """Of 238 steps."""
     steps_per_epoch: int | None = 238
     """4,760 steps. The code calls 238 draws an epoch, one for each training video."""
     batch_size: int = 60
+    """Videos, 30 of each class."""
     batches: Literal["shuffled", "balanced", "drawn"] = "drawn"
     """30 + 30, each step without replacement (official and paper)."""
     sampling: str = "jitter-300"
     """At most 300 snippets, by two rules (official); the paper takes all: ``uniform-999999``."""
     learning_rate: float = 1e-4
+    """Of Adam, constant."""
     weight_decay: float = 5e-4
     """Official; the paper has none."""
     dropout: float = 0.7
+    """Between the two layers; the official code has a switch for it."""
     alpha: int = 4
     """Every alpha-th snippet of a video is selected: k = ceil(T / alpha)."""
     selection: Literal["batch", "video"] = "batch"

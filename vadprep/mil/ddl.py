@@ -34,10 +34,18 @@ _MAX_ATTENTION_ENTRIES = 2**22
 
 @dataclass(frozen=True)
 class DDLConfig(HeadConfig):
-    """Settings of DDL; the defaults are those published for XD-Violence."""
+    """Settings of DDL; the defaults are those published for XD-Violence.
+
+    Left out of what the siblings do: the best of the test evaluations after each epoch (see
+    ``snapshots.MOST``), a head split that mixes time and heads, a prior that is learnt, an MLP
+    without its second GELU, masks on the top-k alone, and scores smoothed at the test, which the
+    paper does not have.
+    """
 
     cosine_epochs: int | None = 60
+    """Siblings; the paper says cosine, for 50 epochs."""
     heads: int = 4
+    """Of the attention (h)."""
     width: int = 128
     """Total width of the attention, over all heads (D_h)."""
     sigma: float = 6.0
@@ -48,14 +56,17 @@ class DDLConfig(HeadConfig):
     scaling: Scaling = "width"
     """Dot products are divided by sqrt(total width) (siblings), sqrt(head width), or not."""
     hidden: int = 512
+    """Width of the first layer of the MLP."""
     embedding: int = 128
-    """Widths of the two layers of the MLP."""
+    """Width of its second layer, whose output is x^F."""
     dropout: float = 0.1
+    """After both."""
     kernel: int = 5
     """Snippets that the causal classifier sees (K)."""
     lambda_dr: float = 2.0
+    """Weight of the dynamics ranking loss (lambda 1); 0 is the paper's ablation."""
     lambda_da: float = 1.0
-    """Weights of the two dynamics losses (lambda 1 and 2); 0 is the paper's ablation."""
+    """Weight of the dynamics alignment loss (lambda 2); 0 is the paper's ablation."""
     zeta: float = 0.0
     """Margin of the dynamics ranking loss."""
     pairs: Pairs = "means"
@@ -64,6 +75,7 @@ class DDLConfig(HeadConfig):
     detach: Literal["none", "scores"] = "none"
     """``scores`` stops the gradient of the alignment loss through the score dynamics."""
     seed: int = 4
+    """Siblings."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,16 +28,28 @@ from vadprep.sampling import sampler
 
 @dataclass(frozen=True)
 class RTFMConfig(HeadConfig):
-    """Settings of RTFM; the defaults are the official code's for ShanghaiTech and UCF-Crime."""
+    """Settings of RTFM; the defaults are the official code's for ShanghaiTech and UCF-Crime.
+
+    Left out: the best of the test evaluations after every five steps (see ``snapshots.MOST``),
+    and the paper's "ReLU and dropout" after the last of the three layers: with a ReLU there is no
+    score in [0, 1], so the sigmoid of the official code stands there. Videos of fewer than k
+    snippets, at which the official code fails, have all of theirs selected.
+    """
 
     epochs: int = 75
+    """Of 200 steps."""
     steps_per_epoch: int | None = 200
     """15,000 steps (official); the paper has 50 epochs."""
     batch_size: int = 64
+    """32 + 32."""
     batches: Literal["shuffled", "balanced", "drawn"] = "balanced"
+    """Both classes are gone through on their own (official)."""
     sampling: str = "segments-32"
+    """In training; all snippets are scored."""
     crops: Literal["sample", "axis"] = "axis"
+    """Scores and magnitudes are means over the crops of a video."""
     learning_rate: float = 1e-3
+    """1e-4 on XD-Violence (paper)."""
     weight_decay: float = 5e-3
     """Official; the paper has 5e-4."""
     branch_width: int | None = None
@@ -49,8 +61,10 @@ class RTFMConfig(HeadConfig):
     """Channels of the dot products; None for half a branch (official, 256 at D = 2048). The paper
     has D / 4."""
     dropout: float = 0.7
+    """After the first two of the three layers."""
     dropout_features: bool = True
-    """Drop out the MTN's output too (official); the paper speaks of the layers only."""
+    """Drop out the MTN's output too, by the same share (official); the paper speaks of the layers
+    only."""
     k: int = 3
     """Snippets of largest magnitude that stand for a video (32 // 10); a shorter one has all its
     snippets."""
@@ -61,12 +75,15 @@ class RTFMConfig(HeadConfig):
     magnitude: Literal["squared", "hinge"] = "squared"
     """See ``squared_magnitude_loss`` (official) and ``hinge_magnitude_loss`` (paper, eq. 4)."""
     margin: float = 100.0
+    """m: of the magnitudes of an abnormal and a normal video."""
     magnitude_weight: float = 1e-4
     """alpha; official. The paper's hinge has no weight but this one, too."""
     sparsity_norm: Literal["l2", "l1"] = "l2"
     """Of all abnormal scores of the batch: Euclidean (official), or their sum (paper)."""
     sparsity: float = 8e-3
+    """Weight of that norm (official; the paper gives none)."""
     smoothness: float = 8e-4
+    """Weight of the squared changes of the abnormal scores (official; the paper gives none)."""
     smooth_across: Literal["batch", "video"] = "batch"
     """``batch`` takes the last score of a video and the first of the next one for neighbours
     (official), ``video`` stops at the end of a video (paper)."""

@@ -22,22 +22,35 @@ from vadprep.sampling import sampler, segment_means, segment_of
 
 @dataclass(frozen=True)
 class SultaniConfig(HeadConfig):
-    """Settings of the baseline; the defaults are the official code's, which gave UCF 75.41."""
+    """Settings of the baseline; the defaults are the official code's, which gave UCF 75.41.
+
+    DeepMIL's are ``sampling`` segments-32, ``optimizer`` adam with ``weight_decay`` 5e-5,
+    ``halving_epochs`` 10 and ``weight_penalty`` 0, ``middle`` relu, ``dropout_scores`` true,
+    ``pairs`` zipped and seed 2333. Left out: the choice among test evaluations (see
+    ``snapshots.MOST``), and the official code's last score for the frames up to round(30 *
+    seconds): what frames after the last span score is ``TrainConfig.coverage``.
+    """
 
     epochs: int = 100
+    """Of 200 steps."""
     steps_per_epoch: int | None = 200
     """20,000 steps."""
     batch_size: int = 60
+    """30 + 30."""
     batches: Literal["shuffled", "balanced", "drawn"] = "drawn"
+    """Each step draws from all videos anew (official)."""
     sampling: str = "segments-32-matlab"
     """``segments-32`` is DeepMIL's and RTFM's."""
     optimizer: Literal["adam", "adagrad"] = "adagrad"
-    """``adam`` is DeepMIL's, with weight_decay 5e-5, halving_epochs 10 and seed 2333."""
+    """``adagrad`` is the official code's, ``adam`` DeepMIL's."""
     learning_rate: float = 0.01
+    """Of the official code, for ``adagrad``."""
     width: int = 512
+    """Of the first hidden layer."""
     narrow: int = 32
-    """Widths of the two hidden layers."""
+    """Of the second."""
     dropout: float = 0.6
+    """After both."""
     middle: Literal["linear", "relu"] = "linear"
     """What follows the second layer: nothing (official), or ReLU (DeepMIL)."""
     dropout_scores: bool = False
@@ -48,9 +61,12 @@ class SultaniConfig(HeadConfig):
     """``all``: each normal video against every abnormal one, summed (official). ``zipped``: i-th
     with i-th, every term a mean over the pairs (DeepMIL)."""
     sparsity: float = 8e-5
+    """Weight of the sum of the abnormal scores."""
     smoothness: float = 8e-5
+    """Weight of their squared changes."""
     weight_penalty: float = 1e-3
-    """Of the squared weights of each layer, without the biases (Keras' L2 regulariser)."""
+    """Weight of the squared weights of each layer, without the biases (Keras' L2 regulariser);
+    DeepMIL has ``weight_decay`` instead, which takes in the biases."""
     scoring: Literal["segments", "snippets"] = "segments"
     """``segments``: score the same parts as in training and spread their scores over their
     snippets (official). ``snippets``: score each snippet."""
