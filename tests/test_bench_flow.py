@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from videos import write_video
 
 from vadprep import bench_flow
 from vadprep.bench_flow import BASE, SELF
-from vadprep.records import DecodeError
+from vadprep.records import DecodeError, ManifestError
 
 
 @pytest.fixture
@@ -39,12 +41,30 @@ def test_nothing_is_compiled_in_what_is_timed(clip: Path, monkeypatch: pytest.Mo
 
     def watched(frames: NDArray[np.uint8], **options: object) -> NDArray[np.float32]:
         seen.append((frames.shape, bool(frames.any())))
-        return np.zeros((len(frames) - 1, *frames.shape[1:], 2), np.float32)
+        return shape_of_flow(frames)
 
     monkeypatch.setattr(bench_flow, "tvl1", watched)
     bench_flow.bench_flow([clip], pairs=2, sizes=[(48, 64), (24, 32)])
     first = [seen[at] for at, (shape, _) in enumerate(seen) if shape[1:] != seen[at - 1][0][1:]]
     assert first == [((2, 48, 64), False), ((2, 24, 32), False)]
+
+
+def test_a_folder_stands_for_its_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_flow, "available", lambda: ({"none": shape_of_flow}, []))
+    write_video(tmp_path / "a.mp4", 5, size=(64, 48))
+    (tmp_path / "b").mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 48)).save(tmp_path / "b" / f"{number}.png")
+    report = bench_flow.bench_flow([tmp_path, tmp_path / "a.mp4"], pairs=3, sizes=[(24, 32)])
+    assert report.num_pairs == 9
+    assert bench_flow.bench_flow([tmp_path / "b"], pairs=3, sizes=[(24, 32)]).num_pairs == 3
+    (tmp_path / "c").mkdir()
+    with pytest.raises(ManifestError, match="c: no video here"):
+        bench_flow.bench_flow([tmp_path / "c"], pairs=3)
+
+
+def shape_of_flow(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.zeros((len(frames) - 1, *frames.shape[1:], 2), np.float32)
 
 
 def test_a_difference_is_seen(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from naive_flow import naive_flow
 from numpy.typing import NDArray
 from opencv_flow import check_agreement, opencv_flow
 
@@ -28,11 +29,11 @@ FIXED = TVL1(scales=1, warps=1, inner_iterations=10, outer_iterations=1, epsilon
 """Ten iterations, whatever they change: nothing chaotic, so rounding is all that may differ."""
 
 
-def texture(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
-    """Smooth random grey levels, periodic in both directions."""
+def texture(height: int, width: int, seed: int = 0, sigma: float = 2) -> NDArray[np.float32]:
+    """Random grey levels smoothed by ``sigma`` px, periodic in both directions."""
     rng = np.random.default_rng(seed)
     noise = np.tile(rng.uniform(0, 255, (height, width)).astype(np.float32), (3, 3))
-    smooth = cv2.GaussianBlur(noise, (0, 0), 2)[height : 2 * height, width : 2 * width]
+    smooth = cv2.GaussianBlur(noise, (0, 0), sigma)[height : 2 * height, width : 2 * width]
     low, high = smooth.min(), smooth.max()
     return (smooth - low) / (high - low) * 255
 
@@ -98,9 +99,36 @@ def test_settings_reach_the_iterations(walk: NDArray[np.uint8]) -> None:
 def test_shifts_are_found(u: float, v: float) -> None:
     image = texture(120, 160)
     frames = np.stack([as_grey(image), as_grey(shifted(image, u, v))])
-    flow = tvl1(frames)[0]
-    error = np.linalg.norm(flow - (u, v), axis=2)[16:-16, 16:-16]
-    assert np.quantile(error, 0.99) <= 0.05
+    assert error_inside(tvl1(frames)[0], u, v) <= 0.05
+
+
+def error_inside(flow: NDArray[np.float32], u: float, v: float) -> float:
+    """px. The 99th percentile of the distance to the true shift, 16 px from the border on."""
+    return float(np.quantile(np.linalg.norm(flow - (u, v), axis=2)[16:-16, 16:-16], 0.99))
+
+
+def randomly_shifted(seed: int, sigma: float) -> tuple[NDArray[np.uint8], float, float]:
+    """A texture before and after a shift of up to 4 px in any direction, and the shift."""
+    rng = np.random.default_rng(seed)
+    angle, length = rng.uniform(0, 2 * np.pi), 4 * np.sqrt(rng.uniform())
+    u, v = length * np.cos(angle), length * np.sin(angle)
+    image = texture(120, 160, seed, sigma)
+    return np.stack([as_grey(image), as_grey(shifted(image, u, v))]), u, v
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_shift_of_a_fine_texture_is_found(seed: int) -> None:
+    frames, u, v = randomly_shifted(seed, sigma=1.2)
+    assert error_inside(tvl1(frames)[0], u, v) <= 0.05
+
+
+@pytest.mark.parametrize("sigma", [2.0, 4.0])
+def test_shifts_of_smooth_textures_are_found_as_well_as_by_opencv(sigma: float) -> None:
+    """The method itself errs by up to 0.1 px where there is little to see."""
+    for seed in range(10):
+        frames, u, v = randomly_shifted(seed, sigma)
+        theirs = error_inside(opencv_flow(frames[0], frames[1], TVL1()), u, v)
+        assert error_inside(tvl1(frames)[0], u, v) <= min(theirs + 0.005, 0.12)
 
 
 HOSTILE = {
@@ -150,6 +178,20 @@ def test_the_stop_rule_ends_early(walk: NDArray[np.uint8]) -> None:
     list(solver.flows(walk[:2]))
     pixels = sum(height * width for height, width in TVL1().sizes(112, 148))
     assert 0 < solver.iterations < 0.8 * most * pixels
+
+
+def test_the_stop_rule_ends_where_it_is_written_to(walk: NDArray[np.uint8]) -> None:
+    settings = TVL1(scales=2, warps=2, outer_iterations=2, epsilon=0.1)
+    frames = np.ascontiguousarray(walk[:4, 20:68, 30:94])
+    sizes = settings.sizes(48, 64)
+    seen = set[int]()
+    for before, after in zip(frames, frames[1:], strict=False):
+        flow, counts = naive_flow(before, after, settings)
+        solver = Solver(48, 64, settings)
+        assert np.abs(next(solver.flows(np.stack([before, after]))) - flow).max() <= 1e-3
+        assert solver.iterations == sum(n * h * w for n, (h, w) in zip(counts, sizes, strict=True))
+        seen.update(counts)
+    assert len(seen) > 2 and max(seen) < 2 * 2 * settings.inner_iterations
 
 
 @pytest.mark.parametrize(

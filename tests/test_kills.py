@@ -6,8 +6,20 @@ for byte.
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
 import pytest
 from kill_many import HITS, Hit, differences, kill_many, make_videos, moments, undisturbed
+
+from vadprep.features import open_features
+from vadprep.folder import StreamFolder
+from vadprep.journal import read_rows
+from vadprep.verify import verify
 
 
 @pytest.mark.slow
@@ -32,6 +44,36 @@ def test_kills_of_two_streams_cost_only_the_videos_in_flight(tmp_path):
     assert [kill.problems for kill in kills] == [()] * 3
     assert any(kill.committed for kill in kills) and any(kill.repeated for kill in kills)
     assert all(kill.repeated <= 1 for kill in kills)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_real_clips_with_both_networks_and_tvl1_survive_a_kill(tmp_path, real_clips):
+    """The command itself, at the real size, two frames a second."""
+    options = "--workers 1 --streams rgb,flow --fps 2 --set crops=1"
+    options += " --weights random:0 --flow-weights random:1"
+    command = [sys.executable, "-c", "from vadprep.cli import main; main()", "extract"]
+    command += ["--videos", str(real_clips), *options.split(), "--out"]
+    subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
+    streams = {name: tmp_path / "f" / name for name in ("rgb", "flow")}
+    process = subprocess.Popen(
+        [*command, tmp_path / "f"], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not read_rows(streams["rgb"]):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 1 <= len(read_rows(streams["rgb"])) < 3
+    subprocess.run([*command, tmp_path / "f"], check=True, capture_output=True)
+    for name, folder in streams.items():
+        assert verify(StreamFolder.open(folder)).problems == ()
+        assert differences(folder, tmp_path / "whole" / name) == []
+    with open_features(tmp_path / "f") as found:
+        assert len(found) == 3
+        for video in map(found.__getitem__, found):
+            assert video.rgb.shape == video.flow.shape == (len(video.spans), 1, 1024)
+            assert np.ptp(video.flow.astype(float)) > 0
 
 
 def test_the_comparison_sees_a_changed_byte_and_a_stray_file(tmp_path):

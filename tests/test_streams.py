@@ -285,6 +285,19 @@ def test_a_kill_between_two_commits_costs_the_missing_stream_alone(tmp_path, vid
     assert starts == {"rgb": ["v1.mp4", "v0.mp4"], "flow": ["v1.mp4", "v1.mp4", "v0.mp4"]}
 
 
+def test_a_worker_computes_flow_on_one_thread(monkeypatch):
+    """Ray starts a worker a core: more threads would wait for each other."""
+    asked = []
+
+    def watched(grey, settings, threads=None):
+        asked.append(threads)
+        return np.zeros((len(grey) - 1, *grey.shape[1:], 2), np.float32)
+
+    monkeypatch.setattr("vadprep.flow.pictures.tvl1", watched)
+    tvl1_method(SPECS["flow"].flow)(torch.zeros((3, 8, 8), dtype=torch.uint8))
+    assert asked == [1]
+
+
 @pytest.mark.slow
 def test_real_clips_in_two_streams_are_killed_and_resumed(tmp_path, real_clips):
     """With real TV-L1, of small frames."""

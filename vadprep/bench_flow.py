@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from vadprep.datasets import videos_in
 from vadprep.decode import open_frames
 from vadprep.flow import TVL1, tvl1, usable_cores
 from vadprep.flow.pictures import grey_of
@@ -85,16 +87,19 @@ def bench_flow(
 ) -> FlowBench:
     """Every back end of this machine on ``pairs`` pairs of each video, at each size.
 
+    A folder stands for the videos in it.
     The back ends take turns video by video, so that a neighbour on the machine slows them all.
     OpenCV and the CPU back end have one core each; then the CPU back end has all of them.
-    Raises DecodeError for a video that cannot be read or has fewer frames.
+    Raises DecodeError for a video that cannot be read or has fewer frames, ManifestError for a
+    folder without videos.
     """
+    videos = list(_files(videos))
     methods, notes = available()
     shares: list[float] = []
     timings: list[FlowTiming] = []
     for size in sizes:
-        for name in methods.keys() - {BASE, SELF}:  # compiled, on a GPU partly for each size
-            methods[name](np.zeros((2, *size), np.uint8))
+        for method in methods.values():  # ours are compiled, on a GPU partly for each size
+            method(np.zeros((2, *size), np.uint8))
         seconds: dict[str, list[float]] = {name: [] for name in methods}
         flows: dict[str, list[Flow]] = {name: [] for name in methods}
         for video in videos:
@@ -112,6 +117,14 @@ def bench_flow(
             f"{statistics.median(shares):.0%} of the rate of a plain copy"
         )
     return FlowBench(len(videos) * pairs, tuple(timings), tuple(notes))
+
+
+def _files(videos: Sequence[Path]) -> Iterator[Path]:
+    for path in videos:
+        if path.is_dir():
+            yield from (path / video.path for video in videos_in(path).videos)
+        else:
+            yield path
 
 
 def _timings(
@@ -200,7 +213,7 @@ def opencv_flow(cv2: Any, frames: NDArray[np.uint8], noise: float) -> Flow:
 
 def grey_frames(video: Path, size: tuple[int, int], count: int) -> NDArray[np.uint8]:
     """``count`` neighbouring grey frames [count, H, W] from the middle of a video."""
-    with open_frames(video) as stream:
+    with open_frames(video, fps=Fraction(1) if video.is_dir() else None) as stream:
         start = max(0, ((stream.header.num_frames or count) - count) // 2)
         frames: list[NDArray[np.uint8]] = []
         for frame in (frame for block in stream for frame in block):
