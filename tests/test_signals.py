@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -20,6 +21,20 @@ def test_a_signal_stops_the_block_and_handlers_come_back(number: signal.Signals)
         with stop_on_signals("all is saved"):
             signal.raise_signal(number)
     assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
+
+
+def test_a_second_signal_that_has_come_already_is_ignored_without_a_word(monkeypatch) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    with pytest.raises(Stopped, match="stopped by SIG"):
+        with stop_on_signals():
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGUSR1)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    assert said == []
 
 
 def test_a_stop_that_c_code_turned_into_a_system_error_is_a_stop() -> None:

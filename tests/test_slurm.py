@@ -256,6 +256,13 @@ def test_a_cluster_over_an_allocation_is_stopped_cleanly_and_goes_on(node, video
     assert not Path(f"/tmp/vadprep-{job}").exists()
     assert 1 <= len(read_rows(jobs.out / "rgb")) < VIDEOS
     job = jobs.submit_cluster(nodes=2)
+    jobs.at_work(0)
+    node.cancel(job)  # to all its processes, the head's too
+    node.wait_idle(PATIENCE)
+    assert node.ended(job) == ("CANCELLED", "75:0")
+    assert "stopped by SIG" in jobs.log(job, 0)
+    assert running(jobs.out / "rgb") == []
+    job = jobs.submit_cluster(nodes=2)
     node.wait_idle(PATIENCE)
     assert node.ended(job) == ("COMPLETED", "0:0")
     assert not Path(f"/tmp/vadprep-{job}").exists()

@@ -68,8 +68,8 @@ def stop_on_signals(
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+        for each in STOP_SIGNALS:  # not SIG_IGN: one that has come already would be complained of
+            signal.signal(each, lambda number, frame: None)
         name = signal.Signals(number).name
         _requested.append(Stopped(f"stopped by {name}; {afterwards}"))
         check_stop()

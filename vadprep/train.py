@@ -81,7 +81,8 @@ class TrainConfig:
     """Share of the training videos of each class, the same for every seed, that is held out to
     choose an epoch by."""
     snapshots: int = MOST
-    """How often at most the test split (and the slice) is scored during a training; 0 never."""
+    """How often at most the test split (and the slice) is scored during a training; 0 never.
+    Papers look more often and report the best, see ``snapshots.MOST``."""
     streams: str = "rgb"
     """``rgb``, ``flow`` or ``concat``."""
     seeds: tuple[int, ...] = ()

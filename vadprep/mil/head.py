@@ -18,6 +18,7 @@ class HeadConfig:
     """What the training loop asks of any head; each head adds its own fields."""
 
     epochs: int = 50
+    """Passes over the items, or runs of ``steps_per_epoch`` steps."""
     steps_per_epoch: int | None = None
     """Steps between two snapshots where batches are balanced or drawn, which have no end of
     their own; None is one pass over the items of the larger class."""
@@ -32,8 +33,11 @@ class HeadConfig:
     """``sample``: every crop of a video is an item. ``axis``: a video is one item with all its
     crops, whose scores are averaged before the loss. Scoring averages over crops in both."""
     optimizer: Literal["adam", "adagrad"] = "adam"
+    """``adagrad`` has the epsilon of Keras."""
     learning_rate: float = 5e-4
+    """In the first epoch, see ``learning_rate_at``."""
     weight_decay: float = 0.0
+    """L2 on all parameters, biases too, through the gradient."""
     cosine_epochs: int | None = None
     """Epochs until the cosine reaches zero; None keeps the learning rate constant."""
     drop_epoch: int | None = None
