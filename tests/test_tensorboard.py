@@ -1,10 +1,10 @@
-"""Event files: read back by a parser written here, and by TensorBoard where it is installed."""
+"""Event files: read back by a parser written here, and by TensorBoard itself."""
 
 from __future__ import annotations
 
 import struct
 
-import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vadprep.tensorboard import write_events
 
@@ -69,11 +69,8 @@ def test_records_are_framed_as_tensorboard_does(tmp_path):
 
 
 def test_tensorboard_reads_them(tmp_path):
-    event_accumulator = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator"
-    )
     write_events(tmp_path / "log.tfevents", POINTS)
-    found = event_accumulator.EventAccumulator(str(tmp_path))
+    found = EventAccumulator(str(tmp_path))
     found.Reload()
     scalars = {
         (event.step, tag): event.value
