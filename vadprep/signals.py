@@ -41,7 +41,7 @@ def interruptibly(call: Callable[[], T]) -> T:
     def answered() -> None:
         try:
             answer.set_result(call())
-        except BaseException as error:
+        except BaseException as error:  # raised below; else the wait would never end
             answer.set_exception(error)
 
     threading.Thread(target=answered, daemon=True).start()
