@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -32,6 +33,7 @@ def test_each_back_end_is_timed_against_opencv(clip: Path, monkeypatch: pytest.M
     assert ours.speedup == pytest.approx(base.seconds / ours.seconds)
     assert ours.mean == both.mean  # the same flow, whatever the threads
     assert 0 < ours.mean < 0.1 and ours.mean < ours.p99
+    assert report.notes[0].startswith(f"OpenCV {cv2.__version__}")
 
 
 def test_nothing_is_compiled_in_what_is_timed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,10 +151,11 @@ def available() -> tuple[dict[str, Method], list[str]]:
     try:
         import cv2
     except ModuleNotFoundError:
-        notes.append("OpenCV is not installed (pip install opencv-contrib-python-headless)")
+        notes.append("OpenCV is not installed (pip install 'opencv-contrib-python-headless>=5')")
     else:
         methods[BASE] = lambda frames: opencv_flow(cv2, frames, 0.0)
         methods[SELF] = lambda frames: opencv_flow(cv2, frames, NOISE)
+        notes.append(f"OpenCV {cv2.__version__} (before 5 its warps were rounded to 1/32 px)")
     methods["CPU, 1 thread"] = lambda frames: tvl1(frames, threads=1)
     if cores > 1:
         methods[f"CPU, {cores} threads"] = lambda frames: tvl1(frames, threads=cores)
