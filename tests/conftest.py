@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slurm_node import missing_programs
+from support.slurm_node import missing_programs
 
 REAL_CLIPS = Path(
     os.environ.get("VADPREP_REAL_CLIPS", Path(__file__).parents[2] / "shared" / "data" / "videos")
@@ -76,7 +76,7 @@ def importable_in_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def videos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of as many small videos as ``VIDEOS`` of the module says."""
-    from kill_many import make_videos
+    from support.kill_many import make_videos
 
     return make_videos(tmp_path_factory.mktemp("made") / "videos", request.module.VIDEOS)
 
@@ -84,10 +84,10 @@ def videos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def whole(videos: Path) -> Path:
     """The folder that one undisturbed process makes of them, by a stand-in for the network."""
-    from interrupted import extract_all, make_standin
+    from support.interrupted import extract_all, make_standin
 
-    from vadprep.runner import in_process
-    from vadprep.shards import DONE
+    from vadprep.extraction.run import in_process
+    from vadprep.features.shard import DONE
 
     folder = videos.parent / "whole"
     reports = extract_all(folder, videos, in_process(make_standin()))

@@ -12,9 +12,9 @@ from typing import Any
 import click
 import numpy as np
 import pytest
-from stored import failed_video, features_of, stored_video, write_folder
+from support.stored import failed_video, features_of, stored_video, write_folder
 
-from vadprep.cli import main
+from vadprep.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / each / "README.md" for each in ("", "manifests", "slurm")]

@@ -1,4 +1,4 @@
-"""Imports point one way, and reading features needs neither torch nor Ray."""
+"""Imports point down the ladder of rooms, and reading features needs neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -13,79 +13,66 @@ import vadprep
 
 PACKAGE = Path(vadprep.__file__).parent
 
-ROWS = [
-    ["records"],
-    [
-        *("files", "remote", "signals", "sources", "stopwatch", "machine"),
-        *("clips", "costs", "crops", "figures"),
-    ],
-    ["appended", "hdf5", "known", "spec", "stages"],
-    ["shards", "manifest", "presets", "lease", "claims"],
-    ["journal", "datasets", "download", "groundtruth"],
-    ["folder", "truth_check"],
-    ["remote_folder"],
-    ["features", "pace", "ranks", "standing"],
-    ["legacy", "repack", "status", "verify"],
-    ["compare"],
-    ["decoders", "backbones", "fitting", "flow", "views"],
-    ["decoding", "snippets", "tensorboard"],
-    ["decode", "sampling", "batching", "logs"],
-    ["extract", "metrics", "mil", "kinetics"],
-    ["bags", "checkpoint", "tasks", "workload", "probe"],
-    ["driver"],
-    ["score", "dispatch", "settings"],
-    ["cluster", "subsampled"],
-    ["snapshots"],
-    ["fit", "outcome"],
-    ["runner", "train"],
-    ["tables", "report", "scenery", "bar"],
-    [
-        *("alarms", "progress", "estimate", "bench", "scene"),
-        *("bench_flow", "bench_memory", "bench_plan", "bench_train"),
-    ],
-    ["bench_workers", "demo", "doctor", "recipes"],
-    ["options"],
-    [
-        *("cli_exchange", "cli_features", "cli_models", "cli_protocol"),
-        *("cli_score", "cli_shards", "cli_tools", "cli_weights"),
-    ],
-    ["cli"],
+LADDER = [
+    {"core", "heads"},
+    {"data", "backbones", "flow"},
+    {"video", "features"},
+    {"evaluation", "extraction"},
+    {"training"},
+    {"cli"},
 ]
-"""Modules from the bottom up: each imports only from rows below its own, or from its package."""
+"""Rooms from the ground up: a room imports only from rows below its own."""
 
-ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
+ALLOWED = {("heads", "core")}
+"""Within a row."""
+
+NEVER = {
+    *(("features", room) for room in ("video", "backbones")),
+    *(("evaluation", room) for room in ("video", "backbones")),
+    *(("training", room) for room in ("extraction", "video", "backbones")),
+}
+NO_TORCH = {"core", "data", "features", "evaluation"}
+"""Rooms that another project can use without torch."""
+
+ROW_OF = {room: row for row, rooms in enumerate(LADDER) for room in rooms}
 LIGHT = [
-    *("features", "manifest", "datasets", "spec", "shards", "status", "verify", "repack", "driver"),
-    "cli",
-    *("legacy.importing", "legacy.exporting", "compare.comparing"),
+    *("features.reader", "data.manifest", "data.datasets", "core.spec", "features.shard"),
+    *("features.status", "features.verify", "features.merge", "cli.main"),
+    *("features.exchange.import_", "features.exchange.export", "features.compare.compare"),
 ]
 
 
 def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
-
-
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 
 
 def imported(path: Path) -> set[str]:
-    """Parts of the package that a module imports, wherever in it, but for type checkers only."""
+    """Dotted names that a module imports, wherever in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vadprep"):
-            _, _, rest = (node.module or "").partition(".")
-            names = [rest] if rest else [alias.name for alias in node.names]
-            found |= {name.split(".")[0] for name in names}
-    return found - {"__version__"}
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: part_of(path))
-def test_a_module_imports_only_from_rows_below(path: Path) -> None:
-    part = part_of(path)
-    assert part in ROW_OF, f"{part} has no row: give it one"
-    wrong = [each for each in imported(path) - {part} if ROW_OF[each] >= ROW_OF[part]]
-    assert not wrong, f"{part} imports {wrong}, which stand in its row or above"
+def room_of(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if parts[0] == "vadprep" and len(parts) > 1 else ""
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_rows_below(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0]
+    assert room in ROW_OF, f"{room} is no room"
+    for name in imported(path):
+        other = room_of(name)
+        assert not (room in NO_TORCH and name.split(".")[0] == "torch"), f"{path} imports torch"
+        if other in ROW_OF and other != room and (room, other) not in ALLOWED:
+            assert ROW_OF[other] < ROW_OF[room], f"{path} imports {name}, up the ladder"
+            assert (room, other) not in NEVER, f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("name", LIGHT)

@@ -6,14 +6,9 @@ import torch
 from torch import Tensor
 
 from vadprep.backbones.graphs import GRAPHS, Graph, build, graph_of
-from vadprep.backbones.precision import (
-    DTYPES,
-    check_precision,
-    has_cpu_bf16,
-    tf32_only_if,
-)
+from vadprep.backbones.precision import DTYPES, check_precision, has_cpu_bf16, tf32_only_if
 from vadprep.backbones.scaling import SCALINGS, scaling_of
-from vadprep.backbones.weights import Weights, load_weights, missing_weights_message
+from vadprep.backbones.weights.load import Weights, load_weights, missing_weights_message
 
 __all__ = [
     "GRAPHS",

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from vadprep.backbones import inception, resnet
-from vadprep.backbones.classifiers import CLASSIFIERS, VideoClassifier
-from vadprep.backbones.folded import FoldedInception
+from vadprep.backbones.inception_folded import FoldedInception
 from vadprep.backbones.scaling import Scaled, Scaling
-from vadprep.clips import CLIP_LENGTH
+from vadprep.backbones.torchvision import CLASSIFIERS, VideoClassifier
+from vadprep.core.clips import CLIP_LENGTH
 
 GraphId = str
 State = Mapping[str, Tensor]

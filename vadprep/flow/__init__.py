@@ -7,9 +7,9 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.flow.settings import TVL1
-from vadprep.machine import worker_cores
-from vadprep.records import VadprepError
+from vadprep.core.records import VadprepError
+from vadprep.core.resources import worker_cores
+from vadprep.flow.pyramid import TVL1
 
 __all__ = ["TVL1", "tvl1"]
 

@@ -22,7 +22,7 @@ from types import ModuleType
 import numba
 from llvmlite import binding
 
-from vadprep.machine import cache_folder
+from vadprep.core.resources import cache_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,12 +34,12 @@ _THREADS = threading.Lock()
 
 @cache
 def loops() -> ModuleType:
-    """The module ``vadprep.flow.loops``, compiled for this machine."""
+    """The module ``vadprep.flow.cpu_loops``, compiled for this machine."""
     folder = compiled_folder()
     with _THREADS, _locked(folder / "lock"), _numba(CACHE_DIR=str(folder)):
         with _numba(SLP_VECTORIZE=1):  # four channels of a pixel as one vector: twice the speed
-            importlib.import_module("vadprep.flow.warping")
-        return importlib.import_module("vadprep.flow.loops")
+            importlib.import_module("vadprep.flow.cpu_warping")
+        return importlib.import_module("vadprep.flow.cpu_loops")
 
 
 def compiled_folder() -> Path:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from vadprep.flow.bilinear import axis
 from vadprep.flow.compiled import loops
-from vadprep.flow.planes import BORDER, LANES, LEFT, TILE
-from vadprep.flow.settings import TVL1
+from vadprep.flow.cpu_planes import BORDER, LANES, LEFT, TILE
+from vadprep.flow.pyramid import TVL1
 
 Plane = NDArray[np.float32]
 

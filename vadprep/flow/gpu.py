@@ -23,11 +23,12 @@ import torch
 import triton
 from torch import Tensor
 
-from vadprep.flow import check_frames, kernels
+from vadprep.core.records import VadprepError
+from vadprep.flow import check_frames
+from vadprep.flow import gpu_kernels as kernels
 from vadprep.flow.bilinear import axis
+from vadprep.flow.pyramid import TVL1
 from vadprep.flow.scale import Scale
-from vadprep.flow.settings import TVL1
-from vadprep.records import VadprepError
 
 BUDGET_BYTES = 1 << 30
 """Device memory for the pairs worked on at a time, without the frames and the finished flow."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import i8, void
 
-from vadprep.flow.planes import LANES, LEFT, PLANE, TILE, U, loop
+from vadprep.flow.cpu_planes import LANES, LEFT, PLANE, TILE, U, loop
 
 _COLUMN = TILE + LANES
 """Numbers between two rows of sorted columns."""

@@ -24,8 +24,10 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
-from vadprep.clips import num_flows
-from vadprep.files import make_folder, remove_stale, written
+from vadprep.core.atomic import make_folder, remove_stale, written
+from vadprep.core.clips import num_flows
+from vadprep.core.records import DecodeError, FeaturesError, SpecError
+from vadprep.core.spec import Spec
 from vadprep.flow.formats import (
     JPEG_QUALITY,
     NO_FLOW_KIND,
@@ -36,9 +38,7 @@ from vadprep.flow.formats import (
     jpeg_reader,
     jpeg_writer,
 )
-from vadprep.flow.pictures import Quantisation
-from vadprep.records import DecodeError, FeaturesError, SpecError
-from vadprep.spec import Spec
+from vadprep.flow.quantise import Quantisation
 
 HDF5, JPEG = "hdf5", f"jpeg {JPEG_QUALITY}"
 KINDS = {"hdf5": HDF5, "jpeg": JPEG}

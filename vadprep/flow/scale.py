@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vadprep.flow import kernels
-from vadprep.flow.settings import TVL1
+from vadprep.flow import gpu_kernels as kernels
+from vadprep.flow.pyramid import TVL1
 
 TILE = (32, 32)
 """Rows and columns of a program of 4 warps. Many small ones would take long just to see that

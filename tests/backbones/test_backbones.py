@@ -1,0 +1,326 @@
+"""The network against a second one, written here from the description of the graph alone."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+from vadprep.backbones import (
+    SCALINGS,
+    Backbone,
+    Weights,
+    build,
+    has_cpu_bf16,
+    load_backbone,
+    load_weights,
+)
+from vadprep.backbones.inception import InceptionI3D, same_padding
+from vadprep.backbones.inception_folded import BlockStem, FoldedStem, Stem, make_stem
+from vadprep.backbones.precision import tf32_only_if
+from vadprep.core.records import SpecError
+
+GRAPH = "inception_i3d"
+MIXED = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    """Random filters with batch-norm statistics that are not the identity."""
+    plain = load_weights("random:0", GRAPH)
+    generator = torch.Generator().manual_seed(5)
+    state = dict(plain.state)
+    for name, tensor in state.items():
+        noise = torch.rand(tensor.shape, generator=generator)
+        if name.endswith("running_var"):
+            state[name] = 0.5 + noise
+        elif ".bn." in name:
+            state[name] = tensor + 0.4 * (noise - 0.5)
+    return Weights("test", "", GRAPH, state, "")
+
+
+@pytest.fixture(scope="module")
+def views() -> Tensor:
+    """uint8 [2, 16, 224, 224, 3]: smooth moving patches."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(2, 3, 4, 14, 14, generator=generator) * 255
+    fine = torch.nn.functional.interpolate(coarse, (16, 224, 224), mode="trilinear")
+    return fine.permute(0, 2, 3, 4, 1).round().to(torch.uint8).contiguous()
+
+
+def scaled(views: Tensor) -> Tensor:
+    """float32 [batch, 3, T, H, W] in [-1, 1]."""
+    return views.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """Relative error in the Euclidean norm."""
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+# --- the second implementation: functions, channels first, explicit zeros -------------------
+
+
+def zeros_around(x: Tensor, sizes: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    """TensorFlow's SAME: as many zeros as give ceil(n / s) windows, the odd one at the end."""
+    for axis, (k, s) in enumerate(zip(sizes, strides, strict=True), start=2):
+        n = x.shape[axis]
+        total = max((math.ceil(n / s) - 1) * s + k - n, 0)
+        shape = list(x.shape)
+        parts = []
+        for count in (total // 2, total - total // 2):
+            shape[axis] = count
+            parts.append(x.new_zeros(shape))
+        x = torch.cat([parts[0], x, parts[1]], dim=axis)
+    return x
+
+
+def unit(state: dict[str, Tensor], name: str, x: Tensor, stride: int = 1) -> Tensor:
+    kernel = state[f"{name}.conv.weight"]
+    x = zeros_around(x, tuple(kernel.shape[2:]), (stride,) * 3)
+    x = torch.conv3d(x, kernel, stride=stride)
+    mean, var, scale, offset = (
+        state[f"{name}.bn.{part}"].view(-1, 1, 1, 1)
+        for part in ("running_mean", "running_var", "weight", "bias")
+    )
+    return ((x - mean) / torch.sqrt(var + 0.001) * scale + offset).clamp_min(0)
+
+
+def pool(x: Tensor, sizes: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    return torch.max_pool3d(zeros_around(x, sizes, strides), sizes, strides)
+
+
+def mixed(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    def at(branch: int, part: str, y: Tensor) -> Tensor:
+        return unit(state, f"{name}.Branch_{branch}.Conv3d_{part}", y)
+
+    pooled = pool(x, (3, 3, 3), (1, 1, 1))
+    return torch.cat(
+        [
+            at(0, "0a_1x1", x),
+            at(1, "0b_3x3", at(1, "0a_1x1", x)),
+            at(2, "0b_3x3", at(2, "0a_1x1", x)),
+            at(3, "0b_1x1", pooled),
+        ],
+        dim=1,
+    )
+
+
+@torch.inference_mode()
+def reference(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Features [batch, 1024] and logits [batch, 400]."""
+    x = unit(state, "Conv3d_1a_7x7", x, stride=2)
+    x = pool(x, (1, 3, 3), (1, 2, 2))
+    x = unit(state, "Conv3d_2c_3x3", unit(state, "Conv3d_2b_1x1", x))
+    x = pool(x, (1, 3, 3), (1, 2, 2))
+    for block in MIXED:
+        if block == "4b":
+            x = pool(x, (3, 3, 3), (2, 2, 2))
+        if block == "5b":
+            x = pool(x, (2, 2, 2), (2, 2, 2))
+        x = mixed(state, f"Mixed_{block}", x)
+    windows = [x[:, :, t : t + 2].mean(dim=(2, 3, 4)) for t in range(x.shape[2] - 1)]
+    assert x.shape[3:] == (7, 7)
+    kernel = state["Logits.Conv3d_0c_1x1.weight"].flatten(1)
+    bias = state["Logits.Conv3d_0c_1x1.bias"]
+    logits = [window @ kernel.T + bias for window in windows]
+    return torch.stack(windows).mean(0), torch.stack(logits).mean(0)
+
+
+# --- tests ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [16, *(pytest.param(n, marks=pytest.mark.slow) for n in (17, 24, 32, 79))],
+)
+def test_network_equals_its_description(weights: Weights, frames: int) -> None:
+    clip = torch.randn(1, 3, frames, 224, 224, generator=torch.Generator().manual_seed(frames))
+    network = build(GRAPH)
+    assert isinstance(network, InceptionI3D)
+    network.load_state_dict(dict(weights.state))
+    with torch.inference_mode():
+        features, logits = network(clip), network.logits(clip)
+    expected = reference(dict(weights.state), clip)
+    assert features.shape == (1, 1024) and logits.shape == (1, 400)
+    assert error(features, expected[0]) < 1e-5
+    assert error(logits, expected[1]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "length, size, stride, expected",
+    [
+        (224, 7, 2, (2, 3)),
+        (79, 7, 2, (3, 3)),
+        (112, 3, 2, (0, 1)),
+        (7, 2, 2, (0, 1)),
+        (9, 1, 1, (0, 0)),
+    ],
+)
+def test_same_padding(length: int, size: int, stride: int, expected: tuple[int, int]) -> None:
+    assert same_padding(length, size, stride) == expected
+
+
+def test_flow_network_takes_two_channels() -> None:
+    with torch.device("meta"):
+        state = InceptionI3D(in_channels=2).state_dict()
+    assert state["Conv3d_1a_7x7.conv.weight"].shape == (64, 2, 7, 7, 7)
+
+
+@pytest.fixture(scope="module")
+def backbone(weights: Weights) -> Backbone:
+    return load_backbone(GRAPH, weights, "cpu", "fp32")
+
+
+def test_folded_network_equals_the_plain_one(
+    weights: Weights, backbone: Backbone, views: Tensor
+) -> None:
+    features = backbone(views[:1])
+    assert features.shape == (1, 1024) and features.dtype == torch.float32
+    assert error(features, reference(dict(weights.state), scaled(views[:1]))[0]) < 1e-4
+
+
+@pytest.mark.parametrize("stem", [FoldedStem, BlockStem])
+@pytest.mark.parametrize(
+    "name, mean, std",
+    [("[-1,1]", 0.5, 0.5), ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))],
+)
+def test_every_scaling_stands_in_the_stem(
+    weights: Weights, stem: Stem, name: str, mean: object, std: object
+) -> None:
+    """The zeros around the picture are added after scaling, so they must stay zeros."""
+    views = torch.randint(0, 256, (1, 8, 20, 24, 3), generator=torch.Generator().manual_seed(0))
+    means, stds = torch.as_tensor(mean), torch.as_tensor(std)
+    clips = ((views / 255 - means) / stds).permute(0, 4, 1, 2, 3)
+    expected = unit(dict(weights.state), "Conv3d_1a_7x7", clips, stride=2)
+    ours = make_stem(weights.state, "Conv3d_1a_7x7", SCALINGS[name], stem)
+    assert error(ours(views.byte()), expected) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def flow_weights(weights: Weights) -> Weights:
+    """Those of ``weights``, but for the first convolution."""
+    stem = "Conv3d_1a_7x7.conv.weight"
+    own = load_weights("random:0", "inception_i3d_flow").state[stem]
+    assert own.shape == (64, 2, 7, 7, 7)
+    return Weights("test", "", "inception_i3d_flow", {**weights.state, stem: own}, "")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+@pytest.mark.parametrize("is_quantised", [True, False])
+def test_folded_flow_network_equals_the_plain_one(
+    flow_weights: Weights, views: Tensor, precision: str, is_quantised: bool
+) -> None:
+    """Quantised flow in 8 bits, flow that was not in floats; tf32 has the blocked stem."""
+    backbone = load_backbone("inception_i3d_flow", flow_weights, "cpu", precision)
+    flow = views[:1, ..., :2] if is_quantised else views[:1, ..., :2].float() / 300 - 0.4
+    before = flow.clone()
+    features = backbone(flow)
+    clip = scaled(flow) if is_quantised else flow.permute(0, 4, 1, 2, 3)
+    assert error(features, reference(dict(flow_weights.state), clip)[0]) < 1e-4
+    assert torch.equal(flow, before)
+
+
+def test_views_of_the_other_stream_are_refused(
+    backbone: Backbone, flow_weights: Weights, views: Tensor
+) -> None:
+    flow = load_backbone("inception_i3d_flow", flow_weights, "cpu", "fp32")
+    with pytest.raises(ValueError, match="224, 224, 3"):
+        backbone(views[..., :2])
+    with pytest.raises(ValueError, match="224, 224, 2"):
+        flow(views)
+    with pytest.raises(ValueError, match="for inception_i3d_flow, not for inception_i3d"):
+        load_backbone(GRAPH, flow_weights, "cpu", "fp32")
+
+
+def test_bf16_error_is_a_few_percent(weights: Weights, backbone: Backbone, views: Tensor) -> None:
+    """Random filters cancel more than trained ones, so this is an upper bound."""
+    if not has_cpu_bf16():
+        pytest.skip("processor without bfloat16")
+    half = load_backbone(GRAPH, weights, "cpu", "bf16")
+    assert 1e-4 < error(half(views[:1]), backbone(views[:1])) < 0.08
+
+
+def test_neighbours_in_the_batch_do_not_matter(backbone: Backbone, views: Tensor) -> None:
+    padded = torch.zeros_like(views)
+    padded[1] = views[1]
+    assert torch.equal(backbone(padded)[1], backbone(views)[1])
+
+
+def test_same_call_gives_the_same_bytes(backbone: Backbone, views: Tensor) -> None:
+    assert torch.equal(backbone(views[:1]), backbone(views[:1]))
+
+
+def test_features_of_random_weights_tell_clips_apart(views: Tensor) -> None:
+    """Motion, appearance: a still clip and the next clip both differ clearly."""
+    plain = load_backbone(GRAPH, load_weights("random:0", GRAPH), "cpu", "fp32")
+    still = views[:1, :1].expand_as(views[:1])
+    first, second, frozen = (plain(clip) for clip in (views[:1], views[1:], still))
+    assert error(second, first) > 0.1 and error(frozen, first) > 0.1
+
+
+def test_views_of_another_shape_are_refused(backbone: Backbone, views: Tensor) -> None:
+    for wrong in (views[:, :8], views.float(), views.permute(0, 4, 1, 2, 3)):
+        with pytest.raises(ValueError, match="expected uint8"):
+            backbone(wrong)
+
+
+def test_fp16_is_refused_on_a_cpu(weights: Weights) -> None:
+    with pytest.raises(SpecError, match="fp16 needs a GPU"):
+        load_backbone(GRAPH, weights, "cpu", "fp16")
+
+
+def test_fp32_serves_tf32_where_there_is_none(weights: Weights) -> None:
+    views = torch.arange(16 * 224 * 224 * 3).view(1, 16, 224, 224, 3).to(torch.uint8)
+    by_fp32 = load_backbone(GRAPH, weights, "cpu", "fp32")(views)
+    by_tf32 = load_backbone(GRAPH, weights, "cpu", "tf32")(views)
+    torch.testing.assert_close(by_tf32, by_fp32, rtol=1e-3, atol=1e-4)
+
+
+def test_switches_of_torch_are_one_threads_at_a_time_and_put_back() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    seen = []
+
+    def enter(allowed: bool) -> None:
+        for _ in range(50):
+            with tf32_only_if(allowed):
+                time.sleep(0.0005)
+                seen.append(torch.backends.cudnn.allow_tf32 == allowed)
+
+    threads = [threading.Thread(target=enter, args=(allowed,)) for allowed in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(seen) and len(seen) == 100
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_bf16_is_refused_where_it_is_emulated(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vadprep.backbones.precision.has_cpu_bf16", lambda: False)
+    with pytest.raises(SpecError, match="AVX512-BF16"):
+        load_backbone(GRAPH, weights, "cpu", "bf16")
+
+
+def test_unknown_graph_and_precision(weights: Weights) -> None:
+    with pytest.raises(ValueError, match="inception_i3d"):
+        load_weights("random:0", "resnet")
+    with pytest.raises(ValueError, match="fp32"):
+        load_backbone(GRAPH, weights, "cpu", "int8")
+
+
+def test_tf32_settings_are_put_back(backbone: Backbone, views: Tensor) -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    try:
+        matmul.allow_tf32 = True
+        backbone(views[:1])
+        assert matmul.allow_tf32
+    finally:
+        matmul.allow_tf32 = before

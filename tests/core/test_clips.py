@@ -1,0 +1,143 @@
+"""Clip arithmetic: which clips exist, what they answer for, and the way back to frames."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from vadprep.core.clips import (
+    Resampling,
+    check_spans,
+    frame_labels,
+    frame_scores,
+    min_frames,
+    num_clips,
+)
+
+NATIVE = Resampling(Fraction(25))
+
+
+@pytest.mark.parametrize(
+    ("frames", "drop", "xd", "repeat_last"),
+    [
+        (0, 0, 0, 0),
+        (1, 0, 0, 1),
+        (15, 0, 0, 1),
+        (16, 1, 0, 1),
+        (17, 1, 1, 2),
+        (32, 2, 1, 2),
+        (530, 33, 33, 34),
+        (1600, 100, 99, 100),
+        (1601, 100, 100, 101),
+        (2729, 170, 170, 171),
+        (8096, 506, 505, 506),
+    ],
+)
+def test_clip_counts_of_the_tail_rules(frames, drop, xd, repeat_last):
+    counts = [num_clips(frames, tail) for tail in ("drop", "xd", "repeat-last")]
+    assert counts == [drop, xd, repeat_last]
+
+
+def test_an_unknown_tail_rule_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="tail = 'loop'.*drop, xd, repeat-last"):
+        num_clips(16, "loop")
+
+
+@pytest.mark.parametrize(("tail", "fewest"), [("drop", 16), ("xd", 17), ("repeat-last", 1)])
+def test_min_frames_is_the_shortest_video_with_a_clip(tail, fewest):
+    assert min_frames(tail) == fewest
+    assert num_clips(fewest, tail) == 1
+    assert num_clips(fewest - 1, tail) == 0
+
+
+def naive_sources(num_source, fps_source, fps_used):
+    """Source frame of each resampled frame, by walking the time line."""
+    shown, index = [], 0
+    while (source := int(Fraction(index) / fps_used * fps_source)) < num_source:
+        shown.append(source)
+        index += 1
+    return shown
+
+
+RATES = [
+    (Fraction(25), Fraction(25)),
+    (Fraction(30), Fraction(25)),
+    (Fraction(30000, 1001), Fraction(25)),
+    (Fraction(24), Fraction(25)),
+    (Fraction(15), Fraction(25)),
+    (Fraction(60), Fraction(25)),
+    (Fraction(1962, 100), Fraction(24)),
+    (Fraction(1), Fraction(25)),
+]
+
+
+@pytest.mark.parametrize(("fps_source", "fps_used"), RATES)
+@pytest.mark.parametrize("num_source", [1, 15, 16, 17, 31, 250, 355, 530])
+def test_resampling_shows_what_is_on_screen_at_each_moment(num_source, fps_source, fps_used):
+    resampling = Resampling(fps_source, fps_used)
+    expected = naive_sources(num_source, fps_source, fps_used)
+    assert resampling.count(num_source) == len(expected)
+    assert [resampling.source(i) for i in range(len(expected))] == expected
+    repeats = [resampling.repeats(i) for i in range(num_source)]
+    assert np.repeat(np.arange(num_source), repeats).tolist() == expected
+
+
+@pytest.mark.parametrize("tail", ["drop", "xd", "repeat-last"])
+@pytest.mark.parametrize(("fps_source", "fps_used"), RATES)
+def test_spans_tile_from_the_first_frame_at_any_rate(fps_source, fps_used, tail):
+    for num_source in (16, 100, 531):
+        resampling = Resampling(fps_source, fps_used)
+        spans = resampling.spans(num_source, tail)
+        check_spans(spans, num_source)
+        assert len(spans) == num_clips(resampling.count(num_source), tail)
+        shown = naive_sources(num_source, fps_source, fps_used)
+        for k, (start, stop) in enumerate(spans):
+            assert start == shown[16 * k]
+            assert stop == (shown[16 * k + 16] if 16 * k + 16 < len(shown) else num_source)
+
+
+def test_repeat_last_answers_only_for_frames_that_exist():
+    assert NATIVE.spans(17, "repeat-last").tolist() == [[0, 16], [16, 17]]
+
+
+def test_frame_scores_cut_ends_at_the_last_span_and_hold_at_the_last_frame():
+    spans, scores = NATIVE.spans(40, "drop"), np.array([0.25, 0.75])
+    cut = frame_scores(scores, spans, 40)
+    assert cut.tolist() == [0.25] * 16 + [0.75] * 16
+    hold = frame_scores(scores, spans, 40, "hold")
+    assert hold.tolist() == [0.25] * 16 + [0.75] * 24
+
+
+def test_frame_scores_give_each_frame_the_score_of_the_clip_that_answers_for_it():
+    resampling = Resampling(Fraction(30), Fraction(25))
+    spans = resampling.spans(200, "drop")
+    scores = np.arange(len(spans), dtype=np.float32)
+    frames = frame_scores(scores, spans, 200)
+    for k, (start, stop) in enumerate(spans):
+        assert set(frames[start:stop]) == {k}
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ([[0, 16], [17, 32]], "gap"),
+        ([[0, 16], [15, 32]], "overlap"),
+        ([[1, 16]], "gap"),
+        ([[0, 41]], "past the 40 frames"),
+        ([[0, 16], [16, 12]], "backwards"),
+    ],
+)
+def test_spans_that_do_not_tile_are_refused(spans, message):
+    with pytest.raises(ValueError, match=message):
+        frame_scores(np.zeros(len(spans)), np.array(spans), 40)
+
+
+def test_scores_of_another_length_than_the_spans_are_refused():
+    with pytest.raises(ValueError, match="scores.shape"):
+        frame_scores(np.zeros(3), NATIVE.spans(40, "drop"), 40)
+
+
+def test_frame_labels_mark_half_open_intervals():
+    assert np.flatnonzero(frame_labels(((2, 4), (6, 7)), 8)).tolist() == [2, 3, 6]

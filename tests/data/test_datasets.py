@@ -1,0 +1,348 @@
+"""The bundled lists against published figures, and videos found under a root."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vadprep.core.records import DecodeError, ManifestError, Video
+from vadprep.data.datasets import (
+    SourceIndex,
+    check,
+    dataset_names,
+    leaks,
+    load_dataset,
+    public_ground_truth,
+    split_names,
+    split_path,
+    summary,
+    videos_in,
+)
+from vadprep.data.manifest import Manifest, apply_splits
+
+# Published figures: videos, abnormal ones, of train and of test.
+COUNTS = {
+    "xd": (3954, 1905, 800, 500),
+    "ucf": (1610, 810, 290, 140),
+    "shanghaitech": (238, 63, 199, 44),
+    "ped1": (34, 0, 36, 36),
+    "ped2": (16, 0, 12, 12),
+    "avenue": (0, 0, 21, 21),
+    "tad": (400, 190, 100, 60),
+}
+# Frames and abnormal frames of the public test ground truth. UCF-Crime's second figure follows
+# from the intervals alone; its sum over whole videos is checked against 84,182 below.
+SCORED = {
+    "xd": (2_330_384, 537_805),
+    "ucf": (1_109_680, 84_128),
+    "shanghaitech": (142_912, 8_028),
+    "ped1": (7_200, 4_045),
+    "ped2": (2_010, 1_648),
+    "avenue": (15_324, 3_867),
+    "tad": (84_086, 10_609),
+}
+
+
+def touch(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def listing(*videos: Video) -> Manifest:
+    return Manifest(Path("m.csv"), videos)
+
+
+def test_seven_lists_and_ten_draws_are_bundled():
+    assert dataset_names() == sorted(COUNTS)
+    assert split_names() == [f"ped2-{draw:02d}" for draw in range(10)]
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="'xdv'.*avenue.*xd"):
+        load_dataset("xdv")
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_numbers_of_videos_are_the_published_ones(name):
+    manifest = load_dataset(name)
+    train, test = manifest.in_split("train"), manifest.in_split("test")
+    abnormal = [sum(video.label == 1 for video in split) for split in (train, test)]
+    assert (len(train), abnormal[0], len(test), abnormal[1]) == COUNTS[name]
+    assert len(train) + len(test) == len(manifest.videos)
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_public_ground_truth_is_rebuilt_from_the_intervals(name):
+    labels = public_ground_truth(load_dataset(name))
+    assert labels.dtype == np.bool_
+    assert (len(labels), labels.sum()) == SCORED[name]
+
+
+def test_abnormal_frames_of_whole_ucf_videos():
+    videos = load_dataset("ucf").in_split("test")
+    assert sum(video.num_frames for video in videos) == 1_111_808
+    events = [event for video in videos for event in video.intervals]
+    assert len(events) == 156
+    assert sum(stop - start for start, stop in events) == 84_182
+
+
+@pytest.mark.parametrize("name, cut", [("ucf", 5), ("xd", 71), ("tad", 22), ("ped1", 0)])
+def test_published_ends_past_the_end_are_recorded(name, cut):
+    assert len(load_dataset(name).warnings) == cut
+    assert load_dataset(name).doubts() == []
+
+
+def test_a_published_end_is_cut_at_the_video():
+    arson = next(v for v in load_dataset("ucf").videos if v.video_id == "Arson016_x264")
+    assert (arson.num_frames, arson.intervals) == (1795, ((1000, 1795),))
+
+
+@pytest.mark.parametrize(
+    "name, video_id",
+    [
+        ("xd", "Bad.Boys.1995__#00-26-51_00-27-53_label_B2-0-0"),
+        ("xd", "v=yviKz5J-pEA__#1_label_A"),
+        ("ucf", "Normal_Videos001_x264"),
+        ("ucf", "Normal_Videos_003_x264"),
+        ("shanghaitech", "01_0014"),
+        ("avenue", "01"),
+    ],
+)
+def test_ids_are_the_published_names(name, video_id):
+    assert [v.video_id for v in load_dataset(name).videos].count(video_id) == 1
+
+
+def test_several_categories_of_a_video_are_separated_by_bars():
+    categories = summary(load_dataset("xd")).categories
+    assert sum(categories.values()) > 4754
+    assert set(categories) == {
+        "normal", "fighting", "shooting", "riot", "abuse", "car accident", "explosion",
+    }  # fmt: skip
+    assert categories["normal"] == 2349
+
+
+def test_weak_labels_have_no_intervals_and_normal_videos_have_none_inside():
+    for name in ("xd", "ucf", "tad"):
+        for video in load_dataset(name).in_split("train"):
+            assert video.intervals == (None if video.label else ())
+
+
+def test_columns_come_in_the_common_order():
+    common = "video_id path split label category num_frames num_frames_scored fps intervals"
+    for name in dataset_names():
+        with load_dataset(name).path.open(encoding="utf-8", newline="") as lines:
+            assert next(csv.reader(lines))[:9] == common.split()
+
+
+def test_the_second_labelling_of_avenue_is_kept():
+    other = [json.loads(v.extra["intervals_hf2vad"]) for v in load_dataset("avenue").videos]
+    assert sum(stop - start for events in other for start, stop in events) == 3_712
+
+
+@pytest.mark.parametrize("draw", range(10))
+def test_draws_of_ped2_train_on_six_abnormal_and_four_normal(draw):
+    manifest = apply_splits(load_dataset("ped2"), split_path(f"ped2-{draw:02d}"))
+    train, test = summary(manifest).splits
+    if train.split == "test":
+        train, test = test, train
+    assert (train.abnormal, train.normal, test.abnormal, test.normal) == (6, 4, 6, 12)
+    assert not manifest.warnings
+
+
+def test_draws_of_ped2_differ():
+    ped2 = load_dataset("ped2")
+    draws = [apply_splits(ped2, split_path(name)).in_split("train") for name in split_names()]
+    assert len({tuple(video.video_id for video in draw) for draw in draws}) == 10
+
+
+def test_a_split_file_of_ones_own_is_a_path(tmp_path):
+    assert split_path(tmp_path / "mine.csv") == tmp_path / "mine.csv"
+
+
+def test_scored_frames_beyond_the_video_hold_its_last_label():
+    ends_abnormal = Video("a", "a", "test", 1, "", 20, 32, intervals=((15, 20),))
+    ends_normal = Video("b", "b", "test", 1, "", 20, 18, intervals=((0, 19),))
+    labels = public_ground_truth(listing(ends_abnormal, ends_normal))
+    assert np.array_equal(np.flatnonzero(labels), np.r_[15:50])
+    assert len(labels) == 50
+
+
+def test_ground_truth_needs_lengths_and_intervals():
+    with pytest.raises(ManifestError, match="video 'a'.*num_frames_scored"):
+        public_ground_truth(listing(Video("a", "a", "test", 1, intervals=((0, 1),))))
+    with pytest.raises(ManifestError, match="split 'val'"):
+        public_ground_truth(listing(Video("a", "a", "test")), "val")
+
+
+def test_a_summary_counts_what_is_known():
+    manifest = listing(
+        Video("a", "a", "train", 1, "x|y", 10),
+        Video("b", "b", "train", None, "x"),
+        Video("c", "c", "test", 0, "", 20, 16, intervals=()),
+    )
+    train, test = summary(manifest).splits
+    assert (train.videos, train.normal, train.abnormal, train.unlabelled) == (2, 0, 1, 1)
+    assert (train.frames, train.videos_without_frames, train.scored_frames) == (10, 1, None)
+    assert (test.frames, test.scored_frames, test.positive_frames) == (20, 16, 0)
+    assert summary(manifest).categories == {"x": 2, "y": 1}
+
+
+# ---------------------------------------------------------------- labels that leak
+
+
+def files(normal: list[str], abnormal: list[str]) -> Manifest:
+    pairs = [(path, 0) for path in normal] + [(path, 1) for path in abnormal]
+    return listing(*(Video(str(i), path, "train", y) for i, (path, y) in enumerate(pairs)))
+
+
+@pytest.mark.parametrize(
+    "normal, abnormal, leaking",
+    [
+        (["a.avi"] * 9, ["frames"] * 9, True),
+        (["a.avi"] * 9, ["a.MP4"] * 9, True),
+        (["a.avi"] * 20, ["frames"] * 19 + ["a.avi"], True),
+        (["a.avi"] * 9, ["a.AVI"] * 9, False),
+        (["a.avi"] * 8 + ["a.mp4"], ["a.mp4"] * 2 + ["a.avi"] * 7, False),
+        (["a.avi"] * 9 + ["a.mp4"], ["a.avi"] * 9, False),
+        (["a.avi", "frames"], [], False),
+    ],
+)
+def test_kinds_of_file_that_give_the_label_away(normal, abnormal, leaking):
+    assert bool(leaks(files(normal, abnormal))) == leaking
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_only_shanghaitech_leaks(name):
+    found = leaks(load_dataset(name))
+    assert len(found) == (2 if name == "shanghaitech" else 0)
+
+
+def test_a_leak_is_told_with_counts_and_remedy():
+    line = leaks(load_dataset("shanghaitech"))[0]
+    for words in ("'train'", ".avi: 175 normal, 0 abnormal", "63 abnormal", "convert"):
+        assert words in line
+
+
+# ---------------------------------------------------------------- files under a root
+
+
+def test_videos_in_a_folder_are_files_and_folders_of_frames(tmp_path):
+    touch(
+        tmp_path,
+        "b/2.MP4", "b/cover.jpg", "a.avi", "notes.txt", "c/frames/001.tif", "c/frames/002.tif",
+        ".hidden/x.mp4", "b/._2.mp4", "ü#=.x.mkv",
+    )  # fmt: skip
+    manifest = videos_in(tmp_path)
+    assert [v.video_id for v in manifest.videos] == [
+        "a.avi",
+        "b/2.MP4",
+        "c/frames",
+        "ü#=.x.mkv",
+    ]
+    assert all(v.video_id == v.path and v.label is None for v in manifest.videos)
+
+
+def test_a_folder_without_videos_is_refused(tmp_path):
+    touch(tmp_path, "notes.txt")
+    with pytest.raises(ManifestError, match=r"no video here.*\.mp4.*\.jpg"):
+        videos_in(tmp_path)
+    with pytest.raises(ManifestError, match="no such folder"):
+        videos_in(tmp_path / "none")
+
+
+def test_links_are_followed_once(tmp_path):
+    touch(tmp_path, "disk/a.mp4", "root/b.mp4")
+    (tmp_path / "root" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "loop").symlink_to(tmp_path / "root")
+    assert [v.video_id for v in videos_in(tmp_path / "root").videos] == [
+        "b.mp4",
+        "linked/a.mp4",
+    ]
+
+
+@pytest.mark.parametrize(
+    "path, found",
+    [
+        ("x/a.mp4", "x/a.mp4"),
+        ("a.mp4", "x/a.mp4"),
+        ("elsewhere/a.mp4", "x/a.mp4"),
+        ("frames/01_0014", "testing/01_0014"),
+    ],
+)
+def test_a_source_is_where_its_path_says_or_the_one_of_its_name(tmp_path, path, found):
+    touch(tmp_path, "x/a.mp4", "testing/01_0014/000.jpg")
+    assert SourceIndex(tmp_path).find(Video("v", path)) == tmp_path / found
+
+
+def test_two_files_of_a_name_are_an_error_that_names_both(tmp_path):
+    touch(tmp_path, "x/a.mp4", "y/a.mp4")
+    index = SourceIndex(tmp_path)
+    assert index.find(Video("v", "y/a.mp4")) == tmp_path / "y/a.mp4"
+    with pytest.raises(ManifestError, match="'v'.*x/a.mp4 and y/a.mp4"):
+        index.find(Video("v", "a.mp4"))
+
+
+def test_a_missing_file_concerns_its_video_alone(tmp_path):
+    with pytest.raises(DecodeError, match="'v'.*z/a.mp4") as error:
+        SourceIndex(tmp_path).find(Video("v", "z/a.mp4"))
+    assert error.value.kind == "missing" and str(tmp_path) in str(error.value)
+
+
+def test_the_tree_is_walked_once_and_only_when_needed(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp4", "x/b.mp4", "x/c.mp4")
+    walks = []
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda *a, **k: walks.append(a) or walk(*a, **k))
+    index = SourceIndex(tmp_path)
+    index.find(Video("a", "a.mp4"))
+    assert len(walks) == 0
+    index.find(Video("b", "b.mp4"))
+    index.find(Video("c", "c.mp4"))
+    assert len(walks) == 1
+
+
+LENGTHS = {"good.mp4": 100, "short.mp4": 99, "within.mp4": 50, "outside.mp4": 70, "free.mp4": 3}
+
+
+def count_frames(path: Path) -> int:
+    if path.name not in LENGTHS:
+        raise DecodeError(f"{path.name} is broken")
+    return LENGTHS[path.name]
+
+
+def test_a_check_lists_all_that_is_wrong(tmp_path):
+    touch(tmp_path, *LENGTHS, "bad.mp4", "x/twice.mp4", "y/twice.mp4", "more/extra.mp4")
+    bounds = {"num_frames_min": "49", "num_frames_max": "64"}
+    manifest = listing(
+        Video("good", "good.mp4", num_frames=100),
+        Video("short", "short.mp4", num_frames=100),
+        Video("within", "within.mp4", extra=bounds),
+        Video("outside", "outside.mp4", extra=bounds),
+        Video("free", "free.mp4"),
+        Video("bad", "bad.mp4"),
+        Video("twice", "twice.mp4"),
+        Video("none", "none.mp4"),
+    )
+    result = check(manifest, tmp_path, count_frames)
+    assert (result.num_found, result.missing) == (6, ("none",))
+    assert result.extra == ("more/extra.mp4", "x/twice.mp4", "y/twice.mp4")
+    assert list(result.ambiguous) == ["twice"]
+    assert result.unreadable == {"bad": "bad.mp4 is broken"}
+    assert [(w.video_id, w.at_least, w.at_most, w.found) for w in result.wrong_length] == [
+        ("short", 100, 100, 99),
+        ("outside", 49, 64, 70),
+    ]
+    assert not result.complete
+
+
+def test_a_check_without_a_decoder_opens_nothing(tmp_path):
+    touch(tmp_path, "a.mp4", "extra.mp4")
+    result = check(listing(Video("a", "a.mp4", num_frames=5)), tmp_path)
+    assert result.complete and result.extra == ("extra.mp4",)

@@ -1,0 +1,427 @@
+"""The driver: whatever stops it and wherever, running it again ends in the same folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support.stored import features_of, small_spec, stored_video
+
+from vadprep.core import atomic as files
+from vadprep.core.records import SKIPPED, OutputError, Report, Stopped, Task, Video
+from vadprep.core.signals import check_stop, stop_on_signals
+from vadprep.data.manifest import Manifest
+from vadprep.extraction.driver import Driver, Share, sole_driver
+from vadprep.extraction.run import in_process
+from vadprep.features import append_only as appended
+from vadprep.features.folder import StreamFolder
+from vadprep.features.journal import read_events, read_rows
+from vadprep.features.reader import open_features
+from vadprep.features.shard import DONE, FAILED, Draft, write_failure
+from vadprep.features.status import status
+from vadprep.features.verify import verify
+
+SPEC = small_spec()
+IDS = [f"video {n}" for n in range(7)]
+BAD = "video 3"
+
+
+def make_root(path: Path, ids: list[str] = IDS) -> tuple[Manifest, Path]:
+    path.mkdir(exist_ok=True)
+    for video_id in ids:
+        (path / video_id).write_bytes(b"x")
+    videos = tuple(Video(each, each, num_frames=100 + n) for n, each in enumerate(ids))
+    return Manifest(path / "m.csv", videos), path
+
+
+def fake_worker(task: Task) -> Report:
+    """Commits features that depend on the id alone; one video fails."""
+    video_id = task.video.video_id
+    if video_id == BAD:
+        write_failure(task.targets["rgb"], SPEC, {"video_id": video_id}, "broken")
+        return Report(video_id, FAILED, "broken", "damaged")
+    video = stored_video(video_id, num_clips=5)
+    with Draft(task.targets["rgb"], SPEC) as draft:
+        for row in features_of(video):
+            draft.append(row[None])
+        known = ("video_id", "split", "label", "num_frames", "fps_source")
+        draft.commit({name: video.attributes[name] for name in known}, video.spans)
+    return Report(video_id, DONE, num_clips=5, num_frames=85, checksums={"rgb": draft.checksum})
+
+
+def drive(
+    path: Path, manifest: Manifest, root: Path, worker=fake_worker, share=None, retry=False
+) -> StreamFolder:
+    ids = [video.video_id for video in manifest.videos]
+    folder = StreamFolder.prepare(path, SPEC, ids, shard_size=3)
+    with sole_driver([folder], manifest, root, share or Share()) as driver:
+        driver.recover()
+        driver.run(in_process(worker), driver.tasks(retry), lambda report: None)
+    return folder
+
+
+def content(path: Path) -> dict[str, bytes]:
+    with open_features(path) as features:
+        return {
+            each: features[each].rgb.tobytes() + features[each].spans.tobytes() for each in features
+        }
+
+
+def tree(path: Path) -> list[str]:
+    return sorted(str(each.relative_to(path)) for each in path.rglob("*") if each.is_file())
+
+
+@pytest.fixture
+def undisturbed(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+    folder = drive(tmp_path / "undisturbed", manifest, root)
+    assert verify(folder).problems == ()
+    return manifest, root, folder
+
+
+def test_a_run_ends_in_final_shards_with_the_failure_and_nothing_else(undisturbed):
+    _, _, folder = undisturbed
+    assert tree(folder.path) == [
+        "events-00000.jsonl",
+        "manifest-00000.csv",
+        "plan.csv",
+        *(f"shards/shard-0000{n}.h5" for n in range(3)),
+        "spec.json",
+    ]
+    found = status(folder)
+    assert (found.done, found.missing, found.shards_final) == (6, (), 3)
+    assert [(row.video_id, row.reason) for row in found.failed] == [(BAD, "broken")]
+
+
+def test_running_it_again_does_nothing(undisturbed):
+    manifest, root, folder = undisturbed
+    before = {each: (folder.path / each).read_bytes() for each in tree(folder.path)}
+
+    def never(task: Task) -> Report:
+        raise AssertionError(task)
+
+    drive(folder.path, manifest, root, never)
+    assert {each: (folder.path / each).read_bytes() for each in tree(folder.path)} == before
+
+
+def test_the_longest_video_comes_first(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+    order = []
+    drive(tmp_path / "f", manifest, root, lambda task: order.append(task) or fake_worker(task))
+    assert [task.video.video_id for task in order] == IDS[::-1]
+
+
+class Crash(BaseException):
+    """What a kill looks like from inside: nothing catches it."""
+
+
+def crash_points(monkeypatch, at: int, after: bool) -> list[str]:
+    """Let the ``at``-th step that changes the disk be the last; returns the steps taken."""
+    steps: list[str] = []
+    real = {name: getattr(os, name) for name in ("replace", "write", "pwrite", "link")}
+
+    def step(name):
+        def call(*args, **kwargs):
+            steps.append(name)
+            if len(steps) == at and not after:
+                raise Crash
+            result = real[name](*args, **kwargs)
+            if len(steps) == at:
+                raise Crash
+            return result
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(files.os, name, step(name))
+    return steps
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_crash_at_any_step_is_recovered_by_running_again(undisturbed, tmp_path, after):
+    manifest, root, folder = undisturbed
+    expected, files_expected = content(folder.path), tree(folder.path)
+    for at in range(1, 200):
+        path = tmp_path / f"crashed-{at}"
+        with pytest.MonkeyPatch.context() as patch:
+            steps = crash_points(patch, at, after)
+            try:
+                drive(path, manifest, root)
+            except Crash:
+                pass
+        if len(steps) < at:
+            break
+        again = drive(path, manifest, root)
+        assert verify(again).problems == (), at
+        assert content(path) == expected
+        assert tree(path) == files_expected
+        assert no_committed_video_started_again(path)
+    assert at > 30
+
+
+def no_committed_video_started_again(path: Path) -> bool:
+    finished: set[str] = set()
+    for event in read_events(path):
+        if event["event"] == "start" and event["video_id"] in finished:
+            return False
+        if event["event"] in ("committed", "failed"):
+            finished.add(event["video_id"])
+    return True
+
+
+def test_ranks_share_the_shards_and_another_world_size_changes_nothing(undisturbed, tmp_path):
+    manifest, root, folder = undisturbed
+    for rank in range(2):
+        drive(tmp_path / "two", manifest, root, share=Share(rank, 2))
+    assert content(tmp_path / "two") == content(folder.path)
+    rows = read_rows(tmp_path / "two")
+    drive(tmp_path / "two", manifest, root, share=Share(0, 1))
+    assert read_rows(tmp_path / "two") == rows
+
+
+def test_a_rank_leaves_the_files_in_the_works_of_another_alone(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+    folder = StreamFolder.prepare(tmp_path / "f", SPEC, IDS, shard_size=3)
+    mine = files.temporary_name(folder.partial(0) / "000000.h5")
+    left = []
+    for shard in range(2):
+        folder.partial(shard).mkdir()
+        dead = mine.name.replace(f"-{os.getpid()}-", "-4194304-")
+        left.append(folder.partial(shard) / dead)
+        left[-1].touch()
+    Driver([folder], manifest, root, Share(1, 2)).recover()
+    assert [path.exists() for path in left] == [True, False]
+
+
+def test_what_a_stop_left_of_our_own_files_is_swept(tmp_path):
+    """A signal may come when a file is there and nobody has taken charge of it."""
+    manifest, root = make_root(tmp_path / "videos")
+    folder = StreamFolder.prepare(tmp_path / "f", SPEC, IDS, shard_size=3)
+    left = [files.temporary_name(folder.shard(0))]
+    elsewhere = folder.path / "shards" / "shard-00001.h5.tmp-another.host-1-1"
+
+    def stopped(tasks, on_start):
+        on_start(tasks[0])
+        left.append(files.temporary_name(tasks[0].targets["rgb"]))
+        for path in (*left, elsewhere):
+            path.touch()
+        raise Stopped("just now")
+        yield
+
+    driver = Driver([folder], manifest, root, Share())
+    with pytest.raises(Stopped):
+        driver.run(stopped, driver.tasks(), lambda report: None)
+    assert [path.exists() for path in (*left, elsewhere)] == [False, False, True]
+
+
+def test_a_shard_of_more_videos_than_may_be_open_becomes_final(tmp_path):
+    ids = [f"v{n}" for n in range(40)]
+    manifest, root = make_root(tmp_path / "videos", ids)
+    folder = StreamFolder.prepare(tmp_path / "f", SPEC, ids, shard_size=len(ids))
+    driver = Driver([folder], manifest, root, Share())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 12, hard))
+    try:
+        driver.run(in_process(fake_worker), driver.tasks(), lambda report: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert folder.final_shards() == {0}
+    assert verify(folder).videos == len(ids)
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (-1, 2), (0, 0)])
+def test_a_rank_outside_the_world_is_refused(rank, world_size):
+    with pytest.raises(ValueError, match="world_size"):
+        Share(rank, world_size)
+
+
+def test_a_failed_video_is_done_again_on_request_and_replaces_its_failure(undisturbed):
+    manifest, root, folder = undisturbed
+
+    def repaired(task: Task) -> Report:
+        assert task.video.video_id == BAD
+        video = stored_video(BAD, num_clips=2)
+        with Draft(task.targets["rgb"], SPEC) as draft:
+            draft.append(features_of(video))
+            draft.commit({"video_id": BAD, "num_frames": 40}, video.spans)
+        return Report(BAD, DONE, num_clips=2, num_frames=40, checksums={"rgb": draft.checksum})
+
+    before = content(folder.path)
+    drive(folder.path, manifest, root, repaired, retry=True)
+    assert verify(folder).problems == ()
+    assert status(folder).is_complete
+    after = content(folder.path)
+    again = stored_video(BAD, num_clips=2)
+    assert after.pop(BAD) == features_of(again).tobytes() + again.spans.tobytes()
+    assert after == before
+
+
+def test_failures_of_another_manifest_keep_no_parts_of_a_shard(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+
+    def failing(task: Task) -> Report:
+        video_id = task.video.video_id
+        write_failure(task.targets["rgb"], SPEC, {"video_id": video_id}, "broken")
+        return Report(video_id, FAILED, "broken", "damaged")
+
+    folder = drive(tmp_path / "f", manifest, root, failing)
+    fewer = Manifest(manifest.path, manifest.videos[:1])
+    driver = Driver([folder], fewer, root, Share())
+    driver.recover()
+    driver.run(in_process(fake_worker), driver.tasks(retry_failed=True), lambda report: None)
+    assert not list(folder.path.rglob("*.partial"))
+    assert {row.video_id for row in status(folder).failed} == set(IDS[1:])
+
+
+def test_a_failed_video_that_is_done_again_in_another_world_size_counts_once(tmp_path):
+    ids = [f"v{n}" for n in range(12)]
+    manifest, root = make_root(tmp_path / "videos", ids)
+    path = tmp_path / "f"
+
+    def failing(*bad: str):
+        def work(task: Task) -> Report:
+            if task.video.video_id not in bad:
+                return fake_worker(task)
+            write_failure(task.targets["rgb"], SPEC, {"video_id": task.video.video_id}, "broken")
+            return Report(task.video.video_id, FAILED, "broken", "damaged")
+
+        return work
+
+    for rank in range(4):
+        drive(path, manifest, root, failing("v1", "v4", "v10"), Share(rank, 4))
+    found = status(StreamFolder.open(path), 20)
+    assert (found.done, {row.video_id for row in found.failed}) == (9, {"v1", "v4", "v10"})
+    for rank in range(2):
+        drive(path, manifest, root, failing("v4"), Share(rank, 2), retry=True)
+    found = status(StreamFolder.open(path), 20)
+    assert (found.done, [row.video_id for row in found.failed]) == (11, ["v4"])
+    folder = drive(path, manifest, root, retry=True)
+    for most in (None, 20):
+        found = status(StreamFolder.open(path), most)
+        assert found.is_complete and (found.done, found.num_clips) == (12, 60)
+    assert verify(folder).problems == ()
+    (path / "manifest-00000.csv").unlink()
+    drive(path, manifest, root)
+    assert status(StreamFolder.open(path), 20).is_complete
+
+
+def test_a_skipped_video_is_left_for_the_next_run(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+
+    def skips_one(task: Task) -> Report:
+        if task.video.video_id == IDS[0]:
+            return Report(IDS[0], SKIPPED, "worker died")
+        return fake_worker(task)
+
+    folder = drive(tmp_path / "f", manifest, root, skips_one)
+    assert status(folder).missing == (IDS[0],)
+    drive(tmp_path / "f", manifest, root)
+    assert status(folder).missing == ()
+
+
+def test_a_grown_manifest_adds_shards_and_leaves_the_others_alone(undisturbed, tmp_path):
+    _, root, folder = undisturbed
+    before = [folder.shard(n).read_bytes() for n in range(3)]
+    manifest, root = make_root(root, [*IDS, "new"])
+    drive(folder.path, manifest, root)
+    assert [folder.shard(n).read_bytes() for n in range(3)] == before
+    assert "new" in content(folder.path)
+
+
+def test_a_missing_file_is_a_task_without_a_source(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+    (root / IDS[1]).unlink()
+    tasks = []
+    drive(tmp_path / "f", manifest, root, lambda task: tasks.append(task) or fake_worker(task))
+    assert [task.video.video_id for task in tasks if task.source is None] == [IDS[1]]
+
+
+def test_a_full_disk_stops_the_run_and_the_next_goes_on(undisturbed, tmp_path, monkeypatch):
+    manifest, root, folder = undisturbed
+    path = tmp_path / "full"
+    real, calls = appended.os.write, []
+
+    def write(descriptor: int, content: bytes) -> int:
+        calls.append(content)
+        if 9 <= len(calls) < 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(appended.os, "write", write)
+        with pytest.raises(OutputError, match="the disk is full: make space"):
+            drive(path, manifest, root)
+    drive(path, manifest, root)
+    assert content(path) == content(folder.path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_stops_with_everything_committed(tmp_path, number):
+    manifest, root = make_root(tmp_path / "videos")
+    path = tmp_path / "f"
+    before = signal.getsignal(number)
+
+    def signalled(task: Task) -> Report:
+        if task.video.video_id == IDS[2]:
+            os.kill(os.getpid(), number)
+        return fake_worker(task)
+
+    with pytest.raises(Stopped, match=signal.Signals(number).name):
+        drive(path, manifest, root, signalled)
+    assert signal.getsignal(number) is before
+    assert set(read_rows(path)) == set(IDS[3:])
+    assert status(drive(path, manifest, root)).missing == ()
+
+
+def test_a_worker_that_dies_amid_a_file_when_the_run_ends_leaves_no_half_file(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+
+    def runner(tasks, on_start):
+        yield in_process(fake_worker)(tasks, on_start).__next__()
+        on_start(tasks[1])
+        target = tasks[1].targets["rgb"]
+        code = "import sys, time; open(sys.argv[1] + str(__import__('os').getpid()) + '-0', 'w')"
+        half = f"{target}.tmp-{socket.gethostname()}-"
+        dying = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(0.7)", half])
+        threading.Thread(target=dying.wait).start()  # as Ray's processes are nobody's children
+        while not list(target.parent.glob("*.tmp-*")):
+            time.sleep(0.01)
+        raise OutputError("cannot write it")
+
+    path = tmp_path / "f"
+    folder = StreamFolder.prepare(path, SPEC, [each.video_id for each in manifest.videos], 3)
+    driver = Driver([folder], manifest, root, Share())
+    with pytest.raises(OutputError):
+        driver.run(runner, driver.tasks(), lambda report: None)
+    assert not [name for name in tree(path) if ".tmp-" in name]
+
+
+def test_stop_on_signals_has_its_own_exit_code():
+    with pytest.raises(Stopped) as caught, stop_on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.exit_code == 75
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_that_python_swallowed_comes_at_the_next_step():
+    class Noisy:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):  # the handler runs between two of these
+                pass
+
+    with pytest.raises(Stopped), stop_on_signals():
+        thing = Noisy()
+        del thing
+        check_stop()
+    check_stop()  # outside the block nothing is asked any more

@@ -1,0 +1,204 @@
+"""The recipes: pixels against the libraries they name, clip counts against published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from support.commands import extract, without_network
+from support.standin import StandIn
+from support.videos import write_video
+
+from vadprep.backbones import GRAPHS, SCALINGS
+from vadprep.core.clips import num_clips
+from vadprep.core.presets import NOTES, notes_of
+from vadprep.core.spec import DATASET_PRESETS, PRESETS, resolve
+from vadprep.data.datasets import dataset_names, load_dataset
+from vadprep.extraction import run as runner
+from vadprep.features.reader import open_features
+from vadprep.video.decoder import open_frames
+from vadprep.video.transforms import TapResize, Views, ViewSettings
+
+F = pytest.importorskip("torchvision.transforms.functional")
+models = pytest.importorskip("torchvision.models")
+
+CLIPS = ("Deadpool.2016__#0-18-58_0-19-20_label_B1-0-0.mp4", "bikes.mp4", "v_GGSY1Qvo990.mp4")
+Frame = NDArray[np.uint8]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_fits_its_network_and_says_where_it_is_from(name: str) -> None:
+    preset, notes = PRESETS[name], notes_of(name)
+    graph = GRAPHS[preset["graph"]]
+    assert (preset["crop_size"], preset["clip_length"]) == (graph.size, graph.clip_length)
+    assert preset["clip_stride"] == preset["clip_length"] and preset["scaling"] in SCALINGS
+    assert resolve(name, "cpu", ("w", ""), {}).preset == name
+    assert name not in NOTES or set(notes.sources) == set(preset)
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(ValueError, match="allowed are i3d, xd"):
+        notes_of("i3")
+
+
+def test_presets_of_data_sets() -> None:
+    assert set(DATASET_PRESETS) <= set(dataset_names())
+    assert set(DATASET_PRESETS.values()) <= set(PRESETS)
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def short_256(frame: Frame) -> Image.Image:
+    """torchvision's own rule for the longer side, and Pillow's bilinear filter."""
+    return F.resize(Image.fromarray(frame), 256, F.InterpolationMode.BILINEAR)
+
+
+def stretched(frame: Frame) -> Image.Image:
+    return Image.fromarray(frame).resize((340, 256), Image.Resampling.LANCZOS)
+
+
+def arrays(images: tuple[Image.Image, ...], order: list[int]) -> list[Frame]:
+    return [np.asarray(images[i]) for i in order]
+
+
+def gowtham_ten(frame: Frame) -> list[Frame]:
+    """Rows 0, 16, 32 and columns 0, 58, 116: corners and centre, in reading order."""
+    image = np.asarray(stretched(frame))
+    places = [(0, 0), (0, 116), (16, 58), (32, 0), (32, 116)]
+    return [x[y : y + 224, z : z + 224] for x in (image, image[:, ::-1]) for y, z in places]
+
+
+CENTRE_FIRST = [4, 0, 1, 2, 3]
+PIXELS = {
+    "i3d": lambda frame: [np.asarray(F.center_crop(short_256(frame), 224))],
+    "xd": lambda frame: arrays(F.five_crop(short_256(frame), 224), CENTRE_FIRST),
+    "ucf": lambda frame: arrays(
+        F.ten_crop(short_256(frame), 224), CENTRE_FIRST + [5 + i for i in CENTRE_FIRST]
+    ),
+    "rtfm-r50": lambda frame: arrays(F.ten_crop(short_256(frame), 224), list(range(10))),
+    "gowtham-r50": gowtham_ten,
+    "urdmu": gowtham_ten,
+}
+"""Views of a frame, uint8 [224, 224, 3] each, by Pillow and torchvision."""
+PIXELS["arnet"] = PIXELS["i3d"]
+HALF, DARK = (127.5, 127.5), (114.75, 57.375)
+SCALED = {"rtfm-r50": DARK} | {name: HALF for name in PIXELS if name != "rtfm-r50"}
+
+
+def expected(preset: str, frames: Frame) -> torch.Tensor:
+    """What enters the network, float32 [crop, channel, T, H, W], by the named libraries."""
+    if preset in PIXELS:
+        views = np.stack([PIXELS[preset](frame) for frame in frames], axis=1)
+        mean, std = SCALED[preset]
+        return (torch.from_numpy(views).permute(0, 4, 1, 2, 3).float() - mean) / std
+    channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    if preset == "ptv-r50":  # torch's own bilinear filter on floats, as SlowFast has it
+        height, width = frames.shape[1:3]
+        assert height <= width
+        size = (256, width * 256 // height)
+        resized = torch.nn.functional.interpolate(channels_first.float(), size, mode="bilinear")
+        return ((F.center_crop(resized, 256) / 255 - 0.45) / 0.225).transpose(0, 1)[None]
+    transforms = models.get_model_weights(preset)["KINETICS400_V1"].transforms()
+    return transforms(channels_first)[None]
+
+
+@pytest.fixture(scope="module")
+def frames_of() -> dict[str, Frame]:
+    return {}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("on", ["cpu", "device"])
+def test_pixels_are_those_of_the_named_library(
+    real_clips: Path, frames_of: dict[str, Frame], preset: str, clip: str, on: str
+) -> None:
+    """Within one grey level for 99.9 % of the values that enter the network."""
+    if clip not in frames_of:
+        with open_frames(real_clips / clip) as stream:
+            frames_of[clip] = next(iter(stream))[:2].copy()
+    frames, settings = frames_of[clip], PRESETS[preset]
+    views = Views(
+        *frames.shape[1:3],
+        ViewSettings(
+            settings["resize"], settings["filter"], settings["crops"], settings["crop_order"],
+            settings["crop_size"],
+        ),
+        "cpu",
+    )  # fmt: skip
+    resized = views.resized(frames)
+    if on == "device":  # the sums that a GPU computes, here on the CPU
+        filter_ = TapResize(settings["filter"], frames.shape[1:3], views.size, torch.device("cpu"))
+        resized = filter_(torch.from_numpy(frames))
+    scaling = SCALINGS[settings["scaling"]]
+    ours, theirs = scaling(views.cut(resized)), expected(preset, frames)
+    assert ours.shape == theirs.shape
+    levels = (ours - theirs).abs() * torch.tensor(scaling.std).view(-1, 1, 1, 1)
+    assert (levels <= 1.001).float().mean() >= 0.999
+
+
+# ---------------------------------------------------------------- clip counts
+
+
+@pytest.mark.parametrize(
+    "frames, drop, xd, repeat",
+    [(16, 1, 0, 1), (32, 2, 1, 2), (1600, 100, 99, 100), (1601, 100, 100, 101)],
+)
+def test_tail_rules(frames: int, drop: int, xd: int, repeat: int) -> None:
+    rules = {"drop": drop, "xd": xd, "repeat-last": repeat}
+    assert {rule: num_clips(frames, rule) for rule in rules} == rules
+
+
+def test_clip_counts_of_ucf() -> None:
+    """Lengths of the public features: 279 of 290 by ``xd``, the 11 others by ``drop``."""
+    test = [video for video in load_dataset("ucf").videos if video.split == "test"]
+    by_rule = {"xd": 0, "drop": 0}
+    for video in test:
+        assert video.num_frames and video.num_frames_scored
+        rule = next(
+            r for r in by_rule if 16 * num_clips(video.num_frames, r) == video.num_frames_scored
+        )
+        by_rule[rule] += 1
+    assert by_rule == {"xd": 279, "drop": 11}
+    assert sum(num_clips(v.num_frames or 0, "xd") for v in test) + 11 == 69_355
+
+
+@pytest.mark.parametrize(
+    "frames, tail, length, expected",
+    [(64, "drop", 8, 8), (64, "xd", 8, 7), (65, "repeat-last", 8, 9)],
+)
+def test_clips_of_another_length(frames: int, tail: str, length: int, expected: int) -> None:
+    assert num_clips(frames, tail, length) == expected
+
+
+def test_a_preset_with_clips_of_8_frames(tmp_path: Path) -> None:
+    """20 frames at 30 a second: 8 of them 3.75 a second apart would be 64, so native here."""
+    shapes = []
+
+    class Short(StandIn):
+        dim = 8 * 16
+
+        def __call__(self, views: torch.Tensor) -> torch.Tensor:
+            shapes.append(tuple(views.shape))
+            return super().__call__(views)
+
+    write_video(tmp_path / "v.mp4", 20)
+    with without_network() as patch:
+        patch.setattr(runner, "load_backbone", lambda *settings: Short())
+        done = extract(tmp_path, tmp_path / "f", "--preset", "ptv-r50")
+    assert done.exit_code == 0, done.output
+    assert shapes == [(1, 8, 256, 256, 3)] * 2
+    with open_features(tmp_path / "f") as features:
+        assert features["v.mp4"].spans.tolist() == [[0, 8], [8, 16]]
+        assert features["v.mp4"].rgb.shape == (2, 1, 128)
+
+
+def test_an_unknown_scaling_is_refused(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", 20)
+    refused = extract(tmp_path, tmp_path / "f", "--set", "scaling=[0,1]")
+    assert refused.exit_code == 2 and "(x-114.75)/57.375" in refused.output

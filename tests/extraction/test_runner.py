@@ -1,0 +1,282 @@
+"""In process and on Ray: the same bytes, whatever dies; and a clean stop at a signal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+import zlib
+from collections import Counter
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from support.interrupted import SPEC, extract_all, make_standin
+from support.kill_many import (
+    differences,
+    family,
+    files_in,
+    make_videos,
+    snippets,
+    start,
+    survivors,
+    wait_for_start,
+)
+from support.standin import standin_extractor
+from support.videos import write_video
+
+from vadprep.core.records import SKIPPED, OutputError, Report, SpecError, Stopped, Task
+from vadprep.core.resources import worker_cores
+from vadprep.data.datasets import videos_in
+from vadprep.extraction.cluster import Pool, on_ray
+from vadprep.extraction.config import Settings
+from vadprep.extraction.extractor import Extractor
+from vadprep.extraction.run import extract_dataset, in_process
+from vadprep.features.folder import StreamFolder
+from vadprep.features.journal import read_events, read_rows
+from vadprep.features.shard import DONE
+from vadprep.features.status import status
+from vadprep.features.verify import verify
+
+VIDEOS = 7
+
+pytestmark = [
+    pytest.mark.usefixtures("importable_in_workers"),
+    # Ray leaves its sockets and log files to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_ray_gives_the_bytes_of_one_process(tmp_path, videos, whole, workers):
+    folder = tmp_path / "f"
+    before = signal.getsignal(signal.SIGTERM)
+    extract_all(folder, videos, on_ray(make_standin, Pool(workers)))
+    assert differences(folder, whole) == []
+    assert signal.getsignal(signal.SIGTERM) is before  # Ray puts its own in place
+    content = {name: (folder / name).read_bytes() for name in files_in(folder)}
+    assert extract_all(folder, videos, on_ray(make_standin, Pool(workers))) == []
+    assert {name: (folder / name).read_bytes() for name in files_in(folder)} == content
+
+
+def test_the_session_is_private_and_leaves_nothing(tmp_path, videos, monkeypatch):
+    place = Path(tempfile.mkdtemp(prefix="vp", dir="/tmp"))
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    mine = f"vadprep-{zlib.crc32(socket.gethostname().encode()):08x}-4194304"
+    for name in (mine, "vadprep-00000000-4194304"):  # of no process here: but on another host?
+        (place / name).mkdir()
+    where, has = [], {}
+
+    def runner(tasks, on_start):
+        for report in on_ray(make_standin, Pool(1))(tasks, on_start):
+            where.extend(place.glob("vadprep-*/session_*"))
+            has.update(ray.cluster_resources())
+            yield report
+
+    extract_all(tmp_path / "f", make_videos(tmp_path / "videos", 1), runner)
+    assert where
+    assert has["object_store_memory"] == 100 << 20 and has["CPU"] == 1
+    assert [path.name for path in place.iterdir()] == ["vadprep-00000000-4194304"]
+    assert not ray.is_initialized()
+    shutil.rmtree(place)
+
+
+# ---------------------------------------------------------------- workers that die or fail
+
+
+class Dying:
+    """A worker that dies over one video, each time or only while ``marker`` is not there."""
+
+    def __init__(self, video_id: str, marker: Path | None) -> None:
+        self.video_id = video_id
+        self.marker = marker
+        self.extract = standin_extractor(SPEC)
+
+    def __call__(self, task: Task) -> Report:
+        if task.video.video_id == self.video_id and not (self.marker and self.marker.exists()):
+            if self.marker:
+                self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.extract(task)
+
+
+def test_a_worker_that_dies_is_replaced_and_its_video_done_again(tmp_path, videos, whole):
+    folder = tmp_path / "f"
+    worker = partial(Dying, "v3.mp4", tmp_path / "died")
+    reports = extract_all(folder, videos, on_ray(worker, Pool(2)))
+    assert [report.status for report in reports] == [DONE] * VIDEOS
+    assert differences(folder, whole) == []
+
+
+@pytest.mark.slow
+def test_a_video_that_kills_two_workers_is_left_for_the_next_run(tmp_path, videos, whole):
+    folder = tmp_path / "f"
+    reports = extract_all(folder, videos, on_ray(partial(Dying, "v3.mp4", None), Pool(1)))
+    starts = Counter(each["video_id"] for each in read_events(folder) if each["event"] == "start")
+    assert starts.pop("v3.mp4") == 2
+    assert set(starts.values()) == {1}  # none was sent to the dead
+    skipped = [report for report in reports if report.status == SKIPPED]
+    assert [report.video_id for report in skipped] == ["v3.mp4"]
+    assert "2 workers died over it" in skipped[0].reason
+    assert status(StreamFolder.open(folder)).missing == ("v3.mp4",)
+    extract_all(folder, videos, in_process(make_standin()))
+    assert differences(folder, whole) == []
+
+
+class Pair:
+    """A worker of two videos at once. It dies over one of them, once it has another in hand."""
+
+    def __init__(self, video_id: str, met: Path) -> None:
+        self.video_id, self.met = video_id, met
+        self.in_hand = 0
+        self.extract = standin_extractor(SPEC)
+
+    def __call__(self, task: Task) -> Report:
+        self.in_hand += 1
+        if task.video.video_id != self.video_id:
+            if not self.met.exists():
+                time.sleep(5)  # the other comes meanwhile
+        else:
+            while self.in_hand < 2 and not self.met.exists():
+                time.sleep(0.01)
+            self.met.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.extract(task)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(worker_cores() < 2, reason="a worker of one core has one video")
+def test_of_two_videos_in_a_worker_that_dies_only_the_guilty_one_is_left(tmp_path, videos, whole):
+    folder = tmp_path / "f"
+    pool = Pool(1, videos=2, most_videos=2)
+    worker = partial(Pair, f"v{VIDEOS - 1}.mp4", tmp_path / "met")  # the longest comes first
+    reports = extract_all(folder, videos, on_ray(worker, pool))
+    statuses = {report.video_id: report.status for report in reports}
+    assert statuses.pop(f"v{VIDEOS - 1}.mp4") == SKIPPED and set(statuses.values()) == {DONE}
+    starts = Counter(each["video_id"] for each in read_events(folder) if each["event"] == "start")
+    assert sorted(starts.values()) == [1] * (VIDEOS - 2) + [2, 2]  # the guilty and its neighbour
+    extract_all(folder, videos, in_process(make_standin()))
+    assert differences(folder, whole) == []
+
+
+class Failing:
+    """A worker whose disk is full at one video."""
+
+    def __call__(self, task: Task) -> Report:
+        if task.video.video_id == "v3.mp4":
+            raise OutputError("cannot write it: the disk is full")
+        return make_standin()(task)
+
+
+def unbuildable() -> Extractor:
+    raise SpecError("the weights are others")
+
+
+@pytest.mark.parametrize(
+    ("worker", "error"),
+    [(Failing, OutputError), pytest.param(unbuildable, SpecError, marks=pytest.mark.slow)],
+)
+def test_an_error_of_a_worker_ends_the_run_as_it_would_in_process(tmp_path, videos, worker, error):
+    folder = tmp_path / "f"
+    with pytest.raises(error):
+        extract_all(folder, videos, on_ray(worker, Pool(2)))
+    assert "v3.mp4" not in read_rows(folder)
+    assert not ray.is_initialized()
+
+
+# ---------------------------------------------------------------- a stop by a signal
+
+
+@pytest.mark.parametrize(
+    ("runner", "number"),
+    [
+        ("ray", signal.SIGTERM),
+        pytest.param("ray", signal.SIGUSR1, marks=pytest.mark.slow),
+        ("process", signal.SIGTERM),
+    ],
+)
+def test_a_signal_stops_within_ten_seconds_and_leaves_nothing_behind(
+    tmp_path, videos, whole, runner, number
+):
+    folder = tmp_path / "f"
+    process = start(folder, videos, runner, 2)
+    wait_for_start(folder, process)
+    wait_for_commit(folder)
+    members = family(process)
+    sent = time.monotonic()
+    process.send_signal(number)
+    _, words = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 10
+    assert process.returncode == 75, words.decode()
+    assert number.name in words.decode()
+    assert survivors(members) == []
+    assert not [name for name in files_in(folder) if ".tmp" in name]
+    committed = set(read_rows(folder))
+    assert committed
+    extract_all(folder, videos, in_process(make_standin()))
+    assert differences(folder, whole) == []
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_stops_the_run_though_rays_head_is_gone(tmp_path, videos, whole):
+    folder = tmp_path / "f"
+    process = start(folder, videos, "ray", 2)
+    wait_for_start(folder, process)
+    members = family(process)
+    (head,) = [each for each in members if "gcs_server" in each.name()]
+    head.terminate()
+    time.sleep(2)  # now the driver waits for it, to be told which nodes there are
+    for member in members:
+        with suppress(psutil.NoSuchProcess):
+            member.terminate()
+    _, words = process.communicate(timeout=50)  # Ray gives its head up after 60 s
+    assert process.returncode == 75, words.decode()
+    assert survivors(members) == []
+    extract_all(folder, videos, in_process(make_standin()))
+    assert differences(folder, whole) == []
+
+
+def wait_for_commit(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not read_rows(folder) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_a_signal_while_ray_starts_is_not_lost(tmp_path, videos, monkeypatch):
+    real = ray.init
+
+    def init(**options):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        result = real(**options)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return result
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(Stopped, match="SIGUSR1"):
+        extract_all(tmp_path / "f", videos, on_ray(make_standin, Pool(1)))
+    assert not ray.is_initialized()
+
+
+# ---------------------------------------------------------------- the real network
+
+
+@pytest.mark.slow
+def test_the_real_network_gives_the_same_bytes_on_ray(tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for number in range(2):
+        write_video(videos / f"v{number}.mp4", 33 + 16 * number, size=(128, 96))
+    manifest = videos_in(videos)
+    for workers in (1, 2):
+        settings = Settings("random:0", workers=workers)
+        (folder,) = extract_dataset(manifest, videos, tmp_path / f"out-{workers}", settings)
+        assert verify(folder).problems == ()
+        assert status(folder).num_clips == 5
+    assert snippets(tmp_path / "out-1") == snippets(tmp_path / "out-2")

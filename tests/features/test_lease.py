@@ -1,0 +1,247 @@
+"""Leases: who may work on a shard, who gives way, and who learns that its own is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from support.leases import ELSEWHERE, beating, write_lease
+
+from vadprep.core.records import LeaseError, OutputError
+from vadprep.features import lease
+from vadprep.features.lease import Run, leased, running, this_run
+
+QUICK = {"BEAT_SECONDS": 0.05, "NEWS_SECONDS": 0.0, "STALE_SECONDS": 0.6, "LOOK_SECONDS": 0.02}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    for name, value in QUICK.items():
+        monkeypatch.setattr(lease, name, value)
+
+
+def never() -> None:
+    raise AssertionError("no lease is lost here")
+
+
+def test_two_shares_meet_just_when_they_have_a_shard_in_common():
+    for n1, n2 in product(range(1, 7), repeat=2):
+        for r1, r2 in product(range(n1), range(n2)):
+            common = set(range(r1, 60, n1)) & set(range(r2, 60, n2))
+            assert Run(r1, n1, "a", 1).meets(Run(r2, n2, "b", 2)) == bool(common)
+
+
+def test_a_lease_is_there_for_the_block_and_says_what_the_run_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    with leased(tmp_path, 1, 4, never) as mine:
+        for video_id in ("a", "\udcff", "c"):
+            mine.started(video_id)
+        mine.ended("a", 7, 120)
+        mine.write()
+        (found,) = running(tmp_path)
+    assert found.holds and (found.rank, found.world_size, found.job) == (1, 4, "17_3")
+    assert found.in_flight == ("\udcff", "c")
+    assert (found.videos, found.num_clips, found.num_frames) == (1, 7, 120)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lease_that_becomes_shorter_can_be_read(tmp_path):
+    with leased(tmp_path, 0, 1, never) as mine:
+        (found,) = running(tmp_path)
+        assert found.holds and found.machine == this_run(0, 1).machine
+        mine.started("a long name, which is gone then")
+        mine.write()
+        mine.ended("a long name, which is gone then", 0, 0)
+        mine.write()
+        assert running(tmp_path)[0].machine
+
+
+def test_the_lease_goes_on_beating(tmp_path):
+    with leased(tmp_path, 0, 1, never) as mine:
+        seen = set()
+        deadline = time.monotonic() + 20
+        while len(seen) < 4 and time.monotonic() < deadline:
+            seen |= {each.beat for each in running(tmp_path)}
+            mine.check()
+            time.sleep(0.01)
+    assert len(seen) >= 4
+
+
+def test_a_lease_is_removed_when_the_block_fails(tmp_path):
+    with pytest.raises(OutputError, match="full"), leased(tmp_path, 0, 1, never):
+        raise OutputError("the disk is full")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_share_beside_it_is_no_matter(tmp_path):
+    with beating(tmp_path, ELSEWHERE), leased(tmp_path, 1, 2, never):
+        assert [each.rank for each in running(tmp_path)] == [0, 1]
+
+
+def test_a_run_of_another_host_that_shows_life_refuses(tmp_path):
+    with beating(tmp_path, ELSEWHERE) as path:
+        with pytest.raises(LeaseError) as caught, leased(tmp_path, 0, 4, never):
+            raise AssertionError("both would work on shard 0")
+        assert os.listdir(tmp_path) == [path.name]
+    words = str(caught.value)
+    for part in ("rank 0 of 2 on host other, process 77, SLURM job 17_0", "scancel 17_0"):
+        assert part in words
+    assert "\n" not in words
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"rank": 0}', None])
+def test_a_run_of_another_host_that_shows_none_is_taken_over(tmp_path, content):
+    path = write_lease(tmp_path, ELSEWHERE)
+    if content is not None:
+        path.write_text(content)  # half written when its host died
+    began = time.monotonic()
+    with leased(tmp_path, 0, 1, never):
+        assert not path.exists()
+    assert time.monotonic() - began > QUICK["STALE_SECONDS"]
+
+
+def test_a_hundred_stale_leases_are_watched_at_once(tmp_path):
+    for rank in range(100):
+        write_lease(tmp_path, replace(ELSEWHERE, rank=rank, world_size=100))
+    began = time.monotonic()
+    with leased(tmp_path, 0, 1, never):
+        assert [each.host for each in running(tmp_path)] == [this_run(0, 1).host]
+    assert time.monotonic() - began < 20 * QUICK["STALE_SECONDS"]
+
+
+@pytest.mark.parametrize("how", ["dead", "number used again", "zombie"])
+def test_a_dead_run_of_this_machine_is_replaced_at_once(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(lease, "STALE_SECONDS", 3600.0)
+    mine = replace(this_run(0, 1), holds=True)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    if how == "number used again":
+        other = replace(mine, process=os.getppid(), began=1)
+    else:
+        other = replace(mine, process=process.pid, began=1)
+    if how == "dead":
+        process.wait()
+    write_lease(tmp_path, other)
+    if how == "zombie":
+        while running(tmp_path):
+            time.sleep(0.01)
+    with leased(tmp_path, 0, 1, never):
+        assert [each.process for each in running(tmp_path)] == [os.getpid()]
+    process.wait()
+
+
+def test_a_run_that_cannot_be_looked_at_is_not_taken_for_dead(tmp_path, monkeypatch):
+    """As of another user where /proc hides their processes."""
+    other = replace(this_run(0, 1), process=os.getppid(), began=1, holds=True)
+    monkeypatch.setattr(lease, "_begin_of", lambda process: 0)
+    with beating(tmp_path, other), pytest.raises(LeaseError, match="another run works"):
+        with leased(tmp_path, 0, 1, never):
+            pass
+
+
+def test_between_two_claims_the_smaller_name_wins(tmp_path):
+    claim = replace(ELSEWHERE, holds=False)
+    assert claim.name < this_run(1, 3).name
+    with beating(tmp_path, claim), pytest.raises(LeaseError), leased(tmp_path, 1, 3, never):
+        raise AssertionError("both would hold shard 4")
+    larger = replace(claim, rank=2, world_size=3)
+    ended = threading.Event()
+
+    def gives_up() -> None:
+        with beating(tmp_path, larger) as path:
+            ended.wait()
+        path.unlink()
+
+    thread = threading.Thread(target=gives_up)
+    thread.start()
+    while not (tmp_path / larger.name).exists():
+        time.sleep(0.01)
+    threading.Timer(5 * QUICK["BEAT_SECONDS"], ended.set).start()
+    with leased(tmp_path, 0, 1, never):
+        assert ended.is_set(), "it waits for a claim that may not have seen it"
+    thread.join()
+
+
+def test_a_claim_that_holds_after_all_is_given_way_to(tmp_path):
+    larger = replace(ELSEWHERE, rank=2, world_size=3, holds=False)
+    with beating(tmp_path, larger, holds_after=8), pytest.raises(LeaseError):
+        with leased(tmp_path, 0, 1, never):
+            raise AssertionError("both would hold shard 2")
+
+
+CONTENDER = """
+import sys, time
+from pathlib import Path
+from vadprep import lease
+from vadprep.records import LeaseError
+lease.BEAT_SECONDS, lease.STALE_SECONDS, lease.LOOK_SECONDS = 0.05, 5.0, 0.01
+lease.NEWS_SECONDS = 0.0
+folder, rank, world_size = Path(sys.argv[1]), *map(int, sys.argv[2:])
+while not (folder / "go").exists():
+    time.sleep(0.001)
+try:
+    with lease.leased(folder, rank, world_size, lambda: None):
+        print("holds", flush=True)
+        sys.stdin.read()
+except LeaseError:
+    print("refused", flush=True)
+"""
+
+
+def test_of_many_that_begin_at_once_one_holds(tmp_path):
+    shares = [(0, 1), (0, 1), (1, 2), (0, 1)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONTENDER, str(tmp_path), *map(str, share)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for share in shares
+    ]
+    time.sleep(1.0)
+    (tmp_path / "go").touch()
+    words = sorted(each.stdout.readline().strip() for each in processes)
+    for each in processes:
+        each.communicate()
+    assert words == ["holds", "refused", "refused", "refused"]
+    assert os.listdir(tmp_path) == ["go"]
+
+
+def test_a_lease_taken_over_stays_so_and_ends_the_run_before_it_commits(tmp_path):
+    told = threading.Event()
+    with pytest.raises(LeaseError, match="taken over") as caught:
+        with leased(tmp_path, 0, 1, told.set) as mine:
+            mine.path.unlink()
+            with pytest.raises(LeaseError):
+                mine.check()
+            mine.write()
+            assert told.wait(20)
+            raise OutputError("whatever that has led to")
+    assert isinstance(caught.value.__context__, OutputError)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_does_not_end_the_beating(tmp_path, monkeypatch):
+    real, failed = os.pwrite, []
+
+    def pwrite(file: int, content: bytes, offset: int) -> int:
+        if len(failed) < 3:
+            failed.append(1)
+            raise OSError(28, "No space left on device")
+        return real(file, content, offset)
+
+    with leased(tmp_path, 0, 1, never):
+        monkeypatch.setattr(lease.os, "pwrite", pwrite)
+        (before,) = running(tmp_path)
+        deadline = time.monotonic() + 20
+        while running(tmp_path)[0].beat == before.beat and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert running(tmp_path)[0].beat > before.beat and len(failed) == 3

@@ -1,0 +1,400 @@
+"""Features are read from web servers, S3 and other stores, and only as much as is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import h5py
+import numpy as np
+import pytest
+from support.commands import message, run
+from support.servers import FolderServer
+from support.stored import (
+    ODD_IDS,
+    failed_video,
+    features_of,
+    small_spec,
+    stored_video,
+    write_folder,
+)
+
+from vadprep.core.records import FeaturesError, ShardError, SpecError
+from vadprep.core.spec import resolve
+from vadprep.features import hdf5, remote
+from vadprep.features.folder import Place, StreamFolder
+from vadprep.features.merge import repack
+from vadprep.features.reader import open_features
+from vadprep.features.remote import RemotePath
+from vadprep.features.shard import Shard, write_shard
+from vadprep.features.verify import verify
+
+FLOW = resolve("i3d", "cpu", ("w", "0"), {}, "flow")
+VIDEOS = [stored_video(each, num_clips=n + 1) for n, each in enumerate(ODD_IDS)]
+KINDS = ("http", "http that lists", "s3", "memory")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
+
+
+@contextlib.contextmanager
+def published(kind: str, folder: Path) -> Iterator[str]:
+    """The URL under which the files of ``folder`` can be read."""
+    if kind == "memory":
+        store = fsspec.filesystem("memory")
+        store.put(f"{folder}/", "/bucket/xd/", recursive=True)
+        yield "memory://bucket/xd"
+        store.rm("/bucket", recursive=True)
+        return
+    with FolderServer(folder.parents[1], lists=kind == "http that lists") as server:
+        if kind != "s3":
+            yield f"{server.url}/bucket/xd"
+            return
+        with pytest.MonkeyPatch.context() as patch:
+            settings = {"endpoint_url": server.url, "anon": True}
+            patch.setitem(fsspec.config.conf, "s3", settings)
+            yield "s3://bucket/xd"
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Path:
+    """A complete feature folder of two streams; one video has failed."""
+    write_folder(tmp_path / "bucket" / "xd" / "rgb", [*VIDEOS, failed_video("bad", "no frames")])
+    write_folder(tmp_path / "bucket" / "xd" / "flow", VIDEOS, FLOW)
+    return tmp_path / "bucket" / "xd"
+
+
+@pytest.fixture
+def web(bucket: Path) -> Iterator[FolderServer]:
+    with FolderServer(bucket.parent) as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_remote_folder_is_read_like_a_local_one(bucket, kind):
+    with published(kind, bucket) as url, open_features(url) as features:
+        assert features.streams == ("rgb", "flow")
+        assert list(features) == list(ODD_IDS)
+        for video in VIDEOS:
+            found = features[video.video_id]
+            assert np.array_equal(found.rgb, features_of(video))
+            assert np.array_equal(found.flow, features_of(video))
+            assert np.array_equal(found.spans, video.spans)
+            assert (found.label, found.split, found.fps) == (0, "train", 25.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_status_and_verify_of_a_remote_folder(bucket, kind):
+    with published(kind, bucket) as url:
+        found = run("status", url)
+        assert found.exit_code == 1 and "no frames" in found.output  # one has failed
+        found = run("verify", url)
+        assert found.exit_code == 0, found.output
+        assert f"{url}/flow: {len(VIDEOS)} videos" in found.output.replace("\n", "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unfinished_folder_gives_what_is_finished(tmp_path, kind):
+    path = tmp_path / "bucket" / "xd" / "rgb"
+    write_folder(path, [stored_video("a"), stored_video("b")])
+    folder = StreamFolder.prepare(path, small_spec(), ["a", "b", "c", "d", "e"], 2)
+    folder.partial(1).mkdir()
+    write_shard(folder.partial_video(Place(1, 1)), small_spec(), [stored_video("d")])
+    with published(kind, path.parent) as url:
+        with open_features(url) as features:
+            assert list(features) == ["a", "b", "d"]
+            assert np.array_equal(features["d"].rgb, features_of(stored_video("d")))
+        assert "not extracted yet" in run("verify", url).output
+        found = run("status", url, "--missing-ranks", "--world-size", 3)
+        assert (found.exit_code, found.stdout) == (1, "1-2\n")
+
+
+@pytest.mark.parametrize("kind", ["http", "s3"])
+def test_the_rows_of_all_ranks_are_found(tmp_path, kind):
+    path = tmp_path / "bucket" / "xd" / "rgb"
+    folder = write_folder(path, VIDEOS)
+    whole = (path / "manifest-00000.csv").read_bytes()
+    for rank in (1, 2):
+        (path / f"manifest-{rank:05d}.csv").write_bytes(whole)
+    with published(kind, path.parent) as url:
+        names = [each.name for each in RemotePath(f"{url}/rgb").glob("manifest-*.csv")]
+        assert names == [f"manifest-{rank:05d}.csv" for rank in range(3)]
+        (path / "manifest-00000.csv").unlink()  # only the shards are left to be asked
+        (path / "manifest-00001.csv").unlink()
+        with open_features(url) as features:
+            assert list(features) == list(folder.plan.places)
+
+
+def test_a_remote_folder_can_be_packed_to_the_disk(bucket, tmp_path):
+    with published("http", bucket) as url:
+        folders = repack([RemotePath(url)], tmp_path / "packed", 100)
+        assert run("shards", "merge", url, "--out", tmp_path / "merged").exit_code == 1
+    local = repack([bucket], tmp_path / "local", 100)
+    for here, there in zip(local, folders, strict=True):
+        assert there.shard(0).read_bytes() == here.shard(0).read_bytes()
+        assert verify(there).problems == ()
+
+
+# ---------------------------------------------------------------- only what is asked for
+
+
+def test_one_video_of_a_large_shard_costs_little_more_than_itself(tmp_path):
+    videos = [stored_video(f"v{n:02d}", num_clips=400, dim=1024) for n in range(32)]
+    folder = write_folder(tmp_path / "xd" / "rgb", videos, shard_size=32)
+    size = folder.shard(0).stat().st_size
+    assert size > 24 << 20
+    with FolderServer(tmp_path) as server, open_features(f"{server.url}/xd") as features:
+        video = features["v17"]
+        assert video.num_clips == 400
+        metadata = server.sent
+        numbers = video.rgb
+        assert np.array_equal(numbers, features_of(videos[17]))
+        assert metadata < 1 << 20
+        assert server.sent - metadata <= numbers.nbytes + hdf5.BLOCK_BYTES
+        before = server.sent, len(server.requests)
+        assert features["v17"].rgb.shape == numbers.shape  # the metadata are not fetched again
+        assert server.sent - before[0] == numbers.nbytes
+        assert len(server.requests) - before[1] == 1
+        for name in features:
+            assert features[name].num_clips == 400
+        assert len(server.requests) - before[1] < 3 * len(features)
+
+
+def test_the_blocks_of_a_file_in_memory_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(hdf5, "KEPT_BLOCKS", 8)
+    videos = [stored_video(f"v{n:02d}", num_clips=90) for n in range(16)]
+    folder = write_folder(tmp_path / "xd" / "rgb", videos, shard_size=16)
+    name = f"xd/rgb/shards/{folder.shard(0).name}"
+    with FolderServer(tmp_path) as server, Shard(RemotePath(f"{server.url}/{name}")) as shard:
+        for group, video in zip(shard, videos, strict=True):
+            assert np.array_equal(shard.video(group).spans, video.spans)
+            assert len(shard._file._blocks) < 8 + 24
+    assert len(server.requests) > 64  # more than are kept
+
+
+def test_large_numbers_come_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5, "PIECE_BYTES", 1000)
+    video = stored_video("a", num_clips=70, num_crops=5, dim=8)
+    write_folder(tmp_path / "xd" / "rgb", [video], small_spec(crops=5))
+    with FolderServer(tmp_path) as server, open_features(f"{server.url}/xd") as features:
+        assert np.array_equal(features["a"].rgb, features_of(video))
+
+
+def test_local_folders_do_without_fsspec(tmp_path):
+    write_folder(tmp_path / "rgb", VIDEOS)
+    code = (
+        "import sys; from vadprep.features.reader import open_features\n"
+        f"assert len(open_features({str(tmp_path)!r})) == {len(VIDEOS)}\n"
+        "assert 'fsspec' not in sys.modules\n"
+        "sys.modules['fsspec'] = sys.modules['fsspec.core'] = None\n"
+        "open_features('s3://bucket/xd')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    expected = "s3://bucket/xd/spec.json: reading from URLs needs fsspec: pip install 'vadprep["
+    assert "AssertionError" not in done.stderr
+    assert expected in " ".join(done.stderr.split()).replace("xd: reading", "xd/spec.json: reading")
+
+
+# ---------------------------------------------------------------- processes and threads
+
+
+def _shapes(features, ids):
+    return [features[each].rgb.shape for each in ids], os.getpid()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_remote_features_work_in_forked_and_spawned_workers(web, method):
+    features = open_features(f"{web.url}/xd")
+    expected = [features[each].rgb.shape for each in ODD_IDS]
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        found = pool.starmap(_shapes, [(features, ODD_IDS)] * 4)
+    assert all(shapes == expected for shapes, _ in found)
+    assert os.getpid() not in {process for _, process in found}
+    assert np.array_equal(features[ODD_IDS[3]].rgb, features_of(VIDEOS[3]))
+
+
+def test_remote_features_can_be_pickled_and_left_open_at_the_end(web):
+    code = (
+        "import pickle, sys; from vadprep.features.reader import open_features\n"
+        "features = open_features(sys.argv[1])\n"
+        "print(features['a/b'].rgb.shape, pickle.loads(pickle.dumps(features))['a/b'].flow.shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"{web.url}/xd"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "(2, 1, 4) (2, 1, 4)\n"), done.stderr
+
+
+def test_a_read_never_waits_for_the_network_inside_hdf5(web, tmp_path):
+    """fsspec's thread may collect garbage that belongs to h5py, which needs HDF5's lock."""
+    path = tmp_path / "garbage.h5"
+    h5py.File(path, "w").close()
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself, self.file = self, h5py.File(path, "r")
+
+    def collect(*request: object) -> bool:
+        Cycle()
+        thread = threading.Thread(target=gc.collect)  # in place of fsspec's own
+        thread.start()
+        thread.join(5)
+        assert not thread.is_alive()
+        collected.append(True)
+        return False
+
+    collected: list[bool] = []
+    web.behave = collect
+    with open_features(f"{web.url}/xd") as features:
+        assert features["a/b"].rgb.shape == (2, 1, 4)
+    assert len(collected) == len(web.requests)
+
+
+# ---------------------------------------------------------------- failures
+
+
+def cut(handler, count):
+    """Half an answer, at each third request."""
+    if count % 3 or handler.command == "HEAD":
+        return False
+    handler.send_response(206)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"half")
+    handler.close_connection = True
+    return True
+
+
+def broken(handler, count):
+    """Status 500 at each second request."""
+    if count % 2:
+        return False
+    handler.send_error(500)
+    return True
+
+
+@pytest.mark.parametrize("behave", [cut, broken])
+def test_a_failed_request_is_made_again(web, behave):
+    web.behave = behave
+    with open_features(f"{web.url}/xd") as features:
+        assert list(features) == list(ODD_IDS)
+        for video in VIDEOS:
+            assert np.array_equal(features[video.video_id].flow, features_of(video))
+
+
+@pytest.mark.parametrize(
+    ("status", "tries"), [(500, 1 + len(remote.WAITS)), (429, 1 + len(remote.WAITS)), (401, 1)]
+)
+def test_a_server_that_goes_on_failing_is_a_named_error(web, status, tries):
+    features = open_features(f"{web.url}/xd")
+    assert features[ODD_IDS[0]].num_clips == 1
+    before = len(web.requests)
+    web.behave = lambda handler, count: handler.send_error(status) is None
+    with pytest.raises(FeaturesError, match="shard-00003.h5: cannot be read .*network") as caught:
+        features[ODD_IDS[7]].rgb  # noqa: B018
+    assert "\n" not in str(caught.value)
+    assert len(web.requests) - before == tries
+    web.behave = None
+    assert features[ODD_IDS[7]].rgb.shape == (8, 1, 4)
+
+
+def test_a_server_that_is_gone_is_a_named_error(bucket):
+    with FolderServer(bucket.parent) as server:
+        url = f"{server.url}/xd"
+    line = message(run("status", url))
+    assert url in line and "network" in line
+
+
+def test_a_store_that_forbids_what_is_missing(bucket, web):
+    """As S3 does where listing is not allowed."""
+
+    def forbid(handler, count):
+        exists = (bucket.parent / handler.path.lstrip("/")).is_file()
+        return not exists and handler.send_error(403) is None
+
+    web.behave = forbid
+    with open_features(f"{web.url}/xd") as features:
+        assert list(features) == list(ODD_IDS)
+
+
+def test_a_server_without_ranges_is_a_named_error(bucket):
+    with FolderServer(bucket.parent, ranges=False) as server:
+        with pytest.raises(FeaturesError, match="whole files only: download the folder"):
+            open_features(f"{server.url}/xd")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_without_features_says_what_was_looked_for(bucket, kind):
+    with published(kind, bucket) as url:
+        line = message(run("status", f"{url}/none"))
+        assert f"{url}/none" in line and "spec.json" in line
+
+
+def test_a_protocol_that_is_none_is_named():
+    assert "ftpx" in message(run("status", "ftpx://host/xd"))
+
+
+@pytest.mark.parametrize("kind", ["http", "memory"])
+def test_damage_is_named_as_in_a_local_shard(bucket, kind):
+    folder = StreamFolder.open(bucket / "rgb")
+    content = bytearray(folder.shard(1).read_bytes())
+    content[content.index(features_of(VIDEOS[2]).tobytes()) + 3] ^= 1
+    folder.shard(1).write_bytes(content)
+    write_shard(folder.shard(2), small_spec(tail="xd"), VIDEOS[4:6])
+    folder.shard(3).write_bytes(folder.shard(3).read_bytes()[:3000])
+    with published(kind, bucket) as url, open_features(f"{url}/rgb") as features:
+        with pytest.raises(ShardError, match="rgb/shards/shard-00001.h5.*checksum differs"):
+            features[ODD_IDS[2]].rgb  # noqa: B018
+        with pytest.raises(SpecError, match="shard-00002.h5.*tail"):
+            features[ODD_IDS[4]].rgb  # noqa: B018
+        with pytest.raises(ShardError, match="shard-00003.h5"):
+            features[ODD_IDS[6]].rgb  # noqa: B018
+        assert features[ODD_IDS[3]].rgb.shape == (4, 1, 4)
+        problems = "\n".join(verify(StreamFolder.open(bucket / "rgb")).problems)
+        assert all(f"shard-0000{each}" in problems for each in (1, 2, 3))
+
+
+def test_numbers_in_chunks_are_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=np.zeros((4, 2)), chunks=(1, 2))
+    with FolderServer(tmp_path) as server:
+        opened = hdf5.RemoteFile(RemotePath(f"{server.url}/a.h5"))
+        with pytest.raises(ValueError, match="chunks"):
+            opened.rows(lambda file: file["x"], slice(None))
+
+
+def test_a_remote_shard_is_a_shard(bucket, web):
+    name = "xd/rgb/shards/shard-00001.h5"
+    with Shard(RemotePath(f"{web.url}/{name}")) as there, Shard(bucket.parent / name) as here:
+        assert there.spec == here.spec
+        assert list(there) == list(here)
+        for group in here:
+            assert there.video(group).attributes == here.video(group).attributes
+            assert np.array_equal(features_of(there.video(group)), here.features(group))
+
+
+def test_commands_take_a_url(bucket, web, tmp_path):
+    rows = [f'"{video_id}",x.mp4,test,0,[]' for video_id in ODD_IDS[4:6]]
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("\n".join(["video_id,path,split,label,intervals", *rows]) + "\n")
+    for place, out in ((f"{web.url}/xd", "there"), (bucket, "here")):
+        named = ("--manifest", manifest, "--layout", "rtfm", "--out", tmp_path / out)
+        result = run("export", place, *named)
+        assert result.exit_code == 0, result.output
+    files = sorted((tmp_path / "here").rglob("*.npy"))
+    assert len(files) >= 2
+    for file in files:
+        there = tmp_path / "there" / file.relative_to(tmp_path / "here")
+        assert there.read_bytes() == file.read_bytes()

@@ -1,0 +1,224 @@
+"""Shards: what goes in comes out, damage is named, and nothing is ever half written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import zlib
+from pathlib import Path
+from typing import NoReturn
+
+import h5py
+import numpy as np
+import pytest
+from support.stored import ODD_IDS, failed_video, features_of, small_spec, stored_video
+
+from vadprep.core import atomic as files
+from vadprep.core.atomic import (
+    REMEDIES,
+    UNSYNCABLE,
+    remove_stale,
+    sync_folder,
+    temporary_name,
+    written,
+)
+from vadprep.core.records import FeaturesError, OutputError, ShardError, Stopped
+from vadprep.features import shard as shards
+from vadprep.features.shard import Draft, Shard, write_failure, write_shard
+
+SPEC = small_spec()
+
+
+def test_what_was_written_comes_back(tmp_path):
+    videos = [stored_video(each, num_clips=n + 1, num_crops=5) for n, each in enumerate(ODD_IDS)]
+    write_shard(tmp_path / "a.h5", SPEC, [*videos, failed_video("bad", "no frames")])
+    with Shard(tmp_path / "a.h5") as shard:
+        assert shard.spec == SPEC
+        assert list(shard) == [f"{n:06d}" for n in range(len(videos) + 1)]
+        for group, video in zip(shard, videos, strict=False):
+            found = shard.video(group)
+            assert found.attributes == video.attributes
+            assert np.array_equal(found.spans, video.spans)
+            assert np.array_equal(shard.features(group), features_of(video))
+        bad = shard.video(f"{len(videos):06d}")
+        assert (bad.video_id, bad.is_done, bad.attributes["reason"]) == ("bad", False, "no frames")
+
+
+def test_plain_h5py_reads_a_shard_and_its_checksums(tmp_path):
+    video = stored_video("x", num_clips=40)
+    write_shard(tmp_path / "a.h5", SPEC, [video])
+    with h5py.File(tmp_path / "a.h5") as file:
+        group = file["000000"]
+        assert group["features"].chunks is None
+        assert np.array_equal(group["features"][()], features_of(video))
+        assert group.attrs["features_crc32"] == zlib.crc32(features_of(video).tobytes())
+        assert file.attrs["spec_hash"].decode() == SPEC.hash
+
+
+def test_a_copy_of_a_shard_has_the_same_bytes(tmp_path):
+    first, second = tmp_path / "a.h5", tmp_path / "b.h5"
+    write_shard(first, SPEC, [stored_video(each, num_clips=9) for each in ODD_IDS])
+    time.sleep(1.1)  # HDF5 keeps times in whole seconds
+    with Shard(first) as shard:
+        write_shard(second, SPEC, [shard.video(group) for group in shard])
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_draft_becomes_a_shard_of_one_and_leaves_nothing_else(tmp_path):
+    target = tmp_path / "000003.h5"
+    features = np.random.default_rng(0).random((7, 2, 8)).astype(np.float32)
+    spans = np.stack([np.arange(7), np.arange(1, 8)], axis=1)
+    with Draft(target, SPEC) as draft:
+        for block in np.split(features, [2, 5]):
+            draft.append(block)
+        assert list(tmp_path.iterdir()) == []
+        draft.commit({"video_id": "x", "num_frames": 8}, spans)
+    assert list(tmp_path.iterdir()) == [target]
+    with Shard(target) as shard:
+        assert np.array_equal(shard.features("000000"), features.astype(np.float16))
+        assert shard.video("000000").attributes["features_crc32"] == draft.checksum
+
+
+def test_an_abandoned_draft_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError), Draft(tmp_path / "a.h5", SPEC) as draft:
+        draft.append(np.zeros((1, 1, 4), np.float32))
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [1e6, np.inf, np.nan], ids=str)
+def test_features_that_are_not_finite_are_never_committed(tmp_path, value):
+    target = tmp_path / "a.h5"
+    with Draft(target, SPEC) as draft, pytest.raises(FeaturesError) as caught:
+        draft.append(np.full((1, 1, 4), value, np.float32))  # 1e6 is beyond float16
+    for word in (str(target), "precision fp32", "dtype float16"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["video_id", "status", "num_frames", "features_crc32"])
+@pytest.mark.parametrize("value", [None, 1.5])
+def test_an_attribute_that_is_missing_or_odd_is_named(tmp_path, name, value):
+    path = tmp_path / "a.h5"
+    write_shard(path, SPEC, [stored_video("x")])
+    with h5py.File(path, "r+") as file:
+        del file["000000"].attrs[name]
+        if value:
+            file["000000"].attrs[name] = value
+    with Shard(path) as shard, pytest.raises(ShardError) as caught:
+        shard.video("000000")
+    for word in (str(path), "group 000000", f"attribute {name}"):
+        assert word in str(caught.value)
+
+
+def test_a_video_is_read_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 4 * 2 * 3)
+    video = stored_video("x", num_clips=8)
+    write_shard(tmp_path / "a.h5", SPEC, [video])
+    with Shard(tmp_path / "a.h5") as shard:
+        blocks = list(shard.video("000000").blocks())
+    assert [len(block) for block in blocks] == [3, 3, 2]
+    assert np.array_equal(np.concatenate(blocks), features_of(video))
+
+
+def test_a_flipped_bit_in_the_features_is_found(tmp_path):
+    path = tmp_path / "a.h5"
+    video = stored_video("x", num_clips=50)
+    write_shard(path, SPEC, [video])
+    content = bytearray(path.read_bytes())
+    content[content.index(features_of(video).tobytes()) + 100] ^= 1
+    path.write_bytes(content)
+    with Shard(path) as shard, pytest.raises(ShardError, match="a.h5, group 000000, features"):
+        shard.features("000000")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.9])
+def test_a_truncated_shard_is_a_named_error(tmp_path, keep):
+    path = tmp_path / "a.h5"
+    write_shard(path, SPEC, [stored_video(each, num_clips=60) for each in ODD_IDS])
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    with pytest.raises(ShardError, match="a.h5"), Shard(path) as shard:
+        for group in shard:
+            shard.features(group)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(5000)])
+def test_another_file_is_no_shard(tmp_path, content):
+    (tmp_path / "a.h5").write_bytes(content)
+    with pytest.raises(ShardError, match="a.h5"):
+        Shard(tmp_path / "a.h5")
+
+
+def test_a_foreign_hdf5_file_is_no_shard(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(ShardError, match="format"):
+        Shard(tmp_path / "a.h5")
+
+
+def test_a_failure_is_a_group_with_a_reason(tmp_path):
+    write_failure(tmp_path / "a.h5", SPEC, {"video_id": "x"}, "too short")
+    with Shard(tmp_path / "a.h5") as shard:
+        assert shard.video("000000").attributes["reason"] == "too short"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_refuses_is_one_line_with_a_remedy(tmp_path, number):
+    target = tmp_path / "a.json"
+    target.write_text("before")
+    with pytest.raises(OutputError) as caught, written(target) as stream:
+        stream.write(b"half")
+        raise OSError(number, os.strerror(number))
+    assert str(target) in str(caught.value)
+    assert REMEDIES[number] in str(caught.value)
+    assert target.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("number", [*UNSYNCABLE, errno.EIO])
+def test_only_a_folder_that_cannot_be_synced_at_all_is_let_pass(tmp_path, monkeypatch, number):
+    def fsync(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if number in UNSYNCABLE:
+        sync_folder(tmp_path)
+    else:
+        with pytest.raises(OutputError, match=str(tmp_path)):
+            sync_folder(tmp_path)
+
+
+def test_with_replace_off_the_first_writer_wins(tmp_path):
+    target = tmp_path / "spec.json"
+    with written(target, replace=False) as stream:
+        stream.write(b"first")
+    with pytest.raises(FileExistsError), written(target, replace=False) as stream:
+        stream.write(b"second")
+    assert target.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_only_temporary_files_of_dead_writers_here_are_removed(tmp_path):
+    mine = temporary_name(tmp_path / "a.h5")
+    dead = mine.with_name(mine.name.replace(f"-{os.getpid()}-", "-4194304-"))
+    elsewhere = tmp_path / "a.h5.tmp-another.host-4194304-0"
+    final = tmp_path / "a.h5"
+    for path in (mine, dead, elsewhere, final):
+        path.touch()
+    remove_stale(tmp_path)
+    remove_stale(tmp_path / "gone")
+    assert sorted(tmp_path.iterdir()) == sorted([mine, elsewhere, final])
+    remove_stale(tmp_path, with_own=True)
+    assert sorted(tmp_path.iterdir()) == sorted([elsewhere, final])
+
+
+def test_a_stop_just_when_the_file_is_made_leaves_none(tmp_path, monkeypatch):
+    def stopped(path: Path, mode: str) -> NoReturn:
+        path.touch()
+        raise Stopped("just now")
+
+    monkeypatch.setattr(files, "open", stopped, raising=False)
+    with pytest.raises(Stopped), written(tmp_path / "a.h5"):
+        pass
+    assert not list(tmp_path.iterdir())

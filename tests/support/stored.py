@@ -1,0 +1,84 @@
+"""Small specs, shards and feature folders for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vadprep.core.spec import Spec, resolve
+from vadprep.features.folder import StreamFolder
+from vadprep.features.journal import Journal, Row
+from vadprep.features.shard import DONE, FAILED, StoredVideo, crc32, write_shard
+
+ODD_IDS = (
+    "..",
+    "a/b",
+    "two\nlines",
+    "lone\rreturn",
+    "Überfall_日本",
+    "Bad.Boys__#00=1",
+    "quote\"d, 'x'",
+    "\udcff.mp4",
+)
+
+
+def small_spec(**overrides: Any) -> Spec:
+    return resolve("i3d", "cpu", ("random:0", "0" * 64), overrides)
+
+
+def stored_video(
+    video_id: str, num_clips: int = 3, num_crops: int = 1, dim: int = 4, **attributes: Any
+) -> StoredVideo:
+    """A done video whose features depend on its id."""
+    seed = int.from_bytes(video_id.encode("utf-8", "surrogateescape")[-4:], "little")
+    features = np.random.default_rng(seed).random((num_clips, num_crops, dim)).astype(np.float16)
+    edges = 16 * np.arange(num_clips + 1)
+    spans = np.stack([edges[:-1], edges[1:]], axis=1)
+    known = {
+        "video_id": video_id,
+        "status": DONE,
+        "split": "train",
+        "label": 0,
+        "num_frames": 16 * num_clips + 5,
+        "fps_source": 25.0,
+        "features_crc32": crc32(features),
+        "spans_crc32": crc32(spans),
+    }
+    return StoredVideo(
+        known | attributes, features.shape, "float16", spans, lambda: iter([features])
+    )
+
+
+def features_of(video: StoredVideo) -> np.ndarray:
+    return np.concatenate(list(video.blocks()))
+
+
+def failed_video(video_id: str, reason: str = "broken") -> StoredVideo:
+    return StoredVideo({"video_id": video_id, "status": FAILED, "reason": reason})
+
+
+def write_folder(
+    path: Path, videos: list[StoredVideo], spec: Spec | None = None, shard_size: int = 2
+) -> StreamFolder:
+    """A complete feature folder of one stream."""
+    spec = spec or small_spec()
+    folder = StreamFolder.prepare(path, spec, [each.video_id for each in videos], shard_size)
+    journal = Journal(path, 0)
+    for number in range(len(folder.plan.shards)):
+        part = videos[number * shard_size : (number + 1) * shard_size]
+        write_shard(folder.shard(number), spec, part)
+        for video in part:
+            journal.finished(row_of(video, number))
+    return folder
+
+
+def row_of(video: StoredVideo, shard: int) -> Row:
+    checksum = f"{int(video.attributes.get('features_crc32', 0)):08x}"
+    frames = int(video.attributes.get("num_frames", 0))
+    reason = str(video.attributes.get("reason", ""))
+    status = str(video.attributes["status"])
+    return Row(
+        video.video_id, shard, status, video.shape[0], frames, 0, 25.0, "", checksum, reason, 1.0
+    )

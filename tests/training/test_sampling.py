@@ -1,0 +1,138 @@
+"""Samplers: which snippets a head is shown, against the rules written out here."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from vadprep.training.sampling import (
+    block_rows,
+    jitter_rows,
+    matlab_edges,
+    sampler,
+    segment_edges,
+    segment_of,
+    uniform_rows,
+)
+
+LENGTHS = (1, 2, 3, 17, 31, 32, 33, 64, 100, 1000)
+
+
+@pytest.mark.parametrize(
+    "num_snippets, most, expected",
+    [
+        (0, 4, []),
+        (1, 4, [0]),
+        (4, 4, [0, 1, 2, 3]),
+        (5, 4, [0, 1, 2, 4]),
+        (10, 4, [0, 3, 6, 9]),
+        (11, 4, [0, 3, 6, 10]),
+    ],
+)
+def test_uniform_rows(num_snippets, most, expected):
+    assert uniform_rows(num_snippets, most).tolist() == expected
+
+
+def test_uniform_rows_of_a_very_long_video():
+    rows = uniform_rows(70_000, 200)  # past 16 bits, where the public code wraps round
+    assert (rows[0], rows[-1], len(rows)) == (0, 69_999, 200)
+    assert np.all(np.diff(rows) >= 351)
+
+
+@pytest.mark.parametrize("num_snippets", LENGTHS)
+def test_segment_edges_are_those_of_linspace(num_snippets):
+    expected = np.linspace(0, num_snippets, 33).astype(int)
+    assert segment_edges(num_snippets, 32).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("num_snippets", LENGTHS)
+def test_matlab_edges_round_halves_up(num_snippets):
+    exact = [1 + Fraction(i * (num_snippets - 1), 32) for i in range(33)]
+    expected = [math.floor(each + Fraction(1, 2)) - 1 for each in exact]
+    assert matlab_edges(num_snippets, 32).tolist() == expected
+
+
+def ramp(num_snippets):
+    return torch.arange(num_snippets, dtype=torch.float32)[:, None]
+
+
+@pytest.mark.parametrize("name", ["segments-32", "segments-32-matlab"])
+@pytest.mark.parametrize("num_snippets", LENGTHS)
+def test_segments_are_means_of_their_rows(name, num_snippets):
+    edges = (matlab_edges if name.endswith("matlab") else segment_edges)(num_snippets, 32)
+    expected = []
+    for start, stop in zip(edges, edges[1:], strict=False):
+        rows = list(range(start, stop)) or [start]
+        expected.append(sum(rows) / len(rows))
+    found = sampler(name).take(ramp(num_snippets), 1, None)
+    assert found.flatten().tolist() == pytest.approx(expected)
+
+
+def test_the_last_snippet_is_never_in_a_matlab_mean():
+    snippets = torch.zeros(100, 1)
+    snippets[-1] = 1
+    assert not sampler("segments-32-matlab").take(snippets, 1, None).any()
+    assert sampler("segments-32").take(snippets, 1, None).any()
+
+
+def test_means_of_float16_are_taken_in_float32():
+    snippets = torch.full((64, 1), 1.0, dtype=torch.float16)
+    snippets[1] += 2**-10
+    found = sampler("segments-32").take(snippets, 1, None)
+    assert found.dtype == torch.float32 and found[0] == 1 + 2**-11
+
+
+@pytest.mark.parametrize("edges_of", [segment_edges, matlab_edges])
+@pytest.mark.parametrize("num_snippets", LENGTHS)
+def test_every_snippet_belongs_to_the_part_it_is_in(edges_of, num_snippets):
+    edges = edges_of(num_snippets, 32)
+    for row, part in enumerate(segment_of(num_snippets, edges)):
+        is_last = edges_of is matlab_edges and row == num_snippets - 1
+        assert edges[part] <= row and (row < edges[part + 1] or is_last)
+
+
+def random():
+    return np.random.default_rng(0)
+
+
+def test_jitter_spreads_abnormal_videos_over_their_length():
+    draws = np.array([jitter_rows(1000, 300, 1, np.random.default_rng(s)) for s in range(200)])
+    lower = np.arange(300) * 1000 // 300
+    upper = np.append(lower[1:], lower[-1])
+    assert (draws.min(axis=0) == lower).all() and (draws.max(axis=0) == upper).all()
+
+
+def test_jitter_takes_a_window_of_normal_videos():
+    draws = [jitter_rows(310, 300, 0, np.random.default_rng(seed)) for seed in range(200)]
+    assert all((np.diff(rows) == 1).all() and len(rows) == 300 for rows in draws)
+    assert {int(rows[0]) for rows in draws} == set(range(10))
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_jitter_leaves_short_videos_whole(label):
+    assert jitter_rows(300, 300, label, random()).tolist() == list(range(300))
+
+
+@pytest.mark.parametrize("num_snippets, count", [(1, 1), (6, 6), (7, 2), (8, 2), (9, 3), (100, 33)])
+def test_blocks_give_a_row_each_or_the_whole_video(num_snippets, count):
+    rows = block_rows(num_snippets, 3, random())
+    assert len(rows) == count
+    if num_snippets > 6:
+        assert (rows // 3).tolist() == list(range(count))
+
+
+def test_blocks_reach_every_row_of_a_block():
+    draws = [block_rows(9, 3, np.random.default_rng(seed)) for seed in range(60)]
+    assert all({rows[i] for rows in draws} == {3 * i, 3 * i + 1, 3 * i + 2} for i in range(3))
+
+
+@pytest.mark.parametrize(
+    "name", ["segments", "uniform-0", "jitter-300-matlab", "every-3", "uniform--1", "UNIFORM-3"]
+)
+def test_names_that_are_none_list_the_rules(name):
+    with pytest.raises(ValueError, match="allowed are segments-32, segments-32-matlab, uniform"):
+        sampler(name)

@@ -1,0 +1,102 @@
+"""Views of real-looking frames against Pillow and OpenCV, and the crops of a block."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from vadprep.core.crops import crop_boxes, target_size
+from vadprep.video.transforms import TapResize, Views, ViewSettings
+
+
+def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth patches, sharp edges and noise: uint8 [height, width, 3]."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    frame = np.asarray(smooth).copy()
+    frame[height // 3 : height // 2, width // 4 : width // 2] = 255
+    frame[: height // 8] = random.integers(0, 256, frame[: height // 8].shape)
+    return frame
+
+
+SIZES = [("short 256", 240, 320), ("short 256", 360, 640), ("256x340", 500, 333)]
+
+
+@pytest.mark.parametrize("resize, height, width", SIZES)
+@pytest.mark.parametrize("kernel", ["bilinear", "lanczos"])
+def test_the_sums_on_a_device_are_pillows(
+    resize: str, height: int, width: int, kernel: str
+) -> None:
+    frame, size = picture(height, width), target_size(resize, height, width)
+    flag = Image.Resampling[kernel.upper()]
+    # One axis at a time, because Pillow 13 swaps the passes for some stretched sizes.
+    wide = Image.fromarray(frame).resize((size[1], height), flag)
+    theirs = wide.resize(size[::-1], flag)
+    ours = TapResize(f"pil-{kernel}", (height, width), size, torch.device("cpu"))
+    np.testing.assert_array_equal(ours(torch.from_numpy(frame[None]))[0], np.asarray(theirs))
+
+
+@pytest.mark.parametrize("kernel", ["bilinear", "lanczos"])
+def test_on_the_cpu_frames_are_pillows(kernel: str) -> None:
+    frame = picture(360, 640)
+    views = Views(360, 640, ViewSettings(filter=f"pil-{kernel}"), "cpu")
+    theirs = Image.fromarray(frame).resize((455, 256), Image.Resampling[kernel.upper()])
+    np.testing.assert_array_equal(views.resized(frame[None])[0], np.asarray(theirs))
+
+
+def test_resized_frames_share_no_memory_with_the_block() -> None:
+    block = picture(256, 340)[None]
+    resized = Views(256, 340, ViewSettings(), "cpu").resized(block)
+    before = resized.clone()
+    block[:] = 0
+    assert torch.equal(resized, before)
+
+
+@pytest.mark.parametrize("resize, height, width", SIZES)
+def test_resized_frames_are_within_one_level_of_opencv(
+    resize: str, height: int, width: int
+) -> None:
+    cv2 = pytest.importorskip("cv2")
+    views = Views(height, width, ViewSettings(resize, "opencv-bilinear"), "cpu")
+    frame = picture(height, width)
+    theirs = cv2.resize(frame, views.size[::-1], interpolation=cv2.INTER_LINEAR)
+    difference = np.abs(views.resized(frame[None])[0].numpy().astype(int) - theirs)
+    assert difference.max() <= 1 and difference.mean() < 0.15
+
+
+def test_frame_of_the_right_size_is_untouched() -> None:
+    frame = picture(256, 340)
+    views = Views(256, 340, ViewSettings(), "cpu")
+    np.testing.assert_array_equal(views.resized(frame[None])[0].numpy(), frame)
+
+
+def test_frames_do_not_depend_on_their_block() -> None:
+    block = np.stack([picture(240, 320, seed) for seed in range(3)])
+    views = Views(240, 320, ViewSettings(), "cpu")
+    together = views.resized(block)
+    assert torch.equal(together[1:2], views.resized(torch.from_numpy(block[1:2])))
+
+
+def test_ten_crops_are_the_boxes_of_the_resized_block() -> None:
+    block = np.stack([picture(256, 341, seed) for seed in range(2)])
+    views = Views(256, 341, ViewSettings(crops=10, crop_order="xd"), "cpu")
+    crops = views.cut(views.resized(block))
+    assert crops.shape == (10, 2, 224, 224, 3)
+    for box, crop in zip(crop_boxes("xd", 10, 224, 256, 341), crops, strict=True):
+        part = block[:, box.top : box.top + 224, box.left : box.left + 224]
+        expected = part[:, :, ::-1] if box.mirrored else part
+        np.testing.assert_array_equal(crop.numpy(), expected)
+
+
+def test_block_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="240"):
+        Views(240, 320, ViewSettings(), "cpu").resized(picture(256, 320)[None])
+
+
+def test_crop_larger_than_the_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match="smaller than a crop"):
+        Views(240, 320, ViewSettings(resize="200x300"), "cpu")

@@ -1,0 +1,1 @@
+"""Weight files: the catalogue, the formats, tensor names and checks."""

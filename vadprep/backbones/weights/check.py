@@ -1,0 +1,208 @@
+"""What a network makes of a clip in words: the classes of Kinetics-400.
+
+The plainest proof that weights, graph and preprocessing fit each other: a cricket shot is called
+"playing cricket" only when all of them do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vadprep.backbones import Weights, build
+from vadprep.backbones.graphs import graph_of, with_weights
+from vadprep.backbones.scaling import scaling_of
+from vadprep.backbones.weights.catalog import SAMPLES
+from vadprep.core.clips import Resampling
+from vadprep.core.records import DecodeError, WeightsError
+from vadprep.core.spec import PRESETS
+from vadprep.video.decoder import DECODERS, open_frames
+from vadprep.video.transforms import Views, ViewSettings
+
+MAX_CLIPS = 10
+"""Clips from the start of a video that are looked at."""
+TOP = 5
+FOLDER_FPS = Fraction(25)
+"""Taken for a folder of images, which has no rate."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class of Kinetics-400, its mean logit, and its share of the softmax."""
+
+    label: str
+    logit: float
+    probability: float
+
+
+def kinetics_classes() -> list[str]:
+    """The 400 classes in order of their index, which is alphabetical in every release."""
+    from torchvision.models.video import R3D_18_Weights
+
+    names: list[str] = R3D_18_Weights.KINETICS400_V1.meta["categories"]
+    return names
+
+
+def best(logits: torch.Tensor) -> list[Guess]:
+    """The five best guesses of logits [400], the best first."""
+    classes, shares = kinetics_classes(), logits.softmax(dim=0)
+    order = logits.argsort(descending=True)[:TOP].tolist()
+    return [Guess(classes[i], logits[i].item(), shares[i].item()) for i in order]
+
+
+def preset_of(graph: str) -> str:
+    """The first preset whose network is ``graph``; ValueError when there is none."""
+    for name, preset in PRESETS.items():
+        if preset["graph"] == graph:
+            return name
+    raise ValueError(f"{graph = }: no preset makes views for it from a video's frames")
+
+
+@torch.inference_mode()
+def top5(weights: Weights, video: Path) -> list[Guess]:
+    """The five best guesses for a video, by the mean logits of the centre crop of its clips.
+
+    Views are made as the first preset of the graph says, from the first ``MAX_CLIPS`` clips.
+    Raises DecodeError for a video that cannot be read or that has no whole clip.
+    """
+    graph = graph_of(weights.graph)
+    preset = PRESETS[preset_of(weights.graph)]
+    fps = None if preset["fps"] == "native" else Fraction(preset["fps"])
+    frames = first_frames(video, fps, MAX_CLIPS * graph.clip_length)
+    clips = len(frames) // graph.clip_length
+    if not clips:
+        raise DecodeError(
+            f"{video}: {len(frames)} frames at {preset['fps']} fps, a clip has {graph.clip_length}",
+            "too-short",
+        )
+    settings = ViewSettings(preset["resize"], preset["filter"], crop_size=preset["crop_size"])
+    views = Views(frames.shape[1], frames.shape[2], settings, "cpu")
+    (centre,) = views.cut(views.resized(frames[: clips * graph.clip_length]))
+    logits_of, scale = classifier(weights), scaling_of(preset["scaling"])
+    logits = [logits_of(scale(clip[None]))[0] for clip in centre.chunk(clips)]
+    return best(torch.stack(logits).mean(dim=0))
+
+
+def classifier(weights: Weights) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Function from scaled clips [batch, channel, T, H, W] to logits [batch, 400]."""
+    network = with_weights(build(weights.graph), weights.state)
+    return cast(Callable[[torch.Tensor], torch.Tensor], network.logits)
+
+
+def first_frames(video: Path, fps: Fraction | None, count: int) -> NDArray[np.uint8]:
+    """At most ``count`` frames [n, height, width, 3] of a video, resampled to ``fps``.
+
+    Raises what the last decoder says when none can read it.
+    """
+    for decoder in DECODERS:
+        frames: list[NDArray[np.uint8]] = []
+        try:
+            with open_frames(video, decoder=decoder, fps=FOLDER_FPS) as stream:
+                resampling, seen = Resampling(stream.header.fps, fps), 0
+                for block in stream:
+                    for i, frame in enumerate(block):
+                        frames += [frame.copy()] * resampling.repeats(seen + i)
+                    seen += len(block)
+                    if len(frames) >= count:
+                        break
+                shape = (0, stream.header.height, stream.header.width, 3)
+                return np.stack(frames[:count]) if frames else np.empty(shape, np.uint8)
+        except DecodeError:
+            if decoder == DECODERS[-1]:
+                raise
+    raise AssertionError("there is at least one decoder")
+
+
+# ---------------------------------------------------------------- the published sample
+
+
+@dataclass(frozen=True)
+class Published:
+    """What DeepMind's network says of its sample clip: out/imagenet_*.txt of kinetics-i3d."""
+
+    norm: float
+    """Euclidean, of all 400 logits."""
+    logits: dict[str, float]
+
+
+PUBLISHED = {
+    "inception_i3d": Published(
+        87.108871,
+        {
+            "playing cricket": 25.856646,
+            "playing kickball": 12.330335,
+            "catching or throwing baseball": 11.254371,
+            "shooting goal (soccer)": 10.883866,
+            "catching or throwing softball": 10.393131,
+        },
+    ),
+    "inception_i3d_flow": Published(
+        63.252754,
+        {
+            "playing cricket": 15.957031,
+            "hurling (sport)": 12.808723,
+            "playing tennis": 10.527044,
+            "playing squash or racquetball": 10.0088,
+            "hitting baseball": 9.425033,
+        },
+    ),
+}
+"""By graph; of the networks that were pre-trained on ImageNet."""
+
+SAMPLE_OF = {"inception_i3d": "sample-rgb", "inception_i3d_flow": "sample-flow"}
+"""The sample clip of a graph, by its name in ``known.SAMPLES``."""
+
+SAMPLE_TOLERANCE = 1e-3
+"""Relative to the largest logit: float32 sums in another order move logits by some 1e-5."""
+
+
+@dataclass(frozen=True)
+class SampleCheck:
+    """Our logits of the sample clip beside the published ones."""
+
+    norm: float
+    published_norm: float
+    logits: dict[str, tuple[float, float]]
+    """Class -> ours, published."""
+
+    @property
+    def is_equal(self) -> bool:
+        """True when every figure is the published one within the tolerance."""
+        pairs = [(self.norm, self.published_norm), *self.logits.values()]
+        largest = max(theirs for _, theirs in self.logits.values())
+        return all(abs(ours - theirs) <= SAMPLE_TOLERANCE * largest for ours, theirs in pairs)
+
+
+@torch.inference_mode()
+def check_sample(weights: Weights, sample: Path) -> SampleCheck:
+    """Logits of the sample clip by ``weights`` (of Inception-I3D) beside the published ones.
+
+    ``sample`` is the ``.npy`` of ``known.SAMPLES``: float32 [1, 79, 224, 224, channel] in
+    [-1, 1]. Raises WeightsError for another file.
+    """
+    published = PUBLISHED[weights.graph]
+    try:
+        clip = np.load(sample, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise WeightsError(f"{sample}: not a readable .npy ({error}): copy it again") from error
+    channels = graph_of(weights.graph).channels
+    if clip.ndim != 5 or clip.shape[-1] != channels:
+        raise WeightsError(
+            f"{sample}: shape {list(clip.shape)}, expected [1, 79, 224, 224, {channels}]: "
+            f"the file is {SAMPLES[SAMPLE_OF[weights.graph]].file_name}"
+        )
+    frames = torch.from_numpy(clip).float().permute(0, 4, 1, 2, 3)
+    logits = classifier(weights)(frames)[0]
+    classes = kinetics_classes()
+    pairs = {
+        label: (logits[classes.index(label)].item(), theirs)
+        for label, theirs in published.logits.items()
+    }
+    return SampleCheck(logits.norm().item(), published.norm, pairs)

@@ -1,0 +1,237 @@
+"""Weights files to tensors under canonical names, by strict bijection, running no code."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vadprep.backbones.graphs import canonical_shapes
+from vadprep.backbones.weights.caffe2 import read_blobs
+from vadprep.backbones.weights.catalog import KNOWN
+from vadprep.backbones.weights.deepmind import (
+    from_deepmind,
+    is_checkpoint,
+    read_checkpoint,
+    scope_graph,
+)
+from vadprep.backbones.weights.names import NAMINGS
+from vadprep.core.records import WeightsError
+
+State = dict[str, Tensor]
+
+OWN = "vadprep"
+DEEPMIND = "google-deepmind/kinetics-i3d"
+CAFFE2 = "facebookresearch/video-nonlocal-net"
+"""Origins that the kind of a file alone tells; the others are told by their names."""
+
+PYTORCH_HEADS = (b"PK", b"\x80")
+"""What ``torch.save`` begins a file with: a zip archive, or in older versions a pickle."""
+
+PICKLE_ERRORS = (
+    pickle.UnpicklingError,
+    struct.error,
+    AttributeError,
+    EOFError,
+    OSError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What unpickling raises on bytes that are no pickle of tensors, or that ask for code."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds, under its own names, and what it says of itself."""
+
+    path: Path
+    tensors: State = field(repr=False)
+    origin: str = ""
+    """Who named the tensors, where the kind of file tells."""
+    graph: str = ""
+    """Graph id, where the file says it."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Of our own files."""
+
+
+def read_file(path: Path, release: str = "") -> Contents:
+    """Contents of a weights file: ours, a PyTorch or caffe2 pickle, a TensorFlow checkpoint.
+
+    ``release`` names the checkpoint of DeepMind's that a data file without index belongs to.
+    Raises WeightsError when the file is missing, damaged, or asks for code to be run.
+    """
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such weights file: correct the path (vadprep weights list has names)"
+        )
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if is_checkpoint(path):
+        arrays = read_checkpoint(path, release)
+        graph = scope_graph(arrays)
+        if graph is None:
+            raise WeightsError(f"{path}: tensor {next(iter(arrays), '')!r} is of another network")
+        return Contents(path, from_deepmind(arrays, graph), DEEPMIND, graph)
+    if path.suffix == ".pkl":
+        blobs = {name: torch.from_numpy(blob) for name, blob in read_blobs(path).items()}
+        return Contents(path, blobs, CAFFE2)
+    return Contents(path, _read_pickle(path))
+
+
+def _read_pickle(path: Path) -> State:
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            head = file.read(2)
+            if head and not head.startswith(PYTORCH_HEADS):
+                raise WeightsError(
+                    f"{path}: not a weights file of a known kind: a PyTorch file, a TensorFlow "
+                    "checkpoint, a .pkl of caffe2 or a .safetensors of ours: correct the path"
+                )
+            file.seek(0)
+            # Of odd pickle protocols; we say it better below.
+            warnings.simplefilter("ignore", UserWarning)
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except PICKLE_ERRORS as error:
+        raise WeightsError(
+            f"{path}: not a PyTorch file of tensors, truncated, or one that would run code "
+            f"({type(error).__name__}); download it again"
+        ) from error
+    if isinstance(found, Mapping) and isinstance(found.get("model_state"), Mapping):
+        found = found["model_state"]  # pytorchvideo's wrapping
+    if not isinstance(found, Mapping):
+        raise WeightsError(f"{path}: holds a {type(found).__name__}, not a state dict")
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
+        keys = ", ".join(map(str, list(found)[:3]))
+        raise WeightsError(f"{path}: not a plain state dict (its first keys: {keys})")
+    return {k: v for k, v in found.items() if v.is_floating_point()}
+
+
+def _read_safetensors(path: Path) -> Contents:
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}): copy it again"
+        ) from error
+    return Contents(path, state, OWN, said.get("graph", "None"), said)
+
+
+def identify(contents: Contents, declared: str = "") -> str:
+    """Graph id of a file: what it says, what it is declared to be, or what its names say.
+
+    ``declared`` is a name of ``known.KNOWN``. Raises WeightsError when names leave it open, as
+    those of caffe2 do, and when the file says something else than was declared.
+    """
+    path, wanted = contents.path, declared and KNOWN[declared].graph
+    if contents.graph:
+        if wanted and wanted != contents.graph:
+            raise WeightsError(f"{path}: made for graph {contents.graph}, not for {wanted}")
+        return contents.graph
+    if not wanted:
+        declared = next((n for n, k in KNOWN.items() if k.file_name == path.name), "")
+        wanted = declared and KNOWN[declared].graph
+    if wanted:
+        return wanted
+    if contents.origin == CAFFE2:
+        raise WeightsError(
+            f"{path}: the names of a caffe2 pickle fit networks of different strides: say what "
+            "it is with --as, such as --as r50-nonlocal for the 32x2 baseline"
+        )
+    fitting = [graph for graph in NAMINGS if _fits(contents.tensors, graph)]
+    if len(fitting) != 1:
+        which = ", ".join(fitting) or "no network that is known here"
+        raise WeightsError(f"{path}: its {len(contents.tensors)} tensors fit {which}")
+    return fitting[0]
+
+
+def _fits(tensors: State, graph: str) -> bool:
+    """True when names of some origin, and then the shapes, are those of the graph.
+
+    Shapes tell RGB from flow; what names do not tell apart otherwise is refused by the caller.
+    """
+    shapes = canonical_shapes(graph)
+    return any(
+        {translate(name): shape for name, shape in shapes.items()}
+        == {name: tensor.shape for name, tensor in tensors.items()}
+        for translate in NAMINGS[graph].values()
+    )
+
+
+def canonical_state(contents: Contents, graph: str) -> tuple[State, str]:
+    """Tensors under canonical names, float32, and who named them as they were.
+
+    Raises WeightsError when names or shapes are not exactly those of ``graph``, or when the file
+    says that it is for another one.
+    """
+    path, tensors = contents.path, contents.tensors
+    if contents.graph and contents.graph != graph:
+        raise WeightsError(f"{path}: made for graph {contents.graph}, not for {graph}")
+    if contents.graph:
+        return _checked(tensors, path, graph), contents.origin
+    if contents.origin and contents.origin not in NAMINGS[graph]:
+        raise WeightsError(f"{path}: not {graph}: no weights of {contents.origin} are")
+    origin, translate = _naming(set(tensors), path, graph)
+    state = {name: tensors[translate(name)] for name in canonical_shapes(graph)}
+    return _checked(state, path, graph), origin
+
+
+def _naming(found: set[str], path: Path, graph: str) -> tuple[str, Callable[[str], str]]:
+    """The naming scheme whose names are just ``found``; the nearest one names the difference."""
+    wanted = {
+        origin: {translate(name) for name in canonical_shapes(graph)}
+        for origin, translate in NAMINGS[graph].items()
+    }
+    origin = min(wanted, key=lambda candidate: len(wanted[candidate] ^ found))
+    _require_names(wanted[origin], found, path, f"{graph} as named by {origin}")
+    return origin, NAMINGS[graph][origin]
+
+
+def _require_names(wanted: set[str], found: set[str], path: Path, network: str) -> None:
+    missing, odd = sorted(wanted - found), sorted(found - wanted)
+    if missing or odd:
+        parts = [
+            f"{len(names)} {word}, such as {names[0]}"
+            for word, names in (("missing", missing), ("unexpected", odd))
+            if names
+        ]
+        raise WeightsError(f"{path}: not {network}: tensors {'; '.join(parts)}")
+
+
+def _checked(state: State, path: Path, graph: str) -> State:
+    shapes = canonical_shapes(graph)
+    _require_names(set(shapes), set(state), path, graph)
+    _require_channels(state, path, graph)
+    for name, shape in shapes.items():
+        if state[name].shape != shape:
+            raise WeightsError(
+                f"{path}: {name} is {list(state[name].shape)}, {graph} has {list(shape)}: "
+                "weights of another network (Charades has 157 classes)"
+            )
+        if not state[name].is_floating_point() or not state[name].isfinite().all():
+            raise WeightsError(
+                f"{path}: {name} holds values that are not finite numbers: copy it again"
+            )
+    return {name: state[name].float().contiguous() for name in shapes}
+
+
+def _require_channels(state: State, path: Path, graph: str) -> None:
+    """Raise WeightsError where weights for RGB are given for flow, or the other way round."""
+    (stem, shape), *_ = canonical_shapes(graph).items()
+    found, wanted = state[stem].shape[1:2], shape[1:2]
+    if found != wanted and {*found, *wanted} == {2, 3}:
+        kinds = {2: "flow (2 input channels)", 3: "RGB (3 input channels)"}
+        raise WeightsError(
+            f"{path}: weights for {kinds[found[0]]}, but {graph} is for {kinds[wanted[0]]}: "
+            "--weights names those of stream rgb, --flow-weights those of stream flow"
+        )

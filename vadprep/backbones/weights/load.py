@@ -1,0 +1,193 @@
+"""Weights of the networks: read from files without running code, or made from a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+import vadprep
+from vadprep.backbones.graphs import canonical_shapes, graph_of
+from vadprep.backbones.weights.catalog import KNOWN, converted
+from vadprep.backbones.weights.formats import CAFFE2, canonical_state, identify, read_file
+from vadprep.core.atomic import written
+from vadprep.core.records import WeightsError
+
+RANDOM = "random:"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of one network under canonical names, and where they come from."""
+
+    name: str
+    """File name, or ``random:SEED``."""
+    sha256: str
+    """Of the tensors, so the same in whatever kind of file they came."""
+    graph: str
+    state: Mapping[str, Tensor] = field(repr=False)
+    provenance: str
+    """One line for people."""
+
+    @property
+    def is_random(self) -> bool:
+        """True when the network was never trained."""
+        return self.name.startswith(RANDOM)
+
+
+def load_weights(spec: str, graph: str | None = None) -> Weights:
+    """Weights from a file, from ``random:SEED``, or under a name of ``vadprep weights list``.
+
+    A file is our own ``.safetensors`` or one that ``convert`` takes. Without ``graph`` it has to
+    say itself what it is. Raises WeightsError when it is missing, damaged or of another network,
+    ValueError for an unknown graph or a bad seed.
+    """
+    if graph is not None:
+        graph_of(graph)
+    if spec.startswith(RANDOM):
+        if graph is None:
+            raise ValueError(f"weights = {spec!r} are of any network: name a file")
+        return random_weights(spec, graph)
+    return _read_weights(weights_path(spec), graph)
+
+
+def weights_path(spec: str) -> Path:
+    """The file that ``spec`` is or names; WeightsError for a name whose file is not here yet."""
+    path = Path(spec)
+    if spec not in KNOWN or path.is_file():
+        return path
+    if not converted(spec).is_file():
+        raise WeightsError(f"weights {spec} are not here yet: vadprep weights get {spec}")
+    return converted(spec)
+
+
+def _read_weights(path: Path, graph: str | None, declared: str = "") -> Weights:
+    known = KNOWN.get(declared)
+    contents = read_file(path, known.origin if known else "")
+    if graph is None or contents.origin == CAFFE2:  # whose names leave the graph open
+        identified = identify(contents, declared)
+        if graph not in (None, identified):
+            raise WeightsError(f"{path}: weights of {identified}, not of {graph}")
+        graph = identified
+    state, origin = canonical_state(contents, graph)
+    name = contents.metadata.get("name", path.name)
+    provenance = contents.metadata.get("provenance", f"{origin} from {path}")
+    return Weights(name, state_sha256(state), graph, state, provenance)
+
+
+def convert(path: Path, target: Path, declared: str = "") -> Weights:
+    """Write the weights of a file as our own ``.safetensors``; returns them.
+
+    ``declared`` says which of ``known.KNOWN`` it is, where the file does not. What it was made
+    from stands in the metadata. Raises WeightsError for a file that is damaged, of another
+    network or unclear, OutputError when ``target`` cannot be written.
+    """
+    if declared and declared not in KNOWN:
+        raise ValueError(f"weights {declared!r}: known are {', '.join(KNOWN)}")
+    weights = _read_weights(path, None, declared)
+    notes = {"source": path.name, "source_sha256": file_sha256(path)}
+    if declared:
+        known = KNOWN[declared]
+        notes |= {"known_as": declared, "url": known.url, "licence": known.licence}
+    save_weights(weights, target, notes)
+    return weights
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and float32 bytes in order of name, hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        array = state[name].numpy()
+        digest.update(f"{name} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def random_weights(spec: str, graph: str) -> Weights:
+    """Untrained weights of ``random:SEED``, the same on every machine.
+
+    Each tensor has a generator of its own, seeded with its name. For runs without a weights
+    file: such features tell motions and appearances apart, but know nothing of Kinetics.
+    """
+    name = f"{RANDOM}{random_seed(spec)}"
+    state = {
+        tensor: _random_tensor(f"{name} {tensor}", tensor, tuple(shape))
+        for tensor, shape in canonical_shapes(graph).items()
+    }
+    return Weights(name, state_sha256(state), graph, state, "random, for tests only")
+
+
+def random_seed(spec: str) -> int:
+    """SEED of ``random:SEED``; raises ValueError when it is no whole number."""
+    seed = spec.removeprefix(RANDOM)
+    if not seed.isdecimal():
+        raise ValueError(f"weights = {spec!r}: expected {RANDOM}SEED with a whole number")
+    return int(seed)
+
+
+def _random_tensor(key: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    if len(shape) > 1:
+        return _random_filters(key, shape)
+    ones = name.endswith(("weight", "running_var"))  # a norm that changes nothing
+    return torch.ones(shape) if ones else torch.zeros(shape)
+
+
+def _random_filters(key: str, shape: tuple[int, ...]) -> Tensor:
+    """He-uniform filters (He et al. 2015, equation 10) whose sum is 0, float32 ``shape``.
+
+    Activations after a ReLU share a large positive mean, and random filters pass it on until
+    all features look alike. Filters that sum to 0 do not see it. Whole numbers keep the sums
+    exact in any order, so the bytes depend on no vector unit and no thread count.
+    """
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little")
+    generator = torch.Generator().manual_seed(seed)
+    limit, fan_in = 1 << 15, math.prod(shape[1:])
+    steps = torch.randint(-limit, limit + 1, shape, generator=generator)
+    means = steps.sum(dim=tuple(range(1, len(shape))), keepdim=True).double() / fan_in
+    return ((steps.double() - means) * (math.sqrt(6 / (1 - 1 / math.pi) / fan_in) / limit)).float()
+
+
+def missing_weights_message(graph: str) -> str:
+    """Several lines that say where weights for ``graph`` come from, for people."""
+    option = "--flow-weights" if graph_of(graph).channels == 2 else "--weights"
+    lines = [f"no weights for {graph}: get one of these, or pass a file of them as {option} FILE"]
+    for name, known in KNOWN.items():
+        if known.graph == graph:
+            lines += [f"  vadprep weights get {name}", f"    {known.url}"]
+            lines += [f"    git hash-object gives {known.blob}"] if known.blob else []
+    lines.append(
+        f"  ({option} {RANDOM}0 runs an untrained network: for tests only, not for features)"
+    )
+    return "\n".join(lines)
+
+
+def save_weights(weights: Weights, path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write our own ``.safetensors``: canonical names, the graph id in the metadata.
+
+    The file appears whole or not at all; raises OutputError when the disk refuses.
+    """
+    metadata = {
+        "graph": weights.graph,
+        "name": weights.name,
+        "sha256": weights.sha256,
+        "provenance": weights.provenance,
+        "vadprep": vadprep.__version__,
+    }
+    with written(path) as file:
+        file.write(save(dict(weights.state), metadata | dict(notes or {})))

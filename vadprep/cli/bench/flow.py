@@ -1,0 +1,231 @@
+"""TV-L1 of each back end against OpenCV's: speed and agreement, in one run on the same pairs.
+
+TV-L1 that stops early is chaotic where motion ends. So the difference between a back end and
+OpenCV stands beside that of OpenCV and itself, when noise of 1e-4 of a grey level is added.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from vadprep.core.records import DecodeError
+from vadprep.data.datasets import videos_in
+from vadprep.flow import TVL1, tvl1, usable_cores
+from vadprep.flow.quantise import grey_of
+from vadprep.video.decoder import open_frames
+
+SIZES = ((224, 224), (256, 340))
+"""Height and width: what TV-L1 is usually quoted for."""
+
+NOISE = 1e-4
+"""Standard deviation, in grey levels, of the noise that shows how chaotic the method is."""
+
+BASE = "OpenCV"
+SELF = "OpenCV, noise of 1e-4 grey levels added"
+
+COPIED_BYTES = 1 << 30
+"""Read and written together, in the copy that GPUs are compared with."""
+
+Flow = NDArray[np.float32]
+Result = TypeVar("Result")
+Method = Callable[[NDArray[np.uint8]], Flow]
+
+
+@dataclass(frozen=True)
+class FlowTiming:
+    """One back end at one size, over the pairs of all videos."""
+
+    size: tuple[int, int]
+    backend: str
+    seconds: float
+    """A pair; the median over the videos of their means."""
+    speedup: float | None
+    """Median over the videos of OpenCV's time by this one's."""
+    mean: float | None
+    """px. Mean length of the difference to OpenCV's flow."""
+    p99: float | None
+    """px. Its 99th percentile."""
+
+
+@dataclass(frozen=True)
+class FlowBench:
+    """Timings by size, OpenCV first where it is installed, and what could not be measured."""
+
+    num_pairs: int
+    timings: tuple[FlowTiming, ...]
+    notes: tuple[str, ...]
+
+    def rows(self) -> list[tuple[object, ...]]:
+        """Rows of a table, header first."""
+        head = (
+            f"TV-L1, {self.num_pairs} pairs", "s a pair", "pairs/s", "speed-up",
+            "mean px off", "99 % px off",
+        )  # fmt: skip
+        return [head, *(_row(each) for each in self.timings)]
+
+
+def _row(timing: FlowTiming) -> tuple[object, ...]:
+    height, width = timing.size
+    name = f"{width}x{height}  {timing.backend}"
+    rate = 1 / timing.seconds
+    return name, timing.seconds, rate, timing.speedup, timing.mean, timing.p99
+
+
+def bench_flow(
+    videos: Sequence[Path], pairs: int, sizes: Sequence[tuple[int, int]] = SIZES
+) -> FlowBench:
+    """Every back end of this machine on ``pairs`` pairs of each video, at each size.
+
+    A folder stands for the videos in it.
+    The back ends take turns video by video, so that a neighbour on the machine slows them all.
+    OpenCV and the CPU back end have one core each; then the CPU back end has all of them.
+    Raises DecodeError for a video that cannot be read or has fewer frames, ManifestError for a
+    folder without videos.
+    """
+    videos = list(_files(videos))
+    methods, notes = available()
+    shares: list[float] = []
+    timings: list[FlowTiming] = []
+    for size in sizes:
+        for method in methods.values():  # ours are compiled, on a GPU partly for each size
+            method(np.zeros((2, *size), np.uint8))
+        seconds: dict[str, list[float]] = {name: [] for name in methods}
+        flows: dict[str, list[Flow]] = {name: [] for name in methods}
+        for video in videos:
+            frames = grey_frames(video, size, pairs + 1)
+            for name, method in methods.items():
+                start = time.perf_counter()
+                flows[name].append(method(frames))
+                seconds[name].append((time.perf_counter() - start) / pairs)
+            if torch.cuda.is_available():
+                shares.append(bandwidth_share(torch.from_numpy(frames).cuda()))
+        timings += _timings(size, seconds, flows)
+    if shares:
+        notes.append(
+            f"{torch.cuda.get_device_name()}: its iterations alone move memory at "
+            f"{statistics.median(shares):.0%} of the rate of a plain copy"
+        )
+    return FlowBench(len(videos) * pairs, tuple(timings), tuple(notes))
+
+
+def _files(videos: Sequence[Path]) -> Iterator[Path]:
+    for path in videos:
+        if path.is_dir():
+            yield from (path / video.path for video in videos_in(path).videos)
+        else:
+            yield path
+
+
+def _timings(
+    size: tuple[int, int], seconds: dict[str, list[float]], flows: dict[str, list[Flow]]
+) -> Iterator[FlowTiming]:
+    for name, taken in seconds.items():
+        speedup = mean = p99 = None
+        if BASE in seconds and name != BASE:
+            speedup = statistics.median(np.array(seconds[BASE]) / taken)
+            off = [_lengths(a - b) for a, b in zip(flows[name], flows[BASE], strict=True)]
+            every = np.concatenate(off)
+            mean, p99 = float(every.mean()), float(np.quantile(every, 0.99))
+        yield FlowTiming(size, name, statistics.median(taken), speedup, mean, p99)
+
+
+def _lengths(flow: Flow) -> NDArray[np.float32]:
+    return np.linalg.norm(flow, axis=-1).ravel()
+
+
+def available() -> tuple[dict[str, Method], list[str]]:
+    """Back ends of this machine by name, and a line for each that is missing."""
+    cores, notes = usable_cores(), []
+    methods: dict[str, Method] = {}
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        notes.append("OpenCV is not installed (pip install 'opencv-contrib-python-headless>=5')")
+    else:
+        methods[BASE] = lambda frames: opencv_flow(cv2, frames, 0.0)
+        methods[SELF] = lambda frames: opencv_flow(cv2, frames, NOISE)
+        notes.append(f"OpenCV {cv2.__version__} (before 5 its warps were rounded to 1/32 px)")
+    methods["CPU, 1 thread"] = lambda frames: tvl1(frames, threads=1)
+    if cores > 1:
+        methods[f"CPU, {cores} threads"] = lambda frames: tvl1(frames, threads=cores)
+    if torch.cuda.is_available():
+        methods[torch.cuda.get_device_name()] = lambda frames: tvl1(frames, device="cuda")
+    else:
+        notes.append("no CUDA device here: the GPU back end was not measured")
+    return methods, notes
+
+
+def bandwidth_share(frames: torch.Tensor) -> float:
+    """Bytes a second that the iterations of TV-L1 move on a GPU, by those of a copy."""
+    from vadprep.flow.gpu import counted_tvl1_cuda
+
+    (_, iterations), seconds = _on_device(lambda: counted_tvl1_cuda(frames, TVL1()))
+    moved = bytes_moved(iterations, TVL1().sizes(*frames.shape[1:]))
+    memory = torch.empty(COPIED_BYTES // 2, dtype=torch.uint8, device=frames.device)
+    _, copying = _on_device(memory.clone)  # reads it and writes it
+    return moved / seconds / (COPIED_BYTES / copying)
+
+
+def bytes_moved(iterations: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> int:
+    """Bytes that ``iterations`` int [pairs, scales] read and write at least."""
+    from vadprep.flow.gpu import iteration_bytes
+
+    counts = iterations.sum(dim=0).tolist()
+    return sum(n * iteration_bytes(*size) for n, size in zip(counts, sizes, strict=True))
+
+
+def _on_device(work: Callable[[], Result]) -> tuple[Result, float]:
+    """The result of the second of two calls, and the seconds until the device has it."""
+    work()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    result = work()
+    torch.cuda.synchronize()
+    return result, time.perf_counter() - start
+
+
+def opencv_flow(cv2: Any, frames: NDArray[np.uint8], noise: float) -> Flow:
+    """OpenCV's flow [N - 1, H, W, 2] on one core, with its defaults, which are ours too."""
+    rng = np.random.default_rng(0)
+    shown: NDArray[Any] = frames
+    if noise:
+        noisy = frames + rng.normal(0, noise, frames.shape)
+        shown = (noisy / 255).astype(np.float32)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        solver = cv2.optflow.DualTVL1OpticalFlow_create()
+        pairs = zip(shown[:-1], shown[1:], strict=True)
+        return np.stack([solver.calc(before, after, None) for before, after in pairs])
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def grey_frames(video: Path, size: tuple[int, int], count: int) -> NDArray[np.uint8]:
+    """``count`` neighbouring grey frames [count, H, W] from the middle of a video."""
+    with open_frames(video, fps=Fraction(1) if video.is_dir() else None) as stream:
+        start = max(0, ((stream.header.num_frames or count) - count) // 2)
+        frames: list[NDArray[np.uint8]] = []
+        for frame in (frame for block in stream for frame in block):
+            frames.append(frame)
+            if len(frames) > start + count - 1:
+                break
+    if len(frames) < count:
+        raise DecodeError(f"{video}: {len(frames)} frames where {count} are asked for", "too-short")
+    height, width = size
+    small = [
+        np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+        for frame in frames[-count:]
+    ]
+    return grey_of(torch.from_numpy(np.stack(small))).numpy()

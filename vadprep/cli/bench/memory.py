@@ -1,0 +1,186 @@
+"""How much memory an extraction takes, and that it does not grow with the length of a video.
+
+Both streams are extracted. The networks and TV-L1 are left out, since their memory is known;
+decoder, resize, pictures of flow, crops and writer are real.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vadprep.core.records import Task, VadprepError, Video
+from vadprep.core.spec import STREAMS, resolve
+from vadprep.extraction.extractor import Extractor
+from vadprep.extraction.streams import Branch, FlowStage
+from vadprep.features.shard import DONE
+
+if TYPE_CHECKING:
+    import psutil
+
+FPS = 25
+SIZE = (160, 120)
+GOP_FRAMES = 250
+SAMPLE_SECONDS = 0.05
+
+
+class NoNetwork:
+    """Gives zeros in the place of features."""
+
+    device = torch.device("cpu")
+    dim = 1024
+
+    def __call__(self, views: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(views), self.dim)
+
+
+def no_motion(grey: torch.Tensor) -> torch.Tensor:
+    """Flow of zeros."""
+    return torch.zeros(len(grey) - 1, *grey.shape[1:], 2)
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Peak of one extraction, of this process and its decoder."""
+
+    minutes: float
+    crops: int
+    num_frames: int
+    seconds: float
+    peak_bytes: int
+    """Proportional set size, so that shared pages count once, above the start; without pages of
+    files, whose shares change with whatever else runs on the machine."""
+
+
+@dataclass(frozen=True)
+class MemoryBench:
+    """Peaks of videos of several lengths and numbers of crops."""
+
+    uses: tuple[MemoryUse, ...]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Rows of a table, header first."""
+        head = ("minutes", "crops", "frames", "seconds", "peak MiB above the start")
+        body = [
+            (
+                f"{use.minutes:g}",
+                str(use.crops),
+                str(use.num_frames),
+                f"{use.seconds:.1f}",
+                f"{use.peak_bytes / 2**20:.0f}",
+            )
+            for use in self.uses
+        ]
+        return [head, *body]
+
+
+def bench_memory(
+    minutes: Sequence[float] = (2, 120), crops: Sequence[int] = (1, 10), resize: int = 32
+) -> MemoryBench:
+    """Memory of extracting a video of each length with each number of crops.
+
+    Frames are resized to squares of ``resize`` px, whole as crops: small ones keep two hours
+    of video a matter of minutes. Raises VadprepError when a video cannot be extracted.
+    """
+    uses = []
+    with tempfile.TemporaryDirectory() as folder:
+        for length in minutes:
+            video = write_loop(Path(folder) / f"{length:g}.mp4", round(60 * length * FPS))
+            uses += [measure(video, length, count, resize) for count in crops]
+    return MemoryBench(tuple(uses))
+
+
+def measure(video: Path, minutes: float, crops: int, resize: int) -> MemoryUse:
+    """Memory and time of one extraction."""
+    fields = {"fps": "native", "crops": crops, "resize": f"{resize}x{resize}", "crop_size": resize}
+    rgb, flow = (resolve("i3d", "cpu", ("random:0", "none"), fields, name) for name in STREAMS)
+    branches = [Branch(rgb, NoNetwork()), Branch(flow, NoNetwork(), FlowStage(no_motion))]
+    targets = {name: video.with_name(f"{video.stem}-{crops}-{name}.h5") for name in STREAMS}
+    start = time.perf_counter()
+    with peak_memory() as peak:
+        report = Extractor(branches)(Task(Video("video", video.name), targets, video))
+    if report.status != DONE:
+        raise VadprepError(f"{video}: {report.reason}")
+    seconds = time.perf_counter() - start
+    return MemoryUse(minutes, crops, report.num_frames, seconds, peak[0])
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """A list whose only number is, after the block, the peak in bytes above the start."""
+    first = tree_bytes()
+    peak, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            peak[0] = max(peak[0], tree_bytes() - first)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+def tree_bytes() -> int:
+    """Proportional set size of this process and its children without pages of files, in bytes."""
+    import psutil
+
+    me = psutil.Process(os.getpid())
+    return sum(map(_own_bytes, [me, *me.children(recursive=True)]))
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    try:
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
+    except (FileNotFoundError, ProcessLookupError):  # it ended just now
+        return 0
+    kib = {
+        name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)
+    }
+    return (kib.get("Pss", 0) - kib.get("Pss_File", 0)) << 10
+
+
+def write_loop(path: Path, num_frames: int) -> Path:
+    """A video of ``num_frames`` frames: one group of pictures, encoded once, over and over."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=FPS, options={"preset": "ultrafast"})
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = GOP_FRAMES
+        packets = [(bytes(each), each.is_keyframe) for each in _encoded(stream)]
+        for number in range(num_frames):
+            content, is_key = packets[number % len(packets)]
+            packet = av.Packet(content)
+            packet.stream, packet.is_keyframe = stream, is_key
+            packet.pts = packet.dts = number
+            packet.time_base = stream.codec_context.time_base
+            container.mux(packet)
+    return path
+
+
+def _encoded(stream: Any) -> Iterator[Any]:
+    """Packets of one group of pictures, grey bars that move."""
+    import av
+    import numpy as np
+
+    for number in range(GOP_FRAMES):
+        bars = np.roll(np.arange(SIZE[0]), number).astype(np.uint8)
+        picture = np.broadcast_to(bars[None, :, None], (SIZE[1], SIZE[0], 3))
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame.pts = number
+        yield from stream.encode(frame)
+    yield from stream.encode()

@@ -1,0 +1,362 @@
+"""Commands on features: extract, status, verify, datasets, presets."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from vadprep.cli import text as tables
+from vadprep.cli.options import (
+    FEATURES,
+    FOLDER,
+    Videos,
+    arguments,
+    chosen_videos,
+    parsed_fields,
+    video_options,
+    warn,
+)
+from vadprep.core.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
+from vadprep.data.datasets import check as check_files
+from vadprep.data.datasets import dataset_names, load_dataset, named_manifest, summary
+from vadprep.extraction import stages
+from vadprep.features.journal import read_events, read_rows
+from vadprep.features.latest import IS_DONE, Standing
+from vadprep.features.ranks import array_of, last_world_size
+from vadprep.features.ranks import missing_ranks as missing_ranks_in
+from vadprep.features.reader import required_folders
+from vadprep.features.shard import DONE
+from vadprep.features.status import Status
+from vadprep.features.status import status as status_of
+from vadprep.features.verify import verify as verify_folder
+from vadprep.video.frame_count import MAX_DAMAGE
+
+if TYPE_CHECKING:
+    from vadprep.extraction.config import Settings
+    from vadprep.extraction.driver import Share
+    from vadprep.features.folder import StreamFolder
+
+
+TELLING_SECONDS = 10.0
+RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
+
+
+@click.command()
+@video_options
+@click.option("--out", type=FOLDER, help="Feature folder. [features/NAME]")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="By name. [of the data set]")
+@click.option("--streams", help="rgb, flow or rgb,flow. [of the preset]")
+@click.option("--weights", help="File, name of weights list, or random:SEED. [what get has got]")
+@click.option("--flow-weights", help="Those of stream flow. [--weights if random, else as there]")
+@click.option("--crops", type=click.Choice(["1", "5", "10"]), help="Views of a clip.")
+@click.option("--fps", help="native, or the rate to resample to.")
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16"]))
+@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Any spec field.")
+@click.option("--save-flow", type=FOLDER, help="Keep the quantised flow there; see --dry-run.")
+@click.option("--flow-format", type=click.Choice(["hdf5", "jpeg"]), help="Of --save-flow. [hdf5]")
+@click.option("--flow-from", type=FOLDER, help="Read flow that --save-flow has kept there.")
+@click.option("--gpus", type=click.IntRange(1), help="GPUs, a worker each. [all, if any]")
+@click.option("--workers", type=click.IntRange(1), help="Workers on the CPU. [one a core]")
+@click.option("--address", default="local", show_default=True, help="Ray cluster to join.")
+@click.option(
+    "--stall-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="A decoder that gives nothing for so long is ended, and the other one tried.",
+)
+@click.option(
+    "--rank", type=click.IntRange(0), default=0, envvar="SLURM_ARRAY_TASK_ID", help=RANK_HELP
+)
+@click.option(
+    "--world-size", type=click.IntRange(1), default=1, help="Ranks that share the folder."
+)
+@click.option("--shard-size", type=click.IntRange(1), help="Videos a shard, when it is new.")
+@click.option(
+    "--max-damage", type=float, metavar="SHARE", default=MAX_DAMAGE, show_default=True,
+    help="Frames of a video, 0 to 1, that may be repaired or missing.",
+)  # fmt: skip
+@click.option("--retry-failed", is_flag=True, help="Do the videos that failed once more.")
+@click.option("--dry-run", is_flag=True, help="Print plan, size and time, and extract nothing.")
+def extract(out: Path | None, retry_failed: bool, dry_run: bool, **options: Any) -> None:
+    """Videos -> I3D features in HDF5 shards. Run it again to go on after any stop."""
+    from vadprep.cli.progress import shown_progress
+    from vadprep.extraction.run import extract_dataset
+
+    videos = chosen_videos(options)
+    warn(videos.manifest)
+    with arguments():
+        settings = extract_settings(videos, **options)
+    target = out or Path("features") / videos.name
+    for weights in dict.fromkeys(map(settings.weights_of, settings.streams)):
+        tables.show_untrained(weights)
+    if dry_run:
+        from vadprep.extraction.estimate import estimate
+
+        found = estimate(videos.manifest, videos.root, target, settings, retry_failed)
+        tables.show(found.rows())
+        return
+    with shown_progress() as progress:
+        folders = extract_dataset(
+            videos.manifest, videos.root, target, settings, progress, retry_failed
+        )
+    if settings.save_flow:
+        show_unsaved(folders[-1], *settings.save_flow)
+    finish(folders, settings.share)
+
+
+def show_unsaved(folder: StreamFolder, path: Path, form: str) -> None:
+    """Say of how many videos flow was computed before it was to be saved."""
+    from vadprep.flow.saved import KINDS, SavedFlow
+
+    saved = SavedFlow(path, KINDS[form])
+    done = [row.video_id for row in read_rows(folder.path).values() if row.status == DONE]
+    if lacking := [video_id for video_id in done if not saved.holds(video_id)]:
+        click.echo(
+            f"note: flow of {len(lacking)} videos is not in {path}: their features were there, and "
+            "flow is saved as it is computed; to save it, extract into another --out",
+            err=True,
+        )
+
+
+def extract_settings(videos: Videos, **options: Any) -> Settings:
+    """The settings that the options ask for."""
+    from vadprep.extraction.config import Settings
+
+    preset = options.pop("preset") or videos.preset
+    streams, crops = options.pop("streams"), options.pop("crops")
+    named = {
+        "crops": crops and int(crops),
+        "fps": options.pop("fps"),
+        "precision": options.pop("precision"),
+    }
+    overrides = {name: value for name, value in named.items() if value is not None}
+    placement = ("gpus", "workers", "address", "rank", "world_size")
+    return Settings(
+        preset=preset,
+        streams=tuple(streams.split(",")) if streams else streams_of(preset),
+        overrides=overrides | parsed_fields(options.pop("fields")),
+        save_flow=saved_flow(options.pop("save_flow"), options.pop("flow_format")),
+        **placed(**{name: options.pop(name) for name in placement}),
+        **options,
+    )
+
+
+def saved_flow(folder: Path | None, form: str | None) -> tuple[Path, str] | None:
+    """Where flow is kept and in what format; None when it is not."""
+    if form and not folder:
+        raise ValueError("--flow-format goes with --save-flow")
+    return (folder, form or "hdf5") if folder else None
+
+
+def placed(
+    gpus: int | None, workers: int | None, address: str, rank: int, world_size: int
+) -> dict[str, Any]:
+    """Where the work is to run: device, workers, address and share."""
+    import torch
+
+    from vadprep.core.resources import worker_cores
+    from vadprep.extraction.driver import Share
+
+    if rank >= world_size:
+        raise ValueError(f"--rank {rank} of --world-size {world_size}: ranks count from 0")
+    if address != "local" and gpus is None and workers is None:
+        raise ValueError(
+            f"--address {address}: say how much of the cluster, --gpus N or --workers N"
+        )
+    present = torch.cuda.device_count()
+    if gpus is not None and workers is not None:
+        raise ValueError("--gpus and --workers exclude each other: a worker on a GPU, or on a core")
+    if gpus is not None and gpus > present and address == "local":
+        raise ValueError(f"--gpus {gpus}: this machine has {present}; --workers N runs on the CPU")
+    if gpus is None and workers is None and present:
+        gpus = present
+    return {
+        "device": "cuda" if gpus else "cpu",
+        "workers": gpus or workers or worker_cores(),
+        "address": address,
+        "share": Share(rank, world_size),
+    }
+
+
+def finish(folders: Sequence[StreamFolder], share: Share) -> None:
+    """Print how folders stand; leave with 1 when a video of this rank failed or is missing."""
+    results = [status_of(folder, tables.MOST_LISTED) for folder in folders]
+    show_status(results)
+    complete = [each.is_complete for each in results]
+    if share.world_size > 1 and not all(complete):  # others may be at their shares still
+        complete = [_has_done(share, folder) for folder in folders]
+    if not all(complete):
+        sys.exit(1)
+
+
+def _has_done(share: Share, folder: StreamFolder) -> bool:
+    state, plan = Standing(folder).state, folder.plan
+    return all((state[plan.in_shard(shard)] == IS_DONE).all() for shard in share.owned(folder))
+
+
+def show_status(results: Sequence[Status]) -> None:
+    """Print a line of counts a stream, its pace, and what failed or is missing."""
+    tables.show(tables.status_rows(results))
+    for result in results:
+        tables.show_running(result)
+    for line in filter(None, map(tables.pace_line, results)):
+        click.echo(line)
+    for result in results:
+        tables.show_failures(result)
+
+
+# ---------------------------------------------------------------- status, verify
+
+
+@click.command()
+@click.argument("features", type=FEATURES)
+@click.option("--by-stage", is_flag=True, help="Where the time went, and what limits.")
+@click.option("--missing-ranks", is_flag=True, help="Only what to put behind sbatch --array=.")
+@click.option("--world-size", type=click.IntRange(1), help="Of --missing-ranks. [the last run's]")
+@click.option("--json", "as_json", is_flag=True, help="For programs, with every id.")
+def status(
+    features: Path, by_stage: bool, missing_ranks: bool, world_size: int | None, as_json: bool
+) -> None:
+    """How far a feature folder is: done, running, failed, missing."""
+    if world_size and not missing_ranks:
+        raise click.UsageError("--world-size goes with --missing-ranks")
+    if missing_ranks and (as_json or by_stage):
+        raise click.UsageError("--missing-ranks prints nothing else: leave --json, --by-stage out")
+    folders = list(required_folders(features).values())
+    if missing_ranks:
+        show_missing_ranks(folders, world_size)
+    results = [status_of(folder, None if as_json else tables.MOST_LISTED) for folder in folders]
+    found = [stages.stages_of(read_events(each.path)) for each in folders if by_stage]
+    if as_json:
+        printed = [tables.status_json(each) for each in results]
+        for each, spent in zip(printed, found, strict=False):
+            each["by_stage"] = stages.as_json(spent)
+        click.echo(json.dumps(printed, indent=2))
+    else:
+        show_status(results)
+        for folder, spent in zip(folders, found, strict=False):
+            show_stages(folder.spec.stream, spent)
+    sys.exit(0 if all(each.is_complete for each in results) else 1)
+
+
+def show_missing_ranks(folders: Sequence[StreamFolder], world_size: int | None) -> NoReturn:
+    """Print the ranks that have work left; leave with 1 when there are any."""
+    ranks_in_all = world_size or last_world_size(folders)
+    if ranks_in_all is None:
+        raise click.UsageError("--missing-ranks: no run has been here yet: add --world-size N")
+    whose = "as asked" if world_size else "as the last run had"
+    click.echo(f"of {ranks_in_all} ranks, {whose}", err=True)
+    ranks = missing_ranks_in(folders, ranks_in_all)
+    if ranks:
+        click.echo(array_of(ranks))
+    sys.exit(1 if ranks else 0)
+
+
+def show_stages(stream: str, spent: stages.Stages) -> None:
+    """Print where the time of a stream went, what limits, and the slowest videos.
+
+    Streams that were extracted together took this time together.
+    """
+    click.echo(f"\n{stream}: {spent.videos:,} videos, {spent.clips:,} clips timed")
+    tables.show(stages.rows(spent))
+    for line in stages.words(spent):
+        click.echo(line)
+    for each in spent.slowest:
+        name, took = tables.printable(each.video_id), tables.duration(each.seconds)
+        click.echo(f"slow: {name}: {took}, {each.num_clips:,} clips")
+
+
+@click.command()
+@click.argument("features", type=FEATURES)
+def verify(features: Path) -> None:
+    """Read every feature back: checksums, shapes, values, spans."""
+    bad = 0
+    for folder in required_folders(features).values():
+        result = verify_folder(folder)
+        click.echo(
+            f"{folder.path}: {result.videos} videos, {result.clips} clips, "
+            f"{tables.size(result.bytes)} read, {len(result.problems)} problems"
+        )
+        for line in result.problems:
+            click.echo(f"  {line}", err=True)
+        bad += len(result.problems)
+    sys.exit(1 if bad else 0)
+
+
+# ---------------------------------------------------------------- data sets, presets
+
+
+@click.group()
+def datasets() -> None:
+    """The bundled data sets: list, show, check."""
+
+
+@datasets.command("list")
+def datasets_list() -> None:
+    """Names and counts."""
+    tables.show(tables.dataset_rows([(n, summary(load_dataset(n))) for n in dataset_names()]))
+
+
+@datasets.command("show")
+@click.argument("name", metavar="NAME|CSV")
+def datasets_show(name: str) -> None:
+    """Counts of a data set or CSV by split, and what to know of it."""
+    with arguments():
+        manifest = named_manifest(name)
+    tables.show(tables.dataset_rows([(name, summary(manifest))]))
+    warn(manifest)
+
+
+@datasets.command("check")
+@click.argument("name", metavar="NAME|CSV")
+@click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", default=Path(), help="The videos.")
+@click.option("--no-decode", is_flag=True, help="Look for the files only; count no frames.")
+def datasets_check(name: str, root: Path, no_decode: bool) -> None:
+    """Missing, extra, unreadable files of a data set or CSV."""
+    with arguments():
+        manifest = named_manifest(name)
+    count: Callable[[Path], int] | None = None
+    if not no_decode:
+        import av  # noqa: F401  what is not installed is no fault of the files
+
+        from vadprep.video.decoder import count_frames
+
+        count = telling(count_frames, len(manifest.videos))
+    warn(manifest)
+    result = check_files(manifest, root, count)
+    tables.show_check(result)
+    sys.exit(0 if result.complete else 1)
+
+
+def telling(count: Callable[[Path], int], total: int) -> Callable[[Path], int]:
+    """``count``, which now says every ten seconds how many of ``total`` videos it has come to."""
+    calls, said = 0, time.monotonic()
+
+    def counted(path: Path) -> int:
+        nonlocal calls, said
+        calls += 1
+        if time.monotonic() - said >= TELLING_SECONDS:
+            said = time.monotonic()
+            click.echo(f"decoding {calls:,} of {total:,} videos", err=True)
+        return count(path)
+
+    return counted
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(PRESETS)), required=False, metavar="[NAME]")
+def presets(name: str | None) -> None:
+    """Named settings of features; of one, where each value is from."""
+    if name:
+        flow = FLOW | {"flow": "tvl1"} if PRESETS[name]["graph"] in FLOW_GRAPHS else {}
+        tables.show(tables.preset_rows(name, PRESETS[name] | flow))
+        return
+    tables.show(tables.presets_rows(PRESETS))
+    click.echo("vadprep presets NAME: where each value comes from, and what nobody knows")

@@ -1,0 +1,280 @@
+"""The command ``score``: features or videos -> scores, by a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vadprep.cli import text as tables
+from vadprep.cli.options import FEATURES, FOLDER, PATH, arguments
+from vadprep.core.records import CheckpointError, Video
+from vadprep.core.spec import COMPUTED, NO_FLOW, PRESETS, UNKNOWN, Spec, completed
+from vadprep.data.datasets import videos_in
+from vadprep.data.manifest import Manifest
+from vadprep.evaluation.figures import ALARM
+
+if TYPE_CHECKING:
+    from vadprep.extraction.config import Settings
+    from vadprep.features.reader import Features
+    from vadprep.training.checkpoint import Origin, Run
+
+PRESET_HELP = "Stands in for what imported features do not tell of themselves."
+THRESHOLD_HELP = "Score from which on a frame is an alarm."
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.argument("videos", type=PATH, nargs=-1, metavar="[VIDEO]...")
+@click.option("--features", type=FEATURES, help="Feature folder, instead of videos.")
+@click.option("--weights", help="For videos: the weights file that the run's features are of.")
+@click.option("--flow-weights", help="For videos: that of the run's stream flow.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), metavar="NAME", help=PRESET_HELP)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=ALARM,
+    show_default=True,
+    help=THRESHOLD_HELP,
+)
+@click.option("--out", type=FOLDER, help="Folder of the scores. [RUN/scores]")
+@click.option("--no-plots", is_flag=True, help="Write the scores only.")
+def score(
+    run: Path,
+    videos: tuple[Path, ...],
+    features: Path | None,
+    preset: str | None,
+    threshold: float,
+    out: Path | None,
+    no_plots: bool,
+    **weights: str | None,
+) -> None:
+    """Features or videos -> scores, alarms and a plot of every video.
+
+    VIDEO is a file or a folder of videos.
+    """
+    from vadprep.core.atomic import make_folder
+    from vadprep.evaluation.alarms import write_alarms
+    from vadprep.features.reader import open_features
+    from vadprep.training.checkpoint import load_run
+    from vadprep.training.scoring import score_features, write_scores
+
+    if (features is None) == (not videos):
+        raise click.UsageError("name what to score by one of --features and VIDEO ...")
+    if any(weights.values()) and not videos:
+        raise click.UsageError("--weights goes with VIDEO ...: features have theirs behind them")
+    loaded, out = load_run(run), out or run / "scores"
+    manifest = listed_videos(videos) if videos else None
+    if manifest:
+        features = out / "features"
+        extract_as(loaded, manifest, features, weights, preset)
+    with open_features(features or Path()) as found:
+        origin, assumed = origin_on(loaded, found, preset)
+        tables.show_caution(run, origin.caution())
+        ids = [each.video_id for each in manifest.videos] if manifest else list(found)
+        there = [each for each in ids if each in found]
+        scores = score_features(loaded, found, there, preset=preset)
+    if not scores:
+        raise click.ClickException(f"none of {len(ids)} videos could be scored: {out} is as it was")
+    make_folder(out)
+    write_scores(out / "scores.h5", scores, origin, str(run))
+    about = {"run": str(run), "head": loaded.head_name, "taken_from_preset": assumed}
+    high = write_alarms(out, scores, threshold, origin, about, not no_plots)
+    show_alarms(high, threshold)
+    count = len(scores) if len(scores) == len(ids) else f"{len(scores)} of {len(ids)}"
+    noun = "video" if len(ids) == 1 else "videos"
+    click.echo(f"{count} {noun} scored in {out}: scores.json, scores.h5, a CSV a video")
+    if len(scores) < len(ids):
+        sys.exit(1)
+
+
+def origin_on(
+    run: Run, features: Features, preset: str | None
+) -> tuple[Origin, dict[str, dict[str, Any]]]:
+    """What scores of ``run`` on ``features`` come from, and the fields that ``preset`` filled.
+
+    The fields are those that the run's or the others' spec does not tell, by stream. Raises
+    UsageError for a preset that fills none.
+    """
+    if preset is None:
+        return run.origin, {}
+    weights, assumed = dict(run.origin.weights), dict[str, dict[str, Any]]()
+    for stream in run.specs.keys() & features.specs.keys():
+        specs = run.specs[stream], features.specs[stream]
+        if weights[stream] == UNKNOWN:
+            weights[stream] = specs[1].weights
+        with arguments():
+            filled = [(spec, completed(spec, preset).identity()) for spec in specs]
+        assumed[stream] = {
+            name: values[name]
+            for spec, values in filled
+            for name, value in spec.identity().items()
+            if value == UNKNOWN != values[name]
+        }
+    if not any(assumed.values()):
+        raise click.UsageError(f"--preset {preset}: nothing is unknown that it could stand for")
+    return replace(run.origin, weights=weights, preset=preset), assumed
+
+
+def show_alarms(high: Mapping[str, Sequence[Mapping[str, Any]]], threshold: float) -> None:
+    """Print the first videos with their alarms."""
+    rows: list[tables.Cells] = [("video", "alarms", f"where the score is {threshold:g} or more")]
+    for video_id, found in list(high.items())[: tables.MOST_LISTED]:
+        shown = ", ".join(map(_interval, found[:MOST_ALARMS]))
+        more = f" and {len(found) - MOST_ALARMS} more" if len(found) > MOST_ALARMS else ""
+        rows.append((video_id, len(found), (shown or "-") + more))
+    tables.show(rows)
+    if len(high) > tables.MOST_LISTED:
+        click.echo(f"and {len(high) - tables.MOST_LISTED} more videos")
+
+
+MOST_ALARMS = 3
+"""Alarms of a video that are printed."""
+
+
+def _interval(alarm: Mapping[str, Any]) -> str:
+    if alarm["start_seconds"] is None:
+        return f"frames {alarm['start_frame']}-{alarm['stop_frame']}"
+    return f"{alarm['start_seconds']:.1f}-{alarm['stop_seconds']:.1f} s"
+
+
+# ---------------------------------------------------------------- videos
+
+
+def listed_videos(sources: Sequence[Path]) -> Manifest:
+    """The videos in files and folders, each once. Ids are absolute paths: names may repeat.
+
+    Raises UsageError for a source that is not there.
+    """
+    if gone := [str(source) for source in sources if not source.exists()]:
+        raise click.UsageError(f"{gone[0]!r} does not exist")
+    paths: list[str] = []
+    for source in map(os.path.abspath, sources):
+        inside = videos_in(source).videos if os.path.isdir(source) else ()
+        found = [os.path.normpath(os.path.join(source, video.path)) for video in inside]
+        paths += found or [source]
+    videos = (Video(video_id=path, path=path) for path in dict.fromkeys(paths))
+    return Manifest(Path("VIDEO"), tuple(videos))
+
+
+def extract_as(
+    run: Run,
+    manifest: Manifest,
+    out: Path,
+    weights: Mapping[str, str | None],
+    preset: str | None = None,
+) -> None:
+    """Extract ``manifest`` into ``out`` with the settings that ``run`` was trained on.
+
+    ``weights`` are the options ``weights`` and ``flow_weights``; ``preset`` stands in for what
+    is unknown. Raises CheckpointError, before anything is decoded, for settings that cannot be
+    repeated and for other weights.
+    """
+    from vadprep.cli.progress import shown_progress
+    from vadprep.extraction.run import extract_dataset, specs_of
+    from vadprep.training.checkpoint import check_features
+
+    settings = settings_of(run.specs, weights, preset)
+    specs = specs_of(out, settings)
+    check_features(run, specs, "extracting for the run", preset=preset)
+    if preset:
+        check_dimension(run, specs)
+    with shown_progress() as progress:
+        extract_dataset(manifest, Path(), out, settings, progress, retry_failed=True)
+
+
+def check_dimension(run: Run, specs: Mapping[str, Spec]) -> None:
+    """Raise CheckpointError when networks give other features than the run was trained on."""
+    from vadprep.backbones.graphs import graph_of
+
+    dims = {spec.graph: graph_of(spec.graph).dim for spec in specs.values()}
+    if sum(graph_of(spec.graph).dim for spec in specs.values()) != run.head.dim:
+        given = ", ".join(f"{graph} gives {dim}" for graph, dim in dims.items())
+        raise CheckpointError(
+            f"the run was trained on features of dimension {run.head.dim}, {given}: take a preset "
+            "of another network"
+        )
+
+
+def settings_of(
+    specs: Mapping[str, Spec], weights: Mapping[str, str | None], preset: str | None = None
+) -> Settings:
+    """Settings that extract with ``specs`` (by stream), every field of them by name.
+
+    ``preset`` stands in for unknown fields. Raises CheckpointError for specs that cannot be
+    extracted with again, UsageError without weights.
+    """
+    import torch
+
+    from vadprep.extraction.config import SETTABLE, SETTABLE_FLOW, Settings
+
+    overrides: dict[str, Any] = {}
+    with arguments():
+        specs = {each: completed(spec, preset) if preset else spec for each, spec in specs.items()}
+    for stream, spec in specs.items():
+        check_repeatable(spec, () if preset is None else OF_THE_MACHINE)
+        fields = (*SETTABLE, *SETTABLE_FLOW) if stream == "flow" else SETTABLE
+        values = {name: v for name in fields if (v := getattr(spec, name)) != UNKNOWN}
+        differ = [name for name in values if overrides.get(name, values[name]) != values[name]]
+        if differ:
+            raise CheckpointError(
+                f"the run's streams differ in {', '.join(differ)}, so that they cannot be "
+                "extracted together: name features by --features"
+            )
+        overrides |= values
+    with arguments():
+        return Settings(
+            weights=named_weights("rgb", specs, weights["weights"]),
+            flow_weights=named_weights("flow", specs, weights["flow_weights"]),
+            streams=tuple(specs),
+            preset=next(iter(specs.values())).preset,
+            overrides=overrides,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
+
+
+OF_THE_MACHINE = ("weights_sha256", "precision", "batch")
+"""Fields that no preset holds; unknown, they are what weights and machine are."""
+
+
+def check_repeatable(spec: Spec, settled: Sequence[str] = ()) -> None:
+    """Raise CheckpointError for a spec that no extraction from videos alone can have.
+
+    Fields of ``settled`` may be unknown.
+    """
+    unknown = [name for name, value in spec.identity().items() if value == UNKNOWN]
+    unknown = [name for name in unknown if name not in settled]
+    odd = []
+    if unknown or spec.preset not in PRESETS:
+        odd.append(f"preset {spec.preset}, unknown: {', '.join(unknown) or 'nothing'}")
+    if spec.flow_source not in (NO_FLOW, COMPUTED, UNKNOWN):
+        odd.append(f"flow was read from {spec.flow_source}")
+    if odd:
+        remedy = "take a preset for what is unknown (--preset NAME), or " if unknown else ""
+        raise CheckpointError(
+            f"the features of the run cannot be extracted again ({', '.join(odd)}): {remedy}"
+            "name features by --features"
+        )
+
+
+def named_weights(stream: str, specs: Mapping[str, Spec], weights: str | None) -> str | None:
+    """Weights of a stream: those named, else the run's seed, else what has been fetched.
+
+    Raises UsageError when there are none.
+    """
+    from vadprep.backbones.weights.catalog import at_hand
+
+    spec = specs.get(stream)
+    if weights or spec is None:
+        return weights
+    if found := spec.weights if spec.is_random else at_hand(spec.graph):
+        return found
+    option = "--flow-weights" if stream == "flow" else "--weights"
+    if spec.weights == UNKNOWN:
+        raise click.UsageError(f"nobody knows of which weights the run's features are: {option}")
+    raise click.UsageError(f"the run's features are of {spec.weights}: name it by {option}")

@@ -1,0 +1,181 @@
+"""Commands on weights: list, get, convert, check, top5."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vadprep.backbones.weights.catalog import (
+    KNOWN,
+    SAMPLES,
+    KnownFile,
+    converted,
+    downloaded,
+    weights_folder,
+)
+from vadprep.cli import text as tables
+from vadprep.cli.options import FILE, PATH, arguments
+
+if TYPE_CHECKING:
+    from vadprep.backbones import Weights
+    from vadprep.backbones.weights.download import Progress
+
+NAMES = click.Choice([*KNOWN, *SAMPLES])
+AS_HELP = "What it is, by a name of vadprep weights list."
+
+
+@click.group()
+def weights() -> None:
+    """Weights files: list, get, convert, check; what a video shows."""
+
+
+@weights.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For programs, with addresses and hashes.")
+def weights_list(as_json: bool) -> None:
+    """Files that can be had, and which are here."""
+    files = {**KNOWN, **SAMPLES}
+    if as_json:
+        click.echo(json.dumps([_as_json(name, each) for name, each in files.items()], indent=2))
+        return
+    rows: list[tables.Cells] = [("name", "graph", "file", "licence", "known by", "here")]
+    for name, known in files.items():
+        kind = "git blob id" if known.blob else "SHA-256, part" if known.sha256 else "nothing"
+        rows.append((name, known.graph, known.file_name, known.licence, kind, _state(name)))
+    tables.show(rows)
+    click.echo(f"kept in {weights_folder()} (VADPREP_CACHE); vadprep weights get NAME")
+
+
+def _as_json(name: str, known: KnownFile) -> dict[str, str | int | None]:
+    return {
+        "name": name,
+        "graph": known.graph,
+        "url": known.url,
+        "origin": known.origin,
+        "licence": known.licence,
+        "size": known.size,
+        "git_blob": known.blob,
+        "sha256": known.sha256,
+        "here": _state(name),
+    }
+
+
+def _state(name: str) -> str:
+    if name in KNOWN and converted(name).is_file():
+        return "ready"
+    return "downloaded" if downloaded(name).is_file() else "-"
+
+
+@weights.command("get")
+@click.argument("name", type=NAMES, metavar="NAME")
+def weights_get(name: str) -> None:
+    """Download a file, check it, convert it. Safe to run again."""
+    from vadprep.backbones.weights.download import fetch
+
+    known = KNOWN.get(name) or SAMPLES[name]
+    target = downloaded(name)
+    with _shown_progress(name) as progress:
+        sha256 = fetch(known, target, progress)
+    click.echo(f"{target}")
+    told = "recognised by its hash" if known.is_pinned else "nobody has published its hash"
+    click.echo(f"SHA-256 {sha256} ({told}), licence {known.licence}")
+    if name in KNOWN:
+        from vadprep.backbones.weights.load import convert
+
+        made = convert(target, converted(name), name)
+        _show(made, converted(name))
+
+
+@contextmanager
+def _shown_progress(name: str) -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere."""
+    with click.progressbar(length=1, label=name, file=sys.stderr, show_pos=False) as bar:
+
+        def update(done: int, total: int | None) -> None:
+            bar.length = total or done
+            bar.update(done - bar.pos)
+
+        yield update
+
+
+def _show(made: Weights, path: Path) -> None:
+    click.echo(f"{path}")
+    click.echo(f"graph {made.graph}, {len(made.state)} tensors, SHA-256 of them {made.sha256}")
+
+
+@weights.command("convert")
+@click.argument("file", type=FILE)
+@click.option("--as", "declared", type=click.Choice(list(KNOWN)), metavar="NAME", help=AS_HELP)
+@click.option("--out", type=FILE, help="[FILE with .safetensors]")
+def weights_convert(file: Path, declared: str | None, out: Path | None) -> None:
+    """A file of another project -> our own, without running code.
+
+    Takes DeepMind's TensorFlow checkpoints, the files of pytorch-i3d, kinetics_i3d_pytorch,
+    video-nonlocal-net (.pkl), pytorch-resnet3d, pytorchvideo and torchvision.
+    """
+    from vadprep.backbones.weights.load import convert
+
+    out = out or file.with_suffix(".safetensors")
+    if out == file:
+        raise click.UsageError(f"{file} is converted already; --out names another file")
+    _show(convert(file, out, declared or ""), out)
+
+
+@weights.command("check")
+@click.argument("weights_spec", metavar="FILE|NAME")
+@click.option("--sample", type=FILE, help="DeepMind's sample clip. [that of weights get]")
+def weights_check(weights_spec: str, sample: Path | None) -> None:
+    """Are they whole, and are they the original?"""
+    from vadprep.backbones import load_weights
+    from vadprep.backbones.weights.check import SAMPLE_OF
+    from vadprep.backbones.weights.deepmind import RELEASES, compare_with_release
+
+    with arguments():
+        found = load_weights(weights_spec)
+    click.echo(f"graph {found.graph}, {len(found.state)} tensors, {found.provenance}")
+    click.echo(f"SHA-256 of the tensors {found.sha256}")
+    if found.graph not in RELEASES.values():
+        click.echo("original or not: cannot be told, nobody has published sums of these tensors")
+        return
+    comparison = compare_with_release(found.state, found.graph)
+    click.echo(str(comparison))
+    sample = sample or downloaded(SAMPLE_OF[found.graph])
+    is_good = comparison.is_original
+    if sample.is_file():
+        is_good = _show_sample(found, sample) and is_good
+    else:
+        click.echo(f"sample clip: not here; vadprep weights get {SAMPLE_OF[found.graph]}")
+    sys.exit(0 if is_good else 1)
+
+
+def _show_sample(found: Weights, sample: Path) -> bool:
+    from vadprep.backbones.weights.check import check_sample
+
+    result = check_sample(found, sample)
+    rows: list[tables.Cells] = [("sample clip, logits", "here", "published")]
+    rows += [(label, ours, theirs) for label, (ours, theirs) in result.logits.items()]
+    tables.show([*rows, ("norm of all", result.norm, result.published_norm)])
+    click.echo("sample clip: " + ("as published" if result.is_equal else "NOT as published"))
+    return result.is_equal
+
+
+@weights.command("top5")
+@click.argument("weights_spec", metavar="FILE|NAME")
+@click.argument("video", type=PATH)
+def weights_top5(weights_spec: str, video: Path) -> None:
+    """What a video shows, in the words of Kinetics-400."""
+    from vadprep.backbones import load_weights
+    from vadprep.backbones.weights.check import preset_of, top5
+
+    with arguments():
+        found = load_weights(weights_spec)
+        preset = preset_of(found.graph)
+    rows: list[tables.Cells] = [("class", "probability", "logit")]
+    rows += [(each.label, each.probability, each.logit) for each in top5(found, video)]
+    tables.show(rows)
+    click.echo(f"{found.graph}, weights {found.name}, views of preset {preset}, centre crop")

@@ -1,0 +1,1 @@
+"""The words all rooms share: records, errors, specs and presets, clips and crops, files."""

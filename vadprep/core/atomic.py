@@ -1,0 +1,159 @@
+"""Files that appear whole or not at all, and errors of the disk in one line.
+
+A file is written under ``NAME.tmp-<host>-<pid>-<n>`` in the folder where it is to stand, flushed
+to the disk, and renamed: a reader, a crash or a second writer never meets half a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from vadprep.core.records import OutputError
+
+_COUNTER = itertools.count()
+
+REMEDIES = {
+    errno.ENOENT: "choose another folder",
+    errno.ENOSPC: "the disk is full: make space and run the same command again",
+    errno.EDQUOT: "the quota is used up: make space and run the same command again",
+    errno.EACCES: "no permission to write there: choose another folder or change its rights",
+    errno.EPERM: "no permission to write there: choose another folder or change its rights",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
+}
+
+
+UNSYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems say that cannot sync a folder: it has to do without."""
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that no other writer uses, ``path.name.tmp-<host>-<pid>-<n>``."""
+    return path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}-{next(_COUNTER)}")
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into an OutputError that names ``path`` and a remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "run the same command again when it is repaired")
+        raise OutputError(f"cannot write {path}: {os.strerror(error.errno or 0)}; {remedy}") from (
+            error
+        )
+
+
+@contextmanager
+def written(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file that becomes ``path`` when the block ends without an exception.
+
+    With ``replace=False`` an existing ``path`` wins: it stays, and FileExistsError is raised.
+    Raises OutputError when the disk refuses. The temporary file never stays behind, except
+    after a kill.
+    """
+    temporary = temporary_name(path)
+    try:
+        with disk_errors(path), open(temporary, "x+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        _publish(temporary, path, replace)
+    finally:
+        with suppress(OSError):  # what has gone wrong before counts; the next run removes it
+            temporary.unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, path: Path, replace: bool) -> None:
+    if replace:
+        with disk_errors(path):
+            os.replace(temporary, path)
+    else:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links: the race is a few microseconds
+            if path.exists():
+                raise FileExistsError(path) from None
+            with disk_errors(path):
+                os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` survive a power failure."""
+    with disk_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in UNSYNCABLE:
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create ``folder`` and its parents; raises OutputError when that is not allowed."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """True for a name that ``temporary_name`` gives."""
+    return ".tmp-" in name
+
+
+def remove_stale(
+    folder: Path, is_ours: Callable[[str], bool] = lambda name: False, with_own: bool = False
+) -> None:
+    """Remove temporary files and folders in ``folder`` whose writer, on this host, is dead.
+
+    Of a name that ``is_ours``, those of other hosts are removed too: nobody else may write it.
+    ``with_own`` removes those of this process, where it writes no more. Raises OutputError when
+    the disk refuses.
+    """
+    for name in names_in(folder):
+        final, mark, writer = name.rpartition(".tmp-")
+        host, _, rest = writer.partition(f"{socket.gethostname()}-")
+        process = rest.partition("-")[0]
+        is_here = not host and process.isdecimal()
+        is_own = with_own and is_here and int(process) == os.getpid()
+        if mark and (is_own or (not is_alive(int(process)) if is_here else is_ours(final))):
+            _remove(folder / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names in ``folder``: none when there is no such folder, or not any more."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def is_alive(process: int) -> bool:
+    """True when a process of this number runs on this host."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

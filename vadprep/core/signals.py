@@ -1,0 +1,86 @@
+"""A stop by a signal, as an exception."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+from vadprep.core.records import Stopped
+
+T = TypeVar("T")
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+_requested: list[Stopped] = []
+"""The stop that a signal asked for inside the ``stop_on_signals`` block that is running."""
+
+
+def check_stop() -> None:
+    """Raise Stopped when a signal has asked for it and the exception was lost on the way.
+
+    Python swallows what is raised while it runs a finalizer or a weak reference's callback, and
+    a signal can arrive just then. So long work asks here between its steps.
+    """
+    if _requested:
+        raise _requested[0]
+
+
+def interruptibly(call: Callable[[], T]) -> T:
+    """What ``call`` returns or raises, for a call of C code that may wait long, deaf to signals.
+
+    It has a thread of its own, and is left to itself there when a stop arrives: Stopped is raised.
+    """
+    answer: Future[T] = Future()
+
+    def answered() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # raised below; else the wait would never end
+            answer.set_exception(error)
+
+    threading.Thread(target=answered, daemon=True).start()
+    while not wait([answer], timeout=0.5).done:
+        check_stop()
+    return answer.result()
+
+
+def request_stop() -> None:
+    """Stop the ``stop_on_signals`` block that is running in the main thread, from any thread."""
+    identity = threading.main_thread().ident
+    assert identity is not None
+    signal.pthread_kill(identity, signal.SIGUSR1)
+
+
+@contextmanager
+def stop_on_signals(
+    afterwards: str = "all finished videos are committed, run it again",
+) -> Iterator[None]:
+    """Raise Stopped from wherever the block is when SIGINT, SIGTERM or SIGUSR1 arrives.
+
+    ``afterwards`` ends the message: what is safe and how to go on. Every write is safe against a
+    kill, so it is safe against this too. A second signal during the clean-up is ignored.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in STOP_SIGNALS:  # not SIG_IGN: one that has come already would be complained of
+            signal.signal(each, lambda number, frame: None)
+        name = signal.Signals(number).name
+        _requested.append(Stopped(f"stopped by {name}; {afterwards}"))
+        check_stop()
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    except SystemError:  # C code that met the exception (Ray's wait) and returned all the same
+        check_stop()
+        raise
+    finally:
+        _requested.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)

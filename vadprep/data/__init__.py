@@ -1,0 +1,1 @@
+"""Which videos there are, where they lie, and which labels they have."""

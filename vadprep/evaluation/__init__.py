@@ -1,0 +1,1 @@
+"""Scores become frame scores, metrics, plots and alarms."""

@@ -1,0 +1,117 @@
+"""Scores of videos for people and programs: one a frame, and where they are high.
+
+SCORES/scores.json        every video with its alarms, in frames and in seconds, and its files
+SCORES/000000-NAME.csv    frame, seconds, score of the first video; 000001-NAME.csv, ...
+SCORES/000000-NAME.png    its plot
+
+An alarm is a run of frames that score the threshold or more. NAME is the end of the video's id, as
+far as it is safe in a name. Files of earlier scores in the same folder go. Frames after the last
+span have no score and are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vadprep.core.atomic import written
+from vadprep.core.clips import runs
+from vadprep.core.records import CheckpointError
+from vadprep.evaluation.metrics import VideoScores
+from vadprep.evaluation.plots import plot_scores
+from vadprep.training.checkpoint import Origin, read_json, write_json
+
+NAMES = ("frames", "plot")
+"""Keys of scores.json that name files."""
+
+
+def write_alarms(
+    folder: Path,
+    scores: Mapping[str, VideoScores],
+    threshold: float,
+    origin: Origin,
+    about: Mapping[str, Any],
+    plots: bool = True,
+) -> dict[str, list[dict[str, Any]]]:
+    """Write the files above, all of them at once each; returns the alarms of each video.
+
+    ``about`` goes into scores.json as it is. Raises OutputError when the disk refuses.
+    """
+    earlier = files_of(folder)
+    videos, found = list[dict[str, Any]](), dict[str, list[dict[str, Any]]]()
+    for index, (video_id, video) in enumerate(scores.items()):
+        frames = video.frames()
+        name = f"{index:06d}-{safe_name(video_id)}"
+        names = {"frames": f"{name}.csv", "plot": f"{name}.png" if plots else None}
+        write_frames(folder / f"{name}.csv", frames, video.fps)
+        if plots:
+            title, path = origin.caution(), folder / f"{name}.png"
+            plot_scores(path, video_id, frames, None, video.fps, title)
+        found[video_id] = alarms(frames, threshold, video.fps)
+        videos.append(
+            {
+                "video_id": video_id,
+                **names,
+                "num_frames": video.num_frames,
+                "num_frames_scored": len(frames),
+                "fps": video.fps,
+                "score": video.of_video() if len(video.snippets) else None,
+                "alarms": found[video_id],
+            }
+        )
+    record = {**about, **origin.as_json(), "threshold": threshold, "videos": videos}
+    write_json(folder / "scores.json", record)
+    for name in earlier - files_of(folder):
+        (folder / name).unlink(missing_ok=True)
+    return found
+
+
+def files_of(folder: Path) -> set[str]:
+    """Names of the CSVs and plots that scores.json in ``folder`` tells of; none without one."""
+    try:
+        videos = read_json(folder / "scores.json").get("videos")
+    except CheckpointError:
+        return set()
+    listed = videos if isinstance(videos, list) else []
+    told = [str(each.get(key)) for each in listed if isinstance(each, dict) for key in NAMES]
+    return {name for name in told if re.fullmatch(r"\d{6,}-[^/]*\.(csv|png)", name)}
+
+
+def safe_name(video_id: str) -> str:
+    """The last part of an id, at most 60 letters, digits and the like of it."""
+    return re.sub(r"[^\w.-]", "_", PurePosixPath(video_id).name)[:60]
+
+
+def alarms(
+    frames: NDArray[np.float64], threshold: float, fps: float | None
+) -> list[dict[str, Any]]:
+    """Runs of frame scores [n] of ``threshold`` or more, half-open, in order.
+
+    ``start_frame``, ``stop_frame``; the same in seconds, None without ``fps``; ``highest`` score.
+    """
+    return [
+        {
+            "start_frame": start,
+            "stop_frame": stop,
+            "start_seconds": round(start / fps, 3) if fps else None,
+            "stop_seconds": round(stop / fps, 3) if fps else None,
+            "highest": float(frames[start:stop].max()),
+        }
+        for start, stop in runs(frames >= threshold)
+    ]
+
+
+def write_frames(path: Path, frames: NDArray[np.float64], fps: float | None) -> None:
+    """Write ``frame,seconds,score``, a line a scored frame; seconds are blank without ``fps``."""
+    seconds = (f"{frame / fps:.3f}" if fps else "" for frame in range(len(frames)))
+    lines = (
+        f"{frame},{time},{score:.6f}\n"
+        for frame, (time, score) in enumerate(zip(seconds, frames.tolist(), strict=True))
+    )
+    with written(path) as stream:
+        stream.write(("frame,seconds,score\n" + "".join(lines)).encode())

@@ -1,0 +1,1 @@
+"""Videos become features: one video, many videos, on Ray; and the estimate."""

@@ -1,0 +1,353 @@
+"""One video -> its features, a shard of one for each stream. Knows nothing of Ray, plans, ranks.
+
+frames -> resampled -> resized -> snippets of each stream -> drafts -> committed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vadprep.backbones.adaptive_batch import Fitting
+from vadprep.core.clips import Resampling, min_frames
+from vadprep.core.records import DecodeError, OutOfMemory, Report, Task, Video
+from vadprep.core.signals import check_stop
+from vadprep.core.spec import require_shared
+from vadprep.data.datasets import frame_bounds
+from vadprep.data.sources import fingerprint
+from vadprep.extraction.streams import Branch, Snippets
+from vadprep.extraction.timing import Stopwatch, timed
+from vadprep.features.shard import DONE, FAILED, Attributes, Draft, write_failure
+from vadprep.flow.formats import NO_FLOW_KIND
+from vadprep.video.decoder import Decoder, FrameStream, VideoHeader, open_frames
+from vadprep.video.frame_count import MAX_DAMAGE, MAX_FPS, MIN_FPS, Claims, length_note
+from vadprep.video.transforms import Views, ViewSettings
+
+UNSTATED_FPS = Fraction(25)
+"""Of a folder of images whose manifest has no fps; at the native rate it shapes nothing."""
+
+CPU_THREADS = 1
+"""Threads of the network a worker on CPU, fixed since the last bits depend on it. Cores are used
+by more workers."""
+
+FINAL_KINDS = (
+    "missing", "empty", "unreadable", "no-video", "no-images", "too-short", "too-large", "no-fps",
+    NO_FLOW_KIND,
+)  # fmt: skip
+"""Failures that another decoder cannot change: both read the header by PyAV."""
+
+KILLED_KINDS = ("crashed", "stalled")
+"""Failures that were the end of the decoder's process."""
+
+
+class Extractor:
+    """Callable ``Task -> Report``: the whole way of one video through the networks.
+
+    A decoder that gives nothing for ``stall_seconds`` is ended; ``max_damage`` is the share of
+    frames, 0 to 1, that may be repaired or missing in a video. Raises SpecError when the streams
+    of ``branches`` differ in what they must share.
+    """
+
+    def __init__(
+        self,
+        branches: Sequence[Branch],
+        stall_seconds: float = 60.0,
+        max_damage: float = MAX_DAMAGE,
+    ) -> None:
+        self.max_damage = max_damage
+        self.branches = {branch.spec.stream: branch for branch in branches}
+        self.spec = branches[0].spec
+        """Of the first stream; what it says of frames, views and clips holds for all."""
+        for branch in branches[1:]:
+            require_shared(branch.spec, self.spec, "the same extraction")
+        self._networks = {
+            name: Fitting(branch.network, branch.spec.batch)
+            for name, branch in self.branches.items()
+        }
+        self._stall_seconds = stall_seconds
+
+    def __call__(self, task: Task) -> Report:
+        """Extract ``task.video``; a video that cannot be read is reported, not raised.
+
+        Raises OutputError when the disk refuses, OutOfMemory when the network does not fit, and
+        whatever is no fault of the video (a bug): those are never recorded as a bad video.
+        """
+        watch = Stopwatch()
+        retries: list[str] = []
+        reason = kind = ""
+        killed = 0
+        with fixed_threads(CPU_THREADS):
+            for decoder in self.spec.decoder.split(", "):
+                try:
+                    return self._extract(task, decoder, watch, retries)
+                except torch.OutOfMemoryError as error:  # outside the network, which shrinks
+                    raise OutOfMemory(
+                        f"the frames of {task.video.video_id!r} or their flow do not fit into the "
+                        f"GPU's memory ({str(error).partition('.')[0]}): free memory there, or use "
+                        "a smaller resize"
+                    ) from error
+                except DecodeError as error:  # kept as text: its frames hold the video's memory
+                    reason, kind = str(error), error.kind
+                retries.append(f"{decoder}: {reason}")
+                killed += kind in KILLED_KINDS
+                if kind in FINAL_KINDS:
+                    break
+        if killed > 1:
+            reason = f"{killed} decoders were lost over it. {'; '.join(retries)}"
+        return self._fail(task, reason, kind, retries, watch)
+
+    def opened(self, source: Path, fps: Fraction, decoder: str = "") -> FrameStream:
+        """Frames of a video by ``decoder``, else by the first of the spec.
+
+        Raises DecodeError as ``open_frames`` does.
+        """
+        name = decoder or self.spec.decoder.split(", ")[0]
+        return open_frames(
+            source, decoder=cast(Decoder, name), fps=fps, stall_seconds=self._stall_seconds
+        )
+
+    def _extract(self, task: Task, decoder: str, watch: Stopwatch, retries: list[str]) -> Report:
+        if task.source is None:
+            raise DecodeError(task.missing, "missing")
+        fps = self._folder_fps(task.video, task.source)
+        with (
+            self.opened(task.source, fps, decoder) as stream,
+            ExitStack() as resources,
+        ):
+            drafts = {
+                name: resources.enter_context(Draft(target, self.branches[name].spec))
+                for name, target in task.targets.items()
+            }
+            resampling = self._resampling(task.source, stream.header)
+            snippets = self.snippets(task, stream, resampling, watch)
+            for name, batch in resources.enter_context(closing(snippets)):
+                check_stop()
+                with watch.stage("write"):
+                    drafts[name].append(batch)
+            report = stream.report
+            spans = resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)
+            note = length_note(_claims(task, stream), self.spec.clip_length)
+            attributes = self._attributes(task, stream, resampling, note)
+            batch_used = self._batch_used(task)
+            for name, draft in drafts.items():
+                used = {"batch_used": batch_used.get(name)}
+                with watch.stage("write"):
+                    draft.commit({**attributes, **_known(used)}, spans)
+        return Report(
+            video_id=task.video.video_id,
+            status=DONE,
+            decoder=report.decoder,
+            num_clips=len(spans),
+            num_frames=report.num_frames,
+            repaired_frames=report.repaired_frames,
+            length_note=note,
+            fps=float(attributes.get("fps_source", 0.0)),
+            checksums={name: draft.checksum for name, draft in drafts.items()},
+            retries=tuple(retries),
+            batch_used=batch_used,
+            seconds={**watch.seconds, "decoding": round(report.seconds, 4)},
+        )
+
+    def _batch_used(self, task: Task) -> dict[str, int]:
+        """Views a batch of the streams whose batches were made smaller, by now."""
+        used = {name: self._networks[name].batch for name in task.targets}
+        return {
+            name: batch for name, batch in used.items() if batch < self.branches[name].spec.batch
+        }
+
+    def _folder_fps(self, video: Video, source: Path) -> Fraction:
+        """Frame rate of a folder of images, which has none of its own; files state theirs.
+
+        Raises DecodeError when it is needed for resampling and the manifest has none.
+        """
+        if video.fps:
+            return stated_fps(video)
+        if source.is_dir() and self.spec.fps_used():
+            raise DecodeError(
+                f"{source}: a folder of images has no frame rate to resample to "
+                f"{self.spec.fps}: fill the manifest's column fps, or use --fps native",
+                "no-fps",
+            )
+        return UNSTATED_FPS
+
+    def _resampling(self, source: Path, header: VideoHeader) -> Resampling:
+        """Raises DecodeError for a rate to resample from that cannot be believed."""
+        used = self.spec.fps_used()
+        if used and not MIN_FPS <= header.fps <= MAX_FPS:
+            raise DecodeError(
+                f"{source}: claims {float(header.fps):.6g} frames a second, where {MIN_FPS} to "
+                f"{MAX_FPS} can be resampled to {self.spec.fps}: correct the file, or use "
+                f"--fps native",
+                "no-fps",
+            )
+        return Resampling(header.fps, used)
+
+    def snippets(
+        self, task: Task, stream: FrameStream, resampling: Resampling, watch: Stopwatch
+    ) -> Generator[tuple[str, NDArray[np.float32]], None, None]:
+        """Stream and snippets [n, num_crops, dim], in order within each stream.
+
+        One pass over the frames for all streams of ``task``. Raises DecodeError at the end when
+        too much of the video is lost or it is too short; saved flow appears if it is good.
+        """
+        with ExitStack() as resources:
+            views = self._views(stream.header)
+            works = {name: self._work(name, task, views, resources, watch) for name in task.targets}
+            blocks = resampled(timed(stream, watch, "decode"), resampling)
+            for frames in timed(map(views.resized, blocks), watch, "resize"):
+                for name, work in works.items():
+                    yield from ((name, batch) for batch in work.add(frames))
+            for name, work in works.items():
+                yield from ((name, batch) for batch in work.rest())
+            self._check(task, stream, resampling)
+
+    def _views(self, header: VideoHeader) -> Views:
+        settings = ViewSettings(
+            self.spec.resize,
+            self.spec.filter,
+            self.spec.crops,
+            self.spec.crop_order,
+            self.spec.crop_size,
+        )
+        device = next(iter(self.branches.values())).network.device
+        return Views(header.height, header.width, settings, device)
+
+    def _work(
+        self, name: str, task: Task, views: Views, resources: ExitStack, watch: Stopwatch
+    ) -> Snippets:
+        branch = self.branches[name]
+        pictures = branch.pictures(task.video.video_id, resources)
+        return Snippets(branch.spec, self._networks[name], pictures, views.boxes, watch)
+
+    def _check(self, task: Task, stream: FrameStream, resampling: Resampling) -> None:
+        report, claims = stream.report, _claims(task, stream)
+        lost = report.repaired_frames + claims.missing
+        if lost > self.max_damage * max(claims.claimed, report.num_frames):
+            raise DecodeError(
+                f"{report.num_frames} frames decoded of {claims.claimed} that the header claims, "
+                f"{report.repaired_frames} of them repaired: more than {self.max_damage:.0%} are "
+                f"lost (--max-damage)",
+                "damaged",
+            )
+        if not len(resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)):
+            need = min_frames(self.spec.tail, self.spec.clip_length)
+            raise DecodeError(
+                f"too short: {report.num_frames} frames give no clip by tail rule "
+                f"{self.spec.tail!r}, which needs {need} at the rate used",
+                "too-short",
+            )
+
+    def _attributes(
+        self, task: Task, stream: FrameStream, resampling: Resampling, note: str
+    ) -> Attributes:
+        report, video = stream.report, task.video
+        assert task.source is not None
+        is_stated = video.fps or not task.source.is_dir()
+        fps = float(resampling.fps_source) if is_stated else None
+        known: dict[str, str | int | float | None] = {
+            **_manifest_attributes(video),
+            **_fingerprint(task.source),
+            "num_frames": report.num_frames,
+            "num_frames_header": stream.header.num_frames,
+            "repaired_frames": report.repaired_frames,
+            "max_damage": self.max_damage,
+            "length_note": note or None,
+            "fps_source": fps,
+            "fps_used": fps and float(resampling.fps_used),
+            "decoder": report.decoder,
+        }
+        return _known(known)
+
+    def _fail(
+        self, task: Task, reason: str, kind: str, retries: list[str], watch: Stopwatch
+    ) -> Report:
+        attributes = _known(_manifest_attributes(task.video))
+        for name, target in task.targets.items():
+            write_failure(target, self.branches[name].spec, attributes, reason)
+        return Report(
+            video_id=task.video.video_id,
+            status=FAILED,
+            reason=reason,
+            kind=kind,
+            retries=tuple(retries),
+            seconds=watch.seconds,
+        )
+
+
+def stated_fps(video: Video) -> Fraction:
+    """The frame rate that the manifest states, or UNSTATED_FPS."""
+    return Fraction(video.fps).limit_denominator(1001) if video.fps else UNSTATED_FPS
+
+
+@contextmanager
+def fixed_threads(count: int) -> Iterator[None]:
+    """``count`` threads for torch on the CPU inside, as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fingerprint(source: Path) -> Mapping[str, str | int]:
+    try:
+        return fingerprint(source)
+    except OSError as error:
+        raise DecodeError(f"{source}: cannot be read again: {error.strerror}") from error
+
+
+def _known(attributes: Mapping[str, str | int | float | None]) -> Attributes:
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def _manifest_attributes(video: Video) -> dict[str, str | int | float | None]:
+    return {
+        "video_id": video.video_id,
+        "path": video.path,
+        "split": video.split,
+        "label": video.label,
+        "category": video.category,
+    }
+
+
+def _claims(task: Task, stream: FrameStream) -> Claims:
+    """What header and manifest say of a video that has been decoded."""
+    header, report = stream.header, stream.report
+    return Claims(
+        report.num_frames,
+        report.end,
+        header.num_frames,
+        header.seconds,
+        frame_bounds(task.video),
+        report.left_out,
+        header.fps,
+    )
+
+
+def resampled(
+    blocks: Iterable[NDArray[np.uint8]], resampling: Resampling
+) -> Iterator[NDArray[np.uint8]]:
+    """Blocks of resampled frames from blocks of source frames, both [n, H, W, 3] in order.
+
+    No block is longer than the longest source block, or than the repeats of one frame.
+    """
+    seen = 0
+    for block in blocks:
+        repeats = [resampling.repeats(seen + i) for i in range(len(block))]
+        seen += len(block)
+        if all(count == 1 for count in repeats):
+            yield block
+            continue
+        step = max(1, len(block) // max(1, *repeats))
+        for start in range(0, len(block), step):
+            part = slice(start, start + step)
+            if any(repeats[part]):
+                yield np.repeat(block[part], repeats[part], axis=0)

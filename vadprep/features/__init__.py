@@ -1,0 +1,1 @@
+"""The feature folder: write, read, status, verify, merge."""

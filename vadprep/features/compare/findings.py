@@ -1,0 +1,251 @@
+"""Figures -> a verdict and guesses in words, each with how sure it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vadprep.core.clips import nearest_rates
+from vadprep.core.spec import UNKNOWN
+from vadprep.features.compare.lengths import CountsFound
+from vadprep.features.compare.measures import Spread
+from vadprep.features.compare.pairing import named_orders
+
+EQUAL = 0.0
+ROUNDED = 1e-3
+"""Largest difference that rounding to 16 bits leaves, as a fraction of the largest value."""
+CLOSE = 0.999
+"""Correlation that another precision, device or library version leaves."""
+MIXED = 0.7
+"""Correlation below which a scaling alone is not enough; it left 0.83 of Inception-I3D's."""
+SAME_FEATURES = 0.2
+"""Share of features that find themselves: one network and the same videos. By chance 0.01."""
+SAME_PROFILE = 0.5
+"""Correlation of the features' means: one network. With random weights on real clips it was 0.99
+for one Inception-I3D with another resize, contrast or other videos, 0.70 with [0,1] instead of
+[-1,1], and 0.07 for two networks."""
+SAME_COURSE = 0.2
+"""Correlation of how alike clips are: the same videos, if chance seldom does it."""
+CHANCE = 0.15
+"""Share of other partners that fit as well: below it the partners are the same videos."""
+SCALED = math.log(1.1)
+"""Features that vary by more than a tenth more or less: the input was scaled otherwise."""
+
+STRAYED = (
+    "the same scenes, but their clips do not run alike: shifted or in another order in time, or "
+    "other pixels of videos in which little changes"
+)
+MADE_ALIKE = (
+    "by the specs both were made alike: the files of the videos differ, or the devices or library "
+    "versions"
+)
+SCALINGS = {"[0,1]": 1 / 255, "[-1,1]": 1 / 127.5, "(x-114.75)/57.375": 1 / 57.375, "[0,255]": 1.0}
+"""What one grey level becomes."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What may differ, in a sentence; ``sure`` is ``certain``, ``likely`` or ``possible``."""
+
+    text: str
+    sure: str = "likely"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that was measured of two sets; nan where there was too little to measure."""
+
+    counts: CountsFound
+    crops: tuple[int, int]
+    dims: tuple[int, int]
+    order: tuple[int, ...] = ()
+    """Crop of B that shows what each crop of A shows; empty where that was not told."""
+    declared_orders: tuple[str, str] = (UNKNOWN, UNKNOWN)
+    """Order of the crops by the specs of A and of B."""
+    by_specs: tuple[str, ...] | None = None
+    """Fields in which the two specs differ; None unless both say all that shapes features."""
+    cosine_mean: float = math.nan
+    cosine_least: float = math.nan
+    largest_difference: float = math.nan
+    """Largest |a - b|, as a fraction of the largest |a|."""
+    num_clips: int = 0
+    """Clips whose snippets were compared."""
+    spread: Spread | None = None
+    same_features: float = math.nan
+    same_profile: float = math.nan
+    same_course: float = math.nan
+    course_by_chance: float = math.nan
+    """Share of other partners that follow the same course; 0.5 for different videos."""
+    scene_by_chance: float = math.nan
+    """Share of other videos that are nearer than the partner; 0.5 for different videos."""
+    unit_length: tuple[bool, bool] = (False, False)
+    """Snippets have length 1, in A and in B."""
+
+    @property
+    def same_network(self) -> bool:
+        """One network with the same weights, whatever it was shown."""
+        return self.same_profile > SAME_PROFILE or self.same_features > SAME_FEATURES
+
+    @property
+    def same_videos(self) -> bool | None:
+        """Both show the same, whatever the network; None when there are too few clips to tell."""
+        one_scene = self.same_profile > SAME_PROFILE and self.scene_by_chance < CHANCE
+        if not math.isnan(self.same_course):
+            return self.same_time or one_scene
+        return True if one_scene else None
+
+    @property
+    def same_time(self) -> bool:
+        """The clips of a video run alike, or there are too few to tell."""
+        one_course = self.same_course > SAME_COURSE and self.course_by_chance < CHANCE
+        known = not math.isnan(self.same_course)
+        return self.same_features > SAME_FEATURES or one_course or not known
+
+    @property
+    def is_reordered(self) -> bool:
+        return self.order != tuple(range(len(self.order)))
+
+
+def verdict(evidence: Evidence) -> str:
+    """``equal``, ``equal up to rounding``, ``different`` or ``unrelated``."""
+    same_counts = evidence.counts.num_equal == evidence.counts.num_videos
+    same_crops = evidence.crops[0] == evidence.crops[1] and not evidence.is_reordered
+    if same_counts and same_crops and evidence.largest_difference <= ROUNDED:
+        return "equal up to rounding" if evidence.largest_difference > EQUAL else "equal"
+    return "unrelated" if evidence.same_videos is False else "different"
+
+
+def guesses(evidence: Evidence) -> Iterator[Guess]:
+    """What the figures look like, the surest first; nothing where the specs settle it."""
+    found = verdict(evidence)
+    if found == "unrelated":
+        yield from _unrelated(evidence)
+        return
+    if evidence.by_specs is not None:
+        if not evidence.by_specs and found == "different":
+            yield Guess(MADE_ALIKE)
+        return
+    yield from _of_counts(evidence.counts)
+    yield from _of_crops(evidence)
+    yield from _of_values(evidence)
+
+
+def _unrelated(evidence: Evidence) -> Iterator[Guess]:
+    network = ""
+    if evidence.same_network:
+        network = "; the means of the features are alike, so the network may be the same"
+    elif evidence.dims[0] == evidence.dims[1]:
+        network = ", or of other weights on videos in which little changes"
+    yield Guess(f"these are features of different videos under the same names{network}")
+
+
+def _of_counts(counts: CountsFound) -> Iterator[Guess]:
+    if counts.num_equal == counts.num_videos:
+        return
+    if counts.same_rate:
+        yield from _of_tails(counts)
+    elif counts.is_constant:
+        rates = nearest_rates(counts.ratio, tolerance=max(0.01, counts.error))
+        hint = f", as {rates[0]} fps to {rates[1]} fps" if rates else ""
+        ratio = f"{counts.ratio:.3f} +- {counts.error:.3f}"
+        yield Guess(f"another frame rate: B has {ratio} clips for one of A{hint}")
+    else:
+        yield Guess(
+            "the counts of clips have no common ratio: other videos, or frame rates that differ "
+            "from video to video"
+        )
+
+
+def _of_tails(counts: CountsFound) -> Iterator[Guess]:
+    where = f" {counts.where}" if counts.where else ""
+    for number, word in ((counts.fewer, "fewer"), (counts.more, "more")):
+        if number:
+            of = f"in {number} of {counts.num_videos} videos"
+            yield Guess(f"another tail rule: B has one clip {word}{where}, {of}", "certain")
+    ours, theirs = counts.rules
+    if ours and theirs and not set(ours) & set(theirs):
+        yield Guess(f"tail rule of A {' or '.join(ours)}, of B {' or '.join(theirs)}", "certain")
+
+
+def _of_crops(evidence: Evidence) -> Iterator[Guess]:
+    ours, theirs = evidence.crops
+    if ours != theirs:
+        yield Guess(f"A has {ours} crops, B {theirs}", "certain")
+    elif evidence.is_reordered and evidence.same_network:
+        moved = [
+            f"B's crop {theirs} is A's crop {ours}"
+            for ours, theirs in enumerate(evidence.order)
+            if ours != theirs
+        ]
+        named = [
+            f"{a} in A and {b} in B"
+            for a, b in named_orders(evidence.order)
+            if _fits(evidence.declared_orders, (a, b))
+        ]
+        order = f" ({' or '.join(named)})" if named else ""
+        yield Guess(f"another order of the crops{order}: {', '.join(moved)}")
+
+
+def _fits(declared: tuple[str, str], orders: tuple[str, str]) -> bool:
+    return all(said in (UNKNOWN, order) for said, order in zip(declared, orders, strict=True))
+
+
+def _of_values(evidence: Evidence) -> Iterator[Guess]:
+    if evidence.spread is None:
+        yield Guess(
+            f"other networks: features of dimension {evidence.dims[0]} and {evidence.dims[1]}",
+            "certain",
+        )
+    elif not evidence.largest_difference <= ROUNDED:
+        same = evidence.same_network
+        yield from _of_pixels(evidence, evidence.spread) if same else _of_networks(evidence)
+
+
+def _of_networks(evidence: Evidence) -> Iterator[Guess]:
+    if evidence.same_videos:
+        yield Guess(
+            "other weights or another network: the same videos, but no feature of B follows the "
+            "feature of A that has its number"
+        )
+    else:
+        yield Guess("too few clips to tell other weights from other videos", "possible")
+
+
+def _of_pixels(evidence: Evidence, found: Spread) -> Iterator[Guess]:
+    """What changes the input of one network: its scaling, or the pixels."""
+    if evidence.unit_length[0] != evidence.unit_length[1]:
+        name = "A" if evidence.unit_length[0] else "B"
+        yield Guess(f"the snippets of {name} were scaled to length 1", "certain")
+        return
+    same_rate = evidence.counts.same_rate  # else the clips show other frames, which explains much
+    if math.isnan(found.scale):
+        yield Guess("too few clips, or none that changes, to tell what differs", "possible")
+    elif not evidence.same_time:
+        if same_rate:
+            yield Guess(STRAYED, "possible")
+    elif abs(math.log(found.scale)) > SCALED:
+        yield Guess(
+            f"another scaling of the input: B's features vary {found.scale:.3g} times as much as "
+            f"A's{_scalings(found.scale)}"
+        )
+        if found.correlation < MIXED and same_rate:
+            yield Guess("the pixels may differ as well, by another resize or decoder", "possible")
+    elif found.correlation > CLOSE:
+        yield Guess("nearly equal, as after another precision, device or library version")
+    elif same_rate:
+        yield Guess(
+            f"the network saw other pixels: another resize (size, aspect or filter) or decoder "
+            f"(correlation {found.correlation:.3f}, scale {found.scale:.2f})"
+        )
+
+
+def _scalings(scale: float) -> str:
+    """The pairs of known scalings whose ratio is within a quarter of ``scale``."""
+    pairs = [(a, b, SCALINGS[b] / SCALINGS[a]) for a in SCALINGS for b in SCALINGS if a != b]
+    off = {(a, b): abs(math.log(ratio / scale)) for a, b, ratio in pairs}
+    near = sorted((pair for pair in off if off[pair] < 1 / 4), key=lambda pair: off[pair])
+    if not near:
+        return ", the ratio of no two known scalings (a trained network is not linear)"
+    options = " or ".join(f"B was made with {b} scaling and A with {a}" for a, b in near)
+    return f", as if {options}"

@@ -1,0 +1,334 @@
+"""The lease of a run on its shards of a stream: two runs never work on one shard at once.
+
+    FEATURES/rgb/lease-00003-of-00008-node7-41113.json    rank 3 of 8, process 41113 of node7
+
+A run owns ``shards[rank::world_size]``, so one small file says which shards it works on, and its
+name is enough to tell whether two runs have a shard in common. It is rewritten every few seconds
+and removed when the run ends. Whoever finds a lease that stands against its own watches whether
+the file changes; clocks of hosts are never compared. What stays the same for STALE_SECONDS, or is
+of a dead process of this machine, is removed.
+
+Runs that begin at once: each writes its lease as a claim before it looks for others, so of two
+at least one sees the other. A claim that meets a claim of a smaller name gives up; one that meets
+a larger waits to see whether that one has seen it, and gives up, or has not, and holds.
+
+The file is written in place, through the descriptor of its first writing. A run that was
+suspended while its lease was taken over then writes into a file without a name and cannot bring
+it back; it learns of it at its next beat or commit, and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from vadprep.core.atomic import disk_errors, is_alive, names_in, written
+from vadprep.core.records import LeaseError, VadprepError
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 5.0
+"""Between two writings of a lease, when there is no news."""
+NEWS_SECONDS = 1.0
+"""How long news of videos are gathered before they are written."""
+STALE_SECONDS = 30.0
+"""How long a lease is watched before it counts as that of a dead run."""
+LOOK_SECONDS = 0.5
+"""Between two looks at the leases of others."""
+
+NAME = re.compile(r"lease-(\d+)-of-(\d+)-(.+)-(\d+)\.json", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its lease describes it."""
+
+    rank: int
+    world_size: int
+    host: str
+    process: int
+    machine: str = ""
+    """Where the process number means something: boot and process name space."""
+    began: int = 0
+    """When the process began, in ticks of its machine: numbers of processes are used again."""
+    job: str = ""
+    """SLURM's, as ``scancel`` takes it."""
+    since: float = 0.0
+    """Seconds since 1970 when the run took the lease, by the clock of its host."""
+    holds: bool = False
+    """False while it only claims the shards."""
+    beat: int = 0
+    videos: int = 0
+    """Finished, failed or skipped by this run so far, with the clips and frames of them."""
+    num_clips: int = 0
+    num_frames: int = 0
+    in_flight: tuple[str, ...] = ()
+    """Ids of the videos in the works."""
+    silent_seconds: float = 0.0
+    """Since the file was last written; only known to its readers."""
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        share = f"{self.rank:05d}-of-{self.world_size:05d}"
+        return f"lease-{share}-{self.host}-{self.process}.json"
+
+    @property
+    def is_dead(self) -> bool:
+        """True when it ran on this machine and does not any more."""
+        return self.machine == _machine() != "" and _begin_of(self.process) not in (0, self.began)
+
+    def meets(self, other: Run) -> bool:
+        """True when both own one of the shards, of which there may be any number."""
+        return (self.rank - other.rank) % math.gcd(self.world_size, other.world_size) == 0
+
+    def __str__(self) -> str:
+        job = f", SLURM job {self.job}" if self.job else ""
+        share = f"rank {self.rank} of {self.world_size}"
+        return f"{share} on host {self.host}, process {self.process}{job}"
+
+
+def this_run(rank: int, world_size: int) -> Run:
+    """The run of this process."""
+    return Run(
+        rank=rank,
+        world_size=world_size,
+        host=socket.gethostname(),
+        process=os.getpid(),
+        machine=_machine(),
+        began=_begin_of(os.getpid()),
+        job=_slurm_job(),
+        since=time.time(),
+    )
+
+
+def _machine() -> str:
+    """The same for processes that can see each other; empty where that is not known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
+def _begin_of(process: int) -> int:
+    """Start of a process in ticks since the boot; -1 when it is dead, a zombie too."""
+    try:
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0 if is_alive(process) else -1  # 0: hidden from us
+    return -1 if after_name[0] in "ZX" else int(after_name[19])
+
+
+def _slurm_job() -> str:
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+
+
+def running(folder: Path) -> list[Run]:
+    """The runs that have a lease in the folder of a stream, by rank, without those that are known
+    to be dead. Of a run on another machine only ``silent_seconds`` tells.
+    """
+    runs = []
+    for path in _lease_files(folder):
+        with suppress(FileNotFoundError):
+            run = _read_run(path, path.read_bytes())
+            silent = max(0.0, time.time() - path.stat().st_mtime)
+            if not run.is_dead:
+                runs.append(replace(run, silent_seconds=silent))
+    return runs
+
+
+def _lease_files(folder: Path) -> list[Path]:
+    return [folder / name for name in sorted(names_in(folder)) if NAME.fullmatch(name)]
+
+
+def _read_run(path: Path, content: bytes) -> Run:
+    """The run that a lease describes; what is half written tells no more than its name."""
+    named = _named_run(path.name)
+    try:
+        values = json.loads(content)
+        known = {each.name: values[each.name] for each in fields(Run)}
+    except (ValueError, TypeError, KeyError):
+        return named
+    return Run(**known | {"in_flight": tuple(known["in_flight"])})
+
+
+def _named_run(name: str) -> Run:
+    match = NAME.fullmatch(name)
+    assert match
+    rank, world_size, host, process = match.groups()
+    return Run(int(rank), int(world_size), host, int(process))
+
+
+class Lease:
+    """This run's lease on its shards of the stream in ``folder``; see ``leased``."""
+
+    def __init__(self, folder: Path, run: Run) -> None:
+        self.path = folder / run.name
+        self.news = threading.Event()
+        """Set when there is more to write than another beat, and at the end."""
+        self._run = run  # changed by one thread alone, while another writes beats
+        self._lock = threading.Lock()
+        self._beats = 0
+        text = json.dumps(asdict(run)).encode()
+        self._length = len(text)
+        """Of the longest text so far: shorter ones are filled up to cover it."""
+        with written(self.path) as stream:
+            stream.write(text)
+        with disk_errors(self.path):
+            self._file = os.open(self.path, os.O_WRONLY)
+
+    def started(self, video_id: str) -> None:
+        """A video is in the works."""
+        in_flight = dict.fromkeys((*self._run.in_flight, video_id))  # once, if done again
+        self._run = replace(self._run, in_flight=tuple(in_flight))
+        self.news.set()
+
+    def ended(self, video_id: str, num_clips: int, num_frames: int) -> None:
+        """A video is not in the works any more."""
+        run = self._run
+        self._run = replace(
+            run,
+            videos=run.videos + 1,
+            num_clips=run.num_clips + num_clips,
+            num_frames=run.num_frames + num_frames,
+            in_flight=tuple(each for each in run.in_flight if each != video_id),
+        )
+        self.news.set()
+
+    def check(self) -> None:
+        """Raise LeaseError when the lease is not there any more. To be asked before a commit."""
+        if self.is_lost():
+            raise LeaseError(
+                f"{self.path}: another run has taken over this run's shards, since it gave no "
+                f"sign of life for {STALE_SECONDS:g} s (suspended?): it ends here, and what it "
+                "had committed is safe"
+            )
+
+    def is_lost(self) -> bool:
+        """True when another run has removed it. Opens it: on NFS that asks the server."""
+        try:
+            os.close(os.open(self.path, os.O_RDONLY))
+        except FileNotFoundError:
+            return True
+        except OSError:  # the disk is in trouble: no sign that it was removed
+            return False
+        return False
+
+    def write(self) -> None:
+        """Write it anew, in place: see the head of this module."""
+        with self._lock:
+            self._beats += 1
+            text = json.dumps(asdict(replace(self._run, beat=self._beats))).encode()
+            self._length = max(self._length, len(text))
+            with disk_errors(self.path):
+                os.pwrite(self._file, text.ljust(self._length), 0)
+                os.fsync(self._file)
+
+    def settle(self) -> None:
+        """Wait until no other run stands against this one, and hold the shards.
+
+        Raises LeaseError when one does and is alive.
+        """
+        seen: dict[str, tuple[bytes, float]] = {}
+        """Name of a lease -> what it held, and when it began to hold that."""
+        while rivals := self._rivals():
+            now = time.monotonic()
+            for path, content in rivals.items():
+                if path.name not in seen:
+                    logger.warning("%s: still at work? Up to %g s tell", path, STALE_SECONDS)
+                before, since = seen.setdefault(path.name, (content, now))
+                if content != before:
+                    seen[path.name] = content, now
+                    self._meet(_read_run(path, content))
+                elif now - since > STALE_SECONDS:
+                    logger.warning("%s: no sign of life, its shards are taken over", path)
+                    path.unlink(missing_ok=True)
+            time.sleep(LOOK_SECONDS)
+        self._run = replace(self._run, holds=True)
+        self.write()
+        self.check()
+
+    def _rivals(self) -> dict[Path, bytes]:
+        """Leases that stand against this one, and what they hold; those of the dead are removed."""
+        rivals = {}
+        for path in _lease_files(self.path.parent):
+            if path.name == self.path.name or not _named_run(path.name).meets(self._run):
+                continue
+            with suppress(FileNotFoundError):
+                content = path.read_bytes()
+                if _read_run(path, content).is_dead:
+                    path.unlink()
+                else:
+                    rivals[path] = content
+        return rivals
+
+    def _meet(self, other: Run) -> None:
+        """Give way to a living run, unless it only claims the shards and has the larger name.
+
+        One that was read amid its writing (beat 0) is met again at the next look.
+        """
+        if other.beat and (other.holds or other.name < self._run.name):
+            cancel = f"scancel {other.job}" if other.job else f"kill {other.process} there"
+            raise LeaseError(
+                f"{self.path.parent}: another run works on shards of rank {self._run.rank} of "
+                f"{self._run.world_size}: {other}; wait for its end, or end it ({cancel})"
+            )
+
+    def close(self) -> None:
+        """Remove it; another's stays, since the name is of this process."""
+        with suppress(OSError):  # on NFS: one that is lost
+            os.close(self._file)
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def leased(
+    folder: Path, rank: int, world_size: int, on_loss: Callable[[], None]
+) -> Iterator[Lease]:
+    """Hold ``shards[rank::world_size]`` of the stream in ``folder`` for the time of the block.
+
+    Raises LeaseError when another run does: at the start, or at the end of the block when another
+    has taken them over meanwhile, in place of whatever error of ours that has led to. ``on_loss``
+    is called from another thread as soon as that is known, to end the block.
+    """
+    lease = Lease(folder, this_run(rank, world_size))
+    ended = threading.Event()
+    thread = threading.Thread(target=_beat, args=(lease, ended, on_loss), daemon=True)
+    thread.start()
+    try:
+        lease.settle()
+        yield lease
+    except VadprepError:
+        lease.check()
+        raise
+    finally:
+        ended.set()
+        lease.news.set()
+        thread.join()
+        lease.close()
+
+
+def _beat(lease: Lease, ended: threading.Event, on_loss: Callable[[], None]) -> None:
+    while True:
+        lease.news.wait(BEAT_SECONDS)
+        lease.news.clear()
+        if ended.wait(NEWS_SECONDS):
+            return
+        if lease.is_lost():
+            on_loss()
+            return
+        with suppress(VadprepError):  # a full disk: if others take us for dead, the next beat tells
+            lease.write()

@@ -1,0 +1,113 @@
+"""What a feature folder holds, read to the last byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vadprep.core.clips import check_spans
+from vadprep.core.records import FeaturesError, ShardError, SpecError, VadprepError
+from vadprep.core.spec import UNKNOWN, Spec, require_own
+from vadprep.features.folder import StreamFolder
+from vadprep.features.journal import Row, read_rows
+from vadprep.features.reader import StreamReader
+from vadprep.features.shard import DONE, REMEDY, Shard, StoredVideo, crc32
+
+
+def _is_done(row: Row | None) -> bool:
+    return row is not None and row.status == DONE
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify`` read and what it found wrong, a line each."""
+
+    videos: int
+    clips: int
+    bytes: int
+    problems: tuple[str, ...]
+
+
+def verify(folder: StreamFolder) -> Verification:
+    """Read everything: checksums, shapes, finite values, spans against frame counts.
+
+    What is damaged is a problem, not an exception, and the rest is read none the less; only a
+    damaged table (plan.csv, manifest-*.csv) raises FeaturesError.
+    """
+    rows = read_rows(folder.path)
+    unusable = dict(_unusable_shards(folder))
+    problems = list(unusable.values())
+    sound: list[StoredVideo] = []
+    with closing(StreamReader(folder)) as reader:
+        for video_id, place in folder.plan.places.items():
+            path, _ = folder.location(place)
+            if path in unusable:
+                continue
+            row = rows.get(video_id)
+            if row is None:
+                problems.append(f"{video_id!r}: not extracted yet; run the same extract again")
+                continue
+            try:
+                sound += _sound(reader, row, dim=sound[0].shape[2] if sound else None)
+            except (ShardError, SpecError) as error:  # names its file
+                problems.append(str(error))
+            except (VadprepError, ValueError) as error:
+                problems.append(f"{path}: {error}")
+    clips = sum(video.shape[0] for video in sound)
+    size = sum(math.prod(video.shape) * np.dtype(video.dtype).itemsize for video in sound)
+    return Verification(len(sound), clips, size, tuple(problems))
+
+
+def _sound(reader: StreamReader, row: Row, dim: int | None) -> list[StoredVideo]:
+    """The video of ``row``, read through, without its numbers; nothing for a failed one."""
+    stored = reader.stored(row.video_id)
+    if stored.is_done != _is_done(row):
+        raise FeaturesError(f"{row.video_id!r}: manifest and shard disagree on its status")
+    if not stored.is_done:
+        return []
+    _check_form(stored, reader.folder.spec, dim)
+    _check_video(stored, row)
+    return [StoredVideo({}, stored.shape, stored.dtype)]
+
+
+def _check_form(stored: StoredVideo, spec: Spec, dim: int | None) -> None:
+    """Raise FeaturesError unless crops and number type are the spec's, and ``dim`` fits."""
+    for name, found, expected in (
+        ("crops", stored.shape[1], spec.crops),
+        ("dtype", stored.dtype, spec.dtype),
+        ("dimension", stored.shape[2], dim),
+    ):
+        if found != expected and expected not in (None, UNKNOWN):
+            raise FeaturesError(
+                f"{stored.video_id!r}, features: {name} {found}, expected {expected}: {REMEDY}"
+            )
+
+
+def _check_video(stored: StoredVideo, row: Row) -> None:
+    where = f"{stored.video_id!r}"
+    checksum, finite = 0, True
+    for block in stored.blocks():
+        checksum = crc32(block, checksum)
+        finite = finite and bool(np.isfinite(block).all())
+    if checksum != stored.attributes["features_crc32"]:
+        raise FeaturesError(f"{where}, features: checksum differs: {REMEDY}")
+    if f"{checksum:08x}" != row.checksum or stored.shape[0] != row.num_clips:
+        raise FeaturesError(f"{where}: the row in manifest-*.csv is of other features")
+    if not finite:
+        raise FeaturesError(f"{where}, features: values that are not finite")
+    check_spans(stored.spans, int(stored.attributes["num_frames"]))
+
+
+def _unusable_shards(folder: StreamFolder) -> Iterator[tuple[Path, str]]:
+    """Shards that cannot be opened or are of another spec, and why: a line for all its videos."""
+    for path in map(folder.shard, sorted(folder.final_shards())):
+        try:
+            with Shard(path) as shard:
+                require_own(folder.spec, shard.spec, str(path))
+        except VadprepError as error:
+            yield path, str(error)

@@ -1,0 +1,151 @@
+"""AR-Net: dynamic multiple-instance learning and centre loss (Wan et al., ICME 2020).
+
+    snippets [N, T, D] -> linear D -> D, ReLU, dropout -> linear, sigmoid -> scores [N, T]
+
+No snippet sees another. "Official" is the authors' code (wanboyang/Anomaly_AR_Net_ICME_2020),
+"paper" the equations; where they differ, the first is known to give the published numbers.
+Published on rgb and flow features joined (``--streams concat``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
+from vadprep.heads.losses import cross_entropy, top_values, zero_of
+
+
+@dataclass(frozen=True)
+class ARNetConfig(HeadConfig):
+    """Settings of AR-Net; the defaults are the official code's for ShanghaiTech.
+
+    Left out: the best of 23 test evaluations, one after every 200 steps (see ``snapshots.MOST``),
+    and the signs of eqs. 2 and 5, which are misprints.
+    """
+
+    epochs: int = 20
+    """Of 238 steps."""
+    steps_per_epoch: int | None = 238
+    """4,760 steps. The code calls 238 draws an epoch, one for each training video."""
+    batch_size: int = 60
+    """Videos, 30 of each class."""
+    batches: Literal["shuffled", "balanced", "drawn"] = "drawn"
+    """30 + 30, each step without replacement (official and paper)."""
+    sampling: str = "jitter-300"
+    """At most 300 snippets, by two rules (official); the paper takes all: ``uniform-999999``."""
+    learning_rate: float = 1e-4
+    """Of Adam, constant."""
+    weight_decay: float = 5e-4
+    """Official; the paper has none."""
+    dropout: float = 0.7
+    """Between the two layers; the official code has a switch for it."""
+    alpha: int = 4
+    """Every alpha-th snippet of a video is selected: k = ceil(T / alpha)."""
+    selection: Literal["batch", "video"] = "batch"
+    """``batch`` averages over all selected snippets of the batch, so that long videos weigh more
+    (official), ``video`` over those of each video first (paper, eq. 5)."""
+    center: Literal["padded", "masked"] = "padded"
+    """See ``padded_center_loss`` (official) and ``masked_center_loss`` (paper, eq. 7)."""
+    center_weight: float = 20.0
+    """lambda; 0 is the paper's ablation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choices({"selection": ("batch", "video"), "center": ("padded", "masked")})
+
+
+ARNET_PUBLISHED: dict[str, HeadConfig] = {"shanghaitech": ARNetConfig()}
+"""Settings of the paper by dataset, in the official form."""
+
+
+class ARNet(Head[HeadOutput]):
+    """Two layers on each snippet."""
+
+    config: ARNetConfig
+
+    def __init__(self, dim: int, config: ARNetConfig) -> None:
+        super().__init__(dim, config)
+        self.layers = nn.Sequential(
+            nn.Linear(dim, dim),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(dim, 1),
+            nn.Sigmoid(),
+        )
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
+        """Scores [N, T] of ``snippets`` [N, C, T, dim]; rows of zeros at padding have one, too."""
+        rows, _ = crops_as_rows(snippets, mask)
+        scores = self.layers(rows).squeeze(2)
+        return HeadOutput(scores=scores.unflatten(0, snippets.shape[:2]).mean(dim=1))
+
+    def loss(
+        self, output: HeadOutput, labels: torch.Tensor, mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Weighted terms ``dmil`` and ``center``."""
+        config = self.config
+        center = padded_center_loss if config.center == "padded" else masked_center_loss
+        return {
+            "dmil": dynamic_mil_loss(output.scores, labels, mask, config.alpha, config.selection),
+            "center": config.center_weight * center(output.scores, labels, mask),
+        }
+
+
+def dynamic_mil_loss(
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    mask: torch.Tensor,
+    alpha: int,
+    selection: Literal["batch", "video"],
+) -> torch.Tensor:
+    """Cross-entropy of the ceil(T / alpha) highest scores of each video (eq. 5, DMIL).
+
+    The mean over all of them, or over each video's and then over videos, see ``ARNetConfig``;
+    the equation lacks the minus sign. ``scores`` float [N, T] in [0, 1], ``labels`` float [N],
+    ``mask`` bool [N, T].
+    """
+    ordered, chosen = top_values(scores, mask, -(-mask.sum(dim=1) // alpha))
+    # Padding is -inf here, and a NaN gradient times zero is NaN.
+    entropy = cross_entropy(ordered.masked_fill(~chosen, 0.5), labels[:, None])
+    entropy = entropy.masked_fill(~chosen, 0.0)
+    if selection == "batch":
+        return entropy.sum() / chosen.sum()
+    return (entropy.sum(dim=1) / chosen.sum(dim=1)).mean()
+
+
+def masked_center_loss(
+    scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Mean over normal videos of the variance of their scores, 1/T sum (s_t - mean s)^2 (eq. 7).
+
+    Zero without a normal video. Arguments as in ``dynamic_mil_loss``.
+    """
+    normal, valid = scores[labels <= 0], mask[labels <= 0]
+    if not len(normal):
+        return zero_of(scores)
+    lengths = valid.sum(dim=1)
+    means = normal.masked_fill(~valid, 0.0).sum(dim=1) / lengths
+    squares = (normal - means[:, None]).square().masked_fill(~valid, 0.0)
+    return (squares.sum(dim=1) / lengths).mean()
+
+
+def padded_center_loss(
+    scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Mean over normal videos of the unbiased variance of a row, padding included (official).
+
+    Padding rows of zeros have a score, which enters the variance; the longest video of a batch
+    decides how often. Zero where rows have one snippet, and without a normal video.
+    """
+    normal = scores[labels <= 0]
+    if not len(normal) or normal.shape[1] == 1:
+        return zero_of(scores)
+    return normal.var(dim=1).mean()

@@ -1,0 +1,225 @@
+"""What every head is to training and scoring: a network, its loss and its config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Generic, Literal, TypeVar
+
+import torch
+from torch import nn
+
+from vadprep.training.sampling import sampler
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What the training loop asks of any head; each head adds its own fields."""
+
+    epochs: int = 50
+    """Passes over the items, or runs of ``steps_per_epoch`` steps."""
+    steps_per_epoch: int | None = None
+    """Steps between two snapshots where batches are balanced or drawn, which have no end of
+    their own; None is one pass over the items of the larger class."""
+    batch_size: int = 128
+    """Items. Balanced and drawn batches are half abnormal, half normal."""
+    batches: Literal["shuffled", "balanced", "drawn"] = "shuffled"
+    """``shuffled``: every item once an epoch. ``balanced``: both classes are gone through on
+    their own, an incomplete last batch dropped. ``drawn``: each step draws from all items anew."""
+    sampling: str = "uniform-200"
+    """Which snippets of a video a bag holds in training, see ``sampling``."""
+    crops: Literal["sample", "axis"] = "sample"
+    """``sample``: every crop of a video is an item. ``axis``: a video is one item with all its
+    crops, whose scores are averaged before the loss. Scoring averages over crops in both."""
+    optimizer: Literal["adam", "adagrad"] = "adam"
+    """``adagrad`` has the epsilon of Keras."""
+    learning_rate: float = 5e-4
+    """In the first epoch, see ``learning_rate_at``."""
+    weight_decay: float = 0.0
+    """L2 on all parameters, biases too, through the gradient."""
+    cosine_epochs: int | None = None
+    """Epochs until the cosine reaches zero; None keeps the learning rate constant."""
+    drop_epoch: int | None = None
+    """Epoch from which on the learning rate is a tenth; None for never."""
+    halving_epochs: int | None = None
+    """Epochs after which the learning rate is halved, again and again; None for never."""
+    standardize: bool = False
+    """Bring each feature to mean 0 and variance 1 over the training items first. No paper of
+    the bundled heads does; features with a large constant part (random weights, box
+    descriptors) are not learnt from without it (measured)."""
+    seed: int = 0
+    """Of the published run, used when none is asked for."""
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        self._check_ranges()
+        self.check_choices(_CHOICES)
+        sampler(self.sampling)
+        if self.batches == "shuffled" and self.steps_per_epoch is not None:
+            raise ValueError(
+                f"steps_per_epoch = {self.steps_per_epoch}: shuffled batches show every item once "
+                f"an epoch: leave it out, or take balanced or drawn ones"
+            )
+        if self.batches != "shuffled" and self.batch_size % 2:
+            raise ValueError(f"batch_size = {self.batch_size}: {self.batches} ones are even")
+        if self.cosine_epochs is not None and self.epochs > self.cosine_epochs:
+            raise ValueError(
+                f"epochs = {self.epochs}: the learning rate is zero after {self.cosine_epochs}: "
+                f"set cosine_epochs to as many, or to null"
+            )
+
+    def _check_types(self) -> None:
+        """Raise ValueError for text where a number is meant, and the like."""
+        for each in fields(self):
+            value, (words, allowed) = getattr(self, each.name), _TYPES.get(str(each.type), _WORD)
+            if type(value) not in allowed:
+                raise ValueError(f"{each.name} = {value!r}: expected {words}")
+
+    def _check_ranges(self) -> None:
+        """Raise ValueError for a number that no setting of any head may have.
+
+        Whole ones count something and are positive, others are weights and 0 or more.
+        """
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is None or isinstance(value, str | bool):
+                continue
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{each.name} = {value!r}: must be 0 or more, and finite")
+            is_count = str(each.type).startswith("int") and each.name != "seed"
+            if value == 0 and (is_count or each.name == "learning_rate"):
+                raise ValueError(f"{each.name} = {value!r}: must be positive")
+            if "dropout" in each.name and value >= 1:
+                raise ValueError(f"{each.name} = {value!r}: a share, 0 or more and below 1")
+
+    def check_choices(self, choices: Mapping[str, Collection[str]]) -> None:
+        """Raise ValueError unless each field of ``choices`` has one of its values."""
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r}: allowed are {', '.join(allowed)}"
+                )
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """The rate of ``epoch``, counted from 0: dropped, halved, and on the cosine, as set.
+
+        The cosine is lr (1 + cos(pi epoch / cosine_epochs)) / 2. All are functions of the epoch
+        alone, so resuming needs no scheduler state.
+        """
+        rate = self.learning_rate
+        if self.drop_epoch is not None and epoch >= self.drop_epoch:
+            rate /= 10
+        if self.halving_epochs is not None:
+            rate /= 2 ** (epoch // self.halving_epochs)
+        if self.cosine_epochs is None:
+            return rate
+        return rate * (1 + math.cos(math.pi * epoch / self.cosine_epochs)) / 2
+
+
+_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
+    "int": ("a whole number", (int,)),
+    "int | None": ("a whole number, or null", (int, type(None))),
+    "float": ("a number", (int, float)),
+    "bool": ("true or false", (bool,)),
+}
+"""What a value may be, in words and as types, by annotation; every other one is a ``_WORD``."""
+
+_WORD = ("a word", (str,))
+
+_CHOICES = {
+    "batches": ("shuffled", "balanced", "drawn"),
+    "crops": ("sample", "axis"),
+    "optimizer": ("adam", "adagrad"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOutput:
+    """What a head says about N bags of T snippets, seen in C crops. Padding means nothing.
+
+    Heads add what their losses look at.
+    """
+
+    scores: torch.Tensor
+    """Anomaly probability of each snippet, the mean over crops: float [N, T] in [0, 1]."""
+
+    video: torch.Tensor | None = None
+    """Anomaly probability of each bag, float [N], from heads that have one of their own."""
+
+
+Output = TypeVar("Output", bound=HeadOutput)
+
+CONSTANT = 1e-6
+"""A feature whose standard deviation is at most this share of its mean does not vary. Means of
+parts of a constant in float32 lie up to 5e-7 of it away (parts of 1 to 6,000 rows, measured);
+real changes of that size are not resolved by float32."""
+
+
+class Head(nn.Module, Generic[Output]):
+    """Base of the heads: ``respond`` and ``loss`` are theirs."""
+
+    shift: torch.Tensor
+    gain: torch.Tensor
+
+    def __init__(self, dim: int, config: HeadConfig) -> None:
+        """``dim`` is the number of features of a snippet."""
+        super().__init__()
+        self.dim = dim
+        self.config = config
+        self.register_buffer("shift", torch.zeros(dim))
+        self.register_buffer("gain", torch.ones(dim))
+
+    def fit_standardization(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """From now on see (snippet - mean) / std; features that never vary stay at 0.
+
+        ``mean`` and ``std`` are float [dim], of the training items, and go into the checkpoint.
+        """
+        self.shift.copy_(mean)
+        varies = std > CONSTANT * mean.abs()
+        self.gain.copy_(torch.where(varies, 1 / std.clamp(min=1e-12), torch.zeros_like(std)))
+
+    def forward(self, snippets: torch.Tensor, mask: torch.Tensor) -> Output:
+        """Response to ``snippets`` [N, C, T, dim] where ``mask`` [N, T] is True."""
+        seen = (snippets - self.shift) * self.gain
+        if self.config.standardize:  # padding is zeros, and stays so
+            seen = seen.masked_fill(~mask[:, None, :, None], 0.0)
+        return self.respond(seen, mask)
+
+    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> Output:
+        """``forward`` on snippets that were standardized, if the config asks for it."""
+        raise NotImplementedError
+
+    def loss(
+        self, output: Output, labels: torch.Tensor, mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Weighted terms by name, scalars whose sum is minimised. ``labels`` is float [N]."""
+        raise NotImplementedError
+
+    def score(self, snippets: torch.Tensor) -> tuple[torch.Tensor, float | None]:
+        """Scores of a whole video, float64 [T], and of the video where ``HeadOutput`` has one.
+
+        Means over the crops of ``snippets`` [C, T, dim], T > 0. Each crop goes through alone, so
+        that no score depends on how many others there are.
+        """
+        mask = torch.ones(1, snippets.shape[1], dtype=torch.bool, device=snippets.device)
+        outputs = [self(crop[None, None], mask) for crop in snippets]
+        scores = torch.cat([output.scores for output in outputs]).double().mean(dim=0)
+        videos = [output.video for output in outputs if output.video is not None]
+        return scores, float(torch.cat(videos).double().mean()) if videos else None
+
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser of the config; the loop sets the learning rate at each epoch."""
+        config = self.config
+        if config.optimizer == "adagrad":  # epsilon as in Keras, whose code this reproduces
+            return torch.optim.Adagrad(
+                self.parameters(), config.learning_rate, weight_decay=config.weight_decay, eps=1e-8
+            )
+        return torch.optim.Adam(
+            self.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        )
+
+
+def crops_as_rows(snippets: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N * C, T, D] and bool [N * C, T] from [N, C, T, D] and [N, T]: each crop a row."""
+    return snippets.flatten(0, 1), mask.repeat_interleave(snippets.shape[1], dim=0)

@@ -1,0 +1,188 @@
+"""CSL-TAL: consistency-based self-supervised learning (Panariello et al., 2022).
+
+    snippets x [N, T, D] -> causal conv -> attention lambda [N, T] in (0, 1)
+    sum over t of lambda_t x_t -> g -> video score [N]
+    psi_t = lambda_t g(x_t), the weighted T-CAM -> scores [N, T]
+
+Each video stands twice in a batch, as two random samplings of itself (``blocks-3``), and the
+attentions of the two are pulled together. "Official" is the authors' code (aimagelab/CSL-TAL).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
+from vadprep.heads.losses import cross_entropy, squared_changes
+from vadprep.training.sampling import sampler
+
+KERNEL = 3
+"""Snippets that the convolution sees: t - 2, t - 1, t. The official one has five taps, of which
+the two in the future are zeroed before every step."""
+
+
+@dataclass(frozen=True)
+class CSLTALConfig(HeadConfig):
+    """Settings of CSL-TAL; the defaults are the official code's for XD-Violence.
+
+    Left out: the best of many test evaluations (see ``snapshots.MOST``). The standard figures are
+    of all snippets and of the mean over crops; the paper's own protocol stands beside them.
+    """
+
+    batch_size: int = 8
+    """Videos; each stands in a batch twice."""
+    sampling: str = "blocks-3"
+    """A random row of each three, drawn anew for each view; up to 6 snippets are all taken."""
+    learning_rate: float = 1e-4
+    """Until ``drop_epoch``; a tenth of it from then on."""
+    drop_epoch: int | None = 30
+    """Official; the paper drops at 10."""
+    attention: Literal["gated", "three", "two"] = "gated"
+    """After the convolution: tanh(V x) sigmoid(U x) and one layer (official, also what its
+    replication command trains), ``three`` layers (official without the gate), ``two`` (paper)."""
+    alignment: float = 0.5
+    """gamma, of the replication command and the paper (the code's own default is 0.55); 0 is the
+    paper's ablation."""
+    alignment_over: Literal["mean", "sum"] = "mean"
+    """Over the snippets of a video: mean (official) or sum (paper)."""
+    sparsity: float = 2e-3
+    """Weight of the sum of the attentions (official; the paper prints 2e-8, having the two
+    weights swapped)."""
+    smoothness: float = 2e-8
+    """Weight of the squared changes of the attention (official; the paper prints 0.002). Later
+    the authors left it out (0), since it pulls against the alignment."""
+    divide: bool = True
+    """Divide the loss by the number of snippets in the batch (official; the paper does not)."""
+    proposals: Literal["runs", "largest"] = "runs"
+    """What ``csl_tal_subsampled`` takes for proposals: every run of frames above 0.35, with its
+    mean score (official), or the ``largest`` alone, with its sum over two frames less (paper,
+    eq. 7)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choices(
+            {
+                "attention": ("gated", "three", "two"),
+                "alignment_over": ("mean", "sum"),
+                "proposals": ("runs", "largest"),
+            }
+        )
+        if sampler(self.sampling).num_views != 2:
+            raise ValueError(f"sampling = {self.sampling!r}: two views need blocks-N")
+
+
+CSLTAL_PUBLISHED: dict[str, HeadConfig] = {"xd": CSLTALConfig()}
+"""Settings of the paper by dataset, in the official form."""
+
+
+class GatedAttention(nn.Module):
+    """sigmoid(w (tanh(V x) sigmoid(U x))), 256 units; weights N(0, 0.001), biases 0."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.content = nn.Linear(dim, 256)
+        self.gate = nn.Linear(dim, 256)
+        self.output = nn.Linear(256, 1)
+        for layer in (self.content, self.gate, self.output):
+            nn.init.normal_(layer.weight, std=0.001)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float [..., 1] in (0, 1) from float [..., dim]."""
+        gated: torch.Tensor = self.output(self.content(x).tanh() * self.gate(x).sigmoid())
+        return gated.sigmoid()
+
+
+def _plain_attention(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers with ReLU between them, and a sigmoid."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Linear(dim, width), nn.ReLU()]
+        dim = width
+    return nn.Sequential(*layers, nn.Linear(dim, 1), nn.Sigmoid())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CSLTALOutput(HeadOutput):
+    """Scores (weighted T-CAM), video scores and the attention."""
+
+    video: torch.Tensor
+    attention: torch.Tensor
+    """lambda, the mean over crops: float [N, T] in (0, 1)."""
+
+
+class CSLTAL(Head[CSLTALOutput]):
+    """Causal attention over snippets, and one classifier for snippets and for their sum."""
+
+    config: CSLTALConfig
+
+    def __init__(self, dim: int, config: CSLTALConfig) -> None:
+        super().__init__(dim, config)
+        self.convolution = nn.Conv1d(dim, dim, KERNEL)
+        bound = (5 * dim) ** -0.5  # torch's default for the five taps of the official code
+        for parameter in self.convolution.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+        widths = {"three": (1024, 256), "two": (256,)}
+        self.attention = (
+            GatedAttention(dim)
+            if config.attention == "gated"
+            else _plain_attention(dim, widths[config.attention])
+        )
+        self.classifier = nn.Sequential(
+            nn.Linear(dim, 512), nn.ReLU(), nn.Linear(512, 1), nn.Sigmoid()
+        )
+        for layer in self.classifier:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> CSLTALOutput:
+        """Scores, attention [N, T] and video scores [N] of ``snippets`` [N, C, T, dim]."""
+        rows, valid = crops_as_rows(snippets, mask)
+        past = functional.pad(rows.transpose(1, 2), (KERNEL - 1, 0))
+        attention = self.attention(self.convolution(past).transpose(1, 2)).squeeze(2)
+        weights = attention.masked_fill(~valid, 0.0)
+        # A sum, not a mean: long videos have large features.
+        video = self.classifier((weights[:, None] @ rows).squeeze(1)).squeeze(1)
+        scores = attention * self.classifier(rows).squeeze(2)
+        crops = snippets.shape[:2]
+        return CSLTALOutput(
+            scores=scores.unflatten(0, crops).mean(dim=1),
+            video=video.unflatten(0, crops).mean(dim=1),
+            attention=attention.unflatten(0, crops).mean(dim=1),
+        )
+
+    def loss(
+        self, output: CSLTALOutput, labels: torch.Tensor, mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Weighted terms ``classification``, ``alignment``, ``sparsity`` and ``smoothness``."""
+        config, attention = self.config, output.attention
+        align = alignment_loss(attention, mask, config.alignment_over)
+        active = attention.masked_fill(~mask, 0.0).sum()
+        terms = {
+            "classification": cross_entropy(output.video, labels).mean(),
+            "alignment": config.alignment * align,
+            "sparsity": config.sparsity * active,
+            "smoothness": config.smoothness * squared_changes(attention, mask).sum(),
+        }
+        shared = mask.sum() if config.divide else 1
+        return {name: term / shared for name, term in terms.items()}
+
+
+def alignment_loss(
+    attention: torch.Tensor, mask: torch.Tensor, over: Literal["mean", "sum"]
+) -> torch.Tensor:
+    """Sum over videos of the mean, or sum, over t of (lambda^A_t - lambda^B_t)^2.
+
+    ``attention`` float [2 N, T] and ``mask`` bool [2 N, T]: the first views A of N videos, then
+    their second views B, of the same lengths.
+    """
+    first, second = attention.chunk(2)
+    valid = mask.chunk(2)[0]
+    squares = (first - second).square().masked_fill(~valid, 0.0).sum(dim=1)
+    return (squares / valid.sum(dim=1) if over == "mean" else squares).sum()

@@ -1,0 +1,171 @@
+"""Sultani: the MIL ranking baseline (Sultani, Chen and Shah, CVPR 2018).
+
+    snippets -> 32 means, unit length -> 512 ReLU -> 32 -> 1 sigmoid -> scores [N, 32]
+
+"Official" is the authors' Keras and MATLAB code (AnomalyDetectionCVPR2018), "DeepMIL" its much
+used port.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
+from vadprep.heads.losses import squared_changes, zero_of
+from vadprep.training.sampling import sampler, segment_means, segment_of
+
+
+@dataclass(frozen=True)
+class SultaniConfig(HeadConfig):
+    """Settings of the baseline; the defaults are the official code's, which gave UCF 75.41.
+
+    DeepMIL's are ``sampling`` segments-32, ``optimizer`` adam with ``weight_decay`` 5e-5,
+    ``halving_epochs`` 10 and ``weight_penalty`` 0, ``middle`` relu, ``dropout_scores`` true,
+    ``pairs`` zipped and seed 2333. Left out: the choice among test evaluations (see
+    ``snapshots.MOST``), and the official code's last score for the frames up to round(30 *
+    seconds): what frames after the last span score is ``TrainConfig.coverage``.
+    """
+
+    epochs: int = 100
+    """Of 200 steps."""
+    steps_per_epoch: int | None = 200
+    """20,000 steps."""
+    batch_size: int = 60
+    """30 + 30."""
+    batches: Literal["shuffled", "balanced", "drawn"] = "drawn"
+    """Each step draws from all videos anew (official)."""
+    sampling: str = "segments-32-matlab"
+    """``segments-32`` is DeepMIL's and RTFM's."""
+    optimizer: Literal["adam", "adagrad"] = "adagrad"
+    """``adagrad`` is the official code's, ``adam`` DeepMIL's."""
+    learning_rate: float = 0.01
+    """Of the official code, for ``adagrad``."""
+    width: int = 512
+    """Of the first hidden layer."""
+    narrow: int = 32
+    """Of the second."""
+    dropout: float = 0.6
+    """After both."""
+    middle: Literal["linear", "relu"] = "linear"
+    """What follows the second layer: nothing (official), or ReLU (DeepMIL)."""
+    dropout_scores: bool = False
+    """DeepMIL zeroes six tenths of the scores themselves in training."""
+    normalize: bool = True
+    """Bring each row to unit length."""
+    pairs: Literal["all", "zipped"] = "all"
+    """``all``: each normal video against every abnormal one, summed (official). ``zipped``: i-th
+    with i-th, every term a mean over the pairs (DeepMIL)."""
+    sparsity: float = 8e-5
+    """Weight of the sum of the abnormal scores."""
+    smoothness: float = 8e-5
+    """Weight of their squared changes."""
+    weight_penalty: float = 1e-3
+    """Weight of the squared weights of each layer, without the biases (Keras' L2 regulariser);
+    DeepMIL has ``weight_decay`` instead, which takes in the biases."""
+    scoring: Literal["segments", "snippets"] = "segments"
+    """``segments``: score the same parts as in training and spread their scores over their
+    snippets (official). ``snippets``: score each snippet."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choices(
+            {
+                "middle": ("linear", "relu"),
+                "pairs": ("all", "zipped"),
+                "scoring": ("segments", "snippets"),
+            }
+        )
+        if self.scoring == "segments" and sampler(self.sampling).edges is None:
+            raise ValueError(f"sampling = {self.sampling!r}: scoring by segments needs segments-N")
+
+
+SULTANI_PUBLISHED: dict[str, HeadConfig] = {"ucf": SultaniConfig()}
+"""Settings of the paper by dataset."""
+
+
+class Sultani(Head[HeadOutput]):
+    """Three layers on each segment, and a ranking loss between the highest scores."""
+
+    config: SultaniConfig
+
+    def __init__(self, dim: int, config: SultaniConfig) -> None:
+        super().__init__(dim, config)
+        self.layers = nn.Sequential(
+            nn.Linear(dim, config.width),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.width, config.narrow),
+            nn.ReLU() if config.middle == "relu" else nn.Identity(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.narrow, 1),
+            nn.Sigmoid(),
+            nn.Dropout(config.dropout) if config.dropout_scores else nn.Identity(),
+        )
+        for weight in self.weights():
+            nn.init.xavier_normal_(weight)  # "glorot_normal" of Keras
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.zeros_(layer.bias)
+
+    def weights(self) -> list[torch.Tensor]:
+        """The three weight matrices."""
+        return [layer.weight for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
+        """Scores [N, T] of ``snippets`` [N, C, T, dim], each on its own."""
+        rows, _ = crops_as_rows(snippets, mask)
+        if self.config.normalize:
+            rows = functional.normalize(rows, dim=2)
+        scores = self.layers(rows).squeeze(2)
+        return HeadOutput(scores=scores.unflatten(0, snippets.shape[:2]).mean(dim=1))
+
+    def loss(
+        self, output: HeadOutput, labels: torch.Tensor, mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Weighted terms ``ranking``, ``sparsity``, ``smoothness`` and ``weights``."""
+        config, abnormal = self.config, labels > 0
+        shared = 1 if config.pairs == "all" else max(int(abnormal.sum()), 1)
+        active = output.scores[abnormal].masked_fill(~mask[abnormal], 0.0)
+        changes = squared_changes(output.scores[abnormal], mask[abnormal])
+        squares = [weight.square().sum() for weight in self.weights()]
+        return {
+            "ranking": ranking_loss(output.scores, labels, mask, config.pairs),
+            "sparsity": config.sparsity * active.sum() / shared,
+            "smoothness": config.smoothness * changes.sum() / shared,
+            "weights": config.weight_penalty * torch.stack(squares).sum(),
+        }
+
+    def score(self, snippets: torch.Tensor) -> tuple[torch.Tensor, float | None]:
+        """As in ``Head``, from the scores of parts where the config says so."""
+        edges_of = sampler(self.config.sampling).edges
+        if self.config.scoring == "snippets" or edges_of is None:
+            return super().score(snippets)
+        edges = edges_of(snippets.shape[1])
+        parts = segment_means(snippets.transpose(0, 1), edges)
+        scores, video = super().score(parts.transpose(0, 1))
+        rows = torch.from_numpy(segment_of(snippets.shape[1], edges))
+        return scores[rows.to(scores.device)], video
+
+
+def ranking_loss(
+    scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, pairs: Literal["all", "zipped"]
+) -> torch.Tensor:
+    """max(0, 1 - max s_a + max s_n) (eq. 6): the highest score of an abnormal video is higher.
+
+    ``all``: summed over the abnormal videos and averaged over the normal ones. ``zipped``: mean
+    over the pairs of i-th with i-th. Zero when a class is missing. ``scores`` float [N, T] in
+    [0, 1], ``labels`` float [N], ``mask`` bool [N, T].
+    """
+    highest = scores.masked_fill(~mask, 0.0).amax(dim=1)
+    abnormal, normal = highest[labels > 0], highest[labels <= 0]
+    if not (len(abnormal) and len(normal)):
+        return zero_of(scores)
+    if pairs == "all":
+        return (1 - abnormal[:, None] + normal).clamp(min=0).sum(dim=0).mean()
+    both = min(len(abnormal), len(normal))
+    return (1 - abnormal[:both] + normal[:both]).clamp(min=0).mean()

@@ -1,0 +1,1 @@
+"""Features become bags, checkpoints, results and scores."""

@@ -1,0 +1,340 @@
+"""Checkpoints and resume states: safetensors and JSON. Nothing that is loaded runs code.
+
+RUN/checkpoint-last.safetensors   the network's tensors
+RUN/checkpoint-last.json          head, config, feature spec, seed, metrics, versions
+RUN/resume.safetensors            network, optimiser, random state after the last full epoch
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from vadprep import __version__
+from vadprep.core.atomic import written
+from vadprep.core.records import CheckpointError, SpecError
+from vadprep.core.spec import UNKNOWN, Spec, completed, differences
+from vadprep.heads import HEADS, Head, HeadConfig, head_kind
+
+FORMAT = "vadprep-checkpoint"
+FORMAT_VERSION = 1
+LAST = "checkpoint-last"
+RESUME = "resume.safetensors"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What scores and figures come from, so that they are not taken for more than they are."""
+
+    weights: Mapping[str, str]
+    """Names of the weights behind the features, by stream."""
+    control: bool = False
+    """Trained on shuffled labels: a control, not a detector."""
+    preset: str = ""
+    """Preset that stood in for what features did not tell of themselves; blank for none."""
+
+    @property
+    def random_weights(self) -> bool:
+        """True when a network behind the features was never trained."""
+        return any(name.startswith("random:") for name in self.weights.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The part of metrics.json that names it."""
+        known = {
+            "weights": dict(self.weights),
+            "random_weights": self.random_weights,
+            "control": self.control,
+        }
+        return known | ({"preset": self.preset} if self.preset else {})
+
+    def caution(self) -> str:
+        """What has to be said beside every figure and plot; blank for an honest detector."""
+        names = dict.fromkeys(self.weights.values())
+        parts = [f"weights {name}, NEVER TRAINED" for name in names if name.startswith("random:")]
+        if self.control:
+            parts.append("CONTROL on shuffled labels, not a detector")
+        if self.preset:
+            parts.append(f"preset {self.preset} taken for what is unknown of the features")
+        return "; ".join(parts)
+
+
+_FIELDS = {"head", "config", "dim", "streams", "specs", "seed", "control", "metrics"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained head and everything that says what it may be used on."""
+
+    head_name: str
+    head: Head
+    streams: str
+    """``rgb``, ``flow`` or ``concat`` (``bags.STREAM_CHOICES``)."""
+    specs: Mapping[str, Spec]
+    """Settings of the features it was trained on, by stream."""
+    seed: int
+    control: bool = False
+    """Trained on shuffled labels: a control, not a detector."""
+    metrics: Mapping[str, Any] | None = None
+    """Figures of this checkpoint on the test split, as in metrics.json; None where it was not
+    evaluated."""
+
+    @property
+    def config(self) -> HeadConfig:
+        """Settings of the head."""
+        return self.head.config
+
+    @property
+    def origin(self) -> Origin:
+        """What its scores come from."""
+        return origin_of(self.specs, self.control)
+
+
+def origin_of(specs: Mapping[str, Spec], control: bool) -> Origin:
+    """The origin of scores on features of ``specs`` (by stream)."""
+    return Origin({stream: spec.weights for stream, spec in specs.items()}, control)
+
+
+def seed_folders(folder: Path) -> dict[int, Path]:
+    """Run folders of single seeds in the folder of a run of several, by seed, in order."""
+    found = {path.name.removeprefix("seed-"): path for path in folder.glob("seed-*")}
+    return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}
+
+
+def save_run(folder: Path, run: Run, name: str = LAST) -> None:
+    """Write the two files of a checkpoint into ``folder``, each at once."""
+    tensors = {key: value.detach().cpu() for key, value in run.head.state_dict().items()}
+    content = safetensors.torch.save(tensors)
+    record = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "head": run.head_name,
+        "config": asdict(run.config),
+        "dim": run.head.dim,
+        "streams": run.streams,
+        "specs": spec_records(run.specs),
+        "seed": run.seed,
+        "control": run.control,
+        "metrics": run.metrics,
+        "versions": versions(),
+        "tensors_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    with written(folder / f"{name}.safetensors") as stream:
+        stream.write(content)
+    write_json(folder / f"{name}.json", record)
+
+
+def load_run(folder: Path, name: str = LAST) -> Run:
+    """The checkpoint ``name`` of a run folder, on the CPU and in eval mode.
+
+    Raises CheckpointError for a folder or file that is missing, damaged or of another version.
+    """
+    path = folder / f"{name}.json"
+    if not path.exists() and sorted(folder.glob(f"seed-*/{name}.json")):
+        raise CheckpointError(f"{folder}: holds several seeds, name one: {folder}/seed-...")
+    record = _checked_record(path)
+    content = _read(path.with_suffix(".safetensors"))
+    if hashlib.sha256(content).hexdigest() != record.get("tensors_sha256"):
+        raise CheckpointError(
+            f"{path.with_suffix('.safetensors')}: does not belong to {path.name}, or is "
+            f"damaged: train again with --resume"
+        )
+    try:
+        config = HEADS[record["head"]].config(**record["config"])
+        specs = {
+            stream: Spec.from_json(json.dumps(entry["spec"]), f"{path}: {stream}")
+            for stream, entry in record["specs"].items()
+        }
+        head = head_kind(record["head"]).build(int(record["dim"]), config)
+    except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint of this version: {error!r}") from error
+    _fill(head, safetensors.torch.load(content), path)
+    return Run(
+        head_name=record["head"],
+        head=head.eval(),
+        streams=record["streams"],
+        specs=specs,
+        seed=record["seed"],
+        control=record["control"],
+        metrics=record["metrics"],
+    )
+
+
+def check_features(
+    run: Run,
+    specs: Mapping[str, Spec],
+    where: str,
+    accept: Collection[str] = (),
+    preset: str | None = None,
+) -> None:
+    """Raise CheckpointError unless features of ``specs`` fit the run, naming each field.
+
+    ``accept`` names fields that may differ or be unknown, ``preset`` stands in for unknown ones
+    on both sides (what no preset holds is then accepted); ``where`` opens the message.
+    """
+    missing = run.specs.keys() - specs.keys()
+    if missing:
+        raise CheckpointError(
+            f"{where}: the run needs the streams {', '.join(sorted(run.specs))}, "
+            f"{', '.join(sorted(missing))} is not there"
+        )
+    lines = [
+        f"{stream} {line}"
+        for stream, spec in run.specs.items()
+        for line in _odd_fields(spec, specs[stream], accept, preset)
+    ]
+    if lines:
+        remedy = "accept a field by name from Python"
+        if any(UNKNOWN in spec.identity().values() for spec in run.specs.values()):
+            remedy = "take a preset for what is unknown (--preset NAME)"
+        raise CheckpointError(
+            f"{where}: features of another spec than the run was trained on (run / here): "
+            f"{'; '.join(lines)}. Use features of the same settings, or {remedy}"
+        )
+
+
+def _odd_fields(ours: Spec, theirs: Spec, accept: Collection[str], preset: str | None) -> list[str]:
+    """Lines ``field: ours / theirs`` of what ``check_features`` does not accept."""
+    if preset:
+        ours, theirs = completed(ours, preset), completed(theirs, preset)
+        pairs = zip(ours.identity().items(), theirs.identity().values(), strict=True)
+        accept = {*accept, *(name for (name, a), b in pairs if UNKNOWN in (a, b))}
+    return [line for line in differences(ours, theirs) if line.split(":")[0] not in accept]
+
+
+def save_state(
+    path: Path, head: Head, optimizer: torch.optim.Optimizer, progress: Mapping[str, int]
+) -> None:
+    """Write what resuming needs, in one file at once: a kill leaves the state before it.
+
+    ``progress`` is JSON in the file's header. The random states are those of this moment.
+    """
+    tensors = {f"model.{key}": value for key, value in head.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    device = _device(head)
+    if device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with written(path) as stream:
+        stream.write(safetensors.torch.save(content, {"progress": json.dumps(dict(progress))}))
+
+
+def load_state(path: Path, head: Head, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Put network, optimiser and random state back as ``save_state`` found them.
+
+    Returns the progress. Raises CheckpointError when the file is damaged or does not fit.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = json.loads((file.metadata() or {})["progress"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        device = _device(head)
+        _fill(head, _under("model", tensors), path)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in _under("optimizer", tensors).items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        torch.set_rng_state(tensors["random.cpu"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"], device)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: cannot resume from it ({error}): remove it to train from the start"
+        ) from error
+    return progress
+
+
+def spec_records(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
+    """Specs by stream, as JSON values, with hash and the name of the weights."""
+    return {
+        stream: {"spec": asdict(spec), "hash": spec.hash, "weights": spec.weights}
+        for stream, spec in specs.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions that numbers may depend on."""
+    return {"vadprep": __version__, "torch": torch.__version__}
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write ``record`` at once, indented; raises ValueError for NaN, which JSON lacks."""
+    # ASCII, for ids made of file names that are not UTF-8.
+    content = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    with written(path) as stream:
+        stream.write(content.encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError naming the file when it is missing or damaged."""
+    try:
+        record = json.loads(_read(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged, not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path}: damaged, not a JSON object")
+    return record
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: not there; {why_not_there(path)}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def why_not_there(path: Path) -> str:
+    """What to do about a file that a run folder does not hold."""
+    folder = path.parent
+    if (folder / "config.json").exists() and not (folder / f"{LAST}.json").exists():
+        return "the training has not ended: go on with the same vadprep train ... --resume"
+    return f"is {folder} a run folder?"
+
+
+def _checked_record(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if (record.get("format"), record.get("version")) != (FORMAT, FORMAT_VERSION):
+        raise CheckpointError(
+            f"{path}: format {record.get('format')!r}, version {record.get('version')!r}; "
+            f"expected {FORMAT!r}, {FORMAT_VERSION}"
+        )
+    missing = _FIELDS - record.keys()
+    if missing:
+        raise CheckpointError(f"{path}: damaged, no field {', '.join(sorted(missing))}")
+    return record
+
+
+def _fill(head: Head, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Load ``tensors`` into the head; raises CheckpointError naming those that do not fit."""
+    wanted = {key: tuple(value.shape) for key, value in head.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    odd = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    if odd:
+        shown = "; ".join(f"{key}: {found.get(key)} not {wanted.get(key)}" for key in odd[:5])
+        raise CheckpointError(f"{path}: {len(odd)} tensors do not fit the network: {shown}")
+    head.load_state_dict(dict(tensors))
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        key.removeprefix(f"{prefix}."): value
+        for key, value in tensors.items()
+        if key.startswith(f"{prefix}.")
+    }
+
+
+def _device(head: Head) -> torch.device:
+    return next(head.parameters()).device

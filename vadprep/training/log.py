@@ -1,0 +1,104 @@
+"""What a training writes down as it goes, tables that are complete after every epoch, and says.
+
+RUN/log.csv        one row a step: learning rate, total loss and its terms
+RUN/snapshots.csv  one row a snapshot: figures on the validation slice and on the test split
+RUN/log.tfevents   both for TensorBoard, the losses as means over each epoch
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vadprep.core.atomic import written
+from vadprep.core.records import CheckpointError
+from vadprep.training.tensorboard import NAME, write_events
+
+STEPS = "log.csv"
+SNAPSHOTS = "snapshots.csv"
+EPOCHS = logging.getLogger("vadprep.epochs")
+"""Gets a line of level INFO an epoch."""
+IS_LAST = "is_last"
+"""Whether it is that of the last epoch: an attribute of its record."""
+SHOWN_SECONDS = 10.0
+"""Least time between two epochs that are shown."""
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table at once; None is an empty cell. Every row has the columns of the first."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    with written(path) as stream:
+        stream.write(text.getvalue().encode())
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows as text, so that they are written back unchanged; raises CheckpointError."""
+    try:
+        with path.open(newline="") as lines:
+            return list(csv.DictReader(lines))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def first_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
+    """As ``read_rows``; raises CheckpointError for a table with fewer rows."""
+    rows = read_rows(path)
+    if len(rows) < num_rows:
+        raise CheckpointError(
+            f"{path}: {len(rows)} rows where {num_rows} were written: it was cut short, train "
+            f"again in another folder"
+        )
+    return rows[:num_rows]
+
+
+def write_tensorboard(folder: Path, steps: Sequence[Mapping[str, Any]]) -> None:
+    """Bring RUN/log.tfevents up to date with the rows of ``log.csv`` and with the snapshots."""
+    epochs: dict[int, list[Mapping[str, Any]]] = {}
+    for row in steps:
+        epochs.setdefault(int(row["epoch"]), []).append(row)
+    points = {
+        epoch: {
+            f"train/{name}": statistics.fmean(float(row[name]) for row in rows)
+            for name in rows[0]
+            if name not in ("epoch", "step")
+        }
+        for epoch, rows in epochs.items()
+    }
+    if (folder / SNAPSHOTS).exists():
+        for row in read_rows(folder / SNAPSHOTS):
+            figures = {name: float(value) for name, value in row.items() if value}
+            points[int(figures.pop("epoch"))] |= figures
+    write_events(folder / NAME, sorted(points.items()))
+
+
+@contextmanager
+def shown_epochs() -> Iterator[None]:
+    """Inside the block the lines of ``EPOCHS`` are let through, now and then one, and the last."""
+    shown = -math.inf
+
+    def is_due(record: logging.LogRecord) -> bool:
+        nonlocal shown
+        if time.monotonic() - shown < SHOWN_SECONDS and not getattr(record, IS_LAST, False):
+            return False
+        shown = time.monotonic()
+        return True
+
+    level = EPOCHS.level
+    EPOCHS.setLevel(logging.INFO)
+    EPOCHS.addFilter(is_due)
+    try:
+        yield
+    finally:
+        EPOCHS.removeFilter(is_due)
+        EPOCHS.setLevel(level)

@@ -1,0 +1,102 @@
+"""The training loop, one for all heads.
+
+The order of the items depends on (seed, epoch), the learning rate on the epoch, everything else
+on the state that is saved after each epoch: a run that is stopped at any step and resumed ends
+with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vadprep.core.records import TrainingError
+from vadprep.core.signals import check_stop
+from vadprep.evaluation.metrics import listed
+from vadprep.heads import Head
+from vadprep.training.bags import Batch, TrainingBags
+from vadprep.training.best_epochs import Snapshots
+from vadprep.training.checkpoint import RESUME, load_state, save_state
+from vadprep.training.log import EPOCHS, IS_LAST, STEPS, first_rows, write_rows, write_tensorboard
+
+
+def fit(
+    head: Head[Any],
+    bags: TrainingBags,
+    seed: int,
+    folder: Path,
+    snapshots: Snapshots | None = None,
+) -> None:
+    """The loop: train ``head`` in place, logging each step and saving state each epoch.
+
+    Goes on from ``folder``'s resume state when there is one. A snapshot is taken before the state
+    of its epoch is saved, so that a stop in between repeats both. Uses torch's global random
+    state (dropout), which the caller seeds. Raises TrainingError at the first loss that is not
+    finite, in the last row of the log then, and Stopped inside a block of
+    ``signals.stop_on_signals``.
+    """
+    config = head.config
+    device = next(head.parameters()).device
+    optimizer = head.new_optimizer()
+    log: list[dict[str, Any]] = []
+    first = 0
+    if (folder / RESUME).exists():
+        progress = load_state(folder / RESUME, head, optimizer)
+        first = progress["epochs"]
+        log = first_rows(folder / STEPS, progress["steps"])
+        if snapshots:
+            snapshots.resume(first)
+    for epoch in range(first, config.epochs):
+        head.train()
+        rate = config.learning_rate_at(epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for batch in bags.batches(seed, epoch):
+            check_stop()
+            row = {"epoch": epoch, "step": len(log), "learning_rate": rate}
+            log.append(row | _step(head, optimizer, batch.to(device)))
+            if not math.isfinite(log[-1]["total"]):
+                write_rows(folder / STEPS, log)  # a run that goes on cuts it back
+                raise _not_finite(log[-1], batch)
+        if snapshots:
+            snapshots.take(epoch)
+        write_rows(folder / STEPS, log)
+        write_tensorboard(folder, log)
+        save_state(folder / RESUME, head, optimizer, {"epochs": epoch + 1, "steps": len(log)})
+        loss = log[-1]["total"]
+        said = (seed, epoch + 1, config.epochs, loss)
+        is_last = {IS_LAST: epoch + 1 == config.epochs}
+        EPOCHS.info("seed %d, epoch %d of %d: loss %.4f", *said, extra=is_last)
+
+
+def losses(head: Head[Any], batch: Batch) -> dict[str, torch.Tensor]:
+    """The terms of the loss of a batch, and their sum, which is to be minimised, as ``total``."""
+    terms = head.loss(head(batch.snippets, batch.mask), batch.labels, batch.mask)
+    return terms | {"total": torch.stack(list(terms.values())).sum()}
+
+
+def _step(head: Head[Any], optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
+    """One update, if the loss is finite; returns it and its terms as they were before."""
+    terms = losses(head, batch)
+    numbers = torch.stack(list(terms.values())).tolist()  # the one wait for the GPU
+    values: dict[str, float] = dict(zip(terms, numbers, strict=True))
+    if math.isfinite(values["total"]):
+        optimizer.zero_grad()
+        terms["total"].backward()
+        optimizer.step()
+    return {"total": values.pop("total"), **values}
+
+
+def _not_finite(row: Mapping[str, Any], batch: Batch) -> TrainingError:
+    """What to say of the first term in a row of the log that is not finite, else of the total."""
+    names = [*(name for name in row if name != "total"), "total"]
+    name = next(each for each in names if not math.isfinite(row[each]))
+    return TrainingError(
+        f"loss term {name!r} is {row[name]} at epoch {row['epoch']}, step {row['step']} (videos "
+        f"{listed(set(batch.video_ids))}): look at their features and at {STEPS}, or lower the "
+        f"learning rate"
+    )
