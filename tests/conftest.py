@@ -67,10 +67,11 @@ def real_clips() -> Path:
 
 
 @pytest.fixture
-def importable_in_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's workers find the modules of the tests."""
+def importable_in_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers find the package, the helpers of the tests, and the module of the test."""
     tests = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", f"{tests.parent}{os.pathsep}{tests}")
+    places = (tests.parent, tests, request.path.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
 
 
 @pytest.fixture(scope="module")

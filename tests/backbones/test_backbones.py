@@ -22,7 +22,7 @@ from vadprep.backbones import (
 from vadprep.backbones.inception import InceptionI3D, same_padding
 from vadprep.backbones.inception_folded import BlockStem, FoldedStem, Stem, make_stem
 from vadprep.backbones.precision import tf32_only_if
-from vadprep.core.records import SpecError
+from vadprep.core.errors import SpecError
 
 GRAPH = "inception_i3d"
 MIXED = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")

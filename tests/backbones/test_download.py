@@ -21,7 +21,7 @@ from vadprep.backbones.weights import catalog as known
 from vadprep.backbones.weights import download
 from vadprep.backbones.weights.catalog import KnownFile
 from vadprep.backbones.weights.download import Patience, fetch
-from vadprep.core.records import OutputError, VadprepError, WeightsError
+from vadprep.core.errors import OutputError, VadprepError, WeightsError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 BLOB = hashlib.sha1(f"blob {len(CONTENT)}\0".encode() + CONTENT).hexdigest()

@@ -10,7 +10,8 @@ from support.videos import write_video
 
 from vadprep.backbones import load_backbone, load_weights
 from vadprep.backbones.adaptive_batch import Fitting
-from vadprep.core.records import OutOfMemory, Task, Video
+from vadprep.core.errors import OutOfMemory
+from vadprep.core.records import Task, Video
 from vadprep.extraction.extractor import Extractor
 from vadprep.features.shard import DONE, Shard
 

@@ -17,7 +17,7 @@ from vadprep.backbones.weights.catalog import KNOWN
 from vadprep.backbones.weights.formats import read_file
 from vadprep.backbones.weights.load import convert
 from vadprep.backbones.weights.names import NAMINGS, caffe2_name, resnet_name
-from vadprep.core.records import WeightsError
+from vadprep.core.errors import WeightsError
 
 BLOCKS = {1: 3, 2: 4, 3: 6, 4: 3}
 """Bottlenecks of each layer of a ResNet-50."""

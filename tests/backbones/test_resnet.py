@@ -14,7 +14,7 @@ from vadprep.backbones import GRAPHS, Weights, build, load_backbone, load_weight
 from vadprep.backbones.graphs import canonical_shapes, with_weights
 from vadprep.backbones.scaling import SCALINGS
 from vadprep.backbones.weights.load import save_weights
-from vadprep.core.records import WeightsError
+from vadprep.core.errors import WeightsError
 
 PAIR = ("i3d_r50", "i3d_r50_nonlocal")
 TEMPORAL = {1: [1, 1, 1], 3: [1, 0, 1, 0], 4: [1, 0, 1, 0, 1, 0], 5: [0, 1, 0]}

@@ -21,7 +21,7 @@ from vadprep.backbones.weights.crc32c import crc32c, masked
 from vadprep.backbones.weights.load import convert
 from vadprep.backbones.weights.names import deepmind_name
 from vadprep.backbones.weights.tensorflow import read_index, read_tensors
-from vadprep.core.records import WeightsError
+from vadprep.core.errors import WeightsError
 
 DATA = ".data-00000-of-00001"
 RGB, FLOW = "inception_i3d", "inception_i3d_flow"

@@ -12,7 +12,7 @@ import torch
 
 from vadprep.backbones import Weights, build, load_weights, missing_weights_message
 from vadprep.backbones.weights.load import save_weights
-from vadprep.core.records import WeightsError
+from vadprep.core.errors import WeightsError
 
 GRAPH = "inception_i3d"
 BLOCKS = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")

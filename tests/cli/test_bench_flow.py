@@ -15,7 +15,7 @@ from support.videos import write_video
 
 from vadprep.cli.bench import flow as bench_flow
 from vadprep.cli.bench.flow import BASE, SELF
-from vadprep.core.records import DecodeError, ManifestError
+from vadprep.core.errors import DecodeError, ManifestError
 
 
 @pytest.fixture

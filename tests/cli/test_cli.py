@@ -24,8 +24,8 @@ from vadprep.cli import progress
 from vadprep.cli import text as tables
 from vadprep.core.records import Report, Video
 from vadprep.core.spec import PRESETS
-from vadprep.data.datasets import videos_in
 from vadprep.data.manifest import Manifest
+from vadprep.data.sources import videos_in
 from vadprep.extraction.config import Settings
 from vadprep.extraction.run import extract_dataset
 from vadprep.extraction.tasks import Tasks

@@ -24,12 +24,11 @@ from vadprep.cli import score as cli_score
 from vadprep.cli.train import HEAD_NAMES
 from vadprep.core.spec import resolve
 from vadprep.data.datasets import load_dataset
+from vadprep.evaluation.scores import Origin, read_origin, read_scores
 from vadprep.extraction import run as runner
 from vadprep.heads import head_kind
 from vadprep.training import log as logs
 from vadprep.training import loop as fit
-from vadprep.training.checkpoint import Origin
-from vadprep.training.scoring import read_origin, read_scores
 
 CAUTION = "weights random:0, NEVER TRAINED"
 VIDEOS = [

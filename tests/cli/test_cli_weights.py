@@ -22,7 +22,7 @@ from vadprep.backbones.weights import catalog as known
 from vadprep.backbones.weights import check as kinetics
 from vadprep.backbones.weights.check import Published, best, check_sample, kinetics_classes, top5
 from vadprep.backbones.weights.load import save_weights
-from vadprep.core.records import DecodeError, WeightsError
+from vadprep.core.errors import DecodeError, WeightsError
 from vadprep.video.decoder import open_frames
 
 NAME = "s3d"

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from vadprep.core.records import Stopped
+from vadprep.core.errors import Stopped
 from vadprep.core.signals import STOP_SIGNALS, check_stop, interruptibly, stop_on_signals
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vadprep.core.records import DecodeError, ManifestError, Video
+from vadprep.core.errors import DecodeError, ManifestError
+from vadprep.core.records import Video
 from vadprep.data.datasets import (
-    SourceIndex,
     check,
     dataset_names,
     leaks,
@@ -21,9 +21,9 @@ from vadprep.data.datasets import (
     split_names,
     split_path,
     summary,
-    videos_in,
 )
 from vadprep.data.manifest import Manifest, apply_splits
+from vadprep.data.sources import SourceIndex, videos_in
 
 # Published figures: videos, abnormal ones, of train and of test.
 COUNTS = {

@@ -12,7 +12,8 @@ import pytest
 from support.commands import message, run
 from support.stored import stored_video, write_folder
 
-from vadprep.core.records import ManifestError, Video
+from vadprep.core.errors import ManifestError
+from vadprep.core.records import Video
 from vadprep.data.datasets import load_dataset
 from vadprep.data.ground_truth import LENGTHS, READINGS, Decoded, GroundTruthError, build, read_flat
 from vadprep.data.ground_truth_check import check

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vadprep.core.records import ManifestError, Video
+from vadprep.core.errors import ManifestError
+from vadprep.core.records import Video
 from vadprep.data.manifest import Manifest, apply_splits, read_manifest, video_intervals
 
 

@@ -11,7 +11,7 @@ import pytest
 from vadprep.core.clips import runs
 from vadprep.evaluation.alarms import alarms, files_of, safe_name, write_alarms
 from vadprep.evaluation.metrics import VideoScores
-from vadprep.training.checkpoint import Origin
+from vadprep.evaluation.scores import Origin
 
 ORIGIN = Origin({"rgb": "random:0"})
 

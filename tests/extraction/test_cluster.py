@@ -19,7 +19,8 @@ from support.interrupted import SPEC, extract_all, make_standin
 from support.kill_many import differences, files_in
 from support.standin import standin_extractor
 
-from vadprep.core.records import ClusterError, Report, Task, Video, WeightsError
+from vadprep.core.errors import ClusterError, WeightsError
+from vadprep.core.records import Report, Task, Video
 from vadprep.extraction.cluster import Pool, on_ray
 from vadprep.extraction.probe import Probe, probe_of
 from vadprep.features.journal import read_events

@@ -17,10 +17,11 @@ import pytest
 from support.stored import features_of, small_spec, stored_video
 
 from vadprep.core import atomic as files
-from vadprep.core.records import SKIPPED, OutputError, Report, Stopped, Task, Video
+from vadprep.core.errors import OutputError, Stopped
+from vadprep.core.records import SKIPPED, Report, Task, Video
 from vadprep.core.signals import check_stop, stop_on_signals
 from vadprep.data.manifest import Manifest
-from vadprep.extraction.driver import Driver, Share, sole_driver
+from vadprep.extraction.driver import Driver, sole_driver
 from vadprep.extraction.run import in_process
 from vadprep.features import append_only as appended
 from vadprep.features.folder import StreamFolder
@@ -29,6 +30,7 @@ from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE, FAILED, Draft, write_failure
 from vadprep.features.status import status
 from vadprep.features.verify import verify
+from vadprep.features.writer import Share
 
 SPEC = small_spec()
 IDS = [f"video {n}" for n in range(7)]

@@ -14,7 +14,8 @@ from support.standin import StandIn, numbers_of, standin_branch, standin_extract
 from support.videos import damage, numbered_frame, truncate, write_audio, write_video
 
 from vadprep.core.clips import CLIP_LENGTH, Resampling
-from vadprep.core.records import OutOfMemory, OutputError, Report, Task, Video
+from vadprep.core.errors import OutOfMemory, OutputError
+from vadprep.core.records import Report, Task, Video
 from vadprep.core.spec import Spec
 from vadprep.extraction import extractor as extract
 from vadprep.extraction import timing as stopwatch
@@ -304,7 +305,7 @@ MISBEHAVING = """
 import os, signal, sys, time
 from fractions import Fraction
 import numpy as np
-from vadprep import decoders, decoding
+from vadprep.video import backends as decoders, decoder_process as decoding
 
 def frames():
     for number in range(40):

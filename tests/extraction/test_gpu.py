@@ -12,7 +12,7 @@ from support.stopped import stopped_after
 from support.tiny_features import tiny_set
 
 from vadprep.backbones import load_backbone, load_weights
-from vadprep.core.records import Stopped
+from vadprep.core.errors import Stopped
 from vadprep.core.spec import FLOW
 from vadprep.flow.quantise import QUANTISE, Quantisation, grey_of, tvl1_method
 from vadprep.heads import HEADS

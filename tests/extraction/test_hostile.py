@@ -195,7 +195,7 @@ def test_repaired_frames_are_counted_up_to_status(tmp_path) -> None:
 def test_bounds_of_a_decoder() -> None:
     code = """
 import resource
-from vadprep.decoding import bound_resources
+from vadprep.video.decoder_process import bound_resources
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 bound_resources()
 print(*resource.getrlimit(resource.RLIMIT_DATA), *resource.getrlimit(resource.RLIMIT_CORE))

@@ -31,9 +31,10 @@ from support.kill_many import (
 from support.standin import standin_extractor
 from support.videos import write_video
 
-from vadprep.core.records import SKIPPED, OutputError, Report, SpecError, Stopped, Task
+from vadprep.core.errors import OutputError, SpecError, Stopped
+from vadprep.core.records import SKIPPED, Report, Task
 from vadprep.core.resources import worker_cores
-from vadprep.data.datasets import videos_in
+from vadprep.data.sources import videos_in
 from vadprep.extraction.cluster import Pool, on_ray
 from vadprep.extraction.config import Settings
 from vadprep.extraction.extractor import Extractor

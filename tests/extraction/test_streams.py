@@ -20,7 +20,8 @@ from test_driver import Crash, crash_points
 
 from vadprep.core.clips import CLIP_LENGTH, Resampling
 from vadprep.core.crops import crop_boxes
-from vadprep.core.records import Report, SpecError, Task, Video
+from vadprep.core.errors import SpecError
+from vadprep.core.records import Report, Task, Video
 from vadprep.core.spec import Spec
 from vadprep.extraction import extractor as extract
 from vadprep.extraction.extractor import Extractor

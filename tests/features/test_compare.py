@@ -21,9 +21,9 @@ from support.trees import feature_folder, manifest_of
 from vadprep.backbones import has_cpu_bf16
 from vadprep.cli.text import compared_words
 from vadprep.core.clips import Resampling
-from vadprep.core.records import FeaturesError
+from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import UNKNOWN, Spec, resolve
-from vadprep.data.datasets import videos_in
+from vadprep.data.sources import videos_in
 from vadprep.extraction.config import Settings
 from vadprep.extraction.extractor import resampled
 from vadprep.extraction.run import extract_dataset

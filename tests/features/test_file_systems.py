@@ -126,6 +126,6 @@ def test_every_hdf5_file_on_a_disk_is_opened_without_a_lock():
     read = [(name, locks) for name, mode, locks in opened if mode == "r"]
     in_memory = [("hdf5.py", [])]  # blocks that were fetched: there is no file to lock
     assert sorted(read) == sorted(
-        [*in_memory, *((name, ["False"]) for name in ("formats.py", "hdf5.py", "score.py"))]
+        [*in_memory, *((name, ["False"]) for name in ("formats.py", "hdf5.py", "scores.py"))]
     )
     assert {mode for _, mode, _ in opened} == {"r", "w"}  # to memory, or to our own descriptor

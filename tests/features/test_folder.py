@@ -22,22 +22,21 @@ from support.stored import (
     write_folder,
 )
 
-from vadprep.core.records import FeaturesError, ShardError, SpecError
+from vadprep.core.errors import FeaturesError, ShardError, SpecError
 from vadprep.core.spec import UNKNOWN, Spec, differences, resolve
 from vadprep.features import append_only as appended
-from vadprep.features.folder import (
+from vadprep.features.folder import StreamFolder, read_shard_size
+from vadprep.features.journal import Journal, read_events, read_rows
+from vadprep.features.plan import (
     SHARD_SIZE,
     Place,
     Plan,
     PlanSize,
-    StreamFolder,
     grown_plan,
     ids_in_shard,
     plan_size,
     read_plan,
-    read_shard_size,
 )
-from vadprep.features.journal import Journal, read_events, read_rows
 from vadprep.features.reader import open_features
 from vadprep.features.shard import Shard, StoredVideo, crc32, write_shard
 from vadprep.features.status import status

@@ -13,7 +13,7 @@ from itertools import product
 import pytest
 from support.leases import ELSEWHERE, beating, write_lease
 
-from vadprep.core.records import LeaseError, OutputError
+from vadprep.core.errors import LeaseError, OutputError
 from vadprep.features import lease
 from vadprep.features.lease import Run, leased, running, this_run
 
@@ -178,8 +178,8 @@ def test_a_claim_that_holds_after_all_is_given_way_to(tmp_path):
 CONTENDER = """
 import sys, time
 from pathlib import Path
-from vadprep import lease
-from vadprep.records import LeaseError
+from vadprep.features import lease
+from vadprep.core.errors import LeaseError
 lease.BEAT_SECONDS, lease.STALE_SECONDS, lease.LOOK_SECONDS = 0.05, 5.0, 0.01
 lease.NEWS_SECONDS = 0.0
 folder, rank, world_size = Path(sys.argv[1]), *map(int, sys.argv[2:])

@@ -15,7 +15,7 @@ from support.commands import message, run
 from support.trees import IDS, feature_folder, manifest_of, per_crop_files
 
 from vadprep.core.clips import Resampling
-from vadprep.core.records import FeaturesError, ManifestError, SpecError
+from vadprep.core.errors import FeaturesError, ManifestError, SpecError
 from vadprep.core.spec import UNKNOWN
 from vadprep.data.datasets import load_dataset
 from vadprep.data.manifest import Manifest

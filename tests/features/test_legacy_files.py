@@ -12,7 +12,7 @@ import pytest
 from support.trees import IDS
 
 from vadprep.core.clips import Resampling
-from vadprep.core.records import FeaturesError
+from vadprep.core.errors import FeaturesError
 from vadprep.data.datasets import load_dataset
 from vadprep.features.exchange.arrays import form_of, read_features, write_text
 from vadprep.features.exchange.export import segments_of

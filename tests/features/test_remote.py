@@ -27,11 +27,12 @@ from support.stored import (
     write_folder,
 )
 
-from vadprep.core.records import FeaturesError, ShardError, SpecError
+from vadprep.core.errors import FeaturesError, ShardError, SpecError
 from vadprep.core.spec import resolve
 from vadprep.features import hdf5, remote
-from vadprep.features.folder import Place, StreamFolder
+from vadprep.features.folder import StreamFolder
 from vadprep.features.merge import repack
+from vadprep.features.plan import Place
 from vadprep.features.reader import open_features
 from vadprep.features.remote import RemotePath
 from vadprep.features.shard import Shard, write_shard

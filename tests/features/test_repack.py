@@ -22,11 +22,12 @@ from support.stored import (
 )
 from support.videos import write_video
 
-from vadprep.core.records import FeaturesError, ShardError, SpecError, Stopped
+from vadprep.core.errors import FeaturesError, ShardError, SpecError, Stopped
 from vadprep.core.spec import resolve
-from vadprep.features.folder import Place, StreamFolder, read_provenance, read_shard_size
+from vadprep.features.folder import StreamFolder, read_provenance, read_shard_size
 from vadprep.features.journal import Journal, read_events, read_rows
 from vadprep.features.merge import repack
+from vadprep.features.plan import Place
 from vadprep.features.reader import open_features
 from vadprep.features.shard import Shard, StoredVideo, crc32, write_shard
 from vadprep.features.status import status

@@ -23,7 +23,7 @@ from vadprep.core.atomic import (
     temporary_name,
     written,
 )
-from vadprep.core.records import FeaturesError, OutputError, ShardError, Stopped
+from vadprep.core.errors import FeaturesError, OutputError, ShardError, Stopped
 from vadprep.features import shard as shards
 from vadprep.features.shard import Draft, Shard, write_failure, write_shard
 

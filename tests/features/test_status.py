@@ -110,7 +110,7 @@ def test_few_failures_are_found_without_reading_all_rows(tmp_path, monkeypatch):
         video = failed_video(video_id) if is_bad else stored_video(video_id)
         journal.finished(row_of(video, folder.plan.places[video_id].shard))
     monkeypatch.setattr("vadprep.features.status.Standing", None)
-    monkeypatch.setattr("vadprep.features.folder.read_plan", None)
+    monkeypatch.setattr("vadprep.features.plan.read_plan", None)
     found = status(StreamFolder.open(tmp_path), 20)
     assert (found.planned, found.done, found.num_missing) == (len(IDS), len(IDS) - 2, 0)
     assert {row.video_id for row in found.failed} == {IDS[2], IDS[5]}

@@ -19,12 +19,14 @@ from support.leases import ELSEWHERE, beating, write_lease
 from support.stored import small_spec, stored_video, write_folder
 
 from vadprep.core import atomic as files
-from vadprep.core.records import LeaseError, Video
+from vadprep.core.errors import LeaseError
+from vadprep.core.records import Video
 from vadprep.data.manifest import Manifest
-from vadprep.extraction.driver import Driver, Share, sole_driver
+from vadprep.extraction.driver import Driver, sole_driver
 from vadprep.features import lease
 from vadprep.features.folder import StreamFolder
 from vadprep.features.lease import running
+from vadprep.features.writer import Share
 
 TESTS = Path(__file__).parents[1]
 IDS = [f"v{number}" for number in range(4)]

@@ -19,7 +19,7 @@ from support.naive_flow import naive_flow
 from support.opencv_flow import check_agreement, opencv_flow
 
 from vadprep.cli.bench.flow import grey_frames
-from vadprep.core.records import VadprepError
+from vadprep.core.errors import VadprepError
 from vadprep.flow import TVL1, tvl1
 
 pytest.importorskip("triton")

@@ -16,7 +16,7 @@ from support.standin import standin_flow, standin_spec
 from support.stored import ODD_IDS
 
 from vadprep.core.atomic import temporary_name
-from vadprep.core.records import DecodeError, FeaturesError, OutputError, SpecError
+from vadprep.core.errors import DecodeError, FeaturesError, OutputError, SpecError
 from vadprep.core.spec import Spec
 from vadprep.flow.quantise import ComputedFlow, Quantisation
 from vadprep.flow.saved import KINDS, SavedFlow, file_name

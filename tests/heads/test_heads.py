@@ -18,13 +18,14 @@ from support.tiny_features import tiny_set
 from vadprep import heads as mil
 from vadprep.cli import train as cli_models
 from vadprep.cli.train import HEAD_NAMES
+from vadprep.evaluation.run_files import LAST
 from vadprep.heads import HEADS
 from vadprep.heads.arnet import ARNetConfig
 from vadprep.heads.csltal import CSLTALConfig
 from vadprep.heads.ddl import DDLConfig
 from vadprep.heads.rtfm import RTFMConfig
 from vadprep.heads.sultani import SultaniConfig
-from vadprep.training.checkpoint import LAST, Run, load_run, save_run
+from vadprep.training.checkpoint import Run, load_run, save_run
 from vadprep.training.train import TrainConfig, train
 
 SMALL = {

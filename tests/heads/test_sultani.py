@@ -7,8 +7,8 @@ import torch
 from support.naive import assert_same, random_bags
 
 from vadprep.heads.base import HeadOutput
+from vadprep.heads.sampling import matlab_edges
 from vadprep.heads.sultani import SULTANI_PUBLISHED, Sultani, SultaniConfig, ranking_loss
-from vadprep.training.sampling import matlab_edges
 
 
 def naive_ranking(rows, pairs):

@@ -329,7 +329,7 @@ MISBEHAVING = """
 import ctypes, os, signal, sys
 from fractions import Fraction
 import numpy as np
-from vadprep import decoders, decoding
+from vadprep.video import backends as decoders, decoder_process as decoding
 
 def frames():
     for number in range({frames}):

@@ -16,12 +16,14 @@ from pathlib import Path
 
 from support.standin import standin_extractor, standin_spec
 
-from vadprep.core.records import Report, VadprepError
-from vadprep.data.datasets import videos_in
+from vadprep.core.errors import VadprepError
+from vadprep.core.records import Report
+from vadprep.data.sources import videos_in
 from vadprep.extraction.cluster import Pool, on_ray
-from vadprep.extraction.driver import Runner, Share, Worker, sole_driver
+from vadprep.extraction.driver import Runner, Worker, sole_driver
 from vadprep.extraction.run import in_process
 from vadprep.features.folder import StreamFolder
+from vadprep.features.writer import Share
 
 SPECS = {
     stream: standin_spec(stream, crops=10, resize="64x64", crop_size=48)

@@ -31,7 +31,7 @@ import psutil
 from support.interrupted import RGB, extract_all, make_runner, stream_paths
 from support.videos import write_video
 
-from vadprep.core.records import VadprepError
+from vadprep.core.errors import VadprepError
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
 from vadprep.features.reader import open_features

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from vadprep.core.records import Stopped
+from vadprep.core.errors import Stopped
 
 
 @contextmanager

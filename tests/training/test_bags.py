@@ -9,16 +9,12 @@ import pytest
 import torch
 from support.tiny_features import TinyFeatures, TinyVideo, tiny_set
 
-from vadprep.core.records import FeaturesError
+from vadprep.core.errors import FeaturesError
+from vadprep.core.resources import half_of_memory
+from vadprep.features.reader import read_snippets, streams_of
 from vadprep.heads import HEADS, HeadConfig
-from vadprep.training.bags import (
-    TrainingBags,
-    half_of_memory,
-    read_snippets,
-    shuffled_labels,
-    streams_of,
-)
-from vadprep.training.sampling import uniform_rows
+from vadprep.heads.sampling import uniform_rows
+from vadprep.training.bags import TrainingBags, shuffled_labels
 
 
 def bags_of(videos, labels, most_bytes=None, **config):
@@ -148,7 +144,7 @@ def test_statistics_of_streamed_features_hold_one_video_at_a_time(monkeypatch, c
         alive.append(sum(each() is not None for each in found))
         return snippets
 
-    monkeypatch.setattr("vadprep.training.bags.read_snippets", counting)
+    monkeypatch.setattr("vadprep.features.reader.read_snippets", counting)
     bags.statistics()
     assert len(alive) == 12  # each is read once
     assert max(alive) <= 2  # one, and the next that takes its place

@@ -12,19 +12,20 @@ import torch
 from support.stored import ODD_IDS, stored_video, write_folder
 from support.tiny_features import TinyFeatures, TinyVideo, tiny_set
 
-from vadprep.core.records import CheckpointError, FeaturesError, ManifestError
+from vadprep.core.errors import CheckpointError, FeaturesError, ManifestError
 from vadprep.evaluation.plots import figure_rows, plot_scores
-from vadprep.features.reader import open_features
-from vadprep.heads.ddl import DDL, DDLConfig
-from vadprep.training.checkpoint import Origin, Run
-from vadprep.training.scoring import (
+from vadprep.evaluation.scores import (
+    Origin,
     evaluate_scores,
     read_origin,
     read_scores,
-    score_features,
     videos_in_split,
     write_scores,
 )
+from vadprep.features.reader import open_features
+from vadprep.heads.ddl import DDL, DDLConfig
+from vadprep.training.checkpoint import Run
+from vadprep.training.scoring import score_features
 
 SMALL = DDLConfig(width=8, hidden=16, embedding=8, kernel=3)
 ORIGIN = Origin({"rgb": "random:0", "flow": "trained.pt"}, control=True)

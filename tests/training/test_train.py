@@ -18,23 +18,24 @@ from support.stopped import stopped_after
 from support.stored import ODD_IDS, stored_video, write_folder
 from support.tiny_features import TinyFeatures, tiny_set
 
-from vadprep.core.records import (
+from vadprep.core.errors import (
     CheckpointError,
     FeaturesError,
     ManifestError,
     Stopped,
     TrainingError,
-    Video,
 )
+from vadprep.core.records import Video
 from vadprep.data.manifest import Manifest
+from vadprep.evaluation.run_files import LAST
+from vadprep.evaluation.scores import evaluate_scores, read_scores, truth_of
 from vadprep.features.reader import open_features
 from vadprep.heads import HEADS
 from vadprep.heads.ddl import DDLConfig
 from vadprep.training.best_epochs import snapshot_epochs
-from vadprep.training.checkpoint import LAST, RESUME, load_run, save_run, seed_folders
+from vadprep.training.checkpoint import RESUME, load_run, save_run, seed_folders
 from vadprep.training.csltal_protocol import evaluate_subsampled
 from vadprep.training.log import read_rows
-from vadprep.training.scoring import evaluate_scores, read_scores, truth_of
 from vadprep.training.train import TrainConfig, held_out_videos, train
 
 SMALL = DDLConfig(

@@ -31,7 +31,7 @@ from support.videos import (
     write_video,
 )
 
-from vadprep.core.records import DecodeError
+from vadprep.core.errors import DecodeError
 from vadprep.video.backends import SIGNS_OF_DAMAGE, open_pyav
 from vadprep.video.decoder import DECODERS, FrameStream, count_frames, open_frames
 
@@ -334,7 +334,7 @@ FAKE = """
 import os, signal, sys, time
 from fractions import Fraction
 import numpy as np
-from vadprep import decoders, decoding
+from vadprep.video import backends as decoders, decoder_process as decoding
 
 def frames():
     for number in range({num_frames}):
@@ -411,7 +411,7 @@ def test_close_ends_a_stopped_child_at_once() -> None:
 PARENT = """
 import sys, time
 from pathlib import Path
-from vadprep.decode import open_frames
+from vadprep.video.decoder import open_frames
 stream = open_frames(Path(sys.argv[1]), decoder=sys.argv[2])
 print(stream._process.pid, flush=True)
 time.sleep(60)

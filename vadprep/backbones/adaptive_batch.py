@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vadprep.core.records import OutOfMemory
+from vadprep.core.errors import OutOfMemory
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from vadprep.core.records import SpecError
+from vadprep.core.errors import SpecError
 
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,

@@ -20,12 +20,13 @@ from vadprep.backbones.weights.load import RANDOM
 from vadprep.cli.demo_scene import frame_difference, write_dataset
 from vadprep.cli.demo_scenery import FPS
 from vadprep.cli.text import Cells, duration
-from vadprep.core.atomic import make_folder
-from vadprep.core.records import VadprepError
+from vadprep.core.atomic import make_folder, write_json
+from vadprep.core.errors import VadprepError
 from vadprep.core.spec import Spec
 from vadprep.data.manifest import Manifest, read_manifest
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import plot_scores
+from vadprep.evaluation.scores import evaluate_scores, known_intervals, read_scores
 from vadprep.extraction.config import Settings
 from vadprep.extraction.run import Progress, extract_dataset, settle_specs
 from vadprep.features.folder import StreamFolder
@@ -33,9 +34,7 @@ from vadprep.features.reader import Features, open_features, stream_folders
 from vadprep.features.status import status
 from vadprep.features.verify import verify
 from vadprep.heads.ddl import DDLConfig
-from vadprep.training.checkpoint import write_json
 from vadprep.training.results import RunReport
-from vadprep.training.scoring import evaluate_scores, known_intervals, read_scores
 from vadprep.training.train import TrainConfig, train
 from vadprep.video.decoder import open_frames
 

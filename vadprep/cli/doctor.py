@@ -20,7 +20,7 @@ from pathlib import Path
 import vadprep
 from vadprep.backbones.weights.catalog import KNOWN, at_hand, weights_folder
 from vadprep.cli.text import size
-from vadprep.core.records import VadprepError
+from vadprep.core.errors import VadprepError
 from vadprep.core.resources import core_quota, of_control_group
 
 PROBE_BYTES = 64 << 20

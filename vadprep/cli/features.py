@@ -39,8 +39,8 @@ from vadprep.video.frame_count import MAX_DAMAGE
 
 if TYPE_CHECKING:
     from vadprep.extraction.config import Settings
-    from vadprep.extraction.driver import Share
     from vadprep.features.folder import StreamFolder
+    from vadprep.features.writer import Share
 
 
 TELLING_SECONDS = 10.0
@@ -162,7 +162,7 @@ def placed(
     import torch
 
     from vadprep.core.resources import worker_cores
-    from vadprep.extraction.driver import Share
+    from vadprep.features.writer import Share
 
     if rank >= world_size:
         raise ValueError(f"--rank {rank} of --world-size {world_size}: ranks count from 0")

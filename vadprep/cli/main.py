@@ -21,7 +21,7 @@ from vadprep.cli import shards as cli_shards
 from vadprep.cli import tools as cli_tools
 from vadprep.cli import train as cli_models
 from vadprep.cli import weights as cli_weights
-from vadprep.core.records import VadprepError
+from vadprep.core.errors import VadprepError
 
 
 class _Group(click.Group):

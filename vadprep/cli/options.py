@@ -13,8 +13,9 @@ from click.core import ParameterSource
 
 from vadprep.core.records import Video
 from vadprep.core.spec import DATASET_PRESETS, DEFAULT_PRESET
-from vadprep.data.datasets import dataset_names, leaks, load_dataset, split_path, videos_in
+from vadprep.data.datasets import dataset_names, leaks, load_dataset, split_path
 from vadprep.data.manifest import Manifest, apply_splits, read_manifest
+from vadprep.data.sources import videos_in
 from vadprep.features.remote import as_path
 
 FOLDER = click.Path(path_type=Path, file_okay=False)

@@ -137,7 +137,7 @@ def listed_ids(path: Path) -> list[str]:
     """Ids in a list file, folders, suffix and crop number taken off, each once in order."""
     import re
 
-    from vadprep.core.records import ManifestError
+    from vadprep.core.errors import ManifestError
 
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

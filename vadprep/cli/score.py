@@ -13,16 +13,18 @@ import click
 
 from vadprep.cli import text as tables
 from vadprep.cli.options import FEATURES, FOLDER, PATH, arguments
-from vadprep.core.records import CheckpointError, Video
+from vadprep.core.errors import CheckpointError
+from vadprep.core.records import Video
 from vadprep.core.spec import COMPUTED, NO_FLOW, PRESETS, UNKNOWN, Spec, completed
-from vadprep.data.datasets import videos_in
 from vadprep.data.manifest import Manifest
+from vadprep.data.sources import videos_in
 from vadprep.evaluation.figures import ALARM
 
 if TYPE_CHECKING:
+    from vadprep.evaluation.scores import Origin
     from vadprep.extraction.config import Settings
     from vadprep.features.reader import Features
-    from vadprep.training.checkpoint import Origin, Run
+    from vadprep.training.checkpoint import Run
 
 PRESET_HELP = "Stands in for what imported features do not tell of themselves."
 THRESHOLD_HELP = "Score from which on a frame is an alarm."
@@ -60,9 +62,10 @@ def score(
     """
     from vadprep.core.atomic import make_folder
     from vadprep.evaluation.alarms import write_alarms
+    from vadprep.evaluation.scores import write_scores
     from vadprep.features.reader import open_features
     from vadprep.training.checkpoint import load_run
-    from vadprep.training.scoring import score_features, write_scores
+    from vadprep.training.scoring import score_features
 
     if (features is None) == (not videos):
         raise click.UsageError("name what to score by one of --features and VIDEO ...")

@@ -21,7 +21,7 @@ from vadprep.cli.options import (
     manifest_source,
     warn,
 )
-from vadprep.core.records import CheckpointError
+from vadprep.core.errors import CheckpointError
 
 if TYPE_CHECKING:
     from vadprep.training.results import Figures
@@ -141,9 +141,9 @@ def parsed_seeds(text: str | None) -> tuple[int, ...]:
 def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     """The figures of a run on its own manifest, or on another."""
     from vadprep.evaluation.plots import figure_rows
+    from vadprep.evaluation.scores import check_tested, evaluate_scores, read_origin, read_scores
     from vadprep.training.checkpoint import seed_folders
     from vadprep.training.results import by_protocol, saved_protocols, with_mean
-    from vadprep.training.scoring import check_tested, evaluate_scores, read_origin, read_scores
 
     folders = list(seed_folders(run).values()) or [run]
     if not (options["dataset"] or options["manifest"]):
@@ -177,7 +177,7 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
 
 def missing_in(run: Path) -> list[str]:
     """Videos that a run was trained or tested without, as --allow-missing had it."""
-    from vadprep.training.checkpoint import read_json
+    from vadprep.evaluation.run_files import read_json
 
     path = run / "config.json"
     return list(read_json(path).get("missing", ())) if path.exists() else []
@@ -188,7 +188,7 @@ def recorded_source(run: Path) -> dict[str, Any]:
 
     Raises CheckpointError when they are not recorded, or the manifest is not there any more.
     """
-    from vadprep.training.checkpoint import read_json
+    from vadprep.evaluation.run_files import read_json
 
     source = read_json(run / "config.json").get("source", {})
     if not source:

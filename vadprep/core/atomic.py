@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from vadprep.core.records import OutputError
+from vadprep.core.errors import OutputError
 
 _COUNTER = itertools.count()
 
@@ -157,3 +158,11 @@ def is_alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write ``record`` at once, indented; raises ValueError for NaN, which JSON lacks."""
+    # ASCII, for ids made of file names that are not UTF-8.
+    content = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    with written(path) as stream:
+        stream.write(content.encode())

@@ -52,3 +52,13 @@ def free_memory() -> int:
 def cache_folder() -> Path:
     """Where what can be had again is kept: ``$VADPREP_CACHE``, else ``~/.cache/vadprep``."""
     return Path(os.environ.get("VADPREP_CACHE") or Path.home() / ".cache" / "vadprep")
+
+
+def half_of_memory() -> int:
+    """Half of the bytes that this process may still take, by the system and by its cgroup."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    free = 1024 * next(int(value) for name, value, *_ in lines if name == "MemAvailable:")
+    limit, used = (Path("/sys/fs/cgroup", f"memory.{name}") for name in ("max", "current"))
+    if limit.is_file() and (most := limit.read_text().strip()).isdigit():
+        free = min(free, max(int(most) - int(used.read_text()), 0))
+    return free // 2

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
-from vadprep.core.records import Stopped
+from vadprep.core.errors import Stopped
 
 T = TypeVar("T")
 

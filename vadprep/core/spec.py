@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 from vadprep.core.clips import CLIP_LENGTH, TAIL_RULES
-from vadprep.core.records import SpecError
+from vadprep.core.errors import SpecError
 
 UNKNOWN = "unknown"
 """Value of a field that nobody wrote down (imported features). It equals nothing silently."""

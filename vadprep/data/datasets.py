@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
@@ -15,12 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.clips import frame_labels
-from vadprep.core.records import DecodeError, ManifestError, Video
-from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest, read_manifest, video_intervals
-from vadprep.data.sources import IMAGE_SUFFIXES
-
-_LOG = logging.getLogger(__name__)
-
+from vadprep.core.errors import DecodeError, ManifestError
+from vadprep.core.records import Video
+from vadprep.data.manifest import (
+    VIDEO_SUFFIXES,
+    Manifest,
+    frame_bounds,
+    read_manifest,
+    video_intervals,
+)
+from vadprep.data.sources import SourceIndex, _sources
 
 # ---------------------------------------------------------------- bundled lists
 
@@ -64,122 +66,6 @@ def _bundled_folder() -> Path:
         return Path(str(resources.files("vadprep.manifests")))
     except ModuleNotFoundError:
         return Path(__file__).resolve().parents[2] / "manifests"
-
-
-# ---------------------------------------------------------------- files under a root
-
-
-def videos_in(folder: str | Path) -> Manifest:
-    """A manifest of every video under ``folder``, sorted by id, with ids and paths only.
-
-    A video is a file with a video suffix, or a folder that directly holds images and no video
-    file (a cover picture beside videos makes no video). The id is the path relative to
-    ``folder``, suffix included. Hidden names are left out. Raises ManifestError for no video.
-    """
-    folder = _existing(Path(folder))
-    paths = sorted(path.as_posix() for path in _sources(folder))
-    if not paths:
-        raise ManifestError(
-            f"{folder}: no video here: looked for files ending in "
-            f"{' '.join(sorted(VIDEO_SUFFIXES))} and for folders of images ending in "
-            f"{' '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    return Manifest(folder, tuple(Video(video_id=path, path=path, extra={}) for path in paths))
-
-
-class SourceIndex:
-    """Where the videos of a manifest lie under ``root``.
-
-    The tree is walked once, and only when the first video is not where its path says.
-    Raises ManifestError when ``root`` is no folder.
-    """
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = _existing(Path(root))
-
-    def has(self, video: Video) -> bool:
-        """Whether a video is where its path says."""
-        return os.path.exists(os.path.join(self.root, video.path))
-
-    def find(self, video: Video) -> Path:
-        """``root / video.path`` if it exists, else the one file or folder of that name.
-
-        Raises ManifestError for two of that name, DecodeError of kind ``missing`` for none:
-        a missing video fails alone, and the others go on.
-        """
-        direct = self.root / video.path
-        if self.has(video):
-            return direct
-        if os.path.islink(direct):
-            raise DecodeError(
-                f"{direct}: a link to {os.readlink(direct)}, which is not there: correct the link",
-                kind="missing",
-            )
-        name = PurePosixPath(video.path).name
-        places = [each for each in self._places.get(name, []) if os.path.exists(self.root / each)]
-        if len(places) > 1:
-            raise ManifestError(
-                f"video {video.video_id!r}: {video.path} is not under {self.root}, and {name} "
-                f"is there twice: {places[0]} and {places[1]}: correct the path"
-            )
-        if not places:
-            raise DecodeError(
-                f"video {video.video_id!r}: neither {video.path} nor another {name} is under "
-                f"{self.root}: correct the root or the path",
-                kind="missing",
-            )
-        return self.root / places[0]
-
-    @cached_property
-    def _places(self) -> dict[str, list[Path]]:
-        """Paths relative to the root of each name; images have none, there are too many."""
-        places: dict[str, list[Path]] = defaultdict(list)
-        for folder, files in walk(self.root):
-            places[folder.name].append(folder)
-            for name in files:
-                if not _is(name, IMAGE_SUFFIXES):
-                    places[name].append(folder / name)
-        return dict(places)
-
-
-def _sources(root: Path) -> Iterator[Path]:
-    """Paths relative to ``root`` of every video file and folder of frames."""
-    for folder, files in walk(root):
-        videos = [name for name in files if _is(name, VIDEO_SUFFIXES)]
-        yield from (folder / name for name in videos)
-        if not videos and any(_is(name, IMAGE_SUFFIXES) for name in files):
-            yield folder
-
-
-def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder under ``root``, relative to it, with its file names, both sorted.
-
-    Links to folders are followed, since data sets often lie on other disks, but no folder is
-    entered twice, so a loop ends.
-    """
-    seen = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_log_unread):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield Path(folder).relative_to(root), sorted(f for f in files if not f.startswith("."))
-
-
-def _log_unread(error: OSError) -> None:
-    _LOG.warning("%s: left out: %s", error.filename, error.strerror)
-
-
-def _is(name: str, suffixes: frozenset[str]) -> bool:
-    return PurePosixPath(name).suffix.lower() in suffixes
-
-
-def _existing(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise ManifestError(f"{folder}: no such folder: correct the path")
-    return folder
 
 
 # ---------------------------------------------------------------- counts and checks
@@ -399,16 +285,3 @@ def _check_lengths(
             continue
         wrong.append(WrongLength(video.video_id, low, high, num_frames))
     return unreadable, tuple(wrong)
-
-
-def frame_bounds(video: Video) -> tuple[int | None, int | None]:
-    """Fewest and most frames of a video: its ``num_frames``, else the columns of bounds.
-
-    The bundled lists carry ``num_frames_min`` and ``num_frames_max`` where only clips were
-    published, as for the test videos of XD-Violence. None where there is no bound.
-    """
-    if video.num_frames is not None:
-        return video.num_frames, video.num_frames
-    bounds = [video.extra.get(f"num_frames_{end}", "") for end in ("min", "max")]
-    low, high = (int(bound) if bound.isdecimal() else None for bound in bounds)
-    return low, high

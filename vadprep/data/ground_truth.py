@@ -35,7 +35,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.records import VadprepError, Video
+from vadprep.core.errors import VadprepError
+from vadprep.core.records import Video
 from vadprep.data.manifest import Manifest, video_intervals
 
 LENGTHS: dict[str, Callable[[int], int]] = {

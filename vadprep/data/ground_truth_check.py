@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.records import ManifestError, Video
+from vadprep.core.errors import ManifestError
+from vadprep.core.records import Video
 from vadprep.data.ground_truth import (
     LENGTHS,
     READINGS,

@@ -37,7 +37,8 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 
 from vadprep.core.clips import nearest_rates
-from vadprep.core.records import NOTHING, Interval, ManifestError, Video
+from vadprep.core.errors import ManifestError
+from vadprep.core.records import NOTHING, Interval, Video
 
 VIDEO_SUFFIXES = frozenset(
     ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
@@ -463,3 +464,16 @@ def _remedy(ratio: float, fps: float | None) -> str:
         f", as {rates[0]:.4g} is to {rates[1]:.4g} fps: count both at one frame rate, or replace "
         f"a video that is cut short"
     )
+
+
+def frame_bounds(video: Video) -> tuple[int | None, int | None]:
+    """Fewest and most frames of a video: its ``num_frames``, else the columns of bounds.
+
+    The bundled lists carry ``num_frames_min`` and ``num_frames_max`` where only clips were
+    published, as for the test videos of XD-Violence. None where there is no bound.
+    """
+    if video.num_frames is not None:
+        return video.num_frames, video.num_frames
+    bounds = [video.extra.get(f"num_frames_{end}", "") for end in ("min", "max")]
+    low, high = (int(bound) if bound.isdecimal() else None for bound in bounds)
+    return low, high

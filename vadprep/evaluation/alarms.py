@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.atomic import written
+from vadprep.core.atomic import write_json, written
 from vadprep.core.clips import runs
-from vadprep.core.records import CheckpointError
+from vadprep.core.errors import CheckpointError
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import plot_scores
-from vadprep.training.checkpoint import Origin, read_json, write_json
+from vadprep.evaluation.run_files import read_json
+from vadprep.evaluation.scores import Origin
 
 NAMES = ("frames", "plot")
 """Keys of scores.json that name files."""

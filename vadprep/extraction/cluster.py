@@ -20,7 +20,8 @@ from typing import Any
 import ray
 
 from vadprep.core.atomic import disk_errors, is_alive
-from vadprep.core.records import ClusterError, Report, Task
+from vadprep.core.errors import ClusterError
+from vadprep.core.records import Report, Task
 from vadprep.core.signals import STOP_SIGNALS
 from vadprep.extraction.driver import OnStart, Runner, Worker
 from vadprep.extraction.probe import probe_of

@@ -12,7 +12,7 @@ from vadprep.backbones.weights.catalog import at_hand
 from vadprep.backbones.weights.load import RANDOM, random_seed, weights_path
 from vadprep.core.crops import crop_boxes, resize_taps, target_size
 from vadprep.core.spec import UNKNOWN, Spec, graph_of_stream, resolve
-from vadprep.extraction.driver import Share
+from vadprep.features.writer import Share
 from vadprep.flow.quantise import parsed_settings
 from vadprep.video.decoder import DECODERS
 from vadprep.video.frame_count import MAX_DAMAGE

@@ -16,11 +16,11 @@ import torch
 from vadprep.cli.text import Cells, duration, size
 from vadprep.core.clips import Resampling, num_clips, num_flows
 from vadprep.core.crops import target_size
-from vadprep.core.records import DecodeError, Task, Video
+from vadprep.core.errors import DecodeError
+from vadprep.core.records import Task, Video
 from vadprep.core.spec import Spec
-from vadprep.data.datasets import SourceIndex
 from vadprep.data.manifest import Manifest
-from vadprep.data.sources import size_of
+from vadprep.data.sources import SourceIndex, size_of
 from vadprep.extraction.config import Settings
 from vadprep.extraction.costs import Costs, Machines, limit_of_run, run_seconds
 from vadprep.extraction.extractor import (
@@ -32,8 +32,9 @@ from vadprep.extraction.extractor import (
 )
 from vadprep.extraction.run import machines_of, make_extractor, settle_specs
 from vadprep.extraction.timing import Stopwatch
-from vadprep.features.folder import Plan, StreamFolder, read_shard_size
+from vadprep.features.folder import StreamFolder, read_shard_size
 from vadprep.features.journal import Row, read_rows
+from vadprep.features.plan import Plan
 from vadprep.features.shard import DONE, FAILED
 
 PROBED_HEADERS = 20

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from vadprep.backbones.adaptive_batch import Fitting
 from vadprep.core.clips import Resampling, min_frames
-from vadprep.core.records import DecodeError, OutOfMemory, Report, Task, Video
+from vadprep.core.errors import DecodeError, OutOfMemory
+from vadprep.core.records import Report, Task, Video
 from vadprep.core.signals import check_stop
 from vadprep.core.spec import require_shared
-from vadprep.data.datasets import frame_bounds
+from vadprep.data.manifest import frame_bounds
 from vadprep.data.sources import fingerprint
 from vadprep.extraction.streams import Branch, Snippets
 from vadprep.extraction.timing import Stopwatch, timed

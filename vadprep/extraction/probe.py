@@ -15,7 +15,8 @@ from pathlib import Path
 
 import vadprep
 from vadprep.core.atomic import disk_errors, temporary_name
-from vadprep.core.records import OutputError, Task
+from vadprep.core.errors import OutputError
+from vadprep.core.records import Task
 from vadprep.data.sources import size_of
 
 SAMPLE = 3

@@ -32,7 +32,8 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vadprep.backbones.adaptive_batch import free_device_memory
-from vadprep.core.records import ClusterError, Report, Task
+from vadprep.core.errors import ClusterError
+from vadprep.core.records import Report, Task
 from vadprep.core.resources import free_memory, worker_cores
 from vadprep.core.signals import check_stop, interruptibly
 from vadprep.extraction.driver import OnStart, Worker

@@ -22,7 +22,8 @@ import torch
 import vadprep
 from vadprep.backbones import load_backbone, load_weights
 from vadprep.backbones.precision import check_precision
-from vadprep.core.records import DecodeError, ManifestError, Report, SpecError, Task
+from vadprep.core.errors import DecodeError, ManifestError, SpecError
+from vadprep.core.records import Report, Task
 from vadprep.core.resources import free_memory, worker_cores
 from vadprep.core.spec import (
     STREAMS,
@@ -33,8 +34,8 @@ from vadprep.core.spec import (
     require_shared,
     resolve,
 )
-from vadprep.data.datasets import SourceIndex
 from vadprep.data.manifest import Manifest
+from vadprep.data.sources import SourceIndex
 from vadprep.extraction.config import Settings
 from vadprep.extraction.costs import Machines
 from vadprep.extraction.driver import OnStart, Runner, Worker, sole_driver

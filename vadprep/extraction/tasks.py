@@ -12,10 +12,10 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.records import DecodeError, Task
-from vadprep.data.datasets import SourceIndex
+from vadprep.core.errors import DecodeError
+from vadprep.core.records import Task
 from vadprep.data.manifest import Manifest
-from vadprep.data.sources import size_of
+from vadprep.data.sources import SourceIndex, size_of
 from vadprep.features.folder import StreamFolder
 
 Lacking = Mapping[str, tuple[StreamFolder, NDArray[np.bool_]]]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vadprep.core.atomic import written
-from vadprep.core.records import FeaturesError
+from vadprep.core.errors import FeaturesError
 from vadprep.features import append_only as appended
 from vadprep.features.shard import DONE, FAILED, StoredVideo
 

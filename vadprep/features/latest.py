@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.features import append_only as appended
-from vadprep.features.folder import Plan, StreamFolder
+from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import (
     Earlier,
     Row,
@@ -22,6 +22,7 @@ from vadprep.features.journal import (
     manifest_paths,
     row_from,
 )
+from vadprep.features.plan import Plan
 from vadprep.features.shard import DONE
 
 MISSING, IS_DONE, IS_FAILED = range(3)

@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from vadprep.core.atomic import disk_errors, is_alive, names_in, written
-from vadprep.core.records import LeaseError, VadprepError
+from vadprep.core.errors import LeaseError, VadprepError
 
 logger = logging.getLogger(__name__)
 

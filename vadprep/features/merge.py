@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from vadprep.core.atomic import disk_errors, make_folder, remove_stale
-from vadprep.core.records import FeaturesError, SpecError
+from vadprep.core.errors import FeaturesError, SpecError
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, differences, require_shared
 from vadprep.features.folder import (
-    Place,
     StreamFolder,
     check_writable,
     read_provenance,
@@ -28,6 +27,7 @@ from vadprep.features.folder import (
 )
 from vadprep.features.journal import Journal, read_rows, row_of
 from vadprep.features.lease import leased
+from vadprep.features.plan import Place
 from vadprep.features.reader import StreamReader, required_folders
 from vadprep.features.shard import StoredVideo, write_shard
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.records import FeaturesError, ShardError, SpecError
+from vadprep.core.errors import FeaturesError, ShardError, SpecError
 from vadprep.core.spec import STREAMS, Spec, require_own
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows
@@ -278,3 +278,39 @@ def stream_folders(path: Path) -> dict[str, StreamFolder]:
     kind = RemoteFolder if isinstance(path, RemotePath) else StreamFolder
     folders = [kind.open(each) for each in candidates if (each / "spec.json").exists()]
     return {folder.spec.stream: folder for folder in folders}
+
+
+STREAM_CHOICES: dict[str, tuple[str, ...]] = {
+    "rgb": ("rgb",),
+    "flow": ("flow",),
+    "concat": ("rgb", "flow"),
+}
+"""Streams that a head sees; ``concat`` joins them along the feature axis, rgb first."""
+
+
+def streams_of(choice: str, available: Sequence[str]) -> tuple[str, ...]:
+    """The streams of a choice; raises ValueError or, when one is not there, FeaturesError."""
+    if choice not in STREAM_CHOICES:
+        raise ValueError(f"streams = {choice!r}: allowed are {', '.join(STREAM_CHOICES)}")
+    missing = set(STREAM_CHOICES[choice]) - set(available)
+    if missing:
+        raise FeaturesError(
+            f"streams {choice!r} need {', '.join(sorted(missing))}, but the features hold only "
+            f"{', '.join(available)}: extract that stream or choose another"
+        )
+    return STREAM_CHOICES[choice]
+
+
+def read_snippets(video: VideoFeatures, streams: Sequence[str]) -> NDArray[np.floating]:
+    """Snippets of one video as stored: float [num_clips, num_crops, sum of the streams' dims].
+
+    Raises FeaturesError that names the video when streams disagree or values are not finite.
+    """
+    parts = [video.stream(stream) for stream in streams]
+    if len({part.shape[:2] for part in parts}) > 1:
+        shapes = ", ".join(f"{s} {p.shape}" for s, p in zip(streams, parts, strict=True))
+        raise FeaturesError(f"{video.video_id}: streams differ in clips or crops: {shapes}")
+    snippets = np.concatenate(parts, axis=2)
+    if not np.isfinite(snippets).all():
+        raise FeaturesError(f"{video.video_id}: features hold NaN or infinity, extract it again")
+    return snippets

@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vadprep.core.records import FeaturesError
+from vadprep.core.errors import FeaturesError
 
 WAITS = (0.5, 2.0)
 """Seconds before a failed request is made again."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vadprep.features.folder import Place, StreamFolder
+from vadprep.features.folder import StreamFolder
 from vadprep.features.lease import Run
+from vadprep.features.plan import Place
 from vadprep.features.remote import RemotePath
 
 

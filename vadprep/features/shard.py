@@ -42,7 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import disk_errors, written
-from vadprep.core.records import FeaturesError, ShardError
+from vadprep.core.errors import FeaturesError, ShardError
 from vadprep.core.spec import Spec
 from vadprep.features.hdf5 import opened
 

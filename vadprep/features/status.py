@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from vadprep.core.spec import Spec
-from vadprep.features.folder import StreamFolder, ids_in_shard, plan_size
+from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import (
     Row,
     Totals,
@@ -23,6 +23,7 @@ from vadprep.features.journal import (
 from vadprep.features.latest import Standing
 from vadprep.features.lease import Run
 from vadprep.features.pace import Pace, pace_of
+from vadprep.features.plan import ids_in_shard, plan_size
 from vadprep.features.shard import DONE, FAILED
 
 

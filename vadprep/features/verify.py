@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vadprep.core.clips import check_spans
-from vadprep.core.records import FeaturesError, ShardError, SpecError, VadprepError
+from vadprep.core.errors import FeaturesError, ShardError, SpecError, VadprepError
 from vadprep.core.spec import UNKNOWN, Spec, require_own
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Row, read_rows

@@ -7,7 +7,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.records import VadprepError
+from vadprep.core.errors import VadprepError
 from vadprep.core.resources import worker_cores
 from vadprep.flow.pyramid import TVL1
 

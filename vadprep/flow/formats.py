@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vadprep.core.atomic import disk_errors, names_in, sync_folder, temporary_name, written
-from vadprep.core.records import DecodeError
+from vadprep.core.errors import DecodeError
 
 Planes = NDArray[np.uint8]
 """Pictures uint8 [n, h, w, 3]: u, v, and u as it is mirrored."""

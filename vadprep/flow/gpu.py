@@ -23,7 +23,7 @@ import torch
 import triton
 from torch import Tensor
 
-from vadprep.core.records import VadprepError
+from vadprep.core.errors import VadprepError
 from vadprep.flow import check_frames
 from vadprep.flow import gpu_kernels as kernels
 from vadprep.flow.bilinear import axis

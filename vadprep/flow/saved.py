@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vadprep.core.atomic import make_folder, remove_stale, written
 from vadprep.core.clips import num_flows
-from vadprep.core.records import DecodeError, FeaturesError, SpecError
+from vadprep.core.errors import DecodeError, FeaturesError, SpecError
 from vadprep.core.spec import Spec
 from vadprep.flow.formats import (
     JPEG_QUALITY,

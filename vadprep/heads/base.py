@@ -10,7 +10,7 @@ from typing import Generic, Literal, TypeVar
 import torch
 from torch import nn
 
-from vadprep.training.sampling import sampler
+from vadprep.heads.sampling import sampler
 
 
 @dataclass(frozen=True)

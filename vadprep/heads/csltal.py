@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
 from vadprep.heads.losses import cross_entropy, squared_changes
-from vadprep.training.sampling import sampler
+from vadprep.heads.sampling import sampler
 
 KERNEL = 3
 """Snippets that the convolution sees: t - 2, t - 1, t. The official one has five taps, of which

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
 from vadprep.heads.losses import cross_entropy, squared_changes, zero_of
-from vadprep.training.sampling import sampler
+from vadprep.heads.sampling import sampler
 
 
 @dataclass(frozen=True)

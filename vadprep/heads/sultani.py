@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
 from vadprep.heads.losses import squared_changes, zero_of
-from vadprep.training.sampling import sampler, segment_means, segment_of
+from vadprep.heads.sampling import sampler, segment_means, segment_of
 
 
 @dataclass(frozen=True)

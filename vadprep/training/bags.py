@@ -10,52 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from vadprep.core.records import FeaturesError
-from vadprep.features.reader import VideoFeatures
+from vadprep.core.errors import FeaturesError
+from vadprep.core.resources import half_of_memory
+from vadprep.features.reader import VideoFeatures, read_snippets
 from vadprep.heads import HeadConfig
+from vadprep.heads.sampling import Sampler, sampler
 from vadprep.training.batching import half_batch, shuffled_batches
-from vadprep.training.sampling import Sampler, sampler
-
-STREAM_CHOICES: dict[str, tuple[str, ...]] = {
-    "rgb": ("rgb",),
-    "flow": ("flow",),
-    "concat": ("rgb", "flow"),
-}
-"""Streams that a head sees; ``concat`` joins them along the feature axis, rgb first."""
-
-
-def streams_of(choice: str, available: Sequence[str]) -> tuple[str, ...]:
-    """The streams of a choice; raises ValueError or, when one is not there, FeaturesError."""
-    if choice not in STREAM_CHOICES:
-        raise ValueError(f"streams = {choice!r}: allowed are {', '.join(STREAM_CHOICES)}")
-    missing = set(STREAM_CHOICES[choice]) - set(available)
-    if missing:
-        raise FeaturesError(
-            f"streams {choice!r} need {', '.join(sorted(missing))}, but the features hold only "
-            f"{', '.join(available)}: extract that stream or choose another"
-        )
-    return STREAM_CHOICES[choice]
-
-
-def read_snippets(video: VideoFeatures, streams: Sequence[str]) -> NDArray[np.floating]:
-    """Snippets of one video as stored: float [num_clips, num_crops, sum of the streams' dims].
-
-    Raises FeaturesError that names the video when streams disagree or values are not finite.
-    """
-    parts = [video.stream(stream) for stream in streams]
-    if len({part.shape[:2] for part in parts}) > 1:
-        shapes = ", ".join(f"{s} {p.shape}" for s, p in zip(streams, parts, strict=True))
-        raise FeaturesError(f"{video.video_id}: streams differ in clips or crops: {shapes}")
-    snippets = np.concatenate(parts, axis=2)
-    if not np.isfinite(snippets).all():
-        raise FeaturesError(f"{video.video_id}: features hold NaN or infinity, extract it again")
-    return snippets
 
 
 @dataclass(frozen=True)
@@ -263,16 +227,6 @@ def shuffled_labels(
         called = set(rng.permutation(len(ids))[: count // len(labels) - before].tolist())
         dealt |= {video_id: int(index in called) for index, video_id in enumerate(ids)}
     return dealt
-
-
-def half_of_memory() -> int:
-    """Half of the bytes that this process may still take, by the system and by its cgroup."""
-    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    free = 1024 * next(int(value) for name, value, *_ in lines if name == "MemAvailable:")
-    limit, used = (Path("/sys/fs/cgroup", f"memory.{name}") for name in ("max", "current"))
-    if limit.is_file() and (most := limit.read_text().strip()).isdigit():
-        free = min(free, max(int(most) - int(used.read_text()), 0))
-    return free // 2
 
 
 def _only(of_videos: Mapping[str, int], what: str) -> int:

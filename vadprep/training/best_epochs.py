@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from vadprep.evaluation.metrics import FIGURES, Metrics, Truth, VideoScores, evaluate
+from vadprep.evaluation.run_files import read_json
+from vadprep.evaluation.scores import read_scores, write_scores
 from vadprep.features.reader import Features
 from vadprep.heads import Head
-from vadprep.training.checkpoint import Run, read_json, save_run
+from vadprep.training.checkpoint import Run, save_run
 from vadprep.training.csltal_protocol import NAME as SUBSAMPLED
 from vadprep.training.csltal_protocol import evaluate_subsampled
 from vadprep.training.log import SNAPSHOTS, first_rows, write_rows
-from vadprep.training.scoring import read_scores, score_videos, write_scores
+from vadprep.training.scoring import score_videos
 
 MOST = 20
 """Snapshots of a run, evenly spread over its epochs, the last one included.

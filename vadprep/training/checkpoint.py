@@ -19,51 +19,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vadprep import __version__
-from vadprep.core.atomic import written
-from vadprep.core.records import CheckpointError, SpecError
+from vadprep.core.atomic import write_json, written
+from vadprep.core.errors import CheckpointError, SpecError
 from vadprep.core.spec import UNKNOWN, Spec, completed, differences
+from vadprep.evaluation.run_files import LAST, _read, read_json
+from vadprep.evaluation.scores import Origin
 from vadprep.heads import HEADS, Head, HeadConfig, head_kind
 
 FORMAT = "vadprep-checkpoint"
 FORMAT_VERSION = 1
-LAST = "checkpoint-last"
 RESUME = "resume.safetensors"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What scores and figures come from, so that they are not taken for more than they are."""
-
-    weights: Mapping[str, str]
-    """Names of the weights behind the features, by stream."""
-    control: bool = False
-    """Trained on shuffled labels: a control, not a detector."""
-    preset: str = ""
-    """Preset that stood in for what features did not tell of themselves; blank for none."""
-
-    @property
-    def random_weights(self) -> bool:
-        """True when a network behind the features was never trained."""
-        return any(name.startswith("random:") for name in self.weights.values())
-
-    def as_json(self) -> dict[str, Any]:
-        """The part of metrics.json that names it."""
-        known = {
-            "weights": dict(self.weights),
-            "random_weights": self.random_weights,
-            "control": self.control,
-        }
-        return known | ({"preset": self.preset} if self.preset else {})
-
-    def caution(self) -> str:
-        """What has to be said beside every figure and plot; blank for an honest detector."""
-        names = dict.fromkeys(self.weights.values())
-        parts = [f"weights {name}, NEVER TRAINED" for name in names if name.startswith("random:")]
-        if self.control:
-            parts.append("CONTROL on shuffled labels, not a detector")
-        if self.preset:
-            parts.append(f"preset {self.preset} taken for what is unknown of the features")
-        return "; ".join(parts)
 
 
 _FIELDS = {"head", "config", "dim", "streams", "specs", "seed", "control", "metrics"}
@@ -266,42 +231,6 @@ def spec_records(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
 def versions() -> dict[str, str]:
     """Versions that numbers may depend on."""
     return {"vadprep": __version__, "torch": torch.__version__}
-
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write ``record`` at once, indented; raises ValueError for NaN, which JSON lacks."""
-    # ASCII, for ids made of file names that are not UTF-8.
-    content = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    with written(path) as stream:
-        stream.write(content.encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises CheckpointError naming the file when it is missing or damaged."""
-    try:
-        record = json.loads(_read(path))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: damaged, not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise CheckpointError(f"{path}: damaged, not a JSON object")
-    return record
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: not there; {why_not_there(path)}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def why_not_there(path: Path) -> str:
-    """What to do about a file that a run folder does not hold."""
-    folder = path.parent
-    if (folder / "config.json").exists() and not (folder / f"{LAST}.json").exists():
-        return "the training has not ended: go on with the same vadprep train ... --resume"
-    return f"is {folder} a run folder?"
 
 
 def _checked_record(path: Path) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from vadprep.core.clips import CLIP_LENGTH, frame_labels, runs
 from vadprep.evaluation.figures import average_precision, one_class, roc_auc
 from vadprep.evaluation.metrics import Truth, abnormal_frames
-from vadprep.features.reader import Features, VideoFeatures
+from vadprep.features.reader import Features, VideoFeatures, read_snippets
 from vadprep.heads import Head
 from vadprep.heads.csltal import CSLTALConfig
-from vadprep.training.bags import read_snippets
 from vadprep.training.scoring import exact_arithmetic
 
 NAME = "csl_tal_subsampled"

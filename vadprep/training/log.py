@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vadprep.core.atomic import written
-from vadprep.core.records import CheckpointError
+from vadprep.core.errors import CheckpointError
 from vadprep.training.tensorboard import NAME, write_events
 
 STEPS = "log.csv"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from vadprep.core.records import TrainingError
+from vadprep.core.errors import TrainingError
 from vadprep.core.signals import check_stop
 from vadprep.evaluation.metrics import listed
 from vadprep.heads import Head

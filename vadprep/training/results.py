@@ -10,9 +10,9 @@ from typing import Any
 
 from vadprep.data.manifest import Manifest
 from vadprep.evaluation.metrics import FIGURES, Metrics, VideoScores
+from vadprep.evaluation.run_files import read_json
+from vadprep.evaluation.scores import Origin, evaluate_scores
 from vadprep.training.best_epochs import CHOICES
-from vadprep.training.checkpoint import Origin, read_json
-from vadprep.training.scoring import evaluate_scores
 
 LAST = "last"
 PARTS = ("per_category", "protocols")

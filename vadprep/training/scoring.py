@@ -1,28 +1,17 @@
-"""Scores of whole videos from features, the file they stand in, and how good they are."""
+"""Features become scores, by a trained head."""
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
-import h5py
-import numpy as np
 import torch
 
-from vadprep.core.atomic import written
-from vadprep.core.records import CheckpointError, FeaturesError, Interval, ManifestError, Video
-from vadprep.data.manifest import Manifest, video_intervals
-from vadprep.evaluation.metrics import Metrics, Truth, VideoScores, evaluate, listed
-from vadprep.features.reader import Features, VideoFeatures
+from vadprep.core.errors import CheckpointError, FeaturesError
+from vadprep.evaluation.metrics import VideoScores, listed
+from vadprep.features.reader import Features, VideoFeatures, read_snippets, streams_of
 from vadprep.heads import Head
-from vadprep.training.bags import read_snippets, streams_of
-from vadprep.training.checkpoint import Origin, Run, check_features, why_not_there
-
-FORMAT = "vadprep-scores"
-FORMAT_VERSION = 1
+from vadprep.training.checkpoint import Run, check_features
 
 
 def score_features(
@@ -86,156 +75,3 @@ def _score_video(head: Head, video: VideoFeatures, streams: Sequence[str]) -> Vi
         device = next(head.parameters()).device
         scores, overall = head.score(snippets.to(device).float().transpose(0, 1))
     return VideoScores(scores.cpu().numpy(), video.spans, video.num_frames, video.fps, overall)
-
-
-def videos_in_split(
-    manifest: Manifest, features: Features, split: str, allow_missing: bool = False
-) -> tuple[Video, ...]:
-    """Videos of a split that have at least one snippet, in the order of the manifest.
-
-    Raises FeaturesError that lists the others, unless ``allow_missing``.
-    """
-    videos = manifest.in_split(split)
-    there = tuple(
-        video
-        for video in videos
-        if video.video_id in features and features[video.video_id].num_clips
-    )
-    missing = {video.video_id for video in videos} - {video.video_id for video in there}
-    if missing and not allow_missing:
-        raise FeaturesError(
-            f"{split} videos without features: {listed(missing)}. Extract them, or go on "
-            f"without them (--allow-missing)"
-        )
-    return there
-
-
-def evaluate_scores(
-    scores: Mapping[str, VideoScores], manifest: Manifest, coverage: str = "cut"
-) -> Metrics:
-    """Figures of ``scores`` against what ``manifest`` says of their ids.
-
-    Figures are undefined, with the reason, where intervals or labels of a video are unknown.
-    Raises ManifestError as ``truth_of`` does.
-    """
-    return evaluate(scores, truth_of(scores, manifest), coverage)
-
-
-def check_tested(
-    scored: Collection[str], manifest: Manifest, missing: Collection[str] = ()
-) -> None:
-    """Raise ManifestError, listing ids, unless ``scored`` are the videos of split test.
-
-    Those ``missing`` have no features, which the run knew.
-    """
-    tests = {video.video_id for video in manifest.in_split("test")}
-    known = {video.video_id for video in manifest.videos}
-    for ids, what in (
-        (known & set(scored) - tests, "scored videos of another split than test"),
-        (tests - set(scored) - set(missing), "videos of split test without scores"),
-    ):
-        if ids:
-            raise ManifestError(
-                f"{manifest.path}: column 'split': {what}: {listed(ids)}: figures would be those "
-                "of another set: use the manifest of the run, or correct the column"
-            )
-
-
-Timed = VideoScores | VideoFeatures
-"""What knows how many frames a video has, and its rate."""
-
-
-def truth_of(found: Mapping[str, Timed], manifest: Manifest) -> dict[str, Truth]:
-    """What ``manifest`` says of videos, in its order.
-
-    Raises ManifestError that lists ids it lacks, and for an interval past the end of a video.
-    """
-    videos = {video.video_id: video for video in manifest.videos if video.video_id in found}
-    if len(videos) < len(found):
-        raise ManifestError(
-            f"{manifest.path}: no row for scored videos: {listed(found.keys() - videos.keys())}: "
-            f"use the manifest of the run, or add them"
-        )
-    truth = {}
-    for video_id, video in videos.items():
-        intervals = known_intervals(video, found[video_id], manifest.where(video))
-        label = video.label
-        if label is None and intervals is not None:
-            label = int(bool(intervals))
-        truth[video_id] = Truth(intervals, label, video.category)
-    return truth
-
-
-def known_intervals(video: Video, found: Timed, where: str = "") -> tuple[Interval, ...] | None:
-    """Anomalous decoded frames of a video; none for a normal one, None where unknown."""
-    if video.label == 0:
-        return ()
-    return video_intervals(video, found.num_frames, found.fps, where)
-
-
-def write_scores(
-    path: Path, scores: Mapping[str, VideoScores], origin: Origin, checkpoint: str
-) -> None:
-    """Write one HDF5 file at once, laid out as shards: groups 000000, ... with ``video_id``.
-
-    Each group holds ``scores`` float64 [num_clips], ``spans`` int64 [num_clips, 2] and the
-    attributes ``num_frames`` and, where known, ``fps`` and ``overall``, the video's score.
-    Attributes of the file are ``checkpoint`` and those of ``origin``, ``weights`` as JSON.
-    Raises OutputError when the disk refuses.
-    """
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, "checkpoint": checkpoint})
-        file.attrs.update(origin.as_json() | {"weights": json.dumps(dict(origin.weights))})
-        for index, (video_id, video) in enumerate(scores.items()):
-            group = file.create_group(f"{index:06d}")
-            # Ids made of file names that are not UTF-8 keep their bytes, as in shards.
-            name = video_id.encode("utf-8", "surrogateescape")
-            group.attrs.create("video_id", name, dtype=h5py.string_dtype("utf-8"))
-            group.attrs["num_frames"] = video.num_frames
-            if video.fps is not None:
-                group.attrs["fps"] = video.fps
-            if video.overall is not None:
-                group.attrs["overall"] = video.overall
-            group.create_dataset("scores", data=video.snippets.astype(np.float64))
-            group.create_dataset("spans", data=video.spans.astype(np.int64))
-    with written(path) as stream:
-        stream.write(buffer.getvalue())
-
-
-def read_scores(path: Path) -> dict[str, VideoScores]:
-    """What ``write_scores`` wrote; raises CheckpointError for a missing or damaged file."""
-    with _opened(path) as file:
-        return {
-            str(group.attrs["video_id"]): VideoScores(
-                group["scores"][:],
-                group["spans"][:],
-                int(group.attrs["num_frames"]),
-                *(float(group.attrs[n]) if n in group.attrs else None for n in ("fps", "overall")),
-            )
-            for group in file.values()
-        }
-
-
-def read_origin(path: Path) -> Origin:
-    """What the scores in a file come from; raises as ``read_scores`` does."""
-    with _opened(path) as file:
-        preset = str(file.attrs.get("preset", ""))
-        return Origin(json.loads(file.attrs["weights"]), bool(file.attrs["control"]), preset)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """A scores file of this version; what goes wrong inside becomes a CheckpointError."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:  # NFS often has no locks
-            found = (file.attrs.get("format"), file.attrs.get("version"))
-            if found != (FORMAT, FORMAT_VERSION):
-                raise CheckpointError(f"{path}: not a scores file of this version: {found}")
-            yield file
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: scores are missing or damaged: not there; {why_not_there(path)}"
-        ) from None
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: scores are missing or damaged: {error}") from error

@@ -26,31 +26,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from vadprep.core.atomic import make_folder
+from vadprep.core.atomic import make_folder, write_json
 from vadprep.core.clips import COVERAGES
-from vadprep.core.records import CheckpointError, ManifestError, TrainingError, Video
+from vadprep.core.errors import CheckpointError, ManifestError, TrainingError
+from vadprep.core.records import Video
 from vadprep.core.spec import Spec
 from vadprep.data.manifest import Manifest
 from vadprep.evaluation.metrics import Metrics, listed
-from vadprep.features.reader import Features
+from vadprep.evaluation.run_files import LAST, read_json
+from vadprep.evaluation.scores import truth_of, videos_in_split, write_scores
+from vadprep.features.reader import STREAM_CHOICES, Features, streams_of
 from vadprep.heads import Head, HeadConfig, HeadSettings, head_kind
-from vadprep.training.bags import STREAM_CHOICES, TrainingBags, shuffled_labels, streams_of
+from vadprep.training.bags import TrainingBags, shuffled_labels
 from vadprep.training.best_epochs import MOST, TEST_FIGURES, Exam, Snapshots, snapshot_epochs
-from vadprep.training.checkpoint import (
-    LAST,
-    RESUME,
-    Run,
-    origin_of,
-    read_json,
-    save_run,
-    seed_folders,
-    spec_records,
-    write_json,
-)
+from vadprep.training.checkpoint import RESUME, Run, origin_of, save_run, seed_folders, spec_records
 from vadprep.training.log import STEPS
 from vadprep.training.loop import fit
 from vadprep.training.results import RunReport
-from vadprep.training.scoring import exact_arithmetic, truth_of, videos_in_split, write_scores
+from vadprep.training.scoring import exact_arithmetic
 
 _LOG = logging.getLogger(__name__)
 

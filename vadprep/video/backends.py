@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.records import DecodeError
+from vadprep.core.errors import DecodeError
 from vadprep.data.sources import IMAGE_SUFFIXES
 
 DECODE_THREADS = 1

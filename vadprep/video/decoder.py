@@ -33,7 +33,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.records import DecodeError
+from vadprep.core.errors import DecodeError
 from vadprep.video.backends import VideoHeader as VideoHeader
 from vadprep.video.decoder_process import ring_views
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.records import DecodeError
+from vadprep.core.errors import DecodeError
 from vadprep.video.backends import ADAPTERS, Frame, FrameSource, VideoHeader
 
 MEMORY_BYTES = 4 << 30

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.records import WeightsError
+from vadprep.core.errors import WeightsError
 
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 _SCALAR = np.float32(0).__reduce__()[0]

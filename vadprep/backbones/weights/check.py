@@ -21,7 +21,7 @@ from vadprep.backbones.graphs import graph_of, with_weights
 from vadprep.backbones.scaling import scaling_of
 from vadprep.backbones.weights.catalog import SAMPLES
 from vadprep.core.clips import Resampling
-from vadprep.core.records import DecodeError, WeightsError
+from vadprep.core.errors import DecodeError, WeightsError
 from vadprep.core.spec import PRESETS
 from vadprep.video.decoder import DECODERS, open_frames
 from vadprep.video.transforms import Views, ViewSettings

@@ -20,7 +20,7 @@ from vadprep.backbones.graphs import canonical_shapes
 from vadprep.backbones.weights.crc32c import crc32c, masked
 from vadprep.backbones.weights.names import deepmind_name
 from vadprep.backbones.weights.tensorflow import DATA, Arrays, Entry, read_index, read_tensors
-from vadprep.core.records import WeightsError
+from vadprep.core.errors import WeightsError
 
 RELEASES = {"rgb_imagenet": "inception_i3d", "flow_imagenet": "inception_i3d_flow"}
 """Checkpoints whose CRCs are known, and their graphs."""

@@ -26,7 +26,7 @@ from typing import BinaryIO
 from vadprep import __version__
 from vadprep.backbones.weights.catalog import KnownFile
 from vadprep.core.atomic import disk_errors, make_folder, sync_folder
-from vadprep.core.records import WeightsError
+from vadprep.core.errors import WeightsError
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from vadprep.backbones.weights.deepmind import (
     scope_graph,
 )
 from vadprep.backbones.weights.names import NAMINGS
-from vadprep.core.records import WeightsError
+from vadprep.core.errors import WeightsError
 
 State = dict[str, Tensor]
 

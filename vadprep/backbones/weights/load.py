@@ -18,7 +18,7 @@ from vadprep.backbones.graphs import canonical_shapes, graph_of
 from vadprep.backbones.weights.catalog import KNOWN, converted
 from vadprep.backbones.weights.formats import CAFFE2, canonical_state, identify, read_file
 from vadprep.core.atomic import written
-from vadprep.core.records import WeightsError
+from vadprep.core.errors import WeightsError
 
 RANDOM = "random:"
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.backbones.weights.crc32c import crc32c, masked
-from vadprep.core.records import WeightsError
+from vadprep.core.errors import WeightsError
 
 FOOTER_BYTES = 48
 MAGIC = 0xDB4775248B80FB57

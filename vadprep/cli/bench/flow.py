@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vadprep.core.records import DecodeError
-from vadprep.data.datasets import videos_in
+from vadprep.core.errors import DecodeError
+from vadprep.data.sources import videos_in
 from vadprep.flow import TVL1, tvl1, usable_cores
 from vadprep.flow.quantise import grey_of
 from vadprep.video.decoder import open_frames

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vadprep.core.records import Task, VadprepError, Video
+from vadprep.core.errors import VadprepError
+from vadprep.core.records import Task, Video
 from vadprep.core.spec import STREAMS, resolve
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.streams import Branch, FlowStage

@@ -22,11 +22,12 @@ from vadprep.cli.text import MOST_LISTED, Cells
 from vadprep.core.records import Report, Task
 from vadprep.core.spec import Spec, resolve
 from vadprep.data.manifest import read_manifest
-from vadprep.extraction.driver import Driver, OnStart, Share
+from vadprep.extraction.driver import Driver, OnStart
 from vadprep.features.folder import StreamFolder
 from vadprep.features.reader import stream_folders
 from vadprep.features.shard import DONE, Draft
 from vadprep.features.status import status
+from vadprep.features.writer import Share
 
 FOLDER_VIDEOS = 1000
 COMMITS = 50

@@ -16,10 +16,12 @@ import torch
 
 from vadprep.cli.text import Cells, duration
 from vadprep.core.clips import Resampling, num_clips
-from vadprep.core.records import FeaturesError, Video
+from vadprep.core.errors import FeaturesError
+from vadprep.core.records import Video
 from vadprep.core.spec import Spec
-from vadprep.data.datasets import frame_bounds, load_dataset, videos_in
-from vadprep.data.manifest import Manifest
+from vadprep.data.datasets import load_dataset
+from vadprep.data.manifest import Manifest, frame_bounds
+from vadprep.data.sources import videos_in
 from vadprep.extraction.config import Settings
 from vadprep.extraction.costs import Costs, limit_of_run, run_seconds
 from vadprep.extraction.estimate import Estimate, Timing, estimate

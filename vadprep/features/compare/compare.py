@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.records import FeaturesError
+from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import UNKNOWN, differences
 from vadprep.features.compare.findings import Evidence, Guess, guesses, verdict
 from vadprep.features.compare.lengths import CountsFound, Lengths, look_at_counts

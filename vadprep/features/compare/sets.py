@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.clips import CLIP_LENGTH, Resampling
-from vadprep.core.records import FeaturesError
+from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import Spec
 from vadprep.features.exchange.arrays import form_of, read_features
 from vadprep.features.exchange.layouts import ALL_NAMINGS, Tree, read_tree

@@ -13,7 +13,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder, written
-from vadprep.core.records import FeaturesError
+from vadprep.core.errors import FeaturesError
 
 REMEDY = "copy the file again"
 

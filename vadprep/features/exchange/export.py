@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder, written
 from vadprep.core.clips import CLIP_LENGTH, frame_labels
-from vadprep.core.records import FeaturesError, ManifestError, Video
-from vadprep.data.datasets import walk
+from vadprep.core.errors import FeaturesError, ManifestError
+from vadprep.core.records import Video
 from vadprep.data.manifest import Manifest, video_intervals
+from vadprep.data.sources import walk
 from vadprep.features.exchange.arrays import write_npy, write_text
 from vadprep.features.exchange.layouts import LAYOUTS
 from vadprep.features.exchange.spans import SEGMENTS, segment_edges

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import disk_errors, make_folder
-from vadprep.core.records import FeaturesError, SpecError, Video
+from vadprep.core.errors import FeaturesError, SpecError
+from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import Spec
 from vadprep.data.manifest import Manifest
@@ -34,10 +35,11 @@ from vadprep.features.exchange.surveying import (
     spec_of,
     surveyed,
 )
-from vadprep.features.folder import Place, StreamFolder, read_provenance, read_spec
+from vadprep.features.folder import StreamFolder, read_provenance, read_spec
 from vadprep.features.journal import Journal, row_of
 from vadprep.features.latest import Standing
 from vadprep.features.lease import Lease, leased
+from vadprep.features.plan import Place
 from vadprep.features.shard import Draft, write_failure, write_shard
 
 

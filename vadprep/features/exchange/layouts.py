@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from vadprep.core.records import FeaturesError
+from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import STREAMS
-from vadprep.data.datasets import walk
+from vadprep.data.sources import walk
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.clips import CLIP_LENGTH, TAIL_RULES, Resampling, nearest_rates, num_clips
-from vadprep.core.records import FeaturesError, Video
-from vadprep.data.datasets import frame_bounds
+from vadprep.core.errors import FeaturesError
+from vadprep.core.records import Video
+from vadprep.data.manifest import frame_bounds
 
 SEGMENTS = 32
 """Rows of a video in Sultani et al.'s files, whatever its length."""

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from vadprep.core.clips import CLIP_LENGTH
-from vadprep.core.records import FeaturesError, Video
+from vadprep.core.errors import FeaturesError
+from vadprep.core.records import Video
 from vadprep.core.spec import STREAMS, UNKNOWN, Spec
 from vadprep.features.exchange.arrays import Form, form_of
 from vadprep.features.exchange.layouts import LAYOUTS

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vadprep.training.sampling import (
+from vadprep.heads.sampling import (
     block_rows,
     jitter_rows,
     matlab_edges,
