@@ -22,8 +22,8 @@ from support.videos import write_video
 from vadprep.cli import main as cli
 from vadprep.cli import progress
 from vadprep.cli import text as tables
+from vadprep.core.presets import PRESETS
 from vadprep.core.records import Report, Video
-from vadprep.core.spec import PRESETS
 from vadprep.data.manifest import Manifest
 from vadprep.data.sources import videos_in
 from vadprep.extraction.config import Settings

@@ -22,7 +22,7 @@ from vadprep.backbones import has_cpu_bf16, load_backbone
 from vadprep.backbones.graphs import GRAPHS
 from vadprep.cli import score as cli_score
 from vadprep.cli.train import HEAD_NAMES
-from vadprep.core.spec import resolve
+from vadprep.core.presets import resolve
 from vadprep.data.datasets import load_dataset
 from vadprep.evaluation.scores import Origin, read_origin, read_scores
 from vadprep.extraction import run as runner

@@ -13,7 +13,7 @@ from support.tiny_features import tiny_set
 
 from vadprep.backbones import load_backbone, load_weights
 from vadprep.core.errors import Stopped
-from vadprep.core.spec import FLOW
+from vadprep.core.presets import FLOW
 from vadprep.flow.quantise import QUANTISE, Quantisation, grey_of, tvl1_method
 from vadprep.heads import HEADS
 from vadprep.training.checkpoint import RESUME
@@ -70,7 +70,7 @@ def test_flow_of_a_moving_picture_agrees_with_the_cpu() -> None:
     )
     scene = (255 * scene[0, 0].clamp(0, 1)).byte()
     grey = torch.stack([scene[:, 200 - 2 * n : 500 - 2 * n] for n in range(5)])
-    method = tvl1_method(FLOW["flow"])
+    method = tvl1_method(FLOW["flow"][0])
     planes = [
         Quantisation("mediapipe", 20).planes(method(each)).cpu() for each in (grey, grey.cuda())
     ]

@@ -22,7 +22,8 @@ from vadprep.backbones import has_cpu_bf16
 from vadprep.cli.text import compared_words
 from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError
-from vadprep.core.spec import UNKNOWN, Spec, resolve
+from vadprep.core.presets import resolve
+from vadprep.core.spec import UNKNOWN, Spec
 from vadprep.data.sources import videos_in
 from vadprep.extraction.config import Settings
 from vadprep.extraction.extractor import resampled

@@ -23,7 +23,8 @@ from support.stored import (
 )
 
 from vadprep.core.errors import FeaturesError, ShardError, SpecError
-from vadprep.core.spec import UNKNOWN, Spec, differences, resolve
+from vadprep.core.presets import resolve
+from vadprep.core.spec import UNKNOWN, Spec, differences
 from vadprep.features import append_only as appended
 from vadprep.features.folder import StreamFolder, read_shard_size
 from vadprep.features.journal import Journal, read_events, read_rows

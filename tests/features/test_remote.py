@@ -28,7 +28,7 @@ from support.stored import (
 )
 
 from vadprep.core.errors import FeaturesError, ShardError, SpecError
-from vadprep.core.spec import resolve
+from vadprep.core.presets import resolve
 from vadprep.features import hdf5, remote
 from vadprep.features.folder import StreamFolder
 from vadprep.features.merge import repack

@@ -23,7 +23,7 @@ from support.stored import (
 from support.videos import write_video
 
 from vadprep.core.errors import FeaturesError, ShardError, SpecError, Stopped
-from vadprep.core.spec import resolve
+from vadprep.core.presets import resolve
 from vadprep.features.folder import StreamFolder, read_provenance, read_shard_size
 from vadprep.features.journal import Journal, read_events, read_rows
 from vadprep.features.merge import repack

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.standin import standin_flow
 
-from vadprep.core import spec
+from vadprep.core import presets
 from vadprep.core.clips import num_flows
 from vadprep.flow import quantise as pictures
 from vadprep.flow.pyramid import TVL1
@@ -127,8 +127,8 @@ def test_a_mirrored_crop_is_the_flow_of_the_mirrored_video(name: str) -> None:
 
 
 def test_the_settings_of_the_presets_are_the_defaults() -> None:
-    assert pictures.settings_text(TVL1()) == spec.FLOW["flow"]
-    assert pictures.parsed_settings(spec.FLOW["flow"]) == TVL1()
+    assert pictures.settings_text(TVL1()) == presets.FLOW["flow"][0]
+    assert pictures.parsed_settings(presets.FLOW["flow"][0]) == TVL1()
     other = TVL1(lambda_=0.05, scales=1, median=1, epsilon=0.0)
     assert pictures.parsed_settings(pictures.settings_text(other)) == other
 
@@ -138,10 +138,10 @@ def test_the_settings_of_the_presets_are_the_defaults() -> None:
     [
         ("tvl1", "expected each setting once"),
         ("farneback", "expected each setting once"),
-        (spec.FLOW["flow"].replace("tau=0.25", "tau=x"), "could not convert"),
-        (spec.FLOW["flow"].replace("tau=0.25", "tau=0"), "must be positive"),
-        (spec.FLOW["flow"] + " gamma=0", "gamma"),
-        (spec.FLOW["flow"] + " median", "not enough values"),
+        (presets.FLOW["flow"][0].replace("tau=0.25", "tau=x"), "could not convert"),
+        (presets.FLOW["flow"][0].replace("tau=0.25", "tau=0"), "must be positive"),
+        (presets.FLOW["flow"][0] + " gamma=0", "gamma"),
+        (presets.FLOW["flow"][0] + " median", "not enough values"),
     ],
 )
 def test_settings_that_cannot_be_read(text: str, expected: str) -> None:

@@ -24,7 +24,7 @@ from support.stored import write_folder
 
 from vadprep.cli.text import show
 from vadprep.core.clips import frame_labels
-from vadprep.core.spec import resolve
+from vadprep.core.presets import resolve
 from vadprep.data.datasets import load_dataset, split_path
 from vadprep.data.manifest import apply_splits
 from vadprep.features.reader import open_features

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from vadprep.core.clips import CLIP_LENGTH
-from vadprep.core.spec import Spec, resolve
+from vadprep.core.presets import resolve
+from vadprep.core.spec import Spec
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.streams import Branch, FlowStage
 from vadprep.flow.saved import SavedFlow

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vadprep.core.spec import Spec, resolve
+from vadprep.core.presets import resolve
+from vadprep.core.spec import Spec
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Journal, Row
 from vadprep.features.shard import DONE, FAILED, StoredVideo, crc32, write_shard

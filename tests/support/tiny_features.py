@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vadprep.core import spec as specs
+from vadprep.core.presets import resolve
 from vadprep.core.records import Video
 from vadprep.data.manifest import Manifest
 
@@ -42,7 +42,7 @@ class TinyFeatures(dict):
         super().__init__({video.video_id: video for video in videos})
         self.streams = tuple(next(iter(self.values())).streams)
         self.specs = {
-            stream: specs.resolve("i3d", "cpu", ("random:0", "0" * 64), overrides or {}, stream)
+            stream: resolve("i3d", "cpu", ("random:0", "0" * 64), overrides or {}, stream)
             for stream in self.streams
         }
 

@@ -22,7 +22,7 @@ from vadprep.cli.options import (
     video_options,
     warn,
 )
-from vadprep.core.spec import FLOW, FLOW_GRAPHS, PRESETS, streams_of
+from vadprep.core.presets import PRESETS
 from vadprep.data.datasets import check as check_files
 from vadprep.data.datasets import dataset_names, load_dataset, named_manifest, summary
 from vadprep.extraction import stages
@@ -140,7 +140,7 @@ def extract_settings(videos: Videos, **options: Any) -> Settings:
     placement = ("gpus", "workers", "address", "rank", "world_size")
     return Settings(
         preset=preset,
-        streams=tuple(streams.split(",")) if streams else streams_of(preset),
+        streams=tuple(streams.split(",")) if streams else PRESETS[preset].streams,
         overrides=overrides | parsed_fields(options.pop("fields")),
         save_flow=saved_flow(options.pop("save_flow"), options.pop("flow_format")),
         **placed(**{name: options.pop(name) for name in placement}),
@@ -355,8 +355,7 @@ def telling(count: Callable[[Path], int], total: int) -> Callable[[Path], int]:
 def presets(name: str | None) -> None:
     """Named settings of features; of one, where each value is from."""
     if name:
-        flow = FLOW | {"flow": "tvl1"} if PRESETS[name]["graph"] in FLOW_GRAPHS else {}
-        tables.show(tables.preset_rows(name, PRESETS[name] | flow))
+        tables.show(tables.preset_rows(name))
         return
-    tables.show(tables.presets_rows(PRESETS))
+    tables.show(tables.presets_rows())
     click.echo("vadprep presets NAME: where each value comes from, and what nobody knows")

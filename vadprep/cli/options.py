@@ -11,8 +11,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from vadprep.core.presets import DATASET_PRESETS, DEFAULT_PRESET
 from vadprep.core.records import Video
-from vadprep.core.spec import DATASET_PRESETS, DEFAULT_PRESET
 from vadprep.data.datasets import dataset_names, leaks, load_dataset, split_path
 from vadprep.data.manifest import Manifest, apply_splits, read_manifest
 from vadprep.data.sources import videos_in

@@ -14,8 +14,9 @@ import click
 from vadprep.cli import text as tables
 from vadprep.cli.options import FEATURES, FOLDER, PATH, arguments
 from vadprep.core.errors import CheckpointError
+from vadprep.core.presets import PRESETS, fill_unknown
 from vadprep.core.records import Video
-from vadprep.core.spec import COMPUTED, NO_FLOW, PRESETS, UNKNOWN, Spec, completed
+from vadprep.core.spec import COMPUTED, NO_FLOW, UNKNOWN, Spec
 from vadprep.data.manifest import Manifest
 from vadprep.data.sources import videos_in
 from vadprep.evaluation.figures import ALARM
@@ -112,7 +113,7 @@ def origin_on(
         if weights[stream] == UNKNOWN:
             weights[stream] = specs[1].weights
         with arguments():
-            filled = [(spec, completed(spec, preset).identity()) for spec in specs]
+            filled = [(spec, fill_unknown(spec, preset).identity()) for spec in specs]
         assumed[stream] = {
             name: values[name]
             for spec, values in filled
@@ -218,7 +219,9 @@ def settings_of(
 
     overrides: dict[str, Any] = {}
     with arguments():
-        specs = {each: completed(spec, preset) if preset else spec for each, spec in specs.items()}
+        specs = {
+            each: fill_unknown(spec, preset) if preset else spec for each, spec in specs.items()
+        }
     for stream, spec in specs.items():
         check_repeatable(spec, () if preset is None else OF_THE_MACHINE)
         fields = (*SETTABLE, *SETTABLE_FLOW) if stream == "flow" else SETTABLE

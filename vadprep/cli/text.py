@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from vadprep.core.presets import FLOW_SOURCES, notes_of
-from vadprep.core.spec import streams_of
+from vadprep.core.presets import FLOW, PRESETS
 from vadprep.data.datasets import DatasetCheck, DatasetSummary, WrongLength
 from vadprep.features.compare.compare import Comparison
 from vadprep.features.journal import Row
@@ -274,31 +273,33 @@ PRESET_COLUMNS = {
 """Fields of a preset that the overview shows, and their headings."""
 
 
-def presets_rows(presets: Mapping[str, Mapping[str, Any]]) -> list[Cells]:
+def presets_rows() -> list[Cells]:
     """A line for each preset."""
     return [
         ("preset", "streams", *PRESET_COLUMNS.values(), "source"),
         *(
             (
                 name,
-                ",".join(streams_of(name)),
-                *(preset[field] for field in PRESET_COLUMNS),
-                notes_of(name).source,
+                ",".join(preset.streams),
+                *(getattr(preset, field)[0] for field in PRESET_COLUMNS),
+                preset.origin,
             )
-            for name, preset in presets.items()
+            for name, preset in PRESETS.items()
         ),
     ]
 
 
-def preset_rows(name: str, preset: Mapping[str, Any]) -> list[Cells]:
+def preset_rows(name: str) -> list[Cells]:
     """A line for each field of one preset, with its source; then what nobody knows."""
-    notes = notes_of(name)
-    sources = {**FLOW_SOURCES, **notes.sources}
+    preset = PRESETS[name]
+    settings = preset.settings
+    if preset.has_flow:
+        settings = {**settings, **FLOW, "flow": ("tvl1", FLOW["flow"][1])}
     return [
         ("field", name, "source"),
-        ("streams", ",".join(streams_of(name)), ""),
-        *((field, value, sources.get(field, "")) for field, value in preset.items()),
-        *(("unknown", "", each) for each in notes.unknown),
+        ("streams", ",".join(preset.streams), ""),
+        *((field, value, source) for field, (value, source) in settings.items()),
+        *(("unknown", "", each) for each in preset.open_questions),
     ]
 
 

@@ -1,76 +1,132 @@
-"""Where each value of a preset is taken from, and what nobody has written down."""
+"""The presets: named recipes of the field, each value beside the source it is taken from.
+
+To add a preset, add one entry to ``PRESETS``: a whole ``Preset``, or ``replace`` of one that is
+there with what differs. Nothing else has to be touched: the commands read this table.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from vadprep.core.spec import FLOW, PRESETS
+from vadprep.core.clips import CLIP_LENGTH
+from vadprep.core.spec import COMPUTED, FLOW_FIELDS, UNKNOWN, Spec
 
-OURS = "ours: no source says it"
-"""Source of a value that had to be chosen."""
+Text = tuple[str, str]
+Number = tuple[int, str]
+"""A value and its source."""
 
 
 @dataclass(frozen=True)
-class Notes:
-    """What is known of a recipe, and what is known to be unknown."""
+class Preset:
+    """One recipe: where it comes from, its settings, and what nobody has written down.
 
-    source: str
-    """Whose recipe it is."""
-    sources: Mapping[str, str] = field(default_factory=dict)
-    """Of single fields of the spec."""
-    unknown: tuple[str, ...] = ()
+    The settings are fields of ``Spec``, which says what each means; each is (value, source).
+    """
 
-    def and_(self, source: str, sources: Mapping[str, str], *unknown: str) -> Notes:
-        """The notes of a recipe that builds on this one."""
-        return replace(self, source=source, sources={**self.sources, **sources}, unknown=unknown)
+    origin: str
+    """Whose recipe it is: authors and year, paper, repository."""
+    graph: Text
+    """Id of the network of stream ``rgb``, a key of ``vadprep.backbones.GRAPHS``."""
+    fps: Text
+    resize: Text
+    filter: Text
+    crops: Number
+    crop_order: Text
+    crop_size: Number
+    scaling: Text
+    clip_length: Number
+    clip_stride: Number
+    tail: Text
+    decoder: Text
+    dtype: Text
+    open_questions: tuple[str, ...] = ()
+    """What the authors did not publish; ``vadprep presets NAME`` prints it."""
+    streams: tuple[str, ...] = ("rgb",)
+    """Streams that are extracted when the user names none."""
+
+    @property
+    def settings(self) -> dict[str, tuple[Any, str]]:
+        """Field of ``Spec`` -> (value, source) of stream ``rgb``, in the order of the record."""
+        others = ("origin", "open_questions", "streams")
+        return {name: value for name, value in vars(self).items() if name not in others}
+
+    @property
+    def has_flow(self) -> bool:
+        """True when the network has a form for stream ``flow``; its settings are ``FLOW``."""
+        return self.graph[0] in FLOW_GRAPHS
 
 
+OURS = "ours: no source says it"
+"""Source of a value that had to be chosen."""
 README = "README of kinetics-i3d"
+RTFM_AUTHOR = "the author in RTFM's issue 21"
+TRANSFORMS = "transforms of the weights in torchvision"
 XDVIODET = "Roc-Ng/XDVioDet"
-SCRIPT = "I3D_Feature_Extraction_resnet (G. Gottimukkala)"
+GOWTHAM = "I3D_Feature_Extraction_resnet (G. Gottimukkala)"
+URDMU = "UR-DMU, feature_extract"
 
-_FIELD = {
-    "clip_length": "Sultani et al. 2018 and all after: 16 frames",
-    "clip_stride": "no overlap: published files have a row for each 16 frames",
-    "decoder": OURS,
-    "dtype": OURS + "; published files are float32",
+FLOW_GRAPHS = {"inception_i3d": "inception_i3d_flow"}
+"""The network of stream ``flow`` that belongs to one of stream ``rgb``."""
+
+FLOW: Mapping[str, tuple[Any, str]] = {
+    "flow": (
+        "tvl1 tau=0.25 lambda=0.15 theta=0.3 scales=5 scale_step=0.8 warps=5 epsilon=0.01 "
+        "inner_iterations=30 outer_iterations=10 median=5",
+        "MediaPipe, tvl1_optical_flow_calculator.cc: OpenCV's CPU class with its defaults, "
+        "tau=0.25 lambda=0.15 theta=0.3 scales=5 scale_step=0.8 warps=5 epsilon=0.01 "
+        "inner_iterations=30 outer_iterations=10 median=5",
+    ),
+    "flow_source": (COMPUTED, ""),
+    "flow_bound": (20, README + ": 20 px"),
+    "quantisation": (
+        "mediapipe",
+        "MediaPipe, flow_quantizer_model.cc; its JPEG of quality 100 is left out",
+    ),
+    "flip_rule": (
+        "negate-u",
+        OURS + "; Finspire13's code mirrors the picture of the flow alone (keep-u)",
+    ),
 }
+"""Settings of stream ``flow`` in every preset whose network has a form for it: kinetics-i3d's."""
 
-_I3D = Notes(
-    "Carreira and Zisserman 2017, " + README,
-    _FIELD
-    | {
-        "graph": "kinetics-i3d/i3d.py",
-        "fps": README + ": 25",
-        "resize": README + ": shorter side 256, aspect kept",
-        "filter": README + ": bilinear; that it averages when shrinking is " + OURS,
-        "crops": README + ": the centre crop in tests",
-        "crop_order": README,
-        "crop_size": README,
-        "scaling": README,
-        "tail": OURS,
-    },
-    ("which library resized: with or without averaging moves grey values by several levels",),
+_I3D = Preset(
+    origin="Carreira and Zisserman 2017, " + README,
+    graph=("inception_i3d", "kinetics-i3d/i3d.py"),
+    fps=("25", README + ": 25"),
+    resize=("short 256", README + ": shorter side 256, aspect kept"),
+    filter=("pil-bilinear", README + ": bilinear; that it averages when shrinking is " + OURS),
+    crops=(1, README + ": the centre crop in tests"),
+    crop_order=("centre", README),
+    crop_size=(224, README),
+    scaling=("[-1,1]", README),
+    clip_length=(CLIP_LENGTH, "Sultani et al. 2018 and all after: 16 frames"),
+    clip_stride=(CLIP_LENGTH, "no overlap: published files have a row for each 16 frames"),
+    tail=("drop", OURS),
+    decoder=("decord, pyav", OURS),
+    dtype=("float16", OURS + "; published files are float32"),
+    open_questions=(
+        "which library resized: with or without averaging moves grey values by several levels",
+    ),
 )
 
-AUTHOR = "the author in RTFM's issue 21"
-_RESNET = Notes(
-    "Tian et al. 2021 (RTFM), the author's setup in issue 21",
-    _FIELD
-    | {
-        "graph": "RTFM's README names Tushar-N/pytorch-resnet3d: the 32x2 baseline of "
-        "video-nonlocal-net",
-        "fps": OURS + "; its UCF files have a row for each 16 native frames",
-        "resize": AUTHOR + ": torchvision's Resize(256)",
-        "filter": AUTHOR + ": the same, on PIL images: bilinear, averaging",
-        "crops": AUTHOR + ": torchvision's TenCrop(224)",
-        "crop_order": AUTHOR + ": torchvision's TenCrop(224)",
-        "crop_size": AUTHOR,
-        "scaling": AUTHOR + ": mean 114.75, standard deviation 57.375",
-        "tail": OURS + "; " + SCRIPT + " does so",
-    },
-    (
+_RTFM = replace(
+    _I3D,
+    origin="Tian et al. 2021 (RTFM), the author's setup in issue 21",
+    graph=(
+        "i3d_r50_nonlocal",
+        "RTFM's README names Tushar-N/pytorch-resnet3d: the 32x2 baseline of video-nonlocal-net",
+    ),
+    fps=("native", OURS + "; its UCF files have a row for each 16 native frames"),
+    resize=("short 256", RTFM_AUTHOR + ": torchvision's Resize(256)"),
+    filter=("pil-bilinear", RTFM_AUTHOR + ": the same, on PIL images: bilinear, averaging"),
+    crops=(10, RTFM_AUTHOR + ": torchvision's TenCrop(224)"),
+    crop_order=("torchvision", RTFM_AUTHOR + ": torchvision's TenCrop(224)"),
+    crop_size=(224, RTFM_AUTHOR),
+    scaling=("(x-114.75)/57.375", RTFM_AUTHOR + ": mean 114.75, standard deviation 57.375"),
+    tail=("drop", OURS + "; " + GOWTHAM + " does so"),
+    open_questions=(
         "resize: issue 53 has 256x256, which ignores the aspect",
         "tail: the author's clips are filled up by repeating them (LoopPad); ShanghaiTech 01_047 "
         "has 67 rows for 1,056 frames",
@@ -78,132 +134,219 @@ _RESNET = Notes(
     ),
 )
 
-_TRANSFORMS = "transforms of the weights in torchvision"
-_TORCHVISION = Notes(
-    "torchvision, published transforms",
-    _FIELD
-    | {
-        "graph": "torchvision.models.video",
-        "fps": "meta of the weights: the rate of their published accuracy",
-        "resize": _TRANSFORMS,
-        "filter": _TRANSFORMS + ": bilinear without averaging; OpenCV's is that to one grey level",
-        "crops": _TRANSFORMS,
-        "crop_order": _TRANSFORMS,
-        "crop_size": _TRANSFORMS,
-        "scaling": _TRANSFORMS,
-        "tail": OURS,
-        "clip_length": "meta of the weights",
-    },
-)
-_SHORTER = "clip_length"
-_SWIN = _TORCHVISION.and_(
-    _TORCHVISION.source,
-    {_SHORTER: "the clips of this field; the published accuracy is of 32 frames"},
+_TORCHVISION = replace(
+    _I3D,
+    origin="torchvision, published transforms",
+    fps=("15", "meta of the weights: the rate of their published accuracy"),
+    filter=(
+        "opencv-bilinear",
+        TRANSFORMS + ": bilinear without averaging; OpenCV's is that to one grey level",
+    ),
+    crops=(1, TRANSFORMS),
+    crop_order=("centre", TRANSFORMS),
+    crop_size=(224, TRANSFORMS),
+    clip_length=(CLIP_LENGTH, "meta of the weights"),
+    open_questions=(),
 )
 
-FLOW_SOURCES = {
-    "flow": "MediaPipe, tvl1_optical_flow_calculator.cc: OpenCV's CPU class with its defaults, "
-    + FLOW["flow"].partition(" ")[2],
-    "flow_bound": README + ": 20 px",
-    "quantisation": "MediaPipe, flow_quantizer_model.cc; its JPEG of quality 100 is left out",
-    "flip_rule": OURS + "; Finspire13's code mirrors the picture of the flow alone (keep-u)",
-}
-"""Of the fields about flow, in every preset that has a network for it."""
 
-NOTES: dict[str, Notes] = {
+def _torchvision(
+    graph: str, resize: str = "short 256", scaling: str = "torchvision-kinetics", **changes: Any
+) -> Preset:
+    """A classifier of torchvision with its published transforms."""
+    return replace(
+        _TORCHVISION,
+        graph=(graph, "torchvision.models.video"),
+        resize=(resize, TRANSFORMS),
+        scaling=(scaling, TRANSFORMS),
+        **changes,
+    )
+
+
+def _trained_on(frames: int) -> Number:
+    return (CLIP_LENGTH, f"the clips of this field; the published accuracy is of {frames} frames")
+
+
+_CROP_112 = (112, TRANSFORMS)
+
+PRESETS: dict[str, Preset] = {
     "i3d": _I3D,
-    "xd": _I3D.and_(
-        "Wu et al. 2020 (XD-Violence), " + XDVIODET,
-        {
-            "fps": "Wu et al. 2020: 24",
-            "crops": XDVIODET + ": five files a video",
-            "crop_order": XDVIODET + ": 0 is the centre, 1 to 4 the corners",
-            "tail": XDVIODET + ", list/make_gt.py: (N - 1) // 16",
-        },
-        "the order of the four corners: taken as top left, top right, bottom left, bottom right",
-        "resize, filter and decoder: the extraction was never published (its issue 31)",
+    "xd": replace(
+        _I3D,
+        origin="Wu et al. 2020 (XD-Violence), " + XDVIODET,
+        fps=("24", "Wu et al. 2020: 24"),
+        crops=(5, XDVIODET + ": five files a video"),
+        crop_order=("xd", XDVIODET + ": 0 is the centre, 1 to 4 the corners"),
+        tail=("xd", XDVIODET + ", list/make_gt.py: (N - 1) // 16"),
+        open_questions=(
+            "the order of the four corners: taken as top left, top right, bottom left, bottom "
+            "right",
+            "resize, filter and decoder: the extraction was never published (its issue 31)",
+        ),
     ),
-    "ucf": _I3D.and_(
-        "Roc-Ng/DeepMIL: its UCF-Crime features, issues 2 and 26",
-        {
-            "fps": "a row for each 16 native frames",
-            "resize": "DeepMIL's issue 2: shorter side at least 256, code of pytorch-i3d",
-            "crops": "ten files a video",
-            "crop_order": OURS,
-            "tail": "279 of the 290 test files: (N - 1) // 16; the other 11 have N // 16",
-        },
-        "the order of the ten crops",
-        "whether sides above 256 were made smaller or only smaller ones larger",
-        "why 11 test videos follow the other tail rule",
+    "ucf": replace(
+        _I3D,
+        origin="Roc-Ng/DeepMIL: its UCF-Crime features, issues 2 and 26",
+        fps=("native", "a row for each 16 native frames"),
+        resize=("short 256", "DeepMIL's issue 2: shorter side at least 256, code of pytorch-i3d"),
+        crops=(10, "ten files a video"),
+        crop_order=("xd", OURS),
+        tail=("xd", "279 of the 290 test files: (N - 1) // 16; the other 11 have N // 16"),
+        open_questions=(
+            "the order of the ten crops",
+            "whether sides above 256 were made smaller or only smaller ones larger",
+            "why 11 test videos follow the other tail rule",
+        ),
     ),
-    "arnet": _I3D.and_(
-        "Wan et al. 2020 (AR-Net)",
-        {"fps": OURS, "tail": OURS},
-        "frame rate, resize, crops and tail of its features",
+    "rtfm-r50": _RTFM,
+    "gowtham-r50": replace(
+        _RTFM,
+        origin=GOWTHAM,
+        fps=("native", GOWTHAM + ": ffmpeg writes every frame"),
+        resize=("256x340", GOWTHAM + ": 340 wide, 256 high, aspect ignored"),
+        filter=("pil-lanczos", GOWTHAM + ": PIL's ANTIALIAS"),
+        crops=(10, GOWTHAM),
+        crop_order=("gowtham", GOWTHAM),
+        crop_size=(224, GOWTHAM),
+        scaling=(
+            "[-1,1]",
+            GOWTHAM + ": x * 2 / 255 - 1, which is NOT what the weights were trained with (their "
+            "contrast times 0.45)",
+        ),
+        tail=("drop", GOWTHAM + ": N // 16, but videos of 16 frames or fewer end it"),
+        open_questions=(
+            "its frames went through JPEG at ffmpeg's default quality, which is not repeated here",
+            "at variable frame rates ffmpeg repeats or drops frames, which is not repeated here",
+        ),
     ),
-    "rtfm-r50": _RESNET,
-    "gowtham-r50": _RESNET.and_(
-        SCRIPT,
-        {
-            "fps": SCRIPT + ": ffmpeg writes every frame",
-            "resize": SCRIPT + ": 340 wide, 256 high, aspect ignored",
-            "filter": SCRIPT + ": PIL's ANTIALIAS",
-            "crops": SCRIPT,
-            "crop_order": SCRIPT,
-            "crop_size": SCRIPT,
-            "scaling": SCRIPT + ": x * 2 / 255 - 1, which is NOT what the weights were trained "
-            "with (their contrast times 0.45)",
-            "tail": SCRIPT + ": N // 16, but videos of 16 frames or fewer end it",
-        },
-        "its frames went through JPEG at ffmpeg's default quality, which is not repeated here",
-        "at variable frame rates ffmpeg repeats or drops frames, which is not repeated here",
+    "urdmu": replace(
+        _I3D,
+        origin="Zhou et al. 2023 (UR-DMU), feature_extract/",
+        fps=("native", URDMU),
+        resize=("256x340", URDMU + ": as " + GOWTHAM),
+        filter=("pil-lanczos", URDMU + ": PIL's ANTIALIAS"),
+        crops=(10, URDMU),
+        crop_order=("gowtham", URDMU + ": as " + GOWTHAM),
+        crop_size=(224, URDMU),
+        scaling=("[-1,1]", URDMU),
+        tail=("repeat-last", URDMU + ": the last frame fills the last clip"),
+        open_questions=("how the frames were decoded",),
     ),
-    "urdmu": _I3D.and_(
-        "Zhou et al. 2023 (UR-DMU), feature_extract/",
-        {
-            "fps": "UR-DMU, feature_extract",
-            "resize": "UR-DMU, feature_extract: as " + SCRIPT,
-            "filter": "UR-DMU, feature_extract: PIL's ANTIALIAS",
-            "crops": "UR-DMU, feature_extract",
-            "crop_order": "UR-DMU, feature_extract: as " + SCRIPT,
-            "crop_size": "UR-DMU, feature_extract",
-            "scaling": "UR-DMU, feature_extract",
-            "tail": "UR-DMU, feature_extract: the last frame fills the last clip",
-        },
-        "how the frames were decoded",
+    "ptv-r50": replace(
+        _RTFM,
+        origin="pytorchvideo, model zoo: I3D_8x8_R50",
+        graph=("i3d_r50", "pytorchvideo/models/hub/resnet.py"),
+        fps=("15/4", "SlowFast, I3D_8x8_R50.yaml: every 8th of 30 frames a second"),
+        resize=("short 256", "SlowFast, config/defaults.py: shorter side 256 in tests"),
+        filter=(
+            "opencv-bilinear",
+            "SlowFast: torch's bilinear; OpenCV's is that to one grey level",
+        ),
+        crops=(1, "the middle one of SlowFast's three"),
+        crop_order=("centre", OURS),
+        crop_size=(256, "SlowFast, config/defaults.py: 256 in tests"),
+        scaling=(
+            "(x-114.75)/57.375",
+            "SlowFast, config/defaults.py: mean 0.45, standard deviation 0.225",
+        ),
+        clip_length=(8, "SlowFast, I3D_8x8_R50.yaml: 8 frames"),
+        clip_stride=(8, OURS + ": no overlap"),
+        tail=("drop", OURS),
+        open_questions=(),
     ),
-    "ptv-r50": _RESNET.and_(
-        "pytorchvideo, model zoo: I3D_8x8_R50",
-        {
-            "graph": "pytorchvideo/models/hub/resnet.py",
-            "fps": "SlowFast, I3D_8x8_R50.yaml: every 8th of 30 frames a second",
-            "resize": "SlowFast, config/defaults.py: shorter side 256 in tests",
-            "filter": "SlowFast: torch's bilinear; OpenCV's is that to one grey level",
-            "crops": "the middle one of SlowFast's three",
-            "crop_order": OURS,
-            "crop_size": "SlowFast, config/defaults.py: 256 in tests",
-            "scaling": "SlowFast, config/defaults.py: mean 0.45, standard deviation 0.225",
-            "clip_length": "SlowFast, I3D_8x8_R50.yaml: 8 frames",
-            "clip_stride": OURS + ": no overlap",
-            "tail": OURS,
-        },
+    "r3d_18": _torchvision("r3d_18", "128x171", crop_size=_CROP_112),
+    "r2plus1d_18": _torchvision("r2plus1d_18", "128x171", crop_size=_CROP_112),
+    "s3d": _torchvision("s3d", "256x256", clip_length=_trained_on(128)),
+    "swin3d_t": _torchvision("swin3d_t", scaling="imagenet", clip_length=_trained_on(32)),
+    "swin3d_s": _torchvision("swin3d_s", scaling="imagenet", clip_length=_trained_on(32)),
+    "swin3d_b": _torchvision("swin3d_b", scaling="imagenet", clip_length=_trained_on(32)),
+    "mvit_v2_s": _torchvision(
+        "mvit_v2_s",
+        scaling="(x-114.75)/57.375",
+        fps=("15/2", "meta of the weights: the rate of their published accuracy"),
     ),
-    "r3d_18": _TORCHVISION,
-    "r2plus1d_18": _TORCHVISION,
-    "s3d": _TORCHVISION.and_(
-        _TORCHVISION.source,
-        {_SHORTER: "the clips of this field; the published accuracy is of 128 frames"},
+    "arnet": replace(
+        _I3D,
+        origin="Wan et al. 2020 (AR-Net)",
+        fps=("native", OURS),
+        open_questions=("frame rate, resize, crops and tail of its features",),
+        streams=("rgb", "flow"),
     ),
-    "swin3d_t": _SWIN,
-    "swin3d_s": _SWIN,
-    "swin3d_b": _SWIN,
-    "mvit_v2_s": _TORCHVISION,
 }
-"""By preset."""
+"""The presets by name."""
+
+DATASET_PRESETS = {"xd": "xd", "ucf": "ucf", "shanghaitech": "ucf"}
+"""Preset of a bundled data set, when the user names none."""
+DEFAULT_PRESET = "i3d"
+"""Preset of every other video."""
+
+CROP_ORDERS = {1: "centre", 5: "xd", 10: "xd"}
+"""Order of the crops when only their number is overridden."""
+
+DEVICE_DEFAULTS = {
+    "cpu": {"precision": "fp32", "batch": 1},
+    "cuda": {"precision": "tf32", "batch": 32},
+}
+"""Precision and batch of a new feature folder; TF32 on a GPU, which every peer runs."""
 
 
-def notes_of(preset: str) -> Notes:
-    """What is known of a preset; ValueError for an unknown one."""
+def values_of(preset: str, stream: str = "rgb") -> dict[str, Any]:
+    """Field of ``Spec`` -> value that a preset has for a stream.
+
+    Raises ValueError for an unknown preset, and for one whose network has no form for flow.
+    """
     if preset not in PRESETS:
         raise ValueError(f"{preset = }: allowed are {', '.join(PRESETS)}")
-    return NOTES.get(preset, Notes("no notes"))
+    recipe = PRESETS[preset]
+    settings = recipe.settings
+    if stream == "flow":
+        graph, source = recipe.graph
+        if not recipe.has_flow:
+            raise ValueError(f"{preset = }: its network {graph} has no form for flow")
+        settings |= {"graph": (FLOW_GRAPHS[graph], source), **FLOW}
+    return {name: value for name, (value, _) in settings.items()}
+
+
+def resolve(
+    preset: str,
+    device: str,
+    weights: tuple[str, str],
+    overrides: Mapping[str, Any],
+    stream: str = "rgb",
+) -> Spec:
+    """The spec of a new feature folder.
+
+    ``device`` is ``cpu`` or ``cuda``, ``weights`` is (name, SHA-256), and ``overrides`` replace
+    fields of the preset; those about flow are left out of stream ``rgb``. Raises ValueError for
+    an unknown preset, field or value, and for a preset without a network for flow.
+    """
+    if stream == "rgb":
+        overrides = {name: value for name, value in overrides.items() if name not in FLOW_FIELDS}
+    values = {**values_of(preset, stream), **DEVICE_DEFAULTS[device], **overrides}
+    if "crops" in overrides and "crop_order" not in overrides:
+        values["crop_order"] = CROP_ORDERS.get(overrides["crops"], UNKNOWN)
+    unknown = set(values) - {field.name for field in fields(Spec)}
+    if unknown:
+        raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")
+    name, sha256 = weights
+    return Spec(preset=preset, stream=stream, weights=name, weights_sha256=sha256, **values)
+
+
+def keep_precision_and_batch(spec: Spec, found: Spec, overrides: Mapping[str, Any]) -> Spec:
+    """``spec`` with the precision and batch of ``found``, the spec of the folder that is there.
+
+    What ``overrides`` name stays as it is in ``spec``.
+    """
+    kept = {name: getattr(found, name) for name in ("precision", "batch") if name not in overrides}
+    return replace(spec, **kept)
+
+
+def fill_unknown(spec: Spec, preset: str) -> Spec:
+    """``spec`` with the values of a preset where it says ``unknown``.
+
+    What no preset holds stays unknown: weights, precision, batch. Raises ValueError for an
+    unknown preset, and for one whose network has no form for the stream.
+    """
+    values = values_of(preset, spec.stream)
+    filled = {name: value for name, value in values.items() if getattr(spec, name) == UNKNOWN}
+    return replace(spec, preset=preset, **filled)

@@ -11,7 +11,8 @@ from vadprep.backbones import missing_weights_message, scaling_of
 from vadprep.backbones.weights.catalog import at_hand
 from vadprep.backbones.weights.load import RANDOM, random_seed, weights_path
 from vadprep.core.crops import crop_boxes, resize_taps, target_size
-from vadprep.core.spec import UNKNOWN, Spec, graph_of_stream, resolve
+from vadprep.core.presets import resolve, values_of
+from vadprep.core.spec import UNKNOWN, Spec
 from vadprep.features.writer import Share
 from vadprep.flow.quantise import parsed_settings
 from vadprep.video.decoder import DECODERS
@@ -93,7 +94,7 @@ class Settings:
 
         Raises ValueError when there are none.
         """
-        graph = graph_of_stream(self.preset, stream)
+        graph = values_of(self.preset, stream)["graph"]
         weights = self.weights
         if stream == "flow":
             is_random = weights is not None and weights.startswith(RANDOM)

@@ -23,17 +23,10 @@ import vadprep
 from vadprep.backbones import load_backbone, load_weights
 from vadprep.backbones.precision import check_precision
 from vadprep.core.errors import DecodeError, ManifestError, SpecError
+from vadprep.core.presets import keep_precision_and_batch, resolve, values_of
 from vadprep.core.records import Report, Task
 from vadprep.core.resources import free_memory, worker_cores
-from vadprep.core.spec import (
-    STREAMS,
-    Spec,
-    graph_of_stream,
-    keep_settled,
-    require_equal,
-    require_shared,
-    resolve,
-)
+from vadprep.core.spec import STREAMS, Spec, require_equal, require_shared
 from vadprep.data.manifest import Manifest
 from vadprep.data.sources import SourceIndex
 from vadprep.extraction.config import Settings
@@ -174,7 +167,7 @@ def _or_removed(path: Path) -> str:
 
 
 def _settle_spec(out: Path, settings: Settings, stream: str) -> Spec:
-    graph = graph_of_stream(settings.preset, stream)
+    graph = values_of(settings.preset, stream)["graph"]
     weights = load_weights(settings.weights_of(stream), graph)
     spec = resolve(
         settings.preset,
@@ -187,7 +180,7 @@ def _settle_spec(out: Path, settings: Settings, stream: str) -> Spec:
         spec = replace(spec, flow_source=SavedFlow.open(settings.flow_from, spec).kind)
     found = read_spec(out / stream)
     if found:
-        spec = keep_settled(spec, found, settings.overrides)
+        spec = keep_precision_and_batch(spec, found, settings.overrides)
     if settings.address == "local":
         check_precision(spec.precision, torch.device(settings.device))
     return spec

@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from vadprep import __version__
 from vadprep.core.atomic import write_json, written
 from vadprep.core.errors import CheckpointError, SpecError
-from vadprep.core.spec import UNKNOWN, Spec, completed, differences
+from vadprep.core.presets import fill_unknown
+from vadprep.core.spec import UNKNOWN, Spec, differences
 from vadprep.evaluation.run_files import LAST, _read, read_json
 from vadprep.evaluation.scores import Origin
 from vadprep.heads import HEADS, Head, HeadConfig, head_kind
@@ -168,7 +169,7 @@ def check_features(
 def _odd_fields(ours: Spec, theirs: Spec, accept: Collection[str], preset: str | None) -> list[str]:
     """Lines ``field: ours / theirs`` of what ``check_features`` does not accept."""
     if preset:
-        ours, theirs = completed(ours, preset), completed(theirs, preset)
+        ours, theirs = fill_unknown(ours, preset), fill_unknown(theirs, preset)
         pairs = zip(ours.identity().items(), theirs.identity().values(), strict=True)
         accept = {*accept, *(name for (name, a), b in pairs if UNKNOWN in (a, b))}
     return [line for line in differences(ours, theirs) if line.split(":")[0] not in accept]

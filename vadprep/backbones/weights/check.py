@@ -22,7 +22,7 @@ from vadprep.backbones.scaling import scaling_of
 from vadprep.backbones.weights.catalog import SAMPLES
 from vadprep.core.clips import Resampling
 from vadprep.core.errors import DecodeError, WeightsError
-from vadprep.core.spec import PRESETS
+from vadprep.core.presets import PRESETS, values_of
 from vadprep.video.decoder import DECODERS, open_frames
 from vadprep.video.transforms import Views, ViewSettings
 
@@ -60,7 +60,7 @@ def best(logits: torch.Tensor) -> list[Guess]:
 def preset_of(graph: str) -> str:
     """The first preset whose network is ``graph``; ValueError when there is none."""
     for name, preset in PRESETS.items():
-        if preset["graph"] == graph:
+        if preset.graph[0] == graph:
             return name
     raise ValueError(f"{graph = }: no preset makes views for it from a video's frames")
 
@@ -73,7 +73,7 @@ def top5(weights: Weights, video: Path) -> list[Guess]:
     Raises DecodeError for a video that cannot be read or that has no whole clip.
     """
     graph = graph_of(weights.graph)
-    preset = PRESETS[preset_of(weights.graph)]
+    preset = values_of(preset_of(weights.graph))
     fps = None if preset["fps"] == "native" else Fraction(preset["fps"])
     frames = first_frames(video, fps, MAX_CLIPS * graph.clip_length)
     clips = len(frames) // graph.clip_length

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vadprep.core.errors import VadprepError
+from vadprep.core.presets import resolve
 from vadprep.core.records import Task, Video
-from vadprep.core.spec import STREAMS, resolve
+from vadprep.core.spec import STREAMS
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.streams import Branch, FlowStage
 from vadprep.features.shard import DONE

@@ -19,8 +19,9 @@ from typing import TypeVar
 import numpy as np
 
 from vadprep.cli.text import MOST_LISTED, Cells
+from vadprep.core.presets import resolve
 from vadprep.core.records import Report, Task
-from vadprep.core.spec import Spec, resolve
+from vadprep.core.spec import Spec
 from vadprep.data.manifest import read_manifest
 from vadprep.extraction.driver import Driver, OnStart
 from vadprep.features.folder import StreamFolder
