@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 from support.servers import Server, send
 
-from vadprep.backbones.weights import catalog as known
-from vadprep.backbones.weights import download
-from vadprep.backbones.weights.catalog import KnownFile
+from vadprep.backbones.weights import catalog, download
+from vadprep.backbones.weights.catalog import PublishedFile
 from vadprep.backbones.weights.download import Patience, fetch
 from vadprep.core.errors import OutputError, VadprepError, WeightsError
 
@@ -38,8 +37,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-def file_at(server: Server, **known_by: object) -> KnownFile:
-    return KnownFile(f"{server.url}/some/w.bin", "", "", "", **known_by or {"blob": BLOB})
+def file_at(server: Server, **known_by: object) -> PublishedFile:
+    return PublishedFile(f"{server.url}/some/w.bin", "", "", "", **known_by or {"blob": BLOB})
 
 
 def get(server: Server, target: Path, **known_by: object) -> str:
@@ -219,7 +218,7 @@ def test_a_busy_server_recovers(server: Server, tmp_path: Path) -> None:
 
 
 def test_nobody_answers(server: Server, tmp_path: Path) -> None:
-    known = KnownFile("http://127.0.0.1:9/w.bin", "", "", "", blob=BLOB)
+    known = PublishedFile("http://127.0.0.1:9/w.bin", "", "", "", blob=BLOB)
     with pytest.raises(WeightsError, match="cannot be reached .*refused"):
         fetch(known, tmp_path / "w", patience=QUICK)
     assert list(tmp_path.iterdir()) == []
@@ -231,7 +230,7 @@ def test_the_proxy_of_the_environment_is_asked(
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.delenv("no_proxy", raising=False)
     url = "http://weights.example/w.bin"
-    fetch(KnownFile(url, "", "", "", blob=BLOB), tmp_path / "w", patience=QUICK)
+    fetch(PublishedFile(url, "", "", "", blob=BLOB), tmp_path / "w", patience=QUICK)
     assert [path for path, _ in server.requests] == [url]
 
 
@@ -253,8 +252,8 @@ def test_a_killed_download_goes_on(server: Server, tmp_path: Path) -> None:
     server.behave = stall
     code = (
         "from pathlib import Path; from vadprep.backbones.weights.download import fetch;"
-        "from vadprep.backbones.weights.catalog import KnownFile;"
-        f"fetch(KnownFile('{server.url}/w', '', '', '', blob='{BLOB}'), Path('{tmp_path}/w'))"
+        "from vadprep.backbones.weights.catalog import PublishedFile;"
+        f"fetch(PublishedFile('{server.url}/w', '', '', '', blob='{BLOB}'), Path('{tmp_path}/w'))"
     )
     child = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
     part = tmp_path / "w.part"
@@ -348,12 +347,12 @@ def test_a_wrong_file_in_the_cache_is_named(server: Server, tmp_path: Path) -> N
 
 def test_weights_are_kept_in_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VADPREP_CACHE", "/v")
-    assert known.converted("i3d-rgb") == Path("/v/weights/i3d-rgb.safetensors")
-    assert known.downloaded("sample-rgb").name == "v_CricketShot_g04_c01_rgb.npy"
+    assert catalog.converted_path("i3d-rgb") == Path("/v/weights/i3d-rgb.safetensors")
+    assert catalog.download_path("sample-rgb").name == "v_CricketShot_g04_c01_rgb.npy"
 
 
 def test_hashes_of_the_table_are_well_formed() -> None:
-    for each in (*known.KNOWN.values(), *known.SAMPLES.values()):
+    for each in (*catalog.CATALOG.values(), *catalog.SAMPLES.values()):
         assert each.url.startswith("https://") and each.licence
         assert set(each.blob + each.sha256) <= set("0123456789abcdef")
         assert len(each.blob) in (0, 40)

@@ -13,7 +13,7 @@ import torch
 
 from vadprep.backbones import Weights, load_weights
 from vadprep.backbones.graphs import canonical_shapes
-from vadprep.backbones.weights.catalog import KNOWN
+from vadprep.backbones.weights.catalog import CATALOG
 from vadprep.backbones.weights.formats import read_file
 from vadprep.backbones.weights.load import convert
 from vadprep.backbones.weights.names import NAMINGS, caffe2_name, resnet_name
@@ -71,7 +71,7 @@ def test_every_naming_is_one_to_one(graph: str) -> None:
 
 
 def test_each_origin_of_a_known_file_is_one_that_is_read() -> None:
-    for known in KNOWN.values():
+    for known in CATALOG.values():
         deepmind = known.origin.endswith("_imagenet")
         assert deepmind or known.origin in NAMINGS[known.graph]
 

@@ -18,10 +18,16 @@ from support.videos import write_video
 
 from vadprep.backbones import Weights, load_weights
 from vadprep.backbones.torchvision import torchvision_name
-from vadprep.backbones.weights import catalog as known
-from vadprep.backbones.weights import check as kinetics
-from vadprep.backbones.weights.check import Published, best, check_sample, kinetics_classes, top5
+from vadprep.backbones.weights import catalog, check
+from vadprep.backbones.weights.check import (
+    Published,
+    check_sample,
+    kinetics_classes,
+    top5,
+    top_classes,
+)
 from vadprep.backbones.weights.load import save_weights
+from vadprep.cli.weights import FOLDER_FPS, first_clips
 from vadprep.core.errors import DecodeError, WeightsError
 from vadprep.video.decoder import open_frames
 
@@ -56,8 +62,8 @@ def server(published: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
     with Server(content) as server:
         sha256 = hashlib.sha256(content).hexdigest()[:8]
         url = f"{server.url}/s3d-{sha256}.pth"
-        entry = dataclasses.replace(known.KNOWN[NAME], url=url, sha256=sha256)
-        monkeypatch.setitem(known.KNOWN, NAME, entry)
+        entry = dataclasses.replace(catalog.CATALOG[NAME], url=url, sha256=sha256)
+        monkeypatch.setitem(catalog.CATALOG, NAME, entry)
         yield server
 
 
@@ -70,7 +76,7 @@ def test_a_file_is_got_converted_and_found_by_its_name(
     assert f"graph s3d, {len(weights.state)} tensors" in result.output
     assert sorted(each.name for each in cache.iterdir()) == [NAME, f"{NAME}.safetensors"]
     assert load_weights(NAME, NAME).sha256 == weights.sha256
-    assert known.at_hand(NAME) == NAME and known.at_hand("i3d_r50") is None
+    assert catalog.stored_weights(NAME) == NAME and catalog.stored_weights("i3d_r50") is None
     (line,) = [x for x in run("weights", "list").output.splitlines() if x.startswith("s3d ")]
     assert line.endswith("ready")
     checked = run("weights", "check", NAME)
@@ -79,8 +85,8 @@ def test_a_file_is_got_converted_and_found_by_its_name(
 
 
 def test_a_corrupt_file_leaves_nothing(server: Server, cache: Path) -> None:
-    entry = dataclasses.replace(known.KNOWN[NAME], sha256="0" * 8)
-    known.KNOWN[NAME] = entry
+    entry = dataclasses.replace(catalog.CATALOG[NAME], sha256="0" * 8)
+    catalog.CATALOG[NAME] = entry
     assert "not the file that is known" in message(run("weights", "get", NAME))
     assert not any(each.is_file() for each in cache.rglob("*"))
 
@@ -121,7 +127,7 @@ def test_classes_stand_where_other_releases_have_them() -> None:
 def test_best_guesses() -> None:
     logits = torch.zeros(400)
     logits[227], logits[0], logits[399] = 9.0, 7.0, 8.0
-    guesses = best(logits)
+    guesses = top_classes(logits)
     names = ["playing cricket", "zumba", "abseiling"]
     assert [each.label for each in guesses[:3]] == names and len(guesses) == 5
     total = np.exp([9.0, 7.0, 8.0]).sum() + 397
@@ -143,7 +149,7 @@ def test_top5_sees_what_torchvision_would(tmp_path: Path, monkeypatch: pytest.Mo
     from torchvision.models.video import S3D_Weights
 
     moving_video(tmp_path / "video", 27)
-    with open_frames(tmp_path / "video", fps=kinetics.FOLDER_FPS) as stream:
+    with open_frames(tmp_path / "video", fps=FOLDER_FPS) as stream:
         frames = np.concatenate([block.copy() for block in stream])
     seen: list[torch.Tensor] = []
 
@@ -151,8 +157,8 @@ def test_top5_sees_what_torchvision_would(tmp_path: Path, monkeypatch: pytest.Mo
         seen.append(clips)
         return torch.zeros(len(clips), 400)
 
-    monkeypatch.setattr(kinetics, "classifier", lambda weights: network)
-    top5(Weights("w", "", NAME, {}, ""), tmp_path / "video")
+    monkeypatch.setattr(check, "classifier", lambda weights: network)
+    top5(Weights("w", "", NAME, {}, ""), first_clips(tmp_path / "video", NAME))
     transforms = S3D_Weights.KINETICS400_V1.transforms()
     resampled = frames[[i * 25 // 15 for i in range(16)]]
     expected = transforms(torch.from_numpy(resampled).permute(0, 3, 1, 2))
@@ -165,7 +171,7 @@ def test_top5_sees_what_torchvision_would(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_top5_of_a_real_network(weights: Weights, tmp_path: Path) -> None:
     moving_video(tmp_path / "video", 54)
-    guesses = top5(weights, tmp_path / "video")
+    guesses = top5(weights, first_clips(tmp_path / "video", NAME))
     assert [each.logit for each in guesses] == sorted((g.logit for g in guesses), reverse=True)
 
 
@@ -174,7 +180,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """Logits [400] that a stand-in for every network gives."""
     logits = torch.linspace(-3, 9, 400)
     monkeypatch.setattr(
-        kinetics, "classifier", lambda weights: lambda clips: logits.expand(len(clips), -1)
+        check, "classifier", lambda weights: lambda clips: logits.expand(len(clips), -1)
     )
     return logits
 
@@ -198,7 +204,7 @@ def test_top5_prints_words(
 def test_a_video_too_short_for_a_clip(tmp_path: Path) -> None:
     write_video(tmp_path / "short.mp4", 20)
     with pytest.raises(DecodeError, match="12 frames at 15 fps, a clip has 16"):
-        top5(Weights("w", "", "r3d_18", {}, ""), tmp_path / "short.mp4")
+        first_clips(tmp_path / "short.mp4", "r3d_18")
 
 
 # ---------------------------------------------------------------- the sample clip
@@ -220,8 +226,8 @@ def test_the_sample_is_compared_with_what_is_published(
     norm, logits = float(np.linalg.norm(instant.numpy())), {"yoga": instant[398].item()}
     values = {"norm": norm, "zumba": 9.0}
     values[changed] += 9.0 * (factor - 1)
-    told = Published(values["norm"], logits | {"zumba": values["zumba"]})
-    monkeypatch.setitem(kinetics.PUBLISHED, "inception_i3d_flow", told)
+    published = Published(values["norm"], logits | {"zumba": values["zumba"]})
+    monkeypatch.setitem(check.PUBLISHED, "inception_i3d_flow", published)
     result = check_sample(Weights("w", "", "inception_i3d_flow", {}, ""), flow)
     assert result.is_equal == is_equal and result.norm == pytest.approx(norm)
 
@@ -260,7 +266,7 @@ def test_extract_takes_the_weights_that_are_here(
     command = ("extract", "--videos", tmp_path, "--out", tmp_path / "f", "--workers", "1")
     assert "vadprep weights get i3d-rgb" in run(*command).output
     cache.mkdir(parents=True)
-    known.converted("i3d-rgb-deepmind").write_bytes(b"")
+    catalog.converted_path("i3d-rgb-deepmind").write_bytes(b"")
     asked: list[str] = []
     monkeypatch.setattr(cli_features.tables, "show_untrained", asked.append)
     refused = message(run(*command))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.commands import run
 
-from vadprep.backbones.weights import catalog as known
+from vadprep.backbones.weights import catalog
 from vadprep.cli import doctor
 from vadprep.cli.doctor import Finding, examine
 from vadprep.core import resources as machine
@@ -79,8 +79,8 @@ def test_the_base_install_is_enough(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_decoding")
 def test_weights_that_are_here_are_named(tmp_path: Path) -> None:
-    known.converted("i3d-rgb").parent.mkdir(parents=True)
-    known.converted("i3d-rgb").touch()
+    catalog.converted_path("i3d-rgb").parent.mkdir(parents=True)
+    catalog.converted_path("i3d-rgb").touch()
     assert found(tmp_path)["weights of inception_i3d"] == Finding(
         "weights of inception_i3d", "i3d-rgb"
     )

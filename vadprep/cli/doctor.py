@@ -18,7 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import vadprep
-from vadprep.backbones.weights.catalog import KNOWN, at_hand, weights_folder
+from vadprep.backbones.weights.catalog import CATALOG, stored_weights, weights_folder
 from vadprep.cli.text import size
 from vadprep.core.errors import VadprepError
 from vadprep.core.resources import core_quota, of_control_group
@@ -216,8 +216,8 @@ def _count_frames(path: Path, name: str) -> int:
 
 
 def _weights() -> Iterator[Finding]:
-    graphs = dict.fromkeys(known.graph for known in KNOWN.values())
-    ready = {graph: name for graph in graphs if (name := at_hand(graph))}
+    graphs = dict.fromkeys(known.graph for known in CATALOG.values())
+    ready = {graph: name for graph in graphs if (name := stored_weights(graph))}
     yield Finding("weights kept in", str(weights_folder()))
     for graph, name in ready.items():
         yield Finding(f"weights of {graph}", name)

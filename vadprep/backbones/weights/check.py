@@ -1,41 +1,33 @@
-"""What a network makes of a clip in words: the classes of Kinetics-400.
+"""Checks weights on clips: the classes of Kinetics-400 that a network names.
 
-The plainest proof that weights, graph and preprocessing fit each other: a cricket shot is called
-"playing cricket" only when all of them do.
+This is the plainest proof that weights, graph and preprocessing fit each other: a cricket shot is
+called "playing cricket" only when all three do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from vadprep.backbones import Weights, build
-from vadprep.backbones.graphs import graph_of, with_weights
+from vadprep.backbones.graphs import build, graph_of, with_weights
 from vadprep.backbones.scaling import scaling_of
 from vadprep.backbones.weights.catalog import SAMPLES
-from vadprep.core.clips import Resampling
-from vadprep.core.errors import DecodeError, WeightsError
-from vadprep.core.presets import PRESETS, values_of
-from vadprep.video.decoder import DECODERS, open_frames
-from vadprep.video.transforms import Views, ViewSettings
+from vadprep.backbones.weights.load import Weights
+from vadprep.core.errors import WeightsError
+from vadprep.core.presets import PRESETS
 
-MAX_CLIPS = 10
-"""Clips from the start of a video that are looked at."""
 TOP = 5
-FOLDER_FPS = Fraction(25)
-"""Taken for a folder of images, which has no rate."""
 
 
 @dataclass(frozen=True)
-class Guess:
-    """A class of Kinetics-400, its mean logit, and its share of the softmax."""
+class Prediction:
+    """A class of Kinetics-400, its mean logit, and its softmax probability."""
 
     label: str
     logit: float
@@ -50,14 +42,14 @@ def kinetics_classes() -> list[str]:
     return names
 
 
-def best(logits: torch.Tensor) -> list[Guess]:
-    """The five best guesses of logits [400], the best first."""
+def top_classes(logits: Tensor) -> list[Prediction]:
+    """The five best classes of logits [400], the best first."""
     classes, shares = kinetics_classes(), logits.softmax(dim=0)
     order = logits.argsort(descending=True)[:TOP].tolist()
-    return [Guess(classes[i], logits[i].item(), shares[i].item()) for i in order]
+    return [Prediction(classes[i], logits[i].item(), shares[i].item()) for i in order]
 
 
-def preset_of(graph: str) -> str:
+def preset_of_graph(graph: str) -> str:
     """The first preset whose network is ``graph``; ValueError when there is none."""
     for name, preset in PRESETS.items():
         if preset.graph[0] == graph:
@@ -65,59 +57,22 @@ def preset_of(graph: str) -> str:
     raise ValueError(f"{graph = }: no preset makes views for it from a video's frames")
 
 
-@torch.inference_mode()
-def top5(weights: Weights, video: Path) -> list[Guess]:
-    """The five best guesses for a video, by the mean logits of the centre crop of its clips.
-
-    Views are made as the first preset of the graph says, from the first ``MAX_CLIPS`` clips.
-    Raises DecodeError for a video that cannot be read or that has no whole clip.
-    """
-    graph = graph_of(weights.graph)
-    preset = values_of(preset_of(weights.graph))
-    fps = None if preset["fps"] == "native" else Fraction(preset["fps"])
-    frames = first_frames(video, fps, MAX_CLIPS * graph.clip_length)
-    clips = len(frames) // graph.clip_length
-    if not clips:
-        raise DecodeError(
-            f"{video}: {len(frames)} frames at {preset['fps']} fps, a clip has {graph.clip_length}",
-            "too-short",
-        )
-    settings = ViewSettings(preset["resize"], preset["filter"], crop_size=preset["crop_size"])
-    views = Views(frames.shape[1], frames.shape[2], settings, "cpu")
-    (centre,) = views.cut(views.resized(frames[: clips * graph.clip_length]))
-    logits_of, scale = classifier(weights), scaling_of(preset["scaling"])
-    logits = [logits_of(scale(clip[None]))[0] for clip in centre.chunk(clips)]
-    return best(torch.stack(logits).mean(dim=0))
-
-
-def classifier(weights: Weights) -> Callable[[torch.Tensor], torch.Tensor]:
+def classifier(weights: Weights) -> Callable[[Tensor], Tensor]:
     """Function from scaled clips [batch, channel, T, H, W] to logits [batch, 400]."""
     network = with_weights(build(weights.graph), weights.state)
-    return cast(Callable[[torch.Tensor], torch.Tensor], network.logits)
+    return cast(Callable[[Tensor], Tensor], network.logits)
 
 
-def first_frames(video: Path, fps: Fraction | None, count: int) -> NDArray[np.uint8]:
-    """At most ``count`` frames [n, height, width, 3] of a video, resampled to ``fps``.
+@torch.inference_mode()
+def top5(weights: Weights, clips: Tensor) -> list[Prediction]:
+    """The five best classes by the mean logits of one view of several clips.
 
-    Raises what the last decoder says when none can read it.
+    ``clips`` are uint8 [clip, T, size, size, channel], made as ``preset_of_graph`` says.
     """
-    for decoder in DECODERS:
-        frames: list[NDArray[np.uint8]] = []
-        try:
-            with open_frames(video, decoder=decoder, fps=FOLDER_FPS) as stream:
-                resampling, seen = Resampling(stream.header.fps, fps), 0
-                for block in stream:
-                    for i, frame in enumerate(block):
-                        frames += [frame.copy()] * resampling.repeats(seen + i)
-                    seen += len(block)
-                    if len(frames) >= count:
-                        break
-                shape = (0, stream.header.height, stream.header.width, 3)
-                return np.stack(frames[:count]) if frames else np.empty(shape, np.uint8)
-        except DecodeError:
-            if decoder == DECODERS[-1]:
-                raise
-    raise AssertionError("there is at least one decoder")
+    preset = PRESETS[preset_of_graph(weights.graph)]
+    logits_of, scale = classifier(weights), scaling_of(preset.scaling[0])
+    logits = [logits_of(scale(clip[None]))[0] for clip in clips]
+    return top_classes(torch.stack(logits).mean(dim=0))
 
 
 # ---------------------------------------------------------------- the published sample
@@ -157,7 +112,7 @@ PUBLISHED = {
 """By graph; of the networks that were pre-trained on ImageNet."""
 
 SAMPLE_OF = {"inception_i3d": "sample-rgb", "inception_i3d_flow": "sample-flow"}
-"""The sample clip of a graph, by its name in ``known.SAMPLES``."""
+"""The sample clip of a graph, by its name in ``catalog.SAMPLES``."""
 
 SAMPLE_TOLERANCE = 1e-3
 """Relative to the largest logit: float32 sums in another order move logits by some 1e-5."""
@@ -174,7 +129,7 @@ class SampleCheck:
 
     @property
     def is_equal(self) -> bool:
-        """True when every figure is the published one within the tolerance."""
+        """True when every value is the published one within the tolerance."""
         pairs = [(self.norm, self.published_norm), *self.logits.values()]
         largest = max(theirs for _, theirs in self.logits.values())
         return all(abs(ours - theirs) <= SAMPLE_TOLERANCE * largest for ours, theirs in pairs)
@@ -184,7 +139,7 @@ class SampleCheck:
 def check_sample(weights: Weights, sample: Path) -> SampleCheck:
     """Logits of the sample clip by ``weights`` (of Inception-I3D) beside the published ones.
 
-    ``sample`` is the ``.npy`` of ``known.SAMPLES``: float32 [1, 79, 224, 224, channel] in
+    ``sample`` is the ``.npy`` of ``catalog.SAMPLES``: float32 [1, 79, 224, 224, channel] in
     [-1, 1]. Raises WeightsError for another file.
     """
     published = PUBLISHED[weights.graph]

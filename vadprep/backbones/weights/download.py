@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vadprep import __version__
-from vadprep.backbones.weights.catalog import KnownFile
+from vadprep.backbones.weights.catalog import PublishedFile
 from vadprep.core.atomic import disk_errors, make_folder, sync_folder
 from vadprep.core.errors import WeightsError
 
@@ -54,7 +54,7 @@ class _Broken(Exception):
 
 
 def fetch(
-    known: KnownFile,
+    known: PublishedFile,
     target: Path,
     progress: Progress = lambda done, total: None,
     patience: Patience = Patience(),  # noqa: B008  it is frozen
@@ -96,7 +96,7 @@ def _lock(file: BinaryIO, part: Path) -> None:
         logger.debug("%s: no locks on this file system: %s", part, error)
 
 
-def _fill(file: BinaryIO, known: KnownFile, progress: Progress, patience: Patience) -> None:
+def _fill(file: BinaryIO, known: PublishedFile, progress: Progress, patience: Patience) -> None:
     """Bring ``file`` to its full length, attempt after attempt."""
     if not known.is_pinned:  # a part of an earlier run may be of another version
         file.truncate(0)
@@ -118,7 +118,7 @@ def _fill(file: BinaryIO, known: KnownFile, progress: Progress, patience: Patien
             time.sleep(pause)
 
 
-def _attempt(file: BinaryIO, known: KnownFile, progress: Progress, patience: Patience) -> None:
+def _attempt(file: BinaryIO, known: PublishedFile, progress: Progress, patience: Patience) -> None:
     """Append what the server sends from where ``file`` ends. Raises _Broken to be tried again."""
     have = _length(file)
     headers = {"User-Agent": f"vadprep/{__version__}"} | (
@@ -166,7 +166,7 @@ def _receive(
     answer: http.client.HTTPResponse,
     file: BinaryIO,
     have: int,
-    known: KnownFile,
+    known: PublishedFile,
     progress: Progress,
 ) -> None:
     """Write what comes behind the ``have`` bytes; _Broken when the connection ends early."""
@@ -201,7 +201,7 @@ def _length(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-def recognise(path: Path, known: KnownFile, remedy: str) -> str:
+def recognise(path: Path, known: PublishedFile, remedy: str) -> str:
     """SHA-256 of a file, hexadecimal; WeightsError with ``remedy`` unless it is the known one.
 
     Of a file that nobody has published a sum of, only that it is there can be said.

@@ -1,21 +1,28 @@
-"""Weights files to tensors under canonical names, by strict bijection, running no code."""
+"""Reads weights files into tensors under canonical names. No code of a file is ever run.
+
+A PyTorch file is loaded with ``weights_only``. A caffe2 pickle is read by an unpickler that can
+build numpy arrays and nothing else. Names are translated by a strict bijection (``names``).
+"""
 
 from __future__ import annotations
 
+import _codecs
 import pickle
 import struct
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vadprep.backbones.graphs import canonical_shapes
-from vadprep.backbones.weights.caffe2 import read_blobs
-from vadprep.backbones.weights.catalog import KNOWN
+from vadprep.backbones.weights.catalog import CATALOG
 from vadprep.backbones.weights.deepmind import (
     from_deepmind,
     is_checkpoint,
@@ -36,17 +43,23 @@ PYTORCH_HEADS = (b"PK", b"\x80")
 """What ``torch.save`` begins a file with: a zip archive, or in older versions a pickle."""
 
 PICKLE_ERRORS = (
-    pickle.UnpicklingError,
-    struct.error,
-    AttributeError,
-    EOFError,
-    OSError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+    pickle.UnpicklingError, struct.error, AttributeError, EOFError, LookupError, MemoryError,
+    OSError, OverflowError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 """What unpickling raises on bytes that are no pickle of tensors, or that ask for code."""
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _codecs.encode,  # how bytes were written by Python 2
+    **{
+        (f"numpy.{core}.multiarray", name): example.__reduce__()[0]
+        for core in ("core", "_core")
+        for name, example in {"_reconstruct": np.empty(0), "scalar": np.float32(0)}.items()
+    },
+}
+"""All that a pickle of arrays needs. None of it runs code of the file's choosing."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +95,42 @@ def read_file(path: Path, release: str = "") -> Contents:
             raise WeightsError(f"{path}: tensor {next(iter(arrays), '')!r} is of another network")
         return Contents(path, from_deepmind(arrays, graph), DEEPMIND, graph)
     if path.suffix == ".pkl":
-        blobs = {name: torch.from_numpy(blob) for name, blob in read_blobs(path).items()}
-        return Contents(path, blobs, CAFFE2)
-    return Contents(path, _read_pickle(path))
+        return Contents(path, _read_caffe2(path), CAFFE2)
+    return Contents(path, _read_pytorch(path))
 
 
-def _read_pickle(path: Path) -> State:
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return ALLOWED[module, name]
+
+
+def _read_caffe2(path: Path) -> State:
+    """Arrays of the pickle's ``blobs``, without momentum and single numbers (rates, counters)."""
+    with open(path, "rb") as file:
+        try:
+            found = _Unpickler(file, encoding="latin1").load()
+        except PICKLE_ERRORS as error:
+            raise WeightsError(
+                f"{path}: not a caffe2 pickle of arrays, truncated, or one that would run code "
+                f"({error}): download it again"
+            ) from error
+    blobs = found.get("blobs") if isinstance(found, Mapping) else None
+    if not isinstance(blobs, Mapping):
+        raise WeightsError(f"{path}: holds no 'blobs', so it is no caffe2 model")
+    state = {}
+    for name, blob in blobs.items():
+        if "momentum" in str(name) or np.size(blob) < 2:
+            continue
+        array = np.asarray(blob)
+        if array.dtype.kind != "f":
+            raise WeightsError(f"{path}: blob {name} holds no numbers but {array.dtype}")
+        state[str(name)] = torch.from_numpy(array.astype(np.float32))
+    return state
+
+
+def _read_pytorch(path: Path) -> State:
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             head = file.read(2)
@@ -130,17 +173,17 @@ def _read_safetensors(path: Path) -> Contents:
 def identify(contents: Contents, declared: str = "") -> str:
     """Graph id of a file: what it says, what it is declared to be, or what its names say.
 
-    ``declared`` is a name of ``known.KNOWN``. Raises WeightsError when names leave it open, as
+    ``declared`` is a name of ``catalog.CATALOG``. Raises WeightsError when names leave it open, as
     those of caffe2 do, and when the file says something else than was declared.
     """
-    path, wanted = contents.path, declared and KNOWN[declared].graph
+    path, wanted = contents.path, declared and CATALOG[declared].graph
     if contents.graph:
         if wanted and wanted != contents.graph:
             raise WeightsError(f"{path}: made for graph {contents.graph}, not for {wanted}")
         return contents.graph
     if not wanted:
-        declared = next((n for n, k in KNOWN.items() if k.file_name == path.name), "")
-        wanted = declared and KNOWN[declared].graph
+        declared = next((n for n, k in CATALOG.items() if k.file_name == path.name), "")
+        wanted = declared and CATALOG[declared].graph
     if wanted:
         return wanted
     if contents.origin == CAFFE2:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import vadprep
 from vadprep.backbones.graphs import canonical_shapes, graph_of
-from vadprep.backbones.weights.catalog import KNOWN, converted
+from vadprep.backbones.weights.catalog import CATALOG, converted_path
 from vadprep.backbones.weights.formats import CAFFE2, canonical_state, identify, read_file
 from vadprep.core.atomic import written
 from vadprep.core.errors import WeightsError
@@ -61,16 +61,15 @@ def load_weights(spec: str, graph: str | None = None) -> Weights:
 def weights_path(spec: str) -> Path:
     """The file that ``spec`` is or names; WeightsError for a name whose file is not here yet."""
     path = Path(spec)
-    if spec not in KNOWN or path.is_file():
+    if spec not in CATALOG or path.is_file():
         return path
-    if not converted(spec).is_file():
+    if not converted_path(spec).is_file():
         raise WeightsError(f"weights {spec} are not here yet: vadprep weights get {spec}")
-    return converted(spec)
+    return converted_path(spec)
 
 
 def _read_weights(path: Path, graph: str | None, declared: str = "") -> Weights:
-    known = KNOWN.get(declared)
-    contents = read_file(path, known.origin if known else "")
+    contents = read_file(path, CATALOG[declared].origin if declared else "")
     if graph is None or contents.origin == CAFFE2:  # whose names leave the graph open
         identified = identify(contents, declared)
         if graph not in (None, identified):
@@ -85,17 +84,17 @@ def _read_weights(path: Path, graph: str | None, declared: str = "") -> Weights:
 def convert(path: Path, target: Path, declared: str = "") -> Weights:
     """Write the weights of a file as our own ``.safetensors``; returns them.
 
-    ``declared`` says which of ``known.KNOWN`` it is, where the file does not. What it was made
-    from stands in the metadata. Raises WeightsError for a file that is damaged, of another
+    ``declared`` says which of ``catalog.CATALOG`` it is, where the file does not. What it was made
+    from is in the metadata. Raises WeightsError for a file that is damaged, of another
     network or unclear, OutputError when ``target`` cannot be written.
     """
-    if declared and declared not in KNOWN:
-        raise ValueError(f"weights {declared!r}: known are {', '.join(KNOWN)}")
+    if declared and declared not in CATALOG:
+        raise ValueError(f"weights {declared!r}: allowed are {', '.join(CATALOG)}")
     weights = _read_weights(path, None, declared)
     notes = {"source": path.name, "source_sha256": file_sha256(path)}
     if declared:
-        known = KNOWN[declared]
-        notes |= {"known_as": declared, "url": known.url, "licence": known.licence}
+        published = CATALOG[declared]
+        notes |= {"known_as": declared, "url": published.url, "licence": published.licence}
     save_weights(weights, target, notes)
     return weights
 
@@ -167,10 +166,10 @@ def missing_weights_message(graph: str) -> str:
     """Several lines that say where weights for ``graph`` come from, for people."""
     option = "--flow-weights" if graph_of(graph).channels == 2 else "--weights"
     lines = [f"no weights for {graph}: get one of these, or pass a file of them as {option} FILE"]
-    for name, known in KNOWN.items():
-        if known.graph == graph:
-            lines += [f"  vadprep weights get {name}", f"    {known.url}"]
-            lines += [f"    git hash-object gives {known.blob}"] if known.blob else []
+    for name, published in CATALOG.items():
+        if published.graph == graph:
+            lines += [f"  vadprep weights get {name}", f"    {published.url}"]
+            lines += [f"    git hash-object gives {published.blob}"] if published.blob else []
     lines.append(
         f"  ({option} {RANDOM}0 runs an untrained network: for tests only, not for features)"
     )
