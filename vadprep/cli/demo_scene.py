@@ -1,56 +1,61 @@
-"""The small data set of ``vadprep demo``: a drawn street under a surveillance camera, as mp4.
+"""The data set of ``vadprep demo``: drawn videos of a street under a surveillance camera.
 
 Every video shows the same plaza beside the same road. People walk, and everyday things happen
-that excite a detector of mere change: a bus or car passes, a cyclist, a group crosses, a cloud
-dims the light, the exposure flickers, the camera shakes. An abnormal video holds one event
-more, during one interval known to the frame: a fight, a crash or a fire.
+that also excite a detector of mere change: a bus or car passes, a cyclist, a group crosses, a
+cloud dims the light, the exposure flickers, the camera shakes. An abnormal video has one more
+event during one interval, which is known to the frame: a fight, a crash or a fire.
 
 Videos come in pairs, one normal and one abnormal, with the same length and the same kinds of
-everyday happenings, so that nothing but the event tells the two classes apart.
+everyday happenings. So only the event tells the two classes apart.
+
+Places are pixels of a canvas twice as large as the frame, x to the right and y down. The depth of
+a thing is the y of the ground under it; people grow with it.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from vadprep.cli import demo_scenery as scenery
-from vadprep.cli.demo_scenery import CANVAS_WIDTH, FPS, Thing
 from vadprep.core.atomic import make_folder, written
-from vadprep.core.clips import CLIP_LENGTH
 from vadprep.core.records import Interval
 
-HEIGHT, WIDTH = 176, 224
-MARGIN = 6
-"""Pixels drawn beyond each border of the frame: what a shaken camera gets to see."""
-
+HEIGHT, WIDTH, FPS = 176, 224, 25
+MARGIN = 6  # pixels drawn beyond each border of the frame, which a shaken camera shows
+CANVAS_WIDTH, CANVAS_HEIGHT = 472, 376
 EVENTS = ("fight", "crash", "fire")
 PAIRS = {"train": 18, "test": 9}
 """Pairs of a normal and an abnormal video in each split: a multiple of the kinds of event."""
 LENGTH_FRAMES = (144, 177)
-EVENT_SHARE = (0.38, 0.5)
-"""Smallest and largest part of an abnormal video that its event takes."""
 
-PASSING = ("bus", "car", "cyclist", "group")
-CAMERA = ("cloud", "flicker", "shake")
-COLUMNS = (
-    "video_id", "path", "split", "label", "category", "num_frames", "fps", "intervals",
+BINS = ((150, 262), (236, 258), (322, 262))
+POST = (300, 272)
+FAR_LANE, NEAR_LANE = 178, 222  # y where wheels touch the road
+Draw = ImageDraw.ImageDraw
+Rng = np.random.Generator
+Floats = NDArray[np.floating[Any]]
+Colour = tuple[int, ...]
+Point = tuple[float, float]
+Look = tuple[Colour, ...]
+ALWAYS, NEVER = (0, 1 << 30), (0, 0)
+SHADOW, GLASS = (20, 22, 30, 90), (46, 58, 68)
+SHIRTS = (
+    (52, 74, 120), (120, 46, 44), (64, 96, 70), (168, 160, 148), (40, 42, 48), (150, 118, 70),
 )  # fmt: skip
+TROUSERS = ((38, 40, 52), (70, 66, 60), (50, 60, 84), (94, 84, 70))
+SKIN = ((222, 178, 148), (172, 122, 90), (112, 78, 58))
+PAINT = ((150, 44, 40), (60, 84, 130), (186, 186, 182), (58, 62, 64))
 
 
-@dataclass(frozen=True)
-class Script:
+class Script(NamedTuple):
     """What happens in one video. ``category`` is ``normal`` or one of EVENTS."""
 
     video_id: str
@@ -61,303 +66,335 @@ class Script:
     happenings: tuple[str, ...]
     seed: tuple[int, ...]
 
-    @property
-    def label(self) -> int:
-        return int(self.category != "normal")
-
-
-# --------------------------------------------------------------------- scripts
-
 
 def scripts(seed: int = 0) -> list[Script]:
-    """The scripts of all videos, in an order that says nothing about the label."""
+    """The scripts of all videos, in an order that does not depend on the label."""
     rng = np.random.default_rng(seed)
-    pairs = [
-        _pair(split, EVENTS[index % len(EVENTS)], rng)
-        for split, count in PAIRS.items()
-        for index in range(count)
-    ]
-    videos = [video for pair in pairs for video in pair]
-    return [
-        replace(videos[source], video_id=f"street-{number:03d}", seed=(seed, number))
-        for number, source in enumerate(rng.permutation(len(videos)))
-    ]
+    videos: list[Script] = []
+    for split, count in PAIRS.items():
+        for index in range(count):
+            num_frames = int(rng.integers(*LENGTH_FRAMES))
+            length = int(num_frames * rng.uniform(0.38, 0.5))
+            start = int(rng.integers(12, num_frames - length - 12))
+            passing = rng.choice(("bus", "car", "cyclist", "group"), 2, replace=False)
+            camera = rng.choice(("cloud", "flicker", "shake"), 2, replace=False)
+            happenings = (*passing.tolist(), *camera.tolist())
+            normal = Script("", split, "normal", num_frames, NEVER, happenings, ())
+            category, interval = EVENTS[index % len(EVENTS)], (start, start + length)
+            videos += [normal, normal._replace(category=category, interval=interval)]
+    order = enumerate(rng.permutation(len(videos)))
+    return [videos[i]._replace(video_id=f"street-{n:03d}", seed=(seed, n)) for n, i in order]
 
 
-def _pair(split: str, category: str, rng: np.random.Generator) -> tuple[Script, Script]:
-    num_frames = int(rng.integers(*LENGTH_FRAMES))
-    length = int(num_frames * rng.uniform(*EVENT_SHARE))
-    start = int(rng.integers(12, num_frames - length - 12))
-    happenings = tuple(
-        str(name) for kinds in (PASSING, CAMERA) for name in rng.choice(kinds, 2, replace=False)
-    )
-    normal = Script("", split, "normal", num_frames, (0, 0), happenings, ())
-    return normal, replace(normal, category=category, interval=(start, start + length))
+class Thing(NamedTuple):
+    """What is in the scene, and in which frames. A thing of larger depth hides the others."""
+
+    depth: float
+    draw: Callable[[Draw, int], None]
+    interval: Interval = ALWAYS
 
 
-# --------------------------------------------------------------------- casting
+def _box(x: float, y: float, half_width: float, half_height: float) -> list[float]:
+    return [x - half_width, y - half_height, x + half_width, y + half_height]
 
 
-def everyday(script: Script, rng: np.random.Generator) -> list[Thing]:
-    """What any video shows: passers-by, and what passes according to the script."""
-    middles = rng.uniform(-60, script.num_frames + 60, script.num_frames // 36 + 2)
-    things: list[Thing] = [_walker(rng, middle) for middle in middles]
-    for happening in script.happenings:
-        things += _passing(happening, script.num_frames, rng)
+def _passer(rng: Rng, depth: float = 0.0, pace: float = 1.0) -> tuple[Look, float, float]:
+    """Look, depth and speed. Two fifths of those without a given depth take the far pavement."""
+    depth = depth or (rng.uniform(122, 134) if rng.random() < 0.4 else rng.uniform(250, 360))
+    look = tuple(tuple(rng.choice(colours)) for colours in (SHIRTS, TROUSERS, SKIN))
+    return look, depth, 0.011 * depth * pace * rng.uniform(0.8, 1.2) * rng.choice((-1, 1))
+
+
+def _poses(depth: float, way: Floats) -> Floats:
+    """Poses of a walker ``way`` pixels right of the middle: float [6, num_frames]. First x and y
+    of the feet in pixels; then the stride, both arms and the lean in radians."""
+    stride, zero = 0.42 * np.sin(9.0 * way / (0.34 * depth)), np.zeros(len(way))
+    return np.stack([CANVAS_WIDTH / 2 + way, zero + depth, stride, -stride, stride, zero])
+
+
+def _limb_end(start: Point, angle: float, length: float) -> Point:
+    """End of a limb: angle 0 hangs straight down, pi points up."""
+    return start[0] + length * np.sin(angle), start[1] + length * np.cos(angle)
+
+
+def _person(look: Look, depth: float, poses: Floats, interval: Interval = ALWAYS) -> Thing:
+    def draw(draw: Draw, frame: int) -> None:
+        (shirt, trousers, skin), (x, y, stride, *arms, lean) = look, poses[:, frame]
+        tall = 0.34 * y
+        width = max(2, round(0.09 * tall))
+        hip = (x + 0.45 * tall * np.sin(lean), y - 0.46 * tall)
+        neck = _limb_end(hip, np.pi - lean * 1.5, 0.36 * tall)
+        head = _limb_end(neck, np.pi - lean, 0.10 * tall)
+        draw.ellipse(_box(x + 0.12 * tall, y, 0.26 * tall, 0.05 * tall), SHADOW)
+        for swing in (stride, -stride):
+            draw.line([hip, (x + 0.46 * tall * np.sin(swing), y)], trousers, width)
+        draw.line([hip, neck], shirt, 2 * width)
+        for swing in arms:
+            hand = _limb_end(neck, swing, 0.36 * tall)
+            draw.line([neck, hand], shirt, width)
+            draw.ellipse(_box(*hand, 0.5 * width, 0.5 * width), skin)
+        draw.ellipse(_box(*head, 0.065 * tall, 0.08 * tall), skin)
+
+    return Thing(depth, draw, interval)
+
+
+def _cyclist(rng: Rng, frames: Floats) -> list[Thing]:
+    """A bicycle, and a walker's body seated on it. ``frames`` count from the middle."""
+    look, y, speed = _passer(rng, rng.uniform(244, 300), pace=3.0)
+    heading, tall, wheel = np.sign(speed), 0.34 * y, 0.17 * 0.34 * y
+    poses = _poses(y, speed * frames)
+    poses[1] -= 0.08 * tall
+    poses[2] /= 2
+    poses[3:] = np.array([[1.2], [1.2], [0.35]]) * heading
+
+    def draw(draw: Draw, frame: int) -> None:
+        x = poses[0, frame]
+        for side in (-0.3, 0.3):
+            axle = (x + side * tall, y - wheel)
+            draw.ellipse(_box(*axle, wheel, wheel), outline=(30, 30, 32), width=3)
+            draw.line([axle, (x, y - 0.34 * tall)], (120, 120, 126), 3)
+
+    return [Thing(y, draw), _person(look, y, poses)]
+
+
+def _fight(rng: Rng, script: Script) -> list[Thing]:
+    """Eight people run to one place, hit each other, each blow for three frames, and run off."""
+    x, depth = rng.uniform(205, 267), rng.uniform(310, 345)
+    frames, (start, stop) = np.arange(script.num_frames), script.interval
+    running = np.minimum(frames - start - 9, 0) + np.maximum(frames - stop + 9, 0)
+    things = []
+    for _ in range(8):
+        look, y, speed = _passer(rng, depth + rng.uniform(-22, 22), pace=1.6)
+        poses = _poses(y, speed * (6.0 * running))
+        poses[0] = poses[0] - CANVAS_WIDTH / 2 + (x + rng.uniform(-64, 64))
+        blows = rng.normal(0, (9, 5, 0, 0, 0.45), ((script.num_frames + 2) // 3, 5))
+        blows[:, 2:4] = rng.uniform(-2.8, 2.8, (len(blows), 2))
+        dx, dy, left, right, lean = blows.repeat(3, axis=0)[: script.num_frames].T
+        hitting = np.stack([poses[0] + dx, poses[1] + dy, 0.5 * lean + 0.3, left, right, lean])
+        things.append(_person(look, y, np.where(running, poses, hitting), script.interval))
     return things
 
 
-def event(script: Script, rng: np.random.Generator) -> list[Thing]:
-    """What an abnormal video shows beside; nothing for a normal one."""
-    return _EVENT_CASTS[script.category](script, rng) if script.label else []
+CAR: tuple[tuple[tuple[Point, ...], Colour | None], ...] = (
+    (((-0.5, 0.15), (-0.5, 0.5), (-0.36, 0.58), (-0.25, 1.0), (0.1, 1.0), (0.25, 0.58),
+      (0.47, 0.5), (0.5, 0.15)), None),
+    (((-0.3, 0.58), (-0.22, 0.92), (-0.08, 0.92), (-0.08, 0.58)), GLASS),
+    (((-0.05, 0.58), (-0.05, 0.92), (0.08, 0.92), (0.19, 0.58)), GLASS),
+)  # fmt: skip
+BUS: tuple[tuple[tuple[Point, ...], Colour | None], ...] = (
+    (((-0.5, 0.1), (-0.5, 0.97), (-0.47, 1.0), (0.48, 1.0), (0.5, 0.9), (0.5, 0.1)), None),
+    *((((a, 0.5), (a, 0.88), (a + 0.12, 0.88), (a + 0.12, 0.5)), GLASS)
+      for a in (-0.46, -0.32, -0.18, -0.04, 0.1, 0.24, 0.37)),
+)  # fmt: skip
+"""Outlines in parts of length and height, with their colour; None is the paint."""
+VAPOURS = {
+    "flame": (((255, 236, 150, 230), (255, 200, 70, 220), (255, 140, 30, 190),
+               (224, 70, 20, 140)), 27, 125, 13),
+    "smoke": (((52, 48, 46, 120), (62, 58, 56, 90), (74, 70, 68, 50)), 34, 200, 40),
+    "steam": (((232, 232, 232, 120), (216, 216, 218, 90), (200, 200, 204, 50)), 38, 190, 34),
+}  # fmt: skip
+"""Colours of a puff from its birth to its end, its size and rise in pixels, its life in frames."""
 
 
-def _walker(
-    rng: np.random.Generator, middle: float, depth: float | None = None, pace: float = 1.0
-) -> scenery.Walker:
-    """A passer-by; the far pavement is used as often as two fifths of the time."""
-    if depth is None:
-        depth = rng.uniform(122, 134) if rng.random() < 0.4 else rng.uniform(250, 360)
-    look = scenery.Look(*(_pick(rng, c) for c in (scenery.SHIRTS, scenery.TROUSERS, scenery.SKIN)))
-    speed = 0.011 * depth * pace * rng.uniform(0.8, 1.2) * rng.choice((-1, 1))
-    return scenery.Walker(look, depth, speed, middle)
+def _vehicle(rng: Rng, path: Floats, size: Point, heading: int, hazard: Interval = NEVER) -> Thing:
+    """``path`` is float [num_frames, 3]: x and y of the middle, and pitch in radians."""
+    (length, height), paint = size, tuple(rng.choice(PAINT))
+
+    def draw(draw: Draw, frame: int) -> None:
+        x, y, pitch = path[frame]
+        cos, sin = np.cos(pitch), np.sin(pitch)
+
+        def place(*outline: Point) -> list[Point]:
+            points = [(u * (length * heading), v * height) for u, v in outline]
+            return [(x + a * cos - b * sin, y - a * sin - b * cos) for a, b in points]
+
+        draw.ellipse(_box(x, y, 0.54 * length, 0.16 * height), SHADOW)
+        for outline, colour in BUS if length > 250 else CAR:
+            draw.polygon(place(*outline), colour or paint)
+        for wheel in place((-0.31, 0.12), (0.31, 0.12)):
+            draw.ellipse(_box(*wheel, 0.15 * height + 4, 0.15 * height + 4), (24, 24, 26))
+            draw.ellipse(_box(*wheel, 0.07 * height, 0.07 * height), (130, 130, 132))
+        if hazard[0] <= frame < hazard[1] and frame // 6 % 2:
+            for lamp in place((-0.47, 0.42), (0.47, 0.38)):
+                draw.ellipse(_box(*lamp, 22, 22), (255, 170, 30, 90))
+                draw.ellipse(_box(*lamp, 9, 9), (255, 190, 60))
+
+    return Thing(path[:, 1].max(), draw)
 
 
-def _pick(rng: np.random.Generator, choices: tuple[scenery.Colour, ...]) -> scenery.Colour:
-    return choices[rng.integers(len(choices))]
+def _plume(
+    rng: Rng, vapour: str, count: int, place: tuple[float, ...], interval: Interval
+) -> Thing:
+    """Rising puffs; the plume grows from the start of the interval and shrinks to its end."""
+    (ramp, size, rise, life), (x, y, depth) = VAPOURS[vapour], place
+    phases, sides = rng.random(count), rng.normal(0, 0.7, count)
+    sizes = rng.uniform(0.5, 1.2, count)
+
+    def draw(draw: Draw, frame: int) -> None:
+        strength = min((frame - interval[0] + 6) / 30, (interval[1] - frame) / 12, 1.0)
+        ages = (frame / life + phases) % 1.0
+        xs = x + size * strength * sides * (0.6 + ages) + 14 * ages**2
+        ys = y - rise * strength * ages
+        radii = size * strength * sizes * (0.5 + ages) * (1.6 - ages)
+        for puff in np.argsort(-ages):  # the oldest first
+            colour = ramp[int(ages[puff] * len(ramp))]
+            draw.ellipse(_box(xs[puff], ys[puff], radii[puff], 1.25 * radii[puff]), colour)
+
+    return Thing(depth, draw, interval)
 
 
-def _passing(happening: str, num_frames: int, rng: np.random.Generator) -> list[Thing]:
-    middle = rng.uniform(0.15, 0.85) * num_frames
-    if happening == "group":
-        return list(_group(rng, middle))
-    if happening == "cyclist":
-        return [scenery.Cyclist(_walker(rng, middle, rng.uniform(244, 300), pace=3.0))]
-    if happening in ("bus", "car"):
-        return [_vehicle(happening, num_frames, middle, rng)]
-    return []
-
-
-def _group(rng: np.random.Generator, middle: float) -> Iterator[scenery.Walker]:
-    leader = _walker(rng, middle, rng.uniform(280, 330))
-    for _ in range(5):
-        member = _walker(rng, middle + rng.uniform(-22, 22), leader.depth + rng.uniform(-20, 20))
-        yield replace(member, speed=leader.speed)
-
-
-def _vehicle(
-    kind: str, num_frames: int, middle: float, rng: np.random.Generator
-) -> scenery.Vehicle:
-    heading = int(rng.choice((-1, 1)))
-    lane = scenery.FAR_LANE if heading < 0 else scenery.NEAR_LANE
-    frames = np.arange(num_frames)
-    speed = heading * rng.uniform(7, 11)
-    path = np.stack([CANVAS_WIDTH / 2 + speed * (frames - middle), 0 * frames + lane, 0 * frames])
-    size = (400.0, 118.0) if kind == "bus" else (150.0, 54.0)
-    return scenery.Vehicle(path.T, size, _pick(rng, scenery.PAINT), heading)
-
-
-def _fight(script: Script, rng: np.random.Generator) -> list[Thing]:
-    """Eight people meet on the plaza and hit about; a new blow every third frame."""
-    x, depth = rng.uniform(205, 267), rng.uniform(310, 345)
-    return [
-        scenery.Fighter(
-            replace(_walker(rng, 0, depth + rng.uniform(-22, 22), pace=1.6), middle=0),
-            x + rng.uniform(-64, 64),
-            script.interval,
-            _jerks(script.num_frames, rng),
-        )
-        for _ in range(8)
-    ]
-
-
-def _jerks(num_frames: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Jerks of one fighter: float [num_frames, 5], each held for three frames."""
-    blows = (num_frames + 2) // 3
-    spread = rng.normal(0, (9, 5, 0, 0, 0.45), (blows, 5))
-    spread[:, 2:4] = rng.uniform(-2.8, 2.8, (blows, 2))
-    return spread.repeat(3, axis=0)[:num_frames]
-
-
-def _crash(script: Script, rng: np.random.Generator) -> list[Thing]:
+def _crash(rng: Rng, script: Script) -> list[Thing]:
     """A car comes in fast, leaves the road, hits the lamp post, burns, and is towed away."""
-    start, stop = script.interval
-    impact = start + 8
-    x, y = scenery.POST
-    return [
-        scenery.Vehicle(
-            _crash_path(script.num_frames, script.interval, impact),
-            (220.0, 82.0), _pick(rng, scenery.PAINT), 1, hazard=(impact, stop),
-        ),
-        scenery.Plume(x - 18, y - 34, y + 3, (impact, stop), scenery.STEAM, _puffs(30, rng)),
-        scenery.Plume(x - 60, y - 24, y + 4, (impact, stop), scenery.FLAME, _puffs(20, rng)),
-        scenery.Debris(x, y + 6, (impact, stop), rng.uniform(*_FLIGHT, (24, 4))),
-    ]  # fmt: skip
-
-
-_FLIGHT = ((-150.0, 60.0, 2.0, -14.0), (90.0, 260.0, 5.0, 22.0))
-"""Least and greatest speed to the right and up, size and landing place of debris."""
-
-
-def _crash_path(num_frames: int, interval: Interval, impact: int) -> NDArray[np.float64]:
-    """Way of the crashing car: float [num_frames, 3]; off screen outside the interval."""
-    start, stop = interval
-    off, near, hit = (-160, scenery.NEAR_LANE, -0.08), scenery.POST[0] - 112, 274
-    knots = {
-        start: off,
-        impact: (near, hit, -0.08),
-        impact + 3: (near + 8, hit, -0.2),
-        impact + 9: (near, hit, 0),
-        stop - 12: (near, hit, 0),
-        stop: off,
-    }
-    columns = zip(*knots.values(), strict=True)
-    frames = np.arange(num_frames)
-    return np.stack([np.interp(frames, list(knots), column) for column in columns], axis=1)
-
-
-def _fire(script: Script, rng: np.random.Generator) -> list[Thing]:
-    """One of the bins burns: flames that lick about, under a column of smoke."""
-    x, y = scenery.BINS[rng.integers(len(scenery.BINS))]
-    return [
-        scenery.Plume(x, y - 70, y, script.interval, scenery.SMOKE, _puffs(26, rng)),
-        scenery.Plume(x, y - 30, y, script.interval, scenery.FLAME, _puffs(30, rng)),
-    ]
-
-
-def _puffs(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Phase, sideways place and size of puffs: float [count, 3]."""
-    return np.stack([rng.random(count), rng.normal(0, 0.7, count), rng.uniform(0.5, 1.2, count)]).T
-
-
-_EVENT_CASTS = {"fight": _fight, "crash": _crash, "fire": _fire}
-
-
-# ---------------------------------------------------------------------- camera
-
-
-@dataclass(frozen=True)
-class Camera:
-    """What light and camera do: gain [num_frames], shift int [num_frames, 2] in pixels."""
-
-    gain: NDArray[np.float64]
-    shift: NDArray[np.int64]
-
-
-def camera(script: Script, rng: np.random.Generator) -> Camera:
-    """The light of one video, dimmed by clouds, flickering, and the shakes of its camera."""
+    (start, stop), (x, y) = script.interval, POST
+    impact, near, burning = start + 8, x - 112, (start + 8, stop)
+    times = (start, impact, impact + 3, impact + 9, stop - 12, stop)
+    xs = (-160, near, near + 8, near, near, -160)
+    ys = (NEAR_LANE, 274, 274, 274, 274, NEAR_LANE)
+    pitches = (-0.08, -0.08, -0.2, 0, 0, -0.08)
     frames = np.arange(script.num_frames)
-    gain = np.full(script.num_frames, rng.uniform(1.02, 1.12))
-    shift = np.zeros((script.num_frames, 2), dtype=np.int64)
+    path = np.stack([np.interp(frames, times, each) for each in (xs, ys, pitches)], axis=1)
+    car = _vehicle(rng, path, (220.0, 82.0), 1, burning)
+    steam = _plume(rng, "steam", 30, (x - 18, y - 34, y + 3), burning)
+    flame = _plume(rng, "flame", 20, (x - 60, y - 24, y + 4), burning)
+    # Speed to the right and up, size and landing place of each piece of debris; it falls at 400.
+    flight = rng.uniform((-150.0, 60.0, 2.0, -14.0), (90.0, 260.0, 5.0, 22.0), (24, 4)).tolist()
+
+    def draw_debris(draw: Draw, frame: int) -> None:
+        for right, up, size, landing in flight:
+            seconds = min((frame - impact) / FPS, up / 200)
+            at = x + right * seconds, y + 6 + landing - up * seconds + 200 * seconds**2
+            draw.rectangle(_box(*at, size, size / 2), (66, 64, 62))
+
+    return [car, steam, flame, Thing(y + 8, draw_debris, burning)]
+
+
+def _fire(rng: Rng, script: Script) -> list[Thing]:
+    """One of the bins burns: flames that lick about, under a column of smoke."""
+    x, y = BINS[rng.integers(len(BINS))]
+    smoke = _plume(rng, "smoke", 26, (x, y - 70, y), script.interval)
+    return [smoke, _plume(rng, "flame", 30, (x, y - 30, y), script.interval)]
+
+
+def _everyday(rng: Rng, script: Script) -> list[Thing]:
+    """What any video shows: passers-by, and what passes according to the script."""
+    frames = np.arange(script.num_frames)
+    middles = rng.uniform(-60, script.num_frames + 60, script.num_frames // 36 + 2)
+    walkers, things = [(middle, *_passer(rng)) for middle in middles], list[Thing]()
     for happening in script.happenings:
         middle = rng.uniform(0.15, 0.85) * script.num_frames
-        near = np.exp(-(((frames - middle) / 30) ** 4))
-        if happening == "cloud":
-            gain *= 1 - 0.25 * near
-        elif happening == "flicker":
-            gain *= 1 + 0.09 * near * rng.choice((-1, 1), script.num_frames)
-        elif happening == "shake":
-            jolts = rng.normal(0, 1.6, shift.shape) * near[:, None]
-            shift += np.clip(np.rint(jolts), -MARGIN, MARGIN).astype(np.int64)
-    return Camera(gain, shift)
+        if happening == "group":
+            _, depth, speed = _passer(rng, rng.uniform(280, 330))
+            for _ in range(5):
+                start, own = middle + rng.uniform(-22, 22), depth + rng.uniform(-20, 20)
+                walkers.append((start, *_passer(rng, own)[:2], speed))
+        elif happening == "cyclist":
+            things += _cyclist(rng, frames - middle)
+        elif happening in ("bus", "car"):
+            heading = int(rng.choice((-1, 1)))
+            x = CANVAS_WIDTH / 2 + heading * rng.uniform(7, 11) * (frames - middle)
+            lane = FAR_LANE if heading < 0 else NEAR_LANE
+            path = np.stack(np.broadcast_arrays(x, lane, 0.0), axis=1)
+            size = (400.0, 118.0) if happening == "bus" else (150.0, 54.0)
+            things.append(_vehicle(rng, path, size, heading))
+    return things + [_person(look, y, _poses(y, v * (frames - at))) for at, look, y, v in walkers]
+
+
+def _street(rng: Rng) -> Image.Image:
+    """The empty scene: RGB [CANVAS_HEIGHT, CANVAS_WIDTH], with grain of stone and asphalt."""
+    image = Image.new("RGB", (CANVAS_WIDTH, CANVAS_HEIGHT), (116, 110, 104))
+    draw, wide, joint = ImageDraw.Draw(image, "RGBA"), CANVAS_WIDTH, (98, 93, 88)
+    draw.rectangle((0, 0, wide, 110), (132, 106, 90))
+    for x in range(-20, wide, 66):  # window, shop, awning
+        draw.rectangle((x + 12, 8, x + 46, 44), (196, 190, 178))
+        draw.rectangle((x + 16, 12, x + 42, 40), (70, 84, 96))
+        draw.rectangle((x + 4, 62, x + 60, 106), (62, 66, 70))
+        draw.rectangle((x + 2, 54, x + 62, 64), (112, 60, 54) if x % 4 else (66, 88, 80))
+    draw.rectangle((0, 110, wide, 136), (140, 136, 130))
+    draw.rectangle((0, 137, wide, 232), (84, 84, 88))
+    for x in range(0, wide, 56):
+        draw.polygon([(x, 186), (x + 28, 186), (x + 26, 190), (x - 2, 190)], (196, 194, 184))
+    draw.rectangle((0, 230, wide, 237), (170, 166, 160))
+    for row in range(1, 9):
+        draw.line([(0, 236 + 2.4 * row**1.9), (wide, 236 + 2.4 * row**1.9)], joint, 1)
+    for n in range(-14, 15):
+        draw.line([(wide / 2 + 34 * n, 237), (wide / 2 + 62 * n, CANVAS_HEIGHT)], joint, 1)
+    for x, y in BINS:
+        draw.ellipse(_box(x + 6, y, 20, 5), SHADOW)
+        draw.rectangle(_box(x, y - 18, 12, 18), (48, 70, 56))
+        draw.rectangle(_box(x, y - 37, 14, 3), (36, 52, 44))
+    x, y = POST
+    draw.ellipse(_box(x + 8, y, 22, 5), SHADOW)
+    draw.rectangle((x - 3, 30, x + 3, y), (58, 60, 62))
+    draw.ellipse(_box(x, 28, 12, 7), (214, 210, 190))
+    grain = rng.normal(0, 5, (CANVAS_HEIGHT // 8, wide // 8)).repeat(8, 0).repeat(8, 1)
+    pixels = np.asarray(image) + (grain + rng.normal(0, 7, grain.shape))[..., None]
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def frames(script: Script) -> Iterator[NDArray[np.uint8]]:
     """The frames of one video in order, each uint8 [HEIGHT, WIDTH, 3]; fixed by the script."""
-    street = scenery.street(np.random.default_rng(script.seed[0]))
-    # Streams of their own: with and without its event, a video is otherwise the same.
+    empty = _street(np.random.default_rng(script.seed[0]))
+    # One random stream each: apart from its event, a video is the same with and without it.
     of_everyday, of_event, of_camera, of_noise = np.random.default_rng(script.seed).spawn(4)
-    things = everyday(script, of_everyday) + event(script, of_event)
+    events = {"normal": lambda *_: [], "fight": _fight, "crash": _crash, "fire": _fire}
+    things = _everyday(of_everyday, script) + events[script.category](of_event, script)
     things.sort(key=lambda thing: thing.depth)
-    view = camera(script, of_camera)
+    gain = np.full(script.num_frames, of_camera.uniform(1.02, 1.12))
+    shift = np.zeros((script.num_frames, 2), dtype=np.int64)
+    for happening in script.happenings:
+        middle = of_camera.uniform(0.15, 0.85) * script.num_frames
+        near = np.exp(-(((np.arange(script.num_frames) - middle) / 30) ** 4))
+        if happening == "cloud":
+            gain *= 1 - 0.25 * near
+        elif happening == "flicker":
+            gain *= 1 + 0.09 * near * of_camera.choice((-1, 1), script.num_frames)
+        elif happening == "shake":
+            jolts = np.rint(of_camera.normal(0, 1.6, shift.shape) * near[:, None])
+            shift += np.clip(jolts, -MARGIN, MARGIN).astype(np.int64)
     noise = of_noise.normal(0, 2.5, (2 * HEIGHT, 2 * WIDTH, 3)).astype(np.float32)
     offsets = of_noise.integers(0, (HEIGHT, WIDTH), (script.num_frames, 2))
     for frame in range(script.num_frames):
-        picture = _picture(street, things, frame, view.shift[frame])
+        canvas = empty.copy()
+        draw = ImageDraw.Draw(canvas, "RGBA")
+        for thing in things:
+            if thing.interval[0] <= frame < thing.interval[1]:
+                thing.draw(draw, frame)
+        top, left = (MARGIN + shift[frame]).tolist()
+        view = canvas.reduce(2).crop((left, top, left + WIDTH, top + HEIGHT))
+        picture = np.asarray(view, dtype=np.float32) * np.float32(gain[frame])
         top, left = offsets[frame]
-        picture = picture * np.float32(view.gain[frame])
         picture += noise[top : top + HEIGHT, left : left + WIDTH]
         yield np.clip(picture, 0, 255).astype(np.uint8)
-
-
-def _picture(
-    street: Image.Image, things: list[Thing], frame: int, shift: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """One frame before light and noise: float32 [HEIGHT, WIDTH, 3]."""
-    canvas = street.copy()
-    draw = ImageDraw.Draw(canvas, "RGBA")
-    for thing in things:
-        thing.draw(draw, frame)
-    top, left = MARGIN + shift
-    box = (left, top, left + WIDTH, top + HEIGHT)
-    return np.asarray(canvas.reduce(2).crop(box), dtype=np.float32)
-
-
-# ----------------------------------------------------------------------- files
 
 
 def write_dataset(root: Path, seed: int = 0, workers: int = 1) -> Path:
     """Path of the manifest, after all videos were written to ``root``/videos.
 
-    Intervals stand for test videos and for normal ones; the abnormal training videos have a
-    blank, as in the data sets of this field, so that training cannot see them. ``workers``
-    processes draw; the videos are the same for any number.
+    The intervals of abnormal training videos are left blank, as in the data sets of this field.
+    So training cannot see them. The videos are the same for any number of worker processes.
     """
     make_folder(root / "videos")
     all_scripts = scripts(seed)
-    paths = [f"videos/{script.video_id}.mp4" for script in all_scripts]
+    rows, paths = ["video_id,path,split,label,category,num_frames,fps,intervals"], list[Path]()
+    for video_id, split, category, num_frames, (start, stop), *_ in all_scripts:
+        paths.append(root / "videos" / f"{video_id}.mp4")
+        known = f'"[[{start}, {stop}]]"' if split == "test" else ""
+        label, intervals = (0, "[]") if category == "normal" else (1, known)
+        row = f"{split},{label},{category},{num_frames},{FPS},{intervals}"
+        rows.append(f"{video_id},videos/{video_id}.mp4,{row}")
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for _ in pool.map(_draw, [root / path for path in paths], all_scripts):
-            pass  # an error in a worker is raised here
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(map(_row, all_scripts, paths))
+        list(pool.map(write_video, paths, all_scripts))
     with written(root / "manifest.csv") as file:
-        file.write(text.getvalue().encode())
+        file.write("\n".join([*rows, ""]).encode())
     return root / "manifest.csv"
 
 
-def _draw(path: Path, script: Script) -> None:
-    write_video(path, frames(script))
-
-
-def _row(script: Script, path: str) -> tuple[str | int, ...]:
-    known = [list(script.interval)] if script.label else []
-    intervals = "" if script.label and script.split == "train" else json.dumps(known)
-    return (
-        script.video_id, path, script.split, script.label, script.category,
-        script.num_frames, FPS, intervals,
-    )  # fmt: skip
-
-
-def write_video(path: Path, pictures: Iterable[NDArray[np.uint8]]) -> None:
-    """Write frames uint8 [HEIGHT, WIDTH, 3] as H.264 at FPS."""
+def write_video(path: Path, script: Script) -> None:
+    """Write the frames of a script as H.264 at FPS."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "superfast"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.thread_count = 1
-        for picture in pictures:
+        for picture in frames(script):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
-
-
-# --------------------------------------------------------------------- control
-
-
-def frame_difference(blocks: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """Mean absolute grey difference of consecutive frames in each whole clip: [num_clips].
-
-    The control that a learned score has to beat. ``blocks`` are consecutive frames uint8
-    [n, height, width, 3] of one video, of any n; grey is the mean of the three colours.
-    """
-    differences: list[float] = []
-    previous: NDArray[np.float64] | None = None
-    for block in blocks:
-        for grey in block.mean(axis=3):
-            differences.append(0.0 if previous is None else np.abs(grey - previous).mean())
-            previous = grey
-    whole = len(differences) // CLIP_LENGTH * CLIP_LENGTH
-    by_clip = np.array(differences[:whole]).reshape(-1, CLIP_LENGTH)
-    # The first difference of a clip reaches back into the clip before.
-    return by_clip[:, 1:].mean(axis=1)

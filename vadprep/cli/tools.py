@@ -32,7 +32,7 @@ def demo(
         settings = demo_settings(weights, flow_weights, tuple(streams.split(",")), workers)
     with shown_progress() as progress:
         report = run_demo(out, settings, progress, progress.say)
-    for rows in (report.stages, report.figures):
+    for rows in (report.stages, report.metrics):
         click.echo()
         tables.show(rows)
     click.echo()
