@@ -39,7 +39,7 @@ def test_commands_of_the_readme_are_understood(line: str) -> None:
     """Names, types and numbers of arguments are checked; nothing is run."""
     arguments, command = shlex.split(line)[1:], main
     while isinstance(command, click.Group):
-        command = command.commands[arguments.pop(0)]
+        command = command.get_command(click.Context(command), arguments.pop(0))
     command.make_context(command.name, arguments)
 
 

@@ -25,7 +25,20 @@ from vadprep.core.errors import VadprepError
 
 
 class _Group(click.Group):
-    """Turns our errors into one line and an exit code, and a missing extra into its name."""
+    """Turns our errors into one line and an exit code, and a missing extra into its name.
+
+    The group ``bench`` is imported when it is asked for.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), "bench"})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "bench" and "bench" not in self.commands:
+            from vadprep.cli.bench.main import bench
+
+            self.add_command(bench)
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -66,7 +79,6 @@ for command in (
     cli_protocol.gt,
     cli_protocol.recipes,
     cli_tools.demo,
-    cli_tools.bench,
     cli_tools.doctor,
 ):
     main.add_command(command)
