@@ -11,7 +11,7 @@ import time
 import pytest
 
 from vadprep.core.errors import Stopped
-from vadprep.core.signals import STOP_SIGNALS, check_stop, interruptibly, stop_on_signals
+from vadprep.core.signals import STOP_SIGNALS, call_interruptible, check_stop, stop_on_signals
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -66,12 +66,12 @@ def test_a_stop_does_not_wait_for_a_call_that_is_deaf_to_signals() -> None:
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(Stopped, match="SIGTERM"):
         with stop_on_signals():
-            interruptibly(lambda: over.wait(60))
+            call_interruptible(lambda: over.wait(60))
     assert time.monotonic() - begun < 30
     over.set()
 
 
 def test_what_a_call_in_a_thread_of_its_own_returns_and_raises_comes_through() -> None:
-    assert interruptibly(lambda: 7) == 7
+    assert call_interruptible(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        interruptibly(lambda: 1 // 0)
+        call_interruptible(lambda: 1 // 0)

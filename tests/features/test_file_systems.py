@@ -16,7 +16,7 @@ from support.commands import CHEAP, cheaply, run
 from support.videos import write_video
 
 import vadprep
-from vadprep.core.atomic import is_temporary, written
+from vadprep.core.atomic import is_temporary, open_atomic
 
 APPENDED = ("manifest-", "events-")
 """Files that grow line by line, each by one process; readers pass over half a line."""
@@ -108,9 +108,12 @@ def test_a_poor_file_system_will_do_and_files_appear_by_a_rename(videos, tmp_pat
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS], ids=os.strerror)
 def test_without_hard_links_the_first_writer_wins_all_the_same(tmp_path, monkeypatch, number):
     monkeypatch.setattr(os, "link", refuse(number))
-    with written(tmp_path / "spec.json", replace=False) as stream:
+    with open_atomic(tmp_path / "spec.json", replace=False) as stream:
         stream.write(b"first")
-    with pytest.raises(FileExistsError), written(tmp_path / "spec.json", replace=False) as stream:
+    with (
+        pytest.raises(FileExistsError),
+        open_atomic(tmp_path / "spec.json", replace=False) as stream,
+    ):
         stream.write(b"second")
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"first"]
 

@@ -18,10 +18,10 @@ from vadprep.core import atomic as files
 from vadprep.core.atomic import (
     REMEDIES,
     UNSYNCABLE,
+    open_atomic,
     remove_stale,
     sync_folder,
     temporary_name,
-    written,
 )
 from vadprep.core.errors import FeaturesError, OutputError, ShardError, Stopped
 from vadprep.features import shard as shards
@@ -167,7 +167,7 @@ def test_a_failure_is_a_group_with_a_reason(tmp_path):
 def test_a_disk_that_refuses_is_one_line_with_a_remedy(tmp_path, number):
     target = tmp_path / "a.json"
     target.write_text("before")
-    with pytest.raises(OutputError) as caught, written(target) as stream:
+    with pytest.raises(OutputError) as caught, open_atomic(target) as stream:
         stream.write(b"half")
         raise OSError(number, os.strerror(number))
     assert str(target) in str(caught.value)
@@ -191,9 +191,9 @@ def test_only_a_folder_that_cannot_be_synced_at_all_is_let_pass(tmp_path, monkey
 
 def test_with_replace_off_the_first_writer_wins(tmp_path):
     target = tmp_path / "spec.json"
-    with written(target, replace=False) as stream:
+    with open_atomic(target, replace=False) as stream:
         stream.write(b"first")
-    with pytest.raises(FileExistsError), written(target, replace=False) as stream:
+    with pytest.raises(FileExistsError), open_atomic(target, replace=False) as stream:
         stream.write(b"second")
     assert target.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [target]
@@ -219,6 +219,6 @@ def test_a_stop_just_when_the_file_is_made_leaves_none(tmp_path, monkeypatch):
         raise Stopped("just now")
 
     monkeypatch.setattr(files, "open", stopped, raising=False)
-    with pytest.raises(Stopped), written(tmp_path / "a.h5"):
+    with pytest.raises(Stopped), open_atomic(tmp_path / "a.h5"):
         pass
     assert not list(tmp_path.iterdir())

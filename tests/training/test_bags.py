@@ -10,7 +10,6 @@ import torch
 from support.tiny_features import TinyFeatures, TinyVideo, tiny_set
 
 from vadprep.core.errors import FeaturesError
-from vadprep.core.resources import half_of_memory
 from vadprep.features.reader import read_snippets, streams_of
 from vadprep.heads import HEADS, HeadConfig
 from vadprep.heads.sampling import uniform_rows
@@ -260,10 +259,6 @@ def test_random_samples_differ_from_epoch_to_epoch_and_are_repeated_by_seed():
     draws = [next(bags.batches(*each)).snippets for each in ((0, 0), (0, 1), (1, 0), (0, 0))]
     assert torch.equal(draws[0], draws[3])
     assert not torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-
-
-def test_half_of_memory_is_what_it_says():
-    assert 0 < half_of_memory() < 2**50
 
 
 def test_relabelled_bags_leave_the_others_alone():

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from vadprep.core.atomic import make_folder, written
+from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.records import Interval
 
 HEIGHT, WIDTH, FPS = 176, 224, 25
@@ -384,7 +384,7 @@ def write_dataset(root: Path, seed: int = 0, workers: int = 1) -> Path:
         rows.append(f"{video_id},videos/{video_id}.mp4,{row}")
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(write_video, paths, all_scripts))
-    with written(root / "manifest.csv") as file:
+    with open_atomic(root / "manifest.csv") as file:
         file.write("\n".join([*rows, ""]).encode())
     return root / "manifest.csv"
 

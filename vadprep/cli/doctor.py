@@ -21,7 +21,7 @@ import vadprep
 from vadprep.backbones.weights.catalog import CATALOG, stored_weights, weights_folder
 from vadprep.cli.text import size
 from vadprep.core.errors import VadprepError
-from vadprep.core.resources import core_quota, of_control_group
+from vadprep.core.resources import core_quota, read_cgroup
 
 PROBE_BYTES = 64 << 20
 """Written and read back to time a disk."""
@@ -117,7 +117,7 @@ def _version(package: str) -> str:
 def _processor() -> Iterator[Finding]:
     yield _cores()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = of_control_group("memory.max")
+    limit = read_cgroup("memory.max")
     memory = min(memory, int(limit)) if limit.isdecimal() else memory
     cost = "a worker and its decoder take 1 to 2 GiB" if memory < SMALL_MEMORY else ""
     yield Finding("memory", size(memory), cost)

@@ -83,7 +83,7 @@ def write_truth(path: Path, truth: FlatTruth) -> None:
     """Write the labels, and beside them ``video_id, start, stop`` of each video."""
     import numpy as np
 
-    from vadprep.core.atomic import written
+    from vadprep.core.atomic import open_atomic
 
     rows, start = [], 0
     for video_id, length in zip(truth.video_ids, truth.lengths, strict=True):
@@ -91,9 +91,9 @@ def write_truth(path: Path, truth: FlatTruth) -> None:
         start += length
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("video_id", "start", "stop"), *rows])
-    with written(_csv(path)) as stream:
+    with open_atomic(_csv(path)) as stream:
         stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
-    with written(path) as stream:
+    with open_atomic(path) as stream:
         np.save(stream, truth.labels)
 
 

@@ -54,7 +54,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def written(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
+def open_atomic(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes ``path`` when the block ends without an exception.
 
     With ``replace=False`` an existing ``path`` wins: it stays, and FileExistsError is raised.
@@ -164,5 +164,5 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write ``record`` at once, indented; raises ValueError for NaN, which JSON lacks."""
     # ASCII, for ids made of file names that are not UTF-8.
     content = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    with written(path) as stream:
+    with open_atomic(path) as stream:
         stream.write(content.encode())

@@ -31,7 +31,7 @@ def check_stop() -> None:
         raise _requested[0]
 
 
-def interruptibly(call: Callable[[], T]) -> T:
+def call_interruptible(call: Callable[[], T]) -> T:
     """What ``call`` returns or raises, for a call of C code that may wait long, deaf to signals.
 
     It has a thread of its own, and is left to itself there when a stop arrives: Stopped is raised.

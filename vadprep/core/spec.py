@@ -199,16 +199,12 @@ def require_shared(ours: Spec, theirs: Spec, where: str) -> None:
 
 
 def require_equal(ours: Spec, theirs: Spec, where: str) -> None:
-    """Raise SpecError naming ``where`` and each field in which the two specs differ."""
-    lines = differences(ours, theirs)
-    if lines:
+    """Raise SpecError naming ``where`` and each field in which two specs differ.
+
+    An unknown field equals another only when the whole specs are the same, as in one folder.
+    """
+    if ours.hash != theirs.hash:
         raise SpecError(
             f"{where} holds features of another spec (asked for / found there): "
-            f"{'; '.join(lines)}. Use the same settings, or another --out"
+            f"{'; '.join(differences(ours, theirs))}. Use the same settings, or another --out"
         )
-
-
-def require_own(spec: Spec, found: Spec, where: str) -> None:
-    """As ``require_equal``, for what one run has made: there an unknown field equals itself."""
-    if spec.hash != found.hash:
-        require_equal(spec, found, where)

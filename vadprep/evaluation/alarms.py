@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.atomic import write_json, written
+from vadprep.core.atomic import open_atomic, write_json
 from vadprep.core.clips import runs
 from vadprep.core.errors import CheckpointError
 from vadprep.evaluation.metrics import VideoScores
@@ -114,5 +114,5 @@ def write_frames(path: Path, frames: NDArray[np.float64], fps: float | None) -> 
         f"{frame},{time},{score:.6f}\n"
         for frame, (time, score) in enumerate(zip(seconds, frames.tolist(), strict=True))
     )
-    with written(path) as stream:
+    with open_atomic(path) as stream:
         stream.write(("frame,seconds,score\n" + "".join(lines)).encode())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.atomic import written
+from vadprep.core.atomic import open_atomic
 from vadprep.core.records import Interval
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def plot_scores(
     axes.set_title(heading, fontsize=10, loc="left", parse_math=False)
     content = io.BytesIO()
     canvas.print_png(content)
-    with written(path) as stream:
+    with open_atomic(path) as stream:
         stream.write(content.getvalue())
 
 

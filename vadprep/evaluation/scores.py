@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vadprep.core.atomic import written
+from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import CheckpointError, FeaturesError, ManifestError
 from vadprep.core.records import Interval, Video
 from vadprep.data.manifest import Manifest, video_intervals
@@ -173,7 +173,7 @@ def write_scores(
                 group.attrs["overall"] = video.overall
             group.create_dataset("scores", data=video.snippets.astype(np.float64))
             group.create_dataset("spans", data=video.spans.astype(np.int64))
-    with written(path) as stream:
+    with open_atomic(path) as stream:
         stream.write(buffer.getvalue())
 
 

@@ -35,7 +35,7 @@ from vadprep.backbones.adaptive_batch import free_device_memory
 from vadprep.core.errors import ClusterError
 from vadprep.core.records import Report, Task
 from vadprep.core.resources import free_memory, worker_cores
-from vadprep.core.signals import check_stop, interruptibly
+from vadprep.core.signals import call_interruptible, check_stop
 from vadprep.extraction.driver import OnStart, Worker
 from vadprep.extraction.probe import Probe
 from vadprep.extraction.workload import Load, Workload, most_videos, next_limit
@@ -224,7 +224,7 @@ class Dispatch:
         kind = self._pool.resource
         total, free = (
             int(there.get(kind, 0))
-            for there in map(interruptibly, (ray.cluster_resources, ray.available_resources))
+            for there in map(call_interruptible, (ray.cluster_resources, ray.available_resources))
         )
         if free < min(total, self._pool.workers):
             logger.warning(
@@ -336,7 +336,7 @@ def _nodes() -> dict[str, dict[str, Any]]:
 
     It waits a minute for a head that is gone, as when a job is cancelled with all its processes.
     """
-    return {each["NodeID"]: each for each in interruptibly(ray.nodes) if each["Alive"]}
+    return {each["NodeID"]: each for each in call_interruptible(ray.nodes) if each["Alive"]}
 
 
 def _report_in(reference: Any) -> Report | None:

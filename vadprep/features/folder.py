@@ -22,9 +22,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vadprep.core.atomic import disk_errors, make_folder, names_in, temporary_name, written
+from vadprep.core.atomic import disk_errors, make_folder, names_in, open_atomic, temporary_name
 from vadprep.core.errors import FeaturesError
-from vadprep.core.spec import Spec, require_own
+from vadprep.core.spec import Spec, require_equal
 from vadprep.features.lease import Run, running
 from vadprep.features.plan import SHARD_SIZE, Place, Plan, grown_plan, plan_size, read_plan
 from vadprep.features.shard import Shard, StoredVideo, read_blocks
@@ -188,13 +188,13 @@ def _settle_spec(path: Path, spec: Spec, shard_size: int, provenance: dict[str, 
     file = path / "spec.json"
     if not file.exists():
         try:
-            with written(file, replace=False) as stream:
+            with open_atomic(file, replace=False) as stream:
                 stream.write((json.dumps(content, indent=2) + "\n").encode())
         except FileExistsError:  # another rank was first: compare with its spec
             pass
     found = read_spec(path)
     assert found is not None
-    require_own(spec, found, str(path))
+    require_equal(spec, found, str(path))
 
 
 def check_writable(path: Path) -> None:
@@ -205,6 +205,6 @@ def check_writable(path: Path) -> None:
     make_folder(path)
     probe = temporary_name(path / ".write-probe")  # of our own: other ranks check as well
     with disk_errors(path):
-        with written(probe):
+        with open_atomic(probe):
             pass
         probe.unlink()

@@ -22,7 +22,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vadprep.core.atomic import written
+from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import FeaturesError
 from vadprep.features import append_only as appended
 from vadprep.features.shard import DONE, FAILED, StoredVideo
@@ -164,7 +164,7 @@ class Journal:
         self._events = folder / f"events-{rank:05d}.jsonl"
         _drop_torn_event(self._events)
         if not self._manifest.exists():
-            with written(self._manifest) as stream:
+            with open_atomic(self._manifest) as stream:
                 stream.write(appended.lines([ALL_COLUMNS]))
         try:
             with open(self._manifest, "rb") as file:

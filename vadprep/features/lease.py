@@ -32,7 +32,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from vadprep.core.atomic import disk_errors, is_alive, names_in, written
+from vadprep.core.atomic import disk_errors, is_alive, names_in, open_atomic
 from vadprep.core.errors import LeaseError, VadprepError
 
 logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Lease:
         text = json.dumps(asdict(run)).encode()
         self._length = len(text)
         """Of the longest text so far: shorter ones are filled up to cover it."""
-        with written(self.path) as stream:
+        with open_atomic(self.path) as stream:
             stream.write(text)
         with disk_errors(self.path):
             self._file = os.open(self.path, os.O_WRONLY)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vadprep.core.atomic import written
+from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import FeaturesError
 from vadprep.features import append_only as appended
 
@@ -178,5 +178,5 @@ def grown_plan(path: Path, video_ids: Iterable[str], shard_size: int) -> Plan:
 
 
 def _create_plan(path: Path) -> None:
-    with suppress(FileExistsError), written(path, replace=False) as stream:
+    with suppress(FileExistsError), open_atomic(path, replace=False) as stream:
         stream.write(appended.lines([PLAN_COLUMNS], "\r\n"))

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.errors import FeaturesError, ShardError, SpecError
-from vadprep.core.spec import STREAMS, Spec, require_own
+from vadprep.core.spec import STREAMS, Spec, require_equal
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows
 from vadprep.features.remote import RemotePath, as_path
@@ -100,7 +100,7 @@ class StreamReader:
     def _opened(self, path: Path) -> Shard:
         shard = Shard(path)
         try:
-            require_own(self.folder.spec, shard.spec, str(path))
+            require_equal(self.folder.spec, shard.spec, str(path))
         except SpecError:
             shard.close()
             raise

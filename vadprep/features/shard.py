@@ -41,7 +41,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.atomic import disk_errors, written
+from vadprep.core.atomic import disk_errors, open_atomic
 from vadprep.core.errors import FeaturesError, ShardError
 from vadprep.core.spec import Spec
 from vadprep.features.hdf5 import opened
@@ -100,7 +100,7 @@ def write_shard(path: Path, spec: Spec, videos: Sequence[StoredVideo]) -> None:
     Raises OutputError when the disk refuses and ShardError when a checksum in a video's
     attributes does not match its numbers; ``path`` is then as it was.
     """
-    with io.FileIO(os.memfd_create("vadprep-shard"), "w+") as image, written(path) as out:
+    with io.FileIO(os.memfd_create("vadprep-shard"), "w+") as image, open_atomic(path) as out:
         holes = _lay_out(image, spec, videos)
         _copy_metadata(image.fileno(), out)
         for video, (features_at, spans_at) in zip(videos, holes, strict=True):

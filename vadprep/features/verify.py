@@ -12,7 +12,7 @@ import numpy as np
 
 from vadprep.core.clips import check_spans
 from vadprep.core.errors import FeaturesError, ShardError, SpecError, VadprepError
-from vadprep.core.spec import UNKNOWN, Spec, require_own
+from vadprep.core.spec import UNKNOWN, Spec, require_equal
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Row, read_rows
 from vadprep.features.reader import StreamReader
@@ -108,6 +108,6 @@ def _unusable_shards(folder: StreamFolder) -> Iterator[tuple[Path, str]]:
     for path in map(folder.shard, sorted(folder.final_shards())):
         try:
             with Shard(path) as shard:
-                require_own(folder.spec, shard.spec, str(path))
+                require_equal(folder.spec, shard.spec, str(path))
         except VadprepError as error:
             yield path, str(error)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vadprep.core.atomic import disk_errors, names_in, sync_folder, temporary_name, written
+from vadprep.core.atomic import disk_errors, names_in, open_atomic, sync_folder, temporary_name
 from vadprep.core.errors import DecodeError
 
 Planes = NDArray[np.uint8]
@@ -104,7 +104,7 @@ def hdf5_writer(path: Path, video_id: str) -> Iterator[Append]:
 
     Raises OutputError when the disk refuses.
     """
-    with written(path) as stream:
+    with open_atomic(path) as stream:
         sink = _Sink(stream.fileno(), "r+", closefd=False)
         with h5py.File(sink, "w", libver=("v110", "v110")) as file:
             content = np.bytes_(video_id.encode("utf-8", "surrogateescape"))

@@ -24,7 +24,7 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
-from vadprep.core.atomic import make_folder, remove_stale, written
+from vadprep.core.atomic import make_folder, open_atomic, remove_stale
 from vadprep.core.clips import num_flows
 from vadprep.core.errors import DecodeError, FeaturesError, SpecError
 from vadprep.core.spec import Spec
@@ -83,7 +83,7 @@ class SavedFlow:
         remove_stale(path)
         content = {"format": "vadprep-flow", "version": 1, "kind": kind, "recipe": recipe(spec)}
         try:
-            with written(path / "flow.json", replace=False) as stream:
+            with open_atomic(path / "flow.json", replace=False) as stream:
                 stream.write((json.dumps(content, indent=2) + "\n").encode())
         except FileExistsError:
             found = cls.open(path, spec)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vadprep.core.errors import FeaturesError
-from vadprep.core.resources import half_of_memory
+from vadprep.core.resources import free_memory
 from vadprep.features.reader import VideoFeatures, read_snippets
 from vadprep.heads import HeadConfig
 from vadprep.heads.sampling import Sampler, sampler
@@ -98,7 +98,7 @@ class TrainingBags:
         self.labels = dict(labels)
         self.config = config
         self._sampler = sampler(config.sampling)
-        room = half_of_memory() if most_bytes is None else most_bytes
+        room = free_memory() // 2 if most_bytes is None else most_bytes
         self._store = Store(features, streams, self._sampler, room)
         shapes = {video_id: self._store[video_id].shape for video_id in sorted(labels)}
         self.dim = _only({each: shape[2] for each, shape in shapes.items()}, "dimension")

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vadprep import __version__
-from vadprep.core.atomic import write_json, written
+from vadprep.core.atomic import open_atomic, write_json
 from vadprep.core.errors import CheckpointError, SpecError
 from vadprep.core.presets import fill_unknown
 from vadprep.core.spec import UNKNOWN, Spec, differences
@@ -92,7 +92,7 @@ def save_run(folder: Path, run: Run, name: str = LAST) -> None:
         "versions": versions(),
         "tensors_sha256": hashlib.sha256(content).hexdigest(),
     }
-    with written(folder / f"{name}.safetensors") as stream:
+    with open_atomic(folder / f"{name}.safetensors") as stream:
         stream.write(content)
     write_json(folder / f"{name}.json", record)
 
@@ -190,7 +190,7 @@ def save_state(
     if device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(device)
     content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    with written(path) as stream:
+    with open_atomic(path) as stream:
         stream.write(safetensors.torch.save(content, {"progress": json.dumps(dict(progress))}))
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vadprep.core.atomic import written
+from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import CheckpointError
 from vadprep.training.tensorboard import NAME, write_events
 
@@ -38,7 +38,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    with written(path) as stream:
+    with open_atomic(path) as stream:
         stream.write(text.getvalue().encode())
 
 

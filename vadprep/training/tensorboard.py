@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vadprep.backbones.weights.crc32c import crc32c, masked
-from vadprep.core.atomic import written
+from vadprep.core.atomic import open_atomic
 
 NAME = "log.tfevents"
 """TensorBoard reads files with ``tfevents`` in their name."""
@@ -29,7 +29,7 @@ def write_events(path: Path, points: Sequence[tuple[int, Mapping[str, float]]]) 
     for step, scalars in points:
         values = [_bytes(1, _bytes(1, tag.encode()) + _float(2, v)) for tag, v in scalars.items()]
         events.append(_double(1, step) + _tag(2, 0) + _varint(step) + _bytes(5, b"".join(values)))
-    with written(path) as stream:
+    with open_atomic(path) as stream:
         for event in events:
             stream.write(_record(event))
 

@@ -17,7 +17,7 @@ import vadprep
 from vadprep.backbones.graphs import canonical_shapes, graph_of
 from vadprep.backbones.weights.catalog import CATALOG, converted_path
 from vadprep.backbones.weights.formats import CAFFE2, canonical_state, identify, read_file
-from vadprep.core.atomic import written
+from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import WeightsError
 
 RANDOM = "random:"
@@ -188,5 +188,5 @@ def save_weights(weights: Weights, path: Path, notes: Mapping[str, str] | None =
         "provenance": weights.provenance,
         "vadprep": vadprep.__version__,
     }
-    with written(path) as file:
+    with open_atomic(path) as file:
         file.write(save(dict(weights.state), metadata | dict(notes or {})))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from vadprep.core.atomic import make_folder, written
+from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.errors import FeaturesError
 
 REMEDY = "copy the file again"
@@ -92,7 +92,7 @@ def _text(path: Path) -> NDArray[np.float32]:
 def write_npy(path: Path, array: NDArray[np.floating]) -> None:
     """Write an array as float32, what every reader of these files takes, by one rename."""
     make_folder(path.parent)
-    with written(path) as stream:
+    with open_atomic(path) as stream:
         np.save(stream, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
 
 
@@ -101,5 +101,5 @@ def write_text(path: Path, rows: NDArray[np.floating]) -> None:
     make_folder(path.parent)
     text = io.StringIO()
     np.savetxt(text, np.asarray(rows, np.float32), fmt="%.9g")
-    with written(path) as stream:
+    with open_atomic(path) as stream:
         stream.write(text.getvalue().encode())

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.atomic import make_folder, written
+from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.clips import CLIP_LENGTH, frame_labels
 from vadprep.core.errors import FeaturesError, ManifestError
 from vadprep.core.records import Video
@@ -220,7 +220,7 @@ def _write_lists(
                 lines += [f"{root}{place}{label}\n" for place in places]
         path = out / name.replace("{stream}", stream)
         make_folder(path.parent)
-        with written(path) as file:
+        with open_atomic(path) as file:
             file.write("".join(lines).encode("utf-8", "surrogateescape"))
         yield path
 

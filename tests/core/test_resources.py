@@ -1,4 +1,4 @@
-"""Workers for the cores that are ours, not for those of the whole machine."""
+"""Workers for the cores that are ours, not for those of the whole resources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vadprep.core import resources as machine
+from vadprep.core import resources
 from vadprep.core.resources import cache_folder, free_memory, worker_cores
 
 PLACED = (
@@ -29,11 +29,11 @@ PLACED = (
     ],
 )
 def test_workers_are_for_the_cores_that_are_ours(monkeypatch, bound_to, given, expected):
-    for name in machine.SLURM_CORES:
+    for name in resources.SLURM_CORES:
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(bound_to)))
+    monkeypatch.setattr(resources.os, "sched_getaffinity", lambda process: set(range(bound_to)))
     assert worker_cores() == expected
 
 
@@ -52,7 +52,7 @@ def test_one_core_gives_one_worker(prefix, environment):
 
 
 def test_free_memory_is_bounded_by_the_control_group(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(resources, "CONTROL_GROUP", tmp_path)
     whole = free_memory()
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < whole <= total
@@ -71,8 +71,8 @@ def test_free_memory_is_bounded_by_the_control_group(monkeypatch, tmp_path):
     [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("900000 100000", 8)],
 )
 def test_a_container_bounds_the_workers(monkeypatch, tmp_path, quota, cores):
-    monkeypatch.setattr(machine, "CONTROL_GROUP", tmp_path)
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(resources, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(resources.os, "sched_getaffinity", lambda process: set(range(8)))
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
     assert worker_cores() == cores
 
