@@ -11,25 +11,20 @@ import sys
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from support.commands import CHEAP, extract, message, run, without_network
 from support.standin import StandIn
-from support.stored import failed_video, small_spec, stored_video, write_folder
+from support.stored import failed_video, stored_video, write_folder
 from support.videos import write_video
 
 from vadprep.cli import main as cli
 from vadprep.cli import progress
 from vadprep.cli import text as tables
 from vadprep.core.presets import PRESETS
-from vadprep.core.records import Report, Video
-from vadprep.data.manifest import Manifest
-from vadprep.data.sources import videos_in
-from vadprep.extraction.config import Settings
-from vadprep.extraction.run import extract_dataset
-from vadprep.extraction.tasks import Tasks
-from vadprep.features.folder import StreamFolder
+from vadprep.core.records import Report
+from vadprep.extraction.api import extract as extract_api
+from vadprep.extraction.run import Progress
 from vadprep.features.reader import open_features
 
 
@@ -89,8 +84,8 @@ def test_the_command_line_and_the_library_give_the_same_features(videos, tmp_pat
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    extract_dataset(videos_in(videos), videos, tmp_path / "api", Settings("random:0"))
-    with open_features(tmp_path / "cli") as ours, open_features(tmp_path / "api") as theirs:
+    made = extract_api(videos, tmp_path / "api", weights="random:0", workers=1, device="cpu")
+    with open_features(tmp_path / "cli") as ours, made as theirs:
         assert ours.specs == theirs.specs
         assert ours["a.mp4"].rgb.any()
         assert ours["a.mp4"].rgb.tobytes() == theirs["a.mp4"].rgb.tobytes()
@@ -258,7 +253,7 @@ def test_a_dry_run_counts_times_and_writes_nothing(tmp_path):
     assert lines["source frames"] == "72"
     assert lines["clips"] == "4 of 5 views"
     assert lines["features"] == tables.size(4 * (5 * StandIn.dim * 2 + 16))
-    assert "s a clip, 1 at once, measured here; " in lines["time"]
+    assert "s a clip, 1 at once; estimated from a short measurement" in lines["time"]
 
 
 def test_a_dry_run_of_two_streams_tells_what_each_lacks_and_the_size_of_the_flow(tmp_path):
@@ -401,58 +396,56 @@ def test_odd_characters_are_shown_escaped():
     assert tables.printable("a\n\x1b\udcffÜ日") == "a\\n\\x1b\\udcffÜ日"
 
 
-def tasks(folder: Path, **frames: int | None) -> Tasks:
-    videos = tuple(Video(each, "", num_frames=count) for each, count in frames.items())
-    prepared = StreamFolder.prepare(folder / "rgb", small_spec(), frames)
-    lacks = np.ones(len(videos), bool)
-    return Tasks(Manifest(folder, videos), folder, {"rgb": (prepared, lacks)})
+def reported(left: int, total: int, work_left: float, work: float, report=None) -> Progress:
+    return Progress((), report, total, left, work, work_left, "frames")
 
 
-def test_the_pace_is_that_since_the_first_report(patch, tmp_path):
+def test_the_pace_is_that_since_the_first_report(patch):
     """Networks took 1000 s to load; then a frame takes a tenth of a second."""
     patch.setattr(progress.time, "monotonic", lambda: now)
     now = 0.0
     tally = progress.Tally()
-    tally.prepare(tasks(tmp_path, v0=300, v1=200, v2=100, v3=100))
+    tally.add(reported(4, 4, 700, 700))
     assert tally.line() == "0 of 4 videos, 0 failed, time unknown"
     now = 1030.0
-    tally.add(Report("v0", "done", num_clips=18, num_frames=300))
+    tally.add(reported(3, 4, 400, 700, Report("v0", "done", num_clips=18, num_frames=300)))
     assert tally.line() == "1 of 4 videos, 0 failed, time unknown"
     now = 1050.0
-    tally.add(Report("v1", "done", num_clips=12, num_frames=200))
+    tally.add(reported(2, 4, 200, 700, Report("v1", "done", num_clips=12, num_frames=200)))
     assert tally.line() == "2 of 4 videos, 0.6 clips/s, 10 frames/s, 0 failed, 20 s left"
-    tally.add(Report("v2", "failed"))
+    tally.add(reported(1, 4, 100, 700, Report("v2", "failed")))
     now = 1120.0
-    tally.add(Report("v3", "done", num_clips=1090, num_frames=1740))
+    tally.add(reported(0, 4, 0, 700, Report("v3", "done", num_clips=1090, num_frames=1740)))
     assert tally.line() == "4 of 4 videos, 1.0 clips/s, 2 frames/s, 1 failed, took 18 min 40 s"
 
 
-def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys, tmp_path):
+def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys):
     plain = progress.PlainProgress()
-    plain.prepare(tasks(tmp_path, **{f"v{n}": 10 for n in range(50)}))
+    plain(reported(50, 50, 500, 500))
     for number in range(50):
         failed = number == 30
-        plain(Report(f"v{number}", "failed" if failed else "done", "a\nb" if failed else ""))
+        report = Report(f"v{number}", "failed" if failed else "done", "a\nb" if failed else "")
+        plain(reported(49 - number, 50, 490 - 10 * number, 500, report))
     first, failure, last = capsys.readouterr().err.splitlines()
     assert first.startswith("1 of 50 videos") and last.startswith("50 of 50 videos")
     assert failure == r"failed: v30: a\nb"
 
 
-def test_live_progress_fits_a_terminal(patch, tmp_path):
+def test_live_progress_fits_a_terminal(patch):
     """On 80 columns the line with counts, pace and time left is not cut."""
     from rich.console import Console
 
     console = Console(width=80, force_terminal=True, record=True, file=open(os.devnull, "w"))
     patch.setattr(progress, "Console", lambda **options: console)
     patch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    reports = [Report(f"v{number}", "done", num_clips=60, num_frames=999) for number in range(12)]
     with progress.shown_progress() as live:
-        live.prepare(tasks(tmp_path, **{f"v{n}": 10 for n in range(289)}, **{"[red]": 10}))
-        for number in range(12):
-            live(Report(f"v{number}", "done", num_clips=60, num_frames=999))
-        live(Report("[red]", "failed", "why"))
+        live(reported(290, 290, 2900, 2900))
+        for number, report in enumerate([*reports, Report("[red]", "failed", "why")], 1):
+            live(reported(290 - number, 290, 2900 - 10 * number, 2900, report))
         first = live.tally.first
         live.tally.first = first._replace(seconds=first.seconds - 60)
-        live(Report("v13", "done"))
+        live(reported(276, 290, 2760, 2900, Report("v13", "done")))
     console.file.close()
     shown = console.export_text()
     assert "failed: [red]: why" in shown

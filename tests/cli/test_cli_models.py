@@ -25,7 +25,7 @@ from vadprep.cli.train import HEAD_NAMES
 from vadprep.core.presets import resolve
 from vadprep.data.datasets import load_dataset
 from vadprep.evaluation.scores import Origin, read_origin, read_scores
-from vadprep.extraction import run as runner
+from vadprep.extraction import extractor
 from vadprep.heads import head_kind
 from vadprep.training import log as logs
 from vadprep.training import loop as fit
@@ -554,7 +554,7 @@ def test_plots_say_what_the_scores_must_not_be_taken_for(place, tmp_path, monkey
 
 def test_the_whole_line_with_the_real_network(tmp_path, patch):
     """Two videos: extract, train, score the features, score the videos: the same scores."""
-    patch.setattr(runner, "load_backbone", load_backbone)
+    patch.setattr(extractor, "load_backbone", load_backbone)
     for name in "ab":
         write_video(tmp_path / f"{name}.mp4", 17)
     manifest = write_manifest(tmp_path / "m.csv", VIDEOS[:2])

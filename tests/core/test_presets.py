@@ -19,7 +19,7 @@ from vadprep.core.clips import num_clips
 from vadprep.core.presets import DATASET_PRESETS, DEVICE_DEFAULTS, PRESETS, resolve, values_of
 from vadprep.core.spec import STREAMS
 from vadprep.data.datasets import dataset_names, load_dataset
-from vadprep.extraction import run as runner
+from vadprep.extraction import extractor
 from vadprep.features.reader import open_features
 from vadprep.video.decoder import open_frames
 from vadprep.video.transforms import TapResize, Views, ViewSettings
@@ -203,7 +203,7 @@ def test_a_preset_with_clips_of_8_frames(tmp_path: Path) -> None:
 
     write_video(tmp_path / "v.mp4", 20)
     with without_network() as patch:
-        patch.setattr(runner, "load_backbone", lambda *settings: Short())
+        patch.setattr(extractor, "load_backbone", lambda *settings: Short())
         done = extract(tmp_path, tmp_path / "f", "--preset", "ptv-r50")
     assert done.exit_code == 0, done.output
     assert shapes == [(1, 8, 256, 256, 3)] * 2

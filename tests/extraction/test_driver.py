@@ -21,8 +21,7 @@ from vadprep.core.errors import OutputError, Stopped
 from vadprep.core.records import SKIPPED, Report, Task, Video
 from vadprep.core.signals import check_stop, stop_on_signals
 from vadprep.data.manifest import Manifest
-from vadprep.extraction.driver import Driver, sole_driver
-from vadprep.extraction.run import in_process
+from vadprep.extraction.run import Extraction, in_process, locked_extraction
 from vadprep.features import append_only as appended
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
@@ -65,9 +64,9 @@ def drive(
 ) -> StreamFolder:
     ids = [video.video_id for video in manifest.videos]
     folder = StreamFolder.prepare(path, SPEC, ids, shard_size=3)
-    with sole_driver([folder], manifest, root, share or Share()) as driver:
+    with locked_extraction([folder], manifest, root, share or Share()) as driver:
         driver.recover()
-        driver.run(in_process(worker), driver.tasks(retry), lambda report: None)
+        driver.run(in_process(worker), driver.tasks(retry))
     return folder
 
 
@@ -200,7 +199,7 @@ def test_a_rank_leaves_the_files_in_the_works_of_another_alone(tmp_path):
         dead = mine.name.replace(f"-{os.getpid()}-", "-4194304-")
         left.append(folder.partial(shard) / dead)
         left[-1].touch()
-    Driver([folder], manifest, root, Share(1, 2)).recover()
+    Extraction([folder], manifest, root, Share(1, 2)).recover()
     assert [path.exists() for path in left] == [True, False]
 
 
@@ -219,9 +218,9 @@ def test_what_a_stop_left_of_our_own_files_is_swept(tmp_path):
         raise Stopped("just now")
         yield
 
-    driver = Driver([folder], manifest, root, Share())
+    driver = Extraction([folder], manifest, root, Share())
     with pytest.raises(Stopped):
-        driver.run(stopped, driver.tasks(), lambda report: None)
+        driver.run(stopped, driver.tasks())
     assert [path.exists() for path in (*left, elsewhere)] == [False, False, True]
 
 
@@ -229,12 +228,12 @@ def test_a_shard_of_more_videos_than_may_be_open_becomes_final(tmp_path):
     ids = [f"v{n}" for n in range(40)]
     manifest, root = make_root(tmp_path / "videos", ids)
     folder = StreamFolder.prepare(tmp_path / "f", SPEC, ids, shard_size=len(ids))
-    driver = Driver([folder], manifest, root, Share())
+    driver = Extraction([folder], manifest, root, Share())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 12, hard))
     try:
-        driver.run(in_process(fake_worker), driver.tasks(), lambda report: None)
+        driver.run(in_process(fake_worker), driver.tasks())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert folder.final_shards() == {0}
@@ -278,9 +277,9 @@ def test_failures_of_another_manifest_keep_no_parts_of_a_shard(tmp_path):
 
     folder = drive(tmp_path / "f", manifest, root, failing)
     fewer = Manifest(manifest.path, manifest.videos[:1])
-    driver = Driver([folder], fewer, root, Share())
+    driver = Extraction([folder], fewer, root, Share())
     driver.recover()
-    driver.run(in_process(fake_worker), driver.tasks(retry_failed=True), lambda report: None)
+    driver.run(in_process(fake_worker), driver.tasks(retry_failed=True))
     assert not list(folder.path.rglob("*.partial"))
     assert {row.video_id for row in status(folder).failed} == set(IDS[1:])
 
@@ -402,9 +401,9 @@ def test_a_worker_that_dies_amid_a_file_when_the_run_ends_leaves_no_half_file(tm
 
     path = tmp_path / "f"
     folder = StreamFolder.prepare(path, SPEC, [each.video_id for each in manifest.videos], 3)
-    driver = Driver([folder], manifest, root, Share())
+    driver = Extraction([folder], manifest, root, Share())
     with pytest.raises(OutputError):
-        driver.run(runner, driver.tasks(), lambda report: None)
+        driver.run(runner, driver.tasks())
     assert not [name for name in tree(path) if ".tmp-" in name]
 
 

@@ -34,11 +34,10 @@ from support.videos import write_video
 from vadprep.core.errors import OutputError, SpecError, Stopped
 from vadprep.core.records import SKIPPED, Report, Task
 from vadprep.core.resources import worker_cores
-from vadprep.data.sources import videos_in
+from vadprep.extraction.api import extract
 from vadprep.extraction.cluster import Pool, on_ray
-from vadprep.extraction.config import Settings
 from vadprep.extraction.extractor import Extractor
-from vadprep.extraction.run import extract_dataset, in_process
+from vadprep.extraction.run import in_process
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
 from vadprep.features.shard import DONE
@@ -274,10 +273,10 @@ def test_the_real_network_gives_the_same_bytes_on_ray(tmp_path):
     videos.mkdir()
     for number in range(2):
         write_video(videos / f"v{number}.mp4", 33 + 16 * number, size=(128, 96))
-    manifest = videos_in(videos)
     for workers in (1, 2):
-        settings = Settings("random:0", workers=workers)
-        (folder,) = extract_dataset(manifest, videos, tmp_path / f"out-{workers}", settings)
+        out = tmp_path / f"out-{workers}"
+        extract(videos, out, weights="random:0", workers=workers).close()
+        folder = StreamFolder.open(out / "rgb")
         assert verify(folder).problems == ()
         assert status(folder).num_clips == 5
     assert snippets(tmp_path / "out-1") == snippets(tmp_path / "out-2")

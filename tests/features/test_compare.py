@@ -24,10 +24,8 @@ from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError
 from vadprep.core.presets import resolve
 from vadprep.core.spec import UNKNOWN, Spec
-from vadprep.data.sources import videos_in
-from vadprep.extraction.config import Settings
+from vadprep.extraction.api import extract
 from vadprep.extraction.extractor import resampled
-from vadprep.extraction.run import extract_dataset
 from vadprep.extraction.streams import Clips
 from vadprep.features.compare.compare import Comparison, compare
 from vadprep.features.compare.lengths import Lengths, look_at_counts
@@ -419,8 +417,7 @@ def test_differences_of_real_features_are_found(real_clips: Path, tmp_path: Path
     }
     for name, (weights, changed) in runs.items():
         overrides = {"fps": "15", "precision": precision, **changed}
-        settings = Settings(weights, overrides=overrides)
-        extract_dataset(videos_in(real_clips), real_clips, tmp_path / name, settings)
+        extract(real_clips, tmp_path / name, weights=weights, settings=overrides, workers=1).close()
 
     def compared(name: str) -> Comparison:
         ours, theirs = open_pair(tmp_path / "ours", tmp_path / name, "rgb")

@@ -22,7 +22,7 @@ from vadprep.core import atomic as files
 from vadprep.core.errors import LeaseError
 from vadprep.core.records import Video
 from vadprep.data.manifest import Manifest
-from vadprep.extraction.driver import Driver, sole_driver
+from vadprep.extraction.run import Extraction, locked_extraction
 from vadprep.features import lease
 from vadprep.features.folder import StreamFolder
 from vadprep.features.lease import running
@@ -39,7 +39,7 @@ def test_a_second_run_is_refused_before_it_touches_anything(tmp_path, monkeypatc
     with beating(folder.path, ELSEWHERE):
         before = files_in(folder.path)
         with pytest.raises(LeaseError):
-            with sole_driver([folder], MANIFEST, tmp_path, Share(0, 1)):
+            with locked_extraction([folder], MANIFEST, tmp_path, Share(0, 1)):
                 raise AssertionError("no driver without a lease")
         assert files_in(folder.path) == before
 
@@ -54,9 +54,9 @@ def test_the_owner_removes_what_other_hosts_left_in_its_shards_alone(tmp_path):
         left.append(files.temporary_name(folder.partial(shard) / "000000.h5"))  # of a live process
     for path in left:
         path.touch()
-    Driver([folder], MANIFEST, tmp_path, Share(1, 2)).recover()
+    Extraction([folder], MANIFEST, tmp_path, Share(1, 2)).recover()
     assert all(path.exists() for path in left), "without a lease nothing of others is removed"
-    with sole_driver([folder], MANIFEST, tmp_path, Share(1, 2)) as driver:
+    with locked_extraction([folder], MANIFEST, tmp_path, Share(1, 2)) as driver:
         driver.recover()
     assert [path.exists() for path in left] == [True, True, True, False, False, True]
 

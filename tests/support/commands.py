@@ -15,7 +15,7 @@ from support.standin import StandIn, standin_flow
 from vadprep import heads as mil
 from vadprep.backbones import load_weights
 from vadprep.cli.main import main
-from vadprep.extraction import run as runner
+from vadprep.extraction import extractor, plan
 
 CHEAP = ("--weights", "random:0", "--workers", "1", "--fps", "native")
 """Options of an extraction in this process."""
@@ -27,10 +27,10 @@ _cached_weights = functools.cache(load_weights)
 def without_network(with_tvl1: bool = False) -> Iterator[pytest.MonkeyPatch]:
     """Extractions inside the block run for real, but for the networks and, by default, TV-L1."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "load_backbone", lambda *settings: StandIn())
-        patch.setattr(runner, "load_weights", _cached_weights)
+        patch.setattr(extractor, "load_backbone", lambda *settings: StandIn())
+        patch.setattr(plan, "load_weights", _cached_weights)
         if not with_tvl1:
-            patch.setattr(runner, "tvl1_method", lambda text: standin_flow)
+            patch.setattr(extractor, "tvl1_method", lambda text: standin_flow)
         patch.delenv("VADPREP_ROOT", raising=False)
         patch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
         yield patch

@@ -20,8 +20,7 @@ from vadprep.core.errors import VadprepError
 from vadprep.core.records import Report
 from vadprep.data.sources import videos_in
 from vadprep.extraction.cluster import Pool, on_ray
-from vadprep.extraction.driver import Runner, Worker, sole_driver
-from vadprep.extraction.run import in_process
+from vadprep.extraction.run import Progress, Runner, Worker, in_process, locked_extraction
 from vadprep.features.folder import StreamFolder
 from vadprep.features.writer import Share
 
@@ -57,14 +56,19 @@ def extract_all(
     manifest = videos_in(videos)
     ids = [video.video_id for video in manifest.videos]
     reports: list[Report] = []
+
+    def collect(progress: Progress) -> None:
+        if progress.report:
+            reports.append(progress.report)
+
     folders = [
         StreamFolder.prepare(path, SPECS[name], ids, SHARD_SIZE)
         for name, path in stream_paths(folder, streams).items()
     ]
-    with sole_driver(folders, manifest, videos, Share()) as driver:
-        driver.recover()
-        if tasks := driver.tasks():
-            driver.run(runner, tasks, reports.append)
+    with locked_extraction(folders, manifest, videos, Share()) as extraction:
+        extraction.recover()
+        if tasks := extraction.tasks():
+            extraction.run(runner, tasks, collect)
     return reports
 
 

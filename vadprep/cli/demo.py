@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from vadprep.backbones import has_cpu_bf16
-from vadprep.backbones.weights.load import RANDOM
 from vadprep.cli.demo_scene import FPS, write_dataset
 from vadprep.cli.text import Cells, duration
 from vadprep.core.atomic import make_folder, write_json
@@ -28,8 +27,7 @@ from vadprep.data.manifest import Manifest, read_manifest
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import plot_scores
 from vadprep.evaluation.scores import evaluate_scores, known_intervals, read_scores
-from vadprep.extraction.config import Settings
-from vadprep.extraction.run import Progress, extract_dataset, settle_specs
+from vadprep.extraction import ExtractionPlan, OnReport, resolve_plan, run_plan
 from vadprep.features.folder import StreamFolder
 from vadprep.features.reader import Features, open_features, stream_folders
 from vadprep.features.status import status
@@ -72,19 +70,23 @@ class DemoReport:
         self.stages.append((name, ", ".join(what), duration(time.perf_counter() - start)))
 
 
-def demo_settings(
-    weights: str, flow_weights: str | None, streams: tuple[str, ...], workers: int
-) -> Settings:
-    """How the demo extracts. Raises ValueError for streams or weights that cannot be had."""
-    overrides = {"fps": "native", "precision": "bf16" if has_cpu_bf16() else "fp32"}
-    return Settings(
-        weights=weights, flow_weights=flow_weights, streams=streams, overrides=overrides,
+def demo_plan(
+    out: Path, weights: str, flow_weights: str | None, streams: str, workers: int
+) -> ExtractionPlan:
+    """How the demo extracts. Raises SettingError for streams or weights that cannot be had, and
+    WeightsError for a bad weights file, before anything is made."""
+    return resolve_plan(
+        out / "features",
+        weights=weights,
+        flow_weights=flow_weights,
+        streams=streams,
+        settings={"fps": "native", "precision": "bf16" if has_cpu_bf16() else "fp32"},
         workers=workers,
-    )  # fmt: skip
+    )
 
 
 def run_demo(
-    out: Path, settings: Settings, progress: Progress, say: Callable[[str], None]
+    out: Path, plan: ExtractionPlan, on_report: OnReport, say: Callable[[str], None]
 ) -> DemoReport:
     """Run the full pipeline in the folder ``out``. A second run continues a stopped one.
 
@@ -92,9 +94,8 @@ def run_demo(
     the features do not verify.
     """
     report = DemoReport(say)
-    settle_specs(out / "features", settings)  # wrong weights are reported before anything is made
     make_folder(out)
-    root, workers = out / "data", settings.workers
+    root, workers = out / "data", plan.workers
     with report.stage("draw videos") as what:
         is_drawn = (root / "manifest.csv").exists()
         if not is_drawn:
@@ -102,14 +103,12 @@ def run_demo(
         manifest = read_manifest(root / "manifest.csv")
         num_videos = len(manifest.videos)
         what += [f"{num_videos} mp4 files", *_from_before(num_videos * is_drawn, num_videos)]
-    for weights in dict.fromkeys(map(settings.weights_of, settings.streams)):
-        if weights.startswith(RANDOM):
-            say(f"weights {weights}: NOT TRAINED, features are for trying things out")
     with report.stage("extract") as what:
         earlier = stream_folders(out / "features")
-        is_new = set(settings.streams) - set(earlier)
-        num_done = 0 if is_new else min(status(earlier[s], 0).done for s in settings.streams)
-        folders = extract_dataset(manifest, root, out / "features", settings, progress)
+        streams = [spec.stream for spec in plan.specs]
+        is_new = set(streams) - set(earlier)
+        num_done = 0 if is_new else min(status(earlier[each], 0).done for each in streams)
+        folders = run_plan(plan, manifest, root, on_report)
         specs = [folder.spec for folder in folders]
         what += [f"I3D {each.stream}, {each.precision}, weights {each.weights}" for each in specs]
         what.append(f"{workers} workers on Ray" if workers > 1 else "in process")

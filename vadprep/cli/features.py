@@ -25,7 +25,8 @@ from vadprep.cli.options import (
 from vadprep.core.presets import PRESETS
 from vadprep.data.datasets import check as check_files
 from vadprep.data.datasets import dataset_names, load_dataset, named_manifest, summary
-from vadprep.extraction import stages
+from vadprep.extraction.timing import DECODING, STAGES, StageSeconds, stage_seconds
+from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
 from vadprep.features.latest import IS_DONE, Standing
 from vadprep.features.ranks import array_of, last_world_size
@@ -35,13 +36,11 @@ from vadprep.features.shard import DONE
 from vadprep.features.status import Status
 from vadprep.features.status import status as status_of
 from vadprep.features.verify import verify as verify_folder
+from vadprep.features.writer import Share
 from vadprep.video.frame_count import MAX_DAMAGE
 
 if TYPE_CHECKING:
-    from vadprep.extraction.config import Settings
-    from vadprep.features.folder import StreamFolder
-    from vadprep.features.writer import Share
-
+    from vadprep.extraction import Estimate
 
 TELLING_SECONDS = 10.0
 RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
@@ -84,31 +83,96 @@ RANK_HELP = "Of this task. [$SLURM_ARRAY_TASK_ID, else 0]"
 )  # fmt: skip
 @click.option("--retry-failed", is_flag=True, help="Do the videos that failed once more.")
 @click.option("--dry-run", is_flag=True, help="Print plan, size and time, and extract nothing.")
-def extract(out: Path | None, retry_failed: bool, dry_run: bool, **options: Any) -> None:
+def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any) -> None:
     """Videos -> I3D features in HDF5 shards. Run it again to go on after any stop."""
     from vadprep.cli.progress import shown_progress
-    from vadprep.extraction.run import extract_dataset
+    from vadprep.extraction import extract as extract_videos
 
     videos = chosen_videos(options)
     warn(videos.manifest)
     with arguments():
-        settings = extract_settings(videos, **options)
+        settings = parsed_settings(options)
+    options["preset"] = options["preset"] or videos.preset
     target = out or Path("features") / videos.name
-    for weights in dict.fromkeys(map(settings.weights_of, settings.streams)):
-        tables.show_untrained(weights)
-    if dry_run:
-        from vadprep.extraction.estimate import estimate
-
-        found = estimate(videos.manifest, videos.root, target, settings, retry_failed)
-        tables.show(found.rows())
-        return
-    with shown_progress() as progress:
-        folders = extract_dataset(
-            videos.manifest, videos.root, target, settings, progress, retry_failed
+    if options["rank"] >= options["world_size"]:
+        raise click.UsageError(
+            f"--rank {options['rank']} of --world-size {options['world_size']}: ranks count from 0"
         )
-    if settings.save_flow:
-        show_unsaved(folders[-1], *settings.save_flow)
-    finish(folders, settings.share)
+    if dry_run:
+        show_estimate(videos, target, settings, retry_failed, options)
+        return
+    with (
+        shown_progress() as progress,
+        extract_videos(
+            videos.manifest,
+            target,
+            root=videos.root,
+            settings=settings,
+            retry_failed=retry_failed,
+            on_report=progress,
+            **options,
+        ) as features,
+    ):
+        folders = [StreamFolder.open(target / name) for name in features.streams]
+    if options["save_flow"]:
+        show_unsaved(folders[-1], options["save_flow"], options["flow_format"] or "hdf5")
+    finish(folders, Share(options["rank"], options["world_size"]))
+
+
+def parsed_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The spec fields that options set; takes those options out of ``options``."""
+    crops = options.pop("crops")
+    named = {"crops": crops and int(crops), "fps": options.pop("fps")}
+    named["precision"] = options.pop("precision")
+    settings = {name: value for name, value in named.items() if value is not None}
+    return settings | parsed_fields(options.pop("fields"))
+
+
+def show_estimate(
+    videos: Videos,
+    target: Path,
+    settings: dict[str, Any],
+    retry_failed: bool,
+    options: dict[str, Any],
+) -> None:
+    """Print plan, size and time of an extraction."""
+    from vadprep.extraction import estimate, resolve_plan
+
+    plan = resolve_plan(target, settings=settings, **options)
+    tables.show_untrained(plan.specs)
+    found = estimate(plan, videos.manifest, videos.root, retry_failed)
+    columns = [
+        (
+            each.spec.stream,
+            f"{each.spec.preset}, {each.spec.precision}, weights {each.spec.weights}",
+            f"{each.videos:,} ({each.done:,} done, {each.failed:,} failed, "
+            f"{each.missing:,} not found)",
+            f"{each.shards:,}",
+            f"{each.frames:,}",
+            f"{each.clips:,} of {each.spec.crops} view{'s' if each.spec.crops != 1 else ''}",
+            tables.size(each.bytes),
+        )
+        for each in found.streams
+    ]
+    names = ("stream", "spec", "videos to do", "shards", "source frames", "clips", "features")
+    blank = [""] * (len(columns) - 1)
+    rows: list[tables.Cells] = list(zip(names, *columns, strict=True))
+    if found.flow_bytes is not None:
+        saved = f"{tables.size(found.flow_bytes)} at 2 bytes a pixel, before compression"
+        rows.insert(0, ("flow to be saved", saved, *blank))
+    tables.show([*rows, ("time", _time(found), *blank)])
+
+
+def _time(found: Estimate) -> str:
+    if not found.clips:
+        return "nothing to do"
+    if found.seconds is None:
+        return "unknown: no file could be read"
+    each = f"{found.seconds * found.workers / found.clips:.3f} s a clip"
+    return (
+        f"{tables.duration(found.seconds)} ({each}, {found.workers} at once; estimated from a "
+        "short measurement on this machine)"
+    )
 
 
 def show_unsaved(folder: StreamFolder, path: Path, form: str) -> None:
@@ -123,66 +187,6 @@ def show_unsaved(folder: StreamFolder, path: Path, form: str) -> None:
             "flow is saved as it is computed; to save it, extract into another --out",
             err=True,
         )
-
-
-def extract_settings(videos: Videos, **options: Any) -> Settings:
-    """The settings that the options ask for."""
-    from vadprep.extraction.config import Settings
-
-    preset = options.pop("preset") or videos.preset
-    streams, crops = options.pop("streams"), options.pop("crops")
-    named = {
-        "crops": crops and int(crops),
-        "fps": options.pop("fps"),
-        "precision": options.pop("precision"),
-    }
-    overrides = {name: value for name, value in named.items() if value is not None}
-    placement = ("gpus", "workers", "address", "rank", "world_size")
-    return Settings(
-        preset=preset,
-        streams=tuple(streams.split(",")) if streams else PRESETS[preset].streams,
-        overrides=overrides | parsed_fields(options.pop("fields")),
-        save_flow=saved_flow(options.pop("save_flow"), options.pop("flow_format")),
-        **placed(**{name: options.pop(name) for name in placement}),
-        **options,
-    )
-
-
-def saved_flow(folder: Path | None, form: str | None) -> tuple[Path, str] | None:
-    """Where flow is kept and in what format; None when it is not."""
-    if form and not folder:
-        raise ValueError("--flow-format goes with --save-flow")
-    return (folder, form or "hdf5") if folder else None
-
-
-def placed(
-    gpus: int | None, workers: int | None, address: str, rank: int, world_size: int
-) -> dict[str, Any]:
-    """Where the work is to run: device, workers, address and share."""
-    import torch
-
-    from vadprep.core.resources import worker_cores
-    from vadprep.features.writer import Share
-
-    if rank >= world_size:
-        raise ValueError(f"--rank {rank} of --world-size {world_size}: ranks count from 0")
-    if address != "local" and gpus is None and workers is None:
-        raise ValueError(
-            f"--address {address}: say how much of the cluster, --gpus N or --workers N"
-        )
-    present = torch.cuda.device_count()
-    if gpus is not None and workers is not None:
-        raise ValueError("--gpus and --workers exclude each other: a worker on a GPU, or on a core")
-    if gpus is not None and gpus > present and address == "local":
-        raise ValueError(f"--gpus {gpus}: this machine has {present}; --workers N runs on the CPU")
-    if gpus is None and workers is None and present:
-        gpus = present
-    return {
-        "device": "cuda" if gpus else "cpu",
-        "workers": gpus or workers or worker_cores(),
-        "address": address,
-        "share": Share(rank, world_size),
-    }
 
 
 def finish(folders: Sequence[StreamFolder], share: Share) -> None:
@@ -217,7 +221,7 @@ def show_status(results: Sequence[Status]) -> None:
 
 @click.command()
 @click.argument("features", type=FEATURES)
-@click.option("--by-stage", is_flag=True, help="Where the time went, and what limits.")
+@click.option("--by-stage", is_flag=True, help="Seconds of each stage.")
 @click.option("--missing-ranks", is_flag=True, help="Only what to put behind sbatch --array=.")
 @click.option("--world-size", type=click.IntRange(1), help="Of --missing-ranks. [the last run's]")
 @click.option("--json", "as_json", is_flag=True, help="For programs, with every id.")
@@ -233,11 +237,11 @@ def status(
     if missing_ranks:
         show_missing_ranks(folders, world_size)
     results = [status_of(folder, None if as_json else tables.MOST_LISTED) for folder in folders]
-    found = [stages.stages_of(read_events(each.path)) for each in folders if by_stage]
+    found = [stage_seconds(read_events(each.path)) for each in folders if by_stage]
     if as_json:
         printed = [tables.status_json(each) for each in results]
         for each, spent in zip(printed, found, strict=False):
-            each["by_stage"] = stages.as_json(spent)
+            each["by_stage"] = spent.as_json()
         click.echo(json.dumps(printed, indent=2))
     else:
         show_status(results)
@@ -259,15 +263,21 @@ def show_missing_ranks(folders: Sequence[StreamFolder], world_size: int | None) 
     sys.exit(1 if ranks else 0)
 
 
-def show_stages(stream: str, spent: stages.Stages) -> None:
-    """Print where the time of a stream went, what limits, and the slowest videos.
+def show_stages(stream: str, spent: StageSeconds) -> None:
+    """Print the seconds of each stage of a stream, and the slowest videos.
 
     Streams that were extracted together took this time together.
     """
     click.echo(f"\n{stream}: {spent.videos:,} videos, {spent.clips:,} clips timed")
-    tables.show(stages.rows(spent))
-    for line in stages.words(spent):
-        click.echo(line)
+    total, clips = max(sum(spent.seconds.values()), 1e-9), max(spent.clips, 1)
+    rows: list[tables.Cells] = [("stage", "seconds", "s a clip", "share", "what it is")]
+    for name, seconds in sorted(spent.seconds.items(), key=lambda each: -each[1]):
+        cells = f"{seconds:.1f}", f"{seconds / clips:.4f}", f"{seconds / total:.0%}"
+        rows.append((name, *cells, STAGES.get(name)))
+    if (decoding := spent.decoding_seconds) is not None:
+        cells = f"{decoding:.1f}", f"{decoding / clips:.4f}", ""
+        rows.append((DECODING, *cells, "the decoders, beside their workers"))
+    tables.show(rows)
     for each in spent.slowest:
         name, took = tables.printable(each.video_id), tables.duration(each.seconds)
         click.echo(f"slow: {name}: {took}, {each.num_clips:,} clips")

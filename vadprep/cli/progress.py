@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn
+from rich.progress import Progress as Bar
 
-from vadprep.cli.text import duration, printable, reason_of
-from vadprep.core.records import Report
-from vadprep.extraction.tasks import Tasks
+from vadprep.cli.text import duration, printable, reason_of, show_untrained
+from vadprep.extraction import Progress
 from vadprep.features.shard import DONE
 
 PLAIN_SECONDS = 10.0
@@ -48,20 +48,16 @@ class Tally:
         """At the first report."""
         self.total = self.videos = self.clips = self.frames = self.failed = 0
         self.work = self.work_done = 0.0
-        self._tasks: Tasks | None = None
 
-    def prepare(self, tasks: Tasks) -> None:
-        """Take up the tasks."""
-        self.total, self.work, self._tasks = len(tasks), tasks.work, tasks
-
-    def add(self, report: Report) -> None:
-        """Count a report."""
-        self.videos += 1
-        self.clips += report.num_clips
-        self.frames += report.num_frames
-        self.failed += report.status != DONE
-        self.work_done += self._tasks.work_of(report.video_id) if self._tasks else 0
-        self.first = self.first or self._now()
+    def add(self, progress: Progress) -> None:
+        """Count a report, or take up what is left to do."""
+        self.total, self.videos = progress.videos, progress.videos - progress.videos_left
+        self.work, self.work_done = progress.work, progress.work - progress.work_left
+        if report := progress.report:
+            self.clips += report.num_clips
+            self.frames += report.num_frames
+            self.failed += report.status != DONE
+            self.first = self.first or self._now()
 
     def _now(self) -> Mark:
         return Mark(time.monotonic(), self.clips, self.frames, self.work_done)
@@ -95,22 +91,21 @@ class PlainProgress:
         self.tally = Tally()
         self._last = 0.0
 
-    def prepare(self, tasks: Tasks) -> None:
-        """Take up the tasks."""
-        self.tally.prepare(tasks)
-
-    def __call__(self, report: Report) -> None:
+    def __call__(self, progress: Progress) -> None:
         """Count a report and say so when it is time."""
-        self._count(report)
+        self._count(progress)
         now = time.monotonic()
         is_last = self.tally.videos == self.tally.total
-        if is_last or now - self._last >= PLAIN_SECONDS:
+        if progress.report and (is_last or now - self._last >= PLAIN_SECONDS):
             self._last = now
             self.say(self.tally.line())
 
-    def _count(self, report: Report) -> None:
-        self.tally.add(report)
-        if report.status != DONE:
+    def _count(self, progress: Progress) -> None:
+        self.tally.add(progress)
+        report = progress.report
+        if report is None:
+            show_untrained(progress.specs)
+        elif report.status != DONE:
             self.say(f"{report.status}: {printable(reason_of(report.video_id, report.reason))}")
 
     def say(self, line: str) -> None:
@@ -121,18 +116,17 @@ class PlainProgress:
 class LiveProgress(PlainProgress):
     """A bar that is drawn again and again, with the failures above it."""
 
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: Bar) -> None:
         super().__init__()
         self._bar = bar
         self._task = bar.add_task("loading the network", total=None)
 
-    def prepare(self, tasks: Tasks) -> None:
-        super().prepare(tasks)
-        self._bar.update(self._task, total=self.tally.work, description=self.tally.line())
-
-    def __call__(self, report: Report) -> None:
-        self._count(report)
-        self._bar.update(self._task, completed=self.tally.work_done, description=self.tally.line())
+    def __call__(self, progress: Progress) -> None:
+        self._count(progress)
+        tally = self.tally
+        self._bar.update(
+            self._task, total=tally.work, completed=tally.work_done, description=tally.line()
+        )
 
     def say(self, line: str) -> None:
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -146,5 +140,5 @@ def shown_progress() -> Iterator[PlainProgress]:
         return
     # Just what fits on 80 characters; the spinner turns through a video of hours.
     columns = (SpinnerColumn("line"), BarColumn(bar_width=6), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Bar(*columns, console=Console(stderr=True)) as bar:
         yield LiveProgress(bar)

@@ -23,7 +23,6 @@ from vadprep.evaluation.figures import ALARM
 
 if TYPE_CHECKING:
     from vadprep.evaluation.scores import Origin
-    from vadprep.extraction.config import Settings
     from vadprep.features.reader import Features
     from vadprep.training.checkpoint import Run
 
@@ -180,16 +179,31 @@ def extract_as(
     repeated and for other weights.
     """
     from vadprep.cli.progress import shown_progress
-    from vadprep.extraction.run import extract_dataset, specs_of
+    from vadprep.extraction import resolve_plan, run_plan
     from vadprep.training.checkpoint import check_features
 
-    settings = settings_of(run.specs, weights, preset)
-    specs = specs_of(out, settings)
-    check_features(run, specs, "extracting for the run", preset=preset)
+    specs = repeatable_specs(run.specs, weights, preset)
+    plan = resolve_plan(
+        out,
+        specs=specs,
+        weights=weights["weights"],
+        flow_weights=weights["flow_weights"],
+        device=device(),
+        workers=1,
+    )
+    made = {spec.stream: spec for spec in plan.specs}
+    check_features(run, made, "extracting for the run", preset=preset)
     if preset:
-        check_dimension(run, specs)
+        check_dimension(run, made)
     with shown_progress() as progress:
-        extract_dataset(manifest, Path(), out, settings, progress, retry_failed=True)
+        run_plan(plan, manifest, Path(), progress, retry_failed=True)
+
+
+def device() -> str:
+    """``cuda`` where there is a GPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_dimension(run: Run, specs: Mapping[str, Spec]) -> None:
@@ -205,43 +219,23 @@ def check_dimension(run: Run, specs: Mapping[str, Spec]) -> None:
         )
 
 
-def settings_of(
+def repeatable_specs(
     specs: Mapping[str, Spec], weights: Mapping[str, str | None], preset: str | None = None
-) -> Settings:
-    """Settings that extract with ``specs`` (by stream), every field of them by name.
+) -> dict[str, Spec]:
+    """The specs (by stream) that a run's features are extracted with again.
 
     ``preset`` stands in for unknown fields. Raises CheckpointError for specs that cannot be
     extracted with again, UsageError without weights.
     """
-    import torch
-
-    from vadprep.extraction.config import SETTABLE, SETTABLE_FLOW, Settings
-
-    overrides: dict[str, Any] = {}
     with arguments():
-        specs = {
+        found = {
             each: fill_unknown(spec, preset) if preset else spec for each, spec in specs.items()
         }
-    for stream, spec in specs.items():
+    for stream, spec in found.items():
         check_repeatable(spec, () if preset is None else OF_THE_MACHINE)
-        fields = (*SETTABLE, *SETTABLE_FLOW) if stream == "flow" else SETTABLE
-        values = {name: v for name in fields if (v := getattr(spec, name)) != UNKNOWN}
-        differ = [name for name in values if overrides.get(name, values[name]) != values[name]]
-        if differ:
-            raise CheckpointError(
-                f"the run's streams differ in {', '.join(differ)}, so that they cannot be "
-                "extracted together: name features by --features"
-            )
-        overrides |= values
-    with arguments():
-        return Settings(
-            weights=named_weights("rgb", specs, weights["weights"]),
-            flow_weights=named_weights("flow", specs, weights["flow_weights"]),
-            streams=tuple(specs),
-            preset=next(iter(specs.values())).preset,
-            overrides=overrides,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-        )
+        option = "flow_weights" if stream == "flow" else "weights"
+        check_weights(stream, spec, weights[option])
+    return found
 
 
 OF_THE_MACHINE = ("weights_sha256", "precision", "batch")
@@ -268,18 +262,12 @@ def check_repeatable(spec: Spec, settled: Sequence[str] = ()) -> None:
         )
 
 
-def named_weights(stream: str, specs: Mapping[str, Spec], weights: str | None) -> str | None:
-    """Weights of a stream: those named, else the run's seed, else what has been fetched.
-
-    Raises UsageError when there are none.
-    """
+def check_weights(stream: str, spec: Spec, weights: str | None) -> None:
+    """Raise UsageError when there are no weights: none named, of a seed, or fetched."""
     from vadprep.backbones.weights.catalog import stored_weights
 
-    spec = specs.get(stream)
-    if weights or spec is None:
-        return weights
-    if found := spec.weights if spec.is_random else stored_weights(spec.graph):
-        return found
+    if weights or spec.is_random or stored_weights(spec.graph):
+        return
     option = "--flow-weights" if stream == "flow" else "--weights"
     if spec.weights == UNKNOWN:
         raise click.UsageError(f"nobody knows of which weights the run's features are: {option}")

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from vadprep.core.presets import FLOW, PRESETS
+from vadprep.core.spec import Spec
 from vadprep.data.datasets import DatasetCheck, DatasetSummary, WrongLength
 from vadprep.features.compare.compare import Comparison
 from vadprep.features.journal import Row
@@ -150,9 +151,9 @@ def status_json(status: Status) -> dict[str, Any]:
     }
 
 
-def show_untrained(weights: str) -> None:
+def show_untrained(specs: Iterable[Spec]) -> None:
     """Say what features of random weights must not be taken for."""
-    if weights.startswith("random:"):
+    for weights in dict.fromkeys(spec.weights for spec in specs if spec.is_random):
         click.echo(f"weights {weights}: NOT TRAINED, features are for trying things out", err=True)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from vadprep.cli import text as tables
-from vadprep.cli.options import FOLDER, arguments
+from vadprep.cli.options import FOLDER
 
 
 @click.command()
@@ -22,15 +22,14 @@ def demo(
     out: Path, streams: str, weights: str, flow_weights: str | None, workers: int | None
 ) -> None:
     """Run the whole line on a small data set: videos -> scores."""
-    from vadprep.cli.demo import demo_settings, run_demo
+    from vadprep.cli.demo import demo_plan, run_demo
     from vadprep.cli.progress import shown_progress
     from vadprep.core.resources import worker_cores
 
     workers = workers or worker_cores()
-    with arguments():
-        settings = demo_settings(weights, flow_weights, tuple(streams.split(",")), workers)
+    plan = demo_plan(out, weights, flow_weights, streams, workers)
     with shown_progress() as progress:
-        report = run_demo(out, settings, progress, progress.say)
+        report = run_demo(out, plan, progress, progress.say)
     for rows in (report.stages, report.metrics):
         click.echo()
         tables.show(rows)

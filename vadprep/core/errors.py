@@ -13,6 +13,10 @@ class VadprepError(Exception):
     exit_code = 2
 
 
+class SettingError(VadprepError, ValueError):
+    """An argument or setting has a value that cannot be used: names it and what is allowed."""
+
+
 class ManifestError(VadprepError):
     """A manifest or split file has a bad row: names file, line and column."""
 

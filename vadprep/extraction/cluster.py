@@ -23,10 +23,11 @@ from vadprep.core.atomic import disk_errors, is_alive
 from vadprep.core.errors import ClusterError
 from vadprep.core.records import Report, Task
 from vadprep.core.signals import STOP_SIGNALS
-from vadprep.extraction.driver import OnStart, Runner, Worker
+from vadprep.extraction.plan import ExtractionPlan
 from vadprep.extraction.probe import probe_of
 from vadprep.extraction.ray_runner import Dispatch
 from vadprep.extraction.ray_runner import Pool as Pool
+from vadprep.extraction.run import OnStart, Runner, Worker
 
 OBJECT_STORE_BYTES = 100 << 20
 """Only tasks and reports pass through Ray's object store."""
@@ -57,6 +58,26 @@ def on_ray(make_worker: Callable[[], Worker], pool: Pool) -> Runner:
             yield from Dispatch(make_worker, pool, probe).run(tasks, on_start)
 
     return run
+
+
+GPU_VIDEOS = 4
+"""Videos in the works at once for one GPU, each with a decoder of its own, to begin with."""
+
+MOST_GPU_VIDEOS = 16
+"""As many at most, while the network waits for frames and there are cores and memory for them."""
+
+
+def pool_of(plan: ExtractionPlan) -> Pool:
+    """The workers of a plan."""
+    on_gpu = plan.device == "cuda"
+    return Pool(
+        workers=plan.workers,
+        gpus_each=int(on_gpu),
+        videos=GPU_VIDEOS if on_gpu else 1,
+        most_videos=MOST_GPU_VIDEOS if on_gpu else 1,
+        address=plan.address,
+        out=plan.out,
+    )
 
 
 class _Session:

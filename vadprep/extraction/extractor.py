@@ -1,20 +1,22 @@
-"""One video -> its features, a shard of one for each stream. Knows nothing of Ray, plans, ranks.
+"""One video -> a shard of its own for each stream. Knows nothing of runs, Ray, plans and ranks.
 
-frames -> resampled -> resized -> snippets of each stream -> drafts -> committed
+decoder -> frames, resampled and resized -> ``streams.Snippets`` of each stream -> drafts
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vadprep.backbones import load_backbone
 from vadprep.backbones.adaptive_batch import Fitting
 from vadprep.core.clips import Resampling, min_frames
 from vadprep.core.errors import DecodeError, OutOfMemory
@@ -23,11 +25,13 @@ from vadprep.core.signals import check_stop
 from vadprep.core.spec import require_shared
 from vadprep.data.manifest import frame_bounds
 from vadprep.data.sources import fingerprint
-from vadprep.extraction.streams import Branch, Snippets
+from vadprep.extraction.plan import STALL_SECONDS, ExtractionPlan
+from vadprep.extraction.streams import Branch, FlowStage, Snippets
 from vadprep.extraction.timing import Stopwatch, timed
 from vadprep.features.shard import DONE, FAILED, Attributes, Draft, write_failure
 from vadprep.flow.formats import NO_FLOW_KIND
-from vadprep.video.decoder import Decoder, FrameStream, VideoHeader, open_frames
+from vadprep.flow.quantise import tvl1_method
+from vadprep.video.decoder import Decoder, FrameStream, open_frames
 from vadprep.video.frame_count import MAX_DAMAGE, MAX_FPS, MIN_FPS, Claims, length_note
 from vadprep.video.transforms import Views, ViewSettings
 
@@ -35,8 +39,8 @@ UNSTATED_FPS = Fraction(25)
 """Of a folder of images whose manifest has no fps; at the native rate it shapes nothing."""
 
 CPU_THREADS = 1
-"""Threads of the network a worker on CPU, fixed since the last bits depend on it. Cores are used
-by more workers."""
+"""Threads of the network in a worker on the CPU. The number is fixed, since the last bits depend
+on it; more workers use more cores."""
 
 FINAL_KINDS = (
     "missing", "empty", "unreadable", "no-video", "no-images", "too-short", "too-large", "no-fps",
@@ -46,6 +50,38 @@ FINAL_KINDS = (
 
 KILLED_KINDS = ("crashed", "stalled")
 """Failures that were the end of the decoder's process."""
+
+
+class Sink(Protocol):
+    """Takes the features of one stream of one video, as ``features.shard.Draft`` does."""
+
+    checksum: int
+
+    def __enter__(self) -> Sink: ...
+    def __exit__(self, *exception: object) -> None: ...
+    def append(self, features: NDArray[np.floating]) -> None:
+        """The next features [n, num_crops, dim]."""
+
+    def commit(self, attributes: Attributes, spans: NDArray[np.int64]) -> None:
+        """The video is good and complete."""
+
+
+OpenSink = Callable[[str, Path], Sink]
+"""Opens the sink of a stream, by its name and the path of its shard."""
+
+
+def make_extractor(plan: ExtractionPlan) -> Extractor:
+    """The extractor of the streams; raises SpecError when the weights are not the plan's."""
+    branches = []
+    for stream in plan.streams:
+        spec, flow = stream.spec, None
+        network = load_backbone(
+            spec.graph, stream.weights(), plan.device, spec.precision, spec.scaling
+        )
+        if spec.stream == "flow":
+            flow = FlowStage(tvl1_method(spec.flow), plan.save_flow, plan.flow_from)
+        branches.append(Branch(spec, network, flow))
+    return Extractor(branches, plan.stall_seconds, plan.max_damage)
 
 
 class Extractor:
@@ -59,7 +95,7 @@ class Extractor:
     def __init__(
         self,
         branches: Sequence[Branch],
-        stall_seconds: float = 60.0,
+        stall_seconds: float = STALL_SECONDS,
         max_damage: float = MAX_DAMAGE,
     ) -> None:
         self.max_damage = max_damage
@@ -75,11 +111,21 @@ class Extractor:
         self._stall_seconds = stall_seconds
 
     def __call__(self, task: Task) -> Report:
-        """Extract ``task.video``; a video that cannot be read is reported, not raised.
+        """Write the shards of ``task.video``; a video that cannot be read is reported, not raised.
 
         Raises OutputError when the disk refuses, OutOfMemory when the network does not fit, and
         whatever is no fault of the video (a bug): those are never recorded as a bad video.
         """
+        report = self.extract(task, lambda name, path: Draft(path, self.branches[name].spec))
+        if report.status == FAILED:
+            attributes = _known(_manifest_attributes(task.video))
+            for name, target in task.targets.items():
+                write_failure(target, self.branches[name].spec, attributes, report.reason)
+        return report
+
+    def extract(self, task: Task, open_sink: OpenSink) -> Report:
+        """Give the features of ``task.video`` to a sink for each stream, by the first decoder that
+        can read it. Raises as a call does; a failure is only reported."""
         watch = Stopwatch()
         retries: list[str] = []
         reason = kind = ""
@@ -87,7 +133,8 @@ class Extractor:
         with fixed_threads(CPU_THREADS):
             for decoder in self.spec.decoder.split(", "):
                 try:
-                    return self._extract(task, decoder, watch, retries)
+                    report = self._decoded_by(decoder, task, open_sink, watch)
+                    return replace(report, retries=tuple(retries))
                 except torch.OutOfMemoryError as error:  # outside the network, which shrinks
                     raise OutOfMemory(
                         f"the frames of {task.video.video_id!r} or their flow do not fit into the "
@@ -102,45 +149,40 @@ class Extractor:
                     break
         if killed > 1:
             reason = f"{killed} decoders were lost over it. {'; '.join(retries)}"
-        return self._fail(task, reason, kind, retries, watch)
-
-    def opened(self, source: Path, fps: Fraction, decoder: str = "") -> FrameStream:
-        """Frames of a video by ``decoder``, else by the first of the spec.
-
-        Raises DecodeError as ``open_frames`` does.
-        """
-        name = decoder or self.spec.decoder.split(", ")[0]
-        return open_frames(
-            source, decoder=cast(Decoder, name), fps=fps, stall_seconds=self._stall_seconds
+        return Report(
+            video_id=task.video.video_id,
+            status=FAILED,
+            reason=reason,
+            kind=kind,
+            retries=tuple(retries),
+            seconds=watch.seconds,
         )
 
-    def _extract(self, task: Task, decoder: str, watch: Stopwatch, retries: list[str]) -> Report:
+    def _decoded_by(
+        self, decoder: str, task: Task, open_sink: OpenSink, watch: Stopwatch
+    ) -> Report:
         if task.source is None:
             raise DecodeError(task.missing, "missing")
-        fps = self._folder_fps(task.video, task.source)
-        with (
-            self.opened(task.source, fps, decoder) as stream,
-            ExitStack() as resources,
-        ):
-            drafts = {
-                name: resources.enter_context(Draft(target, self.branches[name].spec))
+        with self.opened(task.video, task.source, decoder) as stream, ExitStack() as resources:
+            sinks = {
+                name: resources.enter_context(open_sink(name, target))
                 for name, target in task.targets.items()
             }
-            resampling = self._resampling(task.source, stream.header)
-            snippets = self.snippets(task, stream, resampling, watch)
-            for name, batch in resources.enter_context(closing(snippets)):
+            resampling = self.resampling(stream)
+            features = self.features(task, stream, resampling, watch)
+            for name, batch in resources.enter_context(closing(features)):
                 check_stop()
                 with watch.stage("write"):
-                    drafts[name].append(batch)
+                    sinks[name].append(batch)
             report = stream.report
             spans = resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)
             note = length_note(_claims(task, stream), self.spec.clip_length)
             attributes = self._attributes(task, stream, resampling, note)
             batch_used = self._batch_used(task)
-            for name, draft in drafts.items():
+            for name, sink in sinks.items():
                 used = {"batch_used": batch_used.get(name)}
                 with watch.stage("write"):
-                    draft.commit({**attributes, **_known(used)}, spans)
+                    sink.commit({**attributes, **_known(used)}, spans)
         return Report(
             video_id=task.video.video_id,
             status=DONE,
@@ -150,11 +192,75 @@ class Extractor:
             repaired_frames=report.repaired_frames,
             length_note=note,
             fps=float(attributes.get("fps_source", 0.0)),
-            checksums={name: draft.checksum for name, draft in drafts.items()},
-            retries=tuple(retries),
+            checksums={name: sink.checksum for name, sink in sinks.items()},
             batch_used=batch_used,
             seconds={**watch.seconds, "decoding": round(report.seconds, 4)},
         )
+
+    def opened(self, video: Video, source: Path, decoder: str = "") -> FrameStream:
+        """Frames of a video by ``decoder``, else by the first of the spec.
+
+        A folder of images has no frame rate of its own; files state theirs. Raises DecodeError
+        as ``open_frames`` does, and when a folder is to be resampled from an unknown rate.
+        """
+        if not video.fps and source.is_dir() and self.spec.fps_used():
+            raise DecodeError(
+                f"{source}: a folder of images has no frame rate to resample to "
+                f"{self.spec.fps}: fill the manifest's column fps, or use --fps native",
+                "no-fps",
+            )
+        name = decoder or self.spec.decoder.split(", ")[0]
+        return open_frames(
+            source,
+            decoder=cast(Decoder, name),
+            fps=stated_fps(video),
+            stall_seconds=self._stall_seconds,
+        )
+
+    def resampling(self, stream: FrameStream) -> Resampling:
+        """Raises DecodeError for a rate to resample from that cannot be believed."""
+        used, fps = self.spec.fps_used(), stream.header.fps
+        if used and not MIN_FPS <= fps <= MAX_FPS:
+            raise DecodeError(
+                f"{stream.path}: claims {float(fps):.6g} frames a second, where {MIN_FPS} to "
+                f"{MAX_FPS} can be resampled to {self.spec.fps}: correct the file, or use "
+                f"--fps native",
+                "no-fps",
+            )
+        return Resampling(fps, used)
+
+    def features(
+        self, task: Task, stream: FrameStream, resampling: Resampling, watch: Stopwatch
+    ) -> Generator[tuple[str, NDArray[np.float32]], None, None]:
+        """Stream and features [n, num_crops, dim], in order within each stream.
+
+        One pass over the frames for all streams of ``task``. Raises DecodeError at the end when
+        too much of the video is lost or it is too short; saved flow appears if it is good.
+        """
+        spec, header = self.spec, stream.header
+        settings = ViewSettings(
+            spec.resize, spec.filter, spec.crops, spec.crop_order, spec.crop_size
+        )
+        device = next(iter(self.branches.values())).network.device
+        views = Views(header.height, header.width, settings, device)
+        with ExitStack() as resources:
+            snippets = {
+                name: Snippets(
+                    self.branches[name].spec,
+                    self._networks[name],
+                    self.branches[name].flow_pictures(task.video.video_id, resources),
+                    views.boxes,
+                    watch,
+                )
+                for name in task.targets
+            }
+            blocks = resampled(timed(stream, watch, "decode"), resampling)
+            for frames in timed(map(views.resized, blocks), watch, "resize"):
+                for name, each in snippets.items():
+                    yield from ((name, batch) for batch in each.add(frames))
+            for name, each in snippets.items():
+                yield from ((name, batch) for batch in each.flush())
+            self._check(task, stream, resampling)
 
     def _batch_used(self, task: Task) -> dict[str, int]:
         """Views a batch of the streams whose batches were made smaller, by now."""
@@ -162,70 +268,6 @@ class Extractor:
         return {
             name: batch for name, batch in used.items() if batch < self.branches[name].spec.batch
         }
-
-    def _folder_fps(self, video: Video, source: Path) -> Fraction:
-        """Frame rate of a folder of images, which has none of its own; files state theirs.
-
-        Raises DecodeError when it is needed for resampling and the manifest has none.
-        """
-        if video.fps:
-            return stated_fps(video)
-        if source.is_dir() and self.spec.fps_used():
-            raise DecodeError(
-                f"{source}: a folder of images has no frame rate to resample to "
-                f"{self.spec.fps}: fill the manifest's column fps, or use --fps native",
-                "no-fps",
-            )
-        return UNSTATED_FPS
-
-    def _resampling(self, source: Path, header: VideoHeader) -> Resampling:
-        """Raises DecodeError for a rate to resample from that cannot be believed."""
-        used = self.spec.fps_used()
-        if used and not MIN_FPS <= header.fps <= MAX_FPS:
-            raise DecodeError(
-                f"{source}: claims {float(header.fps):.6g} frames a second, where {MIN_FPS} to "
-                f"{MAX_FPS} can be resampled to {self.spec.fps}: correct the file, or use "
-                f"--fps native",
-                "no-fps",
-            )
-        return Resampling(header.fps, used)
-
-    def snippets(
-        self, task: Task, stream: FrameStream, resampling: Resampling, watch: Stopwatch
-    ) -> Generator[tuple[str, NDArray[np.float32]], None, None]:
-        """Stream and snippets [n, num_crops, dim], in order within each stream.
-
-        One pass over the frames for all streams of ``task``. Raises DecodeError at the end when
-        too much of the video is lost or it is too short; saved flow appears if it is good.
-        """
-        with ExitStack() as resources:
-            views = self._views(stream.header)
-            works = {name: self._work(name, task, views, resources, watch) for name in task.targets}
-            blocks = resampled(timed(stream, watch, "decode"), resampling)
-            for frames in timed(map(views.resized, blocks), watch, "resize"):
-                for name, work in works.items():
-                    yield from ((name, batch) for batch in work.add(frames))
-            for name, work in works.items():
-                yield from ((name, batch) for batch in work.rest())
-            self._check(task, stream, resampling)
-
-    def _views(self, header: VideoHeader) -> Views:
-        settings = ViewSettings(
-            self.spec.resize,
-            self.spec.filter,
-            self.spec.crops,
-            self.spec.crop_order,
-            self.spec.crop_size,
-        )
-        device = next(iter(self.branches.values())).network.device
-        return Views(header.height, header.width, settings, device)
-
-    def _work(
-        self, name: str, task: Task, views: Views, resources: ExitStack, watch: Stopwatch
-    ) -> Snippets:
-        branch = self.branches[name]
-        pictures = branch.pictures(task.video.video_id, resources)
-        return Snippets(branch.spec, self._networks[name], pictures, views.boxes, watch)
 
     def _check(self, task: Task, stream: FrameStream, resampling: Resampling) -> None:
         report, claims = stream.report, _claims(task, stream)
@@ -248,13 +290,17 @@ class Extractor:
     def _attributes(
         self, task: Task, stream: FrameStream, resampling: Resampling, note: str
     ) -> Attributes:
-        report, video = stream.report, task.video
-        assert task.source is not None
-        is_stated = video.fps or not task.source.is_dir()
-        fps = float(resampling.fps_source) if is_stated else None
+        """What the shard says of a video; raises DecodeError when its file cannot be read again."""
+        report, video, source = stream.report, task.video, task.source
+        assert source is not None
+        try:
+            file = fingerprint(source)
+        except OSError as error:
+            raise DecodeError(f"{source}: cannot be read again: {error.strerror}") from error
+        fps = float(resampling.fps_source) if video.fps or not source.is_dir() else None
         known: dict[str, str | int | float | None] = {
             **_manifest_attributes(video),
-            **_fingerprint(task.source),
+            **file,
             "num_frames": report.num_frames,
             "num_frames_header": stream.header.num_frames,
             "repaired_frames": report.repaired_frames,
@@ -265,21 +311,6 @@ class Extractor:
             "decoder": report.decoder,
         }
         return _known(known)
-
-    def _fail(
-        self, task: Task, reason: str, kind: str, retries: list[str], watch: Stopwatch
-    ) -> Report:
-        attributes = _known(_manifest_attributes(task.video))
-        for name, target in task.targets.items():
-            write_failure(target, self.branches[name].spec, attributes, reason)
-        return Report(
-            video_id=task.video.video_id,
-            status=FAILED,
-            reason=reason,
-            kind=kind,
-            retries=tuple(retries),
-            seconds=watch.seconds,
-        )
 
 
 def stated_fps(video: Video) -> Fraction:
@@ -298,25 +329,13 @@ def fixed_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fingerprint(source: Path) -> Mapping[str, str | int]:
-    try:
-        return fingerprint(source)
-    except OSError as error:
-        raise DecodeError(f"{source}: cannot be read again: {error.strerror}") from error
-
-
 def _known(attributes: Mapping[str, str | int | float | None]) -> Attributes:
     return {key: value for key, value in attributes.items() if value is not None}
 
 
 def _manifest_attributes(video: Video) -> dict[str, str | int | float | None]:
-    return {
-        "video_id": video.video_id,
-        "path": video.path,
-        "split": video.split,
-        "label": video.label,
-        "category": video.category,
-    }
+    names = ("video_id", "path", "split", "label", "category")
+    return {name: getattr(video, name) for name in names}
 
 
 def _claims(task: Task, stream: FrameStream) -> Claims:

@@ -36,8 +36,8 @@ from vadprep.core.errors import ClusterError
 from vadprep.core.records import Report, Task
 from vadprep.core.resources import free_memory, worker_cores
 from vadprep.core.signals import call_interruptible, check_stop
-from vadprep.extraction.driver import OnStart, Worker
 from vadprep.extraction.probe import Probe
+from vadprep.extraction.run import OnStart, Worker
 from vadprep.extraction.workload import Load, Workload, most_videos, next_limit
 from vadprep.features.shard import DONE
 

@@ -1,74 +1,70 @@
-"""Many videos: a manifest, a folder of videos and settings -> feature folders, one a stream.
+"""Many videos: the tasks of a run go to workers, and their reports into journals and shards.
 
-A runner is a function ``(tasks, on_start) -> reports``. ``in_process`` does one video after the
-other here; ``cluster.on_ray`` spreads them over actors. Both give the same bytes.
+Each stream has its own folder, plan and journal, so a kill between the commits of a video's
+streams costs only the missing one, and a stream can be added later. This process alone writes
+journals and final shards; workers write the files of their videos. A run that is started again
+recovers: the files say what is done, whatever a kill left.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
+import socket
 import sys
-from collections.abc import Container, Generator, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 import vadprep
-from vadprep.backbones import load_backbone, load_weights
-from vadprep.backbones.precision import check_precision
-from vadprep.core.errors import DecodeError, ManifestError, SpecError
-from vadprep.core.presets import keep_precision_and_batch, resolve, values_of
+from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.records import Report, Task
-from vadprep.core.resources import free_memory, worker_cores
-from vadprep.core.spec import STREAMS, Spec, require_equal, require_shared
+from vadprep.core.resources import worker_cores
+from vadprep.core.signals import check_stop, request_stop, stop_on_signals
+from vadprep.core.spec import Spec
 from vadprep.data.manifest import Manifest
 from vadprep.data.sources import SourceIndex
-from vadprep.extraction.config import Settings
-from vadprep.extraction.costs import Machines
-from vadprep.extraction.driver import OnStart, Runner, Worker, sole_driver
-from vadprep.extraction.extractor import Extractor
-from vadprep.extraction.streams import Branch, FlowStage
+from vadprep.extraction.extractor import make_extractor
+from vadprep.extraction.plan import ExtractionPlan
 from vadprep.extraction.tasks import Tasks
-from vadprep.extraction.workload import most_videos
 from vadprep.features.folder import StreamFolder, check_writable, read_spec
-from vadprep.features.status import status
-from vadprep.flow.quantise import tvl1_method
-from vadprep.flow.saved import KINDS, SavedFlow
+from vadprep.features.lease import Lease, leased
+from vadprep.features.writer import Share, StreamDriver
+from vadprep.flow.saved import SavedFlow
+
+Worker = Callable[[Task], Report]
+OnStart = Callable[[Task], None]
+Runner = Callable[[Sequence[Task], OnStart], Generator[Report, None, None]]
+"""Gives the tasks to workers, calls ``on_start`` as it does so, and yields the reports."""
 
 SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord", "numba", "triton")
 """Packages whose version could change a number."""
 
-GPU_VIDEOS = 4
-"""Videos in the works at once for one GPU, each with a decoder of its own, to begin with."""
 
-MOST_GPU_VIDEOS = 16
-"""As many at most, while the network waits for frames and there are cores and memory for them."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, at its start and after each video."""
+
+    specs: tuple[Spec, ...]
+    """Of the streams that are made."""
+    report: Report | None
+    """What became of the last video; None at the start."""
+    videos: int
+    videos_left: int
+    work: float
+    """In ``unit``, of all videos that were left at the start."""
+    work_left: float
+    unit: str
+    """``frames``, or ``bytes`` where the numbers of frames are not known."""
 
 
-class Progress(Protocol):
-    """Learns how a run is going."""
-
-    def prepare(self, tasks: Tasks) -> None:
-        """What is left to do."""
-
-    def __call__(self, report: Report) -> None:
-        """What became of a video."""
-
-
-class Silence:
-    """A Progress that keeps still."""
-
-    def prepare(self, tasks: Tasks) -> None:
-        pass
-
-    def __call__(self, report: Report) -> None:
-        pass
+OnReport = Callable[[Progress], None]
 
 
 def in_process(worker: Worker) -> Runner:
@@ -82,108 +78,165 @@ def in_process(worker: Worker) -> Runner:
     return run
 
 
-def make_runner(specs: Sequence[Spec], settings: Settings, out: Path) -> Runner:
+def make_runner(plan: ExtractionPlan) -> Runner:
     """In process for one worker on the CPU, else on Ray: a GPU wants several decoders."""
-    make_worker = partial(make_extractor, specs, settings.anywhere())
-    on_gpu = settings.device == "cuda"
-    if settings.workers == 1 and settings.address == "local" and not on_gpu:
-        return in_process(make_worker())
-    from vadprep.extraction.cluster import Pool, on_ray
+    if plan.workers == 1 and plan.address == "local" and plan.device == "cpu":
+        return in_process(make_extractor(plan))
+    from vadprep.extraction.cluster import on_ray, pool_of
 
-    pool = Pool(
-        workers=settings.workers,
-        gpus_each=int(on_gpu),
-        videos=GPU_VIDEOS if on_gpu else 1,
-        most_videos=MOST_GPU_VIDEOS if on_gpu else 1,
-        address=settings.address,
-        out=out,
-    )
-    return on_ray(make_worker, pool)
+    return on_ray(partial(make_extractor, plan.for_workers()), pool_of(plan))
 
 
-def make_extractor(specs: Sequence[Spec], settings: Settings) -> Extractor:
-    """The extractor of the streams; raises SpecError when the weights are not the specs'."""
-    branches = [_make_branch(spec, settings) for spec in specs]
-    return Extractor(branches, settings.stall_seconds, settings.max_damage)
+def run_plan(
+    plan: ExtractionPlan,
+    manifest: Manifest,
+    root: Path,
+    on_report: OnReport | None = None,
+    retry_failed: bool = False,
+) -> list[StreamFolder]:
+    """Extract the videos of ``manifest`` under ``root``; returns the folder of each stream.
 
-
-def _make_branch(spec: Spec, settings: Settings) -> Branch:
-    weights = settings.weights_of(spec.stream)
-    loaded = load_weights(weights, spec.graph)
-    if loaded.sha256 != spec.weights_sha256:
-        raise SpecError(
-            f"{weights}: SHA-256 {loaded.sha256[:12]}... where the spec has "
-            f"{spec.weights_sha256[:12]}... ({spec.weights})"
+    ``on_report`` is called at the start and after each video. Raises OutputError when the folder
+    is not writable, LeaseError when another run is at work on the same shards, Stopped at a
+    signal. Videos that cannot be read are in the journals, not raised.
+    """
+    require_decoders()
+    root = root.resolve()
+    check_sources(manifest, root, _planned(plan))
+    check_writable(plan.folder(plan.specs[0].stream).parent)
+    if plan.save_flow:
+        SavedFlow.prepare(plan.save_flow.path, plan.save_flow.kind, plan.specs[-1])
+    ids = [video.video_id for video in manifest.videos]
+    about = provenance(plan.device)
+    folders = [
+        StreamFolder.prepare(plan.folder(spec.stream), spec, ids, plan.shard_size, about)
+        for spec in plan.specs
+    ]
+    with locked_extraction(folders, manifest, root, plan.share) as extraction:
+        extraction.recover()
+        tasks = extraction.tasks(retry_failed)
+        if not tasks:
+            _tell(on_report, plan.specs, None, tasks, 0, 0.0)
+            return folders
+        _tell(on_report, plan.specs, None, tasks, len(tasks), tasks.work)
+        extraction.run(
+            make_runner(plan),
+            tasks,
+            on_report,
+            device=plan.device,
+            workers=plan.workers,
+            cores=worker_cores(),
         )
-    network = load_backbone(spec.graph, loaded, settings.device, spec.precision, spec.scaling)
-    flow = _flow_stage(spec, settings) if spec.stream == "flow" else None
-    return Branch(spec, network, flow)
+    return folders
 
 
-def _flow_stage(spec: Spec, settings: Settings) -> FlowStage:
-    save, read = settings.save_flow, settings.flow_from
-    return FlowStage(
-        tvl1_method(spec.flow),
-        SavedFlow(save[0], KINDS[save[1]]) if save else None,
-        SavedFlow.open(read, spec) if read else None,
-    )
+def _tell(
+    on_report: OnReport | None,
+    specs: Sequence[Spec],
+    report: Report | None,
+    tasks: Tasks,
+    videos_left: int,
+    work_left: float,
+) -> None:
+    if on_report:
+        count, work = len(tasks), tasks.work
+        on_report(Progress(tuple(specs), report, count, videos_left, work, work_left, tasks.unit))
 
 
-def settle_specs(out: Path, settings: Settings) -> list[Spec]:
-    """The spec of each stream of a run: the preset with its overrides, and what folders settled.
+class Extraction:
+    """The streams of a run together: a video is one task, for whatever streams it lacks."""
 
-    Raises SpecError when this machine is to run it and has not got the precision, when a folder
-    holds features of another spec, and when it holds another stream of other frames or clips.
-    """
-    specs = specs_of(out, settings)
-    for stream in STREAMS:
-        found, place = read_spec(out / stream), str(out / stream)
+    def __init__(
+        self,
+        folders: Sequence[StreamFolder],
+        manifest: Manifest,
+        root: Path,
+        share: Share,
+        leases: Mapping[Path, Lease] | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.root = root
+        self.share = share
+        self.streams = {
+            each.spec.stream: StreamDriver(each, share, (leases or {}).get(each.path))
+            for each in folders
+        }
+
+    def recover(self) -> None:
+        """Bring the journals up to the files, and finish what a kill left half done."""
+        for stream in self.streams.values():
+            stream.recover()
+
+    def tasks(self, retry_failed: bool = False) -> Tasks:
+        """What is left to do, the longest video first."""
+        lacking = {
+            name: (
+                stream.folder,
+                stream.lacking((video.video_id for video in self.manifest.videos), retry_failed),
+            )
+            for name, stream in self.streams.items()
+        }
+        return Tasks(self.manifest, self.root, lacking)
+
+    def run(
+        self,
+        runner: Runner,
+        tasks: Tasks,
+        on_report: OnReport | None = None,
+        **where: str | int,
+    ) -> None:
+        """Run ``tasks``, committing each as it is reported and each shard as it is complete.
+
+        ``where`` is what the events say of the machine. Raises Stopped when a signal has arrived;
+        what is finished stays finished.
+        """
+        videos, work = len(tasks), tasks.work
+        specs = [stream.folder.spec for stream in self.streams.values()]
+        about: dict[str, str | int | float] = {
+            "rank": self.share.rank,
+            "world_size": self.share.world_size,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "videos_left": videos,
+            "work_left": work,
+            "unit": tasks.unit,
+        }
+        for stream in self.streams.values():
+            stream.expect(about | where)
         try:
-            if found and stream in specs:
-                require_equal(specs[stream], found, place)
-            elif found:
-                require_shared(next(iter(specs.values())), found, place)
-        except SpecError as error:
-            raise SpecError(f"{error}{_or_removed(out / stream)}") from None
-    return list(specs.values())
+            with closing(runner(tasks, self._start)) as reports:
+                for report in reports:
+                    videos, work = videos - 1, work - tasks.work_of(report.video_id)
+                    for stream in self._streams_of(report.video_id):
+                        stream.commit(report, videos_left=videos, work_left=work)
+                    _tell(on_report, specs, report, tasks, videos, work)
+                    check_stop()
+        finally:  # nothing half written stays behind
+            for stream in self.streams.values():
+                stream.sweep()
+
+    def _streams_of(self, video_id: str) -> list[StreamDriver]:
+        return [stream for stream in self.streams.values() if stream.expects(video_id)]
+
+    def _start(self, task: Task) -> None:
+        for stream in self._streams_of(task.video.video_id):
+            stream.start(task.video.video_id)
 
 
-def specs_of(out: Path, settings: Settings) -> dict[str, Spec]:
-    """The spec of each stream of a run, by stream, not yet held against the features in ``out``.
+@contextmanager
+def locked_extraction(
+    folders: Sequence[StreamFolder], manifest: Manifest, root: Path, share: Share
+) -> Iterator[Extraction]:
+    """An Extraction of shards that no other run works on for the time of the block.
 
-    Raises SpecError when this machine is to run it and has not got the precision.
+    Raises LeaseError when another run does, Stopped when a signal arrives inside the block.
     """
-    return {stream: _settle_spec(out, settings, stream) for stream in settings.streams}
-
-
-def _or_removed(path: Path) -> str:
-    """The remedy against a folder that nothing was made in, such as one of a mistyped command.
-
-    It is not given another spec by itself: a run may have read the old one and be about to begin.
-    """
-    found = status(StreamFolder.open(path), most=0)
-    is_idle = not found.done and not found.runs
-    return ", or remove that folder: no video in it is done" if is_idle else ""
-
-
-def _settle_spec(out: Path, settings: Settings, stream: str) -> Spec:
-    graph = values_of(settings.preset, stream)["graph"]
-    weights = load_weights(settings.weights_of(stream), graph)
-    spec = resolve(
-        settings.preset,
-        settings.device,
-        (weights.name, weights.sha256),
-        settings.overrides,
-        stream,
-    )
-    if stream == "flow" and settings.flow_from:
-        spec = replace(spec, flow_source=SavedFlow.open(settings.flow_from, spec).kind)
-    found = read_spec(out / stream)
-    if found:
-        spec = keep_precision_and_batch(spec, found, settings.overrides)
-    if settings.address == "local":
-        check_precision(spec.precision, torch.device(settings.device))
-    return spec
+    with stop_on_signals(), ExitStack() as held:
+        leases = {
+            path: held.enter_context(leased(path, share.rank, share.world_size, request_stop))
+            for path in (each.path for each in folders)
+        }
+        yield Extraction(folders, manifest, root, share, leases)
 
 
 def check_sources(manifest: Manifest, root: Path, planned: Container[str] = ()) -> None:
@@ -205,79 +258,12 @@ def check_sources(manifest: Manifest, root: Path, planned: Container[str] = ()) 
         )
 
 
-def _planned(out: Path, streams: Sequence[str]) -> set[str]:
-    """Ids that stand in the plans of all ``streams`` already."""
-    folders = [StreamFolder.open(out / each) for each in streams if read_spec(out / each)]
-    plans = [folder.plan.places.keys() for folder in folders]
-    return set.intersection(*map(set, plans)) if len(plans) == len(streams) else set()
-
-
-def extract_dataset(
-    manifest: Manifest,
-    root: Path,
-    out: Path,
-    settings: Settings,
-    progress: Progress | None = None,
-    retry_failed: bool = False,
-) -> list[StreamFolder]:
-    """Extract the videos of ``manifest`` under ``root`` into ``out``/rgb, ``out``/flow: the
-    folders it makes, in the order of ``settings.streams``.
-
-    ``progress`` learns what is left to do and then what became of each video. Raises SpecError
-    when ``out`` holds features of another spec, OutputError when it is not writable, LeaseError
-    when another run is at work on the same shards, Stopped at a signal. Videos that cannot be
-    read are in the journals, not raised.
-    """
-    require_decoders()
-    root, out = root.resolve(), out.resolve()
-    specs = settle_specs(out, settings)
-    check_sources(manifest, root, _planned(out, settings.streams))
-    check_writable(out)
-    if settings.save_flow:
-        path, form = settings.save_flow
-        SavedFlow.prepare(path, KINDS[form], specs[-1])
-    folders = [_prepared(out, spec, manifest, settings) for spec in specs]
-    progress = progress or Silence()
-    with sole_driver(folders, manifest, root, settings.share) as driver:
-        driver.recover()
-        tasks = driver.tasks(retry_failed)
-        progress.prepare(tasks)
-        if tasks:
-            runner = make_runner(specs, settings, out)
-            driver.run(runner, tasks, progress, **_where(settings))
-    return folders
-
-
-def machines_of(settings: Settings) -> Machines:
-    """Where a run with ``settings`` runs, were every node of a cluster like this machine.
-
-    On a GPU with as many decoders as it may come to.
-    """
-    on_gpu, cores = settings.device == "cuda", worker_cores()
-    most = most_videos(cores, free_memory(), settings.workers)
-    decoders = min(MOST_GPU_VIDEOS, most) if on_gpu else 1
-    return Machines(settings.workers, decoders, cores, on_gpu)
-
-
-def _where(settings: Settings) -> dict[str, str | int]:
-    """What the events are to say of where it runs."""
-    machines = machines_of(settings)
-    return {
-        "device": settings.device,
-        "workers": machines.workers,
-        "decoders": machines.decoders,
-        "cores": machines.cores,
-    }
-
-
-def _prepared(out: Path, spec: Spec, manifest: Manifest, settings: Settings) -> StreamFolder:
-    return StreamFolder.prepare(
-        out / spec.stream,
-        spec,
-        [video.video_id for video in manifest.videos],
-        settings.shard_size,
-        provenance(settings.device),
-    )
+def _planned(plan: ExtractionPlan) -> set[str]:
+    """Ids that are in the plans of all streams already."""
+    paths = [plan.folder(spec.stream) for spec in plan.specs]
+    if not all(map(read_spec, paths)):
+        return set()
+    return set.intersection(*(set(StreamFolder.open(path).plan.places) for path in paths))
 
 
 def require_decoders() -> None:
@@ -311,7 +297,7 @@ def _version(package: str) -> str:
 def _gpu_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return "GPUs of other nodes"  # the driver of a cluster needs none
+    return "GPUs of other nodes"  # this process needs none in a cluster
 
 
 def _cpu_name() -> str:

@@ -1,6 +1,6 @@
-"""Resized frames -> the snippets of one stream of one video, block by block.
+"""Resized frames -> the features of one stream of one video, block by block.
 
-    frames -> pictures (RGB, or flow) -> clips of 16 -> crops -> batches -> network -> snippets
+    frames -> pictures (RGB, or flow) -> clips of 16 -> crops -> batches -> network -> features
 
 Frames are pushed in, so that one pass over a video feeds both streams.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,32 +32,6 @@ Blocks of the decoder are a few large frames.
 """
 
 
-class Pictures(Protocol):
-    """What the network of a stream sees of a video: one picture a frame, in order."""
-
-    def add(self, frames: Tensor) -> Tensor:
-        """Pictures [m, h, w, channel] that frames uint8 [n, h, w, 3] complete."""
-
-    def rest(self) -> Tensor:
-        """Pictures that the end of the video completes."""
-
-    def seen(self, crop: Tensor, is_mirrored: bool) -> Tensor:
-        """The channels of a crop [16, size, size, channel] that go into the network."""
-
-
-class RGBPictures:
-    """The frames themselves."""
-
-    def add(self, frames: Tensor) -> Tensor:
-        return frames
-
-    def rest(self) -> Tensor:
-        return torch.empty(0)
-
-    def seen(self, crop: Tensor, is_mirrored: bool) -> Tensor:
-        return crop
-
-
 @dataclass(frozen=True)
 class FlowStage:
     """Where the flow of stream ``flow`` comes from, and whether it is saved."""
@@ -71,20 +44,20 @@ class FlowStage:
 
 @dataclass(frozen=True)
 class Branch:
-    """One stream of an extraction: its settings, its network, and of ``flow`` its flow."""
+    """One stream of an extraction: its spec, its network, and of ``flow`` its flow."""
 
     spec: Spec
     network: Network
     flow: FlowStage | None = None
 
-    def pictures(self, video_id: str, resources: ExitStack) -> Pictures:
-        """What the network sees of one video; files it needs are closed by ``resources``.
+    def flow_pictures(self, video_id: str, resources: ExitStack) -> FlowPictures | None:
+        """The flow of one video; None of stream ``rgb``. ``resources`` closes its files.
 
         Saved flow appears when ``resources`` is closed without an exception. Raises DecodeError
         when there is no saved flow to read.
         """
         if self.flow is None:
-            return RGBPictures()
+            return None
         quantisation = Quantisation(self.spec.quantisation, int(self.spec.flow_bound))
         source: FlowSource
         if self.flow.read_from:
@@ -100,40 +73,66 @@ class Branch:
 
 
 class Snippets:
-    """The snippets of one stream of one video, given out as soon as they are computed."""
+    """The features of one stream of one video, given out as soon as they are computed.
+
+    The views of all clips pass the network in order, in batches of ``spec.batch``; the last batch
+    is padded with zeros. So a feature never depends on its neighbours or on the moment, while
+    memory suffices. ``flow`` is None of stream ``rgb``, whose pictures are the frames.
+    """
 
     def __init__(
-        self, spec: Spec, network: Fitting, pictures: Pictures, boxes: Boxes, watch: Stopwatch
+        self,
+        spec: Spec,
+        network: Fitting,
+        flow: FlowPictures | None,
+        boxes: Boxes,
+        watch: Stopwatch,
     ) -> None:
-        self._pictures, self._boxes, self._watch = pictures, boxes, watch
+        self._spec, self._network, self._flow = spec, network, flow
+        self._boxes, self._watch = boxes, watch
         self._clips = Clips(spec.tail, spec.clip_length)
-        self._batches = Batches(network, spec, watch)
-        self._step = STEP_FRAMES[network.device.type]
-        self._stage = "flow" if spec.stream == "flow" else "resize"
+        self._views: list[Tensor] = []
+        """Views [16, size, size, channel] that wait for a full batch."""
+        self._ready: list[Tensor] = []
+        """Features [dim] of a clip whose other crops are still to come."""
 
     def add(self, frames: Tensor) -> Iterator[NDArray[np.float32]]:
-        """Snippets [n, num_crops, dim] that the next frames uint8 [n, h, w, 3] complete."""
-        for part in frames.split(self._step):
-            with self._watch.stage(self._stage):
-                pictures = self._pictures.add(part)
+        """Features [n, num_crops, dim] that the next frames uint8 [n, h, w, 3] complete."""
+        for pictures in frames.split(STEP_FRAMES[self._network.device.type]):
+            if self._flow:
+                with self._watch.stage("flow"):
+                    pictures = self._flow.add(pictures)
             yield from self._features(self._clips.add(pictures))
 
-    def rest(self) -> Iterator[NDArray[np.float32]]:
-        """Snippets that the end of the video completes."""
-        with self._watch.stage(self._stage):
-            pictures = self._pictures.rest()
-        yield from self._features(self._clips.add(pictures))
-        yield from self._features(self._clips.rest())
-        yield from self._batches.rest()
+    def flush(self) -> Iterator[NDArray[np.float32]]:
+        """Features that the end of the video completes, those of the last batch among them."""
+        if self._flow:
+            with self._watch.stage("flow"):
+                pictures = self._flow.rest()
+            yield from self._features(self._clips.add(pictures))
+        yield from self._features(self._clips.flush())
+        if self._views:
+            yield from self._computed(len(self._views))
 
     def _features(self, clips: Iterable[Tensor]) -> Iterator[NDArray[np.float32]]:
         for clip in clips:
-            yield from self._batches.add(self._views(clip))
+            for box in self._boxes:
+                crop = cut(clip, box)
+                self._views.append(self._flow.seen(crop, box.mirrored) if self._flow else crop)
+            while len(self._views) >= self._spec.batch:
+                yield from self._computed(self._spec.batch)
 
-    def _views(self, clip: Tensor) -> Tensor:
-        """Crops [num_crops, 16, size, size, channel] of a clip [16, h, w, channel]."""
-        crops = (self._pictures.seen(cut(clip, box), box.mirrored) for box in self._boxes)
-        return torch.stack(list(crops))
+    def _computed(self, count: int) -> Iterator[NDArray[np.float32]]:
+        """Run the first ``count`` views through the network; give out the clips that are whole."""
+        with self._watch.stage("compute"):
+            self._ready += self._network(self._views[:count]).unbind()
+        del self._views[:count]
+        crops = self._spec.crops
+        whole = len(self._ready) // crops * crops
+        if whole:
+            features = torch.stack(self._ready[:whole]).unflatten(0, (-1, crops))
+            del self._ready[:whole]
+            yield features.numpy()
 
 
 class Clips:
@@ -157,7 +156,7 @@ class Clips:
             del self._waiting[: self._length]
             self._given += 1
 
-    def rest(self) -> Iterator[Tensor]:
+    def flush(self) -> Iterator[Tensor]:
         """The clip that is filled up with the last picture, where the rule has one."""
         if self._count() > self._given:
             missing = self._length - len(self._waiting)
@@ -165,43 +164,3 @@ class Clips:
 
     def _count(self) -> int:
         return num_clips(self._seen, self._tail, self._length)
-
-
-class Batches:
-    """Snippets of clips, through a network in batches of ``spec.batch`` views.
-
-    The views of all clips of the video pass in order; the last batch is padded with zeros. So a
-    snippet never depends on its neighbours or on the moment, while memory suffices.
-    """
-
-    def __init__(self, network: Fitting, spec: Spec, watch: Stopwatch) -> None:
-        self._network, self._watch = network, watch
-        self._size, self._crops = spec.batch, spec.crops
-        self._pending: list[Tensor] = []
-        self._ready: list[Tensor] = []
-
-    def add(self, views: Tensor) -> Iterator[NDArray[np.float32]]:
-        """Snippets [n, num_crops, dim] that the views [num_crops, 16, ...] of a clip complete."""
-        self._pending += views.unbind()
-        while len(self._pending) >= self._size:
-            self._compute(self._pending[: self._size])
-            del self._pending[: self._size]
-        yield from self._whole()
-
-    def rest(self) -> Iterator[NDArray[np.float32]]:
-        """Snippets of the last, padded batch."""
-        if self._pending:
-            self._compute(self._pending)
-            self._pending = []
-        yield from self._whole()
-
-    def _compute(self, views: list[Tensor]) -> None:
-        with self._watch.stage("compute"):
-            self._ready += self._network(views).unbind()
-
-    def _whole(self) -> Iterator[NDArray[np.float32]]:
-        whole = len(self._ready) // self._crops * self._crops
-        if whole:
-            features = torch.stack(self._ready[:whole]).unflatten(0, (-1, self._crops))
-            del self._ready[:whole]
-            yield features.numpy()

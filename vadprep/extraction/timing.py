@@ -1,13 +1,33 @@
-"""Seconds that the stages of a piece of work take."""
+"""Seconds that the stages of an extraction take: measured in a worker, summed from its events."""
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 Block = TypeVar("Block")
+
+DECODING = "decoding"
+"""Seconds of the decoder itself, which runs beside its worker."""
+OTHER = "other"
+"""Between the start and the end of a video in no stage: starting a decoder, waiting for a turn."""
+
+STAGES = {
+    "decode": "waiting for the decoder",
+    "resize": "resizing, cropping",
+    "flow": "TV-L1, or reading saved flow",
+    "compute": "the network",
+    "write": "writing features",
+    OTHER: "starting decoders, waiting for a turn",
+}
+"""Stages of a worker, and what each is."""
+
+SLOWEST = 10
 
 
 class Stopwatch:
@@ -44,3 +64,60 @@ def timed(blocks: Iterable[Block], watch: Stopwatch, stage: str) -> Iterator[Blo
         if block is None:
             return
         yield block
+
+
+@dataclass(frozen=True)
+class SlowVideo:
+    """One of the videos that took longest."""
+
+    video_id: str
+    seconds: float
+    num_clips: int
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """Sums over the videos that are done and have been timed."""
+
+    videos: int
+    clips: int
+    seconds: Mapping[str, float]
+    """Of the workers, by stage."""
+    decoding_seconds: float | None
+    """Of the decoders; None when a video has none on record."""
+    slowest: tuple[SlowVideo, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it for programs."""
+        return asdict(self)
+
+
+def stage_seconds(events: Iterable[Mapping[str, Any]]) -> StageSeconds:
+    """Sums over ``events``, those of a rank in their order."""
+    seconds: Counter[str] = Counter()
+    started: dict[str, float] = {}
+    slowest: list[tuple[float, str, int]] = []
+    videos = clips = 0
+    decoding: float | None = 0.0
+    for event in events:
+        video_id = event["video_id"]
+        if event["event"] == "start":
+            started[video_id] = event["time"]
+        elif event["event"] == "committed" and not event.get("recovered"):
+            spent = dict(event["seconds"])
+            own = spent.pop(DECODING, None)
+            decoding = None if own is None or decoding is None else decoding + own
+            whole = event["time"] - started.pop(video_id, event["time"])
+            spent[OTHER] = max(0.0, whole - sum(spent.values()))
+            seconds.update(spent)
+            videos, clips = videos + 1, clips + event["num_clips"]
+            entry = (max(whole, sum(spent.values())), video_id, event["num_clips"])
+            keep = heapq.heappush if len(slowest) < SLOWEST else heapq.heappushpop
+            keep(slowest, entry)
+    return StageSeconds(
+        videos,
+        clips,
+        dict(seconds),
+        decoding if videos else None,
+        tuple(SlowVideo(each, took, count) for took, each, count in sorted(slowest, reverse=True)),
+    )

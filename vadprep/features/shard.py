@@ -380,13 +380,7 @@ class Draft:
 
         Raises FeaturesError when one is not finite, as when a number exceeds what the dtype holds.
         """
-        with np.errstate(over="ignore"):
-            block = features.astype(self.spec.dtype)
-        if not np.isfinite(block).all():
-            raise FeaturesError(
-                f"{self.path}: features that are not finite with precision {self.spec.precision}, "
-                f"dtype {self.spec.dtype}: use --precision fp32 --set dtype=float32 and a new --out"
-            )
+        block = stored_values(features, self.spec, str(self.path))
         self.checksum = crc32(block, self.checksum)
         self._shape = (self._shape[0] + len(block), block.shape[1], block.shape[2])
         with disk_errors(self.path):
@@ -409,6 +403,19 @@ class Draft:
         self._file.seek(0)
         while block := self._file.read(BLOCK_BYTES):
             yield np.frombuffer(block, np.uint8)
+
+
+def stored_values(features: NDArray[np.floating], spec: Spec, where: str) -> NDArray[Any]:
+    """``features`` in the dtype of ``spec``; raises FeaturesError naming ``where`` when one is not
+    finite."""
+    with np.errstate(over="ignore"):
+        block = features.astype(spec.dtype)
+    if not np.isfinite(block).all():
+        raise FeaturesError(
+            f"{where}: features that are not finite with precision {spec.precision}, "
+            f"dtype {spec.dtype}: use --precision fp32 --set dtype=float32 and a new --out"
+        )
+    return block
 
 
 def write_failure(path: Path, spec: Spec, attributes: Attributes, reason: str) -> None:

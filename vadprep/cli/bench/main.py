@@ -40,18 +40,16 @@ def bench_plan(videos: int) -> None:
 @click.argument("clips", type=FOLDER)
 @click.option("--streams", default="rgb,flow", show_default=True)
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Each video.")
+@click.option("--workers", type=click.IntRange(2), default=2, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def bench_workers(clips: Path, streams: str, repeat: int, device: str) -> None:
-    """Two workers against one, and the time foretold."""
+def bench_workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -> None:
+    """Clips per second of one worker and of several."""
     from vadprep.cli.bench.workers import bench_workers as measure
+    from vadprep.cli.bench.workers import rows
 
-    with arguments():
-        found = measure(clips, streams.split(","), repeat, device)
-    show(found.rows())
-    click.echo()
-    show(found.sets)
+    show(rows(measure(clips, streams.split(","), repeat, device, workers)))
     if device == "cpu":
-        click.echo("measured on this machine's CPU: a GPU is another matter, measure on one")
+        click.echo("measured on this machine's CPU; to know the ratio of GPUs, measure there")
 
 
 def parsed_minutes(text: str) -> list[float]:

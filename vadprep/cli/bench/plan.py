@@ -23,7 +23,7 @@ from vadprep.core.presets import resolve
 from vadprep.core.records import Report, Task
 from vadprep.core.spec import Spec
 from vadprep.data.manifest import read_manifest
-from vadprep.extraction.driver import Driver, OnStart
+from vadprep.extraction.run import Extraction, OnStart
 from vadprep.features.folder import StreamFolder
 from vadprep.features.reader import stream_folders
 from vadprep.features.shard import DONE, Draft
@@ -105,18 +105,18 @@ def _measure(folder: Path, videos: int) -> PlanCosts:
     before = _resident()
     manifest_seconds, manifest = _timed(lambda: read_manifest(table))
 
-    def planned() -> Driver:
+    def planned() -> Extraction:
         ids = (video.video_id for video in manifest.videos)
         stream = StreamFolder.prepare(folder / "out" / "rgb", spec, ids)
-        driver = Driver([stream], manifest, root, Share())
-        driver.recover()
-        driver.tasks()
-        return driver
+        extraction = Extraction([stream], manifest, root, Share())
+        extraction.recover()
+        extraction.tasks()
+        return extraction
 
     plan_seconds = _timed(planned)[0]
-    again_seconds, driver = _timed(planned)
+    again_seconds, extraction = _timed(planned)
     process_bytes = _peak()
-    commit_seconds, commit_work = _commit(driver, spec)
+    commit_seconds, commit_work = _commit(extraction, spec)
     out = folder / "out"
     return PlanCosts(
         videos,
@@ -136,9 +136,9 @@ def _status(out: Path) -> None:
         status(stream, MOST_LISTED)
 
 
-def _commit(driver: Driver, spec: Spec) -> tuple[float, float]:
+def _commit(extraction: Extraction, spec: Spec) -> tuple[float, float]:
     """Median of journaling a video: seconds, and those of the processor."""
-    tasks = driver.tasks()
+    tasks = extraction.tasks()
     seconds: list[tuple[float, float]] = []
 
     def runner(tasks: Sequence[Task], on_start: OnStart) -> Generator[Report, None, None]:
@@ -149,7 +149,7 @@ def _commit(driver: Driver, spec: Spec) -> tuple[float, float]:
             yield report
             seconds.append((time.perf_counter() - start[0], time.process_time() - start[1]))
 
-    driver.run(runner, tasks, lambda report: None)
+    extraction.run(runner, tasks)
     whole, work = zip(*seconds, strict=True)
     return statistics.median(whole), statistics.median(work)
 
