@@ -63,14 +63,8 @@ def room_of(name: str) -> str:
     return parts[1] if parts[0] == "vadprep" and len(parts) > 1 else ""
 
 
-MOVING = {"training/tensorboard.py"}
-"""Modules whose imports do not fit the ladder yet."""
-
-
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_room_imports_only_from_rows_below(path: Path) -> None:
-    if str(path.relative_to(PACKAGE)) in MOVING:
-        pytest.xfail("still to be mended")
     room = path.relative_to(PACKAGE).parts[0]
     assert room in ROW_OF, f"{room} is no room"
     for name in imported(path):

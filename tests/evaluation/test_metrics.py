@@ -7,13 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vadprep.evaluation.figures import (
+from vadprep.evaluation.metrics import (
+    Truth,
+    VideoScores,
     average_precision,
     average_precision_trapezoid,
+    compute_metrics,
     false_alarm_rate,
+    listed,
     roc_auc,
+    segment_labels,
 )
-from vadprep.evaluation.metrics import Truth, VideoScores, evaluate, listed, segment_labels
 
 
 def random_frames(seed, num_frames=500, num_scores=7):
@@ -93,25 +97,25 @@ def test_evaluate_meets_labels_through_spans():
     scores, intervals = two_videos()
     labels = [0] * 6 + [1] * 10 + [0] * 32
     frames = [0.2] * 8 + [0.9] * 8 + [0.3] * 16 + [0.1] * 16
-    metrics = evaluate(scores, intervals)
-    assert metrics.figures["frame_auc"] == pytest.approx(oracle.roc_auc_score(labels, frames))
+    metrics = compute_metrics(scores, intervals)
+    assert metrics.values["frame_auc"] == pytest.approx(oracle.roc_auc_score(labels, frames))
     assert (metrics.num_videos, metrics.num_frames, metrics.num_abnormal_frames) == (2, 48, 10)
 
 
 def test_hold_scores_the_frames_after_the_last_span():
     scores, intervals = two_videos()
-    assert evaluate(scores, intervals, "hold").num_frames == 16 + 37
+    assert compute_metrics(scores, intervals, "hold").num_frames == 16 + 37
 
 
 def test_order_of_the_mappings_does_not_matter():
     scores, intervals = two_videos()
     swapped = dict(reversed(scores.items()))
-    assert evaluate(swapped, intervals).figures == evaluate(scores, intervals).figures
+    assert compute_metrics(swapped, intervals).values == compute_metrics(scores, intervals).values
 
 
 def test_intervals_are_cut_at_the_frames_that_were_scored():
     scores, _ = two_videos()
-    metrics = evaluate(scores, known({"a": ((0, 16),), "b": ((30, 37),)}))
+    metrics = compute_metrics(scores, known({"a": ((0, 16),), "b": ((30, 37),)}))
     assert metrics.num_abnormal_frames == 16 + 2
 
 
@@ -119,7 +123,7 @@ def test_ids_that_do_not_match_are_listed():
     scores, intervals = two_videos()
     intervals["c"] = intervals.pop("a")
     with pytest.raises(ValueError, match=r"without ground truth: 1 \(a\); .*not scored: 1 \(c\)"):
-        evaluate(scores, intervals)
+        compute_metrics(scores, intervals)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,7 @@ def test_ids_that_do_not_match_are_listed():
     ],
 )
 def test_one_class_gives_none_with_the_reason(intervals, reason):
-    entry = evaluate(two_videos()[0], known(intervals)).as_json()
+    entry = compute_metrics(two_videos()[0], known(intervals)).as_json()
     for name in ("frame_auc", "frame_ap", "frame_ap_trapezoid"):
         assert entry[name] is None
         assert entry["undefined"][name] == reason
@@ -138,7 +142,10 @@ def test_one_class_gives_none_with_the_reason(intervals, reason):
 
 def test_no_frames_at_all_is_undefined():
     scores = {"a": video([], 5, np.array([0]))}
-    assert evaluate(scores, known({"a": ((0, 5),)})).reasons["frame_auc"] == "no frame was scored"
+    assert (
+        compute_metrics(scores, known({"a": ((0, 5),)})).reasons["frame_auc"]
+        == "no frame was scored"
+    )
 
 
 def four_videos():
@@ -156,7 +163,7 @@ def four_videos():
 
 def test_every_figure_by_hand():
     """Scores of frames: see ``four_videos``; each figure counted on its own."""
-    metrics = evaluate(*four_videos())
+    metrics = compute_metrics(*four_videos())
     abnormal = [0.9] * 8 + [0.55] * 15
     of_abnormal_videos = [0.9] * 8 + [0.4] * 16 + [0.5] * 16 + [0.55]
     normal_frames = [0.1] * 16 + [0.6] * 16 + [0.2] * 16 + [0.3] * 16
@@ -173,9 +180,9 @@ def test_every_figure_by_hand():
         "video_auc": auc([0.9, 0.55], [0.6, 0.3]),
         "video_ap": (1 / 1 + 2 / 3) / 2,
     }
-    found = {name: metrics.figures[name] for name in expected}
+    found = {name: metrics.values[name] for name in expected}
     assert found == pytest.approx(expected)
-    assert list(metrics.figures) == [
+    assert list(metrics.values) == [
         *("frame_auc", "frame_ap", "frame_ap_trapezoid", "far", "frame_auc_abnormal"),
         *("segment_auc", "segment_ap", "video_auc", "video_ap"),
     ]
@@ -183,10 +190,10 @@ def test_every_figure_by_hand():
 
 def test_categories_stand_alone_and_among_the_normal_videos():
     scores, truth = four_videos()
-    found = evaluate(scores, truth).per_category
+    found = compute_metrics(scores, truth).per_category
     assert {name: each["num_videos"] for name, each in found.items()} == {"fight": 2, "fire": 1}
     fire = {each: scores[each] for each in ("a1", "n1", "n2")}
-    expected = evaluate(fire, {each: truth[each] for each in fire}).figures
+    expected = compute_metrics(fire, {each: truth[each] for each in fire}).values
     assert len(found["fire"]) == 4
     for name in ("frame_auc", "frame_ap", "frame_auc_abnormal"):
         assert found["fire"][name] == expected[name]
@@ -195,30 +202,30 @@ def test_categories_stand_alone_and_among_the_normal_videos():
 def test_a_head_may_have_a_score_of_the_video():
     scores, truth = four_videos()
     scores["n1"] = replace(scores["n1"], overall=0.99)
-    assert evaluate(scores, truth).figures["video_auc"] == pytest.approx(2 / 4)
+    assert compute_metrics(scores, truth).values["video_auc"] == pytest.approx(2 / 4)
 
 
 def test_labels_are_enough_for_figures_of_videos():
     scores, truth = four_videos()
     truth["a1"] = Truth(None, 1)
-    metrics = evaluate(scores, truth)
-    assert metrics.figures["video_auc"] == pytest.approx(3 / 4)
-    assert metrics.figures["far"] is None and metrics.per_category == {}
+    metrics = compute_metrics(scores, truth)
+    assert metrics.values["video_auc"] == pytest.approx(3 / 4)
+    assert metrics.values["far"] is None and metrics.per_category == {}
     assert metrics.reasons["frame_auc"] == "anomalous intervals unknown for 1 (a1)"
 
 
 def test_a_label_that_is_unknown_costs_the_figures_of_videos():
     scores, truth = four_videos()
     truth["n1"] = Truth((), None)
-    metrics = evaluate(scores, truth)
+    metrics = compute_metrics(scores, truth)
     assert metrics.reasons["video_ap"] == "label unknown for 1 (n1)"
-    assert metrics.figures["frame_auc"] is not None
+    assert metrics.values["frame_auc"] is not None
 
 
 def test_figures_that_need_a_kind_of_video_say_so():
     scores, truth = four_videos()
     abnormal = [each for each in scores if each[0] == "a"]
-    metrics = evaluate({i: scores[i] for i in abnormal}, {i: truth[i] for i in abnormal})
+    metrics = compute_metrics({i: scores[i] for i in abnormal}, {i: truth[i] for i in abnormal})
     assert metrics.reasons == {
         "far": "no normal video",
         "video_auc": "every scored video is abnormal",

@@ -90,7 +90,7 @@ def aucs(features, out: Path, head: str, control: bool, draws=DRAWS, seeds=SEEDS
         )
         folder = out / ("control" if control else "runs") / head / draw
         report = train(features, manifest, config, folder)
-        found += [metrics.figures["frame_auc"] for metrics in report.by_seed.values()]
+        found += [metrics.values["frame_auc"] for metrics in report.by_seed.values()]
     return found
 
 

@@ -143,7 +143,7 @@ def test_statistics_of_streamed_features_hold_one_video_at_a_time(monkeypatch, c
         alive.append(sum(each() is not None for each in found))
         return snippets
 
-    monkeypatch.setattr("vadprep.features.reader.read_snippets", counting)
+    monkeypatch.setattr("vadprep.training.bags.read_snippets", counting)
     bags.statistics()
     assert len(alive) == 12  # each is read once
     assert max(alive) <= 2  # one, and the next that takes its place

@@ -13,10 +13,10 @@ from support.stored import ODD_IDS, stored_video, write_folder
 from support.tiny_features import TinyFeatures, TinyVideo, tiny_set
 
 from vadprep.core.errors import CheckpointError, FeaturesError, ManifestError
-from vadprep.evaluation.plots import figure_rows, plot_scores
+from vadprep.evaluation.plots import metric_rows, plot_scores
 from vadprep.evaluation.scores import (
     Origin,
-    evaluate_scores,
+    evaluate,
     read_origin,
     read_scores,
     videos_in_split,
@@ -187,24 +187,24 @@ def test_damaged_scores_file_is_named(tmp_path, content):
         read_scores(path)
 
 
-def test_evaluate_scores_needs_a_manifest_row_for_each_id():
+def test_evaluate_needs_a_manifest_row_for_each_id():
     features, manifest = tiny_set()
     scores = score_features(run_on(features), features)
     fewer = replace(manifest, videos=manifest.videos[1:])
     with pytest.raises(ManifestError, match="no row for scored videos: 1"):
-        evaluate_scores(scores, fewer)
+        evaluate(scores, manifest=fewer)
 
 
 def test_normal_videos_need_no_intervals():
     features, manifest = tiny_set()
     scores = score_features(run_on(features), features)
     blank = tuple(replace(v, intervals=v.intervals if v.label else None) for v in manifest.videos)
-    found = evaluate_scores(scores, replace(manifest, videos=blank))
-    assert found.figures == evaluate_scores(scores, manifest).figures
+    found = evaluate(scores, manifest=replace(manifest, videos=blank))
+    assert found.values == evaluate(scores, manifest=manifest).values
 
 
 def test_no_test_video_is_a_reason_not_an_error():
-    assert evaluate_scores({}, tiny_set()[1]).reasons["frame_ap"] == "no test video"
+    assert evaluate({}, manifest=tiny_set()[1]).reasons["frame_ap"] == "no test video"
 
 
 def test_videos_without_a_snippet_count_as_missing():
@@ -229,7 +229,7 @@ def test_plot_is_a_png_with_shaded_intervals(tmp_path, intervals, num_frames):
 
 
 def test_tables_show_percent_and_why_a_figure_is_missing():
-    rows = figure_rows({"last": {"frame_auc": 0.85124, "far": None}}, {"far": "not asked"})
+    rows = metric_rows({"last": {"frame_auc": 0.85124, "far": None}}, {"far": "not asked"})
     assert rows == [
         ("figure", "last", "why not"),
         ("frame_auc", "85.12", ""),

@@ -17,6 +17,7 @@ import torch
 from support.stopped import stopped_after
 from support.stored import ODD_IDS, stored_video, write_folder
 from support.tiny_features import TinyFeatures, tiny_set
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vadprep.core.errors import (
     CheckpointError,
@@ -27,8 +28,7 @@ from vadprep.core.errors import (
 )
 from vadprep.core.records import Video
 from vadprep.data.manifest import Manifest
-from vadprep.evaluation.run_files import LAST
-from vadprep.evaluation.scores import evaluate_scores, read_scores, truth_of
+from vadprep.evaluation.scores import LAST, evaluate, read_scores, truth_of
 from vadprep.features.reader import open_features
 from vadprep.heads import HEADS
 from vadprep.heads.ddl import DDLConfig
@@ -45,7 +45,17 @@ CONFIG = TrainConfig(head_config=SMALL, seeds=(7,))
 
 
 def bytes_of(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Every file but TensorBoard's, whose names and content hold the time."""
+    files = (path for path in sorted(folder.iterdir()) if "tfevents" not in path.name)
+    return {path.name: path.read_bytes() for path in files}
+
+
+def scalars(folder):
+    """What TensorBoard reads from a run folder, by tag and epoch."""
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    tags = found.Tags()["scalars"]
+    return {tag: {event.step: event.value for event in found.Scalars(tag)} for tag in tags}
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +67,13 @@ def run(tmp_path_factory):
 
 def test_run_folder_is_complete(run):
     folder, _ = run
-    assert [path.name for path in sorted(folder.iterdir())] == [
+    assert list(bytes_of(folder)) == [
         "checkpoint-best-on-test.json",
         "checkpoint-best-on-test.safetensors",
         "checkpoint-last.json",
         "checkpoint-last.safetensors",
         "config.json",
         "log.csv",
-        "log.tfevents",
         "metrics.json",
         "resume.safetensors",
         "scores-best-on-test.h5",
@@ -92,7 +101,7 @@ def test_metrics_json_has_the_agreed_shape(run):
     assert metrics["best_on_validation"] is None
     assert [entry["seed"] for entry in metrics["seeds"]] == [7]
     assert metrics["seeds"][0]["last"] == metrics["last"]
-    assert metrics["last"]["frame_auc"] == report.by_seed[7].figures["frame_auc"]
+    assert metrics["last"]["frame_auc"] == report.by_seed[7].values["frame_auc"]
 
 
 def test_same_seed_gives_the_same_bytes(run, tmp_path):
@@ -250,7 +259,7 @@ def test_a_log_that_was_cut_short_is_named(run, tmp_path, name):
 def test_several_seeds_have_folders_mean_and_spread(run, tmp_path):
     report = train(*tiny_set(), replace(CONFIG, seeds=(7, 8)), tmp_path)
     assert bytes_of(tmp_path / "seed-7") == bytes_of(run[0])
-    aucs = [metrics.figures["frame_auc"] for metrics in report.by_seed.values()]
+    aucs = [metrics.values["frame_auc"] for metrics in report.by_seed.values()]
     last = json.loads((tmp_path / "metrics.json").read_text())["last"]
     assert last["frame_auc"] == pytest.approx(np.mean(aucs))
     assert last["spread"]["frame_auc"] == pytest.approx(np.std(aucs, ddof=1))
@@ -338,11 +347,11 @@ def test_anomalies_are_learnt_and_shuffled_labels_find_less(tmp_path):
     config = replace(CONFIG, head_config=replace(SMALL, epochs=20, batch_size=16), snapshots=0)
     real = train(features, manifest, config, tmp_path / "real")
     control = train(features, manifest, replace(config, control=True), tmp_path / "control")
-    assert real.by_seed[7].figures["frame_auc"] > 0.85
+    assert real.by_seed[7].values["frame_auc"] > 0.85
     assert control.origin.control and load_run(tmp_path / "control").control
     record = json.loads((tmp_path / "control/config.json").read_text())
     assert record["control"] == "shuffled labels"
-    assert control.by_seed[7].figures["frame_auc"] < real.by_seed[7].figures["frame_auc"]
+    assert control.by_seed[7].values["frame_auc"] < real.by_seed[7].values["frame_auc"]
 
 
 def snapshot_rows(folder):
@@ -361,7 +370,7 @@ def test_the_best_epoch_on_test_stands_beside_the_last_and_says_so(run):
     loaded = load_run(folder, "checkpoint-best-on-test")
     assert loaded.metrics == best
     found = read_scores(folder / "scores-best-on-test.h5")
-    assert evaluate_scores(found, tiny_set()[1]).figures["frame_auc"] == max(aucs)
+    assert evaluate(found, manifest=tiny_set()[1]).values["frame_auc"] == max(aucs)
 
 
 def test_the_best_epoch_on_test_is_judged_by_the_intervals_of_now(run, tmp_path):
@@ -374,7 +383,7 @@ def test_the_best_epoch_on_test_is_judged_by_the_intervals_of_now(run, tmp_path)
     best = json.loads((tmp_path / "metrics.json").read_text())["best_on_test"]
     assert best["num_abnormal_frames"] != run[1].best[7]["best_on_test"]["num_abnormal_frames"]
     found = read_scores(tmp_path / "scores-best-on-test.h5")
-    assert evaluate_scores(found, corrected).figures["frame_auc"] == best["frame_auc"]
+    assert evaluate(found, manifest=corrected).values["frame_auc"] == best["frame_auc"]
 
 
 def test_a_slice_of_the_training_videos_is_held_out_and_chosen_by(run, tmp_path):
@@ -468,10 +477,18 @@ def test_a_class_that_is_repeated_is_said_once(tmp_path, caplog):
     assert said == ["6 normal and 6 abnormal items for 8 a batch: drawn with replacement"]
 
 
-def test_losses_and_figures_are_in_the_event_file(run):
-    content = (run[0] / "log.tfevents").read_bytes()
-    for tag in (b"train/total", b"train/mil", b"train/learning_rate", b"test/far"):
-        assert content.count(tag) == 3
+def test_tensorboard_shows_losses_and_metrics_of_each_epoch_once_also_after_a_stop(run, tmp_path):
+    found = scalars(run[0])
+    assert {"train/total", "train/mil", "train/learning_rate", "test/far"} <= found.keys()
+    assert all(list(each) == [0, 1, 2] for each in found.values())
+    rows = list(csv.DictReader((run[0] / "log.csv").read_text().splitlines()))
+    for epoch, value in found["train/total"].items():
+        own = [float(row["total"]) for row in rows if row["epoch"] == str(epoch)]
+        assert value == pytest.approx(np.mean(own))
+    with pytest.raises(Stopped), stopped_after(6):
+        train(*tiny_set(), CONFIG, tmp_path)
+    train(*tiny_set(), replace(CONFIG, resume=True), tmp_path)
+    assert scalars(tmp_path) == found
 
 
 def test_no_label_outside_the_train_split_is_used(run, tmp_path):
@@ -491,7 +508,7 @@ def test_unknown_intervals_leave_figures_undefined_with_the_reason(tmp_path):
     features, manifest = tiny_set()
     videos = tuple(replace(video, intervals=None) for video in manifest.videos)
     report = train(features, replace(manifest, videos=videos), CONFIG, tmp_path)
-    assert report.by_seed[7].figures["frame_auc"] is None
+    assert report.by_seed[7].values["frame_auc"] is None
     assert "unknown for 3 (" in report.by_seed[7].reasons["frame_auc"]
 
 

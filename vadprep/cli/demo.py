@@ -26,7 +26,7 @@ from vadprep.core.errors import VadprepError
 from vadprep.data.manifest import Manifest, read_manifest
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import plot_scores
-from vadprep.evaluation.scores import evaluate_scores, known_intervals, read_scores
+from vadprep.evaluation.scores import evaluate, known_intervals, read_scores
 from vadprep.extraction import ExtractionPlan, OnReport, resolve_plan, run_plan
 from vadprep.features.folder import StreamFolder
 from vadprep.features.reader import Features, open_features, stream_folders
@@ -122,7 +122,7 @@ def run_demo(
         with report.stage("score and plot") as what:
             difference = difference_scores(features, manifest, root)
             what.append(f"{_plot(out / 'plots', manifest, trained)} plots in {out / 'plots'}")
-    baseline = evaluate_scores(difference, manifest).figures["frame_auc"]
+    baseline = evaluate(difference, manifest=manifest).values["frame_auc"]
     report.metrics = [
         ("frame AUC on the test split, last step", "mean", "spread", "runs"),
         ("ddl", *_auc(trained)),

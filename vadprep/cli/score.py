@@ -19,7 +19,7 @@ from vadprep.core.records import Video
 from vadprep.core.spec import COMPUTED, NO_FLOW, UNKNOWN, Spec
 from vadprep.data.manifest import Manifest
 from vadprep.data.sources import videos_in
-from vadprep.evaluation.figures import ALARM
+from vadprep.evaluation.metrics import ALARM
 
 if TYPE_CHECKING:
     from vadprep.evaluation.scores import Origin

@@ -63,7 +63,7 @@ def train(
     import torch
 
     from vadprep.core.signals import stop_on_signals
-    from vadprep.evaluation.plots import figure_rows
+    from vadprep.evaluation.plots import metric_rows
     from vadprep.features.reader import open_features
     from vadprep.training.log import shown_epochs
     from vadprep.training.train import TrainConfig
@@ -92,7 +92,7 @@ def train(
     ):
         report = train_head(found, manifest, config, out)
     tables.show_caution(out, report.origin.caution())
-    tables.show(figure_rows(report.columns(), next(iter(report.by_seed.values())).reasons))
+    tables.show(metric_rows(report.columns(), next(iter(report.by_seed.values())).reasons))
     show_protocols(report.protocols())
     count = f"{len(report.by_seed)} run{'s' * (len(report.by_seed) != 1)}"
     parts = f"{count} in {out}, settings {report.settings}, percent", report.remark()
@@ -101,11 +101,11 @@ def train(
 
 def show_protocols(protocols: Mapping[str, Mapping[str, Figures]]) -> None:
     """A table of figures for each protocol of a single paper."""
-    from vadprep.evaluation.plots import figure_rows
+    from vadprep.evaluation.plots import metric_rows
 
     for protocol, figures in protocols.items():
         click.echo(f"{protocol}, a protocol of one paper that compares with nothing above:")
-        tables.show(figure_rows(figures))
+        tables.show(metric_rows(figures))
 
 
 def parsed_changes(texts: Sequence[str]) -> dict[str, Any]:
@@ -140,8 +140,8 @@ def parsed_seeds(text: str | None) -> tuple[int, ...]:
 @click.option("--json", "as_json", is_flag=True, help="For programs, with every category.")
 def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     """The figures of a run on its own manifest, or on another."""
-    from vadprep.evaluation.plots import figure_rows
-    from vadprep.evaluation.scores import check_tested, evaluate_scores, read_origin, read_scores
+    from vadprep.evaluation.plots import metric_rows
+    from vadprep.evaluation.scores import check_tested, evaluate, read_origin, read_scores
     from vadprep.training.checkpoint import seed_folders
     from vadprep.training.results import by_protocol, saved_protocols, with_mean
 
@@ -157,7 +157,7 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     for folder in folders:
         check_tested(scores[folder], manifest, missing_in(folder))
         protocols, hold = saved_protocols(folder, scores[folder], manifest)
-        metrics = evaluate_scores(scores[folder], manifest, coverage)
+        metrics = evaluate(scores[folder], manifest=manifest, coverage=coverage)
         found[folder] = replace(metrics, protocols=protocols if hold else {})
         stale |= set() if hold else set(protocols)
     if as_json:
@@ -166,8 +166,8 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
         return
     tables.show_caution(run, origins[folders[0]].caution())  # all seeds have the same
     reasons = {name: why for metrics in found.values() for name, why in metrics.reasons.items()}
-    columns = {folder.name: metrics.figures for folder, metrics in found.items()}
-    tables.show(figure_rows(with_mean(columns), reasons))
+    columns = {folder.name: metrics.values for folder, metrics in found.items()}
+    tables.show(metric_rows(with_mean(columns), reasons))
     show_protocols(by_protocol({folder.name: metrics for folder, metrics in found.items()}))
     for protocol in sorted(stale):
         click.echo(
@@ -177,7 +177,7 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
 
 def missing_in(run: Path) -> list[str]:
     """Videos that a run was trained or tested without, as --allow-missing had it."""
-    from vadprep.evaluation.run_files import read_json
+    from vadprep.evaluation.scores import read_json
 
     path = run / "config.json"
     return list(read_json(path).get("missing", ())) if path.exists() else []
@@ -188,7 +188,7 @@ def recorded_source(run: Path) -> dict[str, Any]:
 
     Raises CheckpointError when they are not recorded, or the manifest is not there any more.
     """
-    from vadprep.evaluation.run_files import read_json
+    from vadprep.evaluation.scores import read_json
 
     source = read_json(run / "config.json").get("source", {})
     if not source:

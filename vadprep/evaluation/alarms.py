@@ -24,8 +24,7 @@ from vadprep.core.clips import runs
 from vadprep.core.errors import CheckpointError
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import plot_scores
-from vadprep.evaluation.run_files import read_json
-from vadprep.evaluation.scores import Origin
+from vadprep.evaluation.scores import Origin, read_json
 
 NAMES = ("frames", "plot")
 """Keys of scores.json that name files."""

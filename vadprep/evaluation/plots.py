@@ -87,7 +87,7 @@ def _shortened(video_id: str) -> str:
     return f"{video_id[:half]}...{video_id[-half:]}"
 
 
-def figure_rows(
+def metric_rows(
     columns: Mapping[str, Mapping[str, float | None]], reasons: Mapping[str, str] | None = None
 ) -> list[tuple[str, ...]]:
     """Rows of a table, header first: one row a figure, one column an entry of ``columns``.

@@ -1,4 +1,4 @@
-"""Scores of whole videos: the file they stand in, and how they meet the ground truth."""
+"""Scores of whole videos: their file, where they come from, and how they are evaluated."""
 
 from __future__ import annotations
 
@@ -16,22 +16,54 @@ import numpy as np
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import CheckpointError, FeaturesError, ManifestError
 from vadprep.core.records import Interval, Video
-from vadprep.data.manifest import Manifest, video_intervals
-from vadprep.evaluation.metrics import Metrics, Truth, VideoScores, evaluate, listed
-from vadprep.evaluation.run_files import why_not_there
+from vadprep.data.datasets import load_dataset
+from vadprep.data.manifest import Manifest, read_manifest, video_intervals
+from vadprep.evaluation.metrics import Metrics, Truth, VideoScores, compute_metrics, listed
 from vadprep.features.reader import Features, VideoFeatures
+
+LAST = "checkpoint-last"
+"""Name of the checkpoint of the last step in a run folder."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError naming the file when it is missing or damaged."""
+    try:
+        record = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged, not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path}: damaged, not a JSON object")
+    return record
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file of a run folder; raises CheckpointError when it is missing or cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: not there; {_why_not_there(path)}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _why_not_there(path: Path) -> str:
+    """What to do about a file that a run folder does not hold."""
+    folder = path.parent
+    if (folder / "config.json").exists() and not (folder / f"{LAST}.json").exists():
+        return "the training has not ended: go on with the same vadprep train ... --resume"
+    return f"is {folder} a run folder?"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What scores and figures come from, so that they are not taken for more than they are."""
+    """What scores and metrics come from, so that they are not taken for more than they are."""
 
     weights: Mapping[str, str]
     """Names of the weights behind the features, by stream."""
     control: bool = False
     """Trained on shuffled labels: a control, not a detector."""
     preset: str = ""
-    """Preset that stood in for what features did not tell of themselves; blank for none."""
+    """Preset that filled in unknown fields of the feature spec; blank for none."""
 
     @property
     def random_weights(self) -> bool:
@@ -48,7 +80,7 @@ class Origin:
         return known | ({"preset": self.preset} if self.preset else {})
 
     def caution(self) -> str:
-        """What has to be said beside every figure and plot; blank for an honest detector."""
+        """What has to be said beside every metric and plot; blank for an honest detector."""
         names = dict.fromkeys(self.weights.values())
         parts = [f"weights {name}, NEVER TRAINED" for name in names if name.startswith("random:")]
         if self.control:
@@ -84,15 +116,39 @@ def videos_in_split(
     return there
 
 
-def evaluate_scores(
-    scores: Mapping[str, VideoScores], manifest: Manifest, coverage: str = "cut"
-) -> Metrics:
-    """Figures of ``scores`` against what ``manifest`` says of their ids.
+def chosen_manifest(dataset: str | None, manifest: Manifest | str | Path | None) -> Manifest:
+    """The manifest that is given, is read from a path, or belongs to a bundled data set.
 
-    Figures are undefined, with the reason, where intervals or labels of a video are unknown.
-    Raises ManifestError as ``truth_of`` does.
+    Raises ValueError without either and for an unknown data set, ManifestError for a bad file.
     """
-    return evaluate(scores, truth_of(scores, manifest), coverage)
+    if isinstance(manifest, Manifest):
+        return manifest
+    if manifest is not None:
+        return read_manifest(manifest, with_paths=False)
+    if dataset is None:
+        raise ValueError("name the videos by dataset= or manifest=")
+    return load_dataset(dataset)
+
+
+def evaluate(
+    scores: Mapping[str, VideoScores] | str | Path,
+    *,
+    dataset: str | None = None,
+    manifest: Manifest | str | Path | None = None,
+    coverage: str = "cut",
+) -> Metrics:
+    """Metrics of scores against the ground truth of the same videos, as fractions of 1.
+
+    ``scores`` are by video id, or a scores file such as ``RUN/scores-last.h5``. The ground truth
+    is that of a bundled data set or of a manifest (opened, or the path of its CSV). ``coverage``
+    says what frames after the last span score (``clips.COVERAGES``). Metrics are undefined, with
+    the reason, where intervals or labels of a video are unknown. Raises CheckpointError for a
+    scores file that is missing or damaged, ManifestError that lists ids without a row, and for an
+    interval past the end of a video.
+    """
+    found = scores if isinstance(scores, Mapping) else read_scores(Path(scores))
+    truth = truth_of(found, chosen_manifest(dataset, manifest))
+    return compute_metrics(found, truth, coverage)
 
 
 def check_tested(
@@ -100,7 +156,7 @@ def check_tested(
 ) -> None:
     """Raise ManifestError, listing ids, unless ``scored`` are the videos of split test.
 
-    Those ``missing`` have no features, which the run knew.
+    Videos in ``missing`` had no features when the run was made.
     """
     tests = {video.video_id for video in manifest.in_split("test")}
     known = {video.video_id for video in manifest.videos}
@@ -110,13 +166,13 @@ def check_tested(
     ):
         if ids:
             raise ManifestError(
-                f"{manifest.path}: column 'split': {what}: {listed(ids)}: figures would be those "
+                f"{manifest.path}: column 'split': {what}: {listed(ids)}: metrics would be those "
                 "of another set: use the manifest of the run, or correct the column"
             )
 
 
 Timed = VideoScores | VideoFeatures
-"""What knows how many frames a video has, and its rate."""
+"""What holds the number of frames of a video and its rate."""
 
 
 def truth_of(found: Mapping[str, Timed], manifest: Manifest) -> dict[str, Truth]:
@@ -209,7 +265,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path}: scores are missing or damaged: not there; {why_not_there(path)}"
+            f"{path}: scores are missing or damaged: not there; {_why_not_there(path)}"
         ) from None
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: scores are missing or damaged: {error}") from error

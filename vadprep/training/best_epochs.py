@@ -16,9 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vadprep.evaluation.metrics import FIGURES, Metrics, Truth, VideoScores, evaluate
-from vadprep.evaluation.run_files import read_json
-from vadprep.evaluation.scores import read_scores, write_scores
+from vadprep.evaluation.metrics import METRICS, Metrics, Truth, VideoScores, compute_metrics
+from vadprep.evaluation.scores import read_json, read_scores, write_scores
 from vadprep.features.reader import Features
 from vadprep.heads import Head
 from vadprep.training.checkpoint import Run, save_run
@@ -57,7 +56,7 @@ class Exam:
     def score(self, head: Head) -> tuple[dict[str, VideoScores], Metrics]:
         """Scores of the test videos and their figures."""
         scores = score_videos(head, self.features, tuple(self.truth), self.streams)
-        return scores, evaluate(scores, self.truth, self.coverage)
+        return scores, compute_metrics(scores, self.truth, self.coverage)
 
     def protocols(self, run: Run) -> dict[str, Mapping[str, float | None]]:
         """Figures under the protocol of the head's own paper, by its name; most have none."""
@@ -85,13 +84,16 @@ class Snapshots:
         num_rows = sum(epoch < num_epochs for epoch in self._epochs)
         self._rows = first_rows(self._folder / SNAPSHOTS, num_rows) if num_rows else []
 
-    def take(self, epoch: int) -> None:
-        """Score the head as it is after ``epoch``, and keep it where it is the best so far."""
+    def take(self, epoch: int) -> dict[str, Any]:
+        """Score the head as it is after ``epoch``, and keep it where it is the best so far.
+
+        Returns the row of snapshots.csv, empty for an epoch without a snapshot.
+        """
         if epoch not in self._epochs:
-            return
+            return {}
         scores, test = self._exam.score(self._run.head)
         row: dict[str, Any] = {"epoch": epoch, "validation/video_auc": self._validation_auc()}
-        row |= {f"test/{name}": test.figures[name] for name in FIGURES}
+        row |= {f"test/{name}": test.values[name] for name in METRICS}
         best = [choice for choice in CHOICES if self._is_best(choice, row)]
         if best:
             test = replace(test, protocols=self._exam.protocols(self._run))
@@ -101,6 +103,7 @@ class Snapshots:
             write_scores(path, scores, self._run.origin, _name(choice))
         self._rows.append(row)
         write_rows(self._folder / SNAPSHOTS, self._rows)
+        return row
 
     def _validation_auc(self) -> float | None:
         exam = self._exam
@@ -108,7 +111,7 @@ class Snapshots:
             return None
         scores = score_videos(self._run.head, exam.features, tuple(exam.validation), exam.streams)
         truth = {video_id: Truth(None, label) for video_id, label in exam.validation.items()}
-        return evaluate(scores, truth).figures["video_auc"]
+        return compute_metrics(scores, truth).values["video_auc"]
 
     def _column(self, choice: str) -> str:
         return {
@@ -151,7 +154,7 @@ class Snapshots:
         if scores.keys() != exam.truth.keys():
             return None
         saved = read_json(path)["metrics"]
-        now = {**saved, **evaluate(scores, exam.truth, exam.coverage).as_json()}
+        now = {**saved, **compute_metrics(scores, exam.truth, exam.coverage).as_json()}
         with_protocols = now | {"protocols": saved["protocols"]}
         return saved if with_protocols == saved else now
 

@@ -23,8 +23,7 @@ from vadprep.core.atomic import open_atomic, write_json
 from vadprep.core.errors import CheckpointError, SpecError
 from vadprep.core.presets import fill_unknown
 from vadprep.core.spec import UNKNOWN, Spec, differences
-from vadprep.evaluation.run_files import LAST, _read, read_json
-from vadprep.evaluation.scores import Origin
+from vadprep.evaluation.scores import LAST, Origin, read_bytes, read_json
 from vadprep.heads import HEADS, Head, HeadConfig, head_kind
 
 FORMAT = "vadprep-checkpoint"
@@ -106,7 +105,7 @@ def load_run(folder: Path, name: str = LAST) -> Run:
     if not path.exists() and sorted(folder.glob(f"seed-*/{name}.json")):
         raise CheckpointError(f"{folder}: holds several seeds, name one: {folder}/seed-...")
     record = _checked_record(path)
-    content = _read(path.with_suffix(".safetensors"))
+    content = read_bytes(path.with_suffix(".safetensors"))
     if hashlib.sha256(content).hexdigest() != record.get("tensors_sha256"):
         raise CheckpointError(
             f"{path.with_suffix('.safetensors')}: does not belong to {path.name}, or is "

@@ -1,8 +1,8 @@
-"""What a training writes down as it goes, tables that are complete after every epoch, and says.
+"""Logs of a training. The tables are complete after every epoch.
 
 RUN/log.csv        one row a step: learning rate, total loss and its terms
-RUN/snapshots.csv  one row a snapshot: figures on the validation slice and on the test split
-RUN/log.tfevents   both for TensorBoard, the losses as means over each epoch
+RUN/snapshots.csv  one row a snapshot: metrics on the validation slice and on the test split
+RUN/events.out.*   both for TensorBoard, the losses as means over each epoch
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import CheckpointError
-from vadprep.training.tensorboard import NAME, write_events
 
 STEPS = "log.csv"
 SNAPSHOTS = "snapshots.csv"
@@ -62,24 +61,14 @@ def first_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
     return rows[:num_rows]
 
 
-def write_tensorboard(folder: Path, steps: Sequence[Mapping[str, Any]]) -> None:
-    """Bring RUN/log.tfevents up to date with the rows of ``log.csv`` and with the snapshots."""
-    epochs: dict[int, list[Mapping[str, Any]]] = {}
-    for row in steps:
-        epochs.setdefault(int(row["epoch"]), []).append(row)
-    points = {
-        epoch: {
-            f"train/{name}": statistics.fmean(float(row[name]) for row in rows)
-            for name in rows[0]
-            if name not in ("epoch", "step")
-        }
-        for epoch, rows in epochs.items()
-    }
-    if (folder / SNAPSHOTS).exists():
-        for row in read_rows(folder / SNAPSHOTS):
-            figures = {name: float(value) for name, value in row.items() if value}
-            points[int(figures.pop("epoch"))] |= figures
-    write_events(folder / NAME, sorted(points.items()))
+def epoch_scalars(
+    rows: Sequence[Mapping[str, Any]], snapshot: Mapping[str, Any]
+) -> dict[str, float]:
+    """What TensorBoard shows of an epoch: means over its steps as ``train/NAME``, its snapshot."""
+    names = [name for name in rows[0] if name not in ("epoch", "step")]
+    means = {f"train/{name}": statistics.fmean(row[name] for row in rows) for name in names}
+    taken = {name: value for name, value in snapshot.items() if value is not None}
+    return means | {name: value for name, value in taken.items() if name != "epoch"}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,26 @@ from vadprep.heads import Head
 from vadprep.training.bags import Batch, TrainingBags
 from vadprep.training.best_epochs import Snapshots
 from vadprep.training.checkpoint import RESUME, load_state, save_state
-from vadprep.training.log import EPOCHS, IS_LAST, STEPS, first_rows, write_rows, write_tensorboard
+from vadprep.training.log import EPOCHS, IS_LAST, STEPS, epoch_scalars, first_rows, write_rows
 
 
-def fit(
+def train_epochs(
     head: Head[Any],
     bags: TrainingBags,
     seed: int,
     folder: Path,
     snapshots: Snapshots | None = None,
 ) -> None:
-    """The loop: train ``head`` in place, logging each step and saving state each epoch.
+    """Train ``head`` in place: log each step, save the state after each epoch.
 
-    Goes on from ``folder``'s resume state when there is one. A snapshot is taken before the state
-    of its epoch is saved, so that a stop in between repeats both. Uses torch's global random
+    Goes on from the resume state in ``folder`` when there is one. A snapshot is taken before the
+    state of its epoch is saved, so that a stop in between repeats both. Uses torch's global random
     state (dropout), which the caller seeds. Raises TrainingError at the first loss that is not
-    finite, in the last row of the log then, and Stopped inside a block of
+    finite, which is then in the last row of the log, and Stopped inside a block of
     ``signals.stop_on_signals``.
     """
+    from torch.utils.tensorboard import SummaryWriter
+
     config = head.config
     device = next(head.parameters()).device
     optimizer = head.new_optimizer()
@@ -50,27 +53,31 @@ def fit(
         log = first_rows(folder / STEPS, progress["steps"])
         if snapshots:
             snapshots.resume(first)
-    for epoch in range(first, config.epochs):
-        head.train()
-        rate = config.learning_rate_at(epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        for batch in bags.batches(seed, epoch):
-            check_stop()
-            row = {"epoch": epoch, "step": len(log), "learning_rate": rate}
-            log.append(row | _step(head, optimizer, batch.to(device)))
-            if not math.isfinite(log[-1]["total"]):
-                write_rows(folder / STEPS, log)  # a run that goes on cuts it back
-                raise _not_finite(log[-1], batch)
-        if snapshots:
-            snapshots.take(epoch)
-        write_rows(folder / STEPS, log)
-        write_tensorboard(folder, log)
-        save_state(folder / RESUME, head, optimizer, {"epochs": epoch + 1, "steps": len(log)})
-        loss = log[-1]["total"]
-        said = (seed, epoch + 1, config.epochs, loss)
-        is_last = {IS_LAST: epoch + 1 == config.epochs}
-        EPOCHS.info("seed %d, epoch %d of %d: loss %.4f", *said, extra=is_last)
+    with ExitStack() as stack:
+        writer: SummaryWriter | None = None
+        for epoch in range(first, config.epochs):
+            head.train()
+            rate, start = config.learning_rate_at(epoch), len(log)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            for batch in bags.batches(seed, epoch):
+                check_stop()
+                row = {"epoch": epoch, "step": len(log), "learning_rate": rate}
+                log.append(row | _step(head, optimizer, batch.to(device)))
+                if not math.isfinite(log[-1]["total"]):
+                    write_rows(folder / STEPS, log)  # a run that goes on cuts it back
+                    raise _not_finite(log[-1], batch)
+            snapshot = snapshots.take(epoch) if snapshots else {}
+            write_rows(folder / STEPS, log)
+            if writer is None:  # after an epoch that is complete; TensorBoard then hides later ones
+                writer = stack.enter_context(SummaryWriter(folder, purge_step=epoch))
+            for tag, value in epoch_scalars(log[start:], snapshot).items():
+                writer.add_scalar(tag, value, epoch)
+            writer.flush()
+            save_state(folder / RESUME, head, optimizer, {"epochs": epoch + 1, "steps": len(log)})
+            is_last = {IS_LAST: epoch + 1 == config.epochs}
+            shown = (seed, epoch + 1, config.epochs, log[-1]["total"])
+            EPOCHS.info("seed %d, epoch %d of %d: loss %.4f", *shown, extra=is_last)
 
 
 def losses(head: Head[Any], batch: Batch) -> dict[str, torch.Tensor]:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vadprep.data.manifest import Manifest
-from vadprep.evaluation.metrics import FIGURES, Metrics, VideoScores
-from vadprep.evaluation.run_files import read_json
-from vadprep.evaluation.scores import Origin, evaluate_scores
+from vadprep.evaluation.metrics import METRICS, Metrics, VideoScores
+from vadprep.evaluation.scores import Origin, evaluate, read_json
 from vadprep.training.best_epochs import CHOICES
 
 LAST = "last"
@@ -39,7 +38,7 @@ class RunReport:
     def of(self, choice: str = LAST) -> dict[int, Figures]:
         """Figures of each seed, of the last step or of a choice; without seeds that have none."""
         entries = self._entries(choice)
-        return {seed: {name: entry[name] for name in FIGURES} for seed, entry in entries.items()}
+        return {seed: {name: entry[name] for name in METRICS} for seed, entry in entries.items()}
 
     def of_part(self, part: str, choice: str = LAST) -> dict[str, dict[int, Figures]]:
         """As ``of`` for each name in one of ``PARTS`` that every seed has."""
@@ -157,7 +156,7 @@ def saved_protocols(
     found = saved.get("protocols", {})
     if not found:
         return {}, True
-    again = evaluate_scores(scores, manifest, saved["coverage"])
+    again = evaluate(scores, manifest=manifest, coverage=saved["coverage"])
     return found, replace(again, protocols=found).as_json() == saved
 
 

@@ -46,11 +46,18 @@ def score_videos(
     other videos nor on the other crops. Raises CheckpointError for features of another
     dimension than the head's.
     """
+    with scoring_mode(head):
+        return {video_id: _score_video(head, features[video_id], streams) for video_id in ids}
+
+
+@contextmanager
+def scoring_mode(head: Head) -> Iterator[None]:
+    """The head in eval mode, without gradients and with exact arithmetic, inside the block."""
     was_training = head.training
     head.eval()
     try:
         with torch.inference_mode(), exact_arithmetic():
-            return {video_id: _score_video(head, features[video_id], streams) for video_id in ids}
+            yield
     finally:
         head.train(was_training)
 

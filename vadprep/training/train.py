@@ -33,15 +33,14 @@ from vadprep.core.records import Video
 from vadprep.core.spec import Spec
 from vadprep.data.manifest import Manifest
 from vadprep.evaluation.metrics import Metrics, listed
-from vadprep.evaluation.run_files import LAST, read_json
-from vadprep.evaluation.scores import truth_of, videos_in_split, write_scores
+from vadprep.evaluation.scores import LAST, read_json, truth_of, videos_in_split, write_scores
 from vadprep.features.reader import STREAM_CHOICES, Features, streams_of
 from vadprep.heads import Head, HeadConfig, HeadSettings, head_kind
 from vadprep.training.bags import TrainingBags, shuffled_labels
 from vadprep.training.best_epochs import MOST, TEST_FIGURES, Exam, Snapshots, snapshot_epochs
 from vadprep.training.checkpoint import RESUME, Run, origin_of, save_run, seed_folders, spec_records
 from vadprep.training.log import STEPS
-from vadprep.training.loop import fit
+from vadprep.training.loop import train_epochs
 from vadprep.training.results import RunReport
 from vadprep.training.scoring import exact_arithmetic
 
@@ -285,7 +284,7 @@ def _train_seed(job: _Job, seed: int, folder: Path) -> _Outcome:
         epochs = snapshot_epochs(head_config.epochs, config.snapshots)
         with _claimed(folder, _record(job, bags, seed), config.resume):
             snapshots = Snapshots(folder, run, job.exam, epochs)
-            fit(head, bags, seed, folder, snapshots)
+            train_epochs(head, bags, seed, folder, snapshots)
     scores, metrics = job.exam.score(head)
     write_scores(folder / "scores-last.h5", scores, run.origin, LAST)
     metrics = replace(metrics, protocols=job.exam.protocols(run))
