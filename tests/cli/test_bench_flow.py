@@ -13,14 +13,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from support.videos import write_video
 
+from vadprep.cli import demo_scene
 from vadprep.cli.bench import flow as bench_flow
 from vadprep.cli.bench.flow import BASE, SELF
 from vadprep.core.errors import DecodeError, ManifestError
 
 
-@pytest.fixture
-def clip(real_clips: Path) -> Path:
-    return real_clips / "bikes.mp4"
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn street with people who walk."""
+    path = tmp_path_factory.mktemp("street") / "street.mp4"
+    script = next(each for each in demo_scene.scripts() if each.category == "normal")
+    demo_scene.write_video(path, script._replace(num_frames=150))
+    return path
 
 
 def test_each_back_end_is_timed_against_opencv(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +98,7 @@ def test_frames_are_neighbours_from_the_middle(clip: Path) -> None:
 
 
 def test_a_clip_that_is_too_short_is_named(clip: Path) -> None:
-    with pytest.raises(DecodeError, match="bikes.mp4: 250 frames where 400 are asked for"):
+    with pytest.raises(DecodeError, match="street.mp4: 150 frames where 400 are asked for"):
         bench_flow.grey_frames(clip, (24, 32), 400)
 
 

@@ -11,7 +11,6 @@ from support.commands import run, without_network
 
 from vadprep.cli import demo
 from vadprep.cli import demo_scene as scene
-from vadprep.cli.bench.backbone import bench_backbone
 from vadprep.cli.main import main
 from vadprep.features.folder import StreamFolder
 from vadprep.features.reader import stream_folders
@@ -58,11 +57,3 @@ def test_the_demo_trains_on_both_streams(tmp_path, monkeypatch) -> None:
     config = json.loads((tmp_path / "runs" / "ddl-concat" / "seed-0" / "config.json").read_text())
     assert config["streams"] == "concat"
     assert all(status(each).is_complete for each in stream_folders(tmp_path / "features").values())
-
-
-def test_the_bench_compares_forms_of_one_network_on_one_input() -> None:
-    bench = bench_backbone("inception_i3d", "cpu", ["fp32"], threads=1, rounds=1)
-    plain, folded = bench.timings
-    assert (plain.speedup, plain.relative_error) == (1.0, 0.0)
-    assert 0 < folded.relative_error < 1e-3
-    assert [row[0] for row in bench.rows()][1:] == ["plain fp32", "folded fp32"]

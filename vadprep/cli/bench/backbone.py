@@ -1,11 +1,11 @@
-"""How fast this machine is, measured in one run on the same input."""
+"""Speed and error of a network in the form that vadprep runs, beside its plain form."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,43 +15,17 @@ from vadprep.backbones.graphs import graph_of, with_weights
 from vadprep.backbones.precision import tf32_only_if
 from vadprep.extraction.extractor import fixed_threads
 
-ROUNDS = 5
 
-
-@dataclass(frozen=True)
-class Timing:
-    """One form of the network: median seconds a clip, and its features against plain fp32."""
+class Timing(NamedTuple):
+    """One form of the network."""
 
     form: str
-    seconds_per_clip: float
+    seconds: float
+    """Median for one clip."""
     speedup: float
-    """Of the plain form's time over this one's."""
+    """Time of the plain form divided by that of this one."""
     relative_error: float
-    """Of the features, in the Euclidean norm."""
-
-
-@dataclass(frozen=True)
-class BackboneBench:
-    """Timings of one network, the plain fp32 form first."""
-
-    graph: str
-    device: str
-    threads: int
-    batch: int
-    timings: tuple[Timing, ...]
-
-    def rows(self) -> list[tuple[object, ...]]:
-        """Lines for people."""
-        head = (
-            f"{self.graph}, {self.device}, {self.threads} thread(s), batch {self.batch}",
-            "s a clip",
-            "speed-up",
-            "feature error",
-        )
-        return [
-            head,
-            *((t.form, t.seconds_per_clip, t.speedup, t.relative_error) for t in self.timings),
-        ]
+    """Of the features against those of the plain form, in the Euclidean norm."""
 
 
 def bench_backbone(
@@ -60,50 +34,42 @@ def bench_backbone(
     precisions: Sequence[str],
     threads: int,
     batch: int = 1,
-    rounds: int = ROUNDS,
-) -> BackboneBench:
-    """Plain fp32 network against the inference form in each precision, random weights.
+    rounds: int = 5,
+) -> list[Timing]:
+    """Plain fp32 network, then the inference form in each precision, with random weights.
 
-    The forms take turns in each round, so that a neighbour on the machine slows all of them,
-    and the median over rounds counts; one round before is warm-up.
+    The forms take turns in each round. So another load on the machine slows all of them. The
+    median over the rounds counts; one round before is warm-up.
     """
-    weights, form = load_weights("random:0", graph), graph_of(graph)
+    weights, made_for = load_weights("random:0", graph), graph_of(graph)
     generator = torch.Generator().manual_seed(0)
-    shape = (batch, form.clip_length, form.size, form.size, form.channels)
+    shape = (batch, made_for.clip_length, made_for.size, made_for.size, made_for.channels)
     views = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
-    plain = with_weights(build(graph), weights.state).to(device)
+    network = with_weights(build(graph), weights.state).to(device)
 
     def run_plain(x: Tensor) -> Tensor:
         clips: Tensor = x.permute(0, 4, 1, 2, 3).contiguous().float() / 127.5 - 1
         with tf32_only_if(False):  # the default of cuDNN would be TF32
-            return plain(clips)
+            return network(clips)
 
     forms: dict[str, Callable[[Tensor], Tensor]] = {"plain fp32": run_plain}
     for precision in precisions:
         forms[f"folded {precision}"] = load_backbone(graph, weights, device, precision)
     with fixed_threads(threads), torch.inference_mode():
         features = {name: form(views) for name, form in forms.items()}
-        seconds = _interleaved(forms, views, rounds)
-    timings = tuple(_timing(name, seconds, features, batch) for name in forms)
-    return BackboneBench(graph, device, threads, batch, timings)
-
-
-def _interleaved(
-    forms: dict[str, Callable[[Tensor], Tensor]], views: Tensor, rounds: int
-) -> dict[str, float]:
-    """Median seconds of one call of each form."""
-    taken: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(rounds):
-        for name, form in forms.items():
-            start = time.perf_counter()
-            form(views).cpu()  # waits for the device
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
-
-
-def _timing(
-    name: str, seconds: dict[str, float], features: dict[str, Tensor], batch: int
-) -> Timing:
-    plain = features["plain fp32"]
-    error = float((features[name] - plain).norm() / plain.norm())
-    return Timing(name, seconds[name] / batch, seconds["plain fp32"] / seconds[name], error)
+        taken: dict[str, list[float]] = {name: [] for name in forms}
+        for _ in range(rounds):
+            for name, form in forms.items():
+                start = time.perf_counter()
+                form(views).cpu()  # waits for the device
+                taken[name].append(time.perf_counter() - start)
+    plain, seconds = features["plain fp32"], {n: statistics.median(t) for n, t in taken.items()}
+    return [
+        Timing(
+            name,
+            seconds[name] / batch,
+            seconds["plain fp32"] / seconds[name],
+            float((features[name] - plain).norm() / plain.norm()),
+        )
+        for name in forms
+    ]

@@ -9,10 +9,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,13 +26,10 @@ from vadprep.video.decoder import open_frames
 
 SIZES = ((224, 224), (256, 340))
 """Height and width: what TV-L1 is usually quoted for."""
-
 NOISE = 1e-4
 """Standard deviation, in grey levels, of the noise that shows how chaotic the method is."""
-
 BASE = "OpenCV"
 SELF = "OpenCV, noise of 1e-4 grey levels added"
-
 COPIED_BYTES = 1 << 30
 """Read and written together, in the copy that GPUs are compared with."""
 
@@ -42,8 +38,7 @@ Result = TypeVar("Result")
 Method = Callable[[NDArray[np.uint8]], Flow]
 
 
-@dataclass(frozen=True)
-class FlowTiming:
+class FlowTiming(NamedTuple):
     """One back end at one size, over the pairs of all videos."""
 
     size: tuple[int, int]
@@ -51,35 +46,19 @@ class FlowTiming:
     seconds: float
     """A pair; the median over the videos of their means."""
     speedup: float | None
-    """Median over the videos of OpenCV's time by this one's."""
+    """Median over the videos of OpenCV's time by this one's. None for OpenCV, or without it."""
     mean: float | None
     """px. Mean length of the difference to OpenCV's flow."""
     p99: float | None
     """px. Its 99th percentile."""
 
 
-@dataclass(frozen=True)
-class FlowBench:
+class FlowBench(NamedTuple):
     """Timings by size, OpenCV first where it is installed, and what could not be measured."""
 
     num_pairs: int
-    timings: tuple[FlowTiming, ...]
-    notes: tuple[str, ...]
-
-    def rows(self) -> list[tuple[object, ...]]:
-        """Rows of a table, header first."""
-        head = (
-            f"TV-L1, {self.num_pairs} pairs", "s a pair", "pairs/s", "speed-up",
-            "mean px off", "99 % px off",
-        )  # fmt: skip
-        return [head, *(_row(each) for each in self.timings)]
-
-
-def _row(timing: FlowTiming) -> tuple[object, ...]:
-    height, width = timing.size
-    name = f"{width}x{height}  {timing.backend}"
-    rate = 1 / timing.seconds
-    return name, timing.seconds, rate, timing.speedup, timing.mean, timing.p99
+    timings: list[FlowTiming]
+    notes: list[str]
 
 
 def bench_flow(
@@ -87,23 +66,22 @@ def bench_flow(
 ) -> FlowBench:
     """Every back end of this machine on ``pairs`` pairs of each video, at each size.
 
-    A folder stands for the videos in it.
-    The back ends take turns video by video, so that a neighbour on the machine slows them all.
-    OpenCV and the CPU back end have one core each; then the CPU back end has all of them.
-    Raises DecodeError for a video that cannot be read or has fewer frames, ManifestError for a
-    folder without videos.
+    A folder stands for the videos in it. The back ends take turns video by video. So another
+    load on the machine slows them all. OpenCV and the CPU back end have one core each; then the
+    CPU back end has all of them. Raises DecodeError for a video that cannot be read or has fewer
+    frames, ManifestError for a folder without videos.
     """
-    videos = list(_files(videos))
+    found = [[p / v.path for v in videos_in(p).videos] if p.is_dir() else [p] for p in videos]
+    files = sum(found, [])
     methods, notes = available()
-    shares: list[float] = []
-    timings: list[FlowTiming] = []
+    shares, timings = list[float](), list[FlowTiming]()
     for size in sizes:
         for method in methods.values():  # ours are compiled, on a GPU partly for each size
             method(np.zeros((2, *size), np.uint8))
         seconds: dict[str, list[float]] = {name: [] for name in methods}
         flows: dict[str, list[Flow]] = {name: [] for name in methods}
-        for video in videos:
-            frames = grey_frames(video, size, pairs + 1)
+        for file in files:
+            frames = grey_frames(file, size, pairs + 1)
             for name, method in methods.items():
                 start = time.perf_counter()
                 flows[name].append(method(frames))
@@ -116,15 +94,7 @@ def bench_flow(
             f"{torch.cuda.get_device_name()}: its iterations alone move memory at "
             f"{statistics.median(shares):.0%} of the rate of a plain copy"
         )
-    return FlowBench(len(videos) * pairs, tuple(timings), tuple(notes))
-
-
-def _files(videos: Sequence[Path]) -> Iterator[Path]:
-    for path in videos:
-        if path.is_dir():
-            yield from (path / video.path for video in videos_in(path).videos)
-        else:
-            yield path
+    return FlowBench(len(files) * pairs, timings, notes)
 
 
 def _timings(
@@ -134,14 +104,10 @@ def _timings(
         speedup = mean = p99 = None
         if BASE in seconds and name != BASE:
             speedup = statistics.median(np.array(seconds[BASE]) / taken)
-            off = [_lengths(a - b) for a, b in zip(flows[name], flows[BASE], strict=True)]
-            every = np.concatenate(off)
-            mean, p99 = float(every.mean()), float(np.quantile(every, 0.99))
+            pairs = zip(flows[name], flows[BASE], strict=True)
+            off = np.concatenate([np.linalg.norm(a - b, axis=-1).ravel() for a, b in pairs])
+            mean, p99 = float(off.mean()), float(np.quantile(off, 0.99))
         yield FlowTiming(size, name, statistics.median(taken), speedup, mean, p99)
-
-
-def _lengths(flow: Flow) -> NDArray[np.float32]:
-    return np.linalg.norm(flow, axis=-1).ravel()
 
 
 def available() -> tuple[dict[str, Method], list[str]]:
@@ -197,10 +163,9 @@ def _on_device(work: Callable[[], Result]) -> tuple[Result, float]:
 
 def opencv_flow(cv2: Any, frames: NDArray[np.uint8], noise: float) -> Flow:
     """OpenCV's flow [N - 1, H, W, 2] on one core, with its defaults, which are ours too."""
-    rng = np.random.default_rng(0)
     shown: NDArray[Any] = frames
     if noise:
-        noisy = frames + rng.normal(0, noise, frames.shape)
+        noisy = frames + np.random.default_rng(0).normal(0, noise, frames.shape)
         shown = (noisy / 255).astype(np.float32)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -216,11 +181,8 @@ def grey_frames(video: Path, size: tuple[int, int], count: int) -> NDArray[np.ui
     """``count`` neighbouring grey frames [count, H, W] from the middle of a video."""
     with open_frames(video, fps=Fraction(1) if video.is_dir() else None) as stream:
         start = max(0, ((stream.header.num_frames or count) - count) // 2)
-        frames: list[NDArray[np.uint8]] = []
-        for frame in (frame for block in stream for frame in block):
-            frames.append(frame)
-            if len(frames) > start + count - 1:
-                break
+        every = (frame for block in stream for frame in block)
+        frames = [frame for _, frame in zip(range(start + count), every, strict=False)]
     if len(frames) < count:
         raise DecodeError(f"{video}: {len(frames)} frames where {count} are asked for", "too-short")
     height, width = size

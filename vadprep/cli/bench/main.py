@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vadprep.cli.options import FOLDER, arguments
-from vadprep.cli.text import show
+from vadprep.cli.text import Cells, show
 
 
 @click.group()
@@ -64,46 +64,66 @@ def parsed_minutes(text: str) -> list[float]:
 
 
 @bench.command("backbone")
-@click.option("--graph", default="inception_i3d", show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-def bench_backbone(graph: str, device: str, threads: int) -> None:
-    """Seconds a clip, plain network against ours, and the error."""
+@click.option("--graph", default="inception_i3d", show_default=True, help="Network.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="On a CPU.")
+def backbone(graph: str, device: str, threads: int) -> None:
+    """Seconds for a clip: plain network against ours, and the error."""
     from vadprep.backbones import has_cpu_bf16
     from vadprep.backbones.graphs import graph_of
-    from vadprep.cli.bench.backbone import bench_backbone as measure
+    from vadprep.cli.bench.backbone import bench_backbone
     from vadprep.training.train import check_device
 
     with arguments():
         graph_of(graph)
         check_device(device)
     precisions = ["fp32", "bf16"] if has_cpu_bf16() or device != "cpu" else ["fp32"]
-    show(measure(graph, device, precisions, threads).rows())
+    title = f"{graph}, {device}, {threads} thread(s), batch 1"
+    timings = bench_backbone(graph, device, precisions, threads)
+    show([(title, "s a clip", "speed-up", "feature error"), *timings])
 
 
 @bench.command("flow")
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option(
-    "--pairs", type=click.IntRange(1), default=4, show_default=True, help="Of each video."
+    "--pairs", type=click.IntRange(1), default=4, show_default=True, help="Pairs of each video."
 )
-def bench_flow(videos: tuple[Path, ...], pairs: int) -> None:
+def flow(videos: tuple[Path, ...], pairs: int) -> None:
     """TV-L1: each back end against OpenCV, speed and agreement."""
-    from vadprep.cli.bench.flow import bench_flow as measure
+    from vadprep.cli.bench.flow import bench_flow
 
-    report = measure(videos, pairs)
-    show(report.rows())
-    for note in report.notes:
+    found = bench_flow(videos, pairs)
+    title = f"TV-L1, {found.num_pairs} pairs"
+    rows: list[Cells] = [
+        (title, "s a pair", "pairs/s", "speed-up", "mean px off", "99 % px off"),
+    ]
+    for (height, width), backend, seconds, *rest in found.timings:
+        rows.append((f"{width}x{height}  {backend}", seconds, 1 / seconds, *rest))
+    show(rows)
+    for note in found.notes:
         click.echo(note)
 
 
 @bench.command("train")
-@click.option("--heads", default="sultani,rtfm,arnet,csltal,ddl", show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--videos", type=click.IntRange(2), default=400, show_default=True)
-@click.option("--steps", type=click.IntRange(1), default=5, show_default=True)
-def bench_train(heads: str, device: str, videos: int, steps: int) -> None:
-    """Seconds an epoch of each head at the size of XD-Violence."""
-    from vadprep.cli.bench.train import bench_train as measure
+@click.option(
+    "--heads", default="sultani,rtfm,arnet,csltal,ddl", show_default=True, help="Which heads."
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option(
+    "--videos",
+    type=click.IntRange(2),
+    default=400,
+    show_default=True,
+    help="Videos held in memory.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to time."
+)
+def train(heads: str, device: str, videos: int, steps: int) -> None:
+    """Seconds for an epoch of each head at the size of XD-Violence."""
+    import torch
+
+    from vadprep.cli.bench.train import random_slice, time_head
     from vadprep.heads import head_kind
     from vadprep.training.train import check_device
 
@@ -112,4 +132,16 @@ def bench_train(heads: str, device: str, videos: int, steps: int) -> None:
         check_device(device)
         for name in names:
             head_kind(name)
-    show(measure(names, device, videos, steps).rows())
+    title = f"XD-Violence settings, {device}, {torch.get_num_threads()} thread(s)"
+    slice_epoch = f"s an epoch of {videos} videos"
+    rows: list[Cells] = [
+        (title, "s a step", "forward + backward", slice_epoch, "s an epoch of all", "h in all")
+    ]
+    features, labels = random_slice(videos)
+    for name in names:
+        each = time_head(name, features, labels, device, steps)
+        epoch = each.steps_of_whole * each.seconds_a_step
+        part = each.steps_of_slice * each.seconds_a_step
+        in_all = epoch * each.epochs / 3600
+        rows.append((name, each.seconds_a_step, f"{each.share:.0%}", part, epoch, in_all))
+    show(rows)
