@@ -12,8 +12,6 @@ from support.commands import run, without_network
 from vadprep.cli import demo
 from vadprep.cli import demo_scene as scene
 from vadprep.cli.main import main
-from vadprep.features.folder import StreamFolder
-from vadprep.features.reader import stream_folders
 from vadprep.features.status import status
 
 
@@ -32,7 +30,7 @@ def test_the_demo_finds_its_anomalies_and_its_controls_do_not(tmp_path) -> None:
     assert found > report["control_frame_difference"]["frame_auc"]
     assert 0.4 <= report["control_shuffled_labels"]["last"]["frame_auc"] <= 0.6
     assert report["random_weights"] is True
-    assert status(StreamFolder.open(out / "features" / "rgb")).is_complete
+    assert status(out / "features")["rgb"].is_complete
     assert len(list((out / "plots").glob("*.png"))) == 18
 
 
@@ -56,4 +54,4 @@ def test_the_demo_trains_on_both_streams(tmp_path, monkeypatch) -> None:
     assert set(report["specs"]) == {"rgb", "flow"} and report["random_weights"] is True
     config = json.loads((tmp_path / "runs" / "ddl-concat" / "seed-0" / "config.json").read_text())
     assert config["streams"] == "concat"
-    assert all(status(each).is_complete for each in stream_folders(tmp_path / "features").values())
+    assert all(each.is_complete for each in status(tmp_path / "features").values())

@@ -26,7 +26,7 @@ from support.videos import write_video
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows
 from vadprep.features.lease import Run, running
-from vadprep.features.verify import verify
+from vadprep.features.verify import verify_stream
 
 JOBS = Path(__file__).parents[2] / "slurm"
 SMALL = ("--gres=none", "--cpus-per-task=1", "--mem=1800")
@@ -154,7 +154,7 @@ def require_whole(jobs: Jobs, whole: dict[str, bytes]) -> None:
     """Complete, verified, equal to the undisturbed run, and nothing but final files."""
     status = jobs.status()
     assert status.returncode == 0, status.stdout
-    assert verify(StreamFolder.open(jobs.out / "rgb")).problems == ()
+    assert verify_stream(StreamFolder.open(jobs.out / "rgb")).problems == ()
     assert snippets(jobs.out / "rgb") == whole
     assert restarted(jobs.out / "rgb") == []
     assert running(jobs.out / "rgb") == []

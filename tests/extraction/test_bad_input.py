@@ -515,7 +515,7 @@ def test_a_damaged_table_of_a_feature_folder_is_named(name, content, trained, tm
     [
         ("status",),
         ("verify",),
-        ("shards", "merge", "--out", "x"),
+        ("merge", "--out", "x"),
         ("export", "--layout", "rtfm", "--dataset", "ped2", "--out", "x"),
         ("train", "ddl", "--dataset", "ped2", "--features"),
     ],

@@ -87,7 +87,7 @@ def done_by(log: Path) -> dict[str, list[str]]:
 
 
 def starts(folder: Path) -> Counter[str]:
-    return Counter(each["video_id"] for each in read_events(folder) if each["event"] == "start")
+    return Counter(each.video_id for each in read_events(folder) if each.event == "start")
 
 
 @pytest.mark.slow

@@ -22,13 +22,13 @@ from vadprep.core.records import SKIPPED, Report, Task, Video
 from vadprep.core.signals import check_stop, stop_on_signals
 from vadprep.data.manifest import Manifest
 from vadprep.extraction.run import Extraction, in_process, locked_extraction
-from vadprep.features import append_only as appended
+from vadprep.features import tables
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
 from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE, FAILED, Draft, write_failure
-from vadprep.features.status import status
-from vadprep.features.verify import verify
+from vadprep.features.status import stream_status
+from vadprep.features.verify import verify_stream
 from vadprep.features.writer import Share
 
 SPEC = small_spec()
@@ -85,7 +85,7 @@ def tree(path: Path) -> list[str]:
 def undisturbed(tmp_path):
     manifest, root = make_root(tmp_path / "videos")
     folder = drive(tmp_path / "undisturbed", manifest, root)
-    assert verify(folder).problems == ()
+    assert verify_stream(folder).problems == ()
     return manifest, root, folder
 
 
@@ -98,7 +98,7 @@ def test_a_run_ends_in_final_shards_with_the_failure_and_nothing_else(undisturbe
         *(f"shards/shard-0000{n}.h5" for n in range(3)),
         "spec.json",
     ]
-    found = status(folder)
+    found = stream_status(folder)
     assert (found.done, found.missing, found.shards_final) == (6, (), 3)
     assert [(row.video_id, row.reason) for row in found.failed] == [(BAD, "broken")]
 
@@ -162,7 +162,7 @@ def test_a_crash_at_any_step_is_recovered_by_running_again(undisturbed, tmp_path
         if len(steps) < at:
             break
         again = drive(path, manifest, root)
-        assert verify(again).problems == (), at
+        assert verify_stream(again).problems == (), at
         assert content(path) == expected
         assert tree(path) == files_expected
         assert no_committed_video_started_again(path)
@@ -172,10 +172,10 @@ def test_a_crash_at_any_step_is_recovered_by_running_again(undisturbed, tmp_path
 def no_committed_video_started_again(path: Path) -> bool:
     finished: set[str] = set()
     for event in read_events(path):
-        if event["event"] == "start" and event["video_id"] in finished:
+        if event.event == "start" and event.video_id in finished:
             return False
-        if event["event"] in ("committed", "failed"):
-            finished.add(event["video_id"])
+        if event.event in ("committed", "failed"):
+            finished.add(event.video_id)
     return True
 
 
@@ -237,7 +237,7 @@ def test_a_shard_of_more_videos_than_may_be_open_becomes_final(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert folder.final_shards() == {0}
-    assert verify(folder).videos == len(ids)
+    assert verify_stream(folder).videos == len(ids)
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (-1, 2), (0, 0)])
@@ -259,8 +259,8 @@ def test_a_failed_video_is_done_again_on_request_and_replaces_its_failure(undist
 
     before = content(folder.path)
     drive(folder.path, manifest, root, repaired, retry=True)
-    assert verify(folder).problems == ()
-    assert status(folder).is_complete
+    assert verify_stream(folder).problems == ()
+    assert stream_status(folder).is_complete
     after = content(folder.path)
     again = stored_video(BAD, num_clips=2)
     assert after.pop(BAD) == features_of(again).tobytes() + again.spans.tobytes()
@@ -281,7 +281,7 @@ def test_failures_of_another_manifest_keep_no_parts_of_a_shard(tmp_path):
     driver.recover()
     driver.run(in_process(fake_worker), driver.tasks(retry_failed=True))
     assert not list(folder.path.rglob("*.partial"))
-    assert {row.video_id for row in status(folder).failed} == set(IDS[1:])
+    assert {row.video_id for row in stream_status(folder).failed} == set(IDS[1:])
 
 
 def test_a_failed_video_that_is_done_again_in_another_world_size_counts_once(tmp_path):
@@ -300,20 +300,19 @@ def test_a_failed_video_that_is_done_again_in_another_world_size_counts_once(tmp
 
     for rank in range(4):
         drive(path, manifest, root, failing("v1", "v4", "v10"), Share(rank, 4))
-    found = status(StreamFolder.open(path), 20)
+    found = stream_status(StreamFolder.open(path))
     assert (found.done, {row.video_id for row in found.failed}) == (9, {"v1", "v4", "v10"})
     for rank in range(2):
         drive(path, manifest, root, failing("v4"), Share(rank, 2), retry=True)
-    found = status(StreamFolder.open(path), 20)
+    found = stream_status(StreamFolder.open(path))
     assert (found.done, [row.video_id for row in found.failed]) == (11, ["v4"])
     folder = drive(path, manifest, root, retry=True)
-    for most in (None, 20):
-        found = status(StreamFolder.open(path), most)
-        assert found.is_complete and (found.done, found.num_clips) == (12, 60)
-    assert verify(folder).problems == ()
+    found = stream_status(StreamFolder.open(path))
+    assert found.is_complete and (found.done, found.num_clips) == (12, 60)
+    assert verify_stream(folder).problems == ()
     (path / "manifest-00000.csv").unlink()
     drive(path, manifest, root)
-    assert status(StreamFolder.open(path), 20).is_complete
+    assert stream_status(StreamFolder.open(path)).is_complete
 
 
 def test_a_skipped_video_is_left_for_the_next_run(tmp_path):
@@ -325,9 +324,9 @@ def test_a_skipped_video_is_left_for_the_next_run(tmp_path):
         return fake_worker(task)
 
     folder = drive(tmp_path / "f", manifest, root, skips_one)
-    assert status(folder).missing == (IDS[0],)
+    assert stream_status(folder).missing == (IDS[0],)
     drive(tmp_path / "f", manifest, root)
-    assert status(folder).missing == ()
+    assert stream_status(folder).missing == ()
 
 
 def test_a_grown_manifest_adds_shards_and_leaves_the_others_alone(undisturbed, tmp_path):
@@ -350,7 +349,7 @@ def test_a_missing_file_is_a_task_without_a_source(tmp_path):
 def test_a_full_disk_stops_the_run_and_the_next_goes_on(undisturbed, tmp_path, monkeypatch):
     manifest, root, folder = undisturbed
     path = tmp_path / "full"
-    real, calls = appended.os.write, []
+    real, calls = tables.os.write, []
 
     def write(descriptor: int, content: bytes) -> int:
         calls.append(content)
@@ -359,7 +358,7 @@ def test_a_full_disk_stops_the_run_and_the_next_goes_on(undisturbed, tmp_path, m
         return real(descriptor, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(appended.os, "write", write)
+        patch.setattr(tables.os, "write", write)
         with pytest.raises(OutputError, match="the disk is full: make space"):
             drive(path, manifest, root)
     drive(path, manifest, root)
@@ -381,7 +380,7 @@ def test_a_signal_stops_with_everything_committed(tmp_path, number):
         drive(path, manifest, root, signalled)
     assert signal.getsignal(number) is before
     assert set(read_rows(path)) == set(IDS[3:])
-    assert status(drive(path, manifest, root)).missing == ()
+    assert stream_status(drive(path, manifest, root)).missing == ()
 
 
 def test_a_worker_that_dies_amid_a_file_when_the_run_ends_leaves_no_half_file(tmp_path):

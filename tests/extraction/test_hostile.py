@@ -41,7 +41,7 @@ from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Row, read_rows
 from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE
-from vadprep.features.verify import verify
+from vadprep.features.verify import verify_stream
 from vadprep.video.decoder_process import MEMORY_BYTES
 
 
@@ -261,7 +261,7 @@ def test_flips_and_cuts_at_many_places_on_ray(tmp_path, real_clips, monkeypatch)
     with nothing_left(out):
         extract_all(out, videos, on_ray(partial(make_hostile_worker, SPEC), Pool(2)))
     rows = read_rows(out)
-    assert not verify(StreamFolder.open(out)).problems
+    assert not verify_stream(StreamFolder.open(out)).problems
     assert {name for name, words in reasons().items() if words not in rows[name].reason} == set()
     assert {name for name in good_names() if rows[name].status != DONE} == set()
     for folder in ("real", "made"):

@@ -19,7 +19,7 @@ from support.kill_many import HITS, Hit, differences, kill_many, make_videos, mo
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows
 from vadprep.features.reader import open_features
-from vadprep.features.verify import verify
+from vadprep.features.verify import verify_stream
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_real_clips_with_both_networks_and_tvl1_survive_a_kill(tmp_path, real_cl
     assert 1 <= len(read_rows(streams["rgb"])) < 3
     subprocess.run([*command, tmp_path / "f"], check=True, capture_output=True)
     for name, folder in streams.items():
-        assert verify(StreamFolder.open(folder)).problems == ()
+        assert verify_stream(StreamFolder.open(folder)).problems == ()
         assert differences(folder, tmp_path / "whole" / name) == []
     with open_features(tmp_path / "f") as found:
         assert len(found) == 3

@@ -41,8 +41,8 @@ from vadprep.extraction.run import in_process
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
 from vadprep.features.shard import DONE
-from vadprep.features.status import status
-from vadprep.features.verify import verify
+from vadprep.features.status import stream_status
+from vadprep.features.verify import verify_stream
 
 VIDEOS = 7
 
@@ -119,13 +119,13 @@ def test_a_worker_that_dies_is_replaced_and_its_video_done_again(tmp_path, video
 def test_a_video_that_kills_two_workers_is_left_for_the_next_run(tmp_path, videos, whole):
     folder = tmp_path / "f"
     reports = extract_all(folder, videos, on_ray(partial(Dying, "v3.mp4", None), Pool(1)))
-    starts = Counter(each["video_id"] for each in read_events(folder) if each["event"] == "start")
+    starts = Counter(each.video_id for each in read_events(folder) if each.event == "start")
     assert starts.pop("v3.mp4") == 2
     assert set(starts.values()) == {1}  # none was sent to the dead
     skipped = [report for report in reports if report.status == SKIPPED]
     assert [report.video_id for report in skipped] == ["v3.mp4"]
     assert "2 workers died over it" in skipped[0].reason
-    assert status(StreamFolder.open(folder)).missing == ("v3.mp4",)
+    assert stream_status(StreamFolder.open(folder)).missing == ("v3.mp4",)
     extract_all(folder, videos, in_process(make_standin()))
     assert differences(folder, whole) == []
 
@@ -160,7 +160,7 @@ def test_of_two_videos_in_a_worker_that_dies_only_the_guilty_one_is_left(tmp_pat
     reports = extract_all(folder, videos, on_ray(worker, pool))
     statuses = {report.video_id: report.status for report in reports}
     assert statuses.pop(f"v{VIDEOS - 1}.mp4") == SKIPPED and set(statuses.values()) == {DONE}
-    starts = Counter(each["video_id"] for each in read_events(folder) if each["event"] == "start")
+    starts = Counter(each.video_id for each in read_events(folder) if each.event == "start")
     assert sorted(starts.values()) == [1] * (VIDEOS - 2) + [2, 2]  # the guilty and its neighbour
     extract_all(folder, videos, in_process(make_standin()))
     assert differences(folder, whole) == []
@@ -277,6 +277,6 @@ def test_the_real_network_gives_the_same_bytes_on_ray(tmp_path):
         out = tmp_path / f"out-{workers}"
         extract(videos, out, weights="random:0", workers=workers).close()
         folder = StreamFolder.open(out / "rgb")
-        assert verify(folder).problems == ()
-        assert status(folder).num_clips == 5
+        assert verify_stream(folder).problems == ()
+        assert stream_status(folder).num_clips == 5
     assert snippets(tmp_path / "out-1") == snippets(tmp_path / "out-2")

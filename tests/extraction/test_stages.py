@@ -9,12 +9,13 @@ from support.commands import extract, run, without_network
 from support.videos import write_video
 
 from vadprep.extraction.timing import OTHER, SlowVideo, stage_seconds
+from vadprep.features.journal import Event
 
 # ---------------------------------------------------------------- events
 
 
-def event(time: float, name: str, video_id: str = "", **values: object) -> dict[str, object]:
-    return {"time": time, "event": name, "video_id": video_id, **values}
+def event(time: float, name: str, video_id: str = "", **values: object) -> Event:
+    return Event(time, name, video_id, **values)
 
 
 def run_event(time: float, rank: int = 0, world_size: int = 1, **values: object):

@@ -280,7 +280,7 @@ def test_a_kill_between_two_commits_costs_the_missing_stream_alone(tmp_path, vid
     extract_all(folder, videos, in_process(extractor), BOTH)
     assert all_differences(folder, whole) == []
     starts = {
-        name: [event["video_id"] for event in read_events(path) if event["event"] == "start"]
+        name: [event.video_id for event in read_events(path) if event.event == "start"]
         for name, path in stream_paths(folder, BOTH).items()
     }
     assert starts == {"rgb": ["v1.mp4", "v0.mp4"], "flow": ["v1.mp4", "v1.mp4", "v0.mp4"]}

@@ -58,7 +58,7 @@ def whole_line(videos: Path, out: Path) -> None:
     for arguments in (
         ("extract", *named, "--root", videos, "--out", features, *CHEAP, *saved),
         ("verify", features),
-        ("shards", "pack", features, "--shard-size", 4, "--out", out / "packed"),
+        ("merge", features, "--shard-size", 4, "--out", out / "packed"),
         ("train", "ddl", *named, "--features", out / "packed", "--out", out / "run"),
         ("score", out / "run", "--features", features, "--out", out / "scores"),
         ("export", features, *named, "--layout", "rtfm", "--out", out / "rtfm"),
@@ -127,8 +127,8 @@ def test_every_hdf5_file_on_a_disk_is_opened_without_a_lock():
                 locks = [ast.unparse(each.value) for each in node.keywords if each.arg == "locking"]
                 opened.append((path.name, mode, locks))
     read = [(name, locks) for name, mode, locks in opened if mode == "r"]
-    in_memory = [("hdf5.py", [])]  # blocks that were fetched: there is no file to lock
+    in_memory = [("remote.py", [])]  # blocks that were fetched: there is no file to lock
     assert sorted(read) == sorted(
-        [*in_memory, *((name, ["False"]) for name in ("formats.py", "hdf5.py", "scores.py"))]
+        [*in_memory, *((name, ["False"]) for name in ("formats.py", "remote.py", "scores.py"))]
     )
     assert {mode for _, mode, _ in opened} == {"r", "w"}  # to memory, or to our own descriptor

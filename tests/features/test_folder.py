@@ -25,23 +25,14 @@ from support.stored import (
 from vadprep.core.errors import FeaturesError, ShardError, SpecError
 from vadprep.core.presets import resolve
 from vadprep.core.spec import UNKNOWN, Spec, differences
-from vadprep.features import append_only as appended
 from vadprep.features.folder import StreamFolder, read_shard_size
 from vadprep.features.journal import Journal, read_events, read_rows
-from vadprep.features.plan import (
-    SHARD_SIZE,
-    Place,
-    Plan,
-    PlanSize,
-    grown_plan,
-    ids_in_shard,
-    plan_size,
-    read_plan,
-)
+from vadprep.features.plan import SHARD_SIZE, Place, Plan, grow_plan, read_plan
 from vadprep.features.reader import open_features
 from vadprep.features.shard import Shard, StoredVideo, crc32, write_shard
-from vadprep.features.status import status
-from vadprep.features.verify import verify
+from vadprep.features.status import stream_status
+from vadprep.features.tables import csv_bytes, read_table
+from vadprep.features.verify import verify_stream
 
 VIDEOS = [stored_video(each, num_clips=n + 1) for n, each in enumerate(ODD_IDS)]
 
@@ -97,79 +88,53 @@ def test_the_plan_depends_on_ids_and_shard_size_alone(tmp_path):
     plan.extend(ODD_IDS, shard_size=3)
     assert [len(shard) for shard in plan.shards] == [3, 3, 2]
     assert plan.places[ODD_IDS[4]] == Place(1, 1)
-    assert grown_plan(tmp_path / "plan.csv", ODD_IDS, 3) == plan
+    assert grow_plan(tmp_path / "plan.csv", ODD_IDS, 3) == plan
     assert read_plan(tmp_path / "plan.csv") == plan
 
 
 def test_a_grown_manifest_is_planned_behind_what_is_there(tmp_path):
     StreamFolder.prepare(tmp_path, small_spec(), ["a", "b", "c"], 2)
-    before = (tmp_path / "plan.csv").read_text()
     grown = StreamFolder.prepare(tmp_path, small_spec(), ["z", "a", "b", "c"], 2)
     assert grown.plan.shards == [["a", "b"], ["c"], ["z"]]
-    assert (tmp_path / "plan.csv").read_text().startswith(before)
 
 
 GROWN = [*ODD_IDS, 'n\n"1","2"', 'x,"5"\r\n', *(f"new {n}" for n in range(9))]
 
 
-def grown_twice(path, before=ODD_IDS, after=GROWN):
-    """Bytes of a plan before and after it has grown."""
-    grown_plan(path, before, 3)
+def test_a_plan_whose_growing_was_cut_short_is_read_without_the_addition(tmp_path):
+    """Older versions wrote additions in place, which a kill could cut short anywhere."""
+    path = tmp_path / "plan.csv"
+    grow_plan(path, ODD_IDS, 3)
     first = path.read_bytes()
-    grown_plan(path, after, 3)
-    return first, path.read_bytes()
-
-
-def test_a_plan_whose_growing_was_cut_short_anywhere_grows_to_the_same(tmp_path):
-    path = tmp_path / "plan.csv"
-    first, second = grown_twice(path)
-    assert second.startswith(first)
-    for size in range(len(first), len(second), 5):
-        path.write_bytes(second[:size])
-        assert plan_size(path) == PlanSize(len(ODD_IDS), 3), size
-        assert list(read_plan(path).places) == list(ODD_IDS)
-        grown_plan(path, GROWN, 3)
+    grow_plan(path, GROWN, 3)
+    second = path.read_bytes()
+    old = csv_bytes(read_table(path)[len(ODD_IDS) + 1 :], "\r\n")
+    for size in range(0, len(old), 5):
+        path.write_bytes(first + old[:size])
+        assert list(read_plan(path).places) == list(ODD_IDS), size
+        grow_plan(path, GROWN, 3)
         assert path.read_bytes() == second, size
-
-
-def test_what_another_manifest_left_half_added_is_no_part_of_the_plan(tmp_path):
-    path = tmp_path / "plan.csv"
-    first, second = grown_twice(path)
-    path.write_bytes(second[:-1])
-    plan = grown_plan(path, [*ODD_IDS, "another"], 3)
-    assert read_plan(path) == plan
-    assert plan.shards[3:] == [["another"]]
-    assert grown_plan(path, GROWN, 3).shards[4][0] == GROWN[len(ODD_IDS)]
+    path.write_bytes(first + old)
+    assert read_plan(path).shards[3][0] == GROWN[len(ODD_IDS)]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_ranks_that_extend_a_plan_at_once_write_one(tmp_path):
     many = [f"{n:05d}" for n in range(3000)]
-    grown_plan(tmp_path / "alone", many, 3)
+    grow_plan(tmp_path / "alone", many, 3)
     with multiprocessing.get_context("fork").Pool(4) as pool:
-        plans = pool.starmap(grown_plan, [(tmp_path / "plan.csv", many, 3)] * 8)
+        plans = pool.starmap(grow_plan, [(tmp_path / "plan.csv", many, 3)] * 8)
     assert all(plan == plans[0] for plan in plans)
     assert (tmp_path / "plan.csv").read_bytes() == (tmp_path / "alone").read_bytes()
-
-
-@pytest.mark.parametrize("tail", [16, 64, 4096])
-def test_a_shard_of_the_plan_is_found_without_reading_it(tmp_path, monkeypatch, tail):
-    monkeypatch.setattr(appended, "TAIL_BYTES", tail)
-    path = tmp_path / "plan.csv"
-    plan = grown_plan(path, [*GROWN, *(f"{n}" * 30 for n in range(50))], 4)
-    assert plan_size(path) == PlanSize(len(plan.places), len(plan.shards))
-    assert [ids_in_shard(path, n) for n in range(len(plan.shards))] == plan.shards
 
 
 def test_a_plan_of_the_older_version_grows(tmp_path):
     path = tmp_path / "plan.csv"
     old = [("video_id", "shard"), *((each, number // 3) for number, each in enumerate(ODD_IDS))]
-    path.write_bytes(appended.lines(old, "\r\n"))
-    assert plan_size(path) == PlanSize(len(ODD_IDS), 3)
-    plan = grown_plan(path, GROWN, 3)
-    grown_twice(tmp_path / "new")
-    assert read_plan(path) == plan == read_plan(tmp_path / "new")
-    assert plan_size(path) == PlanSize(len(GROWN), len(plan.shards))
+    path.write_bytes(csv_bytes(old, "\r\n"))
+    plan = grow_plan(path, GROWN, 3)
+    assert read_plan(path) == plan
+    assert plan.shards[:3] == [list(ODD_IDS[n : n + 3]) for n in (0, 3, 6)]
 
 
 def test_a_folder_keeps_the_shard_size_it_was_made_with(tmp_path):
@@ -213,16 +178,16 @@ def test_the_journal_brings_back_odd_ids_and_reasons(tmp_path):
     journal = Journal(tmp_path, 3)
     rows = [row_of(each, 0) for each in (*VIDEOS, failed_video("bad", 'line\nand "quote", ü'))]
     for row in rows:
-        journal.finished(row)
+        journal.add(row)
     assert list(read_rows(tmp_path).values()) == rows
 
 
 @pytest.mark.parametrize("cut", range(1, 44, 6))
 def test_a_torn_last_row_is_passed_over_and_then_dropped(tmp_path, cut):
     journal = Journal(tmp_path, 0)
-    journal.finished(row_of(stored_video("two\nlines"), 0))
+    journal.add(row_of(stored_video("two\nlines"), 0))
     whole = (tmp_path / "manifest-00000.csv").read_bytes()
-    journal.finished(row_of(stored_video('torn "x"\nid'), 1))
+    journal.add(row_of(stored_video('torn "x"\nid'), 1))
     torn = (tmp_path / "manifest-00000.csv").read_bytes()[: len(whole) + cut]
     (tmp_path / "manifest-00000.csv").write_bytes(torn)
     assert list(read_rows(tmp_path)) == ["two\nlines"]
@@ -234,15 +199,15 @@ def test_a_torn_event_is_passed_over(tmp_path):
     Journal(tmp_path, 0).event("start", "a")
     with open(tmp_path / "events-00000.jsonl", "a") as stream:
         stream.write('{"event": "comm')
-    assert [each["event"] for each in read_events(tmp_path)] == ["start"]
+    assert [each.event for each in read_events(tmp_path)] == ["start"]
 
 
 @pytest.mark.parametrize(("failed_at", "status"), [(0.5, "done"), (1.0, "done"), (2.0, "failed")])
 @pytest.mark.parametrize("ranks", [(0, 1), (1, 0), (0, 0)])
 def test_the_later_row_of_a_video_counts(tmp_path, failed_at, status, ranks):
-    Journal(tmp_path, ranks[0]).finished(row_of(stored_video("a"), 0))  # at 1.0
+    Journal(tmp_path, ranks[0]).add(row_of(stored_video("a"), 0))  # at 1.0
     failed = replace(row_of(failed_video("a"), 0), time=failed_at)
-    Journal(tmp_path, ranks[1]).finished(failed)
+    Journal(tmp_path, ranks[1]).add(failed)
     assert read_rows(tmp_path)["a"].status == status
 
 
@@ -278,8 +243,8 @@ def test_a_file_of_its_own_stands_for_the_video_in_the_final_shard(tmp_path):
     write_shard(folder.partial_video(place), small_spec(), [again])
     assert folder.location(place) == (folder.partial_video(place), "000000")
     assert np.array_equal(features_of(folder.stored(place)), features_of(again))
-    Journal(folder.path, 0).finished(row_of(again, 0))
-    assert verify(folder).problems == ()
+    Journal(folder.path, 0).add(row_of(again, 0))
+    assert verify_stream(folder).problems == ()
     with open_features(tmp_path) as features:
         assert features["b"].rgb.shape == again.shape
         assert features["a"].rgb.shape == stored_video("a").shape
@@ -348,21 +313,21 @@ def test_features_can_be_pickled_while_files_are_open(tmp_path):
 def test_status_counts_done_failed_and_missing(tmp_path):
     folder = write_folder(tmp_path / "rgb", [stored_video("a"), failed_video("b")])
     folder = StreamFolder.prepare(tmp_path / "rgb", small_spec(), ["a", "b", "c"], 2)
-    found = status(folder)
+    found = stream_status(folder)
     assert (found.planned, found.done, found.missing) == (3, 1, ("c",))
     assert [row.reason for row in found.failed] == ["broken"]
     assert (found.shards_final, found.shards_planned) == (1, 2)
 
 
 def test_verify_is_content_with_a_sound_folder(tmp_path):
-    result = verify(write_folder(tmp_path / "rgb", [*VIDEOS, failed_video("bad")]))
+    result = verify_stream(write_folder(tmp_path / "rgb", [*VIDEOS, failed_video("bad")]))
     assert result.problems == ()
     assert result.videos == len(VIDEOS)
 
 
 def test_verify_finds_spans_past_the_end(tmp_path):
     folder = write_folder(tmp_path / "rgb", [stored_video("a", num_frames=20)])
-    problems = verify(folder).problems
+    problems = verify_stream(folder).problems
     assert len(problems) == 1 and "past the 20 frames" in problems[0]
 
 
@@ -377,7 +342,7 @@ def test_verify_finds_values_that_are_not_finite(tmp_path):
     features[1, 0, 2] = np.nan
     attributes = {**video.attributes, "features_crc32": crc32(features)}
     bad = StoredVideo(attributes, video.shape, "float16", video.spans, lambda: [features])
-    problems = verify(write_folder(tmp_path / "rgb", [bad])).problems
+    problems = verify_stream(write_folder(tmp_path / "rgb", [bad])).problems
     assert len(problems) == 1 and "not finite" in problems[0]
 
 
@@ -390,7 +355,7 @@ def test_verify_finds_any_flipped_byte_of_features_and_spans(tmp_path, where):
         start, size = content.index(array.tobytes()), array.nbytes
         content[start + where * size // 100] ^= 0x10
         folder.shard(0).write_bytes(content)
-        assert len(verify(folder).problems) == 1
+        assert len(verify_stream(folder).problems) == 1
         content[start + where * size // 100] ^= 0x10
 
 
@@ -414,7 +379,7 @@ def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(tmp_path):
         content = bytearray(whole)
         content[where] ^= 1 << generator.integers(8)
         folder.shard(0).write_bytes(content)
-        if verify(folder).problems:
+        if verify_stream(folder).problems:
             found += 1
         else:
             assert contents(folder.shard(0)) == expected, where
@@ -432,7 +397,7 @@ def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(tmp_path):
 )
 def test_verify_finds_features_of_another_form_and_reads_on(tmp_path, odd, problem):
     folder = write_folder(tmp_path / "rgb", [stored_video("a"), odd, stored_video("b")])
-    result = verify(folder)
+    result = verify_stream(folder)
     assert [problem in each and "'odd'" in each for each in result.problems] == [True]
     assert result.videos == 2
 
@@ -442,7 +407,7 @@ def test_verify_reads_on_after_a_damaged_video(tmp_path):
     with h5py.File(folder.shard(0), "r+") as file:
         del file["000000"]["features"]
         file["000000"].create_group("features")
-    result = verify(folder)
+    result = verify_stream(folder)
     assert len(result.problems) == 1 and "group 000000" in result.problems[0]
     assert result.videos == 1
 
@@ -451,7 +416,7 @@ def test_verify_names_a_shard_of_another_spec_and_a_damaged_one(tmp_path):
     folder = write_folder(tmp_path / "rgb", VIDEOS)
     write_shard(folder.shard(1), small_spec(tail="xd"), VIDEOS[2:4])
     folder.shard(2).write_bytes(b"garbage")
-    problems = "\n".join(verify(folder).problems)
+    problems = "\n".join(verify_stream(folder).problems)
     assert "shard-00001.h5" in problems and "tail" in problems
     assert "shard-00002.h5" in problems
 

@@ -25,7 +25,7 @@ from vadprep.features.exchange.spans import Length, fitted_spans
 from vadprep.features.exchange.surveying import Request
 from vadprep.features.exchange.targets import TARGETS
 from vadprep.features.reader import open_features
-from vadprep.features.verify import verify
+from vadprep.features.verify import verify_stream
 
 FORMS = [
     (layout, name) for layout, forms in TARGETS.items() for name in forms if layout != "sultani-txt"
@@ -48,7 +48,7 @@ def test_out_and_in_again_is_exact(layout: str, data_set: str, tmp_path: Path) -
     with open_features(tmp_path / "ours") as ours:
         export_features(ours, manifest, tmp_path / "out", layout)
         result = imported(tmp_path / "out", manifest, tmp_path / "back", layout)
-        assert not result.missing and verify(result.folder).problems == ()
+        assert not result.missing and verify_stream(result.folder).problems == ()
         with open_features(tmp_path / "back") as back:
             assert list(back) == list(ours) == ids
             for video_id in ids:
@@ -182,7 +182,7 @@ def test_the_same_import_goes_on_and_tries_failed_videos_again(tmp_path: Path) -
     for path in (tmp_path / "late").iterdir():
         path.rename(tree / path.name)
     folder = imported(tree, manifest_of(ids), tmp_path / "f").folder
-    assert verify(folder).problems == () and verify(folder).videos == 4
+    assert verify_stream(folder).problems == () and verify_stream(folder).videos == 4
     assert os.stat(folder.shard(0)).st_mtime_ns > before
     assert not list((folder.path / "shards").glob("*.partial"))
     after = os.stat(folder.shard(0)).st_mtime_ns
@@ -214,7 +214,7 @@ def test_a_crash_at_any_step_costs_nothing_but_that_step(
         with suppress(KeyboardInterrupt):
             imported(tree, manifest_of(ids), tmp_path / "f")
     folder = imported(tree, manifest_of(ids), tmp_path / "f").folder
-    assert verify(folder).problems == () and verify(folder).videos == 4
+    assert verify_stream(folder).problems == () and verify_stream(folder).videos == 4
     assert not list((folder.path / "shards").glob("*.partial"))
 
 

@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 from support.interrupted import RGB, extract_all, make_runner, stream_paths
@@ -33,9 +32,9 @@ from support.videos import write_video
 
 from vadprep.core.errors import VadprepError
 from vadprep.features.folder import StreamFolder
-from vadprep.features.journal import read_events, read_rows
+from vadprep.features.journal import Event, read_events, read_rows
 from vadprep.features.reader import open_features
-from vadprep.features.verify import verify
+from vadprep.features.verify import verify_stream
 
 TESTS = Path(__file__).parents[1]
 SECONDS_TO_DIE = 2.0
@@ -145,7 +144,7 @@ def start(
 def wait_for_start(folder: Path, process: subprocess.Popen[bytes], known: int = 0) -> None:
     """Return at the first start event after the ``known`` ones; RuntimeError when none comes."""
     deadline = time.monotonic() + PATIENCE
-    while not any(each["event"] == "start" for each in events_of(folder)[known:]):
+    while not any(each.event == "start" for each in events_of(folder)[known:]):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"no video was started: exit code {process.poll()}")
         time.sleep(0.005)
@@ -184,7 +183,7 @@ def undisturbed(folder: Path, videos: Path, streams: Sequence[str] = RGB) -> flo
     """Make the folder in one go; returns the seconds from the first start to the end."""
     extract_all(folder, videos, make_runner("process", streams=streams), streams)
     events = read_events(stream_paths(folder, streams)[streams[0]])
-    return time.time() - next(each["time"] for each in events if each["event"] == "start")
+    return time.time() - next(each.time for each in events if each.event == "start")
 
 
 def kill_once(
@@ -261,15 +260,15 @@ def last_line(words: bytes) -> str:
     return (words.decode(errors="replace").strip().splitlines() or ["no words"])[-1]
 
 
-def events_of(folder: Path) -> list[dict[str, Any]]:
+def events_of(folder: Path) -> list[Event]:
     return list(read_events(folder)) if folder.is_dir() else []
 
 
 def repeats(folder: Path, offset: int) -> int:
     """Videos that a run, whose events begin at ``offset``, started again or left in flight."""
     events = events_of(folder)
-    starts = Counter(each["video_id"] for each in events[offset:] if each["event"] == "start")
-    ended = {each["video_id"] for each in events if each["event"] != "start"}
+    starts = Counter(each.video_id for each in events[offset:] if each.event == "start")
+    ended = {each.video_id for each in events if each.event != "start"}
     in_flight = set(starts) - ended - unjournaled(folder, ended)
     return sum(starts.values()) - len(starts) + len(in_flight)
 
@@ -284,7 +283,7 @@ def committed(folder: Path) -> int:
 
 def starts_too_many(folder: Path) -> int:
     """Starts of videos of a stream beyond the first of each."""
-    starts = [each["video_id"] for each in read_events(folder) if each["event"] == "start"]
+    starts = [each.video_id for each in read_events(folder) if each.event == "start"]
     return len(starts) - len(set(starts))
 
 
@@ -312,7 +311,7 @@ def unjournaled(folder: Path, known: set[str]) -> set[str]:
 
 def differences(folder: Path, whole: Path) -> list[str]:
     """Lines for all in which ``folder`` is not what the undisturbed ``whole`` is."""
-    found = list(verify(StreamFolder.open(folder)).problems)
+    found = list(verify_stream(StreamFolder.open(folder)).problems)
     try:
         if snippets(folder) != snippets(whole):
             found.append("features or spans differ")
@@ -333,10 +332,10 @@ def restarted(folder: Path) -> list[str]:
     done: set[str] = set()
     found = []
     for event in read_events(folder):
-        if event["event"] == "start" and event["video_id"] in done:
+        if event.event == "start" and event.video_id in done:
             found.append(f"{event['video_id']} was committed and started again")
-        if event["event"] == "committed":
-            done.add(event["video_id"])
+        if event.event == "committed":
+            done.add(event.video_id)
     return found
 
 

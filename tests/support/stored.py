@@ -71,7 +71,7 @@ def write_folder(
         part = videos[number * shard_size : (number + 1) * shard_size]
         write_shard(folder.shard(number), spec, part)
         for video in part:
-            journal.finished(row_of(video, number))
+            journal.add(row_of(video, number))
     return folder
 
 

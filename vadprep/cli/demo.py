@@ -28,10 +28,10 @@ from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import plot_scores
 from vadprep.evaluation.scores import evaluate, known_intervals, read_scores
 from vadprep.extraction import ExtractionPlan, OnReport, resolve_plan, run_plan
-from vadprep.features.folder import StreamFolder
-from vadprep.features.reader import Features, open_features, stream_folders
-from vadprep.features.status import status
-from vadprep.features.verify import verify
+from vadprep.features.folder import StreamFolder, stream_folders
+from vadprep.features.reader import Features, open_features
+from vadprep.features.status import stream_status
+from vadprep.features.verify import verify_stream
 from vadprep.heads.ddl import DDLConfig
 from vadprep.training.results import RunReport
 from vadprep.training.train import TrainConfig, train
@@ -107,7 +107,7 @@ def run_demo(
         earlier = stream_folders(out / "features")
         streams = [spec.stream for spec in plan.specs]
         is_new = set(streams) - set(earlier)
-        num_done = 0 if is_new else min(status(earlier[each], 0).done for each in streams)
+        num_done = 0 if is_new else min(stream_status(earlier[each]).done for each in streams)
         folders = run_plan(plan, manifest, root, on_report)
         specs = [folder.spec for folder in folders]
         what += [f"I3D {each.stream}, {each.precision}, weights {each.weights}" for each in specs]
@@ -158,7 +158,7 @@ def _from_before(count: int, total: int) -> list[str]:
 
 
 def _verified(folder: StreamFolder) -> str:
-    result = verify(folder)
+    result = verify_stream(folder)
     if result.problems:
         raise VadprepError(f"the features do not verify: {result.problems[0]}")
     return f"{folder.spec.stream}: {result.videos} videos, {result.clips} clips, no problem"

@@ -29,7 +29,7 @@ from vadprep.features.exchange.import_ import import_features
 from vadprep.features.exchange.layouts import LAYOUTS
 from vadprep.features.exchange.surveying import SPANS, Request
 from vadprep.features.reader import open_features
-from vadprep.features.status import status as status_of
+from vadprep.features.status import stream_status
 
 LAYOUT = click.option("--layout", type=click.Choice(list(LAYOUTS)), required=True)
 STREAM = click.option("--stream", type=click.Choice(STREAMS), default="rgb", show_default=True)
@@ -66,7 +66,7 @@ def import_(
         result = import_features(
             folder, manifest, out or Path("features") / name, request, progress
         )
-    status = status_of(result.folder)
+    status = stream_status(result.folder)
     tables.show(tables.status_rows([status]))
     tables.show_failures(status)
     _notes(result.notes)

@@ -26,16 +26,12 @@ from vadprep.core.presets import PRESETS
 from vadprep.data.datasets import check as check_files
 from vadprep.data.datasets import dataset_names, load_dataset, named_manifest, summary
 from vadprep.extraction.timing import DECODING, STAGES, StageSeconds, stage_seconds
-from vadprep.features.folder import StreamFolder
+from vadprep.features.folder import StreamFolder, required_folders
 from vadprep.features.journal import read_events, read_rows
-from vadprep.features.latest import IS_DONE, Standing
-from vadprep.features.ranks import array_of, last_world_size
-from vadprep.features.ranks import missing_ranks as missing_ranks_in
-from vadprep.features.reader import required_folders
 from vadprep.features.shard import DONE
-from vadprep.features.status import Status
-from vadprep.features.status import status as status_of
-from vadprep.features.verify import verify as verify_folder
+from vadprep.features.status import Status, array_of, last_world_size, stream_status
+from vadprep.features.status import missing_ranks as missing_ranks_in
+from vadprep.features.verify import verify as verify_features
 from vadprep.features.writer import Share
 from vadprep.video.frame_count import MAX_DAMAGE
 
@@ -191,18 +187,19 @@ def show_unsaved(folder: StreamFolder, path: Path, form: str) -> None:
 
 def finish(folders: Sequence[StreamFolder], share: Share) -> None:
     """Print how folders stand; leave with 1 when a video of this rank failed or is missing."""
-    results = [status_of(folder, tables.MOST_LISTED) for folder in folders]
+    results = [stream_status(folder) for folder in folders]
     show_status(results)
     complete = [each.is_complete for each in results]
     if share.world_size > 1 and not all(complete):  # others may be at their shares still
-        complete = [_has_done(share, folder) for folder in folders]
+        complete = [_has_done(share, each) for each in results]
     if not all(complete):
         sys.exit(1)
 
 
-def _has_done(share: Share, folder: StreamFolder) -> bool:
-    state, plan = Standing(folder).state, folder.plan
-    return all((state[plan.in_shard(shard)] == IS_DONE).all() for shard in share.owned(folder))
+def _has_done(share: Share, found: Status) -> bool:
+    owned = share.owned(found.folder)
+    undone = {*found.missing, *(row.video_id for row in found.failed)}
+    return not any(found.folder.plan.places[each].shard in owned for each in undone)
 
 
 def show_status(results: Sequence[Status]) -> None:
@@ -224,9 +221,15 @@ def show_status(results: Sequence[Status]) -> None:
 @click.option("--by-stage", is_flag=True, help="Seconds of each stage.")
 @click.option("--missing-ranks", is_flag=True, help="Only what to put behind sbatch --array=.")
 @click.option("--world-size", type=click.IntRange(1), help="Of --missing-ranks. [the last run's]")
+@click.option("--video", metavar="ID", help="Only what became of this video, and why.")
 @click.option("--json", "as_json", is_flag=True, help="For programs, with every id.")
 def status(
-    features: Path, by_stage: bool, missing_ranks: bool, world_size: int | None, as_json: bool
+    features: Path,
+    by_stage: bool,
+    missing_ranks: bool,
+    world_size: int | None,
+    video: str | None,
+    as_json: bool,
 ) -> None:
     """How far a feature folder is: done, running, failed, missing."""
     if world_size and not missing_ranks:
@@ -236,7 +239,9 @@ def status(
     folders = list(required_folders(features).values())
     if missing_ranks:
         show_missing_ranks(folders, world_size)
-    results = [status_of(folder, None if as_json else tables.MOST_LISTED) for folder in folders]
+    results = [stream_status(folder) for folder in folders]
+    if video is not None:
+        show_video(results, video)
     found = [stage_seconds(read_events(each.path)) for each in folders if by_stage]
     if as_json:
         printed = [tables.status_json(each) for each in results]
@@ -248,6 +253,14 @@ def status(
         for folder, spent in zip(folders, found, strict=False):
             show_stages(folder.spec.stream, spent)
     sys.exit(0 if all(each.is_complete for each in results) else 1)
+
+
+def show_video(results: Sequence[Status], video_id: str) -> NoReturn:
+    """Print what became of one video; leave with 1 unless all streams of it are done."""
+    for result in results:
+        click.echo(f"{result.spec.stream}: {result.why(video_id)}")
+    rows = [result.rows.get(video_id) for result in results]
+    sys.exit(0 if all(row is not None and row.is_done for row in rows) else 1)
 
 
 def show_missing_ranks(folders: Sequence[StreamFolder], world_size: int | None) -> NoReturn:
@@ -288,10 +301,9 @@ def show_stages(stream: str, spent: StageSeconds) -> None:
 def verify(features: Path) -> None:
     """Read every feature back: checksums, shapes, values, spans."""
     bad = 0
-    for folder in required_folders(features).values():
-        result = verify_folder(folder)
+    for result in verify_features(features).values():
         click.echo(
-            f"{folder.path}: {result.videos} videos, {result.clips} clips, "
+            f"{result.path}: {result.videos} videos, {result.clips} clips, "
             f"{tables.size(result.bytes)} read, {len(result.problems)} problems"
         )
         for line in result.problems:

@@ -69,7 +69,7 @@ for command in (
     cli_models.train,
     cli_score.score,
     cli_models.evaluate,
-    cli_shards.shards,
+    cli_shards.merge,
     cli_exchange.import_,
     cli_exchange.export,
     cli_exchange.compare,

@@ -98,11 +98,11 @@ def _status_row(status: Status) -> Cells:
         status.done,
         len(status.pace.running),
         len(status.failed),
-        status.num_missing,
+        len(status.missing),
         status.num_clips,
         status.num_frames,
-        status.totals.repaired_frames,
-        status.totals.damaged,
+        status.repaired_frames,
+        len(status.repaired),
         f"{status.shards_final} of {status.shards_planned}",
         weights,
     )
@@ -139,8 +139,8 @@ def status_json(status: Status) -> dict[str, Any]:
         "missing": list(status.missing),
         "num_clips": status.num_clips,
         "num_frames": status.num_frames,
-        "repaired_frames": status.totals.repaired_frames,
-        "repaired_videos": status.totals.damaged,
+        "repaired_frames": status.repaired_frames,
+        "repaired_videos": len(status.repaired),
         "length_notes": {row.video_id: row.reason for row in status.noted},
         "shards_planned": status.shards_planned,
         "shards_final": status.shards_final,
@@ -187,7 +187,7 @@ def show_failures(status: Status) -> None:
     another length than was said. Each list is cut when it is long."""
     more = "vadprep status --json has all"
     listed("failed", [_reason(row) for row in status.failed], more)
-    listed("missing", status.missing, more, status.num_missing)
+    listed("missing", status.missing, more)
     repaired = [
         f"{row.video_id}: {row.repaired_frames:,} of {row.num_frames:,} frames"
         for row in status.repaired

@@ -30,7 +30,7 @@ from vadprep.core.presets import (
 from vadprep.core.resources import worker_cores
 from vadprep.core.spec import STREAMS, UNKNOWN, Spec, require_equal, require_shared
 from vadprep.features.folder import StreamFolder, read_spec
-from vadprep.features.status import status
+from vadprep.features.status import stream_status
 from vadprep.features.writer import Share
 from vadprep.flow.quantise import parsed_settings
 from vadprep.flow.saved import KINDS, SavedFlow
@@ -372,6 +372,6 @@ def _or_removed(path: Path) -> str:
     The folder is not given another spec by itself: a run may have read the old one and be about
     to begin.
     """
-    found = status(StreamFolder.open(path), most=0)
+    found = stream_status(StreamFolder.open(path))
     is_idle = not found.done and not found.runs
     return ", or remove that folder: no video in it is done" if is_idle else ""

@@ -35,7 +35,7 @@ from vadprep.extraction.plan import ExtractionPlan
 from vadprep.extraction.tasks import Tasks
 from vadprep.features.folder import StreamFolder, check_writable, read_spec
 from vadprep.features.lease import Lease, leased
-from vadprep.features.writer import Share, StreamDriver
+from vadprep.features.writer import Share, StreamWriter
 from vadprep.flow.saved import SavedFlow
 
 Worker = Callable[[Task], Report]
@@ -158,7 +158,7 @@ class Extraction:
         self.root = root
         self.share = share
         self.streams = {
-            each.spec.stream: StreamDriver(each, share, (leases or {}).get(each.path))
+            each.spec.stream: StreamWriter(each, share, (leases or {}).get(each.path))
             for each in folders
         }
 
@@ -202,7 +202,7 @@ class Extraction:
             "unit": tasks.unit,
         }
         for stream in self.streams.values():
-            stream.expect(about | where)
+            stream.begin(**about, **where)
         try:
             with closing(runner(tasks, self._start)) as reports:
                 for report in reports:
@@ -215,8 +215,8 @@ class Extraction:
             for stream in self.streams.values():
                 stream.sweep()
 
-    def _streams_of(self, video_id: str) -> list[StreamDriver]:
-        return [stream for stream in self.streams.values() if stream.expects(video_id)]
+    def _streams_of(self, video_id: str) -> list[StreamWriter]:
+        return [stream for stream in self.streams.values() if video_id in stream.expected]
 
     def _start(self, task: Task) -> None:
         for stream in self._streams_of(task.video.video_id):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vadprep.core.errors import DecodeError
 from vadprep.core.records import Task
@@ -18,8 +17,8 @@ from vadprep.data.manifest import Manifest
 from vadprep.data.sources import SourceIndex, size_of
 from vadprep.features.folder import StreamFolder
 
-Lacking = Mapping[str, tuple[StreamFolder, NDArray[np.bool_]]]
-"""Stream -> its folder, and which videos of its plan are to be done: bool [planned]."""
+Lacking = Mapping[str, tuple[StreamFolder, set[str]]]
+"""Stream -> its folder, and the ids of the videos that are to be done."""
 
 
 class Tasks(Sequence[Task]):
@@ -42,16 +41,11 @@ class Tasks(Sequence[Task]):
         work = np.fromiter(map(cost, left), float, len(left))
         self.work = float(work.sum())
         self._order = np.array(left, np.int64)[np.argsort(-work, kind="stable")]
-        self._plan = next(iter(lacking.values()))[0].plan
-        self._work_of = np.zeros(len(self._plan.places))
-        self._work_of[[self._plan.number(self._videos[number].video_id) for number in left]] = work
+        ids = (self._videos[number].video_id for number in left)
+        self._work_of = dict(zip(ids, work.tolist(), strict=True))
 
     def _streams(self, video_id: str) -> list[str]:
-        return [
-            name
-            for name, (folder, lacks) in self._lacking.items()
-            if lacks[folder.plan.number(video_id)]
-        ]
+        return [name for name, (_, lacks) in self._lacking.items() if video_id in lacks]
 
     def _found_elsewhere(self, numbers: Iterable[int]) -> Iterator[tuple[int, Path | str]]:
         index = SourceIndex(self._root)
@@ -75,7 +69,7 @@ class Tasks(Sequence[Task]):
 
     def work_of(self, video_id: str) -> float:
         """Frames or bytes of a video of these tasks; 0 of another."""
-        return float(self._work_of[self._plan.number(video_id)])
+        return self._work_of.get(video_id, 0.0)
 
     def __len__(self) -> int:
         return len(self._order)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from vadprep.features.journal import Event
+
 Block = TypeVar("Block")
 
 DECODING = "decoding"
@@ -92,7 +94,7 @@ class StageSeconds:
         return asdict(self)
 
 
-def stage_seconds(events: Iterable[Mapping[str, Any]]) -> StageSeconds:
+def stage_seconds(events: Iterable[Event]) -> StageSeconds:
     """Sums over ``events``, those of a rank in their order."""
     seconds: Counter[str] = Counter()
     started: dict[str, float] = {}
@@ -100,18 +102,18 @@ def stage_seconds(events: Iterable[Mapping[str, Any]]) -> StageSeconds:
     videos = clips = 0
     decoding: float | None = 0.0
     for event in events:
-        video_id = event["video_id"]
-        if event["event"] == "start":
-            started[video_id] = event["time"]
-        elif event["event"] == "committed" and not event.get("recovered"):
-            spent = dict(event["seconds"])
+        video_id = event.video_id
+        if event.event == "start":
+            started[video_id] = event.time
+        elif event.event == "committed" and event.is_end:
+            spent, count = dict(event.seconds or {}), event.num_clips or 0
             own = spent.pop(DECODING, None)
             decoding = None if own is None or decoding is None else decoding + own
-            whole = event["time"] - started.pop(video_id, event["time"])
+            whole = event.time - started.pop(video_id, event.time)
             spent[OTHER] = max(0.0, whole - sum(spent.values()))
             seconds.update(spent)
-            videos, clips = videos + 1, clips + event["num_clips"]
-            entry = (max(whole, sum(spent.values())), video_id, event["num_clips"])
+            videos, clips = videos + 1, clips + count
+            entry = (max(whole, sum(spent.values())), video_id, count)
             keep = heapq.heappush if len(slowest) < SLOWEST else heapq.heappushpop
             keep(slowest, entry)
     return StageSeconds(

@@ -1,32 +1,34 @@
-"""The feature folder of one stream: its spec, its plan, and where each file stands.
+"""The feature folder of one stream: its spec, its plan, and where each file lies.
 
     FEATURES/rgb/
       spec.json                        created exclusively, then compared; also the shard size
-      plan.csv                         video_id -> shard; append-only
+      plan.csv                         video_id -> shard; see ``plan``
       shards/shard-00017.h5            final
       shards/shard-00017.partial/000003.h5   a finished video, a shard of one
       manifest-<rank>.csv  events-<rank>.jsonl   see ``journal``
+      lease-<share>-<host>-<process>.json        see ``lease``
 
-The files are the truth: a video is finished when its file stands in a partial folder or its
-shard is final. The journal can always be completed from them.
+The files decide: a video is finished when its file lies in a partial folder or its shard is
+final. The journal can always be completed from them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import disk_errors, make_folder, names_in, open_atomic, temporary_name
 from vadprep.core.errors import FeaturesError
-from vadprep.core.spec import Spec, require_equal
+from vadprep.core.spec import STREAMS, Spec, require_equal
 from vadprep.features.lease import Run, running
-from vadprep.features.plan import SHARD_SIZE, Place, Plan, grown_plan, plan_size, read_plan
+from vadprep.features.plan import SHARD_SIZE, Place, Plan, grow_plan, read_plan
+from vadprep.features.remote import AnyPath, RemotePath
 from vadprep.features.shard import Shard, StoredVideo, read_blocks
 
 
@@ -36,23 +38,16 @@ class StreamFolder:
 
     path: Path
     spec: Spec
-
-    @cached_property
-    def plan(self) -> Plan:
-        """The plan, read when it is asked for; raises FeaturesError when it is damaged."""
-        return read_plan(self.plan_path) if self.plan_path.exists() else Plan()
-
-    @property
-    def plan_path(self) -> Path:
-        return self.path / "plan.csv"
+    plan: Plan = field(default_factory=Plan, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> StreamFolder:
-        """Open an existing folder; raises FeaturesError when it is none."""
+        """Open an existing folder; raises FeaturesError when it is none or its plan is damaged."""
         spec = read_spec(path)
         if spec is None:
             raise FeaturesError(f"{path}: no feature folder (spec.json is missing)")
-        return cls(path, spec)
+        plan = path / "plan.csv"
+        return cls(path, spec, read_plan(plan) if plan.exists() else Plan())
 
     @classmethod
     def prepare(
@@ -63,18 +58,20 @@ class StreamFolder:
         shard_size: int | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> StreamFolder:
-        """Create the folder, or join the one that is there; its plan then covers ``video_ids``.
+        """Create the folder, or join the one that exists; its plan then covers ``video_ids``.
 
-        The folder keeps the ``shard_size`` it was made with; another that is asked for later
-        holds for the videos that are new then. Raises SpecError when the folder holds features
-        of another spec.
+        The folder keeps the ``shard_size`` it was made with; another one given later is used for
+        the videos that are new then. Raises SpecError when the folder holds features of another
+        spec.
         """
         make_folder(path / "shards")
-        _settle_spec(path, spec, shard_size or SHARD_SIZE, provenance or {})
-        folder = cls(path, spec)
+        _write_spec(path, spec, shard_size or SHARD_SIZE, provenance or {})
         size = shard_size or read_shard_size(path)
-        vars(folder)["plan"] = grown_plan(folder.plan_path, video_ids, size)
-        return folder
+        return cls(path, spec, grow_plan(path / "plan.csv", video_ids, size))
+
+    @property
+    def plan_path(self) -> Path:
+        return self.path / "plan.csv"
 
     def shard(self, shard: int) -> Path:
         """Path of a final shard, whether it exists yet or not."""
@@ -90,7 +87,7 @@ class StreamFolder:
 
     def final_shards(self) -> set[int]:
         """Numbers of the shards that are final."""
-        planned = plan_size(self.plan_path).shards
+        planned = len(self.plan.shards)
         return {n for n in _numbers(self.path / "shards", "shard-", ".h5") if n < planned}
 
     def partial_shards(self) -> set[int]:
@@ -99,27 +96,26 @@ class StreamFolder:
 
     def unfinished_shards(self) -> set[int]:
         """Numbers of the shards that are not final, or whose parts still lie beside them."""
-        planned = set(range(plan_size(self.plan_path).shards))
-        return (planned - self.final_shards()) | self.partial_shards()
+        return (set(range(len(self.plan.shards))) - self.final_shards()) | self.partial_shards()
 
     def finished(self, shard: int) -> set[int]:
         """Positions of the videos, done or failed, of a shard that is not final."""
         return set(_numbers(self.partial(shard), "", ".h5"))
 
     def runs(self) -> list[Run]:
-        """The runs that are at work on it, by their leases."""
+        """The runs that work on it now, by their leases."""
         return running(self.path)
 
     def location(self, place: Place) -> tuple[Path, str]:
         """File and group of the video at ``place``: its own file if it has one, else the shard.
 
-        A video that was done again has its own file beside the final shard for a while.
+        A video that was extracted again has its own file beside the final shard for a while.
         """
         own = self.partial_video(place)
         return (own, "000000") if own.exists() else (self.shard(place.shard), place.group)
 
     def stored(self, place: Place) -> StoredVideo:
-        """The finished video at ``place``; holds no file open, its blocks open it once each."""
+        """The finished video at ``place``; holds no file open: each of its blocks opens it once."""
         path, group = self.location(place)
         with Shard(path) as shard:
             video = shard.video(group)
@@ -138,6 +134,62 @@ def _numbers(folder: Path, prefix: str, suffix: str) -> Iterator[int]:
             yield int(digits)
 
 
+class RemoteFolder(StreamFolder):
+    """A StreamFolder at a URL, as it was when it was opened, read with few requests.
+
+    A complete folder needs no listing: its plan names the shards. Files of single videos are
+    looked for where a listing shows their folder or, without listings, where a shard is missing.
+    """
+
+    path: RemotePath  # type: ignore[assignment]  # reading needs no more of a Path than it has
+
+    def final_shards(self) -> set[int]:
+        return {shard for shard in range(len(self.plan.shards)) if self.shard(shard).exists()}
+
+    def partial_shards(self) -> set[int]:
+        return {shard for shard in range(len(self.plan.shards)) if self._has_partial(shard)}
+
+    def finished(self, shard: int) -> set[int]:
+        count = len(self.plan.shards[shard]) if self._has_partial(shard) else 0
+        return {n for n in range(count) if self.partial_video(Place(shard, n)).exists()}
+
+    def runs(self) -> list[Run]:
+        return []  # they work on disks
+
+    def location(self, place: Place) -> tuple[Path, str]:
+        if self._has_partial(place.shard):
+            return super().location(place)
+        return self.shard(place.shard), place.group
+
+    def _has_partial(self, shard: int) -> bool:
+        if self.path.lists:
+            return self.partial(shard).exists()
+        return not self.shard(shard).exists()
+
+
+def stream_folders(path: AnyPath) -> dict[str, StreamFolder]:
+    """Stream -> folder for each stream in FEATURES, or for the one folder ``path`` itself."""
+    paths = [path] if (path / "spec.json").exists() else [path / name for name in STREAMS]
+    kind = RemoteFolder if isinstance(path, RemotePath) else StreamFolder
+    folders = [kind.open(cast(Path, each)) for each in paths if (each / "spec.json").exists()]
+    return {folder.spec.stream: folder for folder in folders}
+
+
+def required_folders(path: AnyPath) -> dict[str, StreamFolder]:
+    """``stream_folders``; raises FeaturesError when there are none."""
+    folders = stream_folders(path)
+    if not folders:
+        places = ", ".join(["spec.json", *(f"{name}/spec.json" for name in STREAMS)])
+        raise FeaturesError(
+            f"{path}: no features here (looked for {places}): make them with vadprep extract, or "
+            "name the folder they are in (train, score: --features)"
+        )
+    return folders
+
+
+# ---------------------------------------------------------------- spec.json
+
+
 def read_spec(path: Path) -> Spec | None:
     """The spec of the folder ``path``, None when there is none."""
     content = _spec_file(path)
@@ -151,7 +203,7 @@ def read_spec(path: Path) -> Spec | None:
 
 
 def read_shard_size(path: Path) -> int:
-    """Videos a shard in the folder ``path``: what it was made with, else SHARD_SIZE."""
+    """Videos in a shard of the folder ``path``: what it was made with, else SHARD_SIZE."""
     size = (_spec_file(path) or {}).get("shard_size", SHARD_SIZE)
     if not isinstance(size, int) or size < 1:
         raise FeaturesError(f"{path / 'spec.json'}: damaged: shard_size is {size!r}")
@@ -159,7 +211,7 @@ def read_shard_size(path: Path) -> int:
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """What the folder ``path`` says of how it came to be; empty when there is no folder."""
+    """How the folder ``path`` was made, as it says itself; empty when there is no folder."""
     return dict((_spec_file(path) or {}).get("provenance", {}))
 
 
@@ -176,7 +228,8 @@ def _spec_file(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _settle_spec(path: Path, spec: Spec, shard_size: int, provenance: dict[str, Any]) -> None:
+def _write_spec(path: Path, spec: Spec, shard_size: int, provenance: dict[str, Any]) -> None:
+    """Write spec.json, or compare with the one that exists."""
     content = {
         "format": "vadprep-features",
         "version": 1,
@@ -198,10 +251,7 @@ def _settle_spec(path: Path, spec: Spec, shard_size: int, provenance: dict[str, 
 
 
 def check_writable(path: Path) -> None:
-    """Make ``path``; raise OutputError unless this process can write and rename a file there.
-
-    It says nothing of other machines: what nodes of a cluster see is asked by ``probe``.
-    """
+    """Make ``path``; raise OutputError unless this process can write and rename a file there."""
     make_folder(path)
     probe = temporary_name(path / ".write-probe")  # of our own: other ranks check as well
     with disk_errors(path):

@@ -7,14 +7,13 @@ plan, so that extract can go on in the new folder.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vadprep.core.atomic import disk_errors, make_folder, remove_stale
+from vadprep.core.atomic import remove_stale
 from vadprep.core.errors import FeaturesError, SpecError
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, differences, require_shared
@@ -24,21 +23,25 @@ from vadprep.features.folder import (
     read_provenance,
     read_shard_size,
     read_spec,
+    required_folders,
 )
-from vadprep.features.journal import Journal, read_rows, row_of
+from vadprep.features.journal import read_rows
 from vadprep.features.lease import leased
 from vadprep.features.plan import Place
-from vadprep.features.reader import StreamReader, required_folders
-from vadprep.features.shard import StoredVideo, write_shard
+from vadprep.features.reader import StreamReader
+from vadprep.features.remote import AnyPath, as_path
+from vadprep.features.shard import StoredVideo
+from vadprep.features.writer import StreamWriter
 
 GO_ON = "the shards that are written stay, run the same command again"
 NAMED = 10
 """Ids that an error lists before it says how many more there are."""
 
 
-def repack(
-    sources: Sequence[Path],
-    out: Path,
+def merge(
+    sources: Sequence[str | AnyPath],
+    out: str | Path,
+    *,
     shard_size: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[StreamFolder]:
@@ -51,10 +54,11 @@ def repack(
     something else; SpecError when specs differ; ShardError at damage; OutputError when the disk
     refuses; LeaseError when another run works in ``out``; Stopped at a signal.
     """
+    out = Path(out)
     with ExitStack() as stack:
         readers: dict[str, list[StreamReader]] = {}
         for source in sources:
-            for stream, folder in required_folders(source).items():
+            for stream, folder in required_folders(as_path(source)).items():
                 reader = stack.enter_context(closing(StreamReader(folder)))
                 readers.setdefault(stream, []).append(reader)
         _check_specs([reader.folder for each in readers.values() for reader in each])
@@ -65,10 +69,10 @@ def repack(
             for part in parts:
                 folders.append(_prepared(part))
                 with leased(part.path, 0, 1, request_stop) as lease:
-                    copying = _Copying(part, folders[-1])
+                    copying = _Copy(part, StreamWriter(folders[-1], lease=lease))
                     for number in range(len(folders[-1].plan.shards)):
                         lease.check()
-                        done += copying.settle(number)
+                        done += copying.copy(number)
                         progress(done, max(done, total))
                         check_stop()
     return folders
@@ -176,16 +180,14 @@ def _prepared(part: _Part) -> StreamFolder:
     return StreamFolder.prepare(part.path, spec, list(part.origins), part.shard_size, provenance)
 
 
-class _Copying:
-    """Writes one stream of the new folder; the numbers of a video pass by in blocks."""
+class _Copy:
+    """Writes one stream of the new folder; the numbers of a video are copied in blocks."""
 
-    def __init__(self, part: _Part, folder: StreamFolder) -> None:
+    def __init__(self, part: _Part, writer: StreamWriter) -> None:
         self.origins = part.origins
-        self.folder = folder
+        self.writer = writer
         for path in (part.path.parent, part.path, part.path / "shards"):
             remove_stale(path)
-        self.journal = Journal(part.path, 0)
-        self.rows = read_rows(part.path)
         self._times = {
             video_id: row.time
             for reader in part.readers
@@ -193,51 +195,29 @@ class _Copying:
             if part.origins.get(video_id) is reader
         }
 
-    def settle(self, shard: int) -> int:
+    def copy(self, shard: int) -> int:
         """Bring a shard as far as the sources are; returns the number of its videos.
 
-        What stands in the new folder already, from an earlier call or from extract, stays.
+        What is in the new folder already, from an earlier call or from extract, stays.
         """
-        ids = self.folder.plan.shards[shard]
-        places = {video_id: Place(shard, position) for position, video_id in enumerate(ids)}
-        if self.folder.finished(shard) or not self.folder.shard(shard).exists():
-            self._copy(shard, places)
-        for video_id, place in places.items():
-            if video_id not in self.rows and self._stands(place):
-                self._record(video_id, place)
+        ids, folder = self.writer.folder.plan.shards[shard], self.writer.folder
+        remove_stale(folder.partial(shard))
+        if not folder.shard(shard).exists():
+            found = {
+                each: _finished(self.origins[each], each) for each in ids if each in self.origins
+            }
+            videos = {each: video for each, video in found.items() if video is not None}
+            self.writer.finish(shard, videos)
+        else:
+            self.writer.finish(shard)
+        for position, video_id in enumerate(ids):
+            if video_id not in self.writer.rows and self.writer.is_finished(Place(shard, position)):
+                self._record(video_id, shard)
         return len(ids)
 
-    def _stands(self, place: Place) -> bool:
-        return self.folder.location(place)[0].exists()
-
-    def _copy(self, shard: int, places: Mapping[str, Place]) -> None:
-        """Make the shard final, or a partial one of what is finished."""
-        partial = self.folder.partial(shard)
-        remove_stale(partial)
-        found = {video_id: self._video(video_id, place) for video_id, place in places.items()}
-        videos = [video for video in found.values() if video is not None]
-        if len(videos) == len(places):
-            write_shard(self.folder.shard(shard), self.folder.spec, videos)
-            if partial.exists():
-                with disk_errors(partial):
-                    shutil.rmtree(partial)
-            return
-        make_folder(partial)
-        for video in videos:
-            place = places[video.video_id]
-            if not self._stands(place):
-                write_shard(self.folder.partial_video(place), self.folder.spec, [video])
-
-    def _video(self, video_id: str, place: Place) -> StoredVideo | None:
-        if self._stands(place):
-            return self.folder.stored(place)
+    def _record(self, video_id: str, shard: int) -> None:
         origin = self.origins.get(video_id)  # extract may have planned more since
-        return _finished(origin, video_id) if origin else None
-
-    def _record(self, video_id: str, place: Place) -> None:
-        row = row_of(self.folder.stored(place), place.shard)
-        if origin := self.origins.get(video_id):
+        if origin:
             file = str(origin.location(video_id)[0])
-            self.journal.event("copied", video_id, shard=place.shard, source=file)
-            row = replace(row, time=self._times.get(video_id, row.time))
-        self.journal.finished(row)
+            self.writer.journal.event("copied", video_id, shard=shard, source=file)
+        self.writer.record(video_id, self._times.get(video_id))

@@ -23,12 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.errors import FeaturesError, ShardError, SpecError
-from vadprep.core.spec import STREAMS, Spec, require_equal
-from vadprep.features.folder import StreamFolder
+from vadprep.core.spec import Spec, require_equal
+from vadprep.features.folder import StreamFolder, required_folders
 from vadprep.features.journal import read_rows
-from vadprep.features.remote import RemotePath, as_path
-from vadprep.features.remote_folder import RemoteFolder
-from vadprep.features.shard import DONE, Shard, StoredVideo
+from vadprep.features.remote import AnyPath, as_path
+from vadprep.features.shard import Shard, StoredVideo
 
 OPEN_FILES = 16
 """Shards kept open a process."""
@@ -48,7 +47,7 @@ class StreamReader:
         return [
             video_id
             for video_id in self.planned()
-            if (rows[video_id].status == DONE if video_id in rows else self._is_done(video_id))
+            if (rows[video_id].is_done if video_id in rows else self._is_done(video_id))
         ]
 
     def _is_done(self, video_id: str) -> bool:
@@ -250,7 +249,7 @@ class Features(Mapping[str, VideoFeatures]):
         self.close()
 
 
-def open_features(path: str | Path) -> Features:
+def open_features(path: str | AnyPath) -> Features:
     """The features in a folder FEATURES (all its streams) or FEATURES/rgb (one).
 
     ``path`` may be a URL that fsspec reads, as ``s3://bucket/xd`` or ``https://host/xd``: only
@@ -258,26 +257,6 @@ def open_features(path: str | Path) -> Features:
     """
     folders = required_folders(as_path(path))
     return Features({name: StreamReader(folder) for name, folder in folders.items()})
-
-
-def required_folders(path: Path) -> dict[str, StreamFolder]:
-    """``stream_folders``; raises FeaturesError when there are none."""
-    folders = stream_folders(path)
-    if not folders:
-        places = ", ".join(["spec.json", *(f"{name}/spec.json" for name in STREAMS)])
-        raise FeaturesError(
-            f"{path}: no features here (looked for {places}): make them with vadprep extract, or "
-            "name the folder they are in (train, score: --features)"
-        )
-    return folders
-
-
-def stream_folders(path: Path) -> dict[str, StreamFolder]:
-    """Stream -> folder for each stream in FEATURES, or for the one folder ``path`` itself."""
-    candidates = [path] if (path / "spec.json").exists() else [path / name for name in STREAMS]
-    kind = RemoteFolder if isinstance(path, RemotePath) else StreamFolder
-    folders = [kind.open(each) for each in candidates if (each / "spec.json").exists()]
-    return {folder.spec.stream: folder for folder in folders}
 
 
 STREAM_CHOICES: dict[str, tuple[str, ...]] = {

@@ -7,19 +7,35 @@ connections of its own, so that forked and spawned workers are safe.
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
+import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from vadprep.core.errors import FeaturesError
 
 WAITS = (0.5, 2.0)
 """Seconds before a failed request is made again."""
+
+BLOCK_BYTES = 64 << 10
+"""What fsspec fetches at a time of a file's metadata, and keeps: MOST_BLOCKS of each file."""
+
+MOST_BLOCKS = 64
+
+PIECE_BYTES = 16 << 20
+"""The most that is fetched of a file's numbers in one request."""
 
 FAILURES = {
     "fsspec.exceptions": ("FSTimeoutError",),
@@ -30,31 +46,19 @@ FAILURES = {
 """What fsspec's file systems raise beside OSError, by the module that is loaded if it does."""
 
 BUSY = (408, 429)
-"""Status of a server that wants to be asked again."""
+"""Status of a server that is to be asked again."""
 
 FORBIDDEN = 403
 """What an object store answers where a file is missing and listing is not allowed."""
 
 T = TypeVar("T")
 
-if TYPE_CHECKING:
-    _Path = Path  # to the type checker, since whatever only reads a folder takes both
-else:
-    _Path = object
 
-
-def as_path(path: str | Path) -> Path:
-    """A local path, or a RemotePath where ``path`` is a URL or one already."""
-    if isinstance(path, RemotePath):
-        return path
-    return RemotePath(path) if isinstance(path, str) and "://" in path else Path(path)
-
-
-class RemotePath(_Path):
+class RemotePath:
     """A file or folder at a URL, with the methods of ``pathlib.Path`` that reading needs.
 
-    What exists is asked once and remembered by all paths that come from this one. A file that
-    is not there raises FileNotFoundError as usual, any other failure FeaturesError.
+    Whether a file exists is asked once and remembered by all paths that come from this one. A
+    file that is missing raises FileNotFoundError as usual, any other failure FeaturesError.
     """
 
     def __init__(self, url: str, known: dict[str, Any] | None = None) -> None:
@@ -74,40 +78,42 @@ class RemotePath(_Path):
     def parent(self) -> RemotePath:
         return RemotePath(self.url.rpartition("/")[0], self._known)
 
-    def __truediv__(self, name: str) -> RemotePath:  # type: ignore[override]
+    def __truediv__(self, name: str) -> RemotePath:
         return RemotePath(f"{self.url}/{name}", self._known)
 
-    def resolve(self, strict: bool = False) -> RemotePath:
+    def resolve(self) -> RemotePath:
         return self
 
-    def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """True when the file or, where it can be listed, the folder was there when first asked."""
+    def exists(self) -> bool:
+        """True when the file or, where it can be listed, the folder existed when first asked."""
         if self.lists:
             return self.name in self.parent.names()
         if self.url not in self._known:
-            try:
-                self.read_range(0, 1)
-                self._known[self.url] = True
-            except FileNotFoundError:
-                self._known[self.url] = False
-            except FeaturesError as error:
-                if getattr(error.__cause__, "status", None) != FORBIDDEN:
-                    raise
-                self._known[self.url] = False
+            self._known[self.url] = self._answers()
         return bool(self._known[self.url])
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.read_range(0, 1))
+        except FileNotFoundError:
+            return False
+        except FeaturesError as error:
+            if getattr(error.__cause__, "status", None) != FORBIDDEN:
+                raise
+            return False
 
     def names(self) -> set[str]:
         """Names in this folder as it was when first listed; none when there is no such folder."""
         if self.url not in self._known:
             try:
-                listed = self._ask(_listed)
+                listed = self.ask(_listed)
             except (FileNotFoundError, NotADirectoryError):
                 listed = []
             self._known[self.url] = {each.rstrip("/").rpartition("/")[2] for each in listed}
         names: set[str] = self._known[self.url]
         return names
 
-    def glob(self, pattern: str, **options: Any) -> Iterator[RemotePath]:  # type: ignore[override]
+    def glob(self, pattern: str) -> Iterator[RemotePath]:
         """Files of this folder; of numbered ones where nothing is listed, 00000 to the last."""
         if self.lists:
             return (self / name for name in sorted(self.names()) if fnmatch(name, pattern))
@@ -115,25 +121,19 @@ class RemotePath(_Path):
         return itertools.takewhile(RemotePath.exists, numbered)
 
     def read_bytes(self) -> bytes:
-        content: bytes = self._ask(lambda system, path: system.cat_file(path))
+        content: bytes = self.ask(lambda system, path: system.cat_file(path))
         return content
 
-    def read_text(self, *options: Any, **named: Any) -> str:
+    def read_text(self) -> str:
         return self.read_bytes().decode()
 
-    def open(self, mode: str = "r", **named: Any) -> Any:  # type: ignore[override]
-        """The whole file, fetched once, as a stream of bytes or, with ``named``, of text."""
-        content = self._known.setdefault(f"{self.url}#content", None)
-        if content is None:
-            content = self._known[f"{self.url}#content"] = self.read_bytes()
-        binary = io.BytesIO(content)
-        return binary if "b" in mode else io.TextIOWrapper(binary, **named)
+    def open(self, mode: str) -> io.BytesIO:
+        """The whole file, as a stream of bytes."""
+        return io.BytesIO(self.read_bytes())
 
     def read_range(self, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of the file, and nothing more is fetched."""
-        content: bytes = self._ask(
-            lambda system, path: system.cat_file(path, start=start, end=stop)
-        )
+        """Bytes [start, stop) of the file; nothing more is fetched."""
+        content: bytes = self.ask(lambda system, path: system.cat_file(path, start=start, end=stop))
         if len(content) != stop - start:
             raise FeaturesError(
                 f"{self}: {len(content)} bytes came where bytes {start} to {stop} were asked for: "
@@ -141,25 +141,7 @@ class RemotePath(_Path):
             )
         return content
 
-    def num_bytes(self) -> int:
-        """Size of the file."""
-        if not self.lists and not self.exists():
-            raise FileNotFoundError(self.url)
-        size = self._ask(self._size)
-        if size is None:
-            raise FeaturesError(f"{self}: the server does not say its size: download the folder")
-        return int(size)
-
-    def _size(self, system: Any, path: str) -> int | None:
-        try:
-            size: int | None = system.size(path)
-        except FileNotFoundError as error:
-            if self.lists:
-                raise
-            raise ConnectionError("its size cannot be had") from error  # whatever went wrong
-        return size
-
-    def _ask(self, request: Callable[[Any, str], T]) -> T:
+    def ask(self, request: Callable[[Any, str], T]) -> T:
         """What ``request(file system, path)`` gives; a failure of the network is tried again."""
         system, path = _file_system(self.url)
         for wait in (*WAITS, None):
@@ -189,11 +171,18 @@ class RemotePath(_Path):
     def __hash__(self) -> int:
         return hash(self.url)
 
-    def __lt__(self, other: object) -> bool:
-        return isinstance(other, RemotePath) and self.url < other.url
-
     def __reduce__(self) -> tuple[Any, ...]:
         return RemotePath, (self.url, self._known)
+
+
+AnyPath = Path | RemotePath
+
+
+def as_path(path: str | AnyPath) -> AnyPath:
+    """A local path, or a RemotePath where ``path`` is a URL or one already."""
+    if isinstance(path, RemotePath):
+        return path
+    return RemotePath(path) if isinstance(path, str) and "://" in path else Path(path)
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -233,3 +222,119 @@ def _is_refusal(error: BaseException) -> bool:
     status = getattr(error, "status", 500)
     is_final = 400 <= status < 500 and status not in BUSY
     return is_final or isinstance(error, PermissionError)
+
+
+# ---------------------------------------------------------------- HDF5
+
+
+class LocalFile:
+    """An HDF5 file on a disk, opened without HDF5's lock, which network file systems often lack."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = h5py.File(path, "r", locking=False)
+
+    def with_file(self, get: Callable[[h5py.File], T]) -> T:
+        """What ``get`` reads from the file."""
+        return get(self._file)
+
+    def rows(self, get: Callable[[h5py.File], h5py.Dataset], rows: slice) -> NDArray[Any]:
+        """Some rows, without a step, of the contiguous data set that ``get`` finds."""
+        numbers: NDArray[Any] = get(self._file)[rows]
+        return numbers
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RemoteFile(io.RawIOBase):
+    """An HDF5 file at a URL: metadata come through fsspec's block cache, numbers by their range.
+
+    No file stays open in HDF5 between two calls: one of this kind that is open when Python ends
+    is a segmentation fault (measured, h5py 3.16).
+    """
+
+    def __init__(self, path: RemotePath) -> None:
+        super().__init__()
+        self.path = path
+        if not path.lists and not path.exists():
+            raise FileNotFoundError(path.url)
+        self._file = path.ask(_open)
+        if not self._file.seekable():
+            raise FeaturesError(f"{path}: the server gives whole files only: download the folder")
+
+    def with_file(self, get: Callable[[h5py.File], T]) -> T:
+        """What ``get`` reads from the file."""
+        with _no_collection(), h5py.File(self, "r") as file:
+            return get(file)
+
+    def rows(self, get: Callable[[h5py.File], h5py.Dataset], rows: slice) -> NDArray[Any]:
+        """Some rows, without a step, of the contiguous data set that ``get`` finds."""
+        offset, shape, dtype = self.with_file(lambda file: _extent(get(file)))
+        start, stop, _ = rows.indices(shape[0])
+        row_bytes = dtype.itemsize * math.prod(shape[1:])
+        numbers = np.empty((max(0, stop - start), *shape[1:]), dtype)
+        content = numbers.reshape(-1).view(np.uint8)
+        for at in range(0, len(content), PIECE_BYTES):
+            piece = content[at : at + PIECE_BYTES]
+            first = offset + start * row_bytes + at
+            piece[:] = np.frombuffer(self.path.read_range(first, first + len(piece)), np.uint8)
+        return numbers
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        position: int = self._file.seek(offset, whence)
+        return position
+
+    def readinto(self, buffer: Any) -> int:
+        at = self._file.tell()
+
+        def read(system: Any, path: str) -> bytes:
+            self._file.seek(at)
+            content: bytes = self._file.read(len(buffer))
+            return content
+
+        content = self.path.ask(read)
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def _open(system: Any, path: str) -> Any:
+    options = {"block_size": BLOCK_BYTES, "cache_options": {"maxblocks": MOST_BLOCKS}}
+    return system.open(path, "rb", cache_type="blockcache", **options)
+
+
+def _extent(array: h5py.Dataset) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
+    """Where the numbers of a data set begin, its shape and type; ValueError when in chunks."""
+    if array.chunks is not None:
+        raise ValueError(f"{array!r} is stored in chunks, expected contiguous numbers")
+    return array.id.get_offset() or 0, array.shape, array.dtype
+
+
+_READING = threading.RLock()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected while HDF5 waits for the network.
+
+    h5py holds a lock of the whole process then, and an h5py object that is collected in fsspec's
+    own thread waits for that lock, so that both would wait for ever (h5py issue 2019).
+    """
+    with _READING:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if was_enabled:
+                gc.enable()
+
+
+def opened(path: AnyPath) -> LocalFile | RemoteFile:
+    """The HDF5 file at ``path``; raises what h5py raises, FeaturesError where the network fails."""
+    return RemoteFile(path) if isinstance(path, RemotePath) else LocalFile(path)

@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 from vadprep.core.atomic import disk_errors, open_atomic
 from vadprep.core.errors import FeaturesError, ShardError
 from vadprep.core.spec import Spec
-from vadprep.features.hdf5 import opened
+from vadprep.features.remote import AnyPath, opened
 
 FORMAT = "vadprep-shard"
 VERSION = 1
@@ -203,7 +203,7 @@ class Shard:
     may be a RemotePath: then only what is asked for is fetched.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
         try:
             self._file = opened(path)
@@ -219,7 +219,7 @@ class Shard:
             raise
 
     def _read_spec(self) -> Spec:
-        known = self._file.ask(_attributes)
+        known = self._file.with_file(_attributes)
         if (known.get("format"), known.get("version")) != (FORMAT, VERSION):
             raise ShardError(
                 f"{self.path}: attribute format/version is {known.get('format')!r}/"
@@ -242,12 +242,12 @@ class Shard:
     def __iter__(self) -> Iterator[str]:
         """Names of the groups, in order."""
         with _naming(str(self.path)):
-            return iter(self._file.ask(lambda file: list(file)))
+            return iter(self._file.with_file(lambda file: list(file)))
 
     def video(self, name: str) -> StoredVideo:
         """The video in group ``name``; its features stay on the disk until ``blocks()``."""
         with self._naming(name):
-            video = self._file.ask(lambda file: _stored(file[name]))
+            video = self._file.with_file(lambda file: _stored(file[name]))
         if not video.is_done:
             return video
         self._check(video, name)
@@ -257,7 +257,7 @@ class Shard:
         """Features of the snippets of one block, [n, num_crops, dim]: empty past the last."""
         with self._naming(name):
             features = partial(_features, name)
-            step = self._file.ask(lambda file: _rows_a_block(features(file)))
+            step = self._file.with_file(lambda file: _rows_a_block(features(file)))
             return self._file.rows(features, slice(number * step, (number + 1) * step))
 
     def features(self, name: str) -> NDArray[Any]:
@@ -267,7 +267,7 @@ class Shard:
         """
         with self._naming(name):
             names = ("video_id", "features_crc32")
-            known = self._file.ask(lambda file: _attributes(file[name], names))
+            known = self._file.with_file(lambda file: _attributes(file[name], names))
             _check_kinds(known, names)
             features = self._file.rows(partial(_features, name), slice(None))
         if crc32(features) != known["features_crc32"]:

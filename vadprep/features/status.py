@@ -1,159 +1,224 @@
-"""How far a feature folder is: from the ends of its files, however many videos it holds."""
+"""How far a feature folder is, how fast it goes on, and what became of each video."""
 
 from __future__ import annotations
 
+import difflib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
 
+from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import Spec
-from vadprep.features.folder import StreamFolder
-from vadprep.features.journal import (
-    Row,
-    Totals,
-    age,
-    file_mark,
-    is_notable,
-    manifest_paths,
-    notable_in,
-    tail_of,
-)
-from vadprep.features.latest import Standing
+from vadprep.features.folder import StreamFolder, required_folders
+from vadprep.features.journal import Event, Row, last_events, read_rows
 from vadprep.features.lease import Run
-from vadprep.features.pace import Pace, pace_of
-from vadprep.features.plan import ids_in_shard, plan_size
-from vadprep.features.shard import DONE, FAILED
+from vadprep.features.remote import AnyPath, as_path
+
+WINDOW_SECONDS = 300.0
+WINDOW_VIDEOS = 10
+"""The pace is that of the last minutes, or of so many videos where they take longer."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A video that is being extracted."""
+
+    video_id: str
+    rank: int
+    since: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the ranks that run are doing now."""
+
+    running: tuple[Running, ...] = ()
+    videos_per_second: float = 0.0
+    clips_per_second: float = 0.0
+    seconds_left: float | None = None
+    """Until the last of the ranks has done its work; None where that is not known."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a stream is, from the plan and the journal alone."""
+    """How far a stream is, from the plan, the journal and the leases."""
 
-    spec: Spec
-    planned: int
-    totals: Totals
-    notable: tuple[Row, ...]
-    """Of the videos that failed, were repaired, or are of another length than was said."""
+    folder: StreamFolder
+    rows: Mapping[str, Row]
+    """The latest row of each planned video that is done or has failed."""
+    failed: tuple[Row, ...]
+    repaired: tuple[Row, ...]
+    """Videos that are done with frames repaired."""
+    noted: tuple[Row, ...]
+    """Videos that are done but not as long as header or manifest say, with the likely cause."""
     missing: tuple[str, ...]
-    """Videos without a row, those in the works among them; not all of them when that was asked."""
-    shards_planned: int
+    """Videos without a row, those that are being extracted among them."""
+    num_clips: int
+    num_frames: int
+    repaired_frames: int
+    """Sums over the videos that are done."""
     shards_final: int
     runs: tuple[Run, ...]
-    """Those that are at work on it now, by their leases."""
+    """Those that work on it now, by their leases."""
     pace: Pace
 
     @property
+    def spec(self) -> Spec:
+        return self.folder.spec
+
+    @property
+    def planned(self) -> int:
+        return len(self.folder.plan.places)
+
+    @property
+    def shards_planned(self) -> int:
+        return len(self.folder.plan.shards)
+
+    @property
     def done(self) -> int:
-        return self.totals.done
-
-    @property
-    def failed(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.notable if row.status == FAILED)
-
-    @property
-    def repaired(self) -> tuple[Row, ...]:
-        """Videos that are done with frames repaired."""
-        return tuple(row for row in self.notable if row.status == DONE and row.repaired_frames)
-
-    @property
-    def noted(self) -> tuple[Row, ...]:
-        """Videos that are done but whose length is not what was said, with the likely cause."""
-        return tuple(row for row in self.notable if row.status == DONE and row.reason)
-
-    @property
-    def num_missing(self) -> int:
-        return self.planned - self.totals.done - self.totals.failed
-
-    @property
-    def num_clips(self) -> int:
-        return self.totals.num_clips
-
-    @property
-    def num_frames(self) -> int:
-        return self.totals.num_frames
+        return len(self.rows) - len(self.failed)
 
     @property
     def is_complete(self) -> bool:
-        all_final = self.shards_final == self.shards_planned
-        return all_final and not self.num_missing and not self.totals.failed
+        is_final = self.shards_final == self.shards_planned
+        return is_final and not self.missing and not self.failed
+
+    def why(self, video_id: str) -> str:
+        """One line on a video: done, failed with the reason, running, missing, or not planned."""
+        place, row = self.folder.plan.places.get(video_id), self.rows.get(video_id)
+        if place is None:
+            near = difflib.get_close_matches(video_id, self.folder.plan.places, 3)
+            like = f"; similar ids: {', '.join(map(repr, near))}" if near else ""
+            return f"not in {self.folder.plan_path}: no extraction has been asked for it{like}"
+        file, group = self.folder.location(place)
+        if row is None:
+            running = [each for each in self.pace.running if each.video_id == video_id]
+            what = f"being extracted by rank {running[0].rank}" if running else "not extracted yet"
+            return f"{what}: planned for {self.folder.shard(place.shard)}, run the same extract"
+        if row.is_done:
+            note = f"; {row.reason}" if row.reason else ""
+            return f"done: {row.num_clips} clips in {file}, group {group}{note}"
+        return f"failed: {row.reason}; extract --retry-failed tries it again"
 
 
-def status(folder: StreamFolder, most: int | None = None) -> Status:
-    """Done, failed, running and missing videos of a stream folder.
+def status(path: str | AnyPath) -> dict[str, Status]:
+    """Stream -> how far it is, of the features in a folder FEATURES or FEATURES/rgb, or at a URL.
 
-    With ``most`` the list ``missing`` is cut there, and the plan and the rows need not be read.
+    ``status(path)["rgb"].why(video_id)`` says why a video is missing. Raises FeaturesError when
+    there are no features or a table is damaged.
     """
-    size = plan_size(folder.plan_path)
-    found = _from_ends(folder.path)
-    standing = None
-    if found is None or found[0].done + found[0].failed > size.videos:
-        standing = Standing(folder)
-        found = standing.totals, standing.notable()
-    totals, notable = found
-    num_missing = size.videos - totals.done - totals.failed
-    missing: list[str] = []
-    if num_missing and most is not None and standing is None:
-        missing = list(islice(_unfinished(folder, size.shards), most))
-    if len(missing) < (num_missing if most is None else min(num_missing, most)):
-        missing = list(islice((standing or Standing(folder)).missing(), most))
+    return {name: stream_status(each) for name, each in required_folders(as_path(path)).items()}
+
+
+def stream_status(folder: StreamFolder) -> Status:
+    """Done, failed, running and missing videos of a stream folder."""
+    found, places = read_rows(folder.path), folder.plan.places
+    rows = {each: found[each] for each in places if each in found}
+    done = [row for row in rows.values() if row.is_done]
     runs = folder.runs()
     return Status(
-        spec=folder.spec,
-        planned=size.videos,
-        totals=totals,
-        notable=tuple(sorted(notable, key=lambda row: (row.shard, row.video_id))),
-        missing=tuple(missing[:num_missing]),
-        shards_planned=size.shards,
+        folder=folder,
+        rows=rows,
+        failed=tuple(row for row in rows.values() if not row.is_done),
+        repaired=tuple(row for row in done if row.repaired_frames),
+        noted=tuple(row for row in done if row.reason),
+        missing=tuple(each for each in places if each not in rows),
+        num_clips=sum(row.num_clips for row in done),
+        num_frames=sum(row.num_frames for row in done),
+        repaired_frames=sum(row.repaired_frames for row in done),
         shards_final=len(folder.final_shards()),
         runs=tuple(runs),
-        pace=pace_of(folder.path, time.time(), {run.rank for run in runs if run.holds}),
+        pace=_pace(folder.path, {run.rank for run in runs if run.holds}),
     )
 
 
-def _from_ends(folder: Path) -> tuple[Totals, list[Row]] | None:
-    """Totals of all ranks from the last row of each, and the notable rows.
+# ---------------------------------------------------------------- pace
 
-    None where the ends do not tell: rows of an older version, or one that took the place of a row
-    in a file that has been removed since.
+
+def _pace(path: Path, live: set[int]) -> Pace:
+    """The pace of the stream in ``path``, of the ranks that run now."""
+    events = last_events(path) if live else {}
+    now = time.time()
+    paces = [rank_pace(each, rank, now) for rank, each in events.items() if rank in live]
+    return Pace(
+        tuple(each for pace in paces for each in pace.running),
+        sum(pace.videos_per_second for pace in paces),
+        sum(pace.clips_per_second for pace in paces),
+        max((pace.seconds_left for pace in paces if pace.seconds_left is not None), default=None),
+    )
+
+
+def rank_pace(events: Sequence[Event], rank: int, now: float) -> Pace:
+    """The pace of one rank by the events of its last run, since the end of its first video."""
+    begin = max((number for number, each in enumerate(events) if each.event == "run"), default=0)
+    events = events[begin:]
+    started: dict[str, float] = {}
+    for event in events:
+        if event.event == "start":
+            started[event.video_id] = event.time
+        elif event.is_end:
+            started.pop(event.video_id, None)
+    running = tuple(Running(each, rank, since) for each, since in started.items())
+    ends = [each for each in events if each.is_end]
+    if not ends:
+        return Pace(running)
+    since = ends[-WINDOW_VIDEOS - 1].time if len(ends) > WINDOW_VIDEOS else ends[0].time
+    start = max(ends[0].time, min(since, now - WINDOW_SECONDS))
+    inside = [each for each in ends if each.time > start]
+    seconds = max(now - start, 1e-3)
+    return Pace(
+        running,
+        len(inside) / seconds,
+        sum(each.num_clips or 0 for each in inside) / seconds,
+        _seconds_left(events, start, seconds),
+    )
+
+
+def _seconds_left(events: Iterable[Event], start: float, seconds: float) -> float | None:
+    """The work that is left, at the speed of the ``seconds`` since ``start``."""
+    left = [(each.time, each.work_left) for each in events if each.work_left is not None]
+    if len(left) < 2:
+        return None
+    before = max((each for each in left if each[0] <= start), default=left[0])[1]
+    now = left[-1][1]
+    return now * seconds / (before - now) if before > now else None
+
+
+# ---------------------------------------------------------------- ranks of a job array
+
+
+def missing_ranks(folders: Iterable[StreamFolder], world_size: int) -> list[int]:
+    """Ranks of ``world_size`` that own a shard which is not final, in any of the streams.
+
+    A video that has failed is finished: it keeps no shard from being final. Raises FeaturesError
+    for a stream without a plan, of which nothing can be said.
     """
-    paths = manifest_paths(folder)
-    tails = [tail_of(path) for path in paths.values()]
-    marks: dict[int, str] = {}
-    totals = Totals()
-    for tail in tails:
-        if tail is None:
-            return None
-        for rank, mark in tail.against.items():
-            if rank not in marks:
-                marks[rank] = file_mark(paths[rank]) if rank in paths else ""
-            if marks[rank] != mark:
-                return None
-        totals += tail.totals
-    notable = _notable(paths.values())
-    num_failed = sum(row.status == FAILED for row in notable)
-    return (totals, notable) if num_failed == totals.failed else None
+    ranks = set()
+    for each in folders:
+        if not each.plan_path.exists():
+            raise FeaturesError(f"{each.path}: no plan.csv yet: run the same extract again")
+        ranks |= {shard % world_size for shard in each.unfinished_shards()}
+    return sorted(ranks)
 
 
-def _notable(paths: Iterable[Path]) -> list[Row]:
-    """Rows that something is to be said of and that no other has taken the place of."""
-    rows: dict[str, Row] = {}
-    for path in paths:
-        for row in notable_in(path):
-            old = rows.get(row.video_id)
-            if old is None or age(row) > age(old):
-                rows[row.video_id] = row
-    return [row for row in rows.values() if is_notable(row)]
+def last_world_size(folders: Iterable[StreamFolder]) -> int | None:
+    """The number of ranks of the run that started a video last; None when none has."""
+    starts = [
+        (event.time, event.world_size)
+        for folder in folders
+        for events in last_events(folder.path).values()
+        for event in events
+        if event.world_size
+    ]
+    # Of events of one millisecond the one that was written last.
+    return max(reversed(starts), key=lambda start: start[0])[1] if starts else None
 
 
-def _unfinished(folder: StreamFolder, shards: int) -> Iterator[str]:
-    """Ids of the videos without a file, in the order of the plan."""
-    final = folder.final_shards()
-    for shard in range(shards):
-        if shard in final:
-            continue
-        finished = folder.finished(shard)
-        if not folder.shard(shard).exists():  # else it became final just now
-            ids = ids_in_shard(folder.plan_path, shard)
-            yield from (each for position, each in enumerate(ids) if position not in finished)
+def array_of(ranks: Sequence[int]) -> str:
+    """Ascending ranks as ``sbatch --array`` takes them: ``0,2-3``."""
+    runs = groupby(enumerate(ranks), key=lambda pair: pair[1] - pair[0])
+    spans = ([rank for _, rank in group] for _, group in runs)
+    return ",".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else f"{s[0]}" for s in spans)

@@ -13,27 +13,33 @@ import numpy as np
 from vadprep.core.clips import check_spans
 from vadprep.core.errors import FeaturesError, ShardError, SpecError, VadprepError
 from vadprep.core.spec import UNKNOWN, Spec, require_equal
-from vadprep.features.folder import StreamFolder
+from vadprep.features.folder import StreamFolder, required_folders
 from vadprep.features.journal import Row, read_rows
 from vadprep.features.reader import StreamReader
-from vadprep.features.shard import DONE, REMEDY, Shard, StoredVideo, crc32
-
-
-def _is_done(row: Row | None) -> bool:
-    return row is not None and row.status == DONE
+from vadprep.features.remote import AnyPath, as_path
+from vadprep.features.shard import REMEDY, Shard, StoredVideo, crc32
 
 
 @dataclass(frozen=True)
 class Verification:
     """What ``verify`` read and what it found wrong, a line each."""
 
+    path: Path
     videos: int
     clips: int
     bytes: int
     problems: tuple[str, ...]
 
 
-def verify(folder: StreamFolder) -> Verification:
+def verify(path: str | AnyPath) -> dict[str, Verification]:
+    """Stream -> what was read and found wrong, of features in a folder or at a URL.
+
+    Raises FeaturesError when there are no features or a table is damaged.
+    """
+    return {name: verify_stream(each) for name, each in required_folders(as_path(path)).items()}
+
+
+def verify_stream(folder: StreamFolder) -> Verification:
     """Read everything: checksums, shapes, finite values, spans against frame counts.
 
     What is damaged is a problem, not an exception, and the rest is read none the less; only a
@@ -60,13 +66,13 @@ def verify(folder: StreamFolder) -> Verification:
                 problems.append(f"{path}: {error}")
     clips = sum(video.shape[0] for video in sound)
     size = sum(math.prod(video.shape) * np.dtype(video.dtype).itemsize for video in sound)
-    return Verification(len(sound), clips, size, tuple(problems))
+    return Verification(folder.path, len(sound), clips, size, tuple(problems))
 
 
 def _sound(reader: StreamReader, row: Row, dim: int | None) -> list[StoredVideo]:
     """The video of ``row``, read through, without its numbers; nothing for a failed one."""
     stored = reader.stored(row.video_id)
-    if stored.is_done != _is_done(row):
+    if stored.is_done != row.is_done:
         raise FeaturesError(f"{row.video_id!r}: manifest and shard disagree on its status")
     if not stored.is_done:
         return []

@@ -1,4 +1,11 @@
-"""One writer of shards: what is finished is committed, and a full shard becomes final."""
+"""The one writer of shards: it journals finished videos and makes full shards final.
+
+Extraction, import and merge differ in where features come from; what follows is the same. A
+video is written to its own file in ``shard-N.partial/`` (``folder.partial_video``), then
+``commit`` or ``record`` adds its row to the journal, then ``finish`` makes the shard final. A
+kill at any moment costs at most the videos that were not written: ``recover`` completes the rest
+from the files.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +13,21 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from vadprep.core.atomic import disk_errors, is_temporary, make_folder, names_in, remove_stale
 from vadprep.core.records import SKIPPED, Report
 from vadprep.features.folder import StreamFolder
-from vadprep.features.journal import Journal, Row, row_of
-from vadprep.features.latest import IS_DONE, IS_FAILED, MISSING, Standing
+from vadprep.features.journal import Journal, read_rows, row_of
 from vadprep.features.lease import Lease
 from vadprep.features.plan import Place
-from vadprep.features.shard import DONE, FAILED, write_shard
+from vadprep.features.shard import DONE, FAILED, StoredVideo, write_shard
 
 EVENTS = {DONE: "committed", FAILED: "failed", SKIPPED: "skipped"}
 
 SECONDS_TO_DIE = 3.0
-"""What workers that were ended amid a file have, before their files are left to the next run."""
+"""How long workers that were ended in the middle of a file have to die."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,26 @@ class Share:
         return range(self.rank, len(folder.plan.shards), self.world_size)
 
 
-class StreamDriver:
-    """Takes a rank's share of one stream's folder from where it stands to final shards."""
+class StreamWriter:
+    """Brings a rank's share of one stream's folder from its present state to final shards.
 
-    def __init__(self, folder: StreamFolder, share: Share, lease: Lease | None = None) -> None:
+    Temporary files that other hosts have left are removed only with a ``lease``.
+    """
+
+    def __init__(
+        self, folder: StreamFolder, share: Share | None = None, lease: Lease | None = None
+    ) -> None:
         self.folder = folder
-        self.share = share
+        self.share = share or Share()
         self.lease = lease
-        self.journal = Journal(folder.path, share.rank)
-        self._lacks: NDArray[np.bool_] = np.zeros(0, bool)
+        self.journal = Journal(folder.path, self.share.rank)
+        self.rows = read_rows(folder.path)
+        """The latest row of each finished video, of all ranks."""
+        self.expected: set[str] = set()
+        """Ids of the videos that this run is to report; see ``lacking``."""
         self._left: Counter[int] = Counter()
         """Videos of each shard that this run has still to report."""
-        self._begun: set[int] = set()
-        """Shards that this run has put a video into the works of."""
-
-    @cached_property
-    def _standing(self) -> Standing:
-        """What became of each video: read once, and then kept up to this rank's commits."""
-        return Standing(self.folder)
+        self._started: set[int] = set()
 
     def recover(self) -> None:
         """Bring the journal up to the files, and finish what a kill left half done."""
@@ -72,21 +76,17 @@ class StreamDriver:
         for common in (path.parent, path):
             remove_stale(common)
         remove_stale(path / "shards", self._is_sole)
-        plan, state = self.folder.plan, self._standing.state
         final, partial = self.folder.final_shards(), self.folder.partial_shards()
-        is_new = self.journal.is_new
         for shard in self.share.owned(self.folder):
-            states = state[plan.in_shard(shard)]
+            ids = self.folder.plan.shards[shard]
             fresh: set[int] = set()
             if shard in partial:
                 remove_stale(self.folder.partial(shard), lambda name: self.lease is not None)
                 fresh = self.folder.finished(shard)
-            if shard in final and shard not in partial and (states == IS_DONE).all():
-                continue
-            for position in range(len(states)) if shard in final else sorted(fresh):
-                # With the journal a row may be lost that took the place of a failure.
-                retried = states[position] == IS_FAILED and (position in fresh or is_new)
-                if states[position] == MISSING or retried:
+            for position in range(len(ids)) if shard in final else sorted(fresh):
+                row = self.rows.get(ids[position])
+                # A row that replaced a failure is lost when its file was removed.
+                if row is None or (not row.is_done and (position in fresh or self.journal.is_new)):
                     self._adopt(Place(shard, position))
             if shard in partial:
                 self.finish(shard)
@@ -101,71 +101,109 @@ class StreamDriver:
     def _adopt(self, place: Place) -> None:
         """Journal a video whose file was committed just before a kill."""
         stored = self.folder.stored(place)
-        earlier = self._standing.earlier(stored.video_id)
-        if earlier is None or stored.is_done:
+        if stored.is_done or stored.video_id not in self.rows:
             self.journal.event("committed", stored.video_id, shard=place.shard, recovered=True)
-            self._finished(row_of(stored, place.shard))
+            self.record(stored.video_id)
 
-    def _finished(self, row: Row) -> None:
-        written = self.journal.finished(row, self._standing.earlier(row.video_id))
-        self._standing.note(written, self.share.rank)
+    def lacking(self, video_ids: Iterable[str], retry_failed: bool) -> set[str]:
+        """Those of ``video_ids`` that this rank has to do: unfinished, or failed and retried."""
+        owned, final = self.share.owned(self.folder), self.folder.final_shards()
+        partial = {n: self.folder.finished(n) for n in self.folder.partial_shards() - final}
+        self.expected = set()
+        for video_id in video_ids:
+            place, row = self.folder.plan.places[video_id], self.rows.get(video_id)
+            is_finished = place.shard in final or place.position in partial.get(place.shard, ())
+            is_retried = retry_failed and row is not None and not row.is_done
+            if place.shard in owned and (is_retried or not is_finished):
+                self.expected.add(video_id)
+        return self.expected
 
-    def lacking(self, asked: Iterable[str], retry_failed: bool) -> NDArray[np.bool_]:
-        """Which videos of the plan this rank has to do: unfinished, or failed and retried.
-
-        Of those that are ``asked`` for: a plan may hold videos of other manifests.
-        """
-        plan, owned = self.folder.plan, self.share.owned(self.folder)
-        final, partial = self.folder.final_shards(), self.folder.partial_shards()
-        lacks = np.zeros(len(plan.places), bool)
-        for shard in owned:
-            numbers = plan.in_shard(shard)
-            lacks[numbers] = shard not in final
-            if shard in partial and shard not in final:
-                lacks[[numbers.start + each for each in self.folder.finished(shard)]] = False
-            if retry_failed:
-                lacks[numbers] |= self._standing.state[numbers] == IS_FAILED
-        is_asked = np.zeros(len(lacks), bool)
-        is_asked[np.fromiter(map(plan.number, asked), np.int64)] = True
-        self._lacks = lacks & is_asked
-        return self._lacks
-
-    def expect(self, about: Mapping[str, str | int | float]) -> None:
-        """Make ready for the reports of the videos that ``lacking`` has named, if there are any.
-
-        ``about`` is what the event of the run says.
-        """
-        if not self._lacks.any():
-            return
-        self.journal.event("run", "", **about)
-        starts = np.array(self.folder.plan.starts, np.int64)
-        counts = np.add.reduceat(self._lacks, starts, dtype=np.int64)
-        self._left = Counter(
-            {shard: int(counts[shard]) for shard in map(int, np.flatnonzero(counts))}
-        )
-
-    def expects(self, video_id: str) -> bool:
-        """Whether ``lacking`` has named a video."""
-        return bool(self._lacks[self.folder.plan.number(video_id)])
+    def begin(self, **about: Any) -> None:
+        """Journal that a run begins, with what it says of itself, unless nothing is lacking."""
+        if self.expected:
+            self.journal.event("run", **about)
+        self._left = Counter(map(self._shard, self.expected))
 
     def start(self, video_id: str) -> None:
-        """Journal that a video is begun, and see that there is a folder for its file."""
+        """Journal that a video is started, and make the folder for its file."""
         shard = self._shard(video_id)
-        if shard not in self._begun:
+        if shard not in self._started:
             make_folder(self.folder.partial(shard))
-            self._begun.add(shard)
-        self.journal.event("start", video_id, world_size=self.share.world_size)  # see ``ranks``
+            self._started.add(shard)
+        self.journal.event("start", video_id, world_size=self.share.world_size)
         if self.lease:
             self.lease.started(video_id)
 
-    def sweep(self) -> None:
-        """Remove the half files of workers that were ended amid writing, once they are dead.
+    def commit(self, report: Report, **values: Any) -> None:
+        """Journal what became of a video; its shard becomes final when it was the last.
 
-        And our own: a signal may come when a file is there and nobody has taken charge of it.
+        ``values`` are added to the event. Raises LeaseError when another run has taken the
+        shards over.
+        """
+        if self.lease:
+            self.lease.check()
+            self.lease.ended(report.video_id, report.num_clips, report.num_frames)
+        shard = self._shard(report.video_id)
+        values |= asdict(report) | {"checksum": report.checksums.get(self.folder.spec.stream, 0)}
+        for name in ("video_id", "status", "checksums"):
+            del values[name]
+        self.journal.event(EVENTS[report.status], report.video_id, shard=shard, **values)
+        self._left[shard] -= 1
+        if report.status != SKIPPED:
+            self.record(report.video_id)
+        if not self._left[shard]:
+            self.finish(shard)
+
+    def record(self, video_id: str, at: float | None = None) -> None:
+        """Add the row of a finished video, as its file says, finished now or at the time ``at``."""
+        place = self.folder.plan.places[video_id]
+        row = row_of(self.folder.stored(place), place.shard)
+        row = row if at is None else replace(row, time=at)
+        if earlier := self.rows.get(video_id):  # the clock of its host may be ahead of ours
+            row = replace(row, time=max(row.time, earlier.time + 0.001))
+        self.journal.add(row)
+        self.rows[video_id] = row
+
+    def is_finished(self, place: Place) -> bool:
+        """True when there is a file with the video at ``place``, done or failed."""
+        return self.folder.location(place)[0].exists()
+
+    def finish(self, shard: int, videos: Mapping[str, StoredVideo] | None = None) -> None:
+        """Make ``shard`` final when all its videos are finished, here or in ``videos``.
+
+        Otherwise those of ``videos`` that have no file yet get one. A video with a file of its
+        own replaces what a shard that is final already holds of it.
+        """
+        ids, videos = self.folder.plan.shards[shard], videos or {}
+        path, partial = self.folder.shard(shard), self.folder.partial(shard)
+        fresh = self.folder.finished(shard)
+        places = {video_id: Place(shard, position) for position, video_id in enumerate(ids)}
+        is_final = path.exists()
+        new = [each for each in videos if not is_final and places[each].position not in fresh]
+        if not is_final and len(fresh) + len(new) < len(ids):
+            for video_id in new:
+                make_folder(partial)
+                own = self.folder.partial_video(places[video_id])
+                write_shard(own, self.folder.spec, [videos[video_id]])
+            return
+        if fresh or new:
+            found = [
+                videos[each] if each in new else self.folder.stored(place)
+                for each, place in places.items()
+            ]
+            write_shard(path, self.folder.spec, found)
+        if partial.exists():
+            with disk_errors(partial):
+                shutil.rmtree(partial)
+
+    def sweep(self) -> None:
+        """Remove half files of workers that were ended while writing, once they are dead.
+
+        Half files of this process are removed as well: a signal can leave some.
         """
         remove_stale(self.folder.path / "shards", with_own=True)
         deadline = time.monotonic() + SECONDS_TO_DIE
-        folders = [self.folder.partial(shard) for shard in self._begun]
+        folders = [self.folder.partial(shard) for shard in self._started]
         while folders and time.monotonic() < deadline:
             for folder in folders:
                 remove_stale(folder, with_own=True)
@@ -175,56 +213,3 @@ class StreamDriver:
 
     def _shard(self, video_id: str) -> int:
         return self.folder.plan.places[video_id].shard
-
-    def commit(self, report: Report, **values: Any) -> None:
-        """Journal what became of a video; its shard becomes final when it was the last.
-
-        Raises LeaseError when another run has taken the shards over.
-        """
-        if self.lease:
-            self.lease.check()
-            self.lease.ended(report.video_id, report.num_clips, report.num_frames)
-        stream, shard = self.folder.spec.stream, self._shard(report.video_id)
-        row = _row(report, shard, report.checksums.get(stream, 0))
-        values |= asdict(report) | {"checksum": report.checksums.get(stream, 0)}
-        for name in ("video_id", "status", "checksums"):
-            del values[name]
-        self.journal.event(EVENTS[report.status], report.video_id, shard=shard, **values)
-        self._left[shard] -= 1
-        if report.status != SKIPPED:
-            self._finished(row)
-        if not self._left[shard]:
-            self.finish(shard)
-
-    def finish(self, shard: int) -> None:
-        """Make ``shard`` final when all its videos are finished.
-
-        A retried video replaces its failure in a shard that is final already.
-        """
-        partial = self.folder.partial(shard)
-        fresh = self.folder.finished(shard)
-        places = [Place(shard, each) for each in range(len(self.folder.plan.shards[shard]))]
-        if not self.folder.shard(shard).exists() and len(fresh) < len(places):
-            return
-        if fresh:
-            videos = [self.folder.stored(place) for place in places]
-            write_shard(self.folder.shard(shard), self.folder.spec, videos)
-        if partial.exists():
-            with disk_errors(partial):
-                shutil.rmtree(partial)
-
-
-def _row(report: Report, shard: int, checksum: int) -> Row:
-    return Row(
-        video_id=report.video_id,
-        shard=shard,
-        status=report.status,
-        num_clips=report.num_clips,
-        num_frames=report.num_frames,
-        repaired_frames=report.repaired_frames,
-        fps=report.fps,
-        decoder=report.decoder,
-        checksum=f"{checksum:08x}",
-        reason=report.reason or report.length_note,
-        time=time.time(),
-    )

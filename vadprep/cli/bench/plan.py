@@ -18,14 +18,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from vadprep.cli.text import MOST_LISTED, Cells
+from vadprep.cli.text import Cells
 from vadprep.core.presets import resolve
 from vadprep.core.records import Report, Task
 from vadprep.core.spec import Spec
 from vadprep.data.manifest import read_manifest
 from vadprep.extraction.run import Extraction, OnStart
 from vadprep.features.folder import StreamFolder
-from vadprep.features.reader import stream_folders
 from vadprep.features.shard import DONE, Draft
 from vadprep.features.status import status
 from vadprep.features.writer import Share
@@ -132,8 +131,7 @@ def _measure(folder: Path, videos: int) -> PlanCosts:
 
 
 def _status(out: Path) -> None:
-    for stream in stream_folders(out).values():
-        status(stream, MOST_LISTED)
+    status(out)
 
 
 def _commit(extraction: Extraction, spec: Spec) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from vadprep.data.manifest import Manifest
 from vadprep.data.sources import videos_in
 from vadprep.extraction import resolve_plan, run_plan
 from vadprep.features.journal import read_events
-from vadprep.features.status import status
+from vadprep.features.status import stream_status
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def _run(
 ) -> WorkersRun:
     plan = resolve_plan(out, streams=stream, weights="random:0", device=device, workers=workers)
     (folder,) = run_plan(plan, manifest, root)
-    found = status(folder)
+    found = stream_status(folder)
     if not found.is_complete:
         raise FeaturesError(f"{root}: a video failed: only good ones can be timed")
     events = list(read_events(folder.path))
-    run, start, *_ = (event["time"] for event in events if event["event"] in ("run", "start"))
-    end = max(event["time"] for event in events if event["event"] == "committed")
+    run, start, *_ = (event.time for event in events if event.event in ("run", "start"))
+    end = max(event.time for event in events if event.event == "committed")
     return WorkersRun(stream, workers, found.num_clips, end - start, start - run)

@@ -16,7 +16,8 @@ from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import Spec
 from vadprep.features.exchange.arrays import form_of, read_features
 from vadprep.features.exchange.layouts import ALL_NAMINGS, Tree, read_tree
-from vadprep.features.reader import Features, open_features, stream_folders
+from vadprep.features.folder import stream_folders
+from vadprep.features.reader import Features, open_features
 
 
 class FeatureSet(Protocol):

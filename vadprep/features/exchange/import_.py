@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.atomic import disk_errors, make_folder
+from vadprep.core.atomic import make_folder
 from vadprep.core.errors import FeaturesError, SpecError
 from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
@@ -36,11 +35,10 @@ from vadprep.features.exchange.surveying import (
     surveyed,
 )
 from vadprep.features.folder import StreamFolder, read_provenance, read_spec
-from vadprep.features.journal import Journal, row_of
-from vadprep.features.latest import Standing
 from vadprep.features.lease import Lease, leased
 from vadprep.features.plan import Place
-from vadprep.features.shard import Draft, write_failure, write_shard
+from vadprep.features.shard import Draft, write_failure
+from vadprep.features.writer import StreamWriter
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,8 @@ def import_features(
     spec = spec_of(items, request)
     folder = StreamFolder.prepare(path, spec, list(files), provenance={"imported": origin})
     with stop_on_signals(), leased(path, 0, 1, request_stop) as lease:
-        _Writer(folder, request, items, lease).run(progress)
+        writer = StreamWriter(folder, lease=lease)
+        _Import(writer, request, items).run(lease, progress)
     missing = tuple(video_id for video_id in ids if video_id not in files)
     return Imported(folder, missing, tree.unused(files.values()), notes_on(items, spec))
 
@@ -105,41 +104,37 @@ def _settled(spec: Spec | None) -> dict[str, Any]:
 # ---------------------------------------------------------------- writing
 
 
-class _Writer:
+class _Import:
     """Writes the items into a feature folder, one video in memory at a time."""
 
-    def __init__(
-        self, folder: StreamFolder, request: Request, items: Sequence[Item], lease: Lease
-    ) -> None:
-        self.folder = folder
-        self.lease = lease
+    def __init__(self, writer: StreamWriter, request: Request, items: Sequence[Item]) -> None:
+        self.writer = writer
+        self.folder = writer.folder
         self.request = request
         self.items = {item.video.video_id: item for item in items}
-        self.journal = Journal(folder.path, 0)
-        self.standing = Standing(folder)
 
-    def run(self, progress: Callable[[int, int], None]) -> None:
+    def run(self, lease: Lease, progress: Callable[[int, int], None]) -> None:
         """Bring every shard to its final form; done videos stay, failed ones are tried again."""
         total = len(self.folder.plan.places)
         done = 0
         for shard, ids in enumerate(self.folder.plan.shards):
-            self.lease.check()
+            lease.check()
             for position, video_id in enumerate(ids):
-                self._settle(video_id, Place(shard, position))
+                self._import(video_id, Place(shard, position))
                 check_stop()
                 done += 1
                 progress(done, total)
-            self._finish(shard)
+            self.writer.finish(shard)
 
-    def _settle(self, video_id: str, place: Place) -> None:
-        """Write the video unless it stands there already; a kill may have cost its row alone."""
-        item, earlier = self.items.get(video_id), self.standing.earlier(video_id)
-        exists = self.folder.location(place)[0].exists()
-        if item is None or (exists and earlier is not None and not earlier.totals.failed):
+    def _import(self, video_id: str, place: Place) -> None:
+        """Write the video unless it is stored already; a kill may have cost its row alone."""
+        item, row = self.items.get(video_id), self.writer.rows.get(video_id)
+        exists = self.writer.is_finished(place)
+        if item is None or (exists and row is not None and row.is_done):
             return
-        if not exists or earlier is not None:
+        if not exists or row is not None:
             self._write(item, self.folder.partial_video(place))
-        self.journal.finished(row_of(self.folder.stored(place), place.shard), earlier)
+        self.writer.record(video_id)
 
     def _write(self, item: Item, target: Path) -> None:
         make_folder(target.parent)
@@ -166,18 +161,6 @@ class _Writer:
         if self.request.layout == SEGMENTED and clips == SEGMENTS:
             return segment_spans(length.most)
         return stretched_spans(clips, length.most)
-
-    def _finish(self, shard: int) -> None:
-        """Make the shard final when all its videos are there, and put retried ones into it."""
-        places = [Place(shard, each) for each in range(len(self.folder.plan.shards[shard]))]
-        partial = self.folder.partial(shard)
-        is_whole = all(self.folder.location(place)[0].exists() for place in places)
-        if is_whole and self.folder.finished(shard):
-            videos = [self.folder.stored(place) for place in places]
-            write_shard(self.folder.shard(shard), self.folder.spec, videos)
-        if is_whole and partial.exists():
-            with disk_errors(partial):
-                shutil.rmtree(partial)
 
 
 def _manifest_attributes(video: Video) -> dict[str, str | int | float]:

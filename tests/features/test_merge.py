@@ -1,4 +1,4 @@
-"""Feature folders are packed, split and merged: nothing lost, nothing mixed, sources untouched."""
+"""Folders are merged, with shards of any size: nothing lost or mixed, sources untouched."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from vadprep.core.errors import FeaturesError, ShardError, SpecError, Stopped
 from vadprep.core.presets import resolve
 from vadprep.features.folder import StreamFolder, read_provenance, read_shard_size
 from vadprep.features.journal import Journal, read_events, read_rows
-from vadprep.features.merge import repack
+from vadprep.features.merge import merge
 from vadprep.features.plan import Place
 from vadprep.features.reader import open_features
 from vadprep.features.shard import Shard, StoredVideo, crc32, write_shard
-from vadprep.features.status import status
-from vadprep.features.verify import verify
+from vadprep.features.status import stream_status
+from vadprep.features.verify import verify_stream
 
 FLOW = resolve("i3d", "cpu", ("w", "0"), {}, "flow")
 VIDEOS = [stored_video(each, num_clips=n + 1) for n, each in enumerate(ODD_IDS)]
@@ -56,50 +56,50 @@ def contents(path: Path) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize(("command", "size"), [("pack", 4), ("pack", 100), ("split", 1)])
-def test_other_shards_hold_the_same(tmp_path, command, size):
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_other_shards_hold_the_same(tmp_path, size):
     write_folder(tmp_path / "a" / "rgb", [*VIDEOS, BAD])
     write_folder(tmp_path / "a" / "flow", VIDEOS, FLOW)
     before = tree(tmp_path / "a")
-    result = run("shards", command, tmp_path / "a", "--shard-size", size, "--out", tmp_path / "b")
+    result = run("merge", tmp_path / "a", "--shard-size", size, "--out", tmp_path / "b")
     assert result.exit_code == 1 and "no frames" in result.output  # as extract: one has failed
     for stream, count in (("rgb", len(VIDEOS) + 1), ("flow", len(VIDEOS))):
         old, new = tmp_path / "a" / stream, tmp_path / "b" / stream
         assert contents(new) == contents(old)
         assert len(list((new / "shards").iterdir())) == -(-count // size)
         assert read_shard_size(new) == size
-        assert verify(StreamFolder.open(new)).problems == ()
+        assert verify_stream(StreamFolder.open(new)).problems == ()
     with open_features(tmp_path / "b") as features:
         assert list(features) == list(ODD_IDS)
     assert tree(tmp_path / "a") == before
     assert run("verify", tmp_path / "b").exit_code == 0
 
 
-def test_split_after_pack_gives_the_first_bytes(tmp_path):
+def test_the_same_shard_size_gives_the_same_bytes_again(tmp_path):
     write_folder(tmp_path / "a" / "rgb", VIDEOS, shard_size=2)
-    repack([tmp_path / "a"], tmp_path / "b", 5)
-    repack([tmp_path / "b"], tmp_path / "c", 2)
+    merge([tmp_path / "a"], tmp_path / "b", shard_size=5)
+    merge([tmp_path / "b"], tmp_path / "c", shard_size=2)
     for file in (tmp_path / "a" / "rgb" / "shards").iterdir():
         assert (tmp_path / "c" / "rgb" / "shards" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_rows_keep_their_time_and_events_name_the_file(tmp_path):
     write_folder(tmp_path / "a" / "rgb", [*VIDEOS, BAD])
-    [new] = repack([tmp_path / "a"], tmp_path / "b", 8)
+    [new] = merge([tmp_path / "a"], tmp_path / "b", shard_size=8)
     old, rows = read_rows(tmp_path / "a" / "rgb"), read_rows(new.path)
     assert [row.shard for row in rows.values()] == [0] * 8 + [1]
     assert list(rows) == list(old)
     assert all(rows[each].checksum == old[each].checksum for each in old)
     assert {row.time for row in rows.values()} == {1.0}
-    events = {each["video_id"]: each for each in read_events(new.path)}
-    assert events[ODD_IDS[3]]["event"] == "copied"
-    assert events[ODD_IDS[3]]["source"] == str(tmp_path / "a/rgb/shards/shard-00001.h5")
+    events = {each.video_id: each for each in read_events(new.path)}
+    assert events[ODD_IDS[3]].event == "copied"
+    assert events[ODD_IDS[3]].more["source"] == str(tmp_path / "a/rgb/shards/shard-00001.h5")
 
 
 def test_the_spec_and_what_made_the_features_stay(tmp_path):
     StreamFolder.prepare(tmp_path / "a" / "rgb", small_spec(), ODD_IDS, 2, {"torch": "2.15"})
     write_folder(tmp_path / "a" / "rgb", VIDEOS)
-    [new] = repack([tmp_path / "a"], tmp_path / "b", 3)
+    [new] = merge([tmp_path / "a"], tmp_path / "b", shard_size=3)
     assert new.spec == small_spec()
     where = str(tmp_path / "a" / "rgb")
     assert read_provenance(new.path) == {"repacked": {where: {"torch": "2.15"}}}
@@ -111,20 +111,20 @@ def test_the_spec_and_what_made_the_features_stay(tmp_path):
 def test_folders_are_joined_and_shared_videos_taken_once(tmp_path):
     write_folder(tmp_path / "a" / "rgb", VIDEOS[:5])
     write_folder(tmp_path / "b" / "rgb", VIDEOS[3:])
-    result = run("shards", "merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
+    result = run("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
     assert result.exit_code == 0, result.output
     with open_features(tmp_path / "c") as features:
         assert list(features) == list(ODD_IDS)
         for video in VIDEOS:
             assert np.array_equal(features[video.video_id].rgb, features_of(video))
     assert read_shard_size(tmp_path / "c" / "rgb") == 2
-    assert verify(StreamFolder.open(tmp_path / "c" / "rgb")).videos == len(VIDEOS)
+    assert verify_stream(StreamFolder.open(tmp_path / "c" / "rgb")).videos == len(VIDEOS)
 
 
 def test_streams_of_two_folders_become_one_folder(tmp_path):
     write_folder(tmp_path / "a" / "rgb", VIDEOS)
     write_folder(tmp_path / "b" / "flow", VIDEOS[1:], FLOW)
-    repack([tmp_path / "a", tmp_path / "b" / "flow"], tmp_path / "c")
+    merge([tmp_path / "a", tmp_path / "b" / "flow"], tmp_path / "c")
     with open_features(tmp_path / "c") as features:
         assert features.streams == ("rgb", "flow")
         assert list(features) == list(ODD_IDS[1:])
@@ -135,7 +135,7 @@ def test_streams_that_do_not_fit_are_refused(tmp_path):
     write_folder(tmp_path / "a" / "rgb", VIDEOS)
     write_folder(tmp_path / "b" / "flow", VIDEOS, other)
     with pytest.raises(SpecError, match="tail: drop / xd"):
-        repack([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
@@ -143,15 +143,15 @@ def test_streams_that_do_not_fit_are_refused(tmp_path):
 def test_a_done_video_goes_before_a_failed_one(tmp_path, order):
     write_folder(tmp_path / "0" / "rgb", [failed_video("a"), stored_video("b")])
     write_folder(tmp_path / "1" / "rgb", [stored_video("a"), failed_video("b")])
-    [new] = repack([tmp_path / str(each) for each in order], tmp_path / "c")
-    assert status(new).done == 2
-    assert verify(new).problems == ()
+    [new] = merge([tmp_path / str(each) for each in order], tmp_path / "c")
+    assert stream_status(new).done == 2
+    assert verify_stream(new).problems == ()
 
 
 def test_different_features_of_one_video_are_an_error_that_names_it(tmp_path):
     write_folder(tmp_path / "a" / "rgb", VIDEOS)
     write_folder(tmp_path / "b" / "rgb", [stored_video("a/b", num_clips=9), VIDEOS[0]])
-    result = run("shards", "merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
+    result = run("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c")
     line = message(result)
     for word in ("different features of 'a/b' in", str(tmp_path / "a"), str(tmp_path / "b")):
         assert word in line
@@ -162,17 +162,17 @@ def test_different_features_of_one_video_are_an_error_that_names_it(tmp_path):
 def test_different_specs_are_refused_by_field(tmp_path):
     write_folder(tmp_path / "a" / "rgb", VIDEOS[:2])
     write_folder(tmp_path / "b" / "rgb", VIDEOS[2:], small_spec(tail="xd"))
-    line = message(run("shards", "merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c"))
+    line = message(run("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "c"))
     assert "tail: drop / xd" in line and str(tmp_path / "b" / "rgb") in line
     assert not (tmp_path / "c").exists()
 
 
-def test_features_of_unknown_settings_are_packed_but_not_merged(tmp_path):
+def test_features_of_unknown_settings_are_copied_but_not_joined(tmp_path):
     for name, videos in (("a", VIDEOS[:2]), ("b", VIDEOS[2:])):
         write_folder(tmp_path / name / "rgb", videos, small_spec(filter="unknown"))
-    assert verify(repack([tmp_path / "a"], tmp_path / "c", 1)[0]).problems == ()
+    assert verify_stream(merge([tmp_path / "a"], tmp_path / "c", shard_size=1)[0]).problems == ()
     with pytest.raises(SpecError, match="filter: unknown / unknown"):
-        repack([tmp_path / "a", tmp_path / "b"], tmp_path / "d")
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "d")
 
 
 def test_what_is_unfinished_stays_in_the_plan(tmp_path):
@@ -181,18 +181,18 @@ def test_what_is_unfinished_stays_in_the_plan(tmp_path):
     folder = StreamFolder.prepare(tmp_path / "b" / "rgb", small_spec(), ["d", "e"], 2)
     folder.partial(0).mkdir()
     write_shard(folder.partial_video(Place(0, 1)), small_spec(), [stored_video("e")])
-    [new] = repack([tmp_path / "a", tmp_path / "b"], tmp_path / "c", 3)
+    [new] = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c", shard_size=3)
     assert [new.plan.shards, sorted(new.final_shards())] == [[["a", "b", "c"], ["d", "e"]], []]
-    found = status(new)
+    found = stream_status(new)
     assert (found.done, found.missing) == (3, ("c", "d"))
     # The source goes on, and so does the copy.
     write_shard(folder.partial_video(Place(0, 0)), small_spec(), [stored_video("d")])
-    [new] = repack([tmp_path / "a", tmp_path / "b"], tmp_path / "c", 3)
+    [new] = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c", shard_size=3)
     assert new.final_shards() == {1} and not new.partial(1).exists()
     # What extract has done in the new folder itself is kept.
     write_shard(new.partial_video(Place(0, 2)), small_spec(), [stored_video("c", num_clips=7)])
-    [new] = repack([tmp_path / "a", tmp_path / "b"], tmp_path / "c", 3)
-    assert status(new).is_complete and verify(new).problems == ()
+    [new] = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c", shard_size=3)
+    assert stream_status(new).is_complete and verify_stream(new).problems == ()
     assert new.stored(Place(0, 2)).shape[0] == 7
 
 
@@ -203,38 +203,18 @@ def test_the_new_folder_is_no_source_and_holds_nothing_else(tmp_path):
     write_folder(tmp_path / "a" / "rgb", VIDEOS)
     before = tree(tmp_path / "a")
     with pytest.raises(FeaturesError, match="choose another --out"):
-        repack([tmp_path / "a"], tmp_path / "a", 4)
+        merge([tmp_path / "a"], tmp_path / "a", shard_size=4)
     write_folder(tmp_path / "b" / "rgb", VIDEOS[:2])
     with pytest.raises(FeaturesError, match="not made of .*choose another --out"):
-        repack([tmp_path / "a"], tmp_path / "b", 4)
-    repack([tmp_path / "a"], tmp_path / "c", 4)
+        merge([tmp_path / "a"], tmp_path / "b", shard_size=4)
+    merge([tmp_path / "a"], tmp_path / "c", shard_size=4)
     with pytest.raises(FeaturesError, match="--shard-size 5: choose another --out"):
-        repack([tmp_path / "a"], tmp_path / "c", 5)
+        merge([tmp_path / "a"], tmp_path / "c", shard_size=5)
     assert tree(tmp_path / "a") == before
 
 
-def test_pack_makes_no_more_shards_and_split_no_fewer(tmp_path):
-    write_folder(tmp_path / "a" / "rgb", VIDEOS, shard_size=2)
-    count = -(-len(VIDEOS) // 2)
-
-    def asked(command: str, size: int):
-        out = tmp_path / f"{command}-{size}"
-        return run("shards", command, tmp_path / "a", "--shard-size", size, "--out", out)
-
-    for command, size, after, other in (
-        ("pack", 1, len(VIDEOS), "split"),
-        ("split", 100, 1, "pack"),
-    ):
-        refused = message(asked(command, size))
-        assert f"--shard-size {size} makes {after} shards of the {count} in" in refused
-        assert refused.endswith(f"for that there is vadprep shards {other}")
-        assert asked(other, size).exit_code == 0
-        assert asked(command, 2).exit_code == 0  # as they are: no harm
-    assert not (tmp_path / "pack-1").exists()
-
-
 def test_a_folder_without_features(tmp_path):
-    line = message(run("shards", "pack", tmp_path, "--shard-size", 2, "--out", tmp_path / "b"))
+    line = message(run("merge", tmp_path, "--shard-size", 2, "--out", tmp_path / "b"))
     assert str(tmp_path) in line and "spec.json" in line
 
 
@@ -247,7 +227,7 @@ def test_a_flipped_bit_in_a_source_is_never_copied(tmp_path, array):
     content[content.index(numbers.tobytes()) + 3] ^= 4
     folder.shard(1).write_bytes(content)
     with pytest.raises(ShardError, match="two.nlines|shard-00001"):
-        repack([tmp_path / "a"], tmp_path / "b", 8)
+        merge([tmp_path / "a"], tmp_path / "b", shard_size=8)
     assert not list((tmp_path / "b" / "rgb" / "shards").glob("*.h5"))
 
 
@@ -255,14 +235,14 @@ def test_a_shard_of_another_spec_or_video_is_never_copied(tmp_path):
     folder = write_folder(tmp_path / "a" / "rgb", VIDEOS)
     write_shard(folder.shard(1), small_spec(tail="xd"), VIDEOS[2:4])
     with pytest.raises(SpecError, match="shard-00001.h5"):
-        repack([tmp_path / "a"], tmp_path / "b", 8)
+        merge([tmp_path / "a"], tmp_path / "b", shard_size=8)
     write_shard(folder.shard(1), small_spec(), VIDEOS[4:6])
     with pytest.raises(ShardError, match="shard-00001.h5.*plan.csv"):
-        repack([tmp_path / "a"], tmp_path / "c", 8)
+        merge([tmp_path / "a"], tmp_path / "c", shard_size=8)
 
 
 def _die_at(step: int, sources: list[Path], out: Path, size: int) -> None:
-    """Repack, but end the process, without any clean-up, in place of file sync number ``step``."""
+    """Merge, but end the process, without any clean-up, in place of file sync number ``step``."""
     count, sync = itertools.count(), os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -271,7 +251,7 @@ def _die_at(step: int, sources: list[Path], out: Path, size: int) -> None:
         sync(descriptor)
 
     os.fsync = fsync  # a process of its own
-    repack(sources, out, size)
+    merge(sources, out, shard_size=size)
     os._exit(0)
 
 
@@ -279,18 +259,18 @@ def _die_at(step: int, sources: list[Path], out: Path, size: int) -> None:
 def test_killed_anywhere_the_same_command_goes_on(tmp_path):
     write_folder(tmp_path / "a" / "rgb", [*VIDEOS[:4], BAD], shard_size=1)
     sources, before = [tmp_path / "a"], tree(tmp_path / "a")
-    [whole] = repack(sources, tmp_path / "whole", 3)
+    [whole] = merge(sources, tmp_path / "whole", shard_size=3)
     fork = multiprocessing.get_context("fork")
     for step in itertools.count():
         out = tmp_path / str(step)
         process = fork.Process(target=_die_at, args=(step, sources, out, 3))
         process.start()
         process.join()
-        [new] = repack(sources, out, 3)
+        [new] = merge(sources, out, shard_size=3)
         for shard in range(2):
             assert new.shard(shard).read_bytes() == whole.shard(shard).read_bytes()
         assert read_rows(new.path) == read_rows(whole.path)
-        assert verify(new).problems == ()
+        assert verify_stream(new).problems == ()
         names = {str(each.relative_to(whole.path)) for each in whole.path.rglob("*")}
         assert {str(each.relative_to(new.path)) for each in new.path.rglob("*")} == names
         if process.exitcode == 0:
@@ -307,9 +287,9 @@ def test_a_stop_keeps_what_is_written(tmp_path):
         os.kill(os.getpid(), 15)
 
     with pytest.raises(Stopped, match="run the same command again"):
-        repack([tmp_path / "a"], tmp_path / "b", 3, stop)
+        merge([tmp_path / "a"], tmp_path / "b", shard_size=3, progress=stop)
     assert StreamFolder.open(tmp_path / "b" / "rgb").final_shards() == {0}
-    assert status(repack([tmp_path / "a"], tmp_path / "b", 3)[0]).is_complete
+    assert stream_status(merge([tmp_path / "a"], tmp_path / "b", shard_size=3)[0]).is_complete
 
 
 def large_video(video_id: str, blocks: int) -> StoredVideo:
@@ -330,7 +310,7 @@ def test_memory_is_bounded_by_a_block_whatever_the_video(tmp_path):
     write_folder(tmp_path / "a" / "rgb", [large_video(each, 48) for each in "ab"])
     tracemalloc.start()
     try:
-        repack([tmp_path / "a"], tmp_path / "b", 1)
+        merge([tmp_path / "a"], tmp_path / "b", shard_size=1)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -339,7 +319,7 @@ def test_memory_is_bounded_by_a_block_whatever_the_video(tmp_path):
 
 def test_the_journal_of_a_copy_serves_json_status(tmp_path):
     write_folder(tmp_path / "a" / "rgb", VIDEOS)
-    repack([tmp_path / "a"], tmp_path / "b", 3)
+    merge([tmp_path / "a"], tmp_path / "b", shard_size=3)
     [found] = json.loads(run("status", tmp_path / "b", "--json").output)
     assert found["done"] == len(VIDEOS)
     Journal(tmp_path / "b" / "rgb", 0)  # a rank of extract goes on behind it
@@ -353,8 +333,8 @@ def test_extract_goes_on_in_the_new_folder(tmp_path):
     with without_network():
         half = ("--shard-size", 2, "--rank", 1, "--world-size", 2)
         assert extract(tmp_path / "videos", tmp_path / "half", *half).exit_code == 0
-        repack([tmp_path / "half"], tmp_path / "new", 3)
-        assert status(StreamFolder.open(tmp_path / "new" / "rgb")).missing == (
+        merge([tmp_path / "half"], tmp_path / "new", shard_size=3)
+        assert stream_status(StreamFolder.open(tmp_path / "new" / "rgb")).missing == (
             "a.mp4",
             "b.mp4",
             "e.mp4",
