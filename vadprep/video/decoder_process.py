@@ -1,4 +1,4 @@
-"""The child's side of decoding: one video -> frames in shared memory. Run by ``decode``.
+"""The child process of a FrameStream: it decodes one video into shared memory.
 
     python -m vadprep.video.decoder_process DECODER PATH FPS  CONTROL_FD LIFELINE_FD MEMORY_FD
 
@@ -21,7 +21,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.errors import DecodeError
-from vadprep.video.backends import ADAPTERS, Frame, FrameSource, VideoHeader
+from vadprep.video.decoders import DECODERS
+from vadprep.video.decoders.base import Decoder, Frame, VideoHeader
 
 MEMORY_BYTES = 4 << 30
-"""Memory of its own that a decoder may take, besides the slots: some 17 frames of reference of
-8K at 10 bits, and what decord reads ahead. Beyond it allocations fail, here and nowhere else."""
+"""Private memory that a decoder may take, besides the slots: about 17 reference frames of 8K at
+10 bits, and what decord reads ahead. Beyond it, allocations fail in this process alone."""
 
 SLOTS = 3
 SLOT_BYTES = 16 << 20
 SLOT_FRAMES = 64
-"""The ring: few large slots, of at most so many frames each."""
+"""The ring has few large slots; SLOT_FRAMES is the limit for small frames."""
 
 
 class Ring:
@@ -61,13 +62,11 @@ class Ring:
         slot_frames = max(1, min(SLOT_FRAMES, SLOT_BYTES // frame_bytes))
         num_bytes = mmap.PAGESIZE + SLOTS * slot_frames * frame_bytes
         os.ftruncate(self._memory_fd, num_bytes)
-        self._map(num_bytes, (SLOTS, slot_frames, header.height, header.width, 3))
+        memory = mmap.mmap(self._memory_fd, num_bytes)
+        shape = (SLOTS, slot_frames, header.height, header.width, 3)
+        self._returned, self._slots = ring_views(memory, shape)
         fields = vars(header) | {"fps": str(header.fps)}
         self.send(header=fields, slots=SLOTS, slot_frames=slot_frames)
-
-    def _map(self, num_bytes: int, shape: tuple[int, ...]) -> None:
-        memory = mmap.mmap(self._memory_fd, num_bytes)
-        self._returned, self._slots = ring_views(memory, shape)
 
     def next_slot(self) -> Frame:
         """A free slot, uint8 [frames, height, width, 3]; stops the process until there is."""
@@ -93,16 +92,16 @@ def ring_views(
     return returned, slots
 
 
-def write_frames(source: FrameSource, ring: Ring) -> None:
-    """Put all frames of ``source`` into the ring, lost ones filled, then send the report.
+def write_frames(decoder: Decoder, ring: Ring) -> None:
+    """Put all frames of ``decoder`` into the ring, then send the report.
 
-    A lost frame shows the last good one; those before the first good one show that one.
+    A lost frame becomes the last good frame; before the first good frame it becomes that one.
     """
     start = time.perf_counter()
-    ring.open(source.header)
+    ring.open(decoder.header)
     num_frames = num_filled = in_slot = 0
     slot = ring.next_slot()
-    for frame, filled in _fill(source.frames):
+    for frame, filled in _fill(decoder):
         if in_slot == len(slot):
             ring.send_slot(in_slot)
             slot, in_slot = ring.next_slot(), 0
@@ -111,28 +110,30 @@ def write_frames(source: FrameSource, ring: Ring) -> None:
         num_frames += 1
         num_filled += filled
     if not num_frames:
-        raise DecodeError("not one frame can be decoded", kind="damaged")
+        raise DecodeError("no frame can be decoded", kind="damaged")
     ring.send_slot(in_slot)
-    seconds = time.perf_counter() - start - ring.waited_seconds
-    repaired = num_filled + source.num_concealed()
-    done = {"num_frames": num_frames, "repaired_frames": repaired, "seconds": seconds}
-    ring.send(done=done | {"end": source.end(), "left_out": source.left_out()})
+    report = {
+        "num_frames": num_frames,
+        "repaired_frames": num_filled + decoder.num_concealed,
+        "seconds": time.perf_counter() - start - ring.waited_seconds,
+        "end_seconds": decoder.end_seconds(),
+        "skipped_frames": decoder.num_skipped(),
+    }
+    ring.send(done=report)
 
 
-def _fill(frames: Iterator[Frame | None]) -> Iterator[tuple[Frame, bool]]:
+def _fill(frames: Iterable[Frame | None]) -> Iterator[tuple[Frame, bool]]:
+    """Each frame, and whether it fills the place of a lost one."""
     good: Frame | None = None
     lost_at_start = 0
     for frame in frames:
-        if frame is None and good is None:
-            lost_at_start += 1
-            continue
         if frame is not None:
-            for _ in range(lost_at_start):
-                yield frame, True
-            lost_at_start = 0
-            good = frame
-        assert good is not None
-        yield good, frame is None
+            yield from [(frame, True)] * lost_at_start
+            good, lost_at_start = frame, 0
+        if good is None:
+            lost_at_start += 1
+        else:
+            yield good, frame is None
 
 
 def die_with_parent(lifeline_fd: int) -> None:
@@ -155,10 +156,10 @@ def die_with_parent(lifeline_fd: int) -> None:
 
 
 def bound_resources() -> None:
-    """A limit to this process' memory, and no core file where it crashes.
+    """Limit the memory of this process, and write no core file when it crashes.
 
-    Of private writable memory (RLIMIT_DATA), not of addresses (RLIMIT_AS): libraries reserve
-    gigabytes of those that they never touch.
+    The limit is on private writable memory (RLIMIT_DATA), not on addresses (RLIMIT_AS): libraries
+    reserve gigabytes of addresses that they never touch.
     """
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     limit = MEMORY_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_BYTES, most)
@@ -167,14 +168,14 @@ def bound_resources() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Decode one video into the ring; what goes wrong is sent to the parent."""
+    """Decode one video into the ring; a DecodeError is sent to the parent."""
     decoder, path, fps = arguments[0], Path(arguments[1]), arguments[2]
     control_fd, lifeline_fd, memory_fd = map(int, arguments[3:])
     die_with_parent(lifeline_fd)
     bound_resources()
     ring = Ring(control_fd, memory_fd)
     try:
-        write_frames(ADAPTERS[decoder](path, Fraction(fps) if fps else None), ring)
+        write_frames(DECODERS[decoder](path, Fraction(fps) if fps else None), ring)
     except DecodeError as error:
         ring.send(error=str(error), kind=error.kind)
 

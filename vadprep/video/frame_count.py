@@ -1,7 +1,6 @@
-"""What was said of a video's length against what came out of it, and the likely cause in words.
+"""The frames that were decoded against what header and manifest say, and the likely cause.
 
-Two witnesses besides the frames: the header (a count, and the time at which the video ends), and
-the manifest. Both lie, harmlessly or not; nothing here decides more than what is missing.
+Both may be wrong, harmlessly or not. The check decides only how many frames are missing.
 """
 
 from __future__ import annotations
@@ -16,130 +15,121 @@ MAX_DAMAGE = 0.1
 """A video fails when more than this share of its frames had to be filled in or is missing."""
 
 MIN_FPS, MAX_FPS = 1, 1000
-"""Frame rates outside are taken for a lying header."""
+"""Frame rates outside are not believed."""
 
 RATE_TOLERANCE = 0.002
-"""Of a ratio of counts against one of frame rates, besides a frame or two: 29.97 is 30."""
+"""Of a ratio of frame counts to a ratio of frame rates, besides a frame or two: 29.97 is 30."""
 
-FEW_LEFT_OUT = 0.05
-"""Share of frames left out by the time stamps up to which it is told; a variable frame rate
-leaves out more."""
+FEW_SKIPPED = 0.05
+"""Share of skipped frames up to which they are reported; a variable frame rate skips more."""
 
 
 @dataclass(frozen=True)
-class Claims:
-    """Counts of frames, and times in seconds; None where nobody says."""
+class FrameCounts:
+    """Numbers of frames, and times in seconds; None where nothing states them."""
 
     decoded: int
-    end: float | None = None
+    end_seconds: float | None = None
     """Time at which the last decoded frame ends."""
     header_frames: int | None = None
     header_seconds: float | None = None
     """Time at which the video ends by the header."""
-    manifest: tuple[int | None, int | None] = (None, None)
+    manifest_bounds: tuple[int | None, int | None] = (None, None)
     """Fewest and most frames by the manifest."""
-    left_out: int = 0
-    """Frames that the time stamps leave room for between those that came."""
+    skipped: int = 0
+    """Frames that fit into the gaps between the timestamps."""
     fps: Fraction = Fraction(25)
     """Frame rate by the header."""
 
     @property
-    def claimed(self) -> int:
-        """Frames that the file should have given; ``decoded`` if it is silent.
+    def expected(self) -> int:
+        """Frames that the file should have given; ``decoded`` if its header states nothing.
 
-        The lower of what two witnesses say, since either may lie harmlessly: the count in the
-        header, which knows nothing of an mp4's edit list, and the time at which the video is to
-        end, in frames at the pace of those decoded, whatever the average frame rate claims.
+        The lower of two numbers, since either may be harmlessly too high: the count in the
+        header, which ignores an mp4's edit list, and the time at which the video is to end, in
+        frames at the pace of those decoded, whatever the header's average frame rate is.
         """
-        claims = [self.header_frames] if self.header_frames else []
-        if self.header_seconds and self.end and self.end > 0:
-            claims.append(round(self.decoded * self.header_seconds / self.end))
-        return min(claims, default=self.decoded)
+        counts = [self.header_frames] if self.header_frames else []
+        if self.header_seconds and self.end_seconds and self.end_seconds > 0:
+            counts.append(round(self.decoded * self.header_seconds / self.end_seconds))
+        return min(counts, default=self.decoded)
 
     @property
     def missing(self) -> int:
         """Frames that the file should have given and did not."""
-        return max(0, self.claimed - self.decoded)
+        return max(0, self.expected - self.decoded)
 
 
-def length_note(claims: Claims, length: int = CLIP_LENGTH) -> str:
-    """Why the length is not what was said, in one line; blank where all agree.
+def length_note(counts: FrameCounts, length: int = CLIP_LENGTH) -> str:
+    """Why the counts differ, in one line; empty where all agree.
 
-    ``length`` is the frames of a clip. A header may be off by a frame without a word.
+    ``length`` is the frames of a clip. A difference of one frame to the header is not reported.
     """
-    return "; ".join(_notes(claims, length))
+    return "; ".join(_notes(counts, length))
 
 
-def _notes(claims: Claims, length: int) -> Iterator[str]:
-    decoded, is_truncated = claims.decoded, claims.missing > 1
+def _notes(counts: FrameCounts, length: int) -> Iterator[str]:
+    decoded, is_truncated = counts.decoded, counts.missing > 1
     if is_truncated:
-        yield _truncated(claims)
+        end, seconds = counts.end_seconds, counts.header_seconds
+        if seconds and end and end < seconds:
+            whole = f"{end:.2f} s of {seconds:.2f} s"
+        else:
+            whole = f"of {counts.expected} in the header"
+        yield f"truncated after frame {decoded} ({whole})"
     else:
-        yield from _odd_header(claims, length)
-    if 0 < claims.left_out <= FEW_LEFT_OUT * decoded:
+        yield from _header_notes(counts, length)
+    if 0 < counts.skipped <= FEW_SKIPPED * decoded:
         yield (
-            f"the time stamps leave out {_frames(claims.left_out)}: lost without a trace, or a "
+            f"the timestamps skip {_frames(counts.skipped)}: lost without an error, or a "
             f"variable frame rate"
         )
-    # The manifest may go by the whole of what has been cut off.
-    count, verb = (claims.claimed, "claimed") if is_truncated else (decoded, "decoded")
-    said = _other_than(count, claims.manifest)
-    if said is not None and not (is_truncated and abs(said - count) <= 1):
-        cause = _cause(count, said, length) or f": {count / max(1, said):.3g} x as many"
-        yield f"the manifest has {_frames(said)}, {verb} are {count}{cause}"
+    # The manifest may count the whole video, of which the file is only a part.
+    count, source = (counts.expected, "header") if is_truncated else (decoded, "video")
+    bound = _violated_bound(count, counts.manifest_bounds)
+    if bound is not None and not (is_truncated and abs(bound - count) <= 1):
+        cause = _cause(count, bound, length) or f": {count / max(1, bound):.3g} x as many"
+        yield f"the manifest has {_frames(bound)}, the {source} has {count}{cause}"
 
 
-def _other_than(decoded: int, bounds: tuple[int | None, int | None]) -> int | None:
-    """The bound that ``decoded`` passes, None when it passes none."""
+def _violated_bound(count: int, bounds: tuple[int | None, int | None]) -> int | None:
+    """The bound that ``count`` violates; None when it violates none."""
     least, most = bounds
-    if least is not None and decoded < least:
+    if least is not None and count < least:
         return least
-    return most if most is not None and decoded > most else None
+    return most if most is not None and count > most else None
 
 
-def _truncated(claims: Claims) -> str:
-    if claims.header_seconds and claims.end and claims.end < claims.header_seconds:
-        whole = f"{claims.end:.2f} s of {claims.header_seconds:.2f} s"
-    else:
-        whole = f"of {claims.claimed} in the header"
-    return f"truncated after frame {claims.decoded} ({whole})"
-
-
-def _odd_header(claims: Claims, length: int) -> Iterator[str]:
-    """Claims of the header that the frames belie, though none is missing."""
-    decoded, said = claims.decoded, claims.header_frames
-    if not MIN_FPS <= claims.fps <= MAX_FPS:
-        yield f"the header claims {float(claims.fps):.6g} frames a second"
-    if said and abs(said - decoded) > 1:
-        cause = _cause(decoded, said, length) or ": an edit list, or a wrong count"
-        yield f"the header claims {_frames(said)}, decoded are {decoded}{cause}"
-    if claims.header_seconds and claims.end and claims.header_seconds > 2 * claims.end:
+def _header_notes(counts: FrameCounts, length: int) -> Iterator[str]:
+    """Statements of the header that the frames contradict, though no frame is missing."""
+    decoded, stated, end = counts.decoded, counts.header_frames, counts.end_seconds
+    if not MIN_FPS <= counts.fps <= MAX_FPS:
+        yield f"the header says {float(counts.fps):.6g} frames a second"
+    if stated and abs(stated - decoded) > 1:
+        cause = _cause(decoded, stated, length) or ": an edit list, or a wrong count"
+        yield f"the header says {_frames(stated)}, the video has {decoded}{cause}"
+    if counts.header_seconds and end and counts.header_seconds > 2 * end:
         yield (
-            f"the header claims {claims.header_seconds:.2f} s, the frames end at "
-            f"{claims.end:.2f} s: a wrong duration"
+            f"the header says {counts.header_seconds:.2f} s, the frames end at "
+            f"{end:.2f} s: a wrong duration"
         )
 
 
-def _cause(decoded: int, said: int, length: int) -> str:
-    """Likely cause of ``said`` frames where there are ``decoded``; blank where none is known."""
-    if abs(decoded - said) == 1:
-        return _one_off(decoded, said, length)
-    rules = [rule for rule in TAIL_RULES if num_clips(decoded, rule, length) * length == said]
+def _cause(decoded: int, stated: int, length: int) -> str:
+    """Likely cause of ``stated`` frames where there are ``decoded``; empty where none is known."""
+    if abs(decoded - stated) == 1:
+        changes = []
+        for rule in TAIL_RULES:
+            more = num_clips(decoded, rule, length) - num_clips(stated, rule, length)
+            if more:
+                changes.append(f"one clip {'more' if more > 0 else 'fewer'} by tail rule {rule}")
+        return f": {', '.join(changes)}" if changes else ", which changes no clip"
+    rules = [rule for rule in TAIL_RULES if num_clips(decoded, rule, length) * length == stated]
     if rules:
         return f": whole clips of {length} by tail rule {' or '.join(rules)}"
-    ratio = decoded / max(1, said)
-    rates = nearest_rates(ratio, RATE_TOLERANCE + 1.5 / max(1, said))
+    ratio = decoded / max(1, stated)
+    rates = nearest_rates(ratio, RATE_TOLERANCE + 1.5 / max(1, stated))
     return f": {ratio:.3g} = {rates[0]}/{rates[1]}, counted at another frame rate" if rates else ""
-
-
-def _one_off(decoded: int, said: int, length: int) -> str:
-    """What one frame more or less does to the number of clips."""
-    changes = []
-    for rule in TAIL_RULES:
-        more = num_clips(decoded, rule, length) - num_clips(said, rule, length)
-        if more:
-            changes.append(f"one clip {'more' if more > 0 else 'fewer'} by tail rule {rule}")
-    return f": {', '.join(changes)}" if changes else ", which changes no clip"
 
 
 def _frames(count: int) -> str:

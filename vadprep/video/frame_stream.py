@@ -1,14 +1,14 @@
-"""Frames of one video, decoded in a process of its own that can be ended at any time.
+"""Frames of one video, decoded in a process of its own that can be killed at any time.
 
     with open_frames(path) as stream:
         for block in stream:            # uint8 [n, height, width, 3], RGB, in order
             ...
     stream.report.num_frames
 
-Decoders crash, hang while they hold the GIL, and eat memory. In a child that is the trouble
-of one video, ends as a ``DecodeError`` with a ``kind``, and the caller can try the other
-decoder. The child is a fresh interpreter, never a fork of a process that holds CUDA or Ray.
-Everything shared is anonymous (pipes and memfd), so that no kill leaves anything behind.
+Decoders crash, hang while they hold the GIL, and eat memory. In a child process that harms one
+video only: it ends as a ``DecodeError`` with a ``kind``, and the caller can try another decoder.
+The child is a fresh interpreter, never a fork of a process that holds CUDA or Ray. Everything
+shared is anonymous (pipes and memfd), so that no kill leaves anything behind.
 """
 
 from __future__ import annotations
@@ -28,75 +28,72 @@ from fcntl import F_GETFL, F_SETFL, fcntl
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.errors import DecodeError
-from vadprep.video.backends import VideoHeader as VideoHeader
 from vadprep.video.decoder_process import ring_views
-
-Decoder = Literal["decord", "pyav"]
-DECODERS: tuple[Decoder, ...] = ("decord", "pyav")
+from vadprep.video.decoders import FILE_DECODERS, FOLDER_DECODERS
+from vadprep.video.decoders.base import VideoHeader, is_frame
 
 _HEAD_BYTES = 64
 """No container has so much printable text before its first odd byte; every playlist has."""
 
 _TICK_SECONDS = 0.02
 _MAX_STDERR_BYTES = 1 << 20
-_PARENT_DECIDES = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+_PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+"""Signals that the parent handles. The child ignores them: the parent decides when it ends."""
 
 
 @dataclass(frozen=True)
 class DecodeReport:
-    """What happened. ``seconds`` were spent on decoding, without the waiting for the reader.
+    """What was decoded. ``seconds`` were spent on decoding, without waiting for the reader.
 
-    ``repaired_frames`` were lost and filled with the last good one, or concealed by the codec
-    (by PyAV; decord stops at such a frame). ``end`` is the time in seconds at which the last
-    frame ends, None where frames have no time. ``left_out`` counts the frames that evenly spaced
-    time stamps leave out: lost by the container without a word, or never there.
+    ``repaired_frames`` were lost and filled with the last good frame, or concealed by the codec
+    (by PyAV; decord stops at such a frame). ``end_seconds`` is the time at which the last frame
+    ends, None where frames have no time. ``skipped_frames`` fit into the gaps between the
+    timestamps: the container lost them without an error, or they never existed.
     """
 
     num_frames: int
     repaired_frames: int
     decoder: str
     seconds: float
-    end: float | None = None
-    left_out: int = 0
+    end_seconds: float | None = None
+    skipped_frames: int = 0
 
 
 def open_frames(
     path: Path,
     *,
-    decoder: Decoder = "decord",
+    decoder: str = "decord",
     fps: Fraction | None = None,
     stall_seconds: float = 60.0,
 ) -> FrameStream:
-    """Stream of the frames of a video file, or of a folder of images at ``fps``.
+    """Stream of the frames of a video file, or of a folder of frames at ``fps``.
 
-    Returns once the header is read. For a folder the decoder is PIL, whatever ``decoder`` says;
-    for a file ``fps`` is not used, the container states it. No block for ``stall_seconds``
-    ends the child. Raises DecodeError, here and while iterating, with one of the kinds missing,
-    empty, unreadable, no-video, no-images, damaged, stalled, crashed, too-large.
+    Returns once the header is read. ``decoder`` is one of FILE_DECODERS and decides for a file;
+    a folder is read by the FolderDecoder of its file endings. ``fps`` counts for a folder; a file
+    states its own. The child is killed when no block comes for ``stall_seconds``. Raises
+    DecodeError, here and while iterating, with one of the kinds missing, empty, unreadable,
+    no-video, no-images, damaged, stalled, crashed, too-large; ValueError for bad arguments.
     """
-    if decoder not in DECODERS:
-        raise ValueError(f"{decoder = }: allowed are {', '.join(DECODERS)}")
+    if decoder not in FILE_DECODERS:
+        raise ValueError(f"{decoder = }: allowed are {', '.join(FILE_DECODERS)}")
     if stall_seconds <= 0:
         raise ValueError(f"{stall_seconds = }: expected a positive number")
     path = Path(path).absolute()  # FFmpeg takes the "a" of a relative a:b.mp4 for a protocol
-    adapter = _choose_adapter(path, decoder)
-    if adapter == "images" and (fps is None or fps <= 0):
-        raise ValueError(f"{path} is a folder of images: {fps = }, expected its frame rate")
-    command = [
-        sys.executable,
-        "-m",
-        "vadprep.video.decoder_process",
-        adapter,
-        str(path),
-        str(fps or ""),
-    ]
-    return FrameStream(path, adapter, command, stall_seconds)
+    if path.is_dir():
+        decoder = _folder_decoder(path)
+        if fps is None or fps <= 0:
+            raise ValueError(f"{path} is a folder of frames: {fps = }, expected its frame rate")
+    else:
+        _check_file(path)
+    module = "vadprep.video.decoder_process"
+    command = [sys.executable, "-m", module, decoder, str(path), str(fps or "")]
+    return FrameStream(path, decoder, command, stall_seconds)
 
 
 def count_frames(path: Path) -> int:
@@ -106,38 +103,47 @@ def count_frames(path: Path) -> int:
         return sum(len(block) for block in stream)
 
 
-def _choose_adapter(path: Path, decoder: Decoder) -> str:
+def _folder_decoder(folder: Path) -> str:
+    """Name of the first decoder that finds its file endings in a folder."""
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except OSError as error:
+        raise DecodeError(f"{folder}: cannot be read: {error.strerror}") from None
+    for name, decoder in FOLDER_DECODERS.items():
+        if any(is_frame(entry, decoder.suffixes) for entry in names):
+            return name
+    suffixes = sorted(suffix for each in FOLDER_DECODERS.values() for suffix in each.suffixes)
+    raise DecodeError(f"{folder}: no images ({', '.join(suffixes)})", "no-images")
+
+
+def _check_file(path: Path) -> None:
+    """Raise DecodeError for a file that no decoder needs to see, or that none may see.
+
+    Text is refused: a playlist makes FFmpeg open the files and addresses that it names.
+    """
     if not path.exists():
         raise DecodeError(f"{path}: no such file or folder", kind="missing")
-    if path.is_dir():
-        return "images"
     if not path.is_file():
         raise DecodeError(f"{path}: neither a file nor a folder")
     if not path.stat().st_size:
         raise DecodeError(f"{path}: the file is empty", kind="empty")
-    if not os.access(path, os.R_OK):
-        raise DecodeError(f"{path}: no permission to read it")
-    if _is_text(path):
-        raise DecodeError(f"{path}: text, not a video; playlists are not followed")
-    return decoder
-
-
-def _is_text(path: Path) -> bool:
-    """Whether a file begins like a playlist, which no FFmpeg may see: it opens what that names."""
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
+    except PermissionError:
+        raise DecodeError(f"{path}: no permission to read it") from None
     except OSError as error:
         raise DecodeError(f"{path}: cannot be read: {error.strerror}") from None
-    return all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+        raise DecodeError(f"{path}: text, not a video; playlists are not followed")
 
 
 class FrameStream:
-    """Blocks of frames of one video, in order. A context manager; leaving it ends the child.
+    """Blocks of frames of one video, in order. A context manager; leaving it kills the child.
 
-    Iterating gives uint8 [n, height, width, 3] RGB. A block is a view of shared memory and is
-    valid until the next one is asked for. ``report`` is there when the last block has been
-    asked for. One reader, one pass.
+    Iterating gives uint8 [n, height, width, 3] RGB. A block is a view of shared memory, valid
+    until the next block is requested. After the last block, ``report`` says what was decoded.
+    A stream has one reader, which passes over it once.
     """
 
     header: VideoHeader
@@ -162,20 +168,23 @@ class FrameStream:
 
     @property
     def report(self) -> DecodeReport:
-        """What happened; ValueError before the last block has been asked for."""
+        """What was decoded; ValueError before the last block has been requested."""
         if self._report is None:
             raise ValueError(f"{self.path}: the report comes after the last block")
         return self._report
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         while "done" not in (message := self._next_message()):
-            yield self._block(**message)
-            self._give_back_slot()
+            assert self._ring is not None
+            yield self._ring[1][message["block"], : message["num_frames"]]
+            if self._ring is not None:  # None: closed while the reader had the block
+                self._ring[0][0] += 1
+                self._wake()
         self._report = DecodeReport(decoder=self.decoder, **message["done"])
         self.close()
 
     def close(self) -> None:
-        """End the child at once. May be called at any time and more than once."""
+        """Kill the child at once. May be called at any time and more than once."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -201,14 +210,19 @@ class FrameStream:
 
     def _start(self, command: Sequence[str]) -> None:
         """Start the child; of the pipes, keep only the parent's ends."""
-        self._memory_fd = self._keep(os.memfd_create("vadprep-frames"))
-        self._stderr_fd = self._keep(os.memfd_create("vadprep-stderr"))
-        # Append, so that truncating a chatty decoder's words starts them at 0 again.
+        self._memory_fd = os.memfd_create("vadprep-frames")
+        self._fds.append(self._memory_fd)
+        self._stderr_fd = os.memfd_create("vadprep-stderr")
+        self._fds.append(self._stderr_fd)
+        # In append mode, a truncated file starts again at 0.
         fcntl(self._stderr_fd, F_SETFL, fcntl(self._stderr_fd, F_GETFL) | os.O_APPEND)
         self._control_fd, child_control_fd = os.pipe()
         child_lifeline_fd, lifeline_fd = os.pipe()
         self._fds += [self._control_fd, lifeline_fd]
         child_fds = (child_control_fd, child_lifeline_fd, self._memory_fd)
+        # This very package comes first on the path, whether installed or not.
+        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         try:
             with _blocked_signals():
                 self._process = subprocess.Popen(
@@ -217,16 +231,12 @@ class FrameStream:
                     stdout=subprocess.DEVNULL,
                     stderr=self._stderr_fd,
                     pass_fds=child_fds,
-                    env=_child_environment(),
+                    env=environment,
                     start_new_session=True,
                 )
         finally:
             os.close(child_control_fd)
             os.close(child_lifeline_fd)
-
-    def _keep(self, fd: int) -> int:
-        self._fds.append(fd)
-        return fd
 
     def _open_ring(self, message: dict[str, Any]) -> None:
         fields = message["header"]
@@ -235,22 +245,13 @@ class FrameStream:
         shape = (message["slots"], message["slot_frames"])
         self._ring = ring_views(memory, (*shape, self.header.height, self.header.width, 3))
 
-    def _block(self, block: int, num_frames: int) -> NDArray[np.uint8]:
-        assert self._ring is not None
-        return self._ring[1][block, :num_frames]
-
-    def _give_back_slot(self) -> None:
-        if self._ring is not None:  # None: closed while the reader had the block
-            self._ring[0][0] += 1
-            self._wake()
-
     def _wake(self) -> None:
-        """Let the child go on, should it have stopped itself for want of a slot."""
+        """Continue the child, in case it has stopped itself because no slot was free."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def _next_message(self) -> dict[str, Any]:
-        """What the child says next. Its silence, death or error is raised as DecodeError."""
+        """The child's next message. Its silence, death or error is raised as DecodeError."""
         if self._process is None:
             raise ValueError(f"{self.path}: the stream is closed")
         deadline = time.monotonic() + self._stall_seconds
@@ -258,14 +259,18 @@ class FrameStream:
         poll.register(self._control_fd, select.POLLIN)
         while b"\n" not in self._buffer:
             if time.monotonic() > deadline:
-                raise self._stalled()
+                silence = f"gave nothing for {self._stall_seconds:g} s"
+                raise self._failure(silence, "stalled")
             if not poll.poll(1000 * _TICK_SECONDS):
                 self._wake()  # a SIGCONT is lost when it comes just before the SIGSTOP
             elif chunk := os.read(self._control_fd, 1 << 16):
                 self._buffer += chunk
             else:
-                raise self._crashed()
-        self._bound_stderr()
+                code = self._process.wait()
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                raise self._failure(f"crashed, {how}", "crashed")
+        if os.fstat(self._stderr_fd).st_size > _MAX_STDERR_BYTES:
+            os.ftruncate(self._stderr_fd, 0)
         line, self._buffer = self._buffer.split(b"\n", 1)
         message: dict[str, Any] = json.loads(line)
         if "error" in message:
@@ -273,43 +278,22 @@ class FrameStream:
             raise DecodeError(message["error"], kind=message["kind"])
         return message
 
-    def _stalled(self) -> DecodeError:
-        words = self._last_words()
-        self.close()
-        message = f"{self.path}: {self.decoder} gave nothing for {self._stall_seconds:g} s"
-        return DecodeError(message + words, kind="stalled")
-
-    def _crashed(self) -> DecodeError:
-        assert self._process is not None
-        code = self._process.wait()
-        words = self._last_words()
-        self.close()
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return DecodeError(f"{self.path}: {self.decoder} crashed, {how}{words}", kind="crashed")
-
-    def _last_words(self) -> str:
+    def _failure(self, what: str, kind: str) -> DecodeError:
+        """Kill the child; the error says what happened and quotes its last line on stderr."""
         size = os.fstat(self._stderr_fd).st_size
         text = os.pread(self._stderr_fd, 4096, max(0, size - 4096)).decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return f": {lines[-1]}" if lines else ""
-
-    def _bound_stderr(self) -> None:
-        if os.fstat(self._stderr_fd).st_size > _MAX_STDERR_BYTES:
-            os.ftruncate(self._stderr_fd, 0)
+        self.close()
+        quote = f": {lines[-1]}" if lines else ""
+        return DecodeError(f"{self.path}: {self.decoder} {what}{quote}", kind)
 
 
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """Block the signals on which the parent decides: a child started here never sees them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_DECIDES)
+    """Block _PARENT_SIGNALS inside; a child that is started inside never receives them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-
-def _child_environment() -> dict[str, str]:
-    """The environment with this very package first on the path, installed or not."""
-    root = str(Path(__file__).resolve().parents[2])
-    others = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{others}" if others else root}

@@ -1,0 +1,134 @@
+"""What every decoder offers: a header, the frames in order, and what it noticed about damage."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vadprep.core.errors import DecodeError
+
+MAX_PIXELS = 7680 * 4320
+"""The header of a larger frame is not believed."""
+
+Frame = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class VideoHeader:
+    """What the file says about itself. ``width`` and ``height`` are as displayed, after rotation.
+
+    ``fps`` is the average frame rate (for a folder the one that the caller gives). ``num_frames``
+    is None where the container does not state it. ``rotation`` is the number of degrees
+    counter-clockwise that were applied. ``seconds`` is the time at which the video ends, None
+    where the container states no time for the video alone.
+    """
+
+    width: int
+    height: int
+    fps: Fraction
+    num_frames: int | None
+    rotation: int = 0
+    seconds: float | None = None
+
+
+class Decoder:
+    """Decodes one video. It runs in the decoder process, never in the caller's process.
+
+    A subclass sets ``header`` in ``__init__`` and yields the frames in ``__iter__``, which is
+    called once. Both raise DecodeError when the video cannot be read.
+    """
+
+    header: VideoHeader
+    num_concealed = 0
+    """Frames so far that the codec itself patched up, where it reports that."""
+
+    def __init__(self, path: Path, fps: Fraction | None) -> None:
+        """``fps`` is the frame rate of a folder; a video file states its own."""
+        self.path = path
+
+    def __iter__(self) -> Iterator[Frame | None]:
+        """Frames uint8 [height, width, 3] in RGB, in display order. None is a lost frame."""
+        raise NotImplementedError
+
+    def end_seconds(self) -> float | None:
+        """Time at which the last frame so far ends; None where frames have no time."""
+        return None
+
+    def num_skipped(self) -> int:
+        """Frames that fit into the gaps between the timestamps, after the last frame."""
+        return 0
+
+
+class FolderDecoder(Decoder):
+    """Decodes a folder with one file for each frame. A subclass reads one file in ``read``."""
+
+    suffixes: frozenset[str]
+    """File name endings of the frames, in lower case."""
+
+    def __init__(self, path: Path, fps: Fraction | None) -> None:
+        if fps is None:
+            raise ValueError(f"{path}: a folder of frames needs the frame rate, fps=")
+        names = [entry.name for entry in path.iterdir() if is_frame(entry.name, self.suffixes)]
+        self._files = [path / name for name in sorted(names, key=natural_key)]
+        first = next((frame for frame in map(self.read, self._files) if frame is not None), None)
+        if first is None:
+            message = f"{path}: none of its {len(self._files)} frames can be read"
+            raise DecodeError(message, "damaged")
+        self.header = VideoHeader(first.shape[1], first.shape[0], fps, len(self._files))
+
+    def read(self, file: Path) -> Frame | None:
+        """The frame uint8 [height, width, 3] in RGB of one file; None where it is unreadable.
+
+        Raises DecodeError for a frame that ``check_size`` refuses.
+        """
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Frame | None]:
+        height, width = self.header.height, self.header.width
+        for file in self._files:
+            frame = self.read(file)
+            if frame is not None and frame.shape != (height, width, 3):
+                raise DecodeError(
+                    f"{file}: the frame has {frame.shape[1]}x{frame.shape[0]} pixels, the frames "
+                    f"before it have {width}x{height}",
+                    "damaged",
+                )
+            yield frame
+
+
+def is_frame(name: str, suffixes: frozenset[str]) -> bool:
+    """Whether a file of this name is a frame; hidden files are not."""
+    return Path(name).suffix.lower() in suffixes and not name.startswith(".")
+
+
+def natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
+    """Sort key that puts frame2 before frame10; the name itself decides between 1 and 01."""
+    parts = re.findall(r"([^0-9]*)([0-9]*)", name.lower())
+    return [(text, int(digits or -1)) for text, digits in parts], name
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raise DecodeError for frames above MAX_PIXELS, before memory is taken for them."""
+    if width * height > MAX_PIXELS:
+        raise DecodeError(
+            f"{path}: the frames have {width}x{height} pixels; the limit is {MAX_PIXELS} pixels",
+            kind="too-large",
+        )
+
+
+def num_skipped(gaps: Counter[int]) -> int:
+    """Frames that are missing between others, from their gaps: missing frames -> how often.
+
+    The result is 0 where some frames are closer than half of the average distance (gap -1): then
+    the frame rate is variable, and a gap does not mean a loss.
+    """
+    if any(gap < 0 for gap in gaps):
+        return 0
+    return sum(gap * count for gap, count in gaps.items())
