@@ -29,7 +29,7 @@ from vadprep.backbones.weights.check import (
 from vadprep.backbones.weights.load import save_weights
 from vadprep.cli.weights import FOLDER_FPS, first_clips
 from vadprep.core.errors import DecodeError, WeightsError
-from vadprep.video.decoder import open_frames
+from vadprep.video import open_frames
 
 NAME = "s3d"
 """The smallest network."""

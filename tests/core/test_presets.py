@@ -21,8 +21,8 @@ from vadprep.core.spec import STREAMS
 from vadprep.data.datasets import dataset_names, load_dataset
 from vadprep.extraction import extractor
 from vadprep.features.reader import open_features
-from vadprep.video.decoder import open_frames
-from vadprep.video.transforms import TapResize, Views, ViewSettings
+from vadprep.video import FrameTransform, open_frames
+from vadprep.video.transforms import TapResize
 
 F = pytest.importorskip("torchvision.transforms.functional")
 models = pytest.importorskip("torchvision.models")
@@ -137,20 +137,17 @@ def test_pixels_are_those_of_the_named_library(
         with open_frames(real_clips / clip) as stream:
             frames_of[clip] = next(iter(stream))[:2].copy()
     frames, settings = frames_of[clip], values_of(preset)
-    views = Views(
-        *frames.shape[1:3],
-        ViewSettings(
-            settings["resize"], settings["filter"], settings["crops"], settings["crop_order"],
-            settings["crop_size"],
-        ),
-        "cpu",
-    )  # fmt: skip
-    resized = views.resized(frames)
+    names = ("resize", "filter", "crops", "crop_order", "crop_size")
+    chosen = {name: settings[name] for name in names}
+    transform = FrameTransform(*frames.shape[1:3], "cpu", **chosen)
+    resized = transform.resize(frames)
     if on == "device":  # the sums that a GPU computes, here on the CPU
-        filter_ = TapResize(settings["filter"], frames.shape[1:3], views.size, torch.device("cpu"))
+        filter_ = TapResize(
+            settings["filter"], frames.shape[1:3], transform.size, torch.device("cpu")
+        )
         resized = filter_(torch.from_numpy(frames))
     scaling = SCALINGS[settings["scaling"]]
-    ours, theirs = scaling(views.cut(resized)), expected(preset, frames)
+    ours, theirs = scaling(transform.crop(resized)), expected(preset, frames)
     assert ours.shape == theirs.shape
     levels = (ours - theirs).abs() * torch.tensor(scaling.std).view(-1, 1, 1, 1)
     assert (levels <= 1.001).float().mean() >= 0.999

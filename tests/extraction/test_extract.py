@@ -22,7 +22,7 @@ from vadprep.extraction import timing as stopwatch
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.timing import Stopwatch
 from vadprep.features.shard import DONE, FAILED, Shard, StoredVideo
-from vadprep.video.decoder import FrameStream
+from vadprep.video import FrameStream
 
 SMALL = {"resize": "32x32", "crop_size": 32}
 """The whole frame is the view, so that its number can be read from a feature."""
@@ -123,7 +123,7 @@ def test_a_video_of_the_network_s_own_size_keeps_its_frames(tmp_path):
 
 def direct(source: Path, width: int, height: int, side: int) -> np.ndarray:
     """Stand-in features of centre crops, from all frames at once."""
-    from vadprep.video.decoder import open_frames
+    from vadprep.video import open_frames
 
     with open_frames(source, decoder="pyav") as stream:
         frames = np.concatenate([block.copy() for block in stream])
@@ -305,17 +305,20 @@ MISBEHAVING = """
 import os, signal, sys, time
 from fractions import Fraction
 import numpy as np
-from vadprep.video import backends as decoders, decoder_process as decoding
+from vadprep.video import decoder_process
+from vadprep.video.decoders.base import Decoder, VideoHeader
 
-def frames():
-    for number in range(40):
-        yield np.full((48, 64, 3), number, np.uint8)
-    {then}
+class Fake(Decoder):
+    header = VideoHeader(64, 48, Fraction(25), None)
 
-header = decoders.VideoHeader(64, 48, Fraction(25), None)
+    def __iter__(self):
+        for number in range(40):
+            yield np.full((48, 64, 3), number, np.uint8)
+        {then}
+
 control, lifeline, memory = map(int, sys.argv[1:])
-decoding.die_with_parent(lifeline)
-decoding.write_frames(decoders.FrameSource(header, frames()), decoding.Ring(control, memory))
+decoder_process.die_with_parent(lifeline)
+decoder_process.write_frames(Fake(None, None), decoder_process.Ring(control, memory))
 """
 
 STALLS, CRASHES = "time.sleep(60)", "os.kill(os.getpid(), signal.SIGSEGV)"

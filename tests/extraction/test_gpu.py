@@ -18,7 +18,8 @@ from vadprep.flow.quantise import QUANTISE, Quantisation, grey_of, tvl1_method
 from vadprep.heads import HEADS
 from vadprep.training.checkpoint import RESUME
 from vadprep.training.train import TrainConfig, train
-from vadprep.video.transforms import TapResize, Views, ViewSettings
+from vadprep.video import FrameTransform
+from vadprep.video.transforms import TapResize
 
 pytestmark = pytest.mark.gpu
 GRAPH = "inception_i3d"
@@ -42,10 +43,10 @@ def test_features_agree_with_the_cpu(precision: str, tolerance: float) -> None:
 
 def test_views_agree_with_pillow_on_the_cpu() -> None:
     frames = random_views(1)[0]
-    on_cpu = Views(224, 224, ViewSettings(resize="short 256"), "cpu").resized(frames)
-    settings = ViewSettings(resize="short 256")
-    assert torch.equal(Views(224, 224, settings, "cuda").resized(frames).cpu(), on_cpu)
-    assert isinstance(Views(224, 224, settings, "cuda")._resize, TapResize)
+    on_cpu = FrameTransform(224, 224, "cpu").resize(frames)
+    transform = FrameTransform(224, 224, "cuda")
+    assert torch.equal(transform.resize(frames).cpu(), on_cpu)
+    assert isinstance(transform._resize, TapResize)
 
 
 @pytest.mark.parametrize("name", QUANTISE)

@@ -171,7 +171,7 @@ def test_max_damage_says_which_videos_are_there_and_is_no_part_of_the_spec(half)
     assert shown.exit_code == 0
     assert "length: half: truncated after frame " in shown.output
     rate = "1.2 = 30/25, counted at another frame rate"
-    assert f"length: whole: the manifest has 100 frames, decoded are 120: {rate}" in shown.output
+    assert f"length: whole: the manifest has 100 frames, the video has 120: {rate}" in shown.output
     (status,) = json.loads(run("status", half / "f", "--json").output)
     assert set(status["length_notes"]) == {"whole", "half"}
     assert run("verify", half / "f").exit_code == 0

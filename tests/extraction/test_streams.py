@@ -32,7 +32,7 @@ from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE, FAILED, Draft, Shard, StoredVideo
 from vadprep.flow.quantise import QUANTISE, tvl1_method
 from vadprep.flow.saved import SavedFlow
-from vadprep.video.decoder import open_frames
+from vadprep.video import open_frames
 
 BOTH = ("rgb", "flow")
 SMALL = {"resize": "48x64", "crop_size": 32}

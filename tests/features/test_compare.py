@@ -34,7 +34,7 @@ from vadprep.features.compare.pairing import best_order, named_orders, paired_cl
 from vadprep.features.compare.sets import open_pair
 from vadprep.features.exchange.export import export_features
 from vadprep.features.reader import open_features
-from vadprep.video.transforms import Views, ViewSettings
+from vadprep.video import FrameTransform
 
 FRAMES = {"street": 208, "yard": 213, "gate": 224}
 """Frames of the drawn videos; two are multiples of 16."""
@@ -110,13 +110,15 @@ def extracted(
     features = {}
     for name in FRAMES:
         frames = drawn(name)
-        views = Views(96, 128, ViewSettings(**(SETTINGS | settings)), "cpu")
+        transform = FrameTransform(96, 128, "cpu", **(SETTINGS | settings))
         clips = Clips(tail)
         whole = [
-            *chain(*(clips.add(views.resized(each)) for each in resampled([frames], resampling))),
+            *chain(
+                *(clips.add(transform.resize(each)) for each in resampled([frames], resampling))
+            ),
             *clips.rest(),
         ]
-        features[name] = np.stack([network(views.cut(clip)) for clip in whole])
+        features[name] = np.stack([network(transform.crop(clip)) for clip in whole])
     return InMemory(features, frames=fps is None)
 
 

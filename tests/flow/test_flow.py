@@ -21,7 +21,7 @@ from vadprep.cli.bench.flow import SIZES, grey_frames
 from vadprep.core.resources import SLURM_CORES
 from vadprep.flow import TVL1, compiled, tvl1, usable_cores
 from vadprep.flow.cpu import Scale, Solver
-from vadprep.video.decoder import open_frames
+from vadprep.video import open_frames
 
 cv2 = pytest.importorskip("cv2")
 

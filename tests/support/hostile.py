@@ -26,7 +26,7 @@ from support.videos import damage, truncate, write_audio, write_video
 from vadprep.core.spec import Spec
 from vadprep.extraction import extractor as extract
 from vadprep.extraction.extractor import Extractor
-from vadprep.video.decoder import FrameStream
+from vadprep.video import FrameStream
 
 FRAMES = 48
 SECRET = "secret.ts"
@@ -282,7 +282,7 @@ BAD: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
     "0 ticks a second.mp4": (box(b"mdhd", 16, 0), "too short"),
     "1 tick a second.mp4": (box(b"mdhd", 16, 1), "too short"),
     "65535x65535.avi": (raw_avi(65535, 65535), "not one frame can be decoded"),
-    "9000x9000.avi": (raw_avi(9000, 9000), "claims frames of 9000x9000"),
+    "9000x9000.avi": (raw_avi(9000, 9000), "the frames have 9000x9000 pixels"),
     "16383x16383 later.webm": (vp8_of_absurd_size, LOST),
     "65535x65535.png.mp4": (folder_of_an_absurd_image, "none of its 1 images can be read"),
     "pipe.mp4": (lambda path, sound: os.mkfifo(path), "neither a file nor a folder"),
@@ -329,18 +329,21 @@ MISBEHAVING = """
 import ctypes, os, signal, sys
 from fractions import Fraction
 import numpy as np
-from vadprep.video import backends as decoders, decoder_process as decoding
+from vadprep.video import decoder_process
+from vadprep.video.decoders.base import Decoder, VideoHeader
 
-def frames():
-    for number in range({frames}):
-        yield np.full((48, 64, 3), number, np.uint8)
-    {then}
+class Fake(Decoder):
+    header = VideoHeader(64, 48, Fraction(25), None)
 
-header = decoders.VideoHeader(64, 48, Fraction(25), None)
+    def __iter__(self):
+        for number in range({frames}):
+            yield np.full((48, 64, 3), number, np.uint8)
+        {then}
+
 control, lifeline, memory = map(int, sys.argv[1:])
-decoding.die_with_parent(lifeline)
-decoding.bound_resources()
-decoding.write_frames(decoders.FrameSource(header, frames()), decoding.Ring(control, memory))
+decoder_process.die_with_parent(lifeline)
+decoder_process.bound_resources()
+decoder_process.write_frames(Fake(None, None), decoder_process.Ring(control, memory))
 """
 
 DEEDS = {
@@ -349,7 +352,7 @@ DEEDS = {
     "segfaults": ("ctypes.string_at(0)", "killed by SIGSEGV"),
     "aborts": ("os.abort()", "killed by SIGABRT"),
     "eats memory": (
-        "hoard = []\n    while True: hoard.append(np.empty(256 << 20, np.uint8))", "MemoryError"
+        "hoard = []\n        while True: hoard.append(np.empty(256 << 20, np.uint8))", "MemoryError"
     ),
     "leaves": ("os._exit(3)", "exit code 3"),
 }  # fmt: skip

@@ -32,10 +32,11 @@ from support.videos import (
 )
 
 from vadprep.core.errors import DecodeError
-from vadprep.video.backends import SIGNS_OF_DAMAGE, open_pyav
-from vadprep.video.decoder import DECODERS, FrameStream, count_frames, open_frames
+from vadprep.video import FILE_DECODERS, FrameStream, count_frames, open_frames
+from vadprep.video.decoders.decord import SIGNS_OF_DAMAGE
+from vadprep.video.decoders.pyav import PyAVDecoder
 
-each_decoder = pytest.mark.parametrize("decoder", DECODERS)
+each_decoder = pytest.mark.parametrize("decoder", FILE_DECODERS)
 
 
 def all_frames(path: Path, decoder: str = "pyav", **options: object) -> NDArray[np.uint8]:
@@ -89,7 +90,7 @@ PROPERTIES: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("make", PROPERTIES.values(), ids=PROPERTIES.keys())
 def test_both_decoders_give_the_same_bytes(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     path = make(tmp_path)
-    frames = {decoder: all_frames(path, decoder) for decoder in DECODERS}
+    frames = {decoder: all_frames(path, decoder) for decoder in FILE_DECODERS}
     assert read_numbers(frames["pyav"]) == list(range(len(frames["pyav"])))
     np.testing.assert_array_equal(frames["decord"], frames["pyav"])
 
@@ -105,7 +106,7 @@ def test_a_rotation_in_the_metadata_is_applied(tmp_path: Path, degrees: int) -> 
     path = write_video(tmp_path / "a.mp4", 20)
     expected = np.rot90(all_frames(path), degrees // 90, axes=(1, 2))
     rotate(path, DISPLAY_MATRICES[degrees])
-    for decoder in DECODERS:
+    for decoder in FILE_DECODERS:
         with open_frames(path, decoder=decoder) as stream:
             turned = np.concatenate([block.copy() for block in stream])
         assert stream.header.rotation == degrees
@@ -325,7 +326,7 @@ def test_a_playlist_is_not_followed(tmp_path: Path, name: str) -> None:
     assert "text, not a video" in str(failure(tmp_path / name))
     # PyAV refuses them, too, whatever they begin with.
     with pytest.raises(DecodeError, match="no video can be read"):
-        open_pyav(tmp_path / name)
+        PyAVDecoder(tmp_path / name)
 
 
 # ---------------------------------------------------------------- the child
@@ -334,17 +335,20 @@ FAKE = """
 import os, signal, sys, time
 from fractions import Fraction
 import numpy as np
-from vadprep.video import backends as decoders, decoder_process as decoding
+from vadprep.video import decoder_process
+from vadprep.video.decoders.base import Decoder, VideoHeader
 
-def frames():
-    for number in range({num_frames}):
-        yield np.full((48, 64, 3), number % 256, np.uint8)
-    {then}
+class Fake(Decoder):
+    header = VideoHeader(64, 48, Fraction(25), None)
 
-header = decoders.VideoHeader(64, 48, Fraction(25), None)
+    def __iter__(self):
+        for number in range({num_frames}):
+            yield np.full((48, 64, 3), number % 256, np.uint8)
+        {then}
+
 control, lifeline, memory = map(int, sys.argv[1:])
-decoding.die_with_parent(lifeline)
-decoding.write_frames(decoders.FrameSource(header, frames()), decoding.Ring(control, memory))
+decoder_process.die_with_parent(lifeline)
+decoder_process.write_frames(Fake(None, None), decoder_process.Ring(control, memory))
 """
 
 
@@ -411,7 +415,7 @@ def test_close_ends_a_stopped_child_at_once() -> None:
 PARENT = """
 import sys, time
 from pathlib import Path
-from vadprep.video.decoder import open_frames
+from vadprep.video import open_frames
 stream = open_frames(Path(sys.argv[1]), decoder=sys.argv[2])
 print(stream._process.pid, flush=True)
 time.sleep(60)

@@ -35,7 +35,7 @@ from vadprep.features.verify import verify_stream
 from vadprep.heads.ddl import DDLConfig
 from vadprep.training.results import RunReport
 from vadprep.training.train import TrainConfig, train
-from vadprep.video.decoder import open_frames
+from vadprep.video import open_frames
 
 SEEDS = (0, 1, 2)
 CONTROL_SEEDS = tuple(range(24))

@@ -204,11 +204,9 @@ def _write_probe(path: Path) -> None:
 
 
 def _count_frames(path: Path, name: str) -> int:
-    from typing import cast
+    from vadprep.video import open_frames
 
-    from vadprep.video.decoder import Decoder, open_frames
-
-    with open_frames(path, decoder=cast(Decoder, name)) as stream:
+    with open_frames(path, decoder=name) as stream:
         return sum(len(block) for block in stream)
 
 

@@ -33,7 +33,7 @@ from vadprep.features.status import Status, array_of, last_world_size, stream_st
 from vadprep.features.status import missing_ranks as missing_ranks_in
 from vadprep.features.verify import verify as verify_features
 from vadprep.features.writer import Share
-from vadprep.video.frame_count import MAX_DAMAGE
+from vadprep.video import MAX_DAMAGE
 
 if TYPE_CHECKING:
     from vadprep.extraction import Estimate
@@ -348,7 +348,7 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
     if not no_decode:
         import av  # noqa: F401  what is not installed is no fault of the files
 
-        from vadprep.video.decoder import count_frames
+        from vadprep.video import count_frames
 
         count = telling(count_frames, len(manifest.videos))
     warn(manifest)

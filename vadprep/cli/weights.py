@@ -203,7 +203,7 @@ def first_clips(video: Path, preset: str) -> Tensor:
     import numpy as np
 
     from vadprep.core.presets import values_of
-    from vadprep.video.transforms import Views, ViewSettings
+    from vadprep.video import FrameTransform
 
     values = values_of(preset)
     length = values["clip_length"]
@@ -217,9 +217,9 @@ def first_clips(video: Path, preset: str) -> Tensor:
             "too-short",
         )
     clips = np.stack(frames[: num_clips * length])
-    settings = ViewSettings(values["resize"], values["filter"], crop_size=values["crop_size"])
-    views = Views(clips.shape[1], clips.shape[2], settings, "cpu")
-    (centre,) = views.cut(views.resized(clips))
+    settings = {name: values[name] for name in ("resize", "filter", "crop_size")}
+    transform = FrameTransform(clips.shape[1], clips.shape[2], "cpu", **settings)
+    (centre,) = transform.crop(transform.resize(clips))
     return centre.unflatten(0, (num_clips, length))
 
 
@@ -229,9 +229,9 @@ def _first_frames(video: Path, fps: Fraction | None, count: int) -> list[NDArray
     Raises the DecodeError of the last decoder when none can read it.
     """
     from vadprep.core.clips import Resampling
-    from vadprep.video.decoder import DECODERS, open_frames
+    from vadprep.video import FILE_DECODERS, open_frames
 
-    for decoder in DECODERS:
+    for decoder in FILE_DECODERS:
         frames: list[NDArray[np.uint8]] = []
         try:
             with open_frames(video, decoder=decoder, fps=FOLDER_FPS) as stream:
@@ -244,6 +244,6 @@ def _first_frames(video: Path, fps: Fraction | None, count: int) -> list[NDArray
                         break
                 return frames[:count]
         except DecodeError:
-            if decoder == DECODERS[-1]:
+            if decoder == FILE_DECODERS[-1]:
                 raise
     raise AssertionError("there is at least one decoder")

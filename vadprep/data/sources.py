@@ -16,8 +16,12 @@ from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest
 
 READ_BYTES = 1 << 20
 
-IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"))
-"""File name endings, in lower case, that make a folder a folder of frames."""
+FRAME_SUFFIXES = {
+    "images": frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")),
+}
+"""Decoder of a folder of frames -> the file name endings, in lower case, that it reads."""
+
+ALL_FRAME_SUFFIXES = frozenset().union(*FRAME_SUFFIXES.values())
 
 
 def fingerprint(path: Path) -> dict[str, str | int]:
@@ -70,7 +74,7 @@ def videos_in(folder: str | Path) -> Manifest:
         raise ManifestError(
             f"{folder}: no video here: looked for files ending in "
             f"{' '.join(sorted(VIDEO_SUFFIXES))} and for folders of images ending in "
-            f"{' '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{' '.join(sorted(ALL_FRAME_SUFFIXES))}"
         )
     return Manifest(folder, tuple(Video(video_id=path, path=path, extra={}) for path in paths))
 
@@ -125,7 +129,7 @@ class SourceIndex:
         for folder, files in walk(self.root):
             places[folder.name].append(folder)
             for name in files:
-                if not _is(name, IMAGE_SUFFIXES):
+                if not _is(name, ALL_FRAME_SUFFIXES):
                     places[name].append(folder / name)
         return dict(places)
 
@@ -135,7 +139,7 @@ def _sources(root: Path) -> Iterator[Path]:
     for folder, files in walk(root):
         videos = [name for name in files if _is(name, VIDEO_SUFFIXES)]
         yield from (folder / name for name in videos)
-        if not videos and any(_is(name, IMAGE_SUFFIXES) for name in files):
+        if not videos and any(_is(name, ALL_FRAME_SUFFIXES) for name in files):
             yield folder
 
 

@@ -23,7 +23,7 @@ from vadprep.extraction.plan import STALL_SECONDS, ExtractionPlan, resolve_plan
 from vadprep.extraction.run import OnReport, require_decoders, run_plan
 from vadprep.features.reader import Features, StreamReader
 from vadprep.features.shard import FAILED, stored_values
-from vadprep.video.frame_count import MAX_DAMAGE
+from vadprep.video import MAX_DAMAGE
 
 VideoSources = str | Path | Sequence[str | Path] | Manifest
 

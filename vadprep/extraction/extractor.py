@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,9 +31,16 @@ from vadprep.extraction.timing import Stopwatch, timed
 from vadprep.features.shard import DONE, FAILED, Attributes, Draft, write_failure
 from vadprep.flow.formats import NO_FLOW_KIND
 from vadprep.flow.quantise import tvl1_method
-from vadprep.video.decoder import Decoder, FrameStream, open_frames
-from vadprep.video.frame_count import MAX_DAMAGE, MAX_FPS, MIN_FPS, Claims, length_note
-from vadprep.video.transforms import Views, ViewSettings
+from vadprep.video import (
+    MAX_DAMAGE,
+    MAX_FPS,
+    MIN_FPS,
+    FrameCounts,
+    FrameStream,
+    FrameTransform,
+    length_note,
+    open_frames,
+)
 
 UNSTATED_FPS = Fraction(25)
 """Of a folder of images whose manifest has no fps; at the native rate it shapes nothing."""
@@ -176,7 +183,7 @@ class Extractor:
                     sinks[name].append(batch)
             report = stream.report
             spans = resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)
-            note = length_note(_claims(task, stream), self.spec.clip_length)
+            note = length_note(_frame_counts(task, stream), self.spec.clip_length)
             attributes = self._attributes(task, stream, resampling, note)
             batch_used = self._batch_used(task)
             for name, sink in sinks.items():
@@ -212,7 +219,7 @@ class Extractor:
         name = decoder or self.spec.decoder.split(", ")[0]
         return open_frames(
             source,
-            decoder=cast(Decoder, name),
+            decoder=name,
             fps=stated_fps(video),
             stall_seconds=self._stall_seconds,
         )
@@ -222,9 +229,9 @@ class Extractor:
         used, fps = self.spec.fps_used(), stream.header.fps
         if used and not MIN_FPS <= fps <= MAX_FPS:
             raise DecodeError(
-                f"{stream.path}: claims {float(fps):.6g} frames a second, where {MIN_FPS} to "
-                f"{MAX_FPS} can be resampled to {self.spec.fps}: correct the file, or use "
-                f"--fps native",
+                f"{stream.path}: the header says {float(fps):.6g} frames a second, where "
+                f"{MIN_FPS} to {MAX_FPS} can be resampled to {self.spec.fps}: correct the file, "
+                f"or use --fps native",
                 "no-fps",
             )
         return Resampling(fps, used)
@@ -238,24 +245,29 @@ class Extractor:
         too much of the video is lost or it is too short; saved flow appears if it is good.
         """
         spec, header = self.spec, stream.header
-        settings = ViewSettings(
-            spec.resize, spec.filter, spec.crops, spec.crop_order, spec.crop_size
+        transform = FrameTransform(
+            header.height,
+            header.width,
+            next(iter(self.branches.values())).network.device,
+            resize=spec.resize,
+            filter=spec.filter,
+            crops=spec.crops,
+            crop_order=spec.crop_order,
+            crop_size=spec.crop_size,
         )
-        device = next(iter(self.branches.values())).network.device
-        views = Views(header.height, header.width, settings, device)
         with ExitStack() as resources:
             snippets = {
                 name: Snippets(
                     self.branches[name].spec,
                     self._networks[name],
                     self.branches[name].flow_pictures(task.video.video_id, resources),
-                    views.boxes,
+                    transform.boxes,
                     watch,
                 )
                 for name in task.targets
             }
             blocks = resampled(timed(stream, watch, "decode"), resampling)
-            for frames in timed(map(views.resized, blocks), watch, "resize"):
+            for frames in timed(map(transform.resize, blocks), watch, "resize"):
                 for name, each in snippets.items():
                     yield from ((name, batch) for batch in each.add(frames))
             for name, each in snippets.items():
@@ -270,11 +282,11 @@ class Extractor:
         }
 
     def _check(self, task: Task, stream: FrameStream, resampling: Resampling) -> None:
-        report, claims = stream.report, _claims(task, stream)
-        lost = report.repaired_frames + claims.missing
-        if lost > self.max_damage * max(claims.claimed, report.num_frames):
+        report, counts = stream.report, _frame_counts(task, stream)
+        lost = report.repaired_frames + counts.missing
+        if lost > self.max_damage * max(counts.expected, report.num_frames):
             raise DecodeError(
-                f"{report.num_frames} frames decoded of {claims.claimed} that the header claims, "
+                f"{report.num_frames} frames decoded of {counts.expected} that the header states, "
                 f"{report.repaired_frames} of them repaired: more than {self.max_damage:.0%} are "
                 f"lost (--max-damage)",
                 "damaged",
@@ -338,16 +350,16 @@ def _manifest_attributes(video: Video) -> dict[str, str | int | float | None]:
     return {name: getattr(video, name) for name in names}
 
 
-def _claims(task: Task, stream: FrameStream) -> Claims:
-    """What header and manifest say of a video that has been decoded."""
+def _frame_counts(task: Task, stream: FrameStream) -> FrameCounts:
+    """What header and manifest say about a video that has been decoded."""
     header, report = stream.header, stream.report
-    return Claims(
+    return FrameCounts(
         report.num_frames,
-        report.end,
+        report.end_seconds,
         header.num_frames,
         header.seconds,
         frame_bounds(task.video),
-        report.left_out,
+        report.skipped_frames,
         header.fps,
     )
 

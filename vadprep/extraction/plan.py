@@ -34,8 +34,7 @@ from vadprep.features.status import stream_status
 from vadprep.features.writer import Share
 from vadprep.flow.quantise import parsed_settings
 from vadprep.flow.saved import KINDS, SavedFlow
-from vadprep.video.decoder import DECODERS
-from vadprep.video.frame_count import MAX_DAMAGE
+from vadprep.video import FILE_DECODERS, MAX_DAMAGE
 
 SETTABLE = (
     "fps", "resize", "filter", "crops", "crop_order", "scaling", "tail", "decoder", "precision",
@@ -327,8 +326,8 @@ def check_recipe(spec: Spec) -> None:
         if getattr(spec, name) == UNKNOWN:
             raise ValueError(f"{name} = {UNKNOWN!r}: only imported features may have that")
     for decoder in spec.decoder.split(", "):
-        if decoder not in DECODERS:
-            raise ValueError(f"decoder = {spec.decoder!r}: allowed are {', '.join(DECODERS)}")
+        if decoder not in FILE_DECODERS:
+            raise ValueError(f"decoder = {spec.decoder!r}: allowed are {', '.join(FILE_DECODERS)}")
     if not isinstance(spec.batch, int) or spec.batch < 1:
         raise ValueError(f"batch = {spec.batch!r}: expected a whole number above 0")
     size = target_size(spec.resize, 480, 640)

@@ -23,7 +23,7 @@ from vadprep.core.spec import Spec
 from vadprep.extraction.timing import Stopwatch
 from vadprep.flow.quantise import ComputedFlow, FlowMethod, FlowPictures, FlowSource, Quantisation
 from vadprep.flow.saved import SavedFlow
-from vadprep.video.transforms import cut
+from vadprep.video import crop
 
 STEP_FRAMES = {"cpu": 16, "cuda": 64}
 """Frames in the works at a time: a stop waits for their flow, a GPU wants many.
@@ -117,8 +117,8 @@ class Snippets:
     def _features(self, clips: Iterable[Tensor]) -> Iterator[NDArray[np.float32]]:
         for clip in clips:
             for box in self._boxes:
-                crop = cut(clip, box)
-                self._views.append(self._flow.seen(crop, box.mirrored) if self._flow else crop)
+                part = crop(clip, box)
+                self._views.append(self._flow.seen(part, box.mirrored) if self._flow else part)
             while len(self._views) >= self._spec.batch:
                 yield from self._computed(self._spec.batch)
 

@@ -1,8 +1,6 @@
-"""From a block of frames to the views a network sees, on the network's device."""
+"""Frames are resized and cropped, on the device of the network."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,37 +20,36 @@ CHUNK_FRAMES = {"cpu": 1, "cuda": 64}
 """Frames resized at a time in torch: one stays in a core's cache, many fill a GPU."""
 
 
-@dataclass(frozen=True)
-class ViewSettings:
-    """How views are made, in the terms of a spec (see ``crops`` for what is allowed)."""
+class FrameTransform:
+    """Resizes and crops the frames of one video, all of ``height`` x ``width`` pixels.
 
-    resize: str = "short 256"
-    filter: str = "pil-bilinear"
-    crops: int = 1
-    crop_order: str = "centre"
-    crop_size: int = 224
-
-
-class Views:
-    """Resizes and crops the frames of one video, all of ``height`` x ``width`` px.
-
-    A block crosses to the device once, as uint8, and ten crops are cut from it there. Raises
-    ValueError when a crop does not fit.
+    The settings are those of a spec (``core.crops`` says what is allowed). A block goes to the
+    device once, as uint8; all crops are cut from it there. Raises ValueError when a crop does not
+    fit.
     """
 
     def __init__(
-        self, height: int, width: int, settings: ViewSettings, device: torch.device | str
+        self,
+        height: int,
+        width: int,
+        device: torch.device | str,
+        *,
+        resize: str = "short 256",
+        filter: str = "pil-bilinear",
+        crops: int = 1,
+        crop_order: str = "centre",
+        crop_size: int = 224,
     ) -> None:
         self.device = torch.device(device)
-        self.size = target_size(settings.resize, height, width)
-        self.boxes = crop_boxes(settings.crop_order, settings.crops, settings.crop_size, *self.size)
+        self.size = target_size(resize, height, width)
+        self.boxes = crop_boxes(crop_order, crops, crop_size, *self.size)
         self._frame = (height, width, 3)
-        by_pillow = self.device.type == "cpu" and settings.filter in PILLOW
+        by_pillow = self.device.type == "cpu" and filter in PILLOW
         # Pillow takes a quarter of the time of the same sums in torch on a CPU (measured).
-        resize = PillowResize if by_pillow else TapResize
-        self._resize = resize(settings.filter, (height, width), self.size, self.device)
+        kind = PillowResize if by_pillow else TapResize
+        self._resize = kind(filter, (height, width), self.size, self.device)
 
-    def resized(self, block: NDArray[np.uint8] | Tensor) -> Tensor:
+    def resize(self, block: NDArray[np.uint8] | Tensor) -> Tensor:
         """uint8 [n, h, w, 3] on the device, of frames uint8 [n, height, width, 3].
 
         Shares no memory with ``block``. Raises ValueError for frames of another size or type.
@@ -67,15 +64,15 @@ class Views:
             return frames.to(self.device, copy=True)
         return self._resize(frames.to(self.device))
 
-    def cut(self, frames: Tensor) -> Tensor:
+    def crop(self, frames: Tensor) -> Tensor:
         """Crops of resized frames [n, h, w, 3]: uint8 [crop, n, crop_size, crop_size, 3]."""
-        return torch.stack([cut(frames, box) for box in self.boxes])
+        return torch.stack([crop(frames, box) for box in self.boxes])
 
 
-def cut(frames: Tensor, box: Box) -> Tensor:
+def crop(frames: Tensor, box: Box) -> Tensor:
     """The crop [n, box.height, box.width, channel] of frames [n, h, w, channel]."""
-    crop = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    return crop.flip(2) if box.mirrored else crop
+    part = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    return part.flip(2) if box.mirrored else part
 
 
 class PillowResize:

@@ -22,7 +22,7 @@ from vadprep.core.errors import DecodeError
 from vadprep.data.sources import videos_in
 from vadprep.flow import TVL1, tvl1, usable_cores
 from vadprep.flow.quantise import grey_of
-from vadprep.video.decoder import open_frames
+from vadprep.video import open_frames
 
 SIZES = ((224, 224), (256, 340))
 """Height and width: what TV-L1 is usually quoted for."""

@@ -55,6 +55,7 @@ class PyAVDecoder(Decoder):
         self._pending = 0  # packets put in for which no frame has come out
         self._delay = 0  # the most packets that were pending before the first error
         self._broken = False  # there has been an error
+        self._stream: Any = None
         self._last_time: Fraction | None = None  # seconds, of the last good frame
         self._open()
         self._decoded = self._decode()
@@ -109,8 +110,8 @@ class PyAVDecoder(Decoder):
             raise DecodeError(message) from None
         if not self._container.streams.video:
             raise DecodeError(f"{self.path}: it has no video stream", kind="no-video")
-        self._stream: Any = self._container.streams.best("video")
-        codec = self._stream.codec_context
+        self._stream = self._container.streams.best("video")
+        codec: Any = self._stream.codec_context
         if codec is None:
             raise DecodeError(f"{self.path}: no decoder for its codec")
         codec.thread_count = DECODE_THREADS

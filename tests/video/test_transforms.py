@@ -1,4 +1,4 @@
-"""Views of real-looking frames against Pillow and OpenCV, and the crops of a block."""
+"""Resized frames against Pillow and OpenCV, and the crops of a block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vadprep.core.crops import crop_boxes, target_size
-from vadprep.video.transforms import TapResize, Views, ViewSettings
+from vadprep.video import FrameTransform
+from vadprep.video.transforms import TapResize
 
 
 def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -43,14 +44,14 @@ def test_the_sums_on_a_device_are_pillows(
 @pytest.mark.parametrize("kernel", ["bilinear", "lanczos"])
 def test_on_the_cpu_frames_are_pillows(kernel: str) -> None:
     frame = picture(360, 640)
-    views = Views(360, 640, ViewSettings(filter=f"pil-{kernel}"), "cpu")
+    transform = FrameTransform(360, 640, "cpu", filter=f"pil-{kernel}")
     theirs = Image.fromarray(frame).resize((455, 256), Image.Resampling[kernel.upper()])
-    np.testing.assert_array_equal(views.resized(frame[None])[0], np.asarray(theirs))
+    np.testing.assert_array_equal(transform.resize(frame[None])[0], np.asarray(theirs))
 
 
 def test_resized_frames_share_no_memory_with_the_block() -> None:
     block = picture(256, 340)[None]
-    resized = Views(256, 340, ViewSettings(), "cpu").resized(block)
+    resized = FrameTransform(256, 340, "cpu").resize(block)
     before = resized.clone()
     block[:] = 0
     assert torch.equal(resized, before)
@@ -61,30 +62,30 @@ def test_resized_frames_are_within_one_level_of_opencv(
     resize: str, height: int, width: int
 ) -> None:
     cv2 = pytest.importorskip("cv2")
-    views = Views(height, width, ViewSettings(resize, "opencv-bilinear"), "cpu")
+    transform = FrameTransform(height, width, "cpu", resize=resize, filter="opencv-bilinear")
     frame = picture(height, width)
-    theirs = cv2.resize(frame, views.size[::-1], interpolation=cv2.INTER_LINEAR)
-    difference = np.abs(views.resized(frame[None])[0].numpy().astype(int) - theirs)
+    theirs = cv2.resize(frame, transform.size[::-1], interpolation=cv2.INTER_LINEAR)
+    difference = np.abs(transform.resize(frame[None])[0].numpy().astype(int) - theirs)
     assert difference.max() <= 1 and difference.mean() < 0.15
 
 
 def test_frame_of_the_right_size_is_untouched() -> None:
     frame = picture(256, 340)
-    views = Views(256, 340, ViewSettings(), "cpu")
-    np.testing.assert_array_equal(views.resized(frame[None])[0].numpy(), frame)
+    transform = FrameTransform(256, 340, "cpu")
+    np.testing.assert_array_equal(transform.resize(frame[None])[0].numpy(), frame)
 
 
 def test_frames_do_not_depend_on_their_block() -> None:
     block = np.stack([picture(240, 320, seed) for seed in range(3)])
-    views = Views(240, 320, ViewSettings(), "cpu")
-    together = views.resized(block)
-    assert torch.equal(together[1:2], views.resized(torch.from_numpy(block[1:2])))
+    transform = FrameTransform(240, 320, "cpu")
+    together = transform.resize(block)
+    assert torch.equal(together[1:2], transform.resize(torch.from_numpy(block[1:2])))
 
 
 def test_ten_crops_are_the_boxes_of_the_resized_block() -> None:
     block = np.stack([picture(256, 341, seed) for seed in range(2)])
-    views = Views(256, 341, ViewSettings(crops=10, crop_order="xd"), "cpu")
-    crops = views.cut(views.resized(block))
+    transform = FrameTransform(256, 341, "cpu", crops=10, crop_order="xd")
+    crops = transform.crop(transform.resize(block))
     assert crops.shape == (10, 2, 224, 224, 3)
     for box, crop in zip(crop_boxes("xd", 10, 224, 256, 341), crops, strict=True):
         part = block[:, box.top : box.top + 224, box.left : box.left + 224]
@@ -94,9 +95,9 @@ def test_ten_crops_are_the_boxes_of_the_resized_block() -> None:
 
 def test_block_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="240"):
-        Views(240, 320, ViewSettings(), "cpu").resized(picture(256, 320)[None])
+        FrameTransform(240, 320, "cpu").resize(picture(256, 320)[None])
 
 
 def test_crop_larger_than_the_frame_is_refused() -> None:
     with pytest.raises(ValueError, match="smaller than a crop"):
-        Views(240, 320, ViewSettings(resize="200x300"), "cpu")
+        FrameTransform(240, 320, "cpu", resize="200x300")
