@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import sys
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -119,18 +119,15 @@ def gt_check(
 
 
 def show_check(found: Check) -> None:
-    """Print the verdict, and the videos of another rule than most or with wrong labels."""
+    """Print the verdict, and the videos whose labels differ from the manifest."""
     for line in verdict(found):
         click.echo(line)
     if odd := found.odd:
-        head = ("video", "start", "length", "rule", "labels unlike the manifest's")
-        cells = (
-            (each.video_id, each.start, each.length, "/".join(each.rules), each.wrong)
-            for each in odd[:MOST_VIDEOS]
-        )
-        tables.show([head, *cells])
+        head = ("video", "start", "length", "wrong labels")
+        cells = ((each.video_id, each.start, each.length, each.wrong) for each in odd)
+        tables.show([head, *itertools.islice(cells, MOST_VIDEOS)])
         if len(odd) > MOST_VIDEOS:
-            click.echo(f"and {len(odd) - MOST_VIDEOS} more videos, see --json")
+            click.echo(f"and {len(odd) - MOST_VIDEOS} more videos: use --json to see all")
 
 
 def listed_ids(path: Path) -> list[str]:
@@ -150,21 +147,20 @@ def listed_ids(path: Path) -> list[str]:
 
 def verdict(found: Check) -> list[str]:
     """What ``gt check`` says first, line by line."""
-    totals = ", ".join(f"{rule} {total:,}" for rule, total in found.totals.items())
-    if not found.videos:
-        return [
-            f"{found.num_labels:,} labels: no rule gives this length (alone: {totals}): "
-            f"other videos, another order, or labels of irregular features"
-        ]
     wrong = sum(each.wrong for each in found.videos)
     if found.rules:
         rules = " or ".join(found.rules)
-        lines = [f"{found.num_labels:,} labels of {len(found.videos)} videos: rule {rules}"]
+        lines = [
+            f"{found.num_labels:,} labels of {len(found.videos)} videos: rule {rules}, "
+            f"intervals {found.reading}"
+        ]
     else:
-        counts = Counter("/".join(each.rules) for each in found.videos)
-        parts = ", ".join(f"{count} {rules}" for rules, count in counts.most_common())
-        lines = [f"{found.num_labels:,} labels: no rule for all videos (alone: {totals}); {parts}"]
-    lines[0] += f", intervals {found.reading}"
+        totals = ", ".join(f"{rule} {total:,}" for rule, total in found.totals.items())
+        lines = [
+            f"{found.num_labels:,} labels: no rule gives this length ({totals}): the file has "
+            f"other videos, another order, or several rules. By rule {found.rule} it agrees up to "
+            f"the first video below"
+        ]
     lines.append(f"{wrong:,} labels are not the manifest's")
     for category, (lost, total) in found.lost.items():
         whole = "LOST, all" if lost == total else "lost in part,"

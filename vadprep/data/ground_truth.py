@@ -98,15 +98,14 @@ def build(
     videos = as_decoded(manifest.in_split(split), seen)
     if not videos:
         raise GroundTruthError(f"{manifest.path}: no video in split {split!r}")
-    lengths = {video.video_id: _length(video, rule, seen) for video in videos}
+    lengths = {video.video_id: length_by_rule(video, rule, seen) for video in videos}
     need = {"scored": "num_frames_scored in the manifest", "spans": "features"}
     lacking = (each for each, length in lengths.items() if length is None)
     refuse(lacking, need.get(rule, "num_frames"), "add them, or take another rule")
     videos = with_intervals(videos)
-    parts = [_labels(video, int(lengths[video.video_id] or 0), reading) for video in videos]
-    return FlatTruth(
-        np.concatenate(parts), tuple(lengths), tuple(int(each or 0) for each in lengths.values())
-    )
+    known = tuple(length or 0 for length in lengths.values())
+    parts = [labels_of(*each, reading) for each in zip(videos, known, strict=True)]
+    return FlatTruth(np.concatenate(parts), tuple(lengths), known)
 
 
 def as_decoded(videos: Iterable[Video], decoded: Mapping[str, Decoded]) -> list[Video]:
@@ -119,7 +118,8 @@ def as_decoded(videos: Iterable[Video], decoded: Mapping[str, Decoded]) -> list[
     ]
 
 
-def _length(video: Video, rule: str, decoded: Mapping[str, Decoded]) -> int | None:
+def length_by_rule(video: Video, rule: str, decoded: Mapping[str, Decoded]) -> int | None:
+    """Number of labels of a video under one of ``RULES``; None where it is unknown."""
     if rule == "spans":
         return decoded[video.video_id].spans_end if video.video_id in decoded else None
     if rule == "scored":
@@ -159,24 +159,15 @@ def refuse(ids: Iterable[str], what: str, remedy: str = "add them to the manifes
         raise GroundTruthError(f"{what} unknown for {len(unknown)} videos ({shown}): {remedy}")
 
 
-def marked(video: Video, length: int, reading: str) -> list[tuple[int, int]]:
-    """Anomalous ranges within ``length`` labels of one of ``with_intervals``."""
-    found = []
+def labels_of(video: Video, length: int, reading: str) -> NDArray[np.uint8]:
+    """Labels of one video of ``with_intervals``: uint8 [length], 1 anomalous."""
+    labels = np.zeros(length, dtype=np.uint8)
     earlier, later = READINGS[reading]
     as_read = reading == "half-open"
     intervals = video.intervals if as_read or video.published is None else video.published
     for start, stop in intervals or ():
         goes_on = as_read and video.num_frames is not None and stop >= video.num_frames
-        start, stop = max(start + earlier, 0), length if goes_on else min(stop + later, length)
-        if start < stop:
-            found.append((start, stop))
-    return found
-
-
-def _labels(video: Video, length: int, reading: str) -> NDArray[np.uint8]:
-    labels = np.zeros(length, dtype=np.uint8)
-    for start, stop in marked(video, length, reading):
-        labels[start:stop] = 1
+        labels[max(start + earlier, 0) : length if goes_on else stop + later] = 1
     return labels
 
 

@@ -1,13 +1,12 @@
-"""Which rule a foreign flat ground truth follows, video by video, and which labels it has lost.
+"""Compare a flat ground truth that somebody published with the manifest.
 
-A file is nothing but labels in a row. Each rule of ``groundtruth`` gives each video a length, and
-the lengths have to add up to the file; the manifest's intervals tell where it went another way.
+A file holds only labels in a row. Each rule of ``ground_truth`` gives every video a length. The
+rule whose lengths add up to the file is taken, and each video is compared with the manifest.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,68 +17,59 @@ from vadprep.core.records import Video
 from vadprep.data.ground_truth import (
     LENGTHS,
     READINGS,
+    RULES,
     Decoded,
     as_decoded,
-    marked,
+    labels_of,
+    length_by_rule,
     refuse,
     with_intervals,
 )
 from vadprep.data.manifest import Manifest
 
-DERIVED = ("scored", "spans")
-"""Lengths that are read off the manifest or off features, and follow no formula."""
-
 
 @dataclass(frozen=True)
 class VideoCheck:
-    """What a foreign ground truth says of one video."""
+    """One video: its place in the file, and how its labels differ from the manifest."""
 
     video_id: str
     start: int
     length: int
-    rules: tuple[str, ...]
-    """Rules that give this length."""
     wrong: int
-    """Labels that are not the manifest's."""
+    """Labels that differ from the manifest. Labels past the end of the file count as wrong."""
     lost: bool
-    """Anomalous by the manifest, and without a single anomalous label here."""
+    """The manifest has anomalous labels here, and the file has none."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Which rule a foreign ground truth follows, and where it says something else."""
+    """The rule that a flat ground truth follows, and the videos that do not follow it."""
 
-    videos: tuple[VideoCheck, ...]
-    """In order; empty when no combination of rules gives the length of the file."""
     rules: tuple[str, ...]
-    """Each of them explains every length by itself; empty when none does. ``DERIVED`` ones only
-    where no other does."""
+    """Rules that give this length and these labels. Empty if no rule gives the length."""
+    rule: str
+    """The rule by which the file was cut into videos. If no rule gives the length, the one that
+    agrees with the manifest for the most videos from the start."""
     reading: str
-    """How it reads the numbers of intervals (``groundtruth.READINGS``)."""
+    """How the numbers of intervals are read: a key of ``ground_truth.READINGS``."""
     num_labels: int
     totals: Mapping[str, int]
-    """Length that each rule alone would give, of those that are known for all videos."""
+    """Number of labels by each rule whose lengths are known for all videos."""
+    videos: tuple[VideoCheck, ...]
+    """All videos, in the order of the file."""
     lost: Mapping[str, tuple[int, int]]
-    """By category: videos that were marked normal throughout, and of how many. Only of
-    categories that have any."""
-
-    @property
-    def usual_rule(self) -> str:
-        """The rule that explains most videos; blank without videos."""
-        counts = Counter(rule for video in self.videos for rule in video.rules)
-        return max(counts, key=lambda rule: counts[rule], default="")
+    """Category -> number of lost videos, number of abnormal videos; where any video is lost."""
 
     @property
     def odd(self) -> tuple[VideoCheck, ...]:
-        """Videos of another than the usual rule or with wrong labels, the most wrong first."""
-        usual = self.usual_rule
-        odd = [each for each in self.videos if each.wrong or usual not in each.rules]
-        return tuple(sorted(odd, key=lambda each: -each.wrong))
+        """Videos with wrong labels. Most wrong first; in file order if no rule gives the length."""
+        odd = [video for video in self.videos if video.wrong]
+        return tuple(sorted(odd, key=lambda video: -video.wrong) if self.rules else odd)
 
     @property
     def is_sound(self) -> bool:
-        """True when one rule explains all lengths and every label is the manifest's."""
-        return bool(self.rules) and not any(video.wrong for video in self.videos)
+        """True when a rule gives the length and every label is the manifest's."""
+        return bool(self.rules) and not self.odd
 
 
 def check(
@@ -88,40 +78,46 @@ def check(
     ids: Sequence[str] | None = None,
     decoded: Mapping[str, Decoded] | None = None,
 ) -> Check:
-    """Explain a foreign ground truth: one rule for all videos, else one for each.
+    """Find the rule of a flat ground truth, and the videos whose labels differ.
 
-    ``labels`` bool [L]; ``ids`` is the order of its videos, that of split test by default; lengths
-    and rates of ``decoded`` win over the manifest's. Of several explanations, the one with the
-    fewest labels that are not the manifest's. Where one rule fits but leaves wrong labels,
-    rules that differ by video are believed if they leave none and set apart fewer videos than
-    that. Raises ManifestError for ids that the manifest lacks.
+    ``labels`` is bool [L]. ``ids`` is the order of the videos in it, by default the split test.
+    Lengths and rates of ``decoded`` win over the manifest's and make rule ``spans`` known. Of
+    several rules of the right length, the one with the fewest wrong labels is taken. Raises
+    ManifestError for ids that the manifest lacks, GroundTruthError for unknown lengths.
     """
     seen = decoded or {}
     videos = with_intervals(as_decoded(_in_order(manifest, ids), seen))
-    candidates = [_candidates(video, seen.get(video.video_id)) for video in videos]
-    refuse((v.video_id for v, c in zip(videos, candidates, strict=True) if not c), "num_frames")
-    single = {
-        rule: [found[rule] for found in candidates]
-        for rule in (*LENGTHS, *DERIVED)
-        if all(len(found.get(rule, ())) == 1 for found in candidates)
+    by_rule = {rule: [length_by_rule(video, rule, seen) for video in videos] for rule in RULES}
+    lengths = {rule: list(_known(each)) for rule, each in by_rule.items() if None not in each}
+    if not lengths:
+        refuse((video.video_id for video in videos if video.num_frames is None), "num_frames")
+    totals = {rule: sum(each) for rule, each in lengths.items()}
+    right = [rule for rule, total in totals.items() if total == len(labels)]
+    attempts = {
+        (rule, reading): tuple(_compared(labels, videos, lengths[rule], reading))
+        for rule in right or totals
+        for reading in READINGS
     }
-    totals = {rule: sum(lengths[0] for lengths in found) for rule, found in single.items()}
-    nearest = min(totals, key=lambda rule: abs(totals[rule] - len(labels)), default="")
-    mixed = [tuple({n for each in found.values() for n in each}) for found in candidates]
-    attempts = _all_attempts(labels, videos, single, mixed, single.get(nearest))
-    if not attempts:
-        return Check((), (), "", len(labels), totals, {})
-    best = _best(attempts, labels)
-    checks = _checks(labels, videos, candidates, best)
-    equal = [e for e in attempts if (e.reading, e.placed) == (best.reading, best.placed)]
-    rules = [each.rule for each in equal if each.rule]
+    rule, reading = min(attempts, key=lambda each: _num_wrong(attempts[each]))
+    if right:
+        # A video that was marked normal throughout says nothing of how intervals are read.
+        reading = min(READINGS, key=lambda each: _num_wrong(attempts[rule, each], marked=True))
+    else:
+        near = {rule: -abs(total - len(labels)) for rule, total in totals.items()}
+        agrees = {
+            each: (_num_before_wrong(checks), near[each[0]]) for each, checks in attempts.items()
+        }
+        rule, reading = max(agrees, key=lambda each: agrees[each])
+    equal = [each for each in right if lengths[each] == lengths[rule]]
+    checks = attempts[rule, reading]
     return Check(
-        videos=checks,
-        rules=tuple(each for each in rules if each not in DERIVED) or tuple(rules),
-        reading=best.reading,
+        rules=tuple(each for each in equal if each in LENGTHS) or tuple(equal),
+        rule=rule,
+        reading=reading,
         num_labels=len(labels),
         totals=totals,
-        lost=_lost_categories(checks, {video.video_id: video for video in videos}),
+        videos=checks,
+        lost=_lost_categories(checks, videos),
     )
 
 
@@ -138,188 +134,39 @@ def _in_order(manifest: Manifest, ids: Sequence[str] | None) -> list[Video]:
     return [by_id[each] for each in ids]
 
 
-def _candidates(video: Video, seen: Decoded | None) -> dict[str, tuple[int, ...]]:
-    """Lengths that each rule may give; none without any count of frames.
-
-    Where only the scored length of XDVioDet's rule is known, n is one of 16 numbers.
-    """
-    counts: Sequence[int] = ()
-    if video.num_frames is not None:
-        counts = (video.num_frames,)
-    elif video.num_frames_scored is not None:
-        counts = range(video.num_frames_scored + 1, video.num_frames_scored + 17)
-    found = {
-        rule: tuple(sorted({length(n) for n in counts}))
-        for rule, length in LENGTHS.items()
-        if counts and not (rule == "frames" and len(counts) > 1)
-    }
-    if found and video.num_frames_scored is not None:
-        found["scored"] = (video.num_frames_scored,)
-    if seen:
-        found["spans"] = (seen.spans_end,)
-    return found
+def _known(lengths: Sequence[int | None]) -> Iterator[int]:
+    return (length for length in lengths if length is not None)
 
 
-Lengths = Sequence[Sequence[int]]
-"""Lengths that each video may have."""
-
-_WRONG = 2**20
-"""What a wrong label costs; a length that is not the usual one costs 1."""
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """One way to cut the file into videos."""
-
-    rule: str
-    reading: str
-    placed: list[tuple[int, int, int]]
-    """Start, length and number of wrong labels of each video."""
-    odd: int
-    """Videos whose length is not the usual one."""
-
-    @property
-    def wrong(self) -> int:
-        """Labels that are not the manifest's."""
-        return sum(cost for _, _, cost in self.placed)
+def _num_wrong(checks: Sequence[VideoCheck], marked: bool = False) -> tuple[int, int]:
+    """Number of wrong labels, those of videos with anomalous labels first if ``marked``."""
+    wrong = sum(video.wrong for video in checks)
+    return sum(video.wrong for video in checks if not video.lost) if marked else wrong, wrong
 
 
-def _all_attempts(
-    labels: NDArray[np.bool_],
-    videos: Sequence[Video],
-    single: Mapping[str, Lengths],
-    mixed: Lengths,
-    usual: Lengths | None,
-) -> list[_Attempt]:
-    """Those of one rule for all videos, or of rules that differ by video if they are likelier."""
-    alone = _attempts(labels, videos, single)
-    fewest = min((each.wrong for each in alone), default=None)
-    if fewest == 0:
-        return alone
-    mixtures = _attempts(labels, videos, {"": mixed}, usual)
-    if fewest is None:
-        return mixtures
-    return [each for each in mixtures if not each.wrong and each.odd < fewest] or alone
+def _num_before_wrong(checks: Sequence[VideoCheck]) -> int:
+    """Number of videos before the first with wrong labels."""
+    return next((i for i, video in enumerate(checks) if video.wrong), len(checks))
 
 
-def _attempts(
-    labels: NDArray[np.bool_],
-    videos: Sequence[Video],
-    rules: Mapping[str, Lengths],
-    usual: Lengths | None = None,
-) -> list[_Attempt]:
-    """The best way under each rule and reading of intervals, where there is one.
-
-    ``usual`` are lengths that are to be preferred; all that a rule allows by default.
-    """
-    found = []
-    for rule, allowed in rules.items():
-        normally = usual or allowed
-        for reading in READINGS:
-            if placed := _explain(labels, videos, allowed, normally, reading):
-                lengths = (length for _, length, _ in placed)
-                odd = sum(n not in few for n, few in zip(lengths, normally, strict=True))
-                found.append(_Attempt(rule, reading, placed, odd))
-    return found
-
-
-def _best(attempts: Sequence[_Attempt], labels: NDArray[np.bool_]) -> _Attempt:
-    """The attempt with the fewest wrong labels.
-
-    Of its readings the one that errs least where anything is anomalous: the intervals of a video
-    that was marked normal throughout are shorter by one reading, and no likelier for that.
-    """
-
-    def wrong_where_marked(attempt: _Attempt) -> int:
-        return sum(cost for at, length, cost in attempt.placed if labels[at : at + length].any())
-
-    rule = min(attempts, key=lambda each: each.wrong).rule
-    readings = [each for each in attempts if each.rule == rule]
-    return min(readings, key=lambda each: (wrong_where_marked(each), each.wrong))
-
-
-def _explain(
-    labels: NDArray[np.bool_],
-    videos: Sequence[Video],
-    allowed: Lengths,
-    usual: Lengths,
-    reading: str,
-) -> list[tuple[int, int, int]] | None:
-    """Allowed lengths that add up to the file with the fewest wrong labels; None when none do.
-
-    Goes through the videos and keeps, for every place where one may end, the best way there.
-    """
-    before = np.concatenate([[0], np.cumsum(labels)])
-    ends, costs = np.zeros(1, np.int64), np.zeros(1, np.int64)
-    steps = []
-    for video, lengths, normally in zip(videos, allowed, usual, strict=True):
-        ways = []
-        for length in lengths:
-            fits = np.flatnonzero(ends + length <= len(labels))
-            wrong = _wrong(before, ends[fits], length, video, reading)
-            cost = costs[fits] + _WRONG * wrong + (length not in normally)
-            ways.append((ends[fits] + length, cost, np.full(len(fits), length)))
-        all_ends, all_costs, taken = (np.concatenate(each) for each in zip(*ways, strict=True))
-        order = np.lexsort((all_costs, all_ends))
-        best = order[np.diff(all_ends[order], prepend=-1) > 0]
-        ends, costs = all_ends[best], all_costs[best]
-        steps.append((ends, taken[best]))
-    if len(labels) not in ends:
-        return None
-    placed, end = [], len(labels)
-    for video, (ends, taken) in zip(reversed(videos), reversed(steps), strict=True):
-        length = int(taken[np.searchsorted(ends, end)])
-        wrong = _wrong(before, np.array([end - length]), length, video, reading)
-        placed.append((end - length, length, int(wrong[0])))
-        end -= length
-    return placed[::-1]
-
-
-def _checks(
-    labels: NDArray[np.bool_],
-    videos: Sequence[Video],
-    candidates: Sequence[Mapping[str, tuple[int, ...]]],
-    attempt: _Attempt,
-) -> tuple[VideoCheck, ...]:
-    return tuple(
-        VideoCheck(
-            video.video_id,
-            start,
-            length,
-            tuple(rule for rule, lengths in known.items() if length in lengths),
-            wrong,
-            bool(marked(video, length, attempt.reading))
-            and not labels[start : start + length].any(),
-        )
-        for video, known, (start, length, wrong) in zip(
-            videos, candidates, attempt.placed, strict=True
-        )
-    )
-
-
-def _wrong(
-    before: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    length: int,
-    video: Video,
-    reading: str,
-) -> NDArray[np.int64]:
-    """Labels that are not the manifest's if the video starts at each of ``starts``.
-
-    ``before[i]`` counts the anomalous labels in front of i.
-    """
-    wrong = before[starts + length] - before[starts]
-    for start, stop in marked(video, length, reading):
-        wrong = wrong + (stop - start) - 2 * (before[starts + stop] - before[starts + start])
-    return wrong
+def _compared(
+    labels: NDArray[np.bool_], videos: Sequence[Video], lengths: Sequence[int], reading: str
+) -> Iterator[VideoCheck]:
+    start = 0
+    for video, length in zip(videos, lengths, strict=True):
+        expected = labels_of(video, length, reading).astype(bool)
+        found = labels[start : start + length]
+        wrong = int((found != expected[: len(found)]).sum()) + length - len(found)
+        lost = bool(len(found) and expected.any() and not found.any())
+        yield VideoCheck(video.video_id, start, length, wrong, lost)
+        start += length
 
 
 def _lost_categories(
-    checks: Sequence[VideoCheck], videos: Mapping[str, Video]
+    checks: Sequence[VideoCheck], videos: Sequence[Video]
 ) -> dict[str, tuple[int, int]]:
-    lost: dict[str, list[bool]] = {}
-    for each in checks:
-        video = videos[each.video_id]
+    flags: dict[str, list[bool]] = {}
+    for each, video in zip(checks, videos, strict=True):
         for category in video.category.split("|") if video.intervals else ():
-            lost.setdefault(category, []).append(each.lost)
-    return {name: (sum(flags), len(flags)) for name, flags in sorted(lost.items()) if any(flags)}
+            flags.setdefault(category, []).append(each.lost)
+    return {name: (sum(lost), len(lost)) for name, lost in sorted(flags.items()) if any(lost)}
