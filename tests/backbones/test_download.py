@@ -175,7 +175,7 @@ def test_corrupt_content_is_thrown_away(server: Server, tmp_path: Path) -> None:
     server.behave = corrupt
     for known_by in ({"blob": BLOB}, {"sha256": SHA256[:8]}):
         line = refused(server, tmp_path / "w", **known_by)
-        assert "not the file that is known" in line and "thrown away" in line
+        assert "not the file published" in line and "thrown away" in line
 
 
 def test_a_page_in_place_of_the_file(server: Server, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_what_an_earlier_run_left(
 
 def test_a_bad_part_is_thrown_away_with_its_download(server: Server, tmp_path: Path) -> None:
     (tmp_path / "w.part").write_bytes(b"y" * 1000)
-    assert "not the file that is known" in refused(server, tmp_path / "w")
+    assert "not the file published" in refused(server, tmp_path / "w")
     assert get(server, tmp_path / "w") == SHA256
 
 

@@ -87,7 +87,7 @@ def test_a_file_is_got_converted_and_found_by_its_name(
 def test_a_corrupt_file_leaves_nothing(server: Server, cache: Path) -> None:
     entry = dataclasses.replace(catalog.CATALOG[NAME], sha256="0" * 8)
     catalog.CATALOG[NAME] = entry
-    assert "not the file that is known" in message(run("weights", "get", NAME))
+    assert "not the file published" in message(run("weights", "get", NAME))
     assert not any(each.is_file() for each in cache.rglob("*"))
 
 

@@ -15,13 +15,13 @@ from vadprep.core.errors import OutOfMemory
 
 logger = logging.getLogger(__name__)
 
-SHORTAGES = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-"""Words in a RuntimeError of torch, of the CPU's allocator or of a CUDA library, that lacks
-memory."""
+MEMORY_ERRORS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+"""Words of a RuntimeError that means too little memory, by torch, by the CPU's allocator or by a
+CUDA library."""
 
 
 class Network(Protocol):
-    """What ``backbones.Backbone`` is to this module."""
+    """What a ``Backbone`` is for a caller."""
 
     device: torch.device
     dim: int
@@ -30,11 +30,11 @@ class Network(Protocol):
         """Features [batch, dim] of views [batch, 16, size, size, channel]."""
 
 
-class Fitting:
+class AdaptiveBatch:
     """A network that takes any number of views, in batches padded to one size.
 
-    Out of memory, it computes the same views in batches of half the size, and stays at that. Its
-    threads share the size.
+    Out of memory, it computes the same views in batches of half the size, and keeps that size.
+    All threads that call it share the size.
     """
 
     def __init__(self, network: Network, batch: int) -> None:
@@ -54,9 +54,12 @@ class Fitting:
             try:
                 return torch.cat([self._features(part, batch) for part in parts])
             except (RuntimeError, MemoryError) as error:
-                if not is_shortage(error):
+                text = str(error)
+                if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
+                    words in text for words in MEMORY_ERRORS
+                ):
                     raise
-                reason = str(error).partition("\n")[0] or type(error).__name__
+                reason = text.partition("\n")[0] or type(error).__name__
             # Here the error is gone, and with it the tensors that its frames held.
             self._halve(batch, reason)
 
@@ -78,12 +81,5 @@ class Fitting:
 
 
 def free_device_memory() -> int:
-    """Bytes that can still be had on the GPU of this process; no bound where it uses none."""
+    """Free bytes on the GPU of this process; ``sys.maxsize`` where it uses none."""
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_initialized() else sys.maxsize
-
-
-def is_shortage(error: Exception) -> bool:
-    """Whether an error of torch says that memory was lacking."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(words in str(error) for words in SHORTAGES)

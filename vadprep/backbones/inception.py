@@ -1,11 +1,12 @@
 """Inception-I3D: the network of Carreira and Zisserman 2017 in plain PyTorch.
 
 Names follow DeepMind's TensorFlow release (``Mixed_3b.Branch_1.Conv3d_0b_3x3``). This is the
-readable form, which defines what the features are; ``folded`` holds the fast one.
+readable form, which defines what the features are; ``inception_folded`` holds the fast one.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -126,10 +127,7 @@ class PoolUnit(nn.Module):
 
 
 def _branch(**units: nn.Module) -> nn.Sequential:
-    branch = nn.Sequential()
-    for name, unit in units.items():
-        branch.add_module(name, unit)
-    return branch
+    return nn.Sequential(OrderedDict(units))
 
 
 class MixedUnit(nn.Module):
@@ -157,27 +155,25 @@ class MixedUnit(nn.Module):
         return torch.cat([branch(x) for branch in branches], dim=1)
 
 
-def _unit(in_channels: int, layer: Conv | Pool | Mixed) -> nn.Module:
-    if isinstance(layer, Conv):
-        return ConvUnit(in_channels, layer)
-    return MixedUnit(in_channels, layer) if isinstance(layer, Mixed) else PoolUnit(layer)
-
-
 class InceptionI3D(nn.Module):
     """The network for 3 (RGB) or 2 (flow) input channels, values in [-1, 1]."""
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
-        self.trunk_names = tuple(LAYERS)
         channels = in_channels
         for name, layer in LAYERS.items():
-            self.add_module(name, _unit(channels, layer))
-            channels = channels if isinstance(layer, Pool) else layer.channels
+            if isinstance(layer, Conv):
+                self.add_module(name, ConvUnit(channels, layer))
+            elif isinstance(layer, Mixed):
+                self.add_module(name, MixedUnit(channels, layer))
+            else:
+                self.add_module(name, PoolUnit(layer))
+            channels = getattr(layer, "channels", channels)
         self.Logits = _branch(Conv3d_0c_1x1=nn.Conv3d(DIM, NUM_CLASSES, 1))
 
     def _pooled(self, clips: Tensor) -> Tensor:
         x = clips
-        for name in self.trunk_names:
+        for name in LAYERS:
             x = self.get_submodule(name)(x)
         return F.avg_pool3d(x, (2, 7, 7), stride=1)
 

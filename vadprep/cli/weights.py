@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vadprep.backbones import Weights
-    from vadprep.backbones.weights.download import Progress
+    from vadprep.backbones.weights.download import ShowProgress
 
 NAMES = click.Choice([*CATALOG, *SAMPLES])
 AS_HELP = "What it is, by a name of vadprep weights list."
@@ -98,7 +98,7 @@ def weights_get(name: str) -> None:
 
 
 @contextmanager
-def _shown_progress(name: str) -> Iterator[Progress]:
+def _shown_progress(name: str) -> Iterator[ShowProgress]:
     """A bar on a terminal, nothing elsewhere."""
     with click.progressbar(length=1, label=name, file=sys.stderr, show_pos=False) as bar:
 

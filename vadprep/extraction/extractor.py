@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from vadprep.backbones import load_backbone
-from vadprep.backbones.adaptive_batch import Fitting
+from vadprep.backbones.adaptive_batch import AdaptiveBatch
 from vadprep.core.clips import Resampling, min_frames
 from vadprep.core.errors import DecodeError, OutOfMemory
 from vadprep.core.records import Report, Task, Video
@@ -112,7 +112,7 @@ class Extractor:
         for branch in branches[1:]:
             require_shared(branch.spec, self.spec, "the same extraction")
         self._networks = {
-            name: Fitting(branch.network, branch.spec.batch)
+            name: AdaptiveBatch(branch.network, branch.spec.batch)
             for name, branch in self.branches.items()
         }
         self._stall_seconds = stall_seconds

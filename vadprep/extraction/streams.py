@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vadprep.backbones.adaptive_batch import Fitting, Network
+from vadprep.backbones.adaptive_batch import AdaptiveBatch, Network
 from vadprep.core.clips import CLIP_LENGTH, num_clips
 from vadprep.core.crops import Boxes
 from vadprep.core.spec import Spec
@@ -83,7 +83,7 @@ class Snippets:
     def __init__(
         self,
         spec: Spec,
-        network: Fitting,
+        network: AdaptiveBatch,
         flow: FlowPictures | None,
         boxes: Boxes,
         watch: Stopwatch,

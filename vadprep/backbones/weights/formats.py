@@ -11,7 +11,7 @@ import pickle
 import struct
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ State = dict[str, Tensor]
 OWN = "vadprep"
 DEEPMIND = "google-deepmind/kinetics-i3d"
 CAFFE2 = "facebookresearch/video-nonlocal-net"
-"""Origins that the kind of a file alone tells; the others are told by their names."""
+"""Origins that follow from the kind of file; the others follow from the names of tensors."""
 
 PYTORCH_HEADS = (b"PK", b"\x80")
 """What ``torch.save`` begins a file with: a zip archive, or in older versions a pickle."""
@@ -69,7 +69,7 @@ class Contents:
     path: Path
     tensors: State = field(repr=False)
     origin: str = ""
-    """Who named the tensors, where the kind of file tells."""
+    """Who named the tensors, where the kind of file says so."""
     graph: str = ""
     """Graph id, where the file says it."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -173,87 +173,59 @@ def _read_safetensors(path: Path) -> Contents:
 def identify(contents: Contents, declared: str = "") -> str:
     """Graph id of a file: what it says, what it is declared to be, or what its names say.
 
-    ``declared`` is a name of ``catalog.CATALOG``. Raises WeightsError when names leave it open, as
+    ``declared`` is a name in ``catalog.CATALOG``. Raises WeightsError when names leave it open, as
     those of caffe2 do, and when the file says something else than was declared.
     """
-    path, wanted = contents.path, declared and CATALOG[declared].graph
-    if contents.graph:
-        if wanted and wanted != contents.graph:
-            raise WeightsError(f"{path}: made for graph {contents.graph}, not for {wanted}")
-        return contents.graph
-    if not wanted:
-        declared = next((n for n, k in CATALOG.items() if k.file_name == path.name), "")
-        wanted = declared and CATALOG[declared].graph
-    if wanted:
-        return wanted
+    path = contents.path
+    if not declared and not contents.graph:
+        declared = next((n for n, each in CATALOG.items() if each.file_name == path.name), "")
+    wanted = CATALOG[declared].graph if declared else ""
+    if wanted and contents.graph not in ("", wanted):
+        raise WeightsError(f"{path}: made for graph {contents.graph}, not for {wanted}")
+    if contents.graph or wanted:
+        return contents.graph or wanted
     if contents.origin == CAFFE2:
         raise WeightsError(
             f"{path}: the names of a caffe2 pickle fit networks of different strides: say what "
             "it is with --as, such as --as r50-nonlocal for the 32x2 baseline"
         )
-    fitting = [graph for graph in NAMINGS if _fits(contents.tensors, graph)]
+    found = {name: tensor.shape for name, tensor in contents.tensors.items()}
+    fitting = [
+        graph
+        for graph, naming in NAMINGS.items()
+        for translate in naming.values()
+        # Shapes tell RGB from flow; the caller refuses what names do not tell apart otherwise.
+        if found == {translate(name): shape for name, shape in canonical_shapes(graph).items()}
+    ]
     if len(fitting) != 1:
-        which = ", ".join(fitting) or "no network that is known here"
-        raise WeightsError(f"{path}: its {len(contents.tensors)} tensors fit {which}")
+        which = ", ".join(fitting) or "no network of vadprep"
+        raise WeightsError(f"{path}: its {len(found)} tensors fit {which}")
     return fitting[0]
 
 
-def _fits(tensors: State, graph: str) -> bool:
-    """True when names of some origin, and then the shapes, are those of the graph.
-
-    Shapes tell RGB from flow; what names do not tell apart otherwise is refused by the caller.
-    """
-    shapes = canonical_shapes(graph)
-    return any(
-        {translate(name): shape for name, shape in shapes.items()}
-        == {name: tensor.shape for name, tensor in tensors.items()}
-        for translate in NAMINGS[graph].values()
-    )
-
-
 def canonical_state(contents: Contents, graph: str) -> tuple[State, str]:
-    """Tensors under canonical names, float32, and who named them as they were.
+    """Tensors under canonical names, float32, and who named them in the file.
 
-    Raises WeightsError when names or shapes are not exactly those of ``graph``, or when the file
-    says that it is for another one.
+    Raises WeightsError when names or shapes are not exactly those of ``graph``, when a value is
+    not finite, or when the file says that it is for another graph.
     """
-    path, tensors = contents.path, contents.tensors
-    if contents.graph and contents.graph != graph:
+    path, tensors, shapes = contents.path, contents.tensors, canonical_shapes(graph)
+    if contents.graph not in ("", graph):
         raise WeightsError(f"{path}: made for graph {contents.graph}, not for {graph}")
     if contents.graph:
-        return _checked(tensors, path, graph), contents.origin
-    if contents.origin and contents.origin not in NAMINGS[graph]:
-        raise WeightsError(f"{path}: not {graph}: no weights of {contents.origin} are")
-    origin, translate = _naming(set(tensors), path, graph)
-    state = {name: tensors[translate(name)] for name in canonical_shapes(graph)}
-    return _checked(state, path, graph), origin
-
-
-def _naming(found: set[str], path: Path, graph: str) -> tuple[str, Callable[[str], str]]:
-    """The naming scheme whose names are just ``found``; the nearest one names the difference."""
-    wanted = {
-        origin: {translate(name) for name in canonical_shapes(graph)}
-        for origin, translate in NAMINGS[graph].items()
-    }
-    origin = min(wanted, key=lambda candidate: len(wanted[candidate] ^ found))
-    _require_names(wanted[origin], found, path, f"{graph} as named by {origin}")
-    return origin, NAMINGS[graph][origin]
-
-
-def _require_names(wanted: set[str], found: set[str], path: Path, network: str) -> None:
-    missing, odd = sorted(wanted - found), sorted(found - wanted)
-    if missing or odd:
-        parts = [
-            f"{len(names)} {word}, such as {names[0]}"
-            for word, names in (("missing", missing), ("unexpected", odd))
-            if names
-        ]
-        raise WeightsError(f"{path}: not {network}: tensors {'; '.join(parts)}")
-
-
-def _checked(state: State, path: Path, graph: str) -> State:
-    shapes = canonical_shapes(graph)
-    _require_names(set(shapes), set(state), path, graph)
+        origin, names = contents.origin, {name: name for name in shapes}
+        _require_names(set(shapes), set(tensors), path, graph)
+    else:
+        if contents.origin and contents.origin not in NAMINGS[graph]:
+            raise WeightsError(f"{path}: not {graph}: no weights of {contents.origin} are")
+        by_origin = {
+            origin: {name: translate(name) for name in shapes}
+            for origin, translate in NAMINGS[graph].items()
+        }
+        origin = min(by_origin, key=lambda each: len({*by_origin[each].values()} ^ set(tensors)))
+        names = by_origin[origin]
+        _require_names({*names.values()}, set(tensors), path, f"{graph} as named by {origin}")
+    state = {ours: tensors[theirs] for ours, theirs in names.items()}
     _require_channels(state, path, graph)
     for name, shape in shapes.items():
         if state[name].shape != shape:
@@ -265,12 +237,23 @@ def _checked(state: State, path: Path, graph: str) -> State:
             raise WeightsError(
                 f"{path}: {name} holds values that are not finite numbers: copy it again"
             )
-    return {name: state[name].float().contiguous() for name in shapes}
+    return {name: tensor.float().contiguous() for name, tensor in state.items()}, origin
+
+
+def _require_names(wanted: set[str], found: set[str], path: Path, network: str) -> None:
+    missing, odd = sorted(wanted - found), sorted(found - wanted)
+    parts = [
+        f"{len(names)} {word}, such as {names[0]}"
+        for word, names in (("missing", missing), ("unexpected", odd))
+        if names
+    ]
+    if parts:
+        raise WeightsError(f"{path}: not {network}: tensors {'; '.join(parts)}")
 
 
 def _require_channels(state: State, path: Path, graph: str) -> None:
     """Raise WeightsError where weights for RGB are given for flow, or the other way round."""
-    (stem, shape), *_ = canonical_shapes(graph).items()
+    stem, shape = next(iter(canonical_shapes(graph).items()))
     found, wanted = state[stem].shape[1:2], shape[1:2]
     if found != wanted and {*found, *wanted} == {2, 3}:
         kinds = {2: "flow (2 input channels)", 3: "RGB (3 input channels)"}

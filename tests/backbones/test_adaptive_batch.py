@@ -9,7 +9,7 @@ from support.standin import StandIn, numbers_of, standin_branch, standin_spec
 from support.videos import write_video
 
 from vadprep.backbones import load_backbone, load_weights
-from vadprep.backbones.adaptive_batch import Fitting
+from vadprep.backbones.adaptive_batch import AdaptiveBatch
 from vadprep.core.errors import OutOfMemory
 from vadprep.core.records import Task, Video
 from vadprep.extraction.extractor import Extractor
@@ -50,11 +50,11 @@ def random_views(count: int, size: int = 32) -> list[torch.Tensor]:
 def test_the_same_views_are_computed_in_halves(error, count, room, batch):
     network = Small(room, error)
     views = random_views(count)
-    fitting = Fitting(network, batch=8)
-    np.testing.assert_array_equal(fitting(views), StandIn()(torch.stack(views)))
-    assert fitting.batch == batch and network.sizes[-1] == batch
+    network_in_batches = AdaptiveBatch(network, batch=8)
+    np.testing.assert_array_equal(network_in_batches(views), StandIn()(torch.stack(views)))
+    assert network_in_batches.batch == batch and network.sizes[-1] == batch
     network.sizes.clear()
-    fitting(views)
+    network_in_batches(views)
     assert set(network.sizes) == {batch}  # it stays there, and the shape is one
 
 
@@ -62,10 +62,10 @@ def test_a_view_that_does_not_fit_is_a_clear_error_and_other_errors_pass():
     with pytest.raises(
         OutOfMemory, match=r"a single view .* memory of cpu \(MemoryError\)"
     ) as found:
-        Fitting(Small(0, MemoryError()), batch=8)(random_views(5))
+        AdaptiveBatch(Small(0, MemoryError()), batch=8)(random_views(5))
     assert found.value.exit_code == 1
     with pytest.raises(RuntimeError, match="a bug"):
-        Fitting(Small(0, RuntimeError("a bug")), batch=8)(random_views(5))
+        AdaptiveBatch(Small(0, RuntimeError("a bug")), batch=8)(random_views(5))
 
 
 @pytest.mark.parametrize("crops", [1, 10])
@@ -99,15 +99,15 @@ def test_a_full_gpu_halves_the_batch_and_the_features_agree():
         "inception_i3d", load_weights("random:0", "inception_i3d"), "cuda", "fp32"
     )
     views = random_views(64, size=224)
-    expected = Fitting(backbone, batch=64)(views)
+    expected = AdaptiveBatch(backbone, batch=64)(views)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     used = total - free
     torch.cuda.set_per_process_memory_fraction((used + (3 << 30)) / total)
     try:
-        fitting = Fitting(backbone, batch=64)
-        found = fitting(views)
+        network_in_batches = AdaptiveBatch(backbone, batch=64)
+        found = network_in_batches(views)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert fitting.batch < 64
+    assert network_in_batches.batch < 64
     assert float((found - expected).norm() / expected.norm()) < 1e-4
