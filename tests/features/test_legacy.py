@@ -191,7 +191,13 @@ def test_the_same_import_goes_on_and_tries_failed_videos_again(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "step", ["Journal.finished", "write_shard", "shutil.rmtree", "Draft.append"]
+    "step",
+    [
+        "writer.Journal.add",
+        "writer.write_shard",
+        "writer.shutil.rmtree",
+        "exchange.import_.Draft.append",
+    ],
 )
 @pytest.mark.parametrize("calls", [0, 1])
 def test_a_crash_at_any_step_costs_nothing_but_that_step(
@@ -207,8 +213,9 @@ def test_a_crash_at_any_step_costs_nothing_but_that_step(
             raise KeyboardInterrupt
         original(*arguments)
 
+    module = "exchange.import_" if step == "Draft.append" else "writer"
     with monkeypatch.context() as patch:
-        owner, _, name = f"vadprep.features.exchange.import_.{step}".rpartition(".")
+        owner, _, name = f"vadprep.features.{module}.{step}".rpartition(".")
         original = getattr(pkgutil.resolve_name(owner), name)
         patch.setattr(f"{owner}.{name}", crash)
         with suppress(KeyboardInterrupt):

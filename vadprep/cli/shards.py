@@ -23,10 +23,10 @@ from vadprep.features.status import stream_status
 )
 @click.option("--out", type=FOLDER, required=True, help="The new feature folder.")
 def merge(features: tuple[Path, ...], shard_size: int | None, out: Path) -> None:
-    """Join feature folders of the same spec, or copy one with another shard size.
+    """Join feature folders, or copy one with other shards.
 
-    Videos that two folders share must have the same features. The folders are only read. After
-    any stop, run the same command again.
+    The folders must have the same spec, and videos that two of them share the same features. They
+    are only read. After any stop, run the same command again.
     """
     with shown_bar("copying") as progress:
         folders = merge_features(features, out, shard_size=shard_size, progress=progress)
