@@ -302,7 +302,7 @@ def test_eval_shows_the_protocol_of_csltal_where_it_still_holds(place, tmp_path)
     assert found == metrics["protocols"] and "proposal_ap" in found["csl_tal_subsampled"]
     other = write_manifest(tmp_path / "n.csv", [*VIDEOS[:3], ("d", "test", 1, '"[[0, 40]]"')])
     elsewhere = ok("eval", tmp_path / "r", "--manifest", other)
-    assert elsewhere.count("csl_tal_subsampled: known to train alone") == 1
+    assert elsewhere.count("csl_tal_subsampled: only known on the manifest of the training") == 1
     assert head not in elsewhere
     (found, _) = json.loads(ok("eval", tmp_path / "r", "--manifest", other, "--json")).values()
     assert found["protocols"] == {}

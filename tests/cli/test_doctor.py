@@ -46,9 +46,9 @@ def test_every_piece_is_looked_at_and_nothing_stays_behind(tmp_path: Path) -> No
 @pytest.mark.usefixtures("no_decoding")
 def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     lines = run("doctor", tmp_path).output.splitlines()
-    assert lines[0].split() == ["what", "found", "cost"]
+    assert lines[0].split() == ["what", "found", "cost", "what", "to", "do"]
     rows = json.loads(run("doctor", tmp_path, "--json").output)
-    assert {"topic", "found", "cost"} == set(rows[0]) and len(rows) == len(lines) - 1
+    assert {"topic", "found", "cost", "remedy"} == set(rows[0]) and len(rows) == len(lines) - 1
 
 
 @pytest.mark.usefixtures("no_decoding")
@@ -57,7 +57,7 @@ def test_a_missing_package_says_what_it_costs(
 ) -> None:
     monkeypatch.setitem(doctor.PACKAGES, "no-such-package", "no tea")
     missing = found(tmp_path)["no-such-package"]
-    assert missing.found == "missing" and missing.cost == "no tea; pip install 'vadprep[all]'"
+    assert missing == Finding("no-such-package", "missing", "no tea", "pip install 'vadprep[all]'")
 
 
 def test_the_base_install_is_enough(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_base_install_is_enough(tmp_path: Path) -> None:
     rows = {row["topic"]: row for row in json.loads(done.stdout)}
     assert rows["GPU"]["found"] == "unknown without torch"
     assert rows["decoder pyav"]["found"].startswith("does not work: ")
-    assert rows["decoder pyav"]["cost"] == "videos are left to the other decoder"
+    assert rows["decoder pyav"]["cost"] == "only the other decoder reads videos"
 
 
 @pytest.mark.usefixtures("no_decoding")
@@ -113,16 +113,17 @@ def test_a_file_system_without_locks_and_links(
     assert findings["file locks"].cost and findings["hard links"].cost
 
 
+@pytest.mark.usefixtures("no_decoding")
 def test_the_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "CONTROL_GROUP", tmp_path)
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda process: set(range(8)))
     (tmp_path / "cpu.max").write_text("250000 100000\n")
     (tmp_path / "memory.max").write_text(f"{2 << 30}\n")
-    findings = {each.topic: each for each in doctor._processor()}
+    findings = found(tmp_path)
     assert findings["CPU cores"].found.endswith("the container may use 2.5")
-    assert findings["CPU cores"].cost.endswith("2 workers at once")
+    assert findings["CPU cores"].remedy == "--workers 2"
     assert findings["memory"].found == "2.0 GiB" and findings["memory"].cost
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
-    findings = {each.topic: each for each in doctor._processor()}
+    findings = found(tmp_path)
     assert findings["CPU cores"].cost == ""

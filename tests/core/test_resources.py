@@ -12,9 +12,7 @@ import pytest
 from vadprep.core import resources
 from vadprep.core.resources import cache_folder, free_memory, worker_cores
 
-PLACED = (
-    "from vadprep.cli.features import placed; print(placed(None, None, 'local', 0, 1)['workers'])"
-)
+WORKERS = "from vadprep.core.resources import worker_cores; print(worker_cores())"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +40,7 @@ def test_workers_are_for_the_cores_that_are_ours(monkeypatch, bound_to, given, e
 )
 def test_one_core_gives_one_worker(prefix, environment):
     found = subprocess.run(
-        [*prefix, sys.executable, "-c", PLACED],
+        [*prefix, sys.executable, "-c", WORKERS],
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | environment,
         capture_output=True,
         text=True,

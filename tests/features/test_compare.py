@@ -19,7 +19,7 @@ from support.stored import small_spec, stored_video, write_folder
 from support.trees import feature_folder, manifest_of
 
 from vadprep.backbones import has_cpu_bf16
-from vadprep.cli.text import compared_words
+from vadprep.cli.exchange import compared_words
 from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError
 from vadprep.core.presets import resolve

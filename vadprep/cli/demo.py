@@ -15,14 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import numpy as np
 
 from vadprep.backbones import has_cpu_bf16
 from vadprep.cli.demo_scene import FPS, write_dataset
-from vadprep.cli.text import Cells, duration
+from vadprep.cli.help import command
+from vadprep.cli.options import FOLDER
+from vadprep.cli.progress import shown_progress
+from vadprep.cli.text import Cells, duration, show
 from vadprep.core.atomic import make_folder, write_json
 from vadprep.core.clips import CLIP_LENGTH
 from vadprep.core.errors import VadprepError
+from vadprep.core.resources import worker_cores
 from vadprep.data.manifest import Manifest, read_manifest
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import plot_scores
@@ -212,3 +217,32 @@ def _plot(folder: Path, manifest: Manifest, report: RunReport) -> int:
 
 def _auc(report: RunReport) -> tuple[float | None, float | None, int]:
     return report.mean()["frame_auc"], report.spread()["frame_auc"], len(report.by_seed)
+
+
+# ---------------------------------------------------------------- command
+
+
+@command("demo", example="vadprep demo --streams rgb,flow")
+@click.option("--out", type=FOLDER, default=Path("vadprep-demo"), show_default=True, help="Folder.")
+@click.option("--streams", default="rgb", show_default=True, help="rgb, flow or rgb,flow.")
+@click.option(
+    "--weights", default="random:0", show_default=True, help="File, catalogue name or random:SEED."
+)
+@click.option(
+    "--flow-weights", help="Weights of stream flow. Default: --weights if random, else fetched."
+)
+@click.option("--workers", type=click.IntRange(1), help="Number of workers. Default: one a core.")
+def demo(
+    out: Path, streams: str, weights: str, flow_weights: str | None, workers: int | None
+) -> None:
+    """Run the full pipeline on a small synthetic data set."""
+    plan = demo_plan(out, weights, flow_weights, streams, workers or worker_cores())
+    with shown_progress() as progress:
+        report = run_demo(out, plan, progress, progress.say)
+    for rows in (report.stages, report.metrics):
+        click.echo()
+        show(rows)
+    click.echo()
+    for note in report.notes:
+        click.echo(note)
+    click.echo(f"Everything is in {out}: data, features, runs, plots, report.json")

@@ -1,86 +1,107 @@
-"""What this machine has got for the work, and what each missing piece costs.
+"""Command doctor: what this machine has, what is missing, what that costs, what to do.
 
-Runs with the base install: whatever is not there is a finding, not an error.
+Needs the base installation only: what is missing is a finding, not an error.
 """
 
 from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import click
+
 import vadprep
 from vadprep.backbones.weights.catalog import CATALOG, stored_weights, weights_folder
-from vadprep.cli.text import size
+from vadprep.cli.help import command
+from vadprep.cli.options import FOLDER
+from vadprep.cli.text import show, size
 from vadprep.core.errors import VadprepError
 from vadprep.core.resources import core_quota, read_cgroup
 
 PROBE_BYTES = 64 << 20
-"""Written and read back to time a disk."""
+"""Written to measure the speed of a disk."""
 SLOW_DISK = 50e6
-"""Bytes a second below which a disk holds up the reading of videos."""
+"""Bytes per second below which extraction waits for the disk."""
 PROBE_FRAMES = 20
 SMALL_SHARED_MEMORY = 1 << 30
 SMALL_MEMORY = 4 << 30
 
-"""Where a container finds its own limits."""
-
 PACKAGES = {
-    "numpy": "nothing runs",
-    "h5py": "nothing runs",
-    "click": "nothing runs",
-    "torch": "no extraction, no training: features can be read, listed and verified",
-    "safetensors": "no weights files, no checkpoints",
-    "av": "no extraction: what decord cannot read has no second decoder",
+    "numpy": "nothing works",
+    "h5py": "nothing works",
+    "click": "nothing works",
+    "torch": "no extraction and no training",
+    "safetensors": "no weights files and no checkpoints",
+    "av": "no extraction: the second decoder is missing",
     "decord2": "no extraction: the first decoder is missing",
-    "pillow": "no extraction: frames are resized by it",
-    "ray": "no extraction by several workers or GPUs",
+    "pillow": "no extraction: frames cannot be resized",
+    "ray": "no extraction with several workers or GPUs",
     "numba": "no optical flow on the CPU",
     "triton": "no optical flow on a GPU",
     "pytorchvideo": "no ResNet-50 networks",
-    "torchvision": "no ResNet-50 networks, no classifiers, no words for top-5",
-    "matplotlib": "no plots of scores",
-    "rich": "no live progress",
+    "torchvision": "no ResNet-50 networks, no classifiers, no class names",
+    "scikit-learn": "no metrics",
+    "matplotlib": "no plots",
+    "rich": "no progress bar",
 }
-"""Packages, and what is missing without each."""
+"""Package -> what does not work without it."""
 
-DECODER_TROUBLE = (
-    VadprepError,
-    ImportError,
-    OSError,
-    LookupError,
-    RuntimeError,
-    ValueError,
-)
-"""What a decoder, or the codec of the probe, may be missing or raise."""
-
-STAND_INS = {"decord2": ("decord",)}
+OTHER_NAMES = {"decord2": ("decord",)}
 """Other names under which a package may be installed."""
+
+INSTALL = "pip install 'vadprep[all]'"
+CPU_SPEED = "extraction on the CPU: 2 to 5 clips of one crop per second and core"
+
+DECODER_ERRORS = (VadprepError, ImportError, OSError, LookupError, RuntimeError, ValueError)
+"""What a decoder, or the codec of the probe, raises when a part is missing."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     topic: str
     found: str
     cost: str = ""
-    """What it costs that it is missing or slow; empty where all is well."""
+    """What does not work or is slow because of it; empty when all is well."""
+    remedy: str = ""
+    """What to do about it."""
+
+
+@command("doctor", example="vadprep doctor features/")
+@click.argument("folder", type=FOLDER, default=Path())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(folder: Path, as_json: bool) -> None:
+    """Check this machine: what is missing and what that costs.
+
+    FOLDER is where features will be written. Default: the current folder.
+    """
+    findings = list(examine(folder))
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in findings], indent=2))
+        return
+    show([("what", "found", "cost", "what to do"), *map(astuple, findings)])
 
 
 def examine(folder: Path) -> Iterator[Finding]:
-    """Findings about this machine, and about the disk that ``folder`` is on, one by one."""
+    """Findings about this machine, and about the disk of ``folder``, one by one."""
     yield Finding("vadprep", f"{vadprep.__version__}, Python {platform.python_version()}")
-    yield from _packages()
-    yield from _processor()
+    for name, cost in PACKAGES.items():
+        version = _version(name)
+        yield Finding(name, version) if version else Finding(name, "missing", cost, INSTALL)
+    yield _cores()
+    yield _memory()
+    yield from _precision()
     yield _gpu()
     for decoder in ("decord", "pyav"):
         yield _decoder(decoder)
@@ -89,21 +110,9 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield from _disk(folder)
 
 
-# ---------------------------------------------------------------- packages
-
-
-def _packages() -> Iterator[Finding]:
-    for name, cost in PACKAGES.items():
-        version = _version(name)
-        if version:
-            yield Finding(name, version)
-        else:
-            yield Finding(name, "missing", f"{cost}; pip install 'vadprep[all]'")
-
-
 def _version(package: str) -> str:
     """Version of a package, empty when it is not installed."""
-    for name in (package, *STAND_INS.get(package, ())):
+    for name in (package, *OTHER_NAMES.get(package, ())):
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -114,64 +123,74 @@ def _version(package: str) -> str:
 # ---------------------------------------------------------------- processor, memory, GPU
 
 
-def _processor() -> Iterator[Finding]:
-    yield _cores()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = read_cgroup("memory.max")
-    memory = min(memory, int(limit)) if limit.isdecimal() else memory
-    cost = "a worker and its decoder take 1 to 2 GiB" if memory < SMALL_MEMORY else ""
-    yield Finding("memory", size(memory), cost)
-    try:
-        from vadprep.backbones.precision import has_cpu_bf16
-    except ModuleNotFoundError:
-        return
-    if has_cpu_bf16():
-        yield Finding(
-            "bf16 on the CPU", "yes: --precision bf16 takes a quarter of the time of fp32"
-        )
-    else:
-        cost = "extraction on the CPU is fp32 alone, some 4 times as slow as bf16"
-        yield Finding("bf16 on the CPU", "no (needs AVX512-BF16 or AMX)", cost)
-
-
 def _cores() -> Finding:
     cores, present = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     found = f"{cores}" + f" of the machine's {present} (affinity)" * (cores < present)
     allowed = core_quota()
-    if allowed is not None and allowed < cores:
-        cost = f"more would wait for each other: {max(1, int(allowed))} workers at once"
-        return Finding("CPU cores", f"{found}, the container may use {allowed:g}", cost)
-    return Finding("CPU cores", found)
+    if allowed is None or allowed >= cores:
+        return Finding("CPU cores", found)
+    return Finding(
+        "CPU cores",
+        f"{found}, the container may use {allowed:g}",
+        "more workers would wait for each other",
+        f"--workers {max(1, int(allowed))}",
+    )
+
+
+def _memory() -> Finding:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = read_cgroup("memory.max")
+    memory = min(memory, int(limit)) if limit.isdecimal() else memory
+    if memory >= SMALL_MEMORY:
+        return Finding("memory", size(memory))
+    cost = "a worker and its decoder need 1 to 2 GiB"
+    return Finding("memory", size(memory), cost, "--workers 1")
+
+
+def _precision() -> Iterator[Finding]:
+    topic = "bf16 on the CPU"
+    try:
+        from vadprep.backbones import has_cpu_bf16
+
+        if has_cpu_bf16():
+            yield Finding(topic, "yes: --precision bf16 takes a quarter of the time of fp32")
+        else:
+            cost = "extraction on the CPU uses fp32, about 4 times slower than bf16"
+            yield Finding(topic, "no (needs AVX512-BF16 or AMX)", cost, "use another processor")
+    except ModuleNotFoundError:  # torch is missing, and already reported
+        return
 
 
 def _gpu() -> Finding:
-    cost = "extraction on the CPU: 2 to 5 clips of one view a second and core"
     try:
         import torch
     except ModuleNotFoundError:
-        return Finding("GPU", "unknown without torch", cost)
+        return Finding("GPU", "unknown without torch", CPU_SPEED, INSTALL)
     if not torch.cuda.is_available():
-        built = f"torch {torch.__version__} is for CUDA {torch.version.cuda}"
-        why = built if torch.version.cuda else "this torch is built for the CPU alone"
-        return Finding("GPU", f"none ({why})", cost)
+        if torch.version.cuda:
+            found = f"none (torch {torch.__version__} is for CUDA {torch.version.cuda})"
+            return Finding("GPU", found, CPU_SPEED, "if there is one, update its driver")
+        found = "none (this torch is built for the CPU alone)"
+        return Finding("GPU", found, CPU_SPEED, "if there is one, install torch for CUDA")
     cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     names = ", ".join(f"{card.name} {size(card.total_memory)}" for card in cards)
-    old = min(card.major for card in cards) < 8
-    return Finding(
-        "GPU", names, "older than Ampere: no TF32 and no bf16, fp16 alone" if old else ""
-    )
+    if min(card.major for card in cards) >= 8:
+        return Finding("GPU", names)
+    return Finding("GPU", names, "older than Ampere: no tf32 and no bf16", "--precision fp16")
 
 
 def _shared_memory() -> Finding:
     try:
         free = shutil.disk_usage("/dev/shm").free
     except OSError:
-        return Finding("/dev/shm", "none", "Ray works through files, which is slower")
-    cost = "Ray may refuse to start; containers have an option --shm-size"
-    return Finding("/dev/shm", f"{size(free)} free", cost if free < SMALL_SHARED_MEMORY else "")
+        return Finding("/dev/shm", "none", "Ray uses files, which are slower", "mount a tmpfs")
+    if free >= SMALL_SHARED_MEMORY:
+        return Finding("/dev/shm", f"{size(free)} free")
+    remedy = "start the container with --shm-size"
+    return Finding("/dev/shm", f"{size(free)} free", "Ray may not start", remedy)
 
 
-# ---------------------------------------------------------------- decoders
+# ---------------------------------------------------------------- decoders, weights
 
 
 def _decoder(name: str) -> Finding:
@@ -182,12 +201,13 @@ def _decoder(name: str) -> Finding:
             path = Path(folder) / "probe.avi"
             _write_probe(path)
             count = _count_frames(path, name)
-    except DECODER_TROUBLE as error:
-        return Finding(topic, f"does not work: {error}", "videos are left to the other decoder")
-    if count != PROBE_FRAMES:
-        found = f"{count} of {PROBE_FRAMES} frames of a probe"
-        return Finding(topic, found, "frames are lost: install another version")
-    return Finding(topic, "works")
+    except DECODER_ERRORS as error:
+        cost = "only the other decoder reads videos"
+        return Finding(topic, f"does not work: {error}", cost, INSTALL)
+    if count == PROBE_FRAMES:
+        return Finding(topic, "works")
+    found = f"{count} of {PROBE_FRAMES} frames of a test video"
+    return Finding(topic, found, "frames are lost", "install another version")
 
 
 def _write_probe(path: Path) -> None:
@@ -210,41 +230,33 @@ def _count_frames(path: Path, name: str) -> int:
         return sum(len(block) for block in stream)
 
 
-# ---------------------------------------------------------------- weights
-
-
 def _weights() -> Iterator[Finding]:
     graphs = dict.fromkeys(known.graph for known in CATALOG.values())
     ready = {graph: name for graph in graphs if (name := stored_weights(graph))}
-    yield Finding("weights kept in", str(weights_folder()))
+    yield Finding("folder of weights", str(weights_folder()))
     for graph, name in ready.items():
         yield Finding(f"weights of {graph}", name)
     if "inception_i3d" not in ready:
-        cost = "extract wants --weights FILE; vadprep weights get i3d-rgb"
-        yield Finding("weights of inception_i3d", "none", cost)
+        cost, remedy = "extract needs --weights FILE", "vadprep weights get i3d-rgb"
+        yield Finding("weights of inception_i3d", "none", cost, remedy)
 
 
 # ---------------------------------------------------------------- disk
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
-    checks: dict[str, Callable[[Path], Finding]] = {
-        "disk speed": _speed,
-        "file locks": _locks,
-        "hard links": _links,
-    }
     try:
         yield Finding("disk space", f"{size(shutil.disk_usage(folder).free)} free in {folder}")
         with tempfile.TemporaryDirectory(prefix=".vadprep-doctor-", dir=folder) as probe:
-            for check in checks.values():
+            for check in (_speed, _locks, _links):
                 yield check(Path(probe))
     except OSError as error:
-        why = os.strerror(error.errno or 0)
-        yield Finding("disk", f"{folder}: {why}", "features cannot be written there")
+        found = f"{folder}: {os.strerror(error.errno or 0)}"
+        yield Finding("disk", found, "features cannot be written there", "choose another folder")
 
 
 def _speed(folder: Path) -> Finding:
-    """Written and flushed, so that the cache of the system does not count."""
+    """Write and flush, so that the cache of the system does not count."""
     block = os.urandom(1 << 20)
     start = time.perf_counter()
     with open(folder / "probe", "wb") as file:
@@ -253,8 +265,11 @@ def _speed(folder: Path) -> Finding:
         file.flush()
         os.fsync(file.fileno())
     rate = PROBE_BYTES / (time.perf_counter() - start)
-    cost = "" if rate > SLOW_DISK else "slow: shards and saved flow wait for it"
-    return Finding("disk speed", f"{size(rate)} a second written", cost)
+    found = f"{size(rate)} per second written"
+    if rate > SLOW_DISK:
+        return Finding("disk speed", found)
+    cost = "slow: shards and saved flow wait for the disk"
+    return Finding("disk speed", found, cost, "write features to a local disk")
 
 
 def _locks(folder: Path) -> Finding:
@@ -262,8 +277,8 @@ def _locks(folder: Path) -> Finding:
         with open(folder / "lock", "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        cost = "two downloads of one file may meet; nothing else needs locks"
-        return Finding("file locks", f"no ({os.strerror(error.errno or 0)})", cost)
+        found, cost = f"no ({os.strerror(error.errno or 0)})", "two downloads of a file may collide"
+        return Finding("file locks", found, cost, "set VADPREP_CACHE to a local disk")
     return Finding("file locks", "yes")
 
 
@@ -272,6 +287,7 @@ def _links(folder: Path) -> Finding:
         (folder / "one").touch()
         os.link(folder / "one", folder / "two")
     except OSError as error:
-        cost = "two runs that start a folder at the same moment may both think they were first"
-        return Finding("hard links", f"no ({os.strerror(error.errno or 0)})", cost)
+        found = f"no ({os.strerror(error.errno or 0)})"
+        cost = "two runs that start in the same second may both start"
+        return Finding("hard links", found, cost, "start one run first")
     return Finding("hard links", "yes")

@@ -1,53 +1,65 @@
-"""Commands on foreign features: import, export, compare."""
+"""Commands import, export and compare: features of other code bases."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from vadprep.cli import text as tables
-from vadprep.cli.bar import shown_bar
+from vadprep.cli.features import show_failures, status_rows
+from vadprep.cli.help import advanced, command
 from vadprep.cli.options import (
     FEATURES,
     FOLDER,
-    arguments,
+    argument_errors,
     chosen_manifest,
     manifest_options,
     parsed_fields,
     warn,
 )
+from vadprep.cli.progress import shown_bar
+from vadprep.cli.text import Cells, printable, show, show_list, show_notes
 from vadprep.core.spec import STREAMS
-from vadprep.features.compare.compare import SAMPLE
+from vadprep.features import open_features
+from vadprep.features.compare.compare import SAMPLE, Comparison
 from vadprep.features.compare.compare import compare as compare_sets
 from vadprep.features.compare.sets import open_pair
 from vadprep.features.exchange.export import export_features
 from vadprep.features.exchange.import_ import import_features
 from vadprep.features.exchange.layouts import LAYOUTS
 from vadprep.features.exchange.surveying import SPANS, Request
-from vadprep.features.reader import open_features
 from vadprep.features.status import stream_status
 
-LAYOUT = click.option("--layout", type=click.Choice(list(LAYOUTS)), required=True)
-STREAM = click.option("--stream", type=click.Choice(STREAMS), default="rgb", show_default=True)
-SPANS_HELP = "Of clips whose count fits the frames, or evenly over all frames."
+LAYOUT = click.option(
+    "--layout",
+    type=click.Choice(list(LAYOUTS)),
+    required=True,
+    help="Code base whose files these are.",
+)
+STREAM = click.option(
+    "--stream", type=click.Choice(STREAMS), default="rgb", show_default=True, help="Stream."
+)
+SPANS_HELP = "fit: by the tail rule that gives this number of clips. even: evenly over all frames."
 
-READ_HELP = "How many to read, spread evenly; 0 for all. Clips are counted in all."
 
-
-@click.command("import")
+@command("import", example="vadprep import i3d-features/ --layout xdviodet --dataset xd")
 @click.argument("folder", type=FOLDER)
 @LAYOUT
 @manifest_options
-@click.option("--out", type=FOLDER, help="Feature folder. [features/NAME]")
+@click.option("--out", type=FOLDER, help="Feature folder. Default: features/NAME.")
 @STREAM
-@click.option(
-    "--spans", type=click.Choice(SPANS), default="fit", show_default=True, help=SPANS_HELP
+@advanced("--spans", type=click.Choice(SPANS), default="fit", show_default=True, help=SPANS_HELP)
+@advanced(
+    "--set",
+    "fields",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="A field of the spec that you know, such as fps=24. Repeatable.",
 )
-@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="A spec field known.")
 def import_(
     folder: Path,
     out: Path | None,
@@ -57,32 +69,35 @@ def import_(
     fields: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Features of another code base -> a feature folder. Run it again to go on after any stop."""
+    """Convert features of another code base to a feature folder.
+
+    To continue after a stop, run the same command again.
+    """
     manifest, name = chosen_manifest(options)
     warn(manifest)
-    with arguments():
+    with argument_errors():
         request = Request(layout, stream, spans, parsed_fields(fields))
     with shown_bar("importing") as progress:
         result = import_features(
             folder, manifest, out or Path("features") / name, request, progress
         )
     status = stream_status(result.folder)
-    tables.show(tables.status_rows([status]))
-    tables.show_failures(status)
-    _notes(result.notes)
-    tables.listed("no files for", list(result.missing))
-    tables.listed("not asked for by the manifest", list(result.others))
+    show(status_rows([status]))
+    show_failures(status)
+    show_notes(result.notes)
+    show_list("no files for", list(result.missing))
+    show_list("not in the manifest", list(result.others))
     sys.exit(0 if status.is_complete and not result.missing else 1)
 
 
-@click.command("export")
+@command("export", example="vadprep export features/xd --layout rtfm --dataset xd --out rtfm/")
 @click.argument("features", type=FEATURES)
 @LAYOUT
 @manifest_options
-@click.option("--out", type=FOLDER, required=True, help="Folder for features and lists.")
+@click.option("--out", type=FOLDER, required=True, help="New folder for features and lists.")
 @STREAM
 def export(features: Path, layout: str, out: Path, stream: str, **options: Any) -> None:
-    """A feature folder -> files and lists for another code base."""
+    """Convert a feature folder to files for another code base."""
     manifest, _ = chosen_manifest(options)
     warn(manifest)
     with open_features(features) as found, shown_bar("exporting") as progress:
@@ -92,31 +107,99 @@ def export(features: Path, layout: str, out: Path, stream: str, **options: Any) 
         click.echo(f"  {path}")
     if result.num_labels:
         click.echo(f"{result.num_labels:,} labels in the ground truth, 16 a clip")
-    _notes(result.notes)
-    tables.listed("no features of", list(result.missing))
+    show_notes(result.notes)
+    show_list("no features of", list(result.missing))
     sys.exit(1 if result.missing else 0)
 
 
-@click.command("compare")
+@command("compare", example="vadprep compare features/xd i3d-features/")
 @click.argument("a", type=FOLDER)
 @click.argument("b", type=FOLDER)
 @STREAM
-@click.option("--videos", type=click.IntRange(0), default=SAMPLE, show_default=True, help=READ_HELP)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option(
+    "--videos",
+    type=click.IntRange(0),
+    default=SAMPLE,
+    show_default=True,
+    help="Number of videos to read; 0 reads all. Clips are always counted in all videos.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(a: Path, b: Path, stream: str, videos: int, as_json: bool) -> None:
-    """Two feature sets, ours or .npy trees: what differs, in words."""
+    """Compare two sets of features and say what differs.
+
+    A and B are feature folders or folders of .npy files.
+    """
     found = compare_sets(*open_pair(a, b, stream), videos or None)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
         return
-    for rows in (tables.compared_rows, tables.compared_sets, tables.compared_figures):
-        tables.show(rows(found))
+    for rows in (_video_rows(found), _set_rows(found), _measure_rows(found)):
+        show(rows)
         click.echo()
-    for line in tables.compared_words(found):
-        click.echo(tables.printable(line))
-    tables.listed("could not be compared", list(found.unread))
+    for line in compared_words(found):
+        click.echo(printable(line))
+    show_list("could not be compared", list(found.unread))
 
 
-def _notes(lines: tuple[str, ...]) -> None:
-    for line in lines:
-        click.echo(f"note: {tables.printable(line)}", err=True)
+def _video_rows(found: Comparison) -> list[Cells]:
+    """A line for each video that was read."""
+    rows: list[Cells] = [("video", "clips A", "clips B", "compared", "cosine", "least")]
+    for each in found.videos:
+        cosines = _number(each.cosine_mean), _number(each.cosine_least)
+        rows.append((each.video_id, each.clips_a, each.clips_b, each.num_compared, *cosines))
+    return rows
+
+
+def _set_rows(found: Comparison) -> list[Cells]:
+    """What the two sets are, a column each."""
+    return [
+        ("", "A", "B"),
+        ("videos", found.num_a, found.num_b),
+        ("crops", *found.evidence.crops),
+        ("dimension", *found.evidence.dims),
+        (
+            "tail rules that fit",
+            *(", ".join(rules) or "-" for rules in found.evidence.counts.rules),
+        ),
+    ]
+
+
+def _measure_rows(found: Comparison) -> list[Cells]:
+    """What was measured over the videos that were read; - where there was too little."""
+    seen, spread = found.evidence, found.evidence.spread
+    rows: list[Cells] = [
+        ("measure", "value"),
+        ("cosine, mean", _number(seen.cosine_mean)),
+        ("cosine, least", _number(seen.cosine_least)),
+        ("largest difference / largest value", _number(seen.largest_difference, ".1e")),
+        ("features that find themselves (chance: 0.00)", _number(seen.same_features, ".2f")),
+        ("correlation of the features' means", _number(seen.same_profile, ".2f")),
+        ("correlation of the course in time", _number(seen.same_course, ".2f")),
+        ("share of other videos with such a course", _number(seen.course_by_chance, ".2f")),
+        ("share of other videos with such a scene", _number(seen.scene_by_chance, ".2f")),
+    ]
+    if spread:
+        rows += [
+            ("correlation without the means", _number(spread.correlation)),
+            ("scale of B", _number(spread.scale)),
+            ("shift of B / mean of A", _number(spread.shift, "+.4f")),
+        ]
+    return rows
+
+
+def _number(value: float, form: str = ".4f") -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def compared_words(found: Comparison) -> list[str]:
+    """The verdict, how much was read, the guesses, and what the specs say, a line each."""
+    read = f"{len(found.videos):,} of {found.num_common:,} common videos read"
+    counts = found.evidence.counts
+    lines = [
+        f"{found.verdict}: {read}, {found.evidence.num_clips:,} clips compared; "
+        f"{counts.num_equal:,} of {counts.num_videos:,} have as many clips"
+    ]
+    lines += [f"{guess.sure}: {guess.text}" for guess in found.guesses]
+    sure = "" if found.evidence.by_specs is None else "certain, "
+    lines += [f"{sure}by the specs (A / B): {line}" for line in found.declared]
+    return lines

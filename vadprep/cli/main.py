@@ -1,8 +1,8 @@
 """The command line: parse, call, print, exit code. Nothing else happens here.
 
 Exit codes: 0 all done; 1 some video failed, and they are listed; 2 wrong use; 75 stopped by a
-signal with everything committed. Heavy imports stand inside the commands, so that ``--help`` is
-instant and ``status``, ``verify`` and ``datasets`` need no torch.
+signal with everything committed. A command is imported when it is called, so that ``--help``
+answers at once.
 """
 
 from __future__ import annotations
@@ -13,32 +13,53 @@ from typing import Any
 import click
 
 from vadprep import __version__
-from vadprep.cli import exchange as cli_exchange
-from vadprep.cli import features as cli_features
-from vadprep.cli import protocol as cli_protocol
-from vadprep.cli import score as cli_score
-from vadprep.cli import shards as cli_shards
-from vadprep.cli import tools as cli_tools
-from vadprep.cli import train as cli_models
-from vadprep.cli import weights as cli_weights
+from vadprep.cli.help import LazyGroup
 from vadprep.core.errors import VadprepError
 
+SECTIONS = {
+    "Prepare": {
+        "demo": ("demo", "Run the full pipeline on a small synthetic data set."),
+        "datasets": ("datasets", "List data sets, show their counts, check the video files."),
+        "presets": ("datasets", "Named settings for features, with the source of each value."),
+        "weights": ("weights", "List, download, convert and check weights of networks."),
+    },
+    "Extract": {
+        "extract": ("extract", "Extract features from videos into a feature folder."),
+        "merge": ("features", "Join feature folders, or change the number of videos in a shard."),
+    },
+    "Train and score": {
+        "train": ("train", "Train a head on features; write its test scores and metrics."),
+        "eval": ("train", "Compute the metrics of a run, on its own or another manifest."),
+        "score": ("score", "Score videos or features with a run; list alarms, draw plots."),
+        "recipes": ("train", "Published settings and metrics of each head."),
+    },
+    "Exchange": {
+        "import": ("exchange", "Convert features of another code base to a feature folder."),
+        "export": ("exchange", "Convert a feature folder to files for another code base."),
+        "compare": ("exchange", "Compare two sets of features and say what differs."),
+        "gt": ("datasets", "Build or check flat frame-level ground truth."),
+    },
+    "Inspect": {
+        "status": ("features", "Show what is done, running, failed or missing."),
+        "verify": ("features", "Read all features and check them for damage."),
+        "doctor": ("doctor", "Check this machine: what is missing and what that costs."),
+        "bench": ("bench.main", "Measure speed and memory on this machine."),
+    },
+}
+"""Heading -> command -> (module, one line of help). The function has the name of the command."""
 
-class _Group(click.Group):
-    """Turns our errors into one line and an exit code, and a missing extra into its name.
+NAMES = {"eval": "evaluate", "import": "import_"}
+"""Functions that cannot have the name of their command, which Python itself uses."""
 
-    The group ``bench`` is imported when it is asked for.
-    """
+COMPLETION = """\
+\b
+Completion, for bash: eval "$(_VADPREP_COMPLETE=bash_source vadprep)"
+For zsh and fish: zsh_source, fish_source. Put the line into the shell's start file.
+"""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), "bench"})
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "bench" and "bench" not in self.commands:
-            from vadprep.cli.bench.main import bench
-
-            self.add_command(bench)
-        return super().get_command(ctx, cmd_name)
+class _Main(LazyGroup):
+    """Turns our errors into one line and an exit code, and a missing package into its name."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -55,30 +76,20 @@ class _Group(click.Group):
             ctx.exit(2)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Main,
+    sections={
+        heading: {
+            name: (f"vadprep.cli.{module}:{NAMES.get(name, name)}", line)
+            for name, (module, line) in commands.items()
+        }
+        for heading, commands in SECTIONS.items()
+    },
+    example="vadprep extract --videos clips/ --weights random:0",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=COMPLETION,
+)
 @click.version_option(__version__)
 def main() -> None:
-    """From raw surveillance video to features and anomaly scores."""
+    """From surveillance video to features and anomaly scores."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-
-
-for command in (
-    cli_features.extract,
-    cli_features.status,
-    cli_features.verify,
-    cli_models.train,
-    cli_score.score,
-    cli_models.evaluate,
-    cli_shards.merge,
-    cli_exchange.import_,
-    cli_exchange.export,
-    cli_exchange.compare,
-    cli_features.presets,
-    cli_features.datasets,
-    cli_weights.weights,
-    cli_protocol.gt,
-    cli_protocol.recipes,
-    cli_tools.demo,
-    cli_tools.doctor,
-):
-    main.add_command(command)

@@ -1,8 +1,8 @@
-"""Options that several commands share, and the records they become."""
+"""Options that several commands share, and the values they become."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from vadprep.cli.help import advanced
 from vadprep.core.presets import DATASET_PRESETS, DEFAULT_PRESET
 from vadprep.core.records import Video
 from vadprep.data.datasets import dataset_names, leaks, load_dataset, split_path
@@ -35,11 +36,11 @@ FEATURES = _Features(path_type=Path)
 
 
 @contextmanager
-def arguments() -> Iterator[None]:
+def argument_errors() -> Iterator[None]:
     """Turn a ValueError about an argument into a usage error.
 
-    Stands around what checks arguments, never around the work itself: there a ValueError is a
-    bug of ours and keeps its traceback.
+    Only around code that checks arguments, never around the work itself: there a ValueError is a
+    bug and keeps its traceback.
     """
     try:
         yield
@@ -49,7 +50,7 @@ def arguments() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Videos:
-    """What the options say of the videos: manifest, root, a name for folders, a preset."""
+    """The videos that the options name: manifest, root, a name for folders, a preset."""
 
     manifest: Manifest
     root: Path
@@ -58,29 +59,30 @@ class Videos:
 
 
 MANIFEST_OPTIONS = (
-    click.option("--dataset", help="A bundled data set: vadprep datasets list."),
-    click.option("--manifest", type=FILE, help="A CSV of your own."),
-    click.option("--split-file", help="CSV video_id,split (or a bundled name, ped2-00)."),
+    click.option("--dataset", help="Bundled data set; see vadprep datasets list."),
+    click.option("--manifest", type=FILE, help="CSV file that lists your videos."),
+    advanced(
+        "--split-file", help="CSV with columns video_id,split; or a bundled name such as ped2-00."
+    ),
 )
 
 
 def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that name a manifest: ``dataset, manifest, split_file``."""
-    return _with(command, *MANIFEST_OPTIONS)
+    return _with(command, MANIFEST_OPTIONS)
 
 
 def video_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``manifest_options``, or a folder of videos or one video, and where the files lie."""
-    root_help = "Folder of the videos. [$VADPREP_ROOT, else the current folder]"
-    return _with(
-        command,
-        *MANIFEST_OPTIONS,
-        click.option("--videos", type=PATH, help="Every video under a folder, or one file."),
+    """``manifest_options``, or a folder of videos or one video, and the folder of the files."""
+    root_help = "Folder of the videos. Default: $VADPREP_ROOT, else the current folder."
+    more = (
+        click.option("--videos", type=PATH, help="Folder with videos, or one video file."),
         click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", help=root_help),
     )
+    return _with(command, MANIFEST_OPTIONS + more)
 
 
-def _with(command: Callable[..., Any], *options: Callable[..., Any]) -> Callable[..., Any]:
+def _with(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
@@ -98,7 +100,7 @@ def chosen_manifest(
     if (dataset is None) == (path is None):
         raise click.UsageError(f"name the videos by one of {choices}")
     if dataset is not None:
-        with arguments():
+        with argument_errors():
             manifest, name = load_dataset(dataset), dataset
     else:
         manifest, name = read_manifest(path, with_paths), path.stem
@@ -108,7 +110,7 @@ def chosen_manifest(
 
 
 def manifest_source(options: dict[str, Any]) -> dict[str, str]:
-    """What names the manifest in ``options``, as it will still be understood from elsewhere."""
+    """What names the manifest in ``options``, in a form that is valid in any folder."""
     source = {name: options[name] for name in ("dataset", "manifest", "split_file")}
     if source["manifest"]:
         source["manifest"] = source["manifest"].absolute()
@@ -143,30 +145,37 @@ def chosen_videos(options: dict[str, Any]) -> Videos:
         manifest, name = chosen_manifest(options, "--dataset, --manifest and --videos")
         return Videos(manifest, root or Path(), name, preset)
     if any(options.pop(name) for name in ("dataset", "manifest", "split_file")):
-        raise click.UsageError("--videos goes without --dataset, --manifest and --split-file")
+        raise click.UsageError(
+            "--videos cannot be combined with --dataset, --manifest, --split-file"
+        )
     named_by = click.get_current_context().get_parameter_source("root")
     if named_by is ParameterSource.COMMANDLINE:  # VADPREP_ROOT may be set for other commands
-        raise click.UsageError("--videos goes without --root: it is the root")
+        raise click.UsageError("--videos cannot be combined with --root: it is the root")
     if source.is_file():  # with the id that it has as one of its folder
         alone = Manifest(source, (Video(video_id=source.name, path=source.name),))
         return Videos(alone, source.parent, source.stem)
     return Videos(videos_in(source), source, source.resolve().name)
 
 
-def parsed_fields(fields: tuple[str, ...]) -> dict[str, Any]:
-    """``FIELD=VALUE`` texts as spec fields; whole numbers become ints."""
-    parsed: dict[str, Any] = {}
-    for text in fields:
+def parsed_fields(fields: Sequence[str]) -> dict[str, Any]:
+    """``FIELD=VALUE`` texts as spec fields; whole numbers become ints, but not for ``fps``."""
+    return {
+        name: int(value) if value.isdecimal() and name != "fps" else value
+        for name, value in assignments(fields)
+    }
+
+
+def assignments(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """``FIELD=VALUE`` texts as pairs. Raises ValueError for a text without a sign ``=``."""
+    for text in texts:
         name, sign, value = text.partition("=")
         if not sign:
             raise ValueError(f"--set {text}: expected FIELD=VALUE")
-        whole = value.isdecimal() and name != "fps"
-        parsed[name] = int(value) if whole else value
-    return parsed
+        yield name, value
 
 
 def warn(manifest: Manifest) -> None:
-    """Print what a manifest has to warn of; the notes on single rows as a count."""
+    """Print the warnings of a manifest; of notes on single rows their number and the first."""
     if manifest.warnings:
         count = f"{len(manifest.warnings)} rows were corrected on reading, the first: "
         click.echo(f"note: {count}{manifest.warnings[0]}", err=True)

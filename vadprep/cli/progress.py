@@ -1,56 +1,68 @@
-"""How an extraction is going: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn
-from rich.progress import Progress as Bar
 
 from vadprep.cli.text import duration, printable, reason_of, show_untrained
-from vadprep.extraction import Progress
 from vadprep.features.shard import DONE
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from vadprep.extraction import Progress
 
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines."""
 PACE_SECONDS = 5.0
-"""Least time from which a pace is told."""
+"""Least time after the first report before a pace is printed."""
 
 
-class Mark(NamedTuple):
+@contextmanager
+def shown_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar for work that is counted: call it with (done, total). Off a terminal it is silent."""
+    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+
+        def update(done: int, total: int | None) -> None:
+            bar.length = total or done
+            bar.update(done - bar.pos)
+
+        yield update
+
+
+class _Mark(NamedTuple):
     """How far a run was at some time."""
 
     seconds: float
-    """By a clock of any beginning."""
+    """Of a clock with any zero."""
     clips: int = 0
     frames: int = 0
     work: float = 0.0
-    """In frames, or in bytes where frames are unknown."""
+    """In frames, or in bytes where the numbers of frames are unknown."""
 
 
 class Tally:
     """Videos, clips, frames and failures so far, and the pace.
 
-    The pace is that since the first report: loading networks and compiling come before it. It is
-    not told until the clock has gone on from there for a while, since videos that were begun
-    together also end together.
+    The pace counts from the first report: before it networks are loaded and compiled. It is not
+    printed at once, since videos that started together also end together.
     """
 
     def __init__(self) -> None:
-        self.start = Mark(time.monotonic())
-        self.first: Mark | None = None
+        self.start = _Mark(time.monotonic())
+        self.first: _Mark | None = None
         """At the first report."""
         self.total = self.videos = self.clips = self.frames = self.failed = 0
         self.work = self.work_done = 0.0
 
     def add(self, progress: Progress) -> None:
-        """Count a report, or take up what is left to do."""
+        """Count a report; the first call, which has none, says how much is left to do."""
         self.total, self.videos = progress.videos, progress.videos - progress.videos_left
         self.work, self.work_done = progress.work, progress.work - progress.work_left
         if report := progress.report:
@@ -59,11 +71,11 @@ class Tally:
             self.failed += report.status != DONE
             self.first = self.first or self._now()
 
-    def _now(self) -> Mark:
-        return Mark(time.monotonic(), self.clips, self.frames, self.work_done)
+    def _now(self) -> _Mark:
+        return _Mark(time.monotonic(), self.clips, self.frames, self.work_done)
 
     def line(self) -> str:
-        """Counts, pace and what is left, in one line; at the end the time that it took."""
+        """Counts, pace and time left in one line; at the end the time that the run took."""
         counts, now = f"{self.videos} of {self.total} videos", self._now()
         if self.videos == self.total:
             took = now.seconds - self.start.seconds
@@ -76,7 +88,7 @@ class Tally:
             left = f"{duration(seconds)} left"
         return f"{counts}, {self._pace(self.first, now)}, {left}"
 
-    def _pace(self, since: Mark, now: Mark) -> str:
+    def _pace(self, since: _Mark, now: _Mark) -> str:
         spent = max(now.seconds - since.seconds, 1e-9)
         return (
             f"{(now.clips - since.clips) / spent:.1f} clips/s, "
@@ -85,14 +97,14 @@ class Tally:
 
 
 class PlainProgress:
-    """A line now and then, and one for each failure."""
+    """Prints a line every ten seconds, and one for each failure."""
 
     def __init__(self) -> None:
         self.tally = Tally()
         self._last = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        """Count a report and say so when it is time."""
+        """Count a report, and print a line when it is time."""
         self._count(progress)
         now = time.monotonic()
         is_last = self.tally.videos == self.tally.total
@@ -114,7 +126,7 @@ class PlainProgress:
 
 
 class LiveProgress(PlainProgress):
-    """A bar that is drawn again and again, with the failures above it."""
+    """Redraws a bar, with the failures above it."""
 
     def __init__(self, bar: Bar) -> None:
         super().__init__()
@@ -134,11 +146,14 @@ class LiveProgress(PlainProgress):
 
 @contextmanager
 def shown_progress() -> Iterator[PlainProgress]:
-    """The progress that fits where the output goes."""
+    """The progress that suits the error stream: live on a terminal, else plain."""
     if not sys.stderr.isatty():
         yield PlainProgress()
         return
-    # Just what fits on 80 characters; the spinner turns through a video of hours.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    # Fits on 80 characters; the spinner turns while a video of hours is extracted.
     columns = (SpinnerColumn("line"), BarColumn(bar_width=6), TextColumn("{task.description}"))
-    with Bar(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         yield LiveProgress(bar)

@@ -1,4 +1,4 @@
-"""The command ``score``: features or videos -> scores, by a run."""
+"""Command score: videos or features -> scores."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vadprep.cli import text as tables
-from vadprep.cli.options import FEATURES, FOLDER, PATH, arguments
+from vadprep.cli.help import advanced, command
+from vadprep.cli.options import FEATURES, FOLDER, PATH, argument_errors
+from vadprep.cli.text import MOST_LISTED, Cells, show, show_caution
 from vadprep.core.errors import CheckpointError
 from vadprep.core.presets import PRESETS, fill_unknown
 from vadprep.core.records import Video
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
     from vadprep.features.reader import Features
     from vadprep.training.checkpoint import Run
 
-PRESET_HELP = "Stands in for what imported features do not tell of themselves."
-THRESHOLD_HELP = "Score from which on a frame is an alarm."
+PRESET_HELP = "Preset for the settings that are unknown of imported features."
+THRESHOLD_HELP = "Least score of a frame that is an alarm."
 
 
-@click.command()
+@command("score", example="vadprep score runs/ddl-xd clip.mp4")
 @click.argument("run", type=FOLDER)
 @click.argument("videos", type=PATH, nargs=-1, metavar="[VIDEO]...")
-@click.option("--features", type=FEATURES, help="Feature folder, instead of videos.")
-@click.option("--weights", help="For videos: the weights file that the run's features are of.")
-@click.option("--flow-weights", help="For videos: that of the run's stream flow.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), metavar="NAME", help=PRESET_HELP)
+@click.option("--features", type=FEATURES, help="Score this feature folder instead of videos.")
+@click.option("--weights", help="Weights of the network, if they are not fetched.")
+@advanced("--flow-weights", help="Weights of the network of stream flow.")
+@advanced("--preset", type=click.Choice(list(PRESETS)), metavar="NAME", help=PRESET_HELP)
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
@@ -44,8 +45,8 @@ THRESHOLD_HELP = "Score from which on a frame is an alarm."
     show_default=True,
     help=THRESHOLD_HELP,
 )
-@click.option("--out", type=FOLDER, help="Folder of the scores. [RUN/scores]")
-@click.option("--no-plots", is_flag=True, help="Write the scores only.")
+@click.option("--out", type=FOLDER, help="Folder of the scores. Default: RUN/scores.")
+@click.option("--no-plots", is_flag=True, help="Write scores without plots.")
 def score(
     run: Path,
     videos: tuple[Path, ...],
@@ -56,9 +57,9 @@ def score(
     no_plots: bool,
     **weights: str | None,
 ) -> None:
-    """Features or videos -> scores, alarms and a plot of every video.
+    """Score videos or features with a run; list alarms, draw plots.
 
-    VIDEO is a file or a folder of videos.
+    VIDEO is a video file or a folder of videos.
     """
     from vadprep.core.atomic import make_folder
     from vadprep.evaluation.alarms import write_alarms
@@ -78,7 +79,7 @@ def score(
         extract_as(loaded, manifest, features, weights, preset)
     with open_features(features or Path()) as found:
         origin, assumed = origin_on(loaded, found, preset)
-        tables.show_caution(run, origin.caution())
+        show_caution(run, origin.caution())
         ids = [each.video_id for each in manifest.videos] if manifest else list(found)
         there = [each for each in ids if each in found]
         scores = score_features(loaded, found, there, preset=preset)
@@ -111,7 +112,7 @@ def origin_on(
         specs = run.specs[stream], features.specs[stream]
         if weights[stream] == UNKNOWN:
             weights[stream] = specs[1].weights
-        with arguments():
+        with argument_errors():
             filled = [(spec, fill_unknown(spec, preset).identity()) for spec in specs]
         assumed[stream] = {
             name: values[name]
@@ -126,14 +127,14 @@ def origin_on(
 
 def show_alarms(high: Mapping[str, Sequence[Mapping[str, Any]]], threshold: float) -> None:
     """Print the first videos with their alarms."""
-    rows: list[tables.Cells] = [("video", "alarms", f"where the score is {threshold:g} or more")]
-    for video_id, found in list(high.items())[: tables.MOST_LISTED]:
+    rows: list[Cells] = [("video", "alarms", f"where the score is {threshold:g} or more")]
+    for video_id, found in list(high.items())[:MOST_LISTED]:
         shown = ", ".join(map(_interval, found[:MOST_ALARMS]))
         more = f" and {len(found) - MOST_ALARMS} more" if len(found) > MOST_ALARMS else ""
         rows.append((video_id, len(found), (shown or "-") + more))
-    tables.show(rows)
-    if len(high) > tables.MOST_LISTED:
-        click.echo(f"and {len(high) - tables.MOST_LISTED} more videos")
+    show(rows)
+    if len(high) > MOST_LISTED:
+        click.echo(f"and {len(high) - MOST_LISTED} more videos")
 
 
 MOST_ALARMS = 3
@@ -227,7 +228,7 @@ def repeatable_specs(
     ``preset`` stands in for unknown fields. Raises CheckpointError for specs that cannot be
     extracted with again, UsageError without weights.
     """
-    with arguments():
+    with argument_errors():
         found = {
             each: fill_unknown(spec, preset) if preset else spec for each, spec in specs.items()
         }

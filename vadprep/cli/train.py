@@ -1,4 +1,4 @@
-"""Commands on models: train, eval."""
+"""Commands train, eval and recipes: heads on features."""
 
 from __future__ import annotations
 
@@ -10,46 +10,72 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vadprep.cli import text as tables
+from vadprep.cli.help import advanced, command
 from vadprep.cli.options import (
     FEATURES,
     FOLDER,
-    arguments,
+    argument_errors,
+    assignments,
     chosen_manifest,
     dataset_here,
     manifest_options,
     manifest_source,
     warn,
 )
+from vadprep.cli.text import show, show_caution
 from vadprep.core.errors import CheckpointError
+from vadprep.evaluation.plots import metric_rows
+from vadprep.evaluation.scores import check_tested, read_json, read_origin, read_scores
+from vadprep.evaluation.scores import evaluate as evaluate_scores
+from vadprep.features import open_features
 
 if TYPE_CHECKING:
     from vadprep.training.results import Figures
 
 HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
-"""As in ``mil.HEADS``, which needs torch."""
+"""As in ``heads.HEADS``, which needs torch."""
 SCHEDULES = ("published", "small")
-"""As in ``mil.SCHEDULES``."""
-SET_HELP = "A setting of the head instead of the published one."
-VALIDATION_HELP = "Share of the training videos to choose an epoch by. [0: none]"
-CONTROL_HELP = "Train on shuffled labels: about 0.5 in the mean over many seeds."
-GO_ON = "every full epoch is saved, go on with --resume"
+"""As in ``heads.SCHEDULES``."""
+CONTINUE = "every full epoch is saved, go on with --resume"
 
 
-@click.command()
+@command("train", example="vadprep train ddl --dataset xd --seeds 0,1,2")
 @click.argument("head", type=click.Choice(HEAD_NAMES))
 @manifest_options
-@click.option("--features", type=FEATURES, help="Feature folder. [features/NAME]")
-@click.option("--out", type=FOLDER, help="Run folder. [runs/HEAD-NAME]")
-@click.option("--streams", default="rgb", show_default=True, help="rgb, flow or concat.")
-@click.option("--seeds", help="One run each, such as 0,1,2. [the published seed]")
-@click.option("--device", help="cpu or cuda. [cuda, if any]")
-@click.option("--schedule", type=click.Choice(SCHEDULES), default="published", show_default=True)
-@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
-@click.option("--validation", type=float, default=0.0, help=VALIDATION_HELP)
-@click.option("--control", is_flag=True, help=CONTROL_HELP)
-@click.option("--resume", is_flag=True, help="Go on from the last full epoch.")
-@click.option("--allow-missing", is_flag=True, help="Go on without videos that have no features.")
+@click.option("--features", type=FEATURES, help="Feature folder. Default: features/NAME.")
+@click.option("--out", type=FOLDER, help="Run folder. Default: runs/HEAD-NAME.")
+@click.option("--streams", default="rgb", show_default=True, help="rgb, flow or concat (both).")
+@click.option(
+    "--seeds", help="One run for each, such as 0,1,2. Default: the seed that was published."
+)
+@click.option("--device", help="cpu or cuda. Default: cuda if there is a GPU.")
+@click.option("--resume", is_flag=True, help="Continue from the last full epoch.")
+@advanced(
+    "--schedule",
+    type=click.Choice(SCHEDULES),
+    default="published",
+    show_default=True,
+    help="small: 100 steps on balanced batches, for tens of videos.",
+)
+@advanced(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="A setting of the head that replaces the published one. Repeatable.",
+)
+@advanced(
+    "--validation",
+    type=float,
+    default=0.0,
+    help="Share of the training videos by which an epoch is chosen. Default: 0, none.",
+)
+@advanced(
+    "--control",
+    is_flag=True,
+    help="Train on shuffled labels. The AUC must be about 0.5 in the mean over many seeds.",
+)
+@advanced("--allow-missing", is_flag=True, help="Train without videos that have no features.")
 def train(
     head: str,
     features: Path | None,
@@ -59,12 +85,10 @@ def train(
     changes: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Features -> a trained head, its test scores, and figures."""
+    """Train a head on features; write its test scores and metrics."""
     import torch
 
     from vadprep.core.signals import stop_on_signals
-    from vadprep.evaluation.plots import metric_rows
-    from vadprep.features.reader import open_features
     from vadprep.training.log import shown_epochs
     from vadprep.training.train import TrainConfig
     from vadprep.training.train import train as train_head
@@ -74,7 +98,7 @@ def train(
     source = manifest_source(options)
     manifest, name = chosen_manifest(options, with_paths=False)
     warn(manifest)
-    with arguments():
+    with argument_errors():
         config = TrainConfig(
             head=head,
             dataset=name,
@@ -87,12 +111,12 @@ def train(
     out = out or Path("runs") / f"{head}-{name}"
     with (
         open_features(features or Path("features") / name) as found,
-        stop_on_signals(GO_ON),
+        stop_on_signals(CONTINUE),
         shown_epochs(),
     ):
         report = train_head(found, manifest, config, out)
-    tables.show_caution(out, report.origin.caution())
-    tables.show(metric_rows(report.columns(), next(iter(report.by_seed.values())).reasons))
+    show_caution(out, report.origin.caution())
+    show(metric_rows(report.columns(), next(iter(report.by_seed.values())).reasons))
     show_protocols(report.protocols())
     count = f"{len(report.by_seed)} run{'s' * (len(report.by_seed) != 1)}"
     parts = f"{count} in {out}, settings {report.settings}, percent", report.remark()
@@ -100,21 +124,16 @@ def train(
 
 
 def show_protocols(protocols: Mapping[str, Mapping[str, Figures]]) -> None:
-    """A table of figures for each protocol of a single paper."""
-    from vadprep.evaluation.plots import metric_rows
-
+    """A table of metrics for each protocol that only one paper uses."""
     for protocol, figures in protocols.items():
         click.echo(f"{protocol}, a protocol of one paper that compares with nothing above:")
-        tables.show(metric_rows(figures))
+        show(metric_rows(figures))
 
 
 def parsed_changes(texts: Sequence[str]) -> dict[str, Any]:
     """``FIELD=VALUE`` texts as values: numbers, true, false and null as in JSON, else text."""
-    changes = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set {text}: expected FIELD=VALUE")
+    changes: dict[str, Any] = {}
+    for name, value in assignments(texts):
         try:
             changes[name] = json.loads(value)
         except ValueError:
@@ -133,15 +152,19 @@ def parsed_seeds(text: str | None) -> tuple[int, ...]:
 # ---------------------------------------------------------------- eval
 
 
-@click.command("eval")
+@command("eval", example="vadprep eval runs/ddl-xd")
 @click.argument("run", type=FOLDER)
 @manifest_options
-@click.option("--coverage", type=click.Choice(["cut", "hold"]), default="cut", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="For programs, with every category.")
+@click.option(
+    "--coverage",
+    type=click.Choice(["cut", "hold"]),
+    default="cut",
+    show_default=True,
+    help="Frames after the last clip: not scored (cut), or the last score (hold).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every category.")
 def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
-    """The figures of a run on its own manifest, or on another."""
-    from vadprep.evaluation.plots import metric_rows
-    from vadprep.evaluation.scores import check_tested, evaluate, read_origin, read_scores
+    """Compute the metrics of a run, on its own or another manifest."""
     from vadprep.training.checkpoint import seed_folders
     from vadprep.training.results import by_protocol, saved_protocols, with_mean
 
@@ -157,28 +180,26 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     for folder in folders:
         check_tested(scores[folder], manifest, missing_in(folder))
         protocols, hold = saved_protocols(folder, scores[folder], manifest)
-        metrics = evaluate(scores[folder], manifest=manifest, coverage=coverage)
+        metrics = evaluate_scores(scores[folder], manifest=manifest, coverage=coverage)
         found[folder] = replace(metrics, protocols=protocols if hold else {})
         stale |= set() if hold else set(protocols)
     if as_json:
         record = {str(f): {**m.as_json(), **origins[f].as_json()} for f, m in found.items()}
         click.echo(json.dumps(record, indent=2))
         return
-    tables.show_caution(run, origins[folders[0]].caution())  # all seeds have the same
+    show_caution(run, origins[folders[0]].caution())  # all seeds have the same
     reasons = {name: why for metrics in found.values() for name, why in metrics.reasons.items()}
     columns = {folder.name: metrics.values for folder, metrics in found.items()}
-    tables.show(metric_rows(with_mean(columns), reasons))
+    show(metric_rows(with_mean(columns), reasons))
     show_protocols(by_protocol({folder.name: metrics for folder, metrics in found.items()}))
     for protocol in sorted(stale):
         click.echo(
-            f"{protocol}: known to train alone, by its manifest, see metrics.json of the run"
+            f"{protocol}: only known on the manifest of the training, see metrics.json of the run"
         )
 
 
 def missing_in(run: Path) -> list[str]:
-    """Videos that a run was trained or tested without, as --allow-missing had it."""
-    from vadprep.evaluation.scores import read_json
-
+    """Videos that ``train --allow-missing`` left out."""
     path = run / "config.json"
     return list(read_json(path).get("missing", ())) if path.exists() else []
 
@@ -186,10 +207,8 @@ def missing_in(run: Path) -> list[str]:
 def recorded_source(run: Path) -> dict[str, Any]:
     """The manifest options that a run was trained with.
 
-    Raises CheckpointError when they are not recorded, or the manifest is not there any more.
+    Raises CheckpointError when they are not recorded, or the manifest does not exist any more.
     """
-    from vadprep.evaluation.scores import read_json
-
     source = read_json(run / "config.json").get("source", {})
     if not source:
         raise CheckpointError(f"{run / 'config.json'}: names no manifest: name it by --manifest")
@@ -200,3 +219,23 @@ def recorded_source(run: Path) -> dict[str, Any]:
         )
     found = {name: source.get(name) for name in ("dataset", "split_file")}
     return found | {"manifest": Path(manifest) if manifest else None}
+
+
+# ---------------------------------------------------------------- recipes
+
+
+@command("recipes", example="vadprep recipes ddl")
+@click.argument("head", required=False)
+def recipes(head: str | None) -> None:
+    """Published settings and metrics of each head.
+
+    With HEAD: all its settings, which train --set changes.
+    """
+    from vadprep.training.recipes import FIGURES, recipe_rows, setting_rows
+
+    if head is None:
+        show(recipe_rows())
+        click.echo(f"{FIGURES}; vadprep recipes HEAD: its settings")
+        return
+    with argument_errors():
+        show(setting_rows(head))

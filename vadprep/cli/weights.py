@@ -1,11 +1,9 @@
-"""Commands on weights: list, get, convert, check, top5."""
+"""Command weights: list, get, convert, check, top5."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +18,10 @@ from vadprep.backbones.weights.catalog import (
     download_path,
     weights_folder,
 )
-from vadprep.cli import text as tables
-from vadprep.cli.options import FILE, PATH, arguments
+from vadprep.cli.help import group
+from vadprep.cli.options import FILE, PATH, argument_errors
+from vadprep.cli.progress import shown_bar
+from vadprep.cli.text import Cells, show
 from vadprep.core.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -30,30 +30,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vadprep.backbones import Weights
-    from vadprep.backbones.weights.download import ShowProgress
 
 NAMES = click.Choice([*CATALOG, *SAMPLES])
-AS_HELP = "What it is, by a name of vadprep weights list."
+AS_HELP = "Which file it is: a name in vadprep weights list. Default: found from its tensors."
 
 
-@click.group()
+@group("weights", example="vadprep weights get i3d-rgb")
 def weights() -> None:
-    """Weights files: list, get, convert, check; what a video shows."""
+    """List, download, convert and check weights of networks."""
 
 
-@weights.command("list")
-@click.option("--json", "as_json", is_flag=True, help="For programs, with addresses and hashes.")
+@weights.command("list", example="vadprep weights list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with URLs and hashes.")
 def weights_list(as_json: bool) -> None:
-    """Files that can be had, and which are here."""
+    """Files that can be downloaded, and those on this machine."""
     files = {**CATALOG, **SAMPLES}
     if as_json:
         click.echo(json.dumps([_as_json(name, each) for name, each in files.items()], indent=2))
         return
-    rows: list[tables.Cells] = [("name", "graph", "file", "licence", "known by", "here")]
+    rows: list[Cells] = [("name", "graph", "file", "licence", "known by", "here")]
     for name, known in files.items():
         kind = "git blob id" if known.blob else "SHA-256, part" if known.sha256 else "nothing"
         rows.append((name, known.graph, known.file_name, known.licence, kind, _state(name)))
-    tables.show(rows)
+    show(rows)
     click.echo(f"kept in {weights_folder()} (VADPREP_CACHE); vadprep weights get NAME")
 
 
@@ -77,15 +76,15 @@ def _state(name: str) -> str:
     return "downloaded" if download_path(name).is_file() else "-"
 
 
-@weights.command("get")
+@weights.command("get", example="vadprep weights get i3d-rgb")
 @click.argument("name", type=NAMES, metavar="NAME")
 def weights_get(name: str) -> None:
-    """Download a file, check it, convert it. Safe to run again."""
+    """Download a file, check it and convert it."""
     from vadprep.backbones.weights.download import fetch
 
     published = CATALOG.get(name) or SAMPLES[name]
     target = download_path(name)
-    with _shown_progress(name) as progress:
+    with shown_bar(name) as progress:
         sha256 = fetch(published, target, progress)
     click.echo(f"{target}")
     told = "recognised by its hash" if published.is_pinned else "nobody has published its hash"
@@ -97,32 +96,21 @@ def weights_get(name: str) -> None:
         _show(made, converted_path(name))
 
 
-@contextmanager
-def _shown_progress(name: str) -> Iterator[ShowProgress]:
-    """A bar on a terminal, nothing elsewhere."""
-    with click.progressbar(length=1, label=name, file=sys.stderr, show_pos=False) as bar:
-
-        def update(done: int, total: int | None) -> None:
-            bar.length = total or done
-            bar.update(done - bar.pos)
-
-        yield update
-
-
 def _show(made: Weights, path: Path) -> None:
     click.echo(f"{path}")
     click.echo(f"graph {made.graph}, {len(made.state)} tensors, SHA-256 of them {made.sha256}")
 
 
-@weights.command("convert")
+@weights.command("convert", example="vadprep weights convert rgb_imagenet.pt")
 @click.argument("file", type=FILE)
 @click.option("--as", "declared", type=click.Choice(list(CATALOG)), metavar="NAME", help=AS_HELP)
-@click.option("--out", type=FILE, help="[FILE with .safetensors]")
+@click.option("--out", type=FILE, help="New file. Default: FILE with .safetensors.")
 def weights_convert(file: Path, declared: str | None, out: Path | None) -> None:
-    """A file of another project -> our own, without running code.
+    """Convert weights of another project to .safetensors.
 
-    Takes DeepMind's TensorFlow checkpoints, the files of pytorch-i3d, kinetics_i3d_pytorch,
-    video-nonlocal-net (.pkl), pytorch-resnet3d, pytorchvideo and torchvision.
+    No code of the project is run. Reads DeepMind's TensorFlow checkpoints, and the files of
+    pytorch-i3d, kinetics_i3d_pytorch, video-nonlocal-net (.pkl), pytorch-resnet3d, pytorchvideo
+    and torchvision.
     """
     from vadprep.backbones.weights.load import convert
 
@@ -132,16 +120,16 @@ def weights_convert(file: Path, declared: str | None, out: Path | None) -> None:
     _show(convert(file, out, declared or ""), out)
 
 
-@weights.command("check")
+@weights.command("check", example="vadprep weights check i3d-rgb")
 @click.argument("weights_spec", metavar="FILE|NAME")
-@click.option("--sample", type=FILE, help="DeepMind's sample clip. [that of weights get]")
+@click.option("--sample", type=FILE, help="DeepMind's sample clip. Default: the downloaded one.")
 def weights_check(weights_spec: str, sample: Path | None) -> None:
-    """Are they whole, and are they the original?"""
+    """Check that weights are complete and original."""
     from vadprep.backbones import load_weights
     from vadprep.backbones.weights.check import SAMPLE_OF
     from vadprep.backbones.weights.deepmind import RELEASES, compare_with_release
 
-    with arguments():
+    with argument_errors():
         found = load_weights(weights_spec)
     click.echo(f"graph {found.graph}, {len(found.state)} tensors, {found.provenance}")
     click.echo(f"SHA-256 of the tensors {found.sha256}")
@@ -163,28 +151,28 @@ def _show_sample(found: Weights, sample: Path) -> bool:
     from vadprep.backbones.weights.check import check_sample
 
     result = check_sample(found, sample)
-    rows: list[tables.Cells] = [("sample clip, logits", "here", "published")]
+    rows: list[Cells] = [("sample clip, logits", "here", "published")]
     rows += [(label, ours, theirs) for label, (ours, theirs) in result.logits.items()]
-    tables.show([*rows, ("norm of all", result.norm, result.published_norm)])
+    show([*rows, ("norm of all", result.norm, result.published_norm)])
     click.echo("sample clip: " + ("as published" if result.is_equal else "NOT as published"))
     return result.is_equal
 
 
-@weights.command("top5")
+@weights.command("top5", example="vadprep weights top5 i3d-rgb clip.mp4")
 @click.argument("weights_spec", metavar="FILE|NAME")
 @click.argument("video", type=PATH)
 def weights_top5(weights_spec: str, video: Path) -> None:
-    """The five classes of Kinetics-400 that the network names for a video."""
+    """The five most likely Kinetics-400 classes of a video."""
     from vadprep.backbones import load_weights
     from vadprep.backbones.weights.check import preset_of_graph, top5
 
-    with arguments():
+    with argument_errors():
         found = load_weights(weights_spec)
         preset = preset_of_graph(found.graph)
-    rows: list[tables.Cells] = [("class", "probability", "logit")]
+    rows: list[Cells] = [("class", "probability", "logit")]
     predictions = top5(found, first_clips(video, preset))
     rows += [(each.label, each.probability, each.logit) for each in predictions]
-    tables.show(rows)
+    show(rows)
     click.echo(f"{found.graph}, weights {found.name}, views of preset {preset}, centre crop")
 
 

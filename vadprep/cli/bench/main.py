@@ -7,28 +7,35 @@ from pathlib import Path
 
 import click
 
-from vadprep.cli.options import FOLDER, arguments
+from vadprep.cli.help import group
+from vadprep.cli.options import FOLDER, argument_errors
 from vadprep.cli.text import Cells, show
 
 
-@click.group()
+@group("bench", example="vadprep bench backbone")
 def bench() -> None:
-    """Measure speed and memory, as ratios within one run."""
+    """Measure speed and memory on this machine."""
 
 
-@bench.command("memory")
+@bench.command("memory", example="vadprep bench memory")
 @click.option("--minutes", default="2,120", show_default=True, help="Lengths of the videos.")
 def bench_memory(minutes: str) -> None:
     """Peak memory of a short and of a long video."""
     from vadprep.cli.bench.memory import bench_memory as measure
 
-    with arguments():
+    with argument_errors():
         lengths = parsed_minutes(minutes)
     show(measure(lengths).rows())
 
 
-@bench.command("plan")
-@click.option("--videos", type=click.IntRange(1000), default=1_000_000, show_default=True)
+@bench.command("plan", example="vadprep bench plan --videos 10000")
+@click.option(
+    "--videos",
+    type=click.IntRange(1000),
+    default=1_000_000,
+    show_default=True,
+    help="Number of videos.",
+)
 def bench_plan(videos: int) -> None:
     """Planning, commits and status of very many videos."""
     from vadprep.cli.bench.plan import bench_plan as measure
@@ -36,12 +43,14 @@ def bench_plan(videos: int) -> None:
     show(measure(videos).rows())
 
 
-@bench.command("workers")
+@bench.command("workers", example="vadprep bench workers clips/")
 @click.argument("clips", type=FOLDER)
-@click.option("--streams", default="rgb,flow", show_default=True)
-@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Each video.")
-@click.option("--workers", type=click.IntRange(2), default=2, show_default=True)
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--streams", default="rgb,flow", show_default=True, help="Streams to extract.")
+@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Times.")
+@click.option("--workers", type=click.IntRange(2), default=2, show_default=True, help="Number.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device."
+)
 def bench_workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -> None:
     """Clips per second of one worker and of several."""
     from vadprep.cli.bench.workers import bench_workers as measure
@@ -63,7 +72,7 @@ def parsed_minutes(text: str) -> list[float]:
     return lengths
 
 
-@bench.command("backbone")
+@bench.command("backbone", example="vadprep bench backbone --graph s3d")
 @click.option("--graph", default="inception_i3d", show_default=True, help="Network.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="On a CPU.")
@@ -74,7 +83,7 @@ def backbone(graph: str, device: str, threads: int) -> None:
     from vadprep.cli.bench.backbone import bench_backbone
     from vadprep.training.train import check_device
 
-    with arguments():
+    with argument_errors():
         graph_of(graph)
         check_device(device)
     precisions = ["fp32", "bf16"] if has_cpu_bf16() or device != "cpu" else ["fp32"]
@@ -83,7 +92,7 @@ def backbone(graph: str, device: str, threads: int) -> None:
     show([(title, "s a clip", "speed-up", "feature error"), *timings])
 
 
-@bench.command("flow")
+@bench.command("flow", example="vadprep bench flow clip.mp4")
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--pairs", type=click.IntRange(1), default=4, show_default=True, help="Pairs of each video."
@@ -104,7 +113,7 @@ def flow(videos: tuple[Path, ...], pairs: int) -> None:
         click.echo(note)
 
 
-@bench.command("train")
+@bench.command("train", example="vadprep bench train --heads ddl")
 @click.option(
     "--heads", default="sultani,rtfm,arnet,csltal,ddl", show_default=True, help="Which heads."
 )
@@ -128,7 +137,7 @@ def train(heads: str, device: str, videos: int, steps: int) -> None:
     from vadprep.training.train import check_device
 
     names = heads.split(",")
-    with arguments():
+    with argument_errors():
         check_device(device)
         for name in names:
             head_kind(name)

@@ -1,0 +1,66 @@
+"""Progress on a terminal and in a log."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from vadprep.cli import progress
+from vadprep.core.records import Report
+from vadprep.extraction import Progress
+
+
+def reported(left: int, total: int, work_left: float, work: float, report=None) -> Progress:
+    return Progress((), report, total, left, work, work_left, "frames")
+
+
+def test_the_pace_is_that_since_the_first_report(monkeypatch):
+    """Networks took 1000 s to load; then a frame takes a tenth of a second."""
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    now = 0.0
+    tally = progress.Tally()
+    tally.add(reported(4, 4, 700, 700))
+    assert tally.line() == "0 of 4 videos, 0 failed, time unknown"
+    now = 1030.0
+    tally.add(reported(3, 4, 400, 700, Report("v0", "done", num_clips=18, num_frames=300)))
+    assert tally.line() == "1 of 4 videos, 0 failed, time unknown"
+    now = 1050.0
+    tally.add(reported(2, 4, 200, 700, Report("v1", "done", num_clips=12, num_frames=200)))
+    assert tally.line() == "2 of 4 videos, 0.6 clips/s, 10 frames/s, 0 failed, 20 s left"
+    tally.add(reported(1, 4, 100, 700, Report("v2", "failed")))
+    now = 1120.0
+    tally.add(reported(0, 4, 0, 700, Report("v3", "done", num_clips=1090, num_frames=1740)))
+    assert tally.line() == "4 of 4 videos, 1.0 clips/s, 2 frames/s, 1 failed, took 18 min 40 s"
+
+
+def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys):
+    plain = progress.PlainProgress()
+    plain(reported(50, 50, 500, 500))
+    for number in range(50):
+        failed = number == 30
+        report = Report(f"v{number}", "failed" if failed else "done", "a\nb" if failed else "")
+        plain(reported(49 - number, 50, 490 - 10 * number, 500, report))
+    first, failure, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("1 of 50 videos") and last.startswith("50 of 50 videos")
+    assert failure == r"failed: v30: a\nb"
+
+
+def test_live_progress_fits_a_terminal(monkeypatch):
+    """On 80 columns the line with counts, pace and time left is not cut."""
+    from rich.console import Console
+
+    console = Console(width=80, force_terminal=True, record=True, file=open(os.devnull, "w"))
+    monkeypatch.setattr("rich.console.Console", lambda **options: console)
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    reports = [Report(f"v{number}", "done", num_clips=60, num_frames=999) for number in range(12)]
+    with progress.shown_progress() as live:
+        live(reported(290, 290, 2900, 2900))
+        for number, report in enumerate([*reports, Report("[red]", "failed", "why")], 1):
+            live(reported(290 - number, 290, 2900 - 10 * number, 2900, report))
+        first = live.tally.first
+        live.tally.first = first._replace(seconds=first.seconds - 60)
+        live(reported(276, 290, 2760, 2900, Report("v13", "done")))
+    console.file.close()
+    shown = console.export_text()
+    assert "failed: [red]: why" in shown
+    assert re.search(r"14 of 290 videos, .* 1 failed, .* left", shown) and "…" not in shown
