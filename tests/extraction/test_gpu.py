@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from support.stopped import stopped_after
 from support.tiny_features import tiny_set
+from support.training import train
 
 from vadprep.backbones import load_backbone, load_weights
 from vadprep.core.errors import Stopped
@@ -17,7 +17,6 @@ from vadprep.core.presets import FLOW
 from vadprep.flow.quantise import QUANTISE, Quantisation, grey_of, tvl1_method
 from vadprep.heads import HEADS
 from vadprep.training.checkpoint import RESUME
-from vadprep.training.train import TrainConfig, train
 from vadprep.video import FrameTransform
 from vadprep.video.transforms import TapResize
 
@@ -97,10 +96,10 @@ def test_four_threads_give_the_bytes_of_one() -> None:
     assert all(torch.equal(found[index], expected[index]) for index in range(4))
 
 
-def training(head: str) -> TrainConfig:
+def training(head: str) -> dict:
     """Two epochs of three steps on the GPU."""
     changes = {"epochs": 2, "steps_per_epoch": 3}
-    return TrainConfig(head=head, schedule="small", changes=changes, seeds=(1,), device="cuda")
+    return dict(head=head, schedule="small", settings=changes, seeds=(1,), device="cuda")
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -119,6 +118,6 @@ def test_training_stopped_and_resumed_ends_with_the_same_bytes(head: str, tmp_pa
     with pytest.raises(Stopped), stopped_after(4):
         train(*tiny_set(), training(head), parts)
     assert (parts / RESUME).exists()
-    train(*tiny_set(), replace(training(head), resume=True), parts)
+    train(*tiny_set(), training(head) | dict(resume=True), parts)
     for name in ("checkpoint-last.safetensors", "log.csv"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.naive import LABELS, LENGTHS, assert_same, random_bags
 from support.tiny_features import tiny_set
+from support.training import train
 
 from vadprep.heads import HEADS, head_kind
 from vadprep.heads.ddl import (
@@ -23,8 +24,7 @@ from vadprep.heads.ddl import (
     dynamics_ranking_loss,
     mil_loss,
 )
-from vadprep.training.checkpoint import load_run
-from vadprep.training.train import TrainConfig, train
+from vadprep.training.checkpoint import load_checkpoint
 
 SMALL = DDLConfig(width=8, heads=2, hidden=8, embedding=4, kernel=3, sigma=2.0)
 
@@ -296,9 +296,9 @@ ABLATIONS = {
 def trained(folder, changes):
     """Rows of the log and weights after two epochs."""
     small = {"width": 8, "hidden": 8, "embedding": 4, "zeta": 0.8, "epochs": 2, "batch_size": 8}
-    train(*tiny_set(), TrainConfig(changes={**small, **changes}, seeds=(0,), snapshots=0), folder)
+    train(*tiny_set(), dict(settings={**small, **changes}, seeds=(0,), snapshots=0), folder)
     rows = list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
-    return rows, load_run(folder).head.state_dict()
+    return rows, load_checkpoint(folder).head.state_dict()
 
 
 @pytest.fixture(scope="module")

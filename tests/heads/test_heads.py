@@ -8,12 +8,13 @@ import inspect
 import itertools
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 from support.tiny_features import tiny_set
+from support.training import train
 
 from vadprep import heads as mil
 from vadprep.cli import train as cli_models
@@ -25,8 +26,7 @@ from vadprep.heads.csltal import CSLTALConfig
 from vadprep.heads.ddl import DDLConfig
 from vadprep.heads.rtfm import RTFMConfig
 from vadprep.heads.sultani import SultaniConfig
-from vadprep.training.checkpoint import Run, load_run, save_run
-from vadprep.training.train import TrainConfig, train
+from vadprep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 SMALL = {
     "sultani": SultaniConfig(width=16, narrow=8),
@@ -187,16 +187,16 @@ def short_training(name, num_steps=1, **changes):
     published = kind.published[kind.fallback]
     steps = {} if published.batches == "shuffled" else {"steps_per_epoch": num_steps}
     changes = {"epochs": 1, **steps, **changes}
-    return TrainConfig(head=name, dataset=kind.fallback, changes=changes, seeds=(0,), snapshots=0)
+    return dict(head=name, dataset=kind.fallback, settings=changes, seeds=(0,), snapshots=0)
 
 
 @heads
 @pytest.mark.parametrize("crops, num_items", [("sample", 8 * 3), ("axis", 8)])
 @pytest.mark.parametrize("streams, dim", [("rgb", 5), ("flow", 5), ("concat", 10)])
 def test_both_crop_policies_train_on_all_streams(tmp_path, name, crops, num_items, streams, dim):
-    config = replace(short_training(name, crops=crops), streams=streams)
+    config = short_training(name, crops=crops) | dict(streams=streams)
     report = train(*tiny_set(dim=5, crops=3, flow=True), config, tmp_path)
-    run = load_run(tmp_path)
+    run = load_checkpoint(tmp_path)
     assert (run.config.crops, run.streams, run.head.dim) == (crops, streams, dim)
     assert json.loads((tmp_path / "config.json").read_text())["num_train_items"] == num_items
     assert all(weights.isfinite().all() for weights in run.head.state_dict().values())
@@ -261,13 +261,13 @@ def test_each_setting_of_a_head_has_a_line_of_its_own(name):
 
 
 def test_a_checkpoint_from_before_a_setting_was_added_has_its_default(tmp_path):
-    run = Run("csltal", build("csltal", sparsity=0.5), "rgb", {}, seed=0)
-    save_run(tmp_path, run)
+    run = Checkpoint("csltal", build("csltal", sparsity=0.5), "rgb", {}, seed=0)
+    save_checkpoint(tmp_path, run)
     path = tmp_path / f"{LAST}.json"
     record = json.loads(path.read_text())
     del record["config"]["proposals"]
     path.write_text(json.dumps(record))
-    assert load_run(tmp_path).config == run.config
+    assert load_checkpoint(tmp_path).config == run.config
 
 
 @heads

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from support.stored import write_folder
+from support.training import train
 
 from vadprep.cli.text import show
 from vadprep.core.clips import frame_labels
@@ -30,7 +31,6 @@ from vadprep.data.manifest import apply_splits
 from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE, StoredVideo, crc32
 from vadprep.heads import HEADS
-from vadprep.training.train import TrainConfig, train
 
 DRAWS = [f"ped2-{draw:02d}" for draw in range(10)]
 SEEDS = (0, 1, 2)
@@ -79,7 +79,7 @@ def aucs(features, out: Path, head: str, control: bool, draws=DRAWS, seeds=SEEDS
     found = []
     for draw in draws:
         manifest = apply_splits(load_dataset("ped2"), split_path(draw))
-        config = TrainConfig(
+        config = dict(
             head=head,
             dataset="ped2",
             schedule="small",

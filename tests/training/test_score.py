@@ -24,7 +24,7 @@ from vadprep.evaluation.scores import (
 )
 from vadprep.features.reader import open_features
 from vadprep.heads.ddl import DDL, DDLConfig
-from vadprep.training.checkpoint import Run
+from vadprep.training.checkpoint import Checkpoint
 from vadprep.training.scoring import score_features
 
 SMALL = DDLConfig(width=8, hidden=16, embedding=8, kernel=3)
@@ -34,7 +34,7 @@ ORIGIN = Origin({"rgb": "random:0", "flow": "trained.pt"}, control=True)
 def run_on(features, dim=6, streams="rgb"):
     torch.manual_seed(0)
     specs = {stream: features.specs[stream] for stream in features.streams}
-    return Run("ddl", DDL(dim, SMALL), streams, specs, seed=0)
+    return Checkpoint("ddl", DDL(dim, SMALL), streams, specs, seed=0)
 
 
 def test_scores_are_the_mean_over_crops():
@@ -42,7 +42,7 @@ def test_scores_are_the_mean_over_crops():
     run, video_id = run_on(features), next(iter(features))
     run.head.train()  # scoring is without dropout whatever the mode before
     values = torch.from_numpy(features[video_id].stream("rgb").astype(np.float32))
-    found = score_features(run, features, [video_id])[video_id]
+    found = score_features(run, features, ids=[video_id])[video_id]
     assert run.head.training
     run.head.eval()
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_scores_are_the_mean_over_crops():
 def test_score_does_not_depend_on_the_other_videos():
     features, _ = tiny_set()
     run, last = run_on(features), list(features)[-1]
-    alone = score_features(run, features, [last])[last]
+    alone = score_features(run, features, ids=[last])[last]
     np.testing.assert_array_equal(score_features(run, features)[last].snippets, alone.snippets)
 
 
@@ -78,7 +78,7 @@ def test_video_without_a_snippet_has_no_scores():
 def test_unknown_ids_are_listed():
     features, _ = tiny_set()
     with pytest.raises(FeaturesError, match=r"no features of 2 \(x, y\)"):
-        score_features(run_on(features), features, ["y", "x"])
+        score_features(run_on(features), features, ids=["y", "x"])
 
 
 def test_features_of_another_dimension_are_refused_with_both():

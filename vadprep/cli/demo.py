@@ -38,8 +38,7 @@ from vadprep.features.reader import Features, open_features
 from vadprep.features.status import stream_status
 from vadprep.features.verify import verify_stream
 from vadprep.heads.ddl import DDLConfig
-from vadprep.training.results import RunReport
-from vadprep.training.train import TrainConfig, train
+from vadprep.training import TrainingRun, train
 from vadprep.video import open_frames
 
 SEEDS = (0, 1, 2)
@@ -171,15 +170,15 @@ def _verified(folder: StreamFolder) -> str:
 
 def _trained(
     report: DemoReport, features: Features, manifest: Manifest, run: Path, streams: str
-) -> RunReport:
+) -> TrainingRun:
     control = run.name.startswith("control")
     seeds = CONTROL_SEEDS if control else SEEDS
-    config = TrainConfig(
-        head_config=HEAD, streams=streams, seeds=seeds, control=control, resume=True, snapshots=0
-    )
     with report.stage("train on shuffled labels" if control else "train ddl") as what:
         num_done = sum((run / f"seed-{seed}" / "metrics.json").exists() for seed in seeds)
-        result = train(features, manifest, config, run)
+        result = train(
+            "ddl", features, manifest=manifest, out=run, settings=HEAD, streams=streams,
+            seeds=seeds, control=control, resume=True, snapshots=0, device="cpu",
+        )  # fmt: skip
         what += [f"{len(manifest.in_split('train'))} videos", f"{len(seeds)} seeds"]
         what += _from_before(num_done, len(seeds))
     return result
@@ -203,7 +202,7 @@ def difference_scores(
     return scores
 
 
-def _plot(folder: Path, manifest: Manifest, report: RunReport) -> int:
+def _plot(folder: Path, manifest: Manifest, report: TrainingRun) -> int:
     """One PNG for each test video, scores of the first seed over the shaded ground truth."""
     make_folder(folder)
     scores = read_scores(report.folder / f"seed-{SEEDS[0]}" / "scores-last.h5")
@@ -215,7 +214,7 @@ def _plot(folder: Path, manifest: Manifest, report: RunReport) -> int:
     return len(scores)
 
 
-def _auc(report: RunReport) -> tuple[float | None, float | None, int]:
+def _auc(report: TrainingRun) -> tuple[float | None, float | None, int]:
     return report.mean()["frame_auc"], report.spread()["frame_auc"], len(report.by_seed)
 
 

@@ -25,7 +25,7 @@ from vadprep.evaluation.metrics import ALARM
 if TYPE_CHECKING:
     from vadprep.evaluation.scores import Origin
     from vadprep.features.reader import Features
-    from vadprep.training.checkpoint import Run
+    from vadprep.training.checkpoint import Checkpoint
 
 PRESET_HELP = "Preset for the settings that are unknown of imported features."
 THRESHOLD_HELP = "Least score of a frame that is an alarm."
@@ -65,14 +65,14 @@ def score(
     from vadprep.evaluation.alarms import write_alarms
     from vadprep.evaluation.scores import write_scores
     from vadprep.features.reader import open_features
-    from vadprep.training.checkpoint import load_run
+    from vadprep.training.checkpoint import load_checkpoint
     from vadprep.training.scoring import score_features
 
     if (features is None) == (not videos):
         raise click.UsageError("name what to score by one of --features and VIDEO ...")
     if any(weights.values()) and not videos:
         raise click.UsageError("--weights goes with VIDEO ...: features have theirs behind them")
-    loaded, out = load_run(run), out or run / "scores"
+    loaded, out = load_checkpoint(run), out or run / "scores"
     manifest = listed_videos(videos) if videos else None
     if manifest:
         features = out / "features"
@@ -82,7 +82,7 @@ def score(
         show_caution(run, origin.caution())
         ids = [each.video_id for each in manifest.videos] if manifest else list(found)
         there = [each for each in ids if each in found]
-        scores = score_features(loaded, found, there, preset=preset)
+        scores = score_features(loaded, found, ids=there, preset=preset)
     if not scores:
         raise click.ClickException(f"none of {len(ids)} videos could be scored: {out} is as it was")
     make_folder(out)
@@ -98,7 +98,7 @@ def score(
 
 
 def origin_on(
-    run: Run, features: Features, preset: str | None
+    run: Checkpoint, features: Features, preset: str | None
 ) -> tuple[Origin, dict[str, dict[str, Any]]]:
     """What scores of ``run`` on ``features`` come from, and the fields that ``preset`` filled.
 
@@ -167,7 +167,7 @@ def listed_videos(sources: Sequence[Path]) -> Manifest:
 
 
 def extract_as(
-    run: Run,
+    run: Checkpoint,
     manifest: Manifest,
     out: Path,
     weights: Mapping[str, str | None],
@@ -207,7 +207,7 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_dimension(run: Run, specs: Mapping[str, Spec]) -> None:
+def check_dimension(run: Checkpoint, specs: Mapping[str, Spec]) -> None:
     """Raise CheckpointError when networks give other features than the run was trained on."""
     from vadprep.backbones.graphs import graph_of
 

@@ -27,10 +27,9 @@ from vadprep.core.errors import CheckpointError
 from vadprep.evaluation.plots import metric_rows
 from vadprep.evaluation.scores import check_tested, read_json, read_origin, read_scores
 from vadprep.evaluation.scores import evaluate as evaluate_scores
-from vadprep.features import open_features
 
 if TYPE_CHECKING:
-    from vadprep.training.results import Figures
+    from vadprep.training.results import Values
 
 HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
 """As in ``heads.HEADS``, which needs torch."""
@@ -81,40 +80,37 @@ def train(
     features: Path | None,
     out: Path | None,
     seeds: str | None,
-    device: str | None,
     changes: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Train a head on features; write its test scores and metrics."""
-    import torch
-
+    from vadprep import training
     from vadprep.core.signals import stop_on_signals
     from vadprep.training.log import shown_epochs
-    from vadprep.training.train import TrainConfig
-    from vadprep.training.train import train as train_head
 
     if not (options["dataset"] or options["manifest"] or features):
         options["dataset"] = dataset_here()
     source = manifest_source(options)
     manifest, name = chosen_manifest(options, with_paths=False)
     warn(manifest)
-    with argument_errors():
-        config = TrainConfig(
-            head=head,
-            dataset=name,
-            source=source,
-            seeds=parsed_seeds(seeds),
-            changes=parsed_changes(changes),
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            **options,
-        )
     out = out or Path("runs") / f"{head}-{name}"
-    with (
-        open_features(features or Path("features") / name) as found,
-        stop_on_signals(CONTINUE),
-        shown_epochs(),
-    ):
-        report = train_head(found, manifest, config, out)
+    with argument_errors():
+        asked: dict[str, Any] = {
+            "settings": parsed_changes(changes),
+            "seeds": parsed_seeds(seeds),
+            **{each: options[each] for each in ("schedule", "streams", "validation", "device")},
+        }
+        training.check_arguments(head, name, **asked)
+    with stop_on_signals(CONTINUE), shown_epochs():
+        report = training.train(
+            head,
+            features or Path("features") / name,
+            dataset=name,
+            manifest=manifest,
+            source=source,
+            out=out,
+            **options | asked,
+        )
     show_caution(out, report.origin.caution())
     show(metric_rows(report.columns(), next(iter(report.by_seed.values())).reasons))
     show_protocols(report.protocols())
@@ -123,7 +119,7 @@ def train(
     click.echo("; ".join(filter(None, parts)))
 
 
-def show_protocols(protocols: Mapping[str, Mapping[str, Figures]]) -> None:
+def show_protocols(protocols: Mapping[str, Mapping[str, Values]]) -> None:
     """A table of metrics for each protocol that only one paper uses."""
     for protocol, figures in protocols.items():
         click.echo(f"{protocol}, a protocol of one paper that compares with nothing above:")

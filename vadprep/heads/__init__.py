@@ -1,4 +1,4 @@
-"""The heads, by name, and the settings that were published for them."""
+"""Heads: networks with their losses and settings, one a file, in ``HEADS`` by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ from vadprep.heads.ddl import DDL, DDL_PUBLISHED, DDLConfig
 from vadprep.heads.rtfm import RTFM, RTFM_PUBLISHED, RTFMConfig
 from vadprep.heads.sultani import SULTANI_PUBLISHED, Sultani, SultaniConfig
 
-__all__ = ["HEADS", "Head", "HeadConfig", "HeadKind", "HeadOutput", "head_kind"]
+__all__ = [
+    "HEADS",
+    "SCHEDULES",
+    "Head",
+    "HeadConfig",
+    "HeadKind",
+    "HeadOutput",
+    "HeadSettings",
+    "head_kind",
+]
+
+
+NONE: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -32,22 +44,34 @@ class HeadKind:
         """Name of the published settings that ``dataset`` is trained with."""
         return dataset if dataset in self.published else self.fallback
 
-    def settings(self, dataset: str, schedule: str, changes: Mapping[str, Any]) -> HeadSettings:
+    def settings(
+        self,
+        dataset: str,
+        schedule: str = "published",
+        changes: Mapping[str, Any] | HeadConfig = NONE,
+    ) -> HeadSettings:
         """Published settings for ``dataset``, for the schedule, with single fields changed.
 
-        Raises ValueError for an unknown schedule or field and for values that make no sense.
+        A config instead of changes replaces them all. Raises ValueError for an unknown schedule
+        or field, for the config of another head, and for values that make no sense.
         """
         if schedule not in SCHEDULES:
             raise ValueError(f"{schedule = }: allowed are {', '.join(SCHEDULES)}")
+        if isinstance(changes, HeadConfig):
+            if not isinstance(changes, self.config):
+                raise ValueError(f"{type(changes).__name__} is not a {self.config.__name__}")
+            if schedule != "published":
+                raise ValueError(f"{schedule = }: a config holds all settings, leave it out")
+            return HeadSettings("given", changes)
         name = self.settings_for(dataset)
         config = self.published[name]
         if schedule == "small":
             name += ", small"
             config = replace(config, **SMALL)
-        known = [each.name for each in fields(config)]
-        unknown = [each for each in changes if each not in known]
+        allowed = [each.name for each in fields(config)]
+        unknown = [each for each in changes if each not in allowed]
         if unknown:
-            raise ValueError(f"no setting {unknown[0]!r}: there are {', '.join(known)}")
+            raise ValueError(f"no setting {unknown[0]!r}: there are {', '.join(allowed)}")
         name += "".join(f", {each} = {value}" for each, value in changes.items())
         return HeadSettings(name, replace(config, **changes))
 

@@ -23,7 +23,7 @@ from vadprep.heads.losses import cross_entropy, top_values, zero_of
 class ARNetConfig(HeadConfig):
     """Settings of AR-Net; the defaults are the official code's for ShanghaiTech.
 
-    Left out: the best of 23 test evaluations, one after every 200 steps (see ``snapshots.MOST``),
+    Left out: the best of 23 test evaluations, one after every 200 steps (see ``best_epochs.MOST``),
     and the signs of eqs. 2 and 5, which are misprints.
     """
 

@@ -37,7 +37,7 @@ class DDLConfig(HeadConfig):
     """Settings of DDL; the defaults are those published for XD-Violence.
 
     Left out of what the siblings do: the best of the test evaluations after each epoch (see
-    ``snapshots.MOST``), a head split that mixes time and heads, a prior that is learnt, an MLP
+    ``best_epochs.MOST``), a head split that mixes time and heads, a prior that is learnt, an MLP
     without its second GELU, masks on the top-k alone, and scores smoothed at the test, which the
     paper does not have.
     """

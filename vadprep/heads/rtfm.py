@@ -30,7 +30,7 @@ from vadprep.heads.sampling import sampler
 class RTFMConfig(HeadConfig):
     """Settings of RTFM; the defaults are the official code's for ShanghaiTech and UCF-Crime.
 
-    Left out: the best of the test evaluations after every five steps (see ``snapshots.MOST``),
+    Left out: the best of the test evaluations after every five steps (see ``best_epochs.MOST``),
     and the paper's "ReLU and dropout" after the last of the three layers: with a ReLU there is no
     score in [0, 1], so the sigmoid of the official code stands there. Videos of fewer than k
     snippets, at which the official code fails, have all of theirs selected.

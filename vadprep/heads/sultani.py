@@ -27,8 +27,8 @@ class SultaniConfig(HeadConfig):
     DeepMIL's are ``sampling`` segments-32, ``optimizer`` adam with ``weight_decay`` 5e-5,
     ``halving_epochs`` 10 and ``weight_penalty`` 0, ``middle`` relu, ``dropout_scores`` true,
     ``pairs`` zipped and seed 2333. Left out: the choice among test evaluations (see
-    ``snapshots.MOST``), and the official code's last score for the frames up to round(30 *
-    seconds): what frames after the last span score is ``TrainConfig.coverage``.
+    ``best_epochs.MOST``), and the official code's last score for the frames up to round(30 *
+    seconds): what frames after the last span score is ``coverage`` of ``training.train``.
     """
 
     epochs: int = 100

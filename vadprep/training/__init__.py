@@ -1,1 +1,34 @@
-"""Features become bags, checkpoints, results and scores."""
+"""Training: features become bags, a head is trained on them, and scores are made by it."""
+
+from typing import TYPE_CHECKING
+
+from vadprep.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from vadprep.training.checkpoint import Checkpoint, load_checkpoint, load_run
+    from vadprep.training.recipes import RECIPES
+    from vadprep.training.results import TrainingRun
+    from vadprep.training.run import check_arguments, train
+    from vadprep.training.scoring import score_features
+
+__all__ = [
+    "RECIPES",
+    "Checkpoint",
+    "TrainingRun",
+    "check_arguments",
+    "load_checkpoint",
+    "load_run",
+    "score_features",
+    "train",
+]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "checkpoint": ["Checkpoint", "load_checkpoint", "load_run"],
+        "recipes": ["RECIPES"],
+        "results": ["TrainingRun"],
+        "scoring": ["score_features"],
+        "run": ["check_arguments", "train"],
+    },
+)

@@ -25,6 +25,7 @@ from vadprep.core.presets import fill_unknown
 from vadprep.core.spec import UNKNOWN, Spec, differences
 from vadprep.evaluation.scores import LAST, Origin, read_bytes, read_json
 from vadprep.heads import HEADS, Head, HeadConfig, head_kind
+from vadprep.training.results import TrainingRun
 
 FORMAT = "vadprep-checkpoint"
 FORMAT_VERSION = 1
@@ -35,7 +36,7 @@ _FIELDS = {"head", "config", "dim", "streams", "specs", "seed", "control", "metr
 
 
 @dataclass(frozen=True)
-class Run:
+class Checkpoint:
     """A trained head and everything that says what it may be used on."""
 
     head_name: str
@@ -48,8 +49,7 @@ class Run:
     control: bool = False
     """Trained on shuffled labels: a control, not a detector."""
     metrics: Mapping[str, Any] | None = None
-    """Figures of this checkpoint on the test split, as in metrics.json; None where it was not
-    evaluated."""
+    """Metrics on the test split, as in metrics.json; None where it was not evaluated."""
 
     @property
     def config(self) -> HeadConfig:
@@ -73,7 +73,7 @@ def seed_folders(folder: Path) -> dict[int, Path]:
     return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}
 
 
-def save_run(folder: Path, run: Run, name: str = LAST) -> None:
+def save_checkpoint(folder: Path, run: Checkpoint, name: str = LAST) -> None:
     """Write the two files of a checkpoint into ``folder``, each at once."""
     tensors = {key: value.detach().cpu() for key, value in run.head.state_dict().items()}
     content = safetensors.torch.save(tensors)
@@ -96,7 +96,7 @@ def save_run(folder: Path, run: Run, name: str = LAST) -> None:
     write_json(folder / f"{name}.json", record)
 
 
-def load_run(folder: Path, name: str = LAST) -> Run:
+def load_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
     """The checkpoint ``name`` of a run folder, on the CPU and in eval mode.
 
     Raises CheckpointError for a folder or file that is missing, damaged or of another version.
@@ -121,7 +121,7 @@ def load_run(folder: Path, name: str = LAST) -> Run:
     except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this version: {error!r}") from error
     _fill(head, safetensors.torch.load(content), path)
-    return Run(
+    return Checkpoint(
         head_name=record["head"],
         head=head.eval(),
         streams=record["streams"],
@@ -132,8 +132,20 @@ def load_run(folder: Path, name: str = LAST) -> Run:
     )
 
 
+def load_run(run: Checkpoint | TrainingRun | str | Path) -> list[Checkpoint]:
+    """The checkpoints of the last step of a run, one for each of its seeds, in order.
+
+    ``run`` is a run folder, that of one of its seeds, or what ``train`` or ``load_checkpoint``
+    returned. Raises CheckpointError as ``load_checkpoint`` does.
+    """
+    if isinstance(run, Checkpoint):
+        return [run]
+    folder = Path(run.folder if isinstance(run, TrainingRun) else run)
+    return [load_checkpoint(each) for each in [*seed_folders(folder).values()] or [folder]]
+
+
 def check_features(
-    run: Run,
+    run: Checkpoint,
     specs: Mapping[str, Spec],
     where: str,
     accept: Collection[str] = (),

@@ -2,39 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from vadprep.core.errors import CheckpointError, FeaturesError
 from vadprep.evaluation.metrics import VideoScores, listed
-from vadprep.features.reader import Features, VideoFeatures, read_snippets, streams_of
+from vadprep.features.reader import (
+    Features,
+    VideoFeatures,
+    open_features,
+    read_snippets,
+    streams_of,
+)
 from vadprep.heads import Head
-from vadprep.training.checkpoint import Run, check_features
+from vadprep.training.checkpoint import Checkpoint, check_features, load_run
+from vadprep.training.results import TrainingRun
 
 
 def score_features(
-    run: Run,
-    features: Features,
+    run: TrainingRun | Checkpoint | str | Path,
+    features: Features | str | Path,
+    *,
     ids: Sequence[str] | None = None,
     device: str = "cpu",
     accept: Collection[str] = (),
     preset: str | None = None,
 ) -> dict[str, VideoScores]:
-    """Scores of the videos ``ids`` (all by default), in that order.
+    """Scores of videos by a trained head: by id, a score in [0, 1] for each snippet.
 
-    Raises CheckpointError when the features are of another spec or dimension than the run was
-    trained on (``accept`` names spec fields that may differ, ``preset`` stands in for unknown
-    ones), FeaturesError for an unknown id.
+    ``run`` is what ``train`` returned, a run folder or the folder of one of its seeds; a run of
+    several seeds gives the mean of their scores. ``features`` is an opened feature folder, or its
+    path or URL. ``ids`` are the videos, all by default, in that order.
+
+    Raises CheckpointError for a run that has not ended or is damaged, and for features of another
+    spec or dimension than it was trained on (``accept`` names spec fields that may differ,
+    ``preset`` fills in unknown ones); FeaturesError for an unknown id.
     """
-    check_features(run, features.specs, "scoring", accept, preset)
-    chosen = list(features if ids is None else ids)
-    unknown = [video_id for video_id in chosen if video_id not in features]
-    if unknown:
-        raise FeaturesError(f"no features of {listed(unknown)}: extract them first")
-    streams = streams_of(run.streams, features.streams)
-    return score_videos(run.head.to(device), features, chosen, streams)
+    with ExitStack() as stack:
+        if isinstance(features, str | Path):
+            features = stack.enter_context(open_features(features))
+        chosen = list(features if ids is None else ids)
+        by_seed = []
+        for checkpoint in load_run(run):
+            check_features(checkpoint, features.specs, "scoring", accept, preset)
+            if unknown := [video_id for video_id in chosen if video_id not in features]:
+                raise FeaturesError(f"no features of {listed(unknown)}: extract them first")
+            streams = streams_of(checkpoint.streams, features.streams)
+            by_seed.append(score_videos(checkpoint.head.to(device), features, chosen, streams))
+    return by_seed[0] if len(by_seed) == 1 else {each: _mean(by_seed, each) for each in chosen}
+
+
+def _mean(by_seed: Sequence[Mapping[str, VideoScores]], video_id: str) -> VideoScores:
+    """Scores of a video, the mean over seeds."""
+    found = [scores[video_id] for scores in by_seed]
+    overall = [each.overall for each in found if each.overall is not None]
+    return replace(
+        found[0],
+        snippets=np.mean([each.snippets for each in found], axis=0),
+        overall=float(np.mean(overall)) if overall else None,
+    )
 
 
 def score_videos(

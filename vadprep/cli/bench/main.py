@@ -81,7 +81,7 @@ def backbone(graph: str, device: str, threads: int) -> None:
     from vadprep.backbones import has_cpu_bf16
     from vadprep.backbones.graphs import graph_of
     from vadprep.cli.bench.backbone import bench_backbone
-    from vadprep.training.train import check_device
+    from vadprep.training.run import check_device
 
     with argument_errors():
         graph_of(graph)
@@ -134,7 +134,7 @@ def train(heads: str, device: str, videos: int, steps: int) -> None:
 
     from vadprep.cli.bench.train import random_slice, time_head
     from vadprep.heads import head_kind
-    from vadprep.training.train import check_device
+    from vadprep.training.run import check_device
 
     names = heads.split(",")
     with argument_errors():
