@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from vadprep.core.clips import matlab_edges, segment_edges
 from vadprep.heads.sampling import (
     block_rows,
     jitter_rows,
-    matlab_edges,
     sampler,
-    segment_edges,
     segment_of,
     uniform_rows,
 )

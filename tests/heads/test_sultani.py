@@ -6,8 +6,8 @@ import pytest
 import torch
 from support.naive import assert_same, random_bags
 
+from vadprep.core.clips import matlab_edges
 from vadprep.heads.base import HeadOutput
-from vadprep.heads.sampling import matlab_edges
 from vadprep.heads.sultani import SULTANI_PUBLISHED, Sultani, SultaniConfig, ranking_loss
 
 

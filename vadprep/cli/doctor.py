@@ -6,7 +6,6 @@ Needs the base installation only: what is missing is a finding, not an error.
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import json
 import os
 import platform
@@ -26,7 +25,7 @@ from vadprep.cli.help import command
 from vadprep.cli.options import FOLDER
 from vadprep.cli.text import show, size
 from vadprep.core.errors import VadprepError
-from vadprep.core.resources import core_quota, read_cgroup
+from vadprep.core.resources import core_quota, installed_version, read_cgroup
 
 PROBE_BYTES = 64 << 20
 """Written to measure the speed of a disk."""
@@ -97,7 +96,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     """Findings about this machine, and about the disk of ``folder``, one by one."""
     yield Finding("vadprep", f"{vadprep.__version__}, Python {platform.python_version()}")
     for name, cost in PACKAGES.items():
-        version = _version(name)
+        version = installed_version(name, *OTHER_NAMES.get(name, ()))
         yield Finding(name, version) if version else Finding(name, "missing", cost, INSTALL)
     yield _cores()
     yield _memory()
@@ -108,16 +107,6 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield _shared_memory()
     yield from _weights()
     yield from _disk(folder)
-
-
-def _version(package: str) -> str:
-    """Version of a package, empty when it is not installed."""
-    for name in (package, *OTHER_NAMES.get(package, ())):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ""
 
 
 # ---------------------------------------------------------------- processor, memory, GPU

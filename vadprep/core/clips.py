@@ -124,6 +124,32 @@ class Resampling:
         return np.array([edges[:-1], edges[1:]], dtype=np.int64).T.copy()
 
 
+def frames_in_spans(spans: NDArray[np.int64], count: int = CLIP_LENGTH) -> NDArray[np.int64]:
+    """``count`` source frames of each span in even steps: int64 [num_clips, count]."""
+    widths = spans[:, 1] - spans[:, 0]
+    frames: NDArray[np.int64] = spans[:, :1] + np.arange(count) * widths[:, None] // count
+    return frames
+
+
+def segment_edges(num_snippets: int, segments: int) -> NDArray[np.int64]:
+    """Edges of equal parts: linspace(0, T, segments + 1) truncated, int64 [segments + 1].
+
+    The rule ``process_feat`` of RTFM and its descendants, in whole numbers. Part i is the rows
+    edges[i] .. edges[i + 1] - 1, or row edges[i] where there are none (T < segments).
+    """
+    return np.arange(segments + 1) * num_snippets // segments
+
+
+def matlab_edges(num_snippets: int, segments: int) -> NDArray[np.int64]:
+    """Edges of Sultani's script: round(linspace(1, T, segments + 1)), counted from 0.
+
+    Halves are rounded up, as MATLAB does. The last edge is T - 1, not T: the script never
+    counts the last snippet in, unless it is alone.
+    """
+    doubled = 2 * np.arange(segments + 1) * (num_snippets - 1) + segments
+    return doubled // (2 * segments)
+
+
 COMMON_FPS = (30, 25, 24, 60, 50, 15, 20, 12, 10)
 """Frame rates by how likely they are behind a ratio of counts."""
 

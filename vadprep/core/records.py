@@ -37,6 +37,13 @@ class Video:
     published: tuple[Interval, ...] | None = None
     line: int = field(default=0, compare=False)
 
+    @property
+    def attributes(self) -> dict[str, str | int]:
+        """What a shard stores of the row: id, path, split, category, and the label if known."""
+        names = ("video_id", "path", "split", "label", "category")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
 
 SKIPPED = "skipped"
 """Status of a video that is left for the next run: its worker died, the video may be good."""

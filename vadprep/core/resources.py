@@ -1,7 +1,8 @@
-"""What this process may use of the machine: cores, memory, and a folder for caches."""
+"""What this process may use of the machine: cores, memory, packages, and a folder for caches."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -49,6 +50,16 @@ def free_memory() -> int:
     statistics = dict(line.split() for line in read_cgroup("memory.stat").splitlines())
     cache = int(statistics.get("inactive_file", 0))
     return min(free, max(0, int(limit) - int(used) + cache))
+
+
+def installed_version(*names: str) -> str:
+    """Version of a package by the first of its ``names`` that is installed; empty for none."""
+    for name in names:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
 def cache_folder() -> Path:

@@ -125,7 +125,7 @@ class Extractor:
         """
         report = self.extract(task, lambda name, path: Draft(path, self.branches[name].spec))
         if report.status == FAILED:
-            attributes = _known(_manifest_attributes(task.video))
+            attributes = task.video.attributes
             for name, target in task.targets.items():
                 write_failure(target, self.branches[name].spec, attributes, report.reason)
         return report
@@ -311,7 +311,7 @@ class Extractor:
             raise DecodeError(f"{source}: cannot be read again: {error.strerror}") from error
         fps = float(resampling.fps_source) if video.fps or not source.is_dir() else None
         known: dict[str, str | int | float | None] = {
-            **_manifest_attributes(video),
+            **video.attributes,
             **file,
             "num_frames": report.num_frames,
             "num_frames_header": stream.header.num_frames,
@@ -343,11 +343,6 @@ def fixed_threads(count: int) -> Iterator[None]:
 
 def _known(attributes: Mapping[str, str | int | float | None]) -> Attributes:
     return {key: value for key, value in attributes.items() if value is not None}
-
-
-def _manifest_attributes(video: Video) -> dict[str, str | int | float | None]:
-    names = ("video_id", "path", "split", "label", "category")
-    return {name: getattr(video, name) for name in names}
 
 
 def _frame_counts(task: Task, stream: FrameStream) -> FrameCounts:

@@ -8,7 +8,6 @@ recovers: the files say what is done, whatever a kill left.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -25,7 +24,7 @@ import torch
 import vadprep
 from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.records import Report, Task
-from vadprep.core.resources import worker_cores
+from vadprep.core.resources import installed_version, worker_cores
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import Spec
 from vadprep.data.manifest import Manifest
@@ -45,6 +44,8 @@ Runner = Callable[[Sequence[Task], OnStart], Generator[Report, None, None]]
 
 SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord", "numba", "triton")
 """Packages whose version could change a number."""
+NO_VERSION = "not installed under this name"
+"""Of a package that is not installed: of decord and decord2 there is one."""
 
 
 @dataclass(frozen=True)
@@ -281,17 +282,10 @@ def provenance(device: str) -> dict[str, str]:
     return {
         "vadprep": vadprep.__version__,
         "python": sys.version.split()[0],
-        **{name: _version(name) for name in SHAPING_PACKAGES},
+        **{name: installed_version(name) or NO_VERSION for name in SHAPING_PACKAGES},
         "machine": platform.platform(),
         "processor": _gpu_name() if device == "cuda" else _cpu_name(),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # decord under its older name
-        return "not installed under this name"
 
 
 def _gpu_name() -> str:

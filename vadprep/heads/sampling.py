@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vadprep.core.clips import matlab_edges, segment_edges
+
 Rows = NDArray[np.int64]
 """Row numbers of snippets, int64 [t], in order."""
 
@@ -75,25 +77,6 @@ def uniform_rows(num_snippets: int, most: int) -> Rows:
     if num_snippets <= most:
         return np.arange(num_snippets)
     return np.linspace(0, num_snippets - 1, most).astype(np.int64)
-
-
-def segment_edges(num_snippets: int, segments: int) -> Rows:
-    """Edges of equal parts: linspace(0, T, segments + 1) truncated, int64 [segments + 1].
-
-    The rule ``process_feat`` of RTFM and its descendants, in whole numbers. Part i is the rows
-    edges[i] .. edges[i + 1] - 1, or row edges[i] where there are none (T < segments).
-    """
-    return np.arange(segments + 1) * num_snippets // segments
-
-
-def matlab_edges(num_snippets: int, segments: int) -> Rows:
-    """Edges of Sultani's script: round(linspace(1, T, segments + 1)), counted from 0.
-
-    Halves are rounded up, as MATLAB does. The last edge is T - 1, not T: the script never
-    counts the last snippet in, unless it is alone.
-    """
-    doubled = 2 * np.arange(segments + 1) * (num_snippets - 1) + segments
-    return doubled // (2 * segments)
 
 
 def segment_means(snippets: torch.Tensor, edges: Rows) -> torch.Tensor:

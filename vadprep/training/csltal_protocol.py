@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vadprep.core.clips import CLIP_LENGTH, frame_labels, runs
+from vadprep.core.clips import CLIP_LENGTH, frame_labels, frames_in_spans, runs
 from vadprep.evaluation.metrics import Truth, abnormal_frames, average_precision, one_class, roc_auc
 from vadprep.features.reader import Features, VideoFeatures, read_snippets
 from vadprep.heads import Head
@@ -121,8 +121,7 @@ def _crops(
     labels = frame_labels(truth.intervals or (), video.num_frames)
     spans = video.spans[rows]
     # 16 frames of each span: all of them where it has 16.
-    lengths = spans[:, 1] - spans[:, 0]
-    frames = spans[:, :1] + np.arange(CLIP_LENGTH) * lengths[:, None] // CLIP_LENGTH
+    frames = frames_in_spans(spans)
     device = next(head.parameters()).device
     form = head.config.proposals if isinstance(head.config, CSLTALConfig) else "runs"
     found = []

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder, open_atomic
-from vadprep.core.clips import CLIP_LENGTH, frame_labels
+from vadprep.core.clips import frame_labels, frames_in_spans, matlab_edges
 from vadprep.core.errors import FeaturesError, ManifestError
 from vadprep.core.records import Video
 from vadprep.data.manifest import Manifest, video_intervals
 from vadprep.data.sources import walk
 from vadprep.features.exchange.arrays import write_npy, write_text
 from vadprep.features.exchange.layouts import LAYOUTS
-from vadprep.features.exchange.spans import SEGMENTS, segment_edges
+from vadprep.features.exchange.spans import SEGMENTS
 from vadprep.features.exchange.surveying import SEGMENTED, Request
 from vadprep.features.exchange.targets import Target, target_of
 from vadprep.features.reader import Features, VideoFeatures
@@ -191,7 +191,7 @@ def segments_of(clips: NDArray[np.floating]) -> NDArray[np.float32]:
     next, or the clip at its edge where that is none; the last clip is in no segment of its own.
     Raises FeaturesError for a row of zeros.
     """
-    edges = segment_edges(len(clips))
+    edges = matlab_edges(len(clips), SEGMENTS)
     means = [
         clips[start : max(stop, start + 1)].mean(axis=(0, 1), dtype=np.float32)
         for start, stop in zip(edges[:-1], edges[1:], strict=True)
@@ -258,11 +258,9 @@ def frames_of(spans: NDArray[np.int64]) -> NDArray[np.int64]:
     Even steps through a span; a last span that is shorter than the first was cut at the end of
     the video, and its clip repeats the last frame.
     """
-    widths = spans[:, 1] - spans[:, 0]
-    widths[-1] = max(widths[-1], widths[0])
-    frames = spans[:, :1] + np.arange(CLIP_LENGTH) * widths[:, None] // CLIP_LENGTH
-    last: NDArray[np.int64] = np.minimum(frames, spans[-1, 1] - 1)
-    return last
+    whole = spans.copy()
+    whole[-1, 1] = max(spans[-1, 1], spans[-1, 0] + spans[0, 1] - spans[0, 0])
+    return np.minimum(frames_in_spans(whole), spans[-1, 1] - 1)
 
 
 def _notes(

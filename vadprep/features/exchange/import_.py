@@ -138,7 +138,8 @@ class _Import:
 
     def _write(self, item: Item, target: Path) -> None:
         make_folder(target.parent)
-        known = _manifest_attributes(item.video)
+        fps = item.video.fps
+        known = item.video.attributes | ({} if fps is None else {"fps_source": fps})
         try:
             if item.problem:
                 raise FeaturesError(item.problem)
@@ -161,15 +162,3 @@ class _Import:
         if self.request.layout == SEGMENTED and clips == SEGMENTS:
             return segment_spans(length.most)
         return stretched_spans(clips, length.most)
-
-
-def _manifest_attributes(video: Video) -> dict[str, str | int | float]:
-    known = {
-        "video_id": video.video_id,
-        "path": video.path,
-        "split": video.split,
-        "label": video.label,
-        "category": video.category,
-        "fps_source": video.fps,
-    }
-    return {name: value for name, value in known.items() if value is not None}

@@ -13,7 +13,14 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.clips import CLIP_LENGTH, TAIL_RULES, Resampling, nearest_rates, num_clips
+from vadprep.core.clips import (
+    CLIP_LENGTH,
+    TAIL_RULES,
+    Resampling,
+    matlab_edges,
+    nearest_rates,
+    num_clips,
+)
 from vadprep.core.errors import FeaturesError
 from vadprep.core.records import Video
 from vadprep.data.manifest import frame_bounds
@@ -106,14 +113,9 @@ def segment_spans(num_frames: int) -> NDArray[np.int64]:
     segment of a short video may be empty. The last clip, which that code leaves out, counts to
     the last segment.
     """
-    starts = segment_edges(max(1, num_frames // CLIP_LENGTH)) * CLIP_LENGTH
+    starts = matlab_edges(max(1, num_frames // CLIP_LENGTH), SEGMENTS) * CLIP_LENGTH
     starts[-1] = num_frames
     return _spans(starts)
-
-
-def segment_edges(clips: int) -> NDArray[np.int64]:
-    """First clip of each segment, from 0, and the clip after the last segment: int64 [33]."""
-    return np.floor(np.linspace(1, clips, SEGMENTS + 1) + 0.5).astype(np.int64) - 1
 
 
 def _spans(edges: NDArray[np.int64]) -> NDArray[np.int64]:
