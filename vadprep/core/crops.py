@@ -5,8 +5,9 @@ Pure arithmetic on numbers; no pixel is touched here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,67 +45,42 @@ def target_size(resize: str, height: int, width: int) -> tuple[int, int]:
             # Whole numbers: a float product could land just below a whole result.
             longer = int(side) * max(height, width) // min(height, width)
             return (int(side), longer) if height <= width else (longer, int(side))
-        case [size] if _is_size(size):
-            rows, columns = map(int, size.split("x"))
-            return rows, columns
+        case [size] if sides := re.fullmatch(r"(0*[1-9]\d*)x(0*[1-9]\d*)", size):
+            return int(sides[1]), int(sides[2])
     raise ValueError(f"{resize = }: allowed are 'short 256' and 'HEIGHTxWIDTH' in px")
-
-
-def _is_size(text: str) -> bool:
-    sides = text.split("x")
-    return len(sides) == 2 and all(side.isdecimal() and int(side) > 0 for side in sides)
 
 
 # --- crops --------------------------------------------------------------------------------
 
 
-def _corners(height: int, width: int, size: int) -> Boxes:
-    """Top left, top right, bottom left, bottom right."""
-    bottom, right = height - size, width - size
-    return tuple(Box(top, left, size, size) for top in (0, bottom) for left in (0, right))
-
-
-def _centre(height: int, width: int, size: int) -> Box:
-    """The middle; half a pixel is rounded to even, as torchvision does."""
-    return Box(round((height - size) / 2), round((width - size) / 2), size, size)
-
-
-def _torchvision(height: int, width: int, size: int) -> Boxes:
-    return (*_corners(height, width, size), _centre(height, width, size))
-
-
-def _gowtham(height: int, width: int, size: int) -> Boxes:
-    top_left, top_right, bottom_left, bottom_right = _corners(height, width, size)
-    centre = _centre(height, width, size)
-    return (top_left, top_right, centre, bottom_left, bottom_right)
-
-
-def _xd(height: int, width: int, size: int) -> Boxes:
-    return (_centre(height, width, size), *_corners(height, width, size))
-
-
-def _mmaction(height: int, width: int, size: int) -> Boxes:
-    """Offsets in whole quarters, so right and bottom may miss the edge by up to 3 px."""
-    down, across = (height - size) // 4, (width - size) // 4
-    steps = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))
-    return tuple(Box(i * down, j * across, size, size) for i, j in steps)
-
-
-FIVE_CROPS: dict[str, Callable[[int, int, int], Boxes]] = {
-    "torchvision": _torchvision,
-    "gowtham": _gowtham,
-    "xd": _xd,
-    "mmaction": _mmaction,
+FIVE_CROPS = {
+    "torchvision": "TL TR BL BR C",
+    "gowtham": "TL TR C BL BR",
+    "xd": "C TL TR BL BR",
+    "mmaction": "TL TR BL BR C",
 }
-"""The five crops of a frame, in the order of each code base (frame height, width, crop side).
+"""Order of the five crops of a frame (T top, B bottom, L left, R right, C centre) by code base.
 
-=========== ========== ==================================================================
-torchvision TL TR BL BR C  ``TenCrop`` of torchvision, RTFM
-gowtham     TL TR C BL BR  I3D_Feature_Extraction_resnet, UR-DMU
-xd          C TL TR BL BR  XDVioDet says only that the centre is first; corners assumed
-mmaction    TL TR BL BR C  mmaction2; its ten are TL, TL mirrored, TR, TR mirrored, ...
-=========== ========== ==================================================================
+=========== ================================================================================
+torchvision ``TenCrop`` of torchvision, RTFM
+gowtham     I3D_Feature_Extraction_resnet, UR-DMU
+xd          XDVioDet says only that the centre is first; the order of the corners is assumed
+mmaction    mmaction2; its ten are TL, TL mirrored, TR, TR mirrored, ...
+=========== ================================================================================
 """
+
+
+def _five_crops(order: str, size: int, height: int, width: int) -> Boxes:
+    """Half a pixel of the centre is rounded to even, as torchvision does."""
+    bottom, right = height - size, width - size
+    centre = round(bottom / 2), round(right / 2)
+    if order == "mmaction":  # offsets in whole quarters: may miss the edge by up to 3 px
+        bottom, right = bottom // 4 * 4, right // 4 * 4
+        centre = bottom // 2, right // 2
+    places = {
+        "TL": (0, 0), "TR": (0, right), "BL": (bottom, 0), "BR": (bottom, right), "C": centre,
+    }  # fmt: skip
+    return tuple(Box(*places[name], size, size) for name in FIVE_CROPS[order].split())
 
 
 def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Boxes:
@@ -117,28 +93,22 @@ def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Bo
     if min(height, width) < size:
         raise ValueError(f"frame of {height} x {width} px is smaller than a crop of {size} px")
     if count == 1 and order in ("centre", *FIVE_CROPS):
-        return (_centre(height, width, size),)
+        return (_five_crops("xd", size, height, width)[0],)
     if count not in (5, 10) or order not in FIVE_CROPS:
         raise ValueError(
             f"{count} crops in order {order!r}: allowed are 1 centre, and 5 or 10 in order "
             f"{', '.join(FIVE_CROPS)}"
         )
-    five = FIVE_CROPS[order](height, width, size)
+    five = _five_crops(order, size, height, width)
     if count == 5:
         return five
     if order == "mmaction":
-        return tuple(box for plain in five for box in (plain, _flipped(plain)))
-    return five + tuple(_of_mirrored_frame(box, width) for box in five)
-
-
-def _flipped(box: Box) -> Box:
-    return Box(box.top, box.left, box.height, box.width, mirrored=True)
-
-
-def _of_mirrored_frame(box: Box, width: int) -> Box:
-    """The same box on the mirrored frame: its top left is the mirror image of top right."""
-    left = width - box.left - box.width
-    return Box(box.top, left, box.height, box.width, mirrored=True)
+        return tuple(replace(box, mirrored=flip) for box in five for flip in (False, True))
+    # A crop of the mirrored frame, in coordinates of the frame: its left edge is counted from
+    # the right one.
+    return five + tuple(
+        replace(box, left=width - box.left - box.width, mirrored=True) for box in five
+    )
 
 
 # --- resize -------------------------------------------------------------------------------

@@ -1,48 +1,57 @@
-"""The family of errors: each message says what happened, where, and what to do."""
+"""The errors of vadprep. A wrong argument is a ``ValueError`` instead."""
 
 from __future__ import annotations
 
 
 class VadprepError(Exception):
-    """What goes wrong in the world around us, in one line that names the remedy.
+    """Base of all errors. The message is one line: what happened, in which file, what to do.
 
-    ``exit_code`` is what the command line ends with: 2 for what has to be put right before
-    anything can run, 1 for what stopped a run, 75 for a stop by a signal.
+    ``exit_code`` is that of the command: 2 where something must be corrected before anything can
+    run, 1 where a run has stopped or a video has failed, 75 after a stop by a signal.
     """
 
     exit_code = 2
 
 
 class SettingError(VadprepError, ValueError):
-    """An argument or setting has a value that cannot be used: names it and what is allowed."""
+    """An argument or setting has a value that cannot be used. Choose one that the message lists."""
 
 
 class ManifestError(VadprepError):
-    """A manifest or split file has a bad row: names file, line and column."""
+    """A manifest or split file has a bad row. Correct it: the message names file, line, column."""
 
 
 class SpecError(VadprepError):
-    """Two specs differ where they must not, or a spec asks for what is not there."""
+    """Two specs differ where they must not, or a device lacks what a spec asks for.
+
+    Use the settings that the message names, or another output folder.
+    """
 
 
 class WeightsError(VadprepError):
-    """A weights file is missing, damaged, or made for another network."""
+    """A weights file is missing, damaged, or made for another network. Get or name another one."""
 
 
 class FeaturesError(VadprepError):
-    """A feature folder is missing, mixed or inconsistent."""
+    """A feature folder is missing, mixed or inconsistent. ``vadprep verify`` says where."""
 
 
 class ShardError(FeaturesError):
-    """A shard file is damaged or not a shard: names file and video."""
+    """A shard file is damaged or no shard. Remove it and extract its videos again."""
 
 
 class CheckpointError(VadprepError):
-    """A run folder or checkpoint is missing, damaged, or does not fit the features."""
+    """A run folder or checkpoint is missing, damaged, or does not fit the features.
+
+    Train again, or use features of the settings that the message names.
+    """
 
 
 class DecodeError(VadprepError):
-    """One video cannot be read. ``kind`` is a word for tables, the message one for people."""
+    """One video cannot be read. Repair it, then extract again with ``--retry-failed``.
+
+    ``kind`` is one word for tables, for example ``too-short``.
+    """
 
     exit_code = 1
 
@@ -52,34 +61,40 @@ class DecodeError(VadprepError):
 
 
 class OutputError(VadprepError):
-    """The output disk is full, gone or not writable. What was committed is safe."""
+    """The output disk is full, gone or not writable. Repair that and run the command again.
+
+    What was committed is safe.
+    """
 
     exit_code = 1
 
 
 class LeaseError(VadprepError):
-    """Another run works on the same shards, or has taken them over. Nothing is harmed."""
+    """Another run works on the same shards, or has taken them over. Wait for it to end."""
 
     exit_code = 1
 
 
 class OutOfMemory(VadprepError):
-    """The network does not fit into memory, however small its batches. No video's fault."""
+    """The network does not fit into memory even with batches of one view.
+
+    Free memory, or use fewer workers or a smaller precision. No video is marked as failed.
+    """
 
     exit_code = 1
 
 
 class ClusterError(VadprepError):
-    """A Ray cluster cannot be joined, or no node of it can do the work: each with its reason."""
+    """A Ray cluster cannot be joined, or none of its nodes can work: the reason stands by each."""
 
 
 class TrainingError(VadprepError):
-    """Training cannot go on, for example at the first loss that is not finite."""
+    """Training cannot continue, for example after a loss that is not finite. Change settings."""
 
     exit_code = 1
 
 
 class Stopped(VadprepError):
-    """A signal asked for a stop: everything finished is committed, run the command again."""
+    """A signal has stopped the command. All finished work is saved: run the same command again."""
 
     exit_code = 75

@@ -1,4 +1,4 @@
-"""The nouns that several modules share, and the family of errors."""
+"""The records that several rooms pass on: a video, a task, a report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Interval = tuple[int, int]
 """Half-open range of source frames [start, stop)."""
 
 NOTHING: Mapping[str, str] = {}
-"""Shared by all videos without extra columns; a mapping proxy could not be pickled."""
+"""Shared by all videos without extra columns. Not a mapping proxy: that cannot be pickled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Video:
 
 
 SKIPPED = "skipped"
-"""Status of a video that is left for the next run: its worker died, the video may be good."""
+"""Status of a video that the next run tries again: its worker died, the video may be good."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Task:
     """Stream -> a shard of this one video."""
     source: Path | None = None
     missing: str = ""
-    """Where it was looked for, when there is no such file."""
+    """Where the file was searched, when there is none."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class Report:
     num_frames: int = 0
     repaired_frames: int = 0
     length_note: str = ""
-    """Why the number of frames is not what header or manifest say, see ``claims``."""
+    """Why the number of frames differs from header or manifest (``video.length_note``)."""
     fps: float = 0.0
-    """Of the source; 0 where nothing states it."""
+    """Frame rate of the source; 0 where nothing states it."""
     checksums: Mapping[str, int] = field(default_factory=dict)
     """CRC-32 of the features of each stream."""
     retries: tuple[str, ...] = ()
