@@ -1,73 +1,174 @@
-"""What people read and submit: links exist, commands parse, the sbatch file calls the same CLI."""
+"""What people read and submit: links exist, commands run, the sbatch files call the same CLI."""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 import pytest
-from support.stored import failed_video, features_of, stored_video, write_folder
+from support.commands import cheaply, run
+from support.videos import write_video
 
+from vadprep import heads
 from vadprep.cli.main import main
+from vadprep.data import datasets
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / each / "README.md" for each in ("", "manifests", "slurm")]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *(ROOT / each / "README.md" for each in ("manifests", "slurm")),
+    *sorted((ROOT / "vadprep").rglob("README.md")),
+]
+NAMES = [str(path.parent.relative_to(ROOT)) for path in DOCUMENTS]
+
+ONLY_PARSED = {
+    r"^vadprep (demo|bench)\b": "takes minutes, and has tests of its own",
+    r"^vadprep weights (get|check|top5|convert)\b": "needs trained weights",
+    r"--address": "needs a Ray cluster",
+}
+"""What a test cannot run: pattern of the command -> the reason why it is only parsed."""
+
+LABELS = """video_id,path,split,label,category,num_frames,fps,intervals
+a,a.mp4,train,1,B1,64,25,
+b,b.mp4,train,0,A,64,25,[]
+c,c.mp4,test,1,B1,64,25,"[[16, 40]]"
+d,d.mp4,test,0,A,64,25,[]
+"""
+"""The videos of every bundled data set, as the commands of the documents find it."""
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.parent.name)
-def test_relative_links_exist(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", document.read_text())
+def commands_of(text: str) -> list[str]:
+    """Every ``vadprep`` command line in the code blocks of a document, comments cut off."""
+    blocks = "\n".join(re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.S | re.M))
+    lines = blocks.replace("\\\n", " ").splitlines()
+    return [re.split(r"\s#", line)[0].strip() for line in lines if line.startswith("vadprep ")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_links_exist(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
     local = [link for link in links if "://" not in link]
-    assert all((document.parent / link).exists() for link in local), local
+    assert not [link for link in local if not (document.parent / link).exists()]
 
 
-def readme_commands() -> list[str]:
-    """Every ``vadprep`` command line in a code block of a document, comments cut off."""
-    text = "\n".join(document.read_text() for document in DOCUMENTS)
-    lines = "\n".join(re.findall(r"^```\n(.*?)^```", text, re.S | re.M)).splitlines()
-    return [line.split("#")[0].strip() for line in lines if line.startswith("vadprep ")]
+def own_labels() -> str:
+    """The labels of one's own data in the README."""
+    return re.findall(r"^```\n(video_id,.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)[0]
 
 
-@pytest.mark.parametrize("line", readme_commands())
-def test_commands_of_the_readme_are_understood(line: str) -> None:
-    """Names, types and numbers of arguments are checked; nothing is run."""
-    arguments, command = shlex.split(line)[1:], main
-    while isinstance(command, click.Group):
-        command = command.get_command(click.Context(command), arguments.pop(0))
-    command.make_context(command.name, arguments)
+@pytest.fixture(scope="module")
+def readme_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of videos in which the commands of the README were run: features and runs."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "bundled").mkdir()
+    for name in datasets.dataset_names():
+        (folder / "bundled" / f"{name}.csv").write_text(LABELS)
+    (folder / "mine.csv").write_text(own_labels())
+    own = [f"videos/{row['path']}" for row in csv.DictReader(own_labels().splitlines())]
+    for name in [*own, *(f"{place}/{each}.mp4" for place in ("clips", "data") for each in "abcd")]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(folder / name, 170 if name in own else 64)
+    run_all(ROOT / "README.md", folder)
+    return folder
 
 
-def test_the_examples_in_python_read_features(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with_loader, with_h5py = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M
+UNTRAINED = ("--weights", "random:0", "--workers", "1")
+"""Options of ``extract``: a test has no trained weights, and works in its own process."""
+
+
+@contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    """Commands run in ``folder``, on the data sets there, without networks and in few steps."""
+    with pytest.MonkeyPatch.context() as patch, cheaply():
+        patch.chdir(folder)
+        patch.setattr(datasets, "_bundled_folder", lambda: folder / "bundled")
+        few = {"epochs": 1, "steps_per_epoch": 1, "cosine_epochs": 1}
+        patch.setattr(heads, "SMALL", {**heads.SMALL, **few})
+        yield
+
+
+def run_all(document: Path, folder: Path) -> None:
+    """Run the commands of a document in order. What a test cannot run is only parsed."""
+    with in_folder(folder):
+        for line in commands_of(document.read_text()):
+            line = re.sub(r"/data/\w+", "data", line).replace("/scratch/", "features/")
+            line = re.sub(r" --gpus \d+", "", line)  # the CPU does it, too
+            _, *arguments = shlex.split(line)
+            parse(arguments)
+            if any(re.search(pattern, line) for pattern in ONLY_PARSED):
+                continue
+            result = run(*arguments, *(UNTRAINED if arguments[0] == "extract" else ()))
+            assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS[1:], ids=NAMES[1:])
+def test_commands_run(document: Path, readme_done: Path, tmp_path: Path) -> None:
+    """After those of the README, whose features and runs they may name."""
+    trains = "vadprep train" in document.read_text()
+    shutil.copytree(
+        readme_done, tmp_path, dirs_exist_ok=True, ignore=lambda *_: ["runs"] if trains else []
     )
-    video_id = re.search(r'features\["(.*?)"\]', with_loader)
-    assert video_id
-    video = stored_video(video_id[1], num_clips=3)
-    write_folder(tmp_path / "features/xd/rgb", [video, failed_video("gone", "no such file")])
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(with_loader, names)
-    np.testing.assert_array_equal(names["video"].rgb, features_of(video))
-    np.testing.assert_array_equal(names["video"].spans, video.spans)
-    names["features"].close()  # HDF5 opens no file twice, with locks and without
-    exec(with_h5py)
-    shown = f"{video.video_id} {features_of(video).shape} {video.spans[-1]}"
-    assert capsys.readouterr().out == f"{shown}\n"
+    run_all(document, tmp_path)
+
+
+def test_the_walk_through_for_own_data_gives_results(readme_done: Path) -> None:
+    run_folder = readme_done / "runs/ddl-mine"
+    metrics = json.loads((run_folder / "metrics.json").read_text())["last"]
+    assert metrics["undefined"] == {} and 0 <= metrics["frame_auc"] <= 1
+    assert metrics["num_abnormal_frames"] == round(5.2 * 25) - 3 * 25
+    scores = json.loads((run_folder / "scores/scores.json").read_text())
+    (video,) = scores["videos"]
+    assert video["video_id"] == str(readme_done / "videos/yard/07.mp4")
+    assert scores["threshold"] == 0.6
+    frames = (run_folder / "scores" / video["frames"]).read_text().splitlines()
+    assert len(frames) == 1 + video["num_frames_scored"]
+    assert (run_folder / "scores" / video["plot"]).is_file()
+
+
+def parse(arguments: list[str]) -> None:
+    """Check the names, types and numbers of the arguments of a command."""
+    rest, command = list(arguments), main
+    while isinstance(command, click.Group):
+        command = command.get_command(click.Context(command), rest.pop(0))
+    command.make_context(command.name, rest)
+
+
+def test_every_reason_to_only_parse_is_in_use() -> None:
+    lines = [line for document in DOCUMENTS for line in commands_of(document.read_text())]
+    assert len(lines) > 20
+    assert all(any(re.search(each, line) for line in lines) for each in ONLY_PARSED)
+
+
+# ----------------------------------------------------------------------- Python
 
 
 def test_the_readme_has_the_two_lines_that_set_up() -> None:
     text = (ROOT / "README.md").read_text()
-    assert "\npip install -e '.[all]' && vadprep demo\n" in text
-    assert "\npip install -e '.[all,test]' && pytest\n" in text
+    assert "\n```\npip install -e '.[all]' && vadprep demo\n```\n" in text
+    assert "\n```\npip install -e '.[all,test]' && pytest\n```\n" in text
+    assert len(text.splitlines()) <= 200
+
+
+def test_every_room_is_installed() -> None:
+    rooms = {path.parent for path in (ROOT / "vadprep").rglob("__init__.py")}
+    text = (ROOT / "pyproject.toml").read_text()
+    packages = re.search(r"^packages = \[\n(.*?)^\]", text, re.S | re.M)
+    assert packages
+    listed = re.findall(r'"(vadprep.*?)"', packages[1])
+    names = {".".join(room.relative_to(ROOT).parts) for room in rooms}
+    assert names == {each for each in listed if not each.startswith("vadprep.manifests")}
+
+
+# ------------------------------------------------------------------------ SLURM
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Kill an extraction at many moments and see that running it again makes it whole.
 
-    python tests/kill_many.py --times 100 --seed 0 [--streams rgb,flow]
+    PYTHONPATH=tests python -m support.kill_many --times 100 --seed 0 [--streams rgb,flow]
 
 A SIGKILL hits the whole process group, Ray's processes and all, or the driver alone, a worker of
 Ray, or a decoder, at a moment drawn from the time that the work takes, counted from the first

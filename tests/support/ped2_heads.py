@@ -1,6 +1,6 @@
 """Every head on a small real set: frame AUC on UCSD Ped2, mean and spread over ten draws.
 
-    python tests/ped2_heads.py ped2_clip_descriptors.npz --out runs/ped2
+    PYTHONPATH=tests python -m support.ped2_heads ped2_clip_descriptors.npz --out runs/ped2
 
 The file holds a few numbers for each 16-frame clip of the 28 videos (``X_train``, ``video_train``,
 ``start_train`` and the same for ``test``). For each of the bundled draws of six abnormal and four
