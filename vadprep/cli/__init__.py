@@ -1,1 +1,1 @@
-"""The command line: parse, call, print, exit code."""
+"""The command line: parse, call, print, exit code. See README.md for the commands."""
