@@ -31,7 +31,7 @@ def cache_of_tests(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("VADPREP_CACHE", str(pytestconfig.cache.mkdir("vadprep")))
 
 
-LONGEST = ("test_runner.py", "test_cli_models.py", "test_hostile.py")
+LONGEST = ("test_runner.py", "test_cli_train.py", "test_hostile.py")
 """Files that are begun with, so that no process is left alone with them at the end."""
 
 

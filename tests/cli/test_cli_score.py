@@ -1,0 +1,262 @@
+"""Command score: videos and features, presets, runs that cannot be repeated."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from support.commands import CHEAP, message, run
+from support.runs import CAUTION, VIDEOS, cheaply, make_place, ok, train, write_manifest
+from support.videos import write_video
+
+from vadprep.backbones import has_cpu_bf16, load_backbone
+from vadprep.backbones.graphs import GRAPHS
+from vadprep.cli import score as cli_score
+from vadprep.core.presets import resolve
+from vadprep.evaluation.scores import Origin, read_origin, read_scores
+from vadprep.extraction import extractor
+
+
+@pytest.fixture(autouse=True)
+def patch():
+    with cheaply() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with videos, a manifest m.csv, their features f and a run r on them."""
+    return make_place(tmp_path_factory.mktemp("place"))
+
+
+def changed(folder: Path, out: Path, **changes: object) -> Path:
+    """A copy of the run in ``folder`` whose spec has other fields; flow=True adds a stream."""
+    out.mkdir()
+    for name in ("checkpoint-last.json", "checkpoint-last.safetensors"):
+        (out / name).write_bytes((folder / name).read_bytes())
+    path = out / "checkpoint-last.json"
+    record = json.loads(path.read_text())
+    if changes.pop("flow", False):
+        spec = resolve("i3d", "cpu", ("random:0", ""), {"flow_source": "hdf5"}, "flow")
+        record["specs"]["flow"] = {"spec": json.loads(spec.to_json())}
+    record["specs"]["rgb"]["spec"].update(changes)
+    path.write_text(json.dumps(record))
+    return out
+
+
+def test_videos_are_scored_as_their_features_are(place, tmp_path):
+    output = ok("score", place / "r", place / "videos", "--out", tmp_path)
+    assert f"{place / 'r'}: {CAUTION}\n" in output and "4 videos scored in" in output
+    ok("score", place / "r", "--features", place / "f", "--out", tmp_path / "again", "--no-plots")
+    found = read_scores(tmp_path / "scores.h5")
+    expected = read_scores(tmp_path / "again" / "scores.h5")
+    assert set(found) == {str(place / "videos" / f"{name}.mp4") for name in expected}
+    for name, scores in expected.items():
+        same = found[str(place / "videos" / f"{name}.mp4")]
+        np.testing.assert_array_equal(same.snippets, scores.snippets)
+        np.testing.assert_array_equal(same.spans, scores.spans)
+    assert len(list(tmp_path.glob("*.png"))) == 4
+    assert read_origin(tmp_path / "scores.h5") == Origin({"rgb": "random:0"})
+
+
+def test_alarms_and_frames_of_a_video_are_written(place, tmp_path):
+    """Two thresholds: every frame is an alarm, none is."""
+    clip = place / "videos" / "d.mp4"
+    for threshold, intervals in (("0", [(0, 80)]), ("1", [])):
+        output = ok("score", place / "r", clip, "--out", tmp_path, "--threshold", threshold)
+        record = json.loads((tmp_path / "scores.json").read_text())
+        (entry,) = record["videos"]
+        found = [(each["start_frame"], each["stop_frame"]) for each in entry["alarms"]]
+        assert found == intervals and (entry["video_id"], entry["fps"]) == (str(clip), 25.0)
+        assert ("0.0-3.2 s" in output) == bool(intervals)
+        assert f"1 video scored in {tmp_path}" in output
+        frames = read_scores(tmp_path / "scores.h5")[str(clip)].frames()
+        rows = (tmp_path / entry["frames"]).read_text().splitlines()[1:]
+        assert [float(row.split(",")[2]) for row in rows] == pytest.approx(list(frames), abs=1e-6)
+    assert (record["head"], record["random_weights"]) == ("ddl", True)
+    refused = message(run("score", place / "r", clip, "--threshold", "1.5"))
+    assert "1.5 is not in the range 0<=x<=1" in refused
+
+
+@pytest.fixture(scope="module")
+def imported(place) -> Path:
+    """The same features through another code base's files, in a folder f, and a run r on them."""
+    folder = place / "imported"
+    manifest = place / "m.csv"
+    with cheaply():
+        ok("export", place / "f", "--layout", "xdviodet", "--manifest", manifest, "--out", folder)
+        tree = ("--layout", "xdviodet", "--manifest", manifest, "--out", folder / "f")
+        ok("import", folder, *tree, "--set", "tail=drop")
+        named = ("--manifest", manifest, "--features", folder / "f", "--out", folder / "r")
+        ok("train", "ddl", *named)
+    return folder
+
+
+AS_EXTRACTED = ("--preset", "xd", "--weights", "random:0")
+
+
+def test_a_preset_stands_in_for_what_imported_features_do_not_tell(place, imported, tmp_path):
+    clip = place / "videos" / "d.mp4"
+    refused = message(run("score", imported / "r", clip, "--out", tmp_path / "s"))
+    assert "unknown: graph, weights_sha256, fps, resize" in refused
+    assert "take a preset for what is unknown (--preset NAME)" in refused
+    assert not (tmp_path / "s").exists()
+    with pytest.MonkeyPatch.context() as patch:  # the stand-in's network
+        patch.setitem(GRAPHS, "inception_i3d", replace(GRAPHS["inception_i3d"], dim=256))
+        output = ok("score", imported / "r", clip, "--out", tmp_path / "s", *AS_EXTRACTED)
+    caution = f"{CAUTION}; preset xd taken for what is unknown of the features"
+    assert f"{imported / 'r'}: {caution}\n" in output
+    record = json.loads((tmp_path / "s" / "scores.json").read_text())
+    assert (record["preset"], record["weights"]) == ("xd", {"rgb": "random:0"})
+    assumed = record["taken_from_preset"]["rgb"]
+    assert (assumed["fps"], assumed["resize"]) == ("24", "short 256")
+    assert not {"tail", "crops", "weights_sha256"} & set(assumed)
+    found = read_origin(tmp_path / "s" / "scores.h5")
+    assert found == Origin({"rgb": "random:0"}, False, "xd")
+    spec = json.loads((tmp_path / "s/features/rgb/spec.json").read_text())["spec"]
+    assert (spec["fps"], spec["tail"], spec["crops"]) == ("24", "drop", 5)
+
+
+def test_a_preset_of_another_dimension_is_refused_before_extracting(place, imported, tmp_path):
+    named = ("score", imported / "r", place / "videos", "--out", tmp_path / "s", *AS_EXTRACTED)
+    refused = message(run(*named))
+    assert "features of dimension 256, inception_i3d gives 1024: take a preset of" in refused
+    unnamed = message(run(*named[:-2]))
+    assert unnamed == "nobody knows of which weights the run's features are: --weights"
+    assert not (tmp_path / "s").exists()
+
+
+def test_imported_features_are_scored_under_a_preset(place, imported, tmp_path):
+    named = ("--features", imported / "f", "--out", tmp_path, "--no-plots")
+    refused = message(run("score", imported / "r", *named))
+    assert "take a preset for what is unknown (--preset NAME)" in refused
+    ok("score", imported / "r", *named, "--preset", "xd")
+    expected = read_scores(imported / "r" / "scores-last.h5")
+    for video_id, scores in expected.items():
+        np.testing.assert_array_equal(
+            read_scores(tmp_path / "scores.h5")[video_id].snippets, scores.snippets
+        )
+    nothing = message(run("score", place / "r", "--features", place / "f", "--preset", "xd"))
+    assert nothing == "--preset xd: nothing is unknown that it could stand for"
+
+
+def test_videos_are_scored_on_both_streams(place, tmp_path):
+    named = ("--manifest", place / "m.csv", "--out", tmp_path / "f", *CHEAP)
+    ok("extract", *named, "--root", place / "videos", "--streams", "rgb,flow")
+    options = ("--streams", "concat", "--features", tmp_path / "f", "--out", tmp_path / "r")
+    ok("train", "ddl", "--manifest", place / "m.csv", "--seeds", "0", *options)
+    ok("score", tmp_path / "r", place / "videos", "--out", tmp_path / "s", "--no-plots")
+    ok("score", tmp_path / "r", "--features", tmp_path / "f", "--out", tmp_path / "again")
+    found = read_scores(tmp_path / "s" / "scores.h5")
+    for name, scores in read_scores(tmp_path / "again" / "scores.h5").items():
+        same = found[str(place / "videos" / f"{name}.mp4")]
+        np.testing.assert_array_equal(same.snippets, scores.snippets)
+    refused = run("score", tmp_path / "r", place / "videos", "--flow-weights", "random:1")
+    assert "flow weights_sha256: " in message(refused)
+
+
+def test_videos_of_one_name_do_not_take_each_others_features(place, tmp_path):
+    for folder, num_frames in (("x", 33), ("y", 65)):
+        (tmp_path / folder).mkdir()
+        write_video(tmp_path / folder / "cam.mp4", num_frames)
+    for folder, num_clips in (("x", 2), ("y", 4)):
+        ok("score", place / "r", tmp_path / folder / "cam.mp4", "--out", tmp_path / "s")
+        ((video_id, scores),) = read_scores(tmp_path / "s" / "scores.h5").items()
+        assert video_id == str(tmp_path / folder / "cam.mp4")
+        assert len(scores.snippets) == num_clips
+
+
+def test_a_file_and_its_folder_are_one_video(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "a.mp4", 1)
+    monkeypatch.chdir(tmp_path)
+    found = cli_score.listed_videos([Path("in/a.mp4"), Path("in"), Path("in/../in/a.mp4")])
+    assert [video.path for video in found.videos] == [str(tmp_path / "in" / "a.mp4")]
+
+
+def test_a_video_that_fails_is_listed_and_the_others_are_scored(place, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    sources = (tmp_path / "broken.mp4", place / "videos" / "a.mp4")
+    result = run("score", place / "r", *sources, "--out", tmp_path / "s", "--no-plots")
+    assert result.exit_code == 1 and "1 of 2 videos scored" in result.output
+    assert result.output.count(f"failed: {tmp_path / 'broken.mp4'}: ") == 1
+    before = {path: path.read_bytes() for path in (tmp_path / "s").glob("*.*")}
+    none = run("score", place / "r", sources[0], "--out", tmp_path / "s")
+    assert none.exit_code == 1
+    assert f"none of 1 videos could be scored: {tmp_path / 's'} is as it was" in none.output
+    assert {path: path.read_bytes() for path in (tmp_path / "s").glob("*.*")} == before
+    other = run("score", place / "r", *sources, "--out", tmp_path / "s", "--weights", "random:1")
+    assert "weights_sha256: " in message(other)
+    write_video(tmp_path / "broken.mp4", 33)
+    ok("score", place / "r", *sources, "--out", tmp_path / "s", "--no-plots")
+    assert len(read_scores(tmp_path / "s" / "scores.h5")) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "by one of --features and VIDEO"),
+        (("videos", "--features", "f"), "by one of --features and VIDEO"),
+        (("--features", "f", "--weights", "random:0"), "--weights goes with VIDEO"),
+        (("gone.mp4",), "'gone.mp4' does not exist"),
+        (("videos", "--weights", "random:x"), "expected random:SEED"),
+    ],
+)
+def test_wrong_use_of_score(options, expected, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    assert expected in message(run("score", "r", *options, "--out", tmp_path / "s"))
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "expected"),
+    [
+        ({"flow": True}, (), "cannot be extracted again (flow was read from hdf5)"),
+        ({"filter": "unknown"}, (), "cannot be extracted again (preset i3d, unknown: filter)"),
+        ({"preset": "rtfm"}, (), "cannot be extracted again (preset rtfm, unknown: nothing)"),
+        ({"weights": "x.pt"}, (), "the run's features are of x.pt: name it by --weights"),
+        ({}, ("--weights", "random:1"), "rgb weights_sha256: "),
+        ({"weights": "x.pt", "weights_sha256": "f" * 64}, ("--weights", "random:0"), "(x.pt) / "),
+        ({"scaling": "[0,1]"}, (), "scaling = '[0,1]': allowed are [-1,1]"),
+        ({"crop_size": 112}, (), "rgb crop_size: 112 / 224"),
+    ],
+)
+def test_runs_whose_features_cannot_be_made_again(changes, options, expected, place, tmp_path):
+    folder = changed(place / "r", tmp_path / "r", **changes)
+    result = run("score", folder, place / "videos", "--out", tmp_path / "s", *options)
+    assert expected in message(result)
+    assert not (tmp_path / "s").exists()
+
+
+def test_plots_say_what_the_scores_must_not_be_taken_for(place, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "vadprep.evaluation.alarms.plot_scores", lambda *each: titles.append(each[-1])
+    )
+    ok("score", place / "r", "--features", place / "f", "--out", tmp_path)
+    assert titles == [CAUTION] * 4
+
+
+@pytest.mark.slow
+def test_the_whole_line_with_the_real_network(tmp_path, patch):
+    """Two videos: extract, train, score the features, score the videos: the same scores."""
+    patch.setattr(extractor, "load_backbone", load_backbone)
+    for name in "ab":
+        write_video(tmp_path / f"{name}.mp4", 17)
+    manifest = write_manifest(tmp_path / "m.csv", VIDEOS[:2])
+    precision = "bf16" if has_cpu_bf16() else "fp32"
+    options = ("--fps", "native", "--precision", precision, "--workers", "1")
+    named = ("--manifest", manifest, "--out", tmp_path / "f", "--root", tmp_path)
+    ok("extract", *named, "--weights", "random:0", *options)
+    train(tmp_path, tmp_path / "r")
+    ok("score", tmp_path / "r", "--features", tmp_path / "f", "--out", tmp_path / "x", "--no-plots")
+    ok("score", tmp_path / "r", *sorted(tmp_path.glob("*.mp4")), "--out", tmp_path / "y")
+    with h5py.File(tmp_path / "x/scores.h5") as one, h5py.File(tmp_path / "y/scores.h5") as other:
+        assert list(one) == list(other) == ["000000", "000001"]
+        for group in one:
+            assert one[group]["scores"][:].tobytes() == other[group]["scores"][:].tobytes()
+            assert len(one[group]["scores"]) == 1
