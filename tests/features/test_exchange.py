@@ -190,15 +190,7 @@ def test_the_same_import_goes_on_and_tries_failed_videos_again(tmp_path: Path) -
     assert os.stat(folder.shard(0)).st_mtime_ns == after
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        "writer.Journal.add",
-        "writer.write_shard",
-        "writer.shutil.rmtree",
-        "exchange.import_.Draft.append",
-    ],
-)
+@pytest.mark.parametrize("step", ["Journal.add", "write_shard", "shutil.rmtree", "Draft.append"])
 @pytest.mark.parametrize("calls", [0, 1])
 def test_a_crash_at_any_step_costs_nothing_but_that_step(
     step: str, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,9 +15,9 @@ from support.leases import ELSEWHERE, beating, write_lease
 
 from vadprep.core.errors import LeaseError, OutputError
 from vadprep.features import lease
-from vadprep.features.lease import Run, leased, running, this_run
+from vadprep.features.lease import Run, leased, running
 
-QUICK = {"BEAT_SECONDS": 0.05, "NEWS_SECONDS": 0.0, "STALE_SECONDS": 0.6, "LOOK_SECONDS": 0.02}
+QUICK = {"BEAT_SECONDS": 0.05, "STALE_SECONDS": 0.6, "LOOK_SECONDS": 0.02}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_a_lease_is_there_for_the_block_and_says_what_the_run_does(tmp_path, mon
         mine.ended("a", 7, 120)
         mine.write()
         (found,) = running(tmp_path)
-    assert found.holds and (found.rank, found.world_size, found.job) == (1, 4, "17_3")
+    assert (found.rank, found.world_size, found.job) == (1, 4, "17_3")
     assert found.in_flight == ("\udcff", "c")
     assert (found.videos, found.num_clips, found.num_frames) == (1, 7, 120)
     assert os.listdir(tmp_path) == []
@@ -55,7 +55,7 @@ def test_a_lease_is_there_for_the_block_and_says_what_the_run_does(tmp_path, mon
 def test_a_lease_that_becomes_shorter_can_be_read(tmp_path):
     with leased(tmp_path, 0, 1, never) as mine:
         (found,) = running(tmp_path)
-        assert found.holds and found.machine == this_run(0, 1).machine
+        assert found.machine == Run.of_this_process(0, 1).machine
         mine.started("a long name, which is gone then")
         mine.write()
         mine.ended("a long name, which is gone then", 0, 0)
@@ -112,14 +112,14 @@ def test_a_hundred_stale_leases_are_watched_at_once(tmp_path):
         write_lease(tmp_path, replace(ELSEWHERE, rank=rank, world_size=100))
     began = time.monotonic()
     with leased(tmp_path, 0, 1, never):
-        assert [each.host for each in running(tmp_path)] == [this_run(0, 1).host]
+        assert [each.host for each in running(tmp_path)] == [Run.of_this_process(0, 1).host]
     assert time.monotonic() - began < 20 * QUICK["STALE_SECONDS"]
 
 
 @pytest.mark.parametrize("how", ["dead", "number used again", "zombie"])
 def test_a_dead_run_of_this_machine_is_replaced_at_once(tmp_path, monkeypatch, how):
     monkeypatch.setattr(lease, "STALE_SECONDS", 3600.0)
-    mine = replace(this_run(0, 1), holds=True)
+    mine = replace(Run.of_this_process(0, 1))
     process = subprocess.Popen([sys.executable, "-c", ""])
     if how == "number used again":
         other = replace(mine, process=os.getppid(), began=1)
@@ -138,41 +138,11 @@ def test_a_dead_run_of_this_machine_is_replaced_at_once(tmp_path, monkeypatch, h
 
 def test_a_run_that_cannot_be_looked_at_is_not_taken_for_dead(tmp_path, monkeypatch):
     """As of another user where /proc hides their processes."""
-    other = replace(this_run(0, 1), process=os.getppid(), began=1, holds=True)
+    other = replace(Run.of_this_process(0, 1), process=os.getppid(), began=1)
     monkeypatch.setattr(lease, "_begin_of", lambda process: 0)
     with beating(tmp_path, other), pytest.raises(LeaseError, match="another run works"):
         with leased(tmp_path, 0, 1, never):
             pass
-
-
-def test_between_two_claims_the_smaller_name_wins(tmp_path):
-    claim = replace(ELSEWHERE, holds=False)
-    assert claim.name < this_run(1, 3).name
-    with beating(tmp_path, claim), pytest.raises(LeaseError), leased(tmp_path, 1, 3, never):
-        raise AssertionError("both would hold shard 4")
-    larger = replace(claim, rank=2, world_size=3)
-    ended = threading.Event()
-
-    def gives_up() -> None:
-        with beating(tmp_path, larger) as path:
-            ended.wait()
-        path.unlink()
-
-    thread = threading.Thread(target=gives_up)
-    thread.start()
-    while not (tmp_path / larger.name).exists():
-        time.sleep(0.01)
-    threading.Timer(5 * QUICK["BEAT_SECONDS"], ended.set).start()
-    with leased(tmp_path, 0, 1, never):
-        assert ended.is_set(), "it waits for a claim that may not have seen it"
-    thread.join()
-
-
-def test_a_claim_that_holds_after_all_is_given_way_to(tmp_path):
-    larger = replace(ELSEWHERE, rank=2, world_size=3, holds=False)
-    with beating(tmp_path, larger, holds_after=8), pytest.raises(LeaseError):
-        with leased(tmp_path, 0, 1, never):
-            raise AssertionError("both would hold shard 2")
 
 
 CONTENDER = """
@@ -181,7 +151,6 @@ from pathlib import Path
 from vadprep.features import lease
 from vadprep.core.errors import LeaseError
 lease.BEAT_SECONDS, lease.STALE_SECONDS, lease.LOOK_SECONDS = 0.05, 5.0, 0.01
-lease.NEWS_SECONDS = 0.0
 folder, rank, world_size = Path(sys.argv[1]), *map(int, sys.argv[2:])
 while not (folder / "go").exists():
     time.sleep(0.001)
@@ -194,7 +163,7 @@ except LeaseError:
 """
 
 
-def test_of_many_that_begin_at_once_one_holds(tmp_path):
+def test_of_many_that_begin_at_once_at_most_one_goes_on(tmp_path):
     shares = [(0, 1), (0, 1), (1, 2), (0, 1)]
     processes = [
         subprocess.Popen(
@@ -211,7 +180,7 @@ def test_of_many_that_begin_at_once_one_holds(tmp_path):
     words = sorted(each.stdout.readline().strip() for each in processes)
     for each in processes:
         each.communicate()
-    assert words == ["holds", "refused", "refused", "refused"]
+    assert words[1:] == ["refused"] * 3
     assert os.listdir(tmp_path) == ["go"]
 
 

@@ -20,7 +20,7 @@ from support.stored import (
 from vadprep.features import journal
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import COLUMNS, Event, Journal, read_rows
-from vadprep.features.lease import this_run
+from vadprep.features.lease import Run
 from vadprep.features.status import (
     Pace,
     Running,
@@ -119,7 +119,7 @@ def test_long_videos_are_looked_at_further_back():
     assert rank_pace(ends, 0, now=19000).videos_per_second == pytest.approx(1e-3)
 
 
-DEAD = replace(this_run(0, 2), process=1 << 22)
+DEAD = replace(Run.of_this_process(0, 2), process=1 << 22)
 
 
 @pytest.mark.parametrize(

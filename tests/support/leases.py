@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from vadprep.features.lease import Run
 
-ELSEWHERE = Run(0, 2, "other", 77, machine="another boot/1", job="17_0", holds=True)
+ELSEWHERE = Run(0, 2, "other", 77, machine="another boot/1", job="17_0")
 
 
 def write_lease(folder: Path, run: Run) -> Path:
@@ -23,11 +22,8 @@ def write_lease(folder: Path, run: Run) -> Path:
 
 
 @contextmanager
-def beating(folder: Path, run: Run, holds_after: int = sys.maxsize) -> Iterator[Path]:
-    """A lease of a run that is alive, for all that can be seen from here.
-
-    A claim becomes a hold after a number of beats.
-    """
+def beating(folder: Path, run: Run) -> Iterator[Path]:
+    """A lease of a run that is alive, for all that can be seen from here."""
     path = write_lease(folder, run)
     ended = threading.Event()
 
@@ -35,8 +31,7 @@ def beating(folder: Path, run: Run, holds_after: int = sys.maxsize) -> Iterator[
         number = 0
         while not ended.wait(0.03):
             number += 1
-            holds = run.holds or number > holds_after
-            write_lease(folder, replace(run, beat=number, holds=holds))
+            write_lease(folder, replace(run, beat=number))
 
     thread = threading.Thread(target=beat)
     thread.start()

@@ -173,8 +173,6 @@ def _pace(status: Status) -> str:
 
 
 def _running(run: Run) -> str:
-    if not run.holds:
-        return f"{run}: about to begin"
     shown = [printable(each) for each in run.in_flight[:MOST_IN_FLIGHT]]
     more = ["..."] if len(run.in_flight) > MOST_IN_FLIGHT else []
     names = f" ({', '.join(shown + more)})" if shown else ""

@@ -2,19 +2,18 @@
 
     FEATURES/rgb/lease-00003-of-00008-node7-41113.json    rank 3 of 8, process 41113 of node7
 
-A run owns ``shards[rank::world_size]``, so one small file says which shards it works on, and its
-name is enough to tell whether two runs have a shard in common. It is rewritten every few seconds
-and removed when the run ends. Whoever finds a lease that stands against its own watches whether
-the file changes; clocks of hosts are never compared. What stays the same for STALE_SECONDS, or is
-of a dead process of this machine, is removed.
+A run owns ``shards[rank::world_size]``, so the name of its lease tells whether two runs have a
+shard in common. The file is created exclusively, before the run looks for others: of two runs
+that begin at once each sees the other's, or at least one does, and whoever sees a living one
+stops. So two may both stop, but never both go on.
 
-Runs that begin at once: each writes its lease as a claim before it looks for others, so of two
-at least one sees the other. A claim that meets a claim of a smaller name gives up; one that meets
-a larger waits to see whether that one has seen it, and gives up, or has not, and holds.
+The file is a heartbeat: it is written again every few seconds and removed when the run ends. A
+lease of a dead process of this machine is removed at once. Any other is watched; clocks of hosts
+are never compared. What stays the same for STALE_SECONDS is of a dead run, and is removed.
 
-The file is written in place, through the descriptor of its first writing. A run that was
-suspended while its lease was taken over then writes into a file without a name and cannot bring
-it back; it learns of it at its next beat or commit, and ends.
+The file is written in place, through the descriptor of its creation. A run that was suspended
+while its lease was removed then writes into a file without a name and cannot bring it back; it
+notices at its next heartbeat or commit, and ends.
 """
 
 from __future__ import annotations
@@ -31,16 +30,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-from vadprep.core.atomic import disk_errors, is_alive, names_in, open_atomic
+from vadprep.core.atomic import disk_errors, is_alive, names_in
 from vadprep.core.errors import LeaseError, VadprepError
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS = 5.0
-"""Between two writings of a lease, when there is no news."""
-NEWS_SECONDS = 1.0
-"""How long news of videos are gathered before they are written."""
+BEAT_SECONDS = 2.0
+"""Between two heartbeats."""
 STALE_SECONDS = 30.0
 """How long a lease is watched before it counts as that of a dead run."""
 LOOK_SECONDS = 0.5
@@ -65,17 +63,44 @@ class Run:
     """SLURM's, as ``scancel`` takes it."""
     since: float = 0.0
     """Seconds since 1970 when the run took the lease, by the clock of its host."""
-    holds: bool = False
-    """False while it only claims the shards."""
     beat: int = 0
     videos: int = 0
-    """Finished, failed or skipped by this run so far, with the clips and frames of them."""
+    """Finished, failed or skipped by this run so far, with their clips and frames."""
     num_clips: int = 0
     num_frames: int = 0
     in_flight: tuple[str, ...] = ()
-    """Ids of the videos in the works."""
+    """Ids of the videos that are being extracted."""
     silent_seconds: float = 0.0
     """Since the file was last written; only known to its readers."""
+
+    @classmethod
+    def of_this_process(cls, rank: int, world_size: int) -> Run:
+        """The run of this process."""
+        process = os.getpid()
+        return cls(
+            rank=rank,
+            world_size=world_size,
+            host=socket.gethostname(),
+            process=process,
+            machine=_machine(),
+            began=_begin_of(process),
+            job=_slurm_job(),
+            since=time.time(),
+        )
+
+    @classmethod
+    def read(cls, name: str, content: bytes) -> Run:
+        """The run of a lease; a file that is half written says no more than its name."""
+        match = NAME.fullmatch(name)
+        assert match
+        rank, world_size, host, process = match.groups()
+        values: dict[str, Any] = {}
+        with suppress(ValueError, TypeError):
+            values = dict(json.loads(content))
+        known = {each.name: values[each.name] for each in fields(Run) if each.name in values}
+        known["in_flight"] = tuple(known.get("in_flight", ()))
+        named = {"rank": int(rank), "world_size": int(world_size), "host": host}
+        return cls(**known | named | {"process": int(process)})
 
     @property
     def name(self) -> str:
@@ -96,20 +121,6 @@ class Run:
         job = f", SLURM job {self.job}" if self.job else ""
         share = f"rank {self.rank} of {self.world_size}"
         return f"{share} on host {self.host}, process {self.process}{job}"
-
-
-def this_run(rank: int, world_size: int) -> Run:
-    """The run of this process."""
-    return Run(
-        rank=rank,
-        world_size=world_size,
-        host=socket.gethostname(),
-        process=os.getpid(),
-        machine=_machine(),
-        began=_begin_of(os.getpid()),
-        job=_slurm_job(),
-        since=time.time(),
-    )
 
 
 def _machine() -> str:
@@ -137,38 +148,23 @@ def _slurm_job() -> str:
 
 def running(folder: Path) -> list[Run]:
     """The runs that have a lease in the folder of a stream, by rank, without those that are known
-    to be dead. Of a run on another machine only ``silent_seconds`` tells.
+    to be dead. Of a run on another machine only ``silent_seconds`` tells whether it lives.
     """
     runs = []
-    for path in _lease_files(folder):
+    for path, content in _leases(folder).items():
         with suppress(FileNotFoundError):
-            run = _read_run(path, path.read_bytes())
             silent = max(0.0, time.time() - path.stat().st_mtime)
-            if not run.is_dead:
-                runs.append(replace(run, silent_seconds=silent))
-    return runs
+            runs.append(replace(Run.read(path.name, content), silent_seconds=silent))
+    return [run for run in runs if not run.is_dead]
 
 
-def _lease_files(folder: Path) -> list[Path]:
-    return [folder / name for name in sorted(names_in(folder)) if NAME.fullmatch(name)]
-
-
-def _read_run(path: Path, content: bytes) -> Run:
-    """The run that a lease describes; what is half written tells no more than its name."""
-    named = _named_run(path.name)
-    try:
-        values = json.loads(content)
-        known = {each.name: values[each.name] for each in fields(Run)}
-    except (ValueError, TypeError, KeyError):
-        return named
-    return Run(**known | {"in_flight": tuple(known["in_flight"])})
-
-
-def _named_run(name: str) -> Run:
-    match = NAME.fullmatch(name)
-    assert match
-    rank, world_size, host, process = match.groups()
-    return Run(int(rank), int(world_size), host, int(process))
+def _leases(folder: Path) -> dict[Path, bytes]:
+    found = {}
+    for name in sorted(names_in(folder)):
+        with suppress(FileNotFoundError):
+            if NAME.fullmatch(name):
+                found[folder / name] = (folder / name).read_bytes()
+    return found
 
 
 class Lease:
@@ -176,27 +172,19 @@ class Lease:
 
     def __init__(self, folder: Path, run: Run) -> None:
         self.path = folder / run.name
-        self.news = threading.Event()
-        """Set when there is more to write than another beat, and at the end."""
-        self._run = run  # changed by one thread alone, while another writes beats
-        self._lock = threading.Lock()
-        self._beats = 0
-        text = json.dumps(asdict(run)).encode()
-        self._length = len(text)
-        """Of the longest text so far: shorter ones are filled up to cover it."""
-        with open_atomic(self.path) as stream:
-            stream.write(text)
+        self._run = run  # changed by one thread alone, while another writes heartbeats
+        self._beats = self._length = 0
         with disk_errors(self.path):
-            self._file = os.open(self.path, os.O_WRONLY)
+            self.path.unlink(missing_ok=True)  # of a dead process with our number
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
     def started(self, video_id: str) -> None:
-        """A video is in the works."""
+        """A video is being extracted."""
         in_flight = dict.fromkeys((*self._run.in_flight, video_id))  # once, if done again
         self._run = replace(self._run, in_flight=tuple(in_flight))
-        self.news.set()
 
     def ended(self, video_id: str, num_clips: int, num_frames: int) -> None:
-        """A video is not in the works any more."""
+        """A video is not being extracted any more."""
         run = self._run
         self._run = replace(
             run,
@@ -205,10 +193,9 @@ class Lease:
             num_frames=run.num_frames + num_frames,
             in_flight=tuple(each for each in run.in_flight if each != video_id),
         )
-        self.news.set()
 
     def check(self) -> None:
-        """Raise LeaseError when the lease is not there any more. To be asked before a commit."""
+        """Raise LeaseError when the lease does not exist any more. Called before a commit."""
         if self.is_lost():
             raise LeaseError(
                 f"{self.path}: another run has taken over this run's shards, since it gave no "
@@ -227,64 +214,54 @@ class Lease:
         return False
 
     def write(self) -> None:
-        """Write it anew, in place: see the head of this module."""
-        with self._lock:
-            self._beats += 1
-            text = json.dumps(asdict(replace(self._run, beat=self._beats))).encode()
-            self._length = max(self._length, len(text))
-            with disk_errors(self.path):
-                os.pwrite(self._file, text.ljust(self._length), 0)
-                os.fsync(self._file)
+        """Write it again, in place, filled up to cover the longest text so far."""
+        self._beats += 1
+        text = json.dumps(asdict(replace(self._run, beat=self._beats))).encode()
+        self._length = max(self._length, len(text))
+        with disk_errors(self.path):
+            os.pwrite(self._file, text.ljust(self._length), 0)
+            os.fsync(self._file)
 
-    def settle(self) -> None:
-        """Wait until no other run stands against this one, and hold the shards.
+    def acquire(self) -> None:
+        """Wait until no other run has a lease on one of the shards.
 
         Raises LeaseError when one does and is alive.
         """
-        seen: dict[str, tuple[bytes, float]] = {}
-        """Name of a lease -> what it held, and when it began to hold that."""
+        seen: dict[Path, tuple[bytes, float]] = {}
+        """What a lease held, and when it was first seen."""
         while rivals := self._rivals():
             now = time.monotonic()
             for path, content in rivals.items():
-                if path.name not in seen:
-                    logger.warning("%s: still at work? Up to %g s tell", path, STALE_SECONDS)
-                before, since = seen.setdefault(path.name, (content, now))
+                if path not in seen:
+                    logger.warning("%s: another run? Watching it for %g s", path, STALE_SECONDS)
+                before, since = seen.setdefault(path, (content, now))
                 if content != before:
-                    seen[path.name] = content, now
-                    self._meet(_read_run(path, content))
-                elif now - since > STALE_SECONDS:
+                    self._refuse(Run.read(path.name, content))
+                if now - since > STALE_SECONDS:
                     logger.warning("%s: no sign of life, its shards are taken over", path)
                     path.unlink(missing_ok=True)
             time.sleep(LOOK_SECONDS)
-        self._run = replace(self._run, holds=True)
-        self.write()
         self.check()
 
     def _rivals(self) -> dict[Path, bytes]:
-        """Leases that stand against this one, and what they hold; those of the dead are removed."""
+        """Leases on shards of this run, and what they hold; those of the dead are removed."""
         rivals = {}
-        for path in _lease_files(self.path.parent):
-            if path.name == self.path.name or not _named_run(path.name).meets(self._run):
+        for path, content in _leases(self.path.parent).items():
+            other = Run.read(path.name, content)
+            if path == self.path or not other.meets(self._run):
                 continue
-            with suppress(FileNotFoundError):
-                content = path.read_bytes()
-                if _read_run(path, content).is_dead:
-                    path.unlink()
-                else:
-                    rivals[path] = content
+            if other.is_dead:
+                path.unlink(missing_ok=True)
+            else:
+                rivals[path] = content
         return rivals
 
-    def _meet(self, other: Run) -> None:
-        """Give way to a living run, unless it only claims the shards and has the larger name.
-
-        One that was read amid its writing (beat 0) is met again at the next look.
-        """
-        if other.beat and (other.holds or other.name < self._run.name):
-            cancel = f"scancel {other.job}" if other.job else f"kill {other.process} there"
-            raise LeaseError(
-                f"{self.path.parent}: another run works on shards of rank {self._run.rank} of "
-                f"{self._run.world_size}: {other}; wait for its end, or end it ({cancel})"
-            )
+    def _refuse(self, other: Run) -> None:
+        cancel = f"scancel {other.job}" if other.job else f"kill {other.process} there"
+        raise LeaseError(
+            f"{self.path.parent}: another run works on shards of rank {self._run.rank} of "
+            f"{self._run.world_size}: {other}; wait for its end, or end it ({cancel})"
+        )
 
     def close(self) -> None:
         """Remove it; another's stays, since the name is of this process."""
@@ -304,31 +281,28 @@ def leased(
     has taken them over meanwhile, in place of whatever error of ours that has led to. ``on_loss``
     is called from another thread as soon as that is known, to end the block.
     """
-    lease = Lease(folder, this_run(rank, world_size))
+    lease = Lease(folder, Run.of_this_process(rank, world_size))
     ended = threading.Event()
     thread = threading.Thread(target=_beat, args=(lease, ended, on_loss), daemon=True)
-    thread.start()
     try:
-        lease.settle()
+        lease.write()
+        thread.start()
+        lease.acquire()
         yield lease
     except VadprepError:
         lease.check()
         raise
     finally:
         ended.set()
-        lease.news.set()
-        thread.join()
+        if thread.ident:
+            thread.join()
         lease.close()
 
 
 def _beat(lease: Lease, ended: threading.Event, on_loss: Callable[[], None]) -> None:
-    while True:
-        lease.news.wait(BEAT_SECONDS)
-        lease.news.clear()
-        if ended.wait(NEWS_SECONDS):
-            return
+    while not ended.wait(BEAT_SECONDS):
         if lease.is_lost():
             on_loss()
             return
-        with suppress(VadprepError):  # a full disk: if others take us for dead, the next beat tells
+        with suppress(VadprepError):  # a full disk: the next heartbeat may succeed
             lease.write()

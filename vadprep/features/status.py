@@ -131,7 +131,7 @@ def stream_status(folder: StreamFolder) -> Status:
         repaired_frames=sum(row.repaired_frames for row in done),
         shards_final=len(folder.final_shards()),
         runs=tuple(runs),
-        pace=_pace(folder.path, {run.rank for run in runs if run.holds}),
+        pace=_pace(folder.path, {run.rank for run in runs}),
     )
 
 
