@@ -235,7 +235,7 @@ def test_runs_whose_features_cannot_be_made_again(changes, options, expected, pl
 def test_plots_say_what_the_scores_must_not_be_taken_for(place, tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr(
-        "vadprep.evaluation.alarms.plot_scores", lambda *each: titles.append(each[-1])
+        "vadprep.evaluation.alarms.plot_video", lambda *each: titles.append(each[-1])
     )
     ok("score", place / "r", "--features", place / "f", "--out", tmp_path)
     assert titles == [CAUTION] * 4

@@ -13,7 +13,8 @@ from support.stored import ODD_IDS, stored_video, write_folder
 from support.tiny_features import TinyFeatures, TinyVideo, tiny_set
 
 from vadprep.core.errors import CheckpointError, FeaturesError, ManifestError
-from vadprep.evaluation.plots import metric_rows, plot_scores
+from vadprep.evaluation.metrics import VideoScores
+from vadprep.evaluation.plots import metric_rows, plot_scores, plot_video
 from vadprep.evaluation.scores import (
     Origin,
     evaluate,
@@ -217,15 +218,30 @@ def test_videos_without_a_snippet_count_as_missing():
 
 
 @pytest.mark.parametrize("intervals", [((10, 40), (60, 80)), (), None])
-@pytest.mark.parametrize("num_frames", [96, 0])
-def test_plot_is_a_png_with_shaded_intervals(tmp_path, intervals, num_frames):
+@pytest.mark.parametrize("num_clips", [6, 0])
+def test_plot_is_a_png_with_shaded_intervals(tmp_path, intervals, num_clips):
     image = pytest.importorskip("PIL.Image")
-    scores = np.linspace(0, 1, num_frames)
-    plot_scores(tmp_path / "a.png", "Bad.Boys__#00_$x^2_" * 9, scores, intervals, 25.0, "ddl")
+    edges = 16 * np.arange(num_clips + 1)
+    spans = np.stack([edges[:-1], edges[1:]], axis=1)
+    scores = VideoScores(np.linspace(0, 1, num_clips), spans, 16 * num_clips, 25.0)
+    plot_video(tmp_path / "a.png", "Bad.Boys__#00_$x^2_" * 9, scores, intervals, "ddl")
     with image.open(tmp_path / "a.png") as png:
         pixels = np.asarray(png.convert("RGB")).reshape(-1, 3)
     shaded = np.all(pixels == (0xE8, 0xA5, 0x98), axis=1).mean()
     assert (shaded > 0.1) == bool(intervals)
+
+
+def test_a_scores_file_is_plotted_and_evaluated(tmp_path):
+    features, manifest = tiny_set()
+    scores = score_features(run_on(features), features)
+    write_scores(tmp_path / "scores.h5", scores, ORIGIN, "last")
+    paths = plot_scores(tmp_path / "scores.h5", tmp_path / "plots", manifest=manifest)
+    assert list(paths) == list(scores) and all(path.is_file() for path in paths.values())
+    assert evaluate(tmp_path / "scores.h5", manifest=manifest) == evaluate(
+        scores, manifest=manifest
+    )
+    with pytest.raises(ValueError, match="dataset= or manifest="):
+        evaluate(scores)
 
 
 def test_tables_show_percent_and_why_a_figure_is_missing():

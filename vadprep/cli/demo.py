@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from vadprep.backbones import has_cpu_bf16
-from vadprep.cli.demo_scene import FPS, write_dataset
+from vadprep.cli.demo_scene import write_dataset
 from vadprep.cli.help import command
 from vadprep.cli.options import FOLDER
 from vadprep.cli.progress import shown_progress
@@ -30,7 +30,7 @@ from vadprep.core.errors import VadprepError
 from vadprep.core.resources import worker_cores
 from vadprep.data.manifest import Manifest, read_manifest
 from vadprep.evaluation.metrics import VideoScores
-from vadprep.evaluation.plots import plot_scores
+from vadprep.evaluation.plots import plot_video
 from vadprep.evaluation.scores import evaluate, known_intervals, read_scores
 from vadprep.extraction import ExtractionPlan, OnReport, resolve_plan, run_plan
 from vadprep.features.folder import StreamFolder, stream_folders
@@ -210,7 +210,7 @@ def _plot(folder: Path, manifest: Manifest, report: TrainingRun) -> int:
         found = scores[video.video_id]
         title = "; ".join(filter(None, (video.category, report.origin.caution())))
         path, intervals = folder / f"{video.video_id}.png", known_intervals(video, found)
-        plot_scores(path, video.video_id, found.frames(), intervals, FPS, title)
+        plot_video(path, video.video_id, found, intervals, title)
     return len(scores)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from vadprep.core.atomic import open_atomic, write_json
 from vadprep.core.clips import runs
 from vadprep.core.errors import CheckpointError
 from vadprep.evaluation.metrics import VideoScores
-from vadprep.evaluation.plots import plot_scores
+from vadprep.evaluation.plots import plot_video, safe_name
 from vadprep.evaluation.scores import Origin, read_json
 
 NAMES = ("frames", "plot")
@@ -50,8 +50,7 @@ def write_alarms(
         names = {"frames": f"{name}.csv", "plot": f"{name}.png" if plots else None}
         write_frames(folder / f"{name}.csv", frames, video.fps)
         if plots:
-            title, path = origin.caution(), folder / f"{name}.png"
-            plot_scores(path, video_id, frames, None, video.fps, title)
+            plot_video(folder / f"{name}.png", video_id, video, None, origin.caution())
         found[video_id] = alarms(frames, threshold, video.fps)
         videos.append(
             {
@@ -80,11 +79,6 @@ def files_of(folder: Path) -> set[str]:
     listed = videos if isinstance(videos, list) else []
     told = [str(each.get(key)) for each in listed if isinstance(each, dict) for key in NAMES]
     return {name for name in told if re.fullmatch(r"\d{6,}-[^/]*\.(csv|png)", name)}
-
-
-def safe_name(video_id: str) -> str:
-    """The last part of an id, at most 60 letters, digits and the like of it."""
-    return re.sub(r"[^\w.-]", "_", PurePosixPath(video_id).name)[:60]
 
 
 def alarms(

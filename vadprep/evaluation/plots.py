@@ -1,17 +1,21 @@
-"""What a person looks at: score curves of videos as PNG files, and figures as rows of text."""
+"""Plots of scores as PNG files, and metrics as rows of a table."""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.atomic import open_atomic
+from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.records import Interval
+from vadprep.data.manifest import Manifest
+from vadprep.evaluation.metrics import VideoScores
+from vadprep.evaluation.scores import chosen_manifest, read_origin, read_scores, truth_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,18 +27,52 @@ TITLE_LENGTH = 90
 
 
 def plot_scores(
+    scores: Mapping[str, VideoScores] | str | Path,
+    out: str | Path,
+    *,
+    dataset: str | None = None,
+    manifest: Manifest | str | Path | None = None,
+    note: str = "",
+) -> dict[str, Path]:
+    """Write a PNG of the frame scores of each video into the folder ``out``; returns the paths.
+
+    ``scores`` are by video id, or a scores file such as ``RUN/scores-last.h5``, whose caution on
+    untrained weights goes into the titles. Files are named ``000000-NAME.png``, in order. With a
+    bundled data set or a manifest (opened, or the path of its CSV) the anomalous intervals are
+    shaded. ``note`` is a second line of the titles. Raises as ``evaluate`` does, OutputError when
+    the disk refuses. Needs matplotlib.
+    """
+    if not isinstance(scores, Mapping):
+        note = "; ".join(filter(None, (note, read_origin(Path(scores)).caution())))
+        scores = read_scores(Path(scores))
+    is_known = dataset is not None or manifest is not None
+    truth = truth_of(scores, chosen_manifest(dataset, manifest)) if is_known else {}
+    folder, paths = Path(out), dict[str, Path]()
+    make_folder(folder)
+    for index, (video_id, video) in enumerate(scores.items()):
+        intervals = truth[video_id].intervals if is_known else None
+        paths[video_id] = folder / f"{index:06d}-{safe_name(video_id)}.png"
+        plot_video(paths[video_id], video_id, video, intervals, note)
+    return paths
+
+
+def safe_name(video_id: str) -> str:
+    """The last part of an id as part of a file name: at most 60 letters, digits, _ . and -."""
+    return re.sub(r"[^\w.-]", "_", PurePosixPath(video_id).name)[:60]
+
+
+def plot_video(
     path: Path,
     video_id: str,
-    frame_scores: NDArray[np.float64],
-    intervals: Sequence[Interval] | None,
-    fps: float | None = None,
-    title: str = "",
+    scores: VideoScores,
+    intervals: Sequence[Interval] | None = None,
+    note: str = "",
 ) -> None:
     """Write a PNG of the frame scores of a video, its anomalous intervals shaded.
 
-    ``frame_scores`` float64 [num_frames] in [0, 1]; ``intervals`` in the same frames, None where
-    unknown. Time runs in seconds, without ``fps`` in frames. Needs matplotlib, touches none of
-    its global state, and appears at once. Raises OutputError when the disk refuses.
+    ``intervals`` are in decoded frames, None where unknown. Time runs in seconds, in frames where
+    the rate is unknown. Touches no global state of matplotlib; the file appears at once. Raises
+    OutputError when the disk refuses.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -42,8 +80,10 @@ def plot_scores(
     figure = Figure(figsize=(10, 2.8), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _draw(axes, frame_scores, intervals, fps)
-    heading = f"{_shortened(video_id)}\n{title}" if title else _shortened(video_id)
+    _draw(axes, scores.frames(), intervals, scores.fps)
+    half = TITLE_LENGTH // 2 - 1  # both ends of an id tell videos apart
+    name = video_id if len(video_id) <= TITLE_LENGTH else f"{video_id[:half]}...{video_id[-half:]}"
+    heading = f"{name}\n{note}" if note else name
     # Ids hold $, _ and ^: they are text, not formulas.
     axes.set_title(heading, fontsize=10, loc="left", parse_math=False)
     content = io.BytesIO()
@@ -77,14 +117,6 @@ def _draw(
     axes.spines[["top", "right"]].set_visible(False)
     # Above the axes, where no score can be under it.
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9)
-
-
-def _shortened(video_id: str) -> str:
-    """The id, its middle left out where it is too long: both ends tell videos apart."""
-    if len(video_id) <= TITLE_LENGTH:
-        return video_id
-    half = TITLE_LENGTH // 2 - 1
-    return f"{video_id[:half]}...{video_id[-half:]}"
 
 
 def metric_rows(

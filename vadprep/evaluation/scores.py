@@ -19,7 +19,7 @@ from vadprep.core.records import Interval, Video
 from vadprep.data.datasets import load_dataset
 from vadprep.data.manifest import Manifest, read_manifest, video_intervals
 from vadprep.evaluation.metrics import Metrics, Truth, VideoScores, compute_metrics, listed
-from vadprep.features.reader import Features, VideoFeatures
+from vadprep.features import Features, VideoFeatures
 
 LAST = "checkpoint-last"
 """Name of the checkpoint of the last step in a run folder."""

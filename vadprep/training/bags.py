@@ -9,6 +9,7 @@ of a video are averaged, see ``score``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 
 from vadprep.core.errors import FeaturesError
 from vadprep.core.resources import free_memory
-from vadprep.features.reader import VideoFeatures, read_snippets
+from vadprep.features import VideoFeatures, read_snippets
 from vadprep.heads import HeadConfig
 from vadprep.heads.sampling import Sampler, sampler
 
@@ -133,8 +134,8 @@ class TrainingBags:
         """The same snippets under other labels, sharing memory."""
         if labels.keys() != self.labels.keys():
             raise ValueError("the new labels are not for the same videos")
-        other = object.__new__(TrainingBags)
-        other.__dict__.update(self.__dict__, labels=dict(labels))
+        other = copy(self)
+        other.labels = dict(labels)
         return other
 
     def of_label(self, label: int) -> list[int]:

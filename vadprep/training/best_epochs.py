@@ -25,7 +25,7 @@ from vadprep.evaluation.metrics import (
     same_entry,
 )
 from vadprep.evaluation.scores import read_json, read_scores, write_scores
-from vadprep.features.reader import Features
+from vadprep.features import Features
 from vadprep.heads import Head
 from vadprep.training.checkpoint import Checkpoint, save_checkpoint
 from vadprep.training.csltal_protocol import NAME as SUBSAMPLED

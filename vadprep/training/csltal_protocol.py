@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.clips import CLIP_LENGTH, frame_labels, frames_in_spans, runs
 from vadprep.evaluation.metrics import Truth, abnormal_frames, average_precision, one_class, roc_auc
-from vadprep.features.reader import Features, VideoFeatures, read_snippets
+from vadprep.features import Features, VideoFeatures, read_snippets
 from vadprep.heads import Head
 from vadprep.heads.csltal import CSLTALConfig
 from vadprep.training.scoring import scoring_mode

@@ -42,7 +42,7 @@ from vadprep.evaluation.scores import (
     videos_in_split,
     write_scores,
 )
-from vadprep.features.reader import STREAM_CHOICES, Features, open_features, streams_of
+from vadprep.features import STREAM_CHOICES, Features, open_features, streams_of
 from vadprep.heads import HeadConfig, HeadSettings, head_kind
 from vadprep.training.bags import TrainingBags, shuffled_labels
 from vadprep.training.best_epochs import MOST, EvaluationSet, Snapshots, snapshot_epochs

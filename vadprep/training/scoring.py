@@ -12,7 +12,7 @@ import torch
 
 from vadprep.core.errors import CheckpointError, FeaturesError
 from vadprep.evaluation.metrics import VideoScores, listed
-from vadprep.features.reader import (
+from vadprep.features import (
     Features,
     VideoFeatures,
     open_features,
