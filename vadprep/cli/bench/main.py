@@ -19,28 +19,37 @@ def bench() -> None:
 
 @bench.command("memory", example="vadprep bench memory")
 @click.option("--minutes", default="2,120", show_default=True, help="Lengths of the videos.")
-def bench_memory(minutes: str) -> None:
+def memory(minutes: str) -> None:
     """Peak memory of a short and of a long video."""
-    from vadprep.cli.bench.memory import bench_memory as measure
+    from vadprep.cli.bench.memory import bench_memory
 
     with argument_errors():
         lengths = parsed_minutes(minutes)
-    show(measure(lengths).rows())
+    rows: list[Cells] = [("minutes", "crops", "frames", "seconds", "peak MiB above the start")]
+    for use in bench_memory(lengths):
+        numbers = f"{use.seconds:.1f}", f"{use.peak_bytes / 2**20:.0f}"
+        rows.append((f"{use.minutes:g}", use.crops, use.num_frames, *numbers))
+    show(rows)
 
 
 @bench.command("plan", example="vadprep bench plan --videos 10000")
 @click.option(
-    "--videos",
-    type=click.IntRange(1000),
-    default=1_000_000,
-    show_default=True,
-    help="Number of videos.",
+    "--videos", type=click.IntRange(1000), default=1_000_000, show_default=True, help="How many."
 )
-def bench_plan(videos: int) -> None:
-    """Planning, commits and status of very many videos."""
-    from vadprep.cli.bench.plan import bench_plan as measure
+def plan(videos: int) -> None:
+    """Planning, commits and status of very many videos, beside 10,000."""
+    from vadprep.cli.bench.plan import bench_plan
 
-    show(measure(videos).rows())
+    names = (
+        "table of videos, s", "first planning, s", "planning again, s",
+        "peak above the start, MiB", "peak of the process, MiB",
+        "a commit, ms", "a commit without the disk, ms", "a status, ms",
+    )  # fmt: skip
+    small, large = bench_plan(10_000), bench_plan(videos)
+    rows: list[Cells] = [("videos", "10,000", f"{videos:,}", "ratio")]
+    for name, few, many in zip(names, small, large, strict=True):
+        rows.append((name, f"{few:.2f}", f"{many:.2f}", f"{many / few:.2f}"))
+    show(rows)
 
 
 @bench.command("workers", example="vadprep bench workers clips/")
@@ -51,12 +60,19 @@ def bench_plan(videos: int) -> None:
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device."
 )
-def bench_workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -> None:
+def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -> None:
     """Clips per second of one worker and of several."""
-    from vadprep.cli.bench.workers import bench_workers as measure
-    from vadprep.cli.bench.workers import rows
+    from vadprep.cli.bench.workers import bench_workers
 
-    show(rows(measure(clips, streams.split(","), repeat, device, workers)))
+    head = ("stream", "workers", "clips", "s", "starting, s", "clips/s", "ratio")
+    rows: list[Cells] = [head]
+    one = 0.0
+    for run in bench_workers(clips, streams.split(","), repeat, device, workers):
+        speed = run.clips / run.seconds
+        one = speed if run.workers == 1 else one
+        numbers = (run.seconds, run.starting, speed, speed / one)
+        rows.append((run.stream, run.workers, run.clips, *(f"{each:.2f}" for each in numbers)))
+    show(rows)
     if device == "cpu":
         click.echo("measured on this machine's CPU; to know the ratio of GPUs, measure there")
 

@@ -1,7 +1,7 @@
-"""How much memory an extraction takes, and that it does not grow with the length of a video.
+"""The memory that an extraction takes, for short and for long videos.
 
-Both streams are extracted. The networks and TV-L1 are left out, since their memory is known;
-decoder, resize, pictures of flow, crops and writer are real.
+Both streams are extracted. The networks and TV-L1 are left out, since their memory is known.
+Decoder, resize, quantised flow, crops and writer are real.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from vadprep.core.errors import VadprepError
@@ -25,9 +25,6 @@ from vadprep.core.spec import STREAMS
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.streams import Branch, FlowStage
 from vadprep.features.shard import DONE
-
-if TYPE_CHECKING:
-    import psutil
 
 FPS = 25
 SIZE = (160, 120)
@@ -50,8 +47,7 @@ def no_motion(grey: torch.Tensor) -> torch.Tensor:
     return torch.zeros(len(grey) - 1, *grey.shape[1:], 2)
 
 
-@dataclass(frozen=True)
-class MemoryUse:
+class MemoryUse(NamedTuple):
     """Peak of one extraction, of this process and its decoder."""
 
     minutes: float
@@ -63,46 +59,23 @@ class MemoryUse:
     files, whose shares change with whatever else runs on the machine."""
 
 
-@dataclass(frozen=True)
-class MemoryBench:
-    """Peaks of videos of several lengths and numbers of crops."""
-
-    uses: tuple[MemoryUse, ...]
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """Rows of a table, header first."""
-        head = ("minutes", "crops", "frames", "seconds", "peak MiB above the start")
-        body = [
-            (
-                f"{use.minutes:g}",
-                str(use.crops),
-                str(use.num_frames),
-                f"{use.seconds:.1f}",
-                f"{use.peak_bytes / 2**20:.0f}",
-            )
-            for use in self.uses
-        ]
-        return [head, *body]
-
-
 def bench_memory(
     minutes: Sequence[float] = (2, 120), crops: Sequence[int] = (1, 10), resize: int = 32
-) -> MemoryBench:
+) -> list[MemoryUse]:
     """Memory of extracting a video of each length with each number of crops.
 
-    Frames are resized to squares of ``resize`` px, whole as crops: small ones keep two hours
-    of video a matter of minutes. Raises VadprepError when a video cannot be extracted.
+    Frames are resized to squares of ``resize`` px, and whole frames are the crops. So two hours of
+    video take a few minutes. Raises VadprepError when a video cannot be extracted.
     """
     uses = []
     with tempfile.TemporaryDirectory() as folder:
         for length in minutes:
             video = write_loop(Path(folder) / f"{length:g}.mp4", round(60 * length * FPS))
-            uses += [measure(video, length, count, resize) for count in crops]
-    return MemoryBench(tuple(uses))
+            uses += [_measure(video, length, count, resize) for count in crops]
+    return uses
 
 
-def measure(video: Path, minutes: float, crops: int, resize: int) -> MemoryUse:
-    """Memory and time of one extraction."""
+def _measure(video: Path, minutes: float, crops: int, resize: int) -> MemoryUse:
     fields = {"fps": "native", "crops": crops, "resize": f"{resize}x{resize}", "crop_size": resize}
     rgb, flow = (resolve("i3d", "cpu", ("random:0", "none"), fields, name) for name in STREAMS)
     branches = [Branch(rgb, NoNetwork()), Branch(flow, NoNetwork(), FlowStage(no_motion))]
@@ -112,8 +85,7 @@ def measure(video: Path, minutes: float, crops: int, resize: int) -> MemoryUse:
         report = Extractor(branches)(Task(Video("video", video.name), targets, video))
     if report.status != DONE:
         raise VadprepError(f"{video}: {report.reason}")
-    seconds = time.perf_counter() - start
-    return MemoryUse(minutes, crops, report.num_frames, seconds, peak[0])
+    return MemoryUse(minutes, crops, report.num_frames, time.perf_counter() - start, peak[0])
 
 
 @contextmanager
@@ -139,19 +111,15 @@ def tree_bytes() -> int:
     """Proportional set size of this process and its children without pages of files, in bytes."""
     import psutil
 
-    me = psutil.Process(os.getpid())
-    return sum(map(_own_bytes, [me, *me.children(recursive=True)]))
-
-
-def _own_bytes(process: psutil.Process) -> int:
-    try:
-        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
-    except (FileNotFoundError, ProcessLookupError):  # it ended just now
-        return 0
-    kib = {
-        name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)
-    }
-    return (kib.get("Pss", 0) - kib.get("Pss_File", 0)) << 10
+    me, kib = psutil.Process(os.getpid()), 0
+    for process in (me, *me.children(recursive=True)):
+        try:
+            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
+        except (FileNotFoundError, ProcessLookupError):  # it ended just now
+            continue
+        sizes = {name: int(line.split()[1]) for line in lines if (name := line.split(":")[0])}
+        kib += sizes.get("Pss", 0) - sizes.get("Pss_File", 0)
+    return kib << 10
 
 
 def write_loop(path: Path, num_frames: int) -> Path:
@@ -175,9 +143,8 @@ def write_loop(path: Path, num_frames: int) -> Path:
 
 
 def _encoded(stream: Any) -> Iterator[Any]:
-    """Packets of one group of pictures, grey bars that move."""
+    """Packets of one group of pictures: grey bars that move."""
     import av
-    import numpy as np
 
     for number in range(GOP_FRAMES):
         bars = np.roll(np.arange(SIZE[0]), number).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""What a plan of many videos costs: planning it, a commit and a status, beside a small plan.
+"""The cost of a plan of many videos: planning, a commit and a status, beside a small plan.
 
-The videos are empty files and their features a few numbers; plan, journals and shards are real.
+The videos are empty files and their features a few numbers. Plan, journals and shards are real.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from vadprep.cli.text import Cells
 from vadprep.core.presets import resolve
 from vadprep.core.records import Report, Task
 from vadprep.core.spec import Spec
@@ -36,102 +34,55 @@ ROUNDS = 5
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class PlanCosts:
-    """Costs of a plan of ``videos`` videos."""
+class PlanCosts(NamedTuple):
+    """Costs of a plan of some videos."""
 
-    videos: int
-    manifest_seconds: float
+    table_seconds: float
     """Reading the table of videos."""
     plan_seconds: float
     """Making the folder, recovering and ordering the tasks: what a first run does."""
     again_seconds: float
-    """The same in a folder that is there."""
-    peak_bytes: int
+    """The same in a folder that exists."""
+    peak_mib: float
     """Memory at its peak above that before the table was read."""
-    process_bytes: int
+    process_mib: float
     """Memory of the process at its peak, with PyTorch in it."""
-    commit_seconds: float
+    commit_ms: float
     """Median of journaling one video, with the waits for the disk."""
-    commit_work: float
-    """Of that, seconds of the processor."""
-    status_seconds: float
+    commit_work_ms: float
+    """Of that, time of the processor."""
+    status_ms: float
 
 
-@dataclass(frozen=True)
-class PlanBench:
-    """Costs of a small and of a large plan, measured in one run."""
-
-    small: PlanCosts
-    large: PlanCosts
-
-    def rows(self) -> list[Cells]:
-        """Lines for people."""
-        both = (self.small, self.large)
-        works = [1e3 * each.commit_work for each in both]
-        statuses = [1e3 * each.status_seconds for each in both]
-        return [
-            ("videos", *(f"{each.videos:,}" for each in both), "ratio"),
-            ("table of videos, s", *(f"{each.manifest_seconds:.2f}" for each in both), ""),
-            ("first planning, s", *(f"{each.plan_seconds:.2f}" for each in both), ""),
-            ("planning again, s", *(f"{each.again_seconds:.2f}" for each in both), ""),
-            ("peak above the start, MiB", *(f"{each.peak_bytes / 2**20:.0f}" for each in both), ""),
-            (
-                "peak of the process, MiB",
-                *(f"{each.process_bytes / 2**20:.0f}" for each in both),
-                "",
-            ),
-            ("a commit, ms", *(f"{1e3 * each.commit_seconds:.2f}" for each in both), ""),
-            ("a commit without the disk, ms", *(f"{each:.2f}" for each in works), _ratio(works)),
-            ("a status, ms", *(f"{each:.1f}" for each in statuses), _ratio(statuses)),
-        ]
-
-
-def _ratio(values: list[float]) -> str:
-    return f"{values[1] / values[0]:.2f}"
-
-
-def bench_plan(videos: int = 1_000_000, small: int = 10_000) -> PlanBench:
-    """Costs of a plan of ``videos`` videos beside one of ``small``, the small one first."""
-    with tempfile.TemporaryDirectory() as folder:
-        costs = [_measure(Path(folder) / str(count), count) for count in (small, videos)]
-    return PlanBench(*costs)
-
-
-def _measure(folder: Path, videos: int) -> PlanCosts:
-    root, table = write_videos(folder, videos)
+def bench_plan(videos: int) -> PlanCosts:
+    """Costs of a plan of ``videos`` videos."""
     spec = resolve("i3d", "cpu", ("random:0", "none"), {})
-    before = _resident()
-    manifest_seconds, manifest = _timed(lambda: read_manifest(table))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        root, table = write_videos(folder, videos)
+        _, pages, *_ = map(int, Path("/proc/self/statm").read_text().split())
+        table_seconds, manifest = _timed(lambda: read_manifest(table))
 
-    def planned() -> Extraction:
-        ids = (video.video_id for video in manifest.videos)
-        stream = StreamFolder.prepare(folder / "out" / "rgb", spec, ids)
-        extraction = Extraction([stream], manifest, root, Share())
-        extraction.recover()
-        extraction.tasks()
-        return extraction
+        def planned() -> Extraction:
+            ids = (video.video_id for video in manifest.videos)
+            stream = StreamFolder.prepare(folder / "out" / "rgb", spec, ids)
+            extraction = Extraction([stream], manifest, root, Share())
+            extraction.recover()
+            extraction.tasks()
+            return extraction
 
-    plan_seconds = _timed(planned)[0]
-    again_seconds, extraction = _timed(planned)
-    process_bytes = _peak()
-    commit_seconds, commit_work = _commit(extraction, spec)
-    out = folder / "out"
+        plan_seconds = _timed(planned)[0]
+        again_seconds, extraction = _timed(planned)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        commit_seconds, commit_work = _commit(extraction, spec)
+        seconds = statistics.median(
+            _timed(lambda: status(folder / "out"))[0] for _ in range(ROUNDS)
+        )
+    above = peak - pages * mmap.PAGESIZE
     return PlanCosts(
-        videos,
-        manifest_seconds,
-        plan_seconds,
-        again_seconds,
-        process_bytes - before,
-        process_bytes,
-        commit_seconds,
-        commit_work,
-        statistics.median(_timed(lambda: _status(out))[0] for _ in range(ROUNDS)),
-    )
-
-
-def _status(out: Path) -> None:
-    status(out)
+        table_seconds, plan_seconds, again_seconds, above / 2**20, peak / 2**20,
+        1e3 * commit_seconds, 1e3 * commit_work, 1e3 * seconds,
+    )  # fmt: skip
 
 
 def _commit(extraction: Extraction, spec: Spec) -> tuple[float, float]:
@@ -182,13 +133,3 @@ def _timed(call: Callable[[], T]) -> tuple[float, T]:
     start = time.perf_counter()
     result = call()
     return time.perf_counter() - start, result
-
-
-def _resident() -> int:
-    """Bytes of this process in memory now."""
-    _, pages, *_ = map(int, Path("/proc/self/statm").read_text().split())
-    return pages * mmap.PAGESIZE
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

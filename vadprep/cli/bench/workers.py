@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from vadprep.cli.text import Cells
 from vadprep.core.errors import FeaturesError
 from vadprep.data.manifest import Manifest
 from vadprep.data.sources import videos_in
@@ -18,8 +18,7 @@ from vadprep.features.journal import read_events
 from vadprep.features.status import stream_status
 
 
-@dataclass(frozen=True)
-class WorkersRun:
+class WorkersRun(NamedTuple):
     """A run of one stream with some workers."""
 
     stream: str
@@ -29,24 +28,6 @@ class WorkersRun:
     """From the first video's start to the last one's end, without the start of the workers."""
     starting: float
     """Seconds of the start of the workers before it."""
-
-
-def rows(runs: Sequence[WorkersRun]) -> list[Cells]:
-    """Rows of a table, header first; the ratio is to one worker of the same stream."""
-    one = {run.stream: run.clips / run.seconds for run in runs if run.workers == 1}
-    body = [
-        (
-            run.stream,
-            run.workers,
-            run.clips,
-            f"{run.seconds:.1f}",
-            f"{run.starting:.1f}",
-            f"{run.clips / run.seconds:.2f}",
-            f"{run.clips / run.seconds / one[run.stream]:.2f}",
-        )
-        for run in runs
-    ]
-    return [("stream", "workers", "clips", "s", "starting, s", "clips/s", "ratio"), *body]
 
 
 def bench_workers(

@@ -1,0 +1,59 @@
+"""The commands of bench: both sides of a comparison in one run, and their ratio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.commands import run, without_network
+from support.videos import write_video
+
+from vadprep.cli.bench import workers
+from vadprep.cli.bench.backbone import bench_backbone
+from vadprep.cli.bench.workers import WorkersRun, bench_workers
+
+
+def table(*command: object) -> list[list[str]]:
+    result = run("bench", *command)
+    assert result.exit_code == 0, result.output
+    return [line.split() for line in result.output.splitlines()]
+
+
+def test_forms_of_one_network_are_compared_on_one_input() -> None:
+    plain, folded = bench_backbone("inception_i3d", "cpu", ["fp32"], threads=1, rounds=1)
+    assert (plain.form, folded.form) == ("plain fp32", "folded fp32")
+    assert (plain.speedup, plain.relative_error) == (1.0, 0.0)
+    assert 0 < folded.relative_error < 1e-3 and folded.seconds > 0
+
+
+def test_one_worker_is_measured(tmp_path: Path) -> None:
+    for name in "ab":
+        write_video(tmp_path / f"{name}.mp4", 40)
+    with without_network():
+        (found,) = bench_workers(tmp_path, ["rgb"], repeat=2, workers=1)
+    assert (found.workers, found.clips) == (1, 8) and found.seconds > 0 and found.starting >= 0
+
+
+def test_the_ratio_is_that_of_the_clips_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [WorkersRun("rgb", 1, 100, 50.0, 1.0), WorkersRun("rgb", 2, 100, 25.0, 7.0)]
+    monkeypatch.setattr(workers, "bench_workers", lambda *_: runs)
+    rows = table("workers", tmp_path)
+    assert [row[-2:] for row in rows[:3]] == [
+        ["clips/s", "ratio"],
+        ["2.00", "1.00"],
+        ["4.00", "2.00"],
+    ]
+
+
+@pytest.mark.slow
+def test_plans_are_measured_side_by_side() -> None:
+    head, *rows = table("plan", "--videos", "1000")
+    assert head == ["videos", "10,000", "1,000", "ratio"] and len(rows) == 8
+    assert all(float(few) > 0 and float(many) > 0 for *_, few, many, _ in rows)
+
+
+def test_memory_is_measured_with_one_crop_and_with_ten() -> None:
+    _, *rows = table("memory", "--minutes", "0.1")
+    assert [row[:3] for row in rows] == [["0.1", "1", "150"], ["0.1", "10", "150"]]
