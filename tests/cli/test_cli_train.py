@@ -15,7 +15,7 @@ from support.runs import CAUTION, VIDEOS, cheaply, make_place, ok, train, write_
 from support.stored import stored_video, write_folder
 
 from vadprep.cli.train import HEAD_NAMES
-from vadprep.data.datasets import load_dataset
+from vadprep.data import load_dataset
 from vadprep.evaluation.scores import Origin, read_origin, read_scores
 from vadprep.training import log as logs
 from vadprep.training import loop as fit

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vadprep.cli import demo_scene as scene
-from vadprep.data.manifest import read_manifest
+from vadprep.data import read_manifest
 
 
 def _first(category: str, seed: int = 0) -> scene.Script:

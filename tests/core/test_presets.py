@@ -19,7 +19,7 @@ from vadprep.backbones import GRAPHS, SCALINGS
 from vadprep.core.clips import num_clips
 from vadprep.core.presets import DATASET_PRESETS, DEVICE_DEFAULTS, PRESETS, resolve, values_of
 from vadprep.core.spec import STREAMS
-from vadprep.data.datasets import dataset_names, load_dataset
+from vadprep.data import dataset_names, load_dataset
 from vadprep.extraction import extractor
 from vadprep.features.reader import open_features
 from vadprep.video import FrameTransform, open_frames

@@ -12,18 +12,21 @@ import pytest
 
 from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.records import Video
-from vadprep.data.datasets import (
-    check,
+from vadprep.data import (
+    GroundTruthError,
+    Manifest,
+    SourceIndex,
+    apply_splits,
+    build_ground_truth,
+    check_files,
     dataset_names,
+    find_videos,
     leaks,
     load_dataset,
-    public_ground_truth,
     split_names,
     split_path,
-    summary,
+    summarize,
 )
-from vadprep.data.manifest import Manifest, apply_splits
-from vadprep.data.sources import SourceIndex, videos_in
 
 # Published figures: videos, abnormal ones, of train and of test.
 COUNTS = {
@@ -80,8 +83,7 @@ def test_numbers_of_videos_are_the_published_ones(name):
 
 @pytest.mark.parametrize("name", SCORED)
 def test_public_ground_truth_is_rebuilt_from_the_intervals(name):
-    labels = public_ground_truth(load_dataset(name))
-    assert labels.dtype == np.bool_
+    labels = build_ground_truth(load_dataset(name), "scored").labels
     assert (len(labels), labels.sum()) == SCORED[name]
 
 
@@ -96,7 +98,7 @@ def test_abnormal_frames_of_whole_ucf_videos():
 @pytest.mark.parametrize("name, cut", [("ucf", 5), ("xd", 71), ("tad", 22), ("ped1", 0)])
 def test_published_ends_past_the_end_are_recorded(name, cut):
     assert len(load_dataset(name).warnings) == cut
-    assert load_dataset(name).doubts() == []
+    assert load_dataset(name).likely_typos() == []
 
 
 def test_a_published_end_is_cut_at_the_video():
@@ -120,7 +122,7 @@ def test_ids_are_the_published_names(name, video_id):
 
 
 def test_several_categories_of_a_video_are_separated_by_bars():
-    categories = summary(load_dataset("xd")).categories
+    categories = summarize(load_dataset("xd")).categories
     assert sum(categories.values()) > 4754
     assert set(categories) == {
         "normal", "fighting", "shooting", "riot", "abuse", "car accident", "explosion",
@@ -149,7 +151,7 @@ def test_the_second_labelling_of_avenue_is_kept():
 @pytest.mark.parametrize("draw", range(10))
 def test_draws_of_ped2_train_on_six_abnormal_and_four_normal(draw):
     manifest = apply_splits(load_dataset("ped2"), split_path(f"ped2-{draw:02d}"))
-    train, test = summary(manifest).splits
+    train, test = summarize(manifest).splits
     if train.split == "test":
         train, test = test, train
     assert (train.abnormal, train.normal, test.abnormal, test.normal) == (6, 4, 6, 12)
@@ -169,16 +171,16 @@ def test_a_split_file_of_ones_own_is_a_path(tmp_path):
 def test_scored_frames_beyond_the_video_hold_its_last_label():
     ends_abnormal = Video("a", "a", "test", 1, "", 20, 32, intervals=((15, 20),))
     ends_normal = Video("b", "b", "test", 1, "", 20, 18, intervals=((0, 19),))
-    labels = public_ground_truth(listing(ends_abnormal, ends_normal))
+    labels = build_ground_truth(listing(ends_abnormal, ends_normal), "scored").labels
     assert np.array_equal(np.flatnonzero(labels), np.r_[15:50])
     assert len(labels) == 50
 
 
 def test_ground_truth_needs_lengths_and_intervals():
-    with pytest.raises(ManifestError, match="video 'a'.*num_frames_scored"):
-        public_ground_truth(listing(Video("a", "a", "test", 1, intervals=((0, 1),))))
-    with pytest.raises(ManifestError, match="split 'val'"):
-        public_ground_truth(listing(Video("a", "a", "test")), "val")
+    with pytest.raises(GroundTruthError, match=r"num_frames_scored.*\(a\)"):
+        build_ground_truth(listing(Video("a", "a", "test", 1, intervals=((0, 1),))), "scored")
+    with pytest.raises(GroundTruthError, match="split 'val'"):
+        build_ground_truth(listing(Video("a", "a", "test")), "scored", "val")
 
 
 def test_a_summary_counts_what_is_known():
@@ -187,11 +189,11 @@ def test_a_summary_counts_what_is_known():
         Video("b", "b", "train", None, "x"),
         Video("c", "c", "test", 0, "", 20, 16, intervals=()),
     )
-    train, test = summary(manifest).splits
+    train, test = summarize(manifest).splits
     assert (train.videos, train.normal, train.abnormal, train.unlabelled) == (2, 0, 1, 1)
     assert (train.frames, train.videos_without_frames, train.scored_frames) == (10, 1, None)
     assert (test.frames, test.scored_frames, test.positive_frames) == (20, 16, 0)
-    assert summary(manifest).categories == {"x": 2, "y": 1}
+    assert summarize(manifest).categories == {"x": 2, "y": 1}
 
 
 # ---------------------------------------------------------------- labels that leak
@@ -239,7 +241,7 @@ def test_videos_in_a_folder_are_files_and_folders_of_frames(tmp_path):
         "b/2.MP4", "b/cover.jpg", "a.avi", "notes.txt", "c/frames/001.tif", "c/frames/002.tif",
         ".hidden/x.mp4", "b/._2.mp4", "ü#=.x.mkv",
     )  # fmt: skip
-    manifest = videos_in(tmp_path)
+    manifest = find_videos(tmp_path)
     assert [v.video_id for v in manifest.videos] == [
         "a.avi",
         "b/2.MP4",
@@ -252,16 +254,16 @@ def test_videos_in_a_folder_are_files_and_folders_of_frames(tmp_path):
 def test_a_folder_without_videos_is_refused(tmp_path):
     touch(tmp_path, "notes.txt")
     with pytest.raises(ManifestError, match=r"no video here.*\.mp4.*\.jpg"):
-        videos_in(tmp_path)
+        find_videos(tmp_path)
     with pytest.raises(ManifestError, match="no such folder"):
-        videos_in(tmp_path / "none")
+        find_videos(tmp_path / "none")
 
 
 def test_links_are_followed_once(tmp_path):
     touch(tmp_path, "disk/a.mp4", "root/b.mp4")
     (tmp_path / "root" / "linked").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "loop").symlink_to(tmp_path / "root")
-    assert [v.video_id for v in videos_in(tmp_path / "root").videos] == [
+    assert [v.video_id for v in find_videos(tmp_path / "root").videos] == [
         "b.mp4",
         "linked/a.mp4",
     ]
@@ -330,12 +332,12 @@ def test_a_check_lists_all_that_is_wrong(tmp_path):
         Video("twice", "twice.mp4"),
         Video("none", "none.mp4"),
     )
-    result = check(manifest, tmp_path, count_frames)
+    result = check_files(manifest, tmp_path, count_frames)
     assert (result.num_found, result.missing) == (6, ("none",))
     assert result.extra == ("more/extra.mp4", "x/twice.mp4", "y/twice.mp4")
     assert list(result.ambiguous) == ["twice"]
     assert result.unreadable == {"bad": "bad.mp4 is broken"}
-    assert [(w.video_id, w.at_least, w.at_most, w.found) for w in result.wrong_length] == [
+    assert [(w.video_id, *w.expected, w.found) for w in result.wrong_length] == [
         ("short", 100, 100, 99),
         ("outside", 49, 64, 70),
     ]
@@ -344,5 +346,5 @@ def test_a_check_lists_all_that_is_wrong(tmp_path):
 
 def test_a_check_without_a_decoder_opens_nothing(tmp_path):
     touch(tmp_path, "a.mp4", "extra.mp4")
-    result = check(listing(Video("a", "a.mp4", num_frames=5)), tmp_path)
+    result = check_files(listing(Video("a", "a.mp4", num_frames=5)), tmp_path)
     assert result.complete and result.extra == ("extra.mp4",)

@@ -14,10 +14,17 @@ from support.stored import stored_video, write_folder
 
 from vadprep.core.errors import ManifestError
 from vadprep.core.records import Video
-from vadprep.data.datasets import load_dataset
-from vadprep.data.ground_truth import LENGTHS, READINGS, Decoded, GroundTruthError, build, read_flat
-from vadprep.data.ground_truth_check import check
-from vadprep.data.manifest import Manifest
+from vadprep.data import (
+    READINGS,
+    Decoded,
+    GroundTruthError,
+    Manifest,
+    load_dataset,
+    read_ground_truth,
+)
+from vadprep.data import build_ground_truth as build
+from vadprep.data import check_ground_truth as check
+from vadprep.data.ground_truth import LENGTHS
 
 CATEGORIES = ("abuse", "arson", "fight", "fire", "theft", "shooting", "crash")
 
@@ -87,7 +94,13 @@ def test_the_other_readings_repeat_no_label_and_take_the_published_end(reading, 
 
 def test_intervals_in_seconds_are_counted_at_the_rate_of_the_manifest_or_of_the_features():
     seconds = one(None, intervals_seconds=((1.0, 1.5),), fps=10.0)
-    assert np.flatnonzero(build(seconds, "frames").labels).tolist() == [10, 11, 12, 13, 14]
+    assert np.flatnonzero(build(seconds, "frames").labels).tolist() == [
+        10,
+        11,
+        12,
+        13,
+        14,
+    ]
     assert check(build(seconds, "frames").labels.astype(bool), seconds).is_sound
     by_features = build(seconds, "frames", decoded={"a": Decoded(40, 32, 20.0)}).labels
     assert np.flatnonzero(by_features).tolist() == list(range(20, 30))
@@ -283,18 +296,18 @@ def test_public_lengths_that_follow_no_rule_are_known_from_the_manifest(reading)
 def test_files_that_are_no_row_of_labels_are_refused(tmp_path, content):
     np.save(tmp_path / "gt.npy", content)
     with pytest.raises(GroundTruthError, match="gt.npy: .*expected a row of 0 and 1"):
-        read_flat(tmp_path / "gt.npy")
+        read_ground_truth(tmp_path / "gt.npy")
 
 
 def test_files_that_are_no_arrays_are_refused(tmp_path):
     with pytest.raises(GroundTruthError, match="gt.npy: cannot be read: No such file"):
-        read_flat(tmp_path / "gt.npy")
+        read_ground_truth(tmp_path / "gt.npy")
     (tmp_path / "gt.npy").write_bytes(b"no")
     with pytest.raises(GroundTruthError, match="gt.npy: not a .npy file of numbers"):
-        read_flat(tmp_path / "gt.npy")
+        read_ground_truth(tmp_path / "gt.npy")
     np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(GroundTruthError, match="not a .npy file of numbers: save it by np.save$"):
-        read_flat(tmp_path / "object.npy")
+        read_ground_truth(tmp_path / "object.npy")
 
 
 def test_build_and_check_from_the_command_line(tmp_path):

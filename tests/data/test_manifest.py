@@ -10,7 +10,7 @@ import pytest
 
 from vadprep.core.errors import ManifestError
 from vadprep.core.records import Video
-from vadprep.data.manifest import Manifest, apply_splits, read_manifest, video_intervals
+from vadprep.data import Manifest, apply_splits, read_manifest, video_intervals
 
 
 def write(folder: Path, text: str | bytes, name: str = "m.csv") -> Path:
@@ -276,16 +276,16 @@ def test_a_column_that_may_be_a_slip_is_told_and_kept(tmp_path, columns, column,
     cells = "kept,a" if "video_id" in columns else "kept," if "," in columns else "kept"
     manifest = read(tmp_path, f"path,{columns}\na.mp4,{cells}\n")
     expected = f"{tmp_path / 'm.csv'}:1: column {column!r} is not read: did you mean {meant!r}?"
-    assert manifest.doubts() == ([expected] if column else [])
+    assert manifest.likely_typos() == ([expected] if column else [])
     assert manifest.videos[0].extra == {columns.split(",")[0]: "kept"}
 
 
 def test_videos_in_other_splits_are_counted(tmp_path):
     manifest = read(tmp_path, "path,split\na,train\nb,trian\nc,\nd,val\ne,val\n")
-    (line,) = manifest.doubts()
+    (line,) = manifest.likely_typos()
     assert line.endswith("not 'val' (2 videos), 'trian' (1 video, did you mean 'train'?)")
     splits = write(tmp_path, "video_id,split\na,train\nb,train\n", "s.csv")
-    assert apply_splits(manifest, splits).doubts() == []
+    assert apply_splits(manifest, splits).likely_typos() == []
 
 
 def test_a_split_file_replaces_the_splits(tmp_path):

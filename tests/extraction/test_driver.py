@@ -20,7 +20,7 @@ from vadprep.core import atomic as files
 from vadprep.core.errors import OutputError, Stopped
 from vadprep.core.records import SKIPPED, Report, Task, Video
 from vadprep.core.signals import check_stop, stop_on_signals
-from vadprep.data.manifest import Manifest
+from vadprep.data import Manifest
 from vadprep.extraction.run import Extraction, in_process, locked_extraction
 from vadprep.features import tables
 from vadprep.features.folder import StreamFolder

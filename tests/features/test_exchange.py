@@ -17,8 +17,7 @@ from support.trees import IDS, feature_folder, manifest_of, per_crop_files
 from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError, ManifestError, SpecError
 from vadprep.core.spec import UNKNOWN
-from vadprep.data.datasets import load_dataset
-from vadprep.data.manifest import Manifest
+from vadprep.data import Manifest, load_dataset
 from vadprep.features.exchange.export import clip_labels, export_features, frames_of
 from vadprep.features.exchange.import_ import import_features
 from vadprep.features.exchange.spans import Length, fitted_spans

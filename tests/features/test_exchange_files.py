@@ -13,7 +13,7 @@ from support.trees import IDS
 
 from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError
-from vadprep.data.datasets import load_dataset
+from vadprep.data import load_dataset
 from vadprep.features.exchange.arrays import form_of, read_features, write_text
 from vadprep.features.exchange.export import segments_of
 from vadprep.features.exchange.layouts import (

@@ -21,7 +21,7 @@ from support.stored import small_spec, stored_video, write_folder
 from vadprep.core import atomic as files
 from vadprep.core.errors import LeaseError
 from vadprep.core.records import Video
-from vadprep.data.manifest import Manifest
+from vadprep.data import Manifest
 from vadprep.extraction.run import Extraction, locked_extraction
 from vadprep.features import lease
 from vadprep.features.folder import StreamFolder

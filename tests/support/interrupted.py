@@ -18,7 +18,7 @@ from support.standin import standin_extractor, standin_spec
 
 from vadprep.core.errors import VadprepError
 from vadprep.core.records import Report
-from vadprep.data.sources import videos_in
+from vadprep.data import find_videos
 from vadprep.extraction.cluster import Pool, on_ray
 from vadprep.extraction.run import Progress, Runner, Worker, in_process, locked_extraction
 from vadprep.features.folder import StreamFolder
@@ -53,7 +53,7 @@ def extract_all(
     folder: Path, videos: Path, runner: Runner, streams: Sequence[str] = RGB
 ) -> list[Report]:
     """Reports of what was left to do in ``folder``; the features of all ``videos`` are there."""
-    manifest = videos_in(videos)
+    manifest = find_videos(videos)
     ids = [video.video_id for video in manifest.videos]
     reports: list[Report] = []
 

@@ -26,8 +26,7 @@ from support.training import train
 from vadprep.cli.text import show
 from vadprep.core.clips import frame_labels
 from vadprep.core.presets import resolve
-from vadprep.data.datasets import load_dataset, split_path
-from vadprep.data.manifest import apply_splits
+from vadprep.data import apply_splits, load_dataset, split_path
 from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE, StoredVideo, crc32
 from vadprep.heads import HEADS

@@ -9,7 +9,7 @@ import numpy as np
 
 from vadprep.core.presets import resolve
 from vadprep.core.records import Video
-from vadprep.data.manifest import Manifest
+from vadprep.data import Manifest
 
 
 @dataclass

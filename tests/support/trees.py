@@ -9,7 +9,7 @@ import numpy as np
 from support.stored import small_spec, stored_video, write_folder
 
 from vadprep.core.records import Video
-from vadprep.data.manifest import Manifest
+from vadprep.data import Manifest
 from vadprep.features.folder import StreamFolder
 
 IDS = {

@@ -9,7 +9,7 @@ from support.commands import message, run
 
 from vadprep.cli.bench.train import random_slice, time_head
 from vadprep.cli.train import HEAD_NAMES
-from vadprep.data.datasets import dataset_names
+from vadprep.data import dataset_names
 from vadprep.heads import HEADS
 from vadprep.training.recipes import RECIPES
 

@@ -28,7 +28,7 @@ from vadprep.core.errors import (
     TrainingError,
 )
 from vadprep.core.records import Video
-from vadprep.data.manifest import Manifest
+from vadprep.data import Manifest
 from vadprep.evaluation.scores import LAST, evaluate, read_scores, truth_of
 from vadprep.features.reader import open_features
 from vadprep.heads import HEADS

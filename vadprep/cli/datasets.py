@@ -30,19 +30,23 @@ from vadprep.cli.text import MOST_LISTED, Cells, reason_of, show, show_list
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import ManifestError
 from vadprep.core.presets import FLOW, PRESETS
-from vadprep.data.datasets import (
+from vadprep.data import (
+    READINGS,
+    RULES,
+    Check,
     DatasetCheck,
-    WrongLength,
+    Decoded,
+    FlatTruth,
+    Manifest,
+    build_ground_truth,
+    check_files,
+    check_ground_truth,
     dataset_names,
     load_dataset,
     named_manifest,
-    summary,
+    read_ground_truth,
+    summarize,
 )
-from vadprep.data.datasets import check as check_files
-from vadprep.data.ground_truth import READINGS, RULES, Decoded, FlatTruth, build, read_flat
-from vadprep.data.ground_truth_check import Check
-from vadprep.data.ground_truth_check import check as check_truth
-from vadprep.data.manifest import Manifest
 from vadprep.features import open_features
 
 SHOWN_SECONDS = 10.0
@@ -79,7 +83,7 @@ def dataset_rows(manifests: Iterable[tuple[str, Manifest]]) -> list[Cells]:
     head = ("data set", "split", "videos", "normal", "abnormal", "frames", "scored", "anomalous")
     rows: list[Cells] = [head]
     for name, manifest in manifests:
-        for each in summary(manifest).splits:
+        for each in summarize(manifest).splits:
             frames = None if each.videos_without_frames else each.frames
             counts = (each.videos, each.normal, each.abnormal, frames)
             rows.append((name, each.split, *counts, each.scored_frames, each.positive_frames))
@@ -134,20 +138,15 @@ def show_files(found: DatasetCheck) -> None:
         "missing": found.missing,
         "ambiguous": list(found.ambiguous.values()),
         "unreadable": [reason_of(*each) for each in found.unreadable.items()],
-        "wrong length": [_length(each) for each in found.wrong_length],
+        "wrong length": [
+            f"{each.video_id}: {each.found} frames, expected {each.expected}"
+            for each in found.wrong_length
+        ],
         "extra": found.extra,
     }
     for heading, lines in lists.items():
         click.echo(f"{heading}: {len(lines):,}")
         show_list(f"  {heading}", lines)
-
-
-def _length(wrong: WrongLength) -> str:
-    low, high = wrong.at_least, wrong.at_most
-    expected = f"{low} to {high}" if low != high else f"{low}"
-    if low is None or high is None:
-        expected = f"at least {low}" if high is None else f"at most {high}"
-    return f"{wrong.video_id}: {wrong.found} frames, expected {expected}"
 
 
 # ---------------------------------------------------------------- presets
@@ -225,7 +224,7 @@ def gt_build(
         raise click.UsageError("--rule spans needs --features")
     if out.suffix != ".npy":
         raise click.UsageError(f"--out {out}: a file of labels ends in .npy")
-    truth = build(manifest, rule, split, reading, _decoded(features, manifest))
+    truth = build_ground_truth(manifest, rule, split, reading, _decoded(features, manifest))
     write_truth(out, truth)
     anomalous = int(truth.labels.sum())
     click.echo(
@@ -281,7 +280,7 @@ def gt_check(
     """
     manifest, _ = chosen_manifest(options)
     ids = listed_ids(order) if order else None
-    found = check_truth(read_flat(path), manifest, ids, _decoded(features, manifest))
+    found = check_ground_truth(read_ground_truth(path), manifest, ids, _decoded(features, manifest))
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
     else:

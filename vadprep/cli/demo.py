@@ -28,7 +28,7 @@ from vadprep.core.atomic import make_folder, write_json
 from vadprep.core.clips import CLIP_LENGTH
 from vadprep.core.errors import VadprepError
 from vadprep.core.resources import worker_cores
-from vadprep.data.manifest import Manifest, read_manifest
+from vadprep.data import Manifest, read_manifest
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import plot_video
 from vadprep.evaluation.scores import evaluate, known_intervals, read_scores

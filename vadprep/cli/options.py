@@ -14,9 +14,16 @@ from click.core import ParameterSource
 from vadprep.cli.help import advanced
 from vadprep.core.presets import DATASET_PRESETS, DEFAULT_PRESET
 from vadprep.core.records import Video
-from vadprep.data.datasets import dataset_names, leaks, load_dataset, split_path
-from vadprep.data.manifest import Manifest, apply_splits, read_manifest
-from vadprep.data.sources import videos_in
+from vadprep.data import (
+    Manifest,
+    apply_splits,
+    dataset_names,
+    find_videos,
+    leaks,
+    load_dataset,
+    read_manifest,
+    split_path,
+)
 from vadprep.features.remote import as_path
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -154,7 +161,7 @@ def chosen_videos(options: dict[str, Any]) -> Videos:
     if source.is_file():  # with the id that it has as one of its folder
         alone = Manifest(source, (Video(video_id=source.name, path=source.name),))
         return Videos(alone, source.parent, source.stem)
-    return Videos(videos_in(source), source, source.resolve().name)
+    return Videos(find_videos(source), source, source.resolve().name)
 
 
 def parsed_fields(fields: Sequence[str]) -> dict[str, Any]:
@@ -179,5 +186,5 @@ def warn(manifest: Manifest) -> None:
     if manifest.warnings:
         count = f"{len(manifest.warnings)} rows were corrected on reading, the first: "
         click.echo(f"note: {count}{manifest.warnings[0]}", err=True)
-    for line in (*manifest.doubts(), *leaks(manifest)):
+    for line in (*manifest.likely_typos(), *leaks(manifest)):
         click.echo(f"warning: {line}", err=True)

@@ -18,8 +18,7 @@ from vadprep.core.errors import CheckpointError
 from vadprep.core.presets import PRESETS, fill_unknown
 from vadprep.core.records import Video
 from vadprep.core.spec import COMPUTED, NO_FLOW, UNKNOWN, Spec
-from vadprep.data.manifest import Manifest
-from vadprep.data.sources import videos_in
+from vadprep.data import Manifest, find_videos
 from vadprep.evaluation.metrics import ALARM
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ def listed_videos(sources: Sequence[Path]) -> Manifest:
         raise click.UsageError(f"{gone[0]!r} does not exist")
     paths: list[str] = []
     for source in map(os.path.abspath, sources):
-        inside = videos_in(source).videos if os.path.isdir(source) else ()
+        inside = find_videos(source).videos if os.path.isdir(source) else ()
         found = [os.path.normpath(os.path.join(source, video.path)) for video in inside]
         paths += found or [source]
     videos = (Video(video_id=path, path=path) for path in dict.fromkeys(paths))

@@ -1,28 +1,18 @@
-"""The data sets themselves: the bundled lists, the files under a root, and counts of both."""
+"""The bundled data sets, counts of a manifest, and a manifest against the files under a root."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vadprep.core.clips import frame_labels
-from vadprep.core.errors import DecodeError, ManifestError
-from vadprep.core.records import Video
-from vadprep.data.manifest import (
-    VIDEO_SUFFIXES,
-    Manifest,
-    frame_bounds,
-    read_manifest,
-    video_intervals,
-)
-from vadprep.data.sources import SourceIndex, _sources
+from vadprep.core.errors import DecodeError, ManifestError, SettingError
+from vadprep.data.ground_truth import build_ground_truth
+from vadprep.data.manifest import VIDEO_SUFFIXES, FrameBounds, Manifest, frame_bounds, read_manifest
+from vadprep.data.sources import SourceIndex, source_paths
 
 # ---------------------------------------------------------------- bundled lists
 
@@ -33,19 +23,37 @@ def dataset_names() -> list[str]:
 
 
 def load_dataset(name: str) -> Manifest:
-    """The bundled manifest of that name. Raises ValueError for an unknown name."""
+    """The manifest of the bundled data set ``name``: ``ucf``, ``xd``, ``shanghaitech``, ``ped2``.
+
+    Raises SettingError, a ValueError, for an unknown name, with the names that are known.
+    """
     if name not in dataset_names():
-        raise ValueError(f"data set {name!r}: bundled are {', '.join(dataset_names())}")
+        raise SettingError(f"data set {name!r}: bundled are {', '.join(dataset_names())}")
     return read_manifest(_bundled_folder() / f"{name}.csv")
 
 
 def named_manifest(name: str) -> Manifest:
-    """The bundled manifest of that name, or that in a CSV file, which a file or a path names.
+    """The manifest in the CSV file ``name``, else the bundled one of that name.
 
-    Raises ValueError for an unknown name, ManifestError for a file that is not there.
+    Raises SettingError for an unknown name, ManifestError for a file that does not exist.
     """
     is_path = os.path.isfile(name) or name.endswith(".csv") or os.sep in name
     return read_manifest(name) if is_path else load_dataset(name)
+
+
+def choose_manifest(
+    dataset: str | None, manifest: Manifest | str | Path | None, with_paths: bool = True
+) -> Manifest:
+    """The manifest that is given, or read from a path, or that of a bundled data set.
+
+    ``with_paths`` as in ``read_manifest``. Raises SettingError, a ValueError, unless exactly one
+    of the two is given, and for an unknown data set; ManifestError for a bad file.
+    """
+    if (dataset is None) == (manifest is None):
+        raise SettingError("name the videos by one of dataset= and manifest=")
+    if manifest is None:
+        return load_dataset(dataset or "")
+    return manifest if isinstance(manifest, Manifest) else read_manifest(manifest, with_paths)
 
 
 def split_names() -> list[str]:
@@ -68,15 +76,15 @@ def _bundled_folder() -> Path:
         return Path(__file__).resolve().parents[2] / "manifests"
 
 
-# ---------------------------------------------------------------- counts and checks
+# ---------------------------------------------------------------- counts
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """Counts of one split. ``frames`` sums what the manifest knows of ``num_frames``.
+    """Counts of one split.
 
-    ``scored_frames`` and ``positive_frames`` are those of the public ground truth, None where
-    a video of the split has none.
+    ``frames`` is the sum of the known ``num_frames``. ``scored_frames`` and ``positive_frames``
+    are those of the public ground truth, None where a video of the split has none.
     """
 
     split: str
@@ -101,15 +109,14 @@ class DatasetSummary:
     leaks: tuple[str, ...]
 
 
-def summary(manifest: Manifest) -> DatasetSummary:
+def summarize(manifest: Manifest) -> DatasetSummary:
     """Counts of each split, in order of first appearance, and of each category."""
-    splits = dict.fromkeys(video.split for video in manifest.videos)
     categories = Counter(
         category for video in manifest.videos for category in video.category.split("|") if category
     )
     return DatasetSummary(
         path=manifest.path,
-        splits=tuple(_split_summary(manifest, split) for split in splits),
+        splits=tuple(_split_summary(manifest, split) for split in manifest.splits),
         categories=dict(categories.most_common()),
         warnings=manifest.warnings,
         leaks=tuple(leaks(manifest)),
@@ -122,7 +129,7 @@ def _split_summary(manifest: Manifest, split: str) -> SplitSummary:
     frames = [video.num_frames for video in videos if video.num_frames is not None]
     scored = None
     if all(v.num_frames_scored is not None and v.intervals is not None for v in videos):
-        scored = public_ground_truth(manifest, split)
+        scored = build_ground_truth(manifest, "scored", split).labels
     return SplitSummary(
         split=split,
         videos=len(videos),
@@ -136,35 +143,6 @@ def _split_summary(manifest: Manifest, split: str) -> SplitSummary:
     )
 
 
-def public_ground_truth(manifest: Manifest, split: str = "test") -> NDArray[np.bool_]:
-    """The flat frame labels that papers score on: bool [sum of num_frames_scored].
-
-    Videos stand one after the other in the order of the manifest, each cut at its scored
-    length. Where that is longer than the video (ShanghaiTech: filled up to whole clips) the
-    last frame's label goes on, as in RTFM's file. Raises ManifestError for a video without
-    ``num_frames_scored`` or ``intervals``, and for a split without videos.
-    """
-    videos = manifest.in_split(split)
-    if not videos:
-        raise ManifestError(f"{manifest.path}: no video has the split {split!r}")
-    return np.concatenate([_scored_labels(manifest, video) for video in videos])
-
-
-def _scored_labels(manifest: Manifest, video: Video) -> NDArray[np.bool_]:
-    scored = video.num_frames_scored
-    known = scored if video.num_frames is None else video.num_frames
-    intervals = (
-        None if known is None else video_intervals(video, known, where=manifest.where(video))
-    )
-    if scored is None or known is None or intervals is None:
-        raise ManifestError(
-            f"{manifest.path}: video {video.video_id!r}: no public ground truth: fill in "
-            f"num_frames_scored and intervals"
-        )
-    labels = frame_labels(intervals, known)[:scored]
-    return np.pad(labels, (0, scored - len(labels)), mode="edge")
-
-
 def leaks(manifest: Manifest) -> list[str]:
     """A line for each split where the kind of file gives the label away.
 
@@ -173,14 +151,15 @@ def leaks(manifest: Manifest) -> list[str]:
     different decoders and encoders, and a network learns such traces instead of the anomaly.
     """
     found = []
-    for split in dict.fromkeys(video.split for video in manifest.videos):
+    for split in manifest.splits:
         kinds: dict[str, Counter[int]] = defaultdict(Counter)
         for video in manifest.in_split(split):
             if video.label is not None:
-                kinds[_kind(video.path)][video.label] += 1
-        labels: Counter[int] = sum(kinds.values(), Counter())
-        blind, informed = _mistakes([labels]), _mistakes(list(kinds.values()))
-        if blind and informed <= blind / 10:
+                suffix = PurePosixPath(video.path).suffix.lower()
+                kind = suffix if suffix in VIDEO_SUFFIXES else "folders of frames"
+                kinds[kind][video.label] += 1
+        blind = _num_mistakes([sum(kinds.values(), Counter())])
+        if blind and _num_mistakes(kinds.values()) <= blind / 10:
             counts = "; ".join(
                 f"{kind}: {labels[0]} normal, {labels[1]} abnormal"
                 for kind, labels in sorted(kinds.items())
@@ -192,29 +171,26 @@ def leaks(manifest: Manifest) -> list[str]:
     return found
 
 
-def _kind(path: str) -> str:
-    suffix = PurePosixPath(path).suffix.lower()
-    return suffix if suffix in VIDEO_SUFFIXES else "folders of frames"
-
-
-def _mistakes(groups: Sequence[Counter[int]]) -> int:
+def _num_mistakes(groups: Iterable[Counter[int]]) -> int:
     """Videos whose label is not the commoner one of their group."""
     return sum(min(labels[0], labels[1]) for labels in groups)
 
 
+# ---------------------------------------------------------------- checks
+
+
 @dataclass(frozen=True)
 class WrongLength:
-    """A video of ``found`` frames outside ``at_least`` to ``at_most``; None is no bound."""
+    """A video with ``found`` frames, outside ``expected``."""
 
     video_id: str
-    at_least: int | None
-    at_most: int | None
+    expected: FrameBounds
     found: int
 
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """What a folder holds against its manifest.
+    """How the files under a root differ from the manifest.
 
     ``missing`` are ids, ``extra`` paths relative to the root that no row asks for;
     ``ambiguous`` and ``unreadable`` map ids to reasons.
@@ -229,59 +205,48 @@ class DatasetCheck:
 
     @property
     def complete(self) -> bool:
-        """Every video is there, can be read and has its length; extra files do no harm."""
+        """Every video exists, can be read and has its length. Extra files do not matter."""
         return not (self.missing or self.ambiguous or self.unreadable or self.wrong_length)
 
 
-def check(
+def check_files(
     manifest: Manifest, root: str | Path, count_frames: Callable[[Path], int] | None = None
 ) -> DatasetCheck:
-    """The videos of a manifest against the files under ``root``.
+    """Compare the videos of a manifest with the files under ``root``.
 
-    ``count_frames`` gives the frames of a file or folder, or raises DecodeError; without it
-    nothing is opened and ``unreadable`` and ``wrong_length`` stay empty.
+    ``count_frames`` gives the number of frames of a file or folder, or raises DecodeError.
+    Without it no file is opened, and ``unreadable`` and ``wrong_length`` stay empty.
     """
     index = SourceIndex(root)
-    places: dict[str, Path] = {}
+    used: set[str] = set()
     missing: list[str] = []
     ambiguous: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
+    wrong: list[WrongLength] = []
     for video in manifest.videos:
         try:
-            places[video.video_id] = index.find(video)
+            place = index.find(video)
         except DecodeError:
             missing.append(video.video_id)
+            continue
         except ManifestError as error:
             ambiguous[video.video_id] = str(error)
-    unreadable, wrong = _check_lengths(manifest, places, count_frames)
-    used = {os.path.realpath(place) for place in places.values()}
-    extra = [p for p in _sources(index.root) if os.path.realpath(index.root / p) not in used]
+            continue
+        used.add(os.path.realpath(place))
+        try:
+            num_frames = count_frames(place) if count_frames else None
+        except DecodeError as error:
+            unreadable[video.video_id] = str(error)
+            continue
+        expected = frame_bounds(video)
+        if num_frames is not None and not expected.allow(num_frames):
+            wrong.append(WrongLength(video.video_id, expected, num_frames))
+    extra = [p for p in source_paths(index.root) if os.path.realpath(index.root / p) not in used]
     return DatasetCheck(
-        num_found=len(places),
+        num_found=len(manifest.videos) - len(missing) - len(ambiguous),
         missing=tuple(missing),
         extra=tuple(sorted(path.as_posix() for path in extra)),
         ambiguous=ambiguous,
         unreadable=unreadable,
-        wrong_length=wrong,
+        wrong_length=tuple(wrong),
     )
-
-
-def _check_lengths(
-    manifest: Manifest, places: Mapping[str, Path], count_frames: Callable[[Path], int] | None
-) -> tuple[dict[str, str], tuple[WrongLength, ...]]:
-    unreadable: dict[str, str] = {}
-    wrong: list[WrongLength] = []
-    if count_frames is None:
-        return unreadable, ()
-    for video in manifest.videos:
-        if video.video_id not in places:
-            continue
-        try:
-            num_frames = count_frames(places[video.video_id])
-        except DecodeError as error:
-            unreadable[video.video_id] = str(error)
-            continue
-        low, high = frame_bounds(video)
-        if (low or 0) <= num_frames <= (high or num_frames):
-            continue
-        wrong.append(WrongLength(video.video_id, low, high, num_frames))
-    return unreadable, tuple(wrong)

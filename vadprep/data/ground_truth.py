@@ -37,7 +37,8 @@ from numpy.typing import NDArray
 
 from vadprep.core.errors import VadprepError
 from vadprep.core.records import Video
-from vadprep.data.manifest import Manifest, video_intervals
+from vadprep.data.intervals import video_intervals
+from vadprep.data.manifest import Manifest
 
 LENGTHS: dict[str, Callable[[int], int]] = {
     "xdviodet": lambda n: 16 * ((n - 1) // 16),
@@ -77,7 +78,7 @@ class Decoded:
     fps: float | None = None
 
 
-def build(
+def build_ground_truth(
     manifest: Manifest,
     rule: str,
     split: str = "test",
@@ -171,7 +172,7 @@ def labels_of(video: Video, length: int, reading: str) -> NDArray[np.uint8]:
     return labels
 
 
-def read_flat(path: Path) -> NDArray[np.bool_]:
+def read_ground_truth(path: Path) -> NDArray[np.bool_]:
     """Labels in a .npy file, bool [L]; raises GroundTruthError for anything but zeros and ones."""
     try:
         found = np.load(path, allow_pickle=False)

@@ -72,7 +72,7 @@ class Check:
         return bool(self.rules) and not self.odd
 
 
-def check(
+def check_ground_truth(
     labels: NDArray[np.bool_],
     manifest: Manifest,
     ids: Sequence[str] | None = None,

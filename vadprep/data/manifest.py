@@ -25,34 +25,23 @@ from __future__ import annotations
 import csv
 import difflib
 import json
-import logging
 import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path, PurePosixPath
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
-from vadprep.core.clips import nearest_rates
 from vadprep.core.errors import ManifestError
 from vadprep.core.records import NOTHING, Interval, Video
+from vadprep.data.intervals import Seconds, clip_intervals
 
 VIDEO_SUFFIXES = frozenset(
     ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
 )
 """File name endings, in lower case, that make a file a video."""
-
-MAX_PAST_END = 16
-"""Frames by which an interval may pass the end of its video: one clip.
-
-Published annotations do so (5 ends of UCF-Crime by 1 or 2 frames, 71 of XD-Violence by up to
-15 of the scored length); more means that frames and intervals were counted at two rates.
-"""
-
-Seconds = tuple[tuple[float, float], ...]
 
 _COLUMNS = (
     "video_id path split label category num_frames num_frames_scored fps intervals "
@@ -62,11 +51,10 @@ _OTHER_NAMES = {"id": "video_id", "name": "video_id", "video": "video_id"}
 """What people call columns, where spelling is no guide."""
 _SPLITS = ("train", "test")
 MOST_SPLITS = 5
-"""Other splits that are told, the largest first."""
+"""Other splits that are listed, the largest first."""
 _LIKENESS = 0.7
-"""Share of their letters that two words have in common, from which on one is a slip for another."""
+"""Similarity of two words, 0 to 1, above which one may be a typo of the other."""
 _LABELS = {"": None, "0": 0, "1": 1}
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,16 +74,20 @@ class Manifest:
         """The videos of one split, in order."""
         return tuple(video for video in self.videos if video.split == split)
 
-    def doubts(self) -> list[str]:
-        """What is kept but may be a slip of the pen: columns, and splits no training looks at."""
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, in order of first appearance."""
+        return tuple(dict.fromkeys(video.split for video in self.videos))
+
+    def likely_typos(self) -> list[str]:
+        """A line for each column name that looks misspelt, and for splits that nothing uses."""
         missing = [name for name in _COLUMNS if name not in self.columns]
-        lines = []
-        for column in self.columns:
-            meant = "" if column in _COLUMNS else _meant(column, missing)
-            if meant:
-                lines.append(
-                    f"{self.path}:1: column {column!r} is not read: did you mean {meant!r}?"
-                )
+        meant = {each: _meant(each, missing) for each in self.columns if each not in _COLUMNS}
+        lines = [
+            f"{self.path}:1: column {column!r} is not read: did you mean {name!r}?"
+            for column, name in meant.items()
+            if name
+        ]
         splits = Counter(video.split for video in self.videos if video.split not in ("", *_SPLITS))
         if splits:
             odd = ", ".join(_odd_split(*each) for each in splits.most_common(MOST_SPLITS))
@@ -112,10 +104,11 @@ class Manifest:
 
 
 def read_manifest(path: str | Path, with_paths: bool = True) -> Manifest:
-    """The manifest in a CSV file: UTF-8, with or without BOM, any line ends.
+    """Read a manifest from a CSV file: UTF-8, with or without BOM, any line ends.
 
-    Without ``with_paths`` a table of ids without paths will do; they are blank then. Raises
-    ManifestError for the first bad row, with file, line, column, value and remedy.
+    The columns are listed in ``vadprep/data/README.md``. Without ``with_paths`` the column
+    ``path`` may be missing; the paths are blank then. Raises ManifestError for the first bad row,
+    with file, line, column, value and remedy.
     """
     path = Path(path)
     videos: list[Video] = []
@@ -128,7 +121,7 @@ def read_manifest(path: str | Path, with_paths: bool = True) -> Manifest:
         if first != row.line:
             column = "video_id" if "video_id" in row.cells else "path"
             raise row.error(
-                column, f"id {video.video_id!r} stands in line {first} already: make it unique"
+                column, f"id {video.video_id!r} is in line {first} already: make it unique"
             )
         videos.append(video)
     if not videos:
@@ -137,7 +130,7 @@ def read_manifest(path: str | Path, with_paths: bool = True) -> Manifest:
 
 
 def _meant(word: str, known: Sequence[str]) -> str:
-    """Which of the ``known`` words is meant by another; blank where none is likely."""
+    """The one of the ``known`` words that ``word`` may stand for; blank if there is none."""
     if (name := _OTHER_NAMES.get(word.lower(), "")) in known:
         return name
     return next(iter(difflib.get_close_matches(word.lower(), known, 1, _LIKENESS)), "")
@@ -163,7 +156,7 @@ def apply_splits(manifest: Manifest, split_file: str | Path) -> Manifest:
         if video_id not in known:
             raise row.error("video_id", f"no such video in {manifest.path}: correct or remove it")
         if video_id in splits:
-            raise row.error("video_id", "stands in this file twice: remove one")
+            raise row.error("video_id", "is in this file twice: remove one")
         splits[video_id] = row.text("split")
     left_out = [video.video_id for video in manifest.videos if video.video_id not in splits]
     warnings = manifest.warnings
@@ -172,69 +165,6 @@ def apply_splits(manifest: Manifest, split_file: str | Path) -> Manifest:
         warnings += (f"{path}: {len(left_out)} videos left out, now in no split: {names}",)
     videos = tuple(replace(v, split=splits.get(v.video_id, "")) for v in manifest.videos)
     return replace(manifest, videos=videos, warnings=warnings)
-
-
-def video_intervals(
-    video: Video, num_frames: int, fps: float | Fraction | None = None, where: str = ""
-) -> tuple[Interval, ...] | None:
-    """Anomalous source frames of a decoded video of ``num_frames``; None where unknown.
-
-    Seconds are turned into frames with ``fps``, the decoded rate, else with the manifest's.
-    Ends up to 16 frames past the video are cut and logged. Raises ManifestError beyond that,
-    and for seconds without any frame rate; ``where`` (``Manifest.where``) opens its message.
-    """
-    if num_frames < 1:
-        raise ValueError(f"{num_frames = }: a decoded video has 1 or more frames")
-    where = where or f"video {video.video_id!r}"
-    rate = float(fps) if fps is not None else video.fps
-    intervals = video.intervals
-    if video.intervals_seconds is not None:
-        if rate is None:
-            raise ManifestError(f"{where}: no frame rate turns seconds into frames: fill in fps")
-        intervals = _frames_from_seconds(video.intervals_seconds, rate)
-        if intervals and intervals[-1][1] > num_frames + MAX_PAST_END:
-            stop, length = video.intervals_seconds[-1][1], num_frames / rate
-            raise ManifestError(
-                f"{where}: ends at {stop:g} s, but the video has {length:.2f} s"
-                f"{_remedy(stop / length, rate)}"
-            )
-    if intervals is None:
-        return None
-    kept, notes = clip_intervals(intervals, num_frames, where, fps=rate)
-    for note in notes:
-        _LOG.info("%s", note)
-    return kept
-
-
-def clip_intervals(
-    intervals: Sequence[Interval],
-    num_frames: int,
-    where: str,
-    counted: str = "frames",
-    fps: float | None = None,
-) -> tuple[tuple[Interval, ...], list[str]]:
-    """Intervals cut at ``num_frames``, and a line for each that was cut or left out.
-
-    ``where`` opens each line, ``counted`` says what the frames are. Raises ManifestError for
-    an end more than 16 frames past the last one, with the frame rates that may be behind it.
-    """
-    kept: list[Interval] = []
-    notes: list[str] = []
-    for start, stop in intervals:
-        if stop > num_frames + MAX_PAST_END:
-            ratio = stop / num_frames
-            raise ManifestError(
-                f"{where}: interval end {stop} is {ratio:.3g} x the {num_frames} {counted}"
-                f"{_remedy(ratio, fps)}"
-            )
-        if stop > num_frames:
-            done = "cut there" if start < num_frames else "left out"
-            notes.append(
-                f"{where}: interval [{start}, {stop}) passes the {num_frames} {counted}: {done}"
-            )
-        if start < num_frames:
-            kept.append((start, min(stop, num_frames)))
-    return tuple(kept), notes
 
 
 @dataclass(frozen=True)
@@ -290,7 +220,7 @@ def _rows(
             )
     twice = [name for name in columns if columns.count(name) > 1]
     if twice:
-        raise ManifestError(f"{where}: column {twice[0]!r} stands there twice: rename one")
+        raise ManifestError(f"{where}: column {twice[0]!r} is there twice: rename one")
     before = reader.line_num
     for cells in reader:
         line, before = before + 1, reader.line_num  # a quoted cell may hold line breaks
@@ -446,34 +376,31 @@ def _is_pair(pair: object) -> bool:
     )
 
 
-def _frames_from_seconds(seconds: Seconds, fps: float) -> tuple[Interval, ...]:
-    """Frames nearest to each edge, at least one frame for each interval.
+class FrameBounds(NamedTuple):
+    """Fewest and most frames that a video may have; None where there is no bound."""
 
-    Rounding, not floor and ceil: seconds made as frame / fps then give their frame back.
-    """
-    edges = [(round(start * fps), round(stop * fps)) for start, stop in seconds]
-    return tuple((start, max(stop, start + 1)) for start, stop in edges)
+    least: int | None
+    most: int | None
 
+    def allow(self, num_frames: int) -> bool:
+        """True when ``num_frames`` is within the bounds."""
+        return (self.least or 0) <= num_frames <= (self.most or num_frames)
 
-def _remedy(ratio: float, fps: float | None) -> str:
-    """What to do about an end at ``ratio`` x the length, counted at two frame rates or not."""
-    rates = nearest_rates(ratio, fps=fps)
-    if rates is None:
-        return ": correct it, or replace a video that is cut short"
-    return (
-        f", as {rates[0]:.4g} is to {rates[1]:.4g} fps: count both at one frame rate, or replace "
-        f"a video that is cut short"
-    )
+    def __str__(self) -> str:
+        if self.least == self.most:
+            return f"{self.least}"
+        if self.least is None or self.most is None:
+            return f"at least {self.least}" if self.most is None else f"at most {self.most}"
+        return f"{self.least} to {self.most}"
 
 
-def frame_bounds(video: Video) -> tuple[int | None, int | None]:
-    """Fewest and most frames of a video: its ``num_frames``, else the columns of bounds.
+def frame_bounds(video: Video) -> FrameBounds:
+    """Bounds of the number of frames: ``num_frames``, else two extra columns, else None.
 
-    The bundled lists carry ``num_frames_min`` and ``num_frames_max`` where only clips were
-    published, as for the test videos of XD-Violence. None where there is no bound.
+    The bundled lists have the columns ``num_frames_min`` and ``num_frames_max`` where only clips
+    were published, as for the test videos of XD-Violence.
     """
     if video.num_frames is not None:
-        return video.num_frames, video.num_frames
+        return FrameBounds(video.num_frames, video.num_frames)
     bounds = [video.extra.get(f"num_frames_{end}", "") for end in ("min", "max")]
-    low, high = (int(bound) if bound.isdecimal() else None for bound in bounds)
-    return low, high
+    return FrameBounds(*(int(bound) if bound.isdecimal() else None for bound in bounds))

@@ -61,15 +61,15 @@ _LOG = logging.getLogger(__name__)
 # ---------------------------------------------------------------- files under a root
 
 
-def videos_in(folder: str | Path) -> Manifest:
-    """A manifest of every video under ``folder``, sorted by id, with ids and paths only.
+def find_videos(root: str | Path) -> Manifest:
+    """A manifest of every video under the folder ``root``, sorted by id, with ids and paths only.
 
     A video is a file with a video suffix, or a folder that directly holds images and no video
-    file (a cover picture beside videos makes no video). The id is the path relative to
-    ``folder``, suffix included. Hidden names are left out. Raises ManifestError for no video.
+    file (a cover picture beside videos is no video). The id is the path relative to ``root``,
+    suffix included. Hidden names are left out. Raises ManifestError if there is no video.
     """
-    folder = _existing(Path(folder))
-    paths = sorted(path.as_posix() for path in _sources(folder))
+    folder = _existing(Path(root))
+    paths = sorted(path.as_posix() for path in source_paths(folder))
     if not paths:
         raise ManifestError(
             f"{folder}: no video here: looked for files ending in "
@@ -126,7 +126,7 @@ class SourceIndex:
     def _places(self) -> dict[str, list[Path]]:
         """Paths relative to the root of each name; images have none, there are too many."""
         places: dict[str, list[Path]] = defaultdict(list)
-        for folder, files in walk(self.root):
+        for folder, files in file_names(self.root):
             places[folder.name].append(folder)
             for name in files:
                 if not _is(name, ALL_FRAME_SUFFIXES):
@@ -134,16 +134,16 @@ class SourceIndex:
         return dict(places)
 
 
-def _sources(root: Path) -> Iterator[Path]:
+def source_paths(root: Path) -> Iterator[Path]:
     """Paths relative to ``root`` of every video file and folder of frames."""
-    for folder, files in walk(root):
+    for folder, files in file_names(root):
         videos = [name for name in files if _is(name, VIDEO_SUFFIXES)]
         yield from (folder / name for name in videos)
         if not videos and any(_is(name, ALL_FRAME_SUFFIXES) for name in files):
             yield folder
 
 
-def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+def file_names(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Each folder under ``root``, relative to it, with its file names, both sorted.
 
     Links to folders are followed, since data sets often lie on other disks, but no folder is

@@ -16,8 +16,7 @@ import numpy as np
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import CheckpointError, FeaturesError, ManifestError
 from vadprep.core.records import Interval, Video
-from vadprep.data.datasets import load_dataset
-from vadprep.data.manifest import Manifest, read_manifest, video_intervals
+from vadprep.data import Manifest, choose_manifest, video_intervals
 from vadprep.evaluation.metrics import Metrics, Truth, VideoScores, compute_metrics, listed
 from vadprep.features import Features, VideoFeatures
 
@@ -116,20 +115,6 @@ def videos_in_split(
     return there
 
 
-def chosen_manifest(dataset: str | None, manifest: Manifest | str | Path | None) -> Manifest:
-    """The manifest that is given, is read from a path, or belongs to a bundled data set.
-
-    Raises ValueError without either and for an unknown data set, ManifestError for a bad file.
-    """
-    if isinstance(manifest, Manifest):
-        return manifest
-    if manifest is not None:
-        return read_manifest(manifest, with_paths=False)
-    if dataset is None:
-        raise ValueError("name the videos by dataset= or manifest=")
-    return load_dataset(dataset)
-
-
 def evaluate(
     scores: Mapping[str, VideoScores] | str | Path,
     *,
@@ -147,7 +132,7 @@ def evaluate(
     interval past the end of a video.
     """
     found = scores if isinstance(scores, Mapping) else read_scores(Path(scores))
-    truth = truth_of(found, chosen_manifest(dataset, manifest))
+    truth = truth_of(found, choose_manifest(dataset, manifest, with_paths=False))
     return compute_metrics(found, truth, coverage)
 
 

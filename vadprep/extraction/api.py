@@ -15,9 +15,7 @@ from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.presets import DATASET_PRESETS
 from vadprep.core.records import Task, Video
 from vadprep.core.spec import Spec
-from vadprep.data.datasets import load_dataset
-from vadprep.data.manifest import Manifest, read_manifest
-from vadprep.data.sources import videos_in
+from vadprep.data import Manifest, find_videos, load_dataset, read_manifest
 from vadprep.extraction.extractor import make_extractor
 from vadprep.extraction.plan import STALL_SECONDS, ExtractionPlan, resolve_plan
 from vadprep.extraction.run import OnReport, require_decoders, run_plan
@@ -150,7 +148,7 @@ def find_sources(
         return Sources(read_manifest(path), Path(root or ""), path.stem)
     if path.is_file():  # with the id that it has as one of its folder
         return Sources(_manifest(path, [path.name]), path.parent, path.stem)
-    return Sources(videos_in(path), path, path.resolve().name)
+    return Sources(find_videos(path), path, path.resolve().name)
 
 
 def _listed(files: Iterable[str | Path]) -> Sources:

@@ -16,8 +16,7 @@ from vadprep.core.crops import target_size
 from vadprep.core.errors import DecodeError
 from vadprep.core.records import Task, Video
 from vadprep.core.spec import Spec
-from vadprep.data.manifest import Manifest
-from vadprep.data.sources import SourceIndex, size_of
+from vadprep.data import Manifest, SourceIndex, size_of
 from vadprep.extraction.extractor import (
     CPU_THREADS,
     UNSTATED_FPS,

@@ -23,8 +23,7 @@ from vadprep.core.errors import DecodeError, OutOfMemory
 from vadprep.core.records import Report, Task, Video
 from vadprep.core.signals import check_stop
 from vadprep.core.spec import require_shared
-from vadprep.data.manifest import frame_bounds
-from vadprep.data.sources import fingerprint
+from vadprep.data import fingerprint, frame_bounds
 from vadprep.extraction.plan import STALL_SECONDS, ExtractionPlan
 from vadprep.extraction.streams import Branch, FlowStage, Snippets
 from vadprep.extraction.timing import Stopwatch, timed

@@ -17,7 +17,7 @@ import vadprep
 from vadprep.core.atomic import disk_errors, temporary_name
 from vadprep.core.errors import OutputError
 from vadprep.core.records import Task
-from vadprep.data.sources import size_of
+from vadprep.data import size_of
 
 SAMPLE = 3
 """Videos that are looked for."""

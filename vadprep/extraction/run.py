@@ -27,8 +27,7 @@ from vadprep.core.records import Report, Task
 from vadprep.core.resources import installed_version, worker_cores
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import Spec
-from vadprep.data.manifest import Manifest
-from vadprep.data.sources import SourceIndex
+from vadprep.data import Manifest, SourceIndex
 from vadprep.extraction.extractor import make_extractor
 from vadprep.extraction.plan import ExtractionPlan
 from vadprep.extraction.tasks import Tasks

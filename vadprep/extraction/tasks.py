@@ -13,8 +13,7 @@ import numpy as np
 
 from vadprep.core.errors import DecodeError
 from vadprep.core.records import Task
-from vadprep.data.manifest import Manifest
-from vadprep.data.sources import SourceIndex, size_of
+from vadprep.data import Manifest, SourceIndex, size_of
 from vadprep.features.folder import StreamFolder
 
 Lacking = Mapping[str, tuple[StreamFolder, set[str]]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vadprep.data.manifest import Manifest
+from vadprep.data import Manifest
 from vadprep.evaluation.metrics import METRICS, Metrics, VideoScores, same_entry
 from vadprep.evaluation.scores import Origin, evaluate, read_json
 

@@ -32,11 +32,10 @@ from vadprep.core.clips import COVERAGES
 from vadprep.core.errors import CheckpointError, ManifestError, TrainingError
 from vadprep.core.records import Video
 from vadprep.core.spec import Spec
-from vadprep.data.manifest import Manifest
+from vadprep.data import Manifest, choose_manifest
 from vadprep.evaluation.metrics import Metrics, listed
 from vadprep.evaluation.scores import (
     LAST,
-    chosen_manifest,
     read_json,
     truth_of,
     videos_in_split,
@@ -186,7 +185,7 @@ def train(
     features or labels, CheckpointError for a folder with another run, TrainingError at the first
     loss that is not finite, Stopped inside a block of ``signals.stop_on_signals``.
     """
-    rows = chosen_manifest(dataset, manifest)
+    rows = choose_manifest(dataset, manifest, with_paths=False)
     name = dataset or rows.path.stem
     chosen = check_arguments(
         head,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vadprep.core.errors import DecodeError
-from vadprep.data.sources import videos_in
+from vadprep.data import find_videos
 from vadprep.flow import TVL1, tvl1, usable_cores
 from vadprep.flow.quantise import grey_of
 from vadprep.video import open_frames
@@ -71,7 +71,7 @@ def bench_flow(
     CPU back end has all of them. Raises DecodeError for a video that cannot be read or has fewer
     frames, ManifestError for a folder without videos.
     """
-    found = [[p / v.path for v in videos_in(p).videos] if p.is_dir() else [p] for p in videos]
+    found = [[p / v.path for v in find_videos(p).videos] if p.is_dir() else [p] for p in videos]
     files = sum(found, [])
     methods, notes = available()
     shares, timings = list[float](), list[FlowTiming]()

@@ -20,7 +20,7 @@ import numpy as np
 from vadprep.core.presets import resolve
 from vadprep.core.records import Report, Task
 from vadprep.core.spec import Spec
-from vadprep.data.manifest import read_manifest
+from vadprep.data import read_manifest
 from vadprep.extraction.run import Extraction, OnStart
 from vadprep.features.folder import StreamFolder
 from vadprep.features.shard import DONE, Draft

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vadprep.data.datasets import load_dataset
+from vadprep.data import load_dataset
 from vadprep.heads import HEADS
 from vadprep.training.bags import TrainingBags
 from vadprep.training.loop import losses

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import torch
 
 from vadprep.core.errors import FeaturesError
-from vadprep.data.manifest import Manifest
-from vadprep.data.sources import videos_in
+from vadprep.data import Manifest, find_videos
 from vadprep.extraction import resolve_plan, run_plan
 from vadprep.features.journal import read_events
 from vadprep.features.status import stream_status
@@ -38,7 +37,7 @@ def bench_workers(
 
     Weights are random. Raises FeaturesError when a video fails.
     """
-    manifest = _repeated(videos_in(clips), repeat)
+    manifest = _repeated(find_videos(clips), repeat)
     if device == "cuda":
         workers = min(workers, torch.cuda.device_count())
     runs = []

@@ -13,8 +13,7 @@ from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.clips import frame_labels, frames_in_spans, matlab_edges
 from vadprep.core.errors import FeaturesError, ManifestError
 from vadprep.core.records import Video
-from vadprep.data.manifest import Manifest, video_intervals
-from vadprep.data.sources import walk
+from vadprep.data import Manifest, file_names, video_intervals
 from vadprep.features.exchange.arrays import write_npy, write_text
 from vadprep.features.exchange.layouts import LAYOUTS
 from vadprep.features.exchange.spans import SEGMENTS
@@ -138,7 +137,7 @@ def _strays(
         PurePosixPath(folder, inside, name)
         for folder in sorted(folders)
         if (out / folder).is_dir()
-        for inside, names in walk(out / folder)
+        for inside, names in file_names(out / folder)
         for name in names
         if target.naming.parse(name)
     ]

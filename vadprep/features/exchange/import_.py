@@ -15,7 +15,7 @@ from vadprep.core.errors import FeaturesError, SpecError
 from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import Spec
-from vadprep.data.manifest import Manifest
+from vadprep.data import Manifest
 from vadprep.features.exchange.arrays import read_features
 from vadprep.features.exchange.layouts import LAYOUTS, read_tree
 from vadprep.features.exchange.spans import (

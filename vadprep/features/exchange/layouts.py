@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import STREAMS
-from vadprep.data.sources import walk
+from vadprep.data import file_names
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def read_tree(
 def _files(root: Path) -> list[PurePosixPath]:
     if not root.is_dir():
         raise FeaturesError(f"{root}: no such folder: correct the path")
-    found = [folder / name for folder, names in walk(root) for name in names]
+    found = [folder / name for folder, names in file_names(root) for name in names]
     return [PurePosixPath(path.as_posix()) for path in found]
 
 

@@ -23,7 +23,7 @@ from vadprep.core.clips import (
 )
 from vadprep.core.errors import FeaturesError
 from vadprep.core.records import Video
-from vadprep.data.manifest import frame_bounds
+from vadprep.data import frame_bounds
 
 SEGMENTS = 32
 """Rows of a video in Sultani et al.'s files, whatever its length."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vadprep.data.sources import FRAME_SUFFIXES
+from vadprep.data import FRAME_SUFFIXES
 from vadprep.video.decoders.base import FolderDecoder, Frame, check_size
 
 

@@ -1,0 +1,106 @@
+"""The anomalous frames of a video: seconds to frames, and ends past the end of the video."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from fractions import Fraction
+
+from vadprep.core.clips import nearest_rates
+from vadprep.core.errors import ManifestError
+from vadprep.core.records import Interval, Video
+
+MAX_PAST_END = 16
+"""Frames by which an interval may pass the end of its video: one clip.
+
+Published annotations do so (5 ends of UCF-Crime by 1 or 2 frames, 71 of XD-Violence by up to
+15 of the scored length); more means that frames and intervals were counted at two rates.
+"""
+
+Seconds = tuple[tuple[float, float], ...]
+"""Intervals [start, stop) in seconds."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def video_intervals(
+    video: Video, num_frames: int, fps: float | Fraction | None = None, where: str = ""
+) -> tuple[Interval, ...] | None:
+    """Anomalous source frames of a decoded video of ``num_frames``; None where unknown.
+
+    Seconds are turned into frames with ``fps``, the decoded rate, else with the manifest's.
+    Ends up to 16 frames past the video are cut and logged. Raises ManifestError beyond that,
+    and for seconds without any frame rate; ``where`` (``Manifest.where``) opens its message.
+    """
+    if num_frames < 1:
+        raise ValueError(f"{num_frames = }: a decoded video has 1 or more frames")
+    where = where or f"video {video.video_id!r}"
+    rate = float(fps) if fps is not None else video.fps
+    intervals = video.intervals
+    if video.intervals_seconds is not None:
+        if rate is None:
+            raise ManifestError(f"{where}: no frame rate turns seconds into frames: fill in fps")
+        intervals = _frames_from_seconds(video.intervals_seconds, rate)
+        if intervals and intervals[-1][1] > num_frames + MAX_PAST_END:
+            stop, length = video.intervals_seconds[-1][1], num_frames / rate
+            raise ManifestError(
+                f"{where}: ends at {stop:g} s, but the video has {length:.2f} s"
+                f"{_remedy(stop / length, rate)}"
+            )
+    if intervals is None:
+        return None
+    kept, notes = clip_intervals(intervals, num_frames, where, fps=rate)
+    for note in notes:
+        _LOG.info("%s", note)
+    return kept
+
+
+def clip_intervals(
+    intervals: Sequence[Interval],
+    num_frames: int,
+    where: str,
+    counted: str = "frames",
+    fps: float | None = None,
+) -> tuple[tuple[Interval, ...], list[str]]:
+    """Intervals cut at ``num_frames``, and a line for each that was cut or left out.
+
+    ``where`` opens each line, ``counted`` says what the frames are. Raises ManifestError for
+    an end more than 16 frames past the last one, with the frame rates that may be behind it.
+    """
+    kept: list[Interval] = []
+    notes: list[str] = []
+    for start, stop in intervals:
+        if stop > num_frames + MAX_PAST_END:
+            ratio = stop / num_frames
+            raise ManifestError(
+                f"{where}: interval end {stop} is {ratio:.3g} x the {num_frames} {counted}"
+                f"{_remedy(ratio, fps)}"
+            )
+        if stop > num_frames:
+            done = "cut there" if start < num_frames else "left out"
+            notes.append(
+                f"{where}: interval [{start}, {stop}) passes the {num_frames} {counted}: {done}"
+            )
+        if start < num_frames:
+            kept.append((start, min(stop, num_frames)))
+    return tuple(kept), notes
+
+
+def _frames_from_seconds(seconds: Seconds, fps: float) -> tuple[Interval, ...]:
+    """Frames nearest to each edge, at least one frame for each interval.
+
+    Rounding, not floor and ceil: seconds made as frame / fps then give their frame back.
+    """
+    edges = [(round(start * fps), round(stop * fps)) for start, stop in seconds]
+    return tuple((start, max(stop, start + 1)) for start, stop in edges)
+
+
+def _remedy(ratio: float, fps: float | None) -> str:
+    """What to do about an end at ``ratio`` x the length, counted at two frame rates or not."""
+    rates = nearest_rates(ratio, fps=fps)
+    if rates is None:
+        return ": correct it, or replace a video that is cut short"
+    return (
+        f", as {rates[0]:.4g} is to {rates[1]:.4g} fps: count both at one frame rate, or replace "
+        f"a video that is cut short"
+    )
