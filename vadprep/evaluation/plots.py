@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.records import Interval
-from vadprep.data.manifest import Manifest
+from vadprep.data import Manifest, choose_manifest
 from vadprep.evaluation.metrics import VideoScores
-from vadprep.evaluation.scores import chosen_manifest, read_origin, read_scores, truth_of
+from vadprep.evaluation.scores import read_origin, read_scores, truth_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,12 +45,13 @@ def plot_scores(
     if not isinstance(scores, Mapping):
         note = "; ".join(filter(None, (note, read_origin(Path(scores)).caution())))
         scores = read_scores(Path(scores))
-    is_known = dataset is not None or manifest is not None
-    truth = truth_of(scores, chosen_manifest(dataset, manifest)) if is_known else {}
+    truth = {}
+    if dataset is not None or manifest is not None:
+        truth = truth_of(scores, choose_manifest(dataset, manifest, with_paths=False))
     folder, paths = Path(out), dict[str, Path]()
     make_folder(folder)
     for index, (video_id, video) in enumerate(scores.items()):
-        intervals = truth[video_id].intervals if is_known else None
+        intervals = truth[video_id].intervals if truth else None
         paths[video_id] = folder / f"{index:06d}-{safe_name(video_id)}.png"
         plot_video(paths[video_id], video_id, video, intervals, note)
     return paths
