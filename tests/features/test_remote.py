@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
-import h5py
 import numpy as np
 import pytest
 from support.commands import message, run
@@ -169,14 +168,6 @@ def test_one_video_of_a_large_shard_costs_little_more_than_itself(tmp_path):
         for name in features:
             assert features[name].num_clips == 400
         assert len(server.requests) - before[1] < 3 * len(features)
-
-
-def test_large_numbers_come_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "PIECE_BYTES", 1000)
-    video = stored_video("a", num_clips=70, num_crops=5, dim=8)
-    write_folder(tmp_path / "xd" / "rgb", [video], small_spec(crops=5))
-    with FolderServer(tmp_path) as server, open_features(f"{server.url}/xd") as features:
-        assert np.array_equal(features["a"].rgb, features_of(video))
 
 
 def test_local_folders_do_without_fsspec(tmp_path):
@@ -346,15 +337,6 @@ def test_damage_is_named_as_in_a_local_shard(bucket, kind):
         assert features[ODD_IDS[3]].rgb.shape == (4, 1, 4)
         problems = "\n".join(verify_stream(StreamFolder.open(bucket / "rgb")).problems)
         assert all(f"shard-0000{each}" in problems for each in (1, 2, 3))
-
-
-def test_numbers_in_chunks_are_refused(tmp_path):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset("x", data=np.zeros((4, 2)), chunks=(1, 2))
-    with FolderServer(tmp_path) as server:
-        opened = remote.RemoteFile(RemotePath(f"{server.url}/a.h5"))
-        with pytest.raises(ValueError, match="chunks"):
-            opened.rows(lambda file: file["x"], slice(None))
 
 
 def test_a_remote_shard_is_a_shard(bucket, web):

@@ -139,7 +139,7 @@ def test_status_names_the_runs_at_work(tmp_path):
     lines = [line for line in result.stdout.splitlines() if line.startswith("running, rgb: ")]
     assert len(lines) == 2
     assert "rank 0 of 2 on host other, process 77, SLURM job 17_0: 3 videos done" in lines[0]
-    assert "1 in the works (b.mp4), last sign of life 0." in lines[0]
+    assert "1 in work (b.mp4), last sign of life 0." in lines[0]
     assert "NO SIGN OF LIFE for 10 min" in lines[1]
     found = json.loads(run_command("status", tmp_path, "--json").stdout)
     assert [each["host"] for each in found[0]["runs"]] == ["other", "other"]

@@ -16,12 +16,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
-
-from numpy.typing import NDArray
 
 from vadprep.core.atomic import disk_errors, make_folder, names_in, open_atomic, temporary_name
 from vadprep.core.errors import FeaturesError
@@ -29,7 +26,7 @@ from vadprep.core.spec import STREAMS, Spec, require_equal
 from vadprep.features.lease import Run, running
 from vadprep.features.plan import SHARD_SIZE, Place, Plan, grow_plan, read_plan
 from vadprep.features.remote import AnyPath, RemotePath
-from vadprep.features.shard import Shard, StoredVideo, read_blocks
+from vadprep.features.shard import Shard, StoredVideo
 
 
 @dataclass(frozen=True)
@@ -115,16 +112,10 @@ class StreamFolder:
         return (own, "000000") if own.exists() else (self.shard(place.shard), place.group)
 
     def stored(self, place: Place) -> StoredVideo:
-        """The finished video at ``place``; holds no file open: each of its blocks opens it once."""
+        """The finished video at ``place``; holds no file open."""
         path, group = self.location(place)
         with Shard(path) as shard:
-            video = shard.video(group)
-        return replace(video, blocks=partial(read_blocks, partial(_block, path, group)))
-
-
-def _block(path: Path, group: str, number: int) -> NDArray[Any]:
-    with Shard(path) as shard:
-        return shard.block(group, number)
+            return shard.video(group)
 
 
 def _numbers(folder: Path, prefix: str, suffix: str) -> Iterator[int]:

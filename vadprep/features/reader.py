@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,10 +66,7 @@ class StreamReader:
         return self.location(video_id)[0].exists()
 
     def stored(self, video_id: str) -> StoredVideo:
-        """What the shard holds of a video; raises ShardError when it is damaged or another's.
-
-        Its blocks can be read until the next video is asked for.
-        """
+        """What the shard holds of a video; raises ShardError when it is damaged or another's."""
         shard, group = self._shard(video_id)
         video = shard.video(group)
         if video.video_id != video_id:
@@ -152,7 +148,7 @@ class VideoFeatures:
             raise FeaturesError(
                 f"{self.video_id!r}: the spans of {' and '.join(self._readers)} differ"
             )
-        return replace(stored[0], blocks=tuple)  # a record that holds no file open
+        return stored[0]
 
     @property
     def spans(self) -> NDArray[np.int64]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import io
 import itertools
-import math
 import sys
 import threading
 import time
@@ -21,8 +20,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import h5py
-import numpy as np
-from numpy.typing import NDArray
 
 from vadprep.core.errors import FeaturesError
 
@@ -33,9 +30,6 @@ BLOCK_BYTES = 64 << 10
 """What fsspec fetches at a time of a file's metadata, and keeps: MOST_BLOCKS of each file."""
 
 MOST_BLOCKS = 64
-
-PIECE_BYTES = 16 << 20
-"""The most that is fetched of a file's numbers in one request."""
 
 FAILURES = {
     "fsspec.exceptions": ("FSTimeoutError",),
@@ -237,11 +231,6 @@ class LocalFile:
         """What ``get`` reads from the file."""
         return get(self._file)
 
-    def rows(self, get: Callable[[h5py.File], h5py.Dataset], rows: slice) -> NDArray[Any]:
-        """Some rows, without a step, of the contiguous data set that ``get`` finds."""
-        numbers: NDArray[Any] = get(self._file)[rows]
-        return numbers
-
     def close(self) -> None:
         self._file.close()
 
@@ -267,19 +256,6 @@ class RemoteFile(io.RawIOBase):
         with _no_collection(), h5py.File(self, "r") as file:
             return get(file)
 
-    def rows(self, get: Callable[[h5py.File], h5py.Dataset], rows: slice) -> NDArray[Any]:
-        """Some rows, without a step, of the contiguous data set that ``get`` finds."""
-        offset, shape, dtype = self.with_file(lambda file: _extent(get(file)))
-        start, stop, _ = rows.indices(shape[0])
-        row_bytes = dtype.itemsize * math.prod(shape[1:])
-        numbers = np.empty((max(0, stop - start), *shape[1:]), dtype)
-        content = numbers.reshape(-1).view(np.uint8)
-        for at in range(0, len(content), PIECE_BYTES):
-            piece = content[at : at + PIECE_BYTES]
-            first = offset + start * row_bytes + at
-            piece[:] = np.frombuffer(self.path.read_range(first, first + len(piece)), np.uint8)
-        return numbers
-
     def seekable(self) -> bool:
         return True
 
@@ -293,12 +269,13 @@ class RemoteFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         at = self._file.tell()
 
-        def read(system: Any, path: str) -> bytes:
+        def cached(system: Any, path: str) -> bytes:
             self._file.seek(at)
             content: bytes = self._file.read(len(buffer))
             return content
 
-        content = self.path.ask(read)
+        is_large = len(buffer) > BLOCK_BYTES
+        content = self.path.read_range(at, at + len(buffer)) if is_large else self.path.ask(cached)
         buffer[: len(content)] = content
         return len(content)
 
@@ -306,13 +283,6 @@ class RemoteFile(io.RawIOBase):
 def _open(system: Any, path: str) -> Any:
     options = {"block_size": BLOCK_BYTES, "cache_options": {"maxblocks": MOST_BLOCKS}}
     return system.open(path, "rb", cache_type="blockcache", **options)
-
-
-def _extent(array: h5py.Dataset) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
-    """Where the numbers of a data set begin, its shape and type; ValueError when in chunks."""
-    if array.chunks is not None:
-        raise ValueError(f"{array!r} is stored in chunks, expected contiguous numbers")
-    return array.id.get_offset() or 0, array.shape, array.dtype
 
 
 _READING = threading.RLock()

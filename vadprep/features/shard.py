@@ -25,14 +25,13 @@ without a checksum; plain h5py reads them as bytes, in UTF-8.
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -68,7 +67,7 @@ Attributes = Mapping[str, str | int | float]
 
 @dataclass(frozen=True)
 class StoredVideo:
-    """One video as it stands, or is to stand, in a shard.
+    """One video as it is stored in a shard, or is to be.
 
     ``blocks`` gives the features in order, [n, num_crops, dim] each; ``spans`` is int64
     [num_clips, 2]. Both are empty for a failed video.
@@ -103,15 +102,14 @@ def write_shard(path: Path, spec: Spec, videos: Sequence[StoredVideo]) -> None:
     with io.FileIO(os.memfd_create("vadprep-shard"), "w+") as image, open_atomic(path) as out:
         holes = _lay_out(image, spec, videos)
         _copy_metadata(image.fileno(), out)
-        for video, (features_at, spans_at) in zip(videos, holes, strict=True):
+        for video, offsets in zip(videos, holes, strict=True):
             if video.is_done:
-                _write_array(out, features_at, video.blocks(), video, "features")
-                _write_array(out, spans_at, [video.spans], video, "spans")
+                _write_array(out, offsets[0], video.blocks(), video, "features")
+                _write_array(out, offsets[1], [video.spans], video, "spans")
 
 
-def _lay_out(image: io.FileIO, spec: Spec, videos: Sequence[StoredVideo]) -> list[tuple[int, int]]:
+def _lay_out(image: io.FileIO, spec: Spec, videos: Sequence[StoredVideo]) -> list[list[int]]:
     """Write all but the numbers; returns the byte offsets of each video's features and spans."""
-    holes = []
     root: Attributes = {
         "format": FORMAT,
         "version": VERSION,
@@ -119,20 +117,27 @@ def _lay_out(image: io.FileIO, spec: Spec, videos: Sequence[StoredVideo]) -> lis
         "spec": spec.to_json(),
         "spec_hash": spec.hash,
     }
+    # Without the times of their making the same videos give the same bytes.
+    group_options = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    group_options.set_obj_track_times(False)
+    array_options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    array_options.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    array_options.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    array_options.set_obj_track_times(False)
+    holes = []
     with h5py.File(image, "w", libver=LIBVER) as file:
         _set_attributes(file, root)
         for index, video in enumerate(videos):
-            group = _create_group(file, f"{index:06d}")
-            _set_attributes(group, video.attributes)
-            holes.append(_reserve(group, video) if video.is_done else (0, 0))
+            group = h5py.h5g.create(file.id, b"%06d" % index, gcpl=group_options)
+            _set_attributes(h5py.Group(group), video.attributes)
+            arrays = (b"features", video.shape, video.dtype), (b"spans", video.spans.shape, "int64")
+            offsets = []
+            for name, shape, dtype in arrays if video.is_done else ():
+                kind, space = h5py.h5t.py_create(np.dtype(dtype)), h5py.h5s.create_simple(shape)
+                array = h5py.h5d.create(group, name, kind, space, array_options)
+                offsets.append(array.get_offset() or 0)
+            holes.append(offsets)
     return holes
-
-
-def _create_group(file: h5py.File, name: str) -> h5py.Group:
-    """A new group without the time of its making: the same videos give the same bytes."""
-    timeless = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
-    timeless.set_obj_track_times(False)
-    return h5py.Group(h5py.h5g.create(file.id, name.encode(), gcpl=timeless))
 
 
 def _set_attributes(group: h5py.Group, attributes: Attributes) -> None:
@@ -144,28 +149,6 @@ def _set_attributes(group: h5py.Group, attributes: Attributes) -> None:
             group.attrs.create(key, np.bytes_(text), dtype=kind)
         else:
             group.attrs[key] = value
-
-
-def _plain(value: Any) -> Any:
-    """What was stored, as str, int or float."""
-    plain = value.item() if isinstance(value, np.generic) else value
-    return plain.decode("utf-8", "surrogateescape") if isinstance(plain, bytes) else plain
-
-
-def _reserve(group: h5py.Group, video: StoredVideo) -> tuple[int, int]:
-    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    early.set_obj_track_times(False)
-    offsets = []
-    for name, shape, dtype in (
-        (b"features", video.shape, video.dtype),
-        (b"spans", video.spans.shape, "int64"),
-    ):
-        kind = h5py.h5t.py_create(np.dtype(dtype))
-        dataset = h5py.h5d.create(group.id, name, kind, h5py.h5s.create_simple(shape), early)
-        offsets.append(dataset.get_offset() or 0)
-    return offsets[0], offsets[1]
 
 
 def _copy_metadata(descriptor: int, out: BinaryIO) -> None:
@@ -208,26 +191,26 @@ class Shard:
         try:
             self._file = opened(path)
         except FileNotFoundError:
-            raise ShardError(f"{path}: not there: run the same extract again") from None
+            raise ShardError(f"{path}: missing: run the same extract again") from None
         except DAMAGE as error:
             raise ShardError(f"{path}: not a readable HDF5 file ({error}): {REMEDY}") from error
         try:
-            with _naming(str(path)):
-                self.spec = self._read_spec()
+            self.spec = self._read_spec()
         except BaseException:
             self.close()
             raise
 
     def _read_spec(self) -> Spec:
-        known = self._file.with_file(_attributes)
-        if (known.get("format"), known.get("version")) != (FORMAT, VERSION):
-            raise ShardError(
-                f"{self.path}: attribute format/version is {known.get('format')!r}/"
-                f"{known.get('version')!r}, expected {FORMAT!r}/{VERSION}"
-            )
-        spec = Spec.from_json(str(known["spec"]), f"{self.path}, attribute spec")
-        if spec.hash != known["spec_hash"]:
-            raise ShardError(f"{self.path}: attribute spec_hash does not fit attribute spec")
+        with self._checked():
+            known = self._file.with_file(_attributes)
+            if (known.get("format"), known.get("version")) != (FORMAT, VERSION):
+                raise ShardError(
+                    f"{self.path}: attribute format/version is {known.get('format')!r}/"
+                    f"{known.get('version')!r}, expected {FORMAT!r}/{VERSION}"
+                )
+            spec = Spec.from_json(str(known["spec"]), f"{self.path}, attribute spec")
+            if spec.hash != known["spec_hash"]:
+                raise ShardError(f"{self.path}: attribute spec_hash does not fit attribute spec")
         return spec
 
     def close(self) -> None:
@@ -241,102 +224,84 @@ class Shard:
 
     def __iter__(self) -> Iterator[str]:
         """Names of the groups, in order."""
-        with _naming(str(self.path)):
-            return iter(self._file.with_file(lambda file: list(file)))
+        with self._checked():
+            return iter(self._file.with_file(list))
 
     def video(self, name: str) -> StoredVideo:
-        """The video in group ``name``; its features stay on the disk until ``blocks()``."""
-        with self._naming(name):
-            video = self._file.with_file(lambda file: _stored(file[name]))
-        if not video.is_done:
-            return video
-        self._check(video, name)
-        return replace(video, blocks=partial(read_blocks, partial(self.block, name)))
-
-    def block(self, name: str, number: int) -> NDArray[Any]:
-        """Features of the snippets of one block, [n, num_crops, dim]: empty past the last."""
-        with self._naming(name):
-            features = partial(_features, name)
-            step = self._file.with_file(lambda file: _rows_a_block(features(file)))
-            return self._file.rows(features, slice(number * step, (number + 1) * step))
+        """The video in group ``name``, without its features: ``blocks()`` opens the file anew."""
+        with self._checked(name):
+            video = self._file.with_file(lambda file: _stored(file[name], self.path, name))
+        where = f"{self.path}, group {name} ({video.video_id!r})"
+        if video.spans.shape != (video.shape[0], 2):
+            raise ShardError(f"{where}: spans {video.spans.shape} for features {video.shape}")
+        if video.is_done and crc32(video.spans) != video.attributes["spans_crc32"]:
+            raise ShardError(f"{where}, spans: checksum differs: {REMEDY}")
+        return video
 
     def features(self, name: str) -> NDArray[Any]:
         """All features of the video in group ``name``: [num_clips, num_crops, dim].
 
         Raises ShardError when their checksum does not match.
         """
-        with self._naming(name):
-            names = ("video_id", "features_crc32")
-            known = self._file.with_file(lambda file: _attributes(file[name], names))
-            _check_kinds(known, names)
-            features = self._file.rows(partial(_features, name), slice(None))
-        if crc32(features) != known["features_crc32"]:
+        video = self.video(name)
+        features = self.rows(name, slice(None))
+        if crc32(features) != video.attributes["features_crc32"]:
             raise ShardError(
-                f"{self.path}, group {name}, features of {known['video_id']!r}: checksum differs: "
+                f"{self.path}, group {name}, features of {video.video_id!r}: checksum differs: "
                 f"{REMEDY}"
             )
         return features
 
-    def _check(self, video: StoredVideo, name: str) -> None:
-        where = f"{self.path}, group {name} ({video.video_id!r})"
-        if video.spans.shape != (video.shape[0], 2):
-            raise ShardError(f"{where}: spans {video.spans.shape} for features {video.shape}")
-        if crc32(video.spans) != video.attributes["spans_crc32"]:
-            raise ShardError(f"{where}, spans: checksum differs: {REMEDY}")
+    def rows(self, name: str, rows: slice) -> NDArray[Any]:
+        """Features of some snippets of the video in group ``name``, without a check."""
+        with self._checked(name):
+            numbers: NDArray[Any] = self._file.with_file(lambda file: file[name]["features"][rows])
+        return numbers
 
-    def _naming(self, name: str) -> AbstractContextManager[None]:
-        return _naming(f"{self.path}, group {name}")
-
-
-@contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Turn what h5py raises at a damaged file into a ShardError that says where."""
-    try:
-        yield
-    except DAMAGE as error:
-        raise ShardError(f"{where}: damaged: {error}: {REMEDY}") from error
+    @contextmanager
+    def _checked(self, group: str | None = None) -> Iterator[None]:
+        """Turn what h5py raises at a damaged file into a ShardError that says where."""
+        try:
+            yield
+        except DAMAGE as error:
+            where = str(self.path) if group is None else f"{self.path}, group {group}"
+            raise ShardError(f"{where}: damaged: {error}: {REMEDY}") from error
 
 
-def _attributes(group: h5py.Group, names: Iterable[str] | None = None) -> dict[str, Any]:
-    """The attributes of a group, or those of some names that are there."""
-    found = group.attrs if names is None else [name for name in names if name in group.attrs]
-    return {name: _plain(group.attrs[name]) for name in found}
+def _blocks(path: AnyPath, name: str, num_rows: int, step: int) -> Iterator[NDArray[Any]]:
+    """The features of a video, ``step`` snippets at a time."""
+    with Shard(path) as shard:
+        for start in range(0, num_rows, step):
+            yield shard.rows(name, slice(start, start + step))
 
 
-def _stored(group: h5py.Group) -> StoredVideo:
-    """The video in a group, without its features."""
-    attributes = _attributes(group)
-    _check_attributes(attributes)
-    if attributes["status"] != DONE:
-        return StoredVideo(attributes)
-    features = _array(group, "features", "float", 3)
-    spans = _array(group, "spans", "int64", 2)[()]
-    return StoredVideo(attributes, features.shape, features.dtype.name, spans)
+def _attributes(group: h5py.Group) -> dict[str, Any]:
+    """The attributes of a group as str, int or float."""
+    known = {}
+    for name, value in group.attrs.items():
+        plain = value.item() if isinstance(value, np.generic) else value
+        is_text = isinstance(plain, bytes)
+        known[name] = plain.decode("utf-8", "surrogateescape") if is_text else plain
+    return known
 
 
-def _features(name: str, file: h5py.File) -> h5py.Dataset:
-    return _array(file[name], "features", "float", 3)
-
-
-def _rows_a_block(features: h5py.Dataset) -> int:
-    row_bytes = max(1, features.dtype.itemsize * math.prod(features.shape[1:]))
-    return max(1, BLOCK_BYTES // row_bytes)
-
-
-def _check_attributes(known: Attributes) -> None:
-    """Raise ValueError naming the attribute of a video that is missing or odd."""
-    _check_kinds(known, ("video_id", "status"))
-    if known["status"] not in (DONE, FAILED):
-        raise ValueError(f"attribute status is {known['status']!r}, expected {DONE} or {FAILED}")
-    if known["status"] == DONE:
-        _check_kinds(known, tuple(KINDS))
-
-
-def _check_kinds(known: Attributes, names: Sequence[str]) -> None:
-    for name in names:
-        if not isinstance(known.get(name), KINDS[name]):
-            found = repr(known[name]) if name in known else "missing"
-            raise ValueError(f"attribute {name} is {found}, expected {KINDS[name].__name__}")
+def _stored(group: h5py.Group, path: AnyPath, name: str) -> StoredVideo:
+    """The video in a group; raises ValueError naming what is missing or odd."""
+    known = _attributes(group)
+    is_done = known.get("status") == DONE
+    for key, kind in KINDS.items() if is_done else (("video_id", str), ("status", str)):
+        if not isinstance(known.get(key), kind):
+            found = repr(known[key]) if key in known else "missing"
+            raise ValueError(f"attribute {key} is {found}, expected {kind.__name__}")
+    if not is_done:
+        if known["status"] != FAILED:
+            raise ValueError(f"attribute status is {known['status']!r}, expected done or failed")
+        return StoredVideo(known)
+    features, spans = _array(group, "features", "float", 3), _array(group, "spans", "int64", 2)
+    row_bytes = features.dtype.itemsize * math.prod(features.shape[1:])
+    step = max(1, BLOCK_BYTES // max(1, row_bytes))
+    blocks = partial(_blocks, path, name, features.shape[0], step)
+    return StoredVideo(known, features.shape, features.dtype.name, spans[()], blocks)
 
 
 def _array(group: h5py.Group, name: str, kind: str, ndim: int) -> h5py.Dataset:
@@ -348,15 +313,10 @@ def _array(group: h5py.Group, name: str, kind: str, ndim: int) -> h5py.Dataset:
     return array
 
 
-def read_blocks(block: Callable[[int], NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """``block(0)``, ``block(1)``, ... up to the first that is empty."""
-    return itertools.takewhile(len, map(block, itertools.count()))
-
-
 class Draft:
     """A video in the making: snippets are appended as they are computed, then committed.
 
-    They wait in a nameless file in the folder of ``path``, which a kill leaves nothing of;
+    They are kept in a nameless file in the folder of ``path``, of which a kill leaves nothing;
     ``commit`` makes ``path``, a shard of this one video, by one rename. Use as a context manager.
     """
 
