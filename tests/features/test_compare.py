@@ -116,7 +116,7 @@ def extracted(
             *chain(
                 *(clips.add(transform.resize(each)) for each in resampled([frames], resampling))
             ),
-            *clips.rest(),
+            *clips.flush(),
         ]
         features[name] = np.stack([network(transform.crop(clip)) for clip in whole])
     return InMemory(features, frames=fps is None)

@@ -12,7 +12,8 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -77,6 +78,10 @@ class Finding:
     """What to do about it."""
 
 
+def _found(topic: str, found: str, is_good: bool, cost: str, remedy: str) -> Finding:
+    return Finding(topic, found) if is_good else Finding(topic, found, cost, remedy)
+
+
 @command("doctor", example="vadprep doctor features/")
 @click.argument("folder", type=FOLDER, default=Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -97,14 +102,11 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield Finding("vadprep", f"{vadprep.__version__}, Python {platform.python_version()}")
     for name, cost in PACKAGES.items():
         version = installed_version(name, *OTHER_NAMES.get(name, ()))
-        yield Finding(name, version) if version else Finding(name, "missing", cost, INSTALL)
-    yield _cores()
-    yield _memory()
-    yield from _precision()
+        yield _found(name, version or "missing", bool(version), cost, INSTALL)
+    yield from _processor()
     yield _gpu()
     for decoder in ("decord", "pyav"):
         yield _decoder(decoder)
-    yield _shared_memory()
     yield from _weights()
     yield from _disk(folder)
 
@@ -112,42 +114,36 @@ def examine(folder: Path) -> Iterator[Finding]:
 # ---------------------------------------------------------------- processor, memory, GPU
 
 
-def _cores() -> Finding:
+def _processor() -> Iterator[Finding]:
     cores, present = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    allowed = core_quota() or cores
     found = f"{cores}" + f" of the machine's {present} (affinity)" * (cores < present)
-    allowed = core_quota()
-    if allowed is None or allowed >= cores:
-        return Finding("CPU cores", found)
-    return Finding(
-        "CPU cores",
-        f"{found}, the container may use {allowed:g}",
-        "more workers would wait for each other",
-        f"--workers {max(1, int(allowed))}",
-    )
+    found += f", the container may use {allowed:g}" * (allowed < cores)
+    cost, remedy = "more workers would wait for each other", f"--workers {max(1, int(allowed))}"
+    yield _found("CPU cores", found, allowed >= cores, cost, remedy)
 
-
-def _memory() -> Finding:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = read_cgroup("memory.max")
     memory = min(memory, int(limit)) if limit.isdecimal() else memory
-    if memory >= SMALL_MEMORY:
-        return Finding("memory", size(memory))
     cost = "a worker and its decoder need 1 to 2 GiB"
-    return Finding("memory", size(memory), cost, "--workers 1")
+    yield _found("memory", size(memory), memory >= SMALL_MEMORY, cost, "--workers 1")
 
+    remedy = "start the container with --shm-size"
+    free = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+    is_enough = free >= SMALL_SHARED_MEMORY
+    yield _found("/dev/shm", f"{size(free)} free", is_enough, "Ray may not start", remedy)
 
-def _precision() -> Iterator[Finding]:
-    topic = "bf16 on the CPU"
-    try:
+    with suppress(ModuleNotFoundError):  # without torch, which is reported already
         from vadprep.backbones import has_cpu_bf16
 
-        if has_cpu_bf16():
-            yield Finding(topic, "yes: --precision bf16 takes a quarter of the time of fp32")
-        else:
-            cost = "extraction on the CPU uses fp32, about 4 times slower than bf16"
-            yield Finding(topic, "no (needs AVX512-BF16 or AMX)", cost, "use another processor")
-    except ModuleNotFoundError:  # torch is missing, and already reported
-        return
+        has_bf16 = has_cpu_bf16()
+        found = (
+            "yes: --precision bf16 takes a quarter of the time of fp32"
+            if has_bf16
+            else "no (needs AVX512-BF16 or AMX)"
+        )
+        cost = "extraction on the CPU uses fp32, about 4 times slower than bf16"
+        yield _found("bf16 on the CPU", found, has_bf16, cost, "use another processor")
 
 
 def _gpu() -> Finding:
@@ -156,27 +152,13 @@ def _gpu() -> Finding:
     except ModuleNotFoundError:
         return Finding("GPU", "unknown without torch", CPU_SPEED, INSTALL)
     if not torch.cuda.is_available():
-        if torch.version.cuda:
-            found = f"none (torch {torch.__version__} is for CUDA {torch.version.cuda})"
-            return Finding("GPU", found, CPU_SPEED, "if there is one, update its driver")
-        found = "none (this torch is built for the CPU alone)"
-        return Finding("GPU", found, CPU_SPEED, "if there is one, install torch for CUDA")
+        built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for the CPU alone"
+        remedy = "if there is one: install its driver, and torch for its version of CUDA"
+        return Finding("GPU", f"none (torch {torch.__version__} is {built})", CPU_SPEED, remedy)
     cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     names = ", ".join(f"{card.name} {size(card.total_memory)}" for card in cards)
-    if min(card.major for card in cards) >= 8:
-        return Finding("GPU", names)
-    return Finding("GPU", names, "older than Ampere: no tf32 and no bf16", "--precision fp16")
-
-
-def _shared_memory() -> Finding:
-    try:
-        free = shutil.disk_usage("/dev/shm").free
-    except OSError:
-        return Finding("/dev/shm", "none", "Ray uses files, which are slower", "mount a tmpfs")
-    if free >= SMALL_SHARED_MEMORY:
-        return Finding("/dev/shm", f"{size(free)} free")
-    remedy = "start the container with --shm-size"
-    return Finding("/dev/shm", f"{size(free)} free", "Ray may not start", remedy)
+    is_new = min(card.major for card in cards) >= 8
+    return _found("GPU", names, is_new, "older than Ampere: no tf32, no bf16", "--precision fp16")
 
 
 # ---------------------------------------------------------------- decoders, weights
@@ -187,21 +169,21 @@ def _decoder(name: str) -> Finding:
     topic = f"decoder {name}"
     try:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "probe.avi"
-            _write_probe(path)
-            count = _count_frames(path, name)
+            count = _num_decoded(Path(folder) / "probe.avi", name)
     except DECODER_ERRORS as error:
         cost = "only the other decoder reads videos"
         return Finding(topic, f"does not work: {error}", cost, INSTALL)
-    if count == PROBE_FRAMES:
-        return Finding(topic, "works")
-    found = f"{count} of {PROBE_FRAMES} frames of a test video"
-    return Finding(topic, found, "frames are lost", "install another version")
+    is_good = count == PROBE_FRAMES
+    found = "works" if is_good else f"{count} of {PROBE_FRAMES} frames of a test video"
+    return _found(topic, found, is_good, "frames are lost", "install another version")
 
 
-def _write_probe(path: Path) -> None:
+def _num_decoded(path: Path, name: str) -> int:
+    """Write a video of ``PROBE_FRAMES`` frames, and count what the decoder ``name`` finds."""
     import av
     import numpy as np
+
+    from vadprep.video import open_frames
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=Fraction(25))
@@ -210,24 +192,17 @@ def _write_probe(path: Path) -> None:
             pixels = np.full((48, 64, 3), 8 * i, dtype=np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
-
-
-def _count_frames(path: Path, name: str) -> int:
-    from vadprep.video import open_frames
-
-    with open_frames(path, decoder=name) as stream:
-        return sum(len(block) for block in stream)
+    with open_frames(path, decoder=name) as frames:
+        return sum(len(block) for block in frames)
 
 
 def _weights() -> Iterator[Finding]:
-    graphs = dict.fromkeys(known.graph for known in CATALOG.values())
-    ready = {graph: name for graph in graphs if (name := stored_weights(graph))}
     yield Finding("folder of weights", str(weights_folder()))
-    for graph, name in ready.items():
-        yield Finding(f"weights of {graph}", name)
-    if "inception_i3d" not in ready:
-        cost, remedy = "extract needs --weights FILE", "vadprep weights get i3d-rgb"
-        yield Finding("weights of inception_i3d", "none", cost, remedy)
+    for graph in dict.fromkeys(known.graph for known in CATALOG.values()):
+        name = stored_weights(graph)
+        if name or graph == "inception_i3d":
+            cost, remedy = "extract needs --weights FILE", "vadprep weights get i3d-rgb"
+            yield _found(f"weights of {graph}", name or "none", bool(name), cost, remedy)
 
 
 # ---------------------------------------------------------------- disk
@@ -237,46 +212,49 @@ def _disk(folder: Path) -> Iterator[Finding]:
     try:
         yield Finding("disk space", f"{size(shutil.disk_usage(folder).free)} free in {folder}")
         with tempfile.TemporaryDirectory(prefix=".vadprep-doctor-", dir=folder) as probe:
-            for check in (_speed, _locks, _links):
-                yield check(Path(probe))
+            rate = _speed(Path(probe) / "probe")
+            cost, remedy = "shards and saved flow wait for the disk", "write to a local disk"
+            yield _found(
+                "disk speed", f"{size(rate)} per second written", rate > SLOW_DISK, cost, remedy
+            )
+            why = _refusal(_lock, Path(probe))
+            cost, remedy = "two downloads of a file may collide", "put VADPREP_CACHE elsewhere"
+            yield _found("file locks", f"no ({why})" if why else "yes", not why, cost, remedy)
+            why = _refusal(_link, Path(probe))
+            cost = "two runs that start in the same second may both start"
+            remedy = "start one run first"
+            yield _found("hard links", f"no ({why})" if why else "yes", not why, cost, remedy)
     except OSError as error:
         found = f"{folder}: {os.strerror(error.errno or 0)}"
         yield Finding("disk", found, "features cannot be written there", "choose another folder")
 
 
-def _speed(folder: Path) -> Finding:
-    """Write and flush, so that the cache of the system does not count."""
+def _speed(path: Path) -> float:
+    """Bytes per second, written and flushed, so that the cache of the system does not count."""
     block = os.urandom(1 << 20)
     start = time.perf_counter()
-    with open(folder / "probe", "wb") as file:
+    with open(path, "wb") as file:
         for _ in range(PROBE_BYTES // len(block)):
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
-    rate = PROBE_BYTES / (time.perf_counter() - start)
-    found = f"{size(rate)} per second written"
-    if rate > SLOW_DISK:
-        return Finding("disk speed", found)
-    cost = "slow: shards and saved flow wait for the disk"
-    return Finding("disk speed", found, cost, "write features to a local disk")
+    return PROBE_BYTES / (time.perf_counter() - start)
 
 
-def _locks(folder: Path) -> Finding:
+def _refusal(act: Callable[[Path], None], folder: Path) -> str:
+    """Why the file system refuses ``act``; empty when it does not."""
     try:
-        with open(folder / "lock", "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        act(folder)
     except OSError as error:
-        found, cost = f"no ({os.strerror(error.errno or 0)})", "two downloads of a file may collide"
-        return Finding("file locks", found, cost, "set VADPREP_CACHE to a local disk")
-    return Finding("file locks", "yes")
+        return os.strerror(error.errno or 0)
+    return ""
 
 
-def _links(folder: Path) -> Finding:
-    try:
-        (folder / "one").touch()
-        os.link(folder / "one", folder / "two")
-    except OSError as error:
-        found = f"no ({os.strerror(error.errno or 0)})"
-        cost = "two runs that start in the same second may both start"
-        return Finding("hard links", found, cost, "start one run first")
-    return Finding("hard links", "yes")
+def _lock(folder: Path) -> None:
+    with open(folder / "lock", "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _link(folder: Path) -> None:
+    (folder / "one").touch()
+    os.link(folder / "one", folder / "two")

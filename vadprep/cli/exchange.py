@@ -35,14 +35,13 @@ from vadprep.features.exchange.surveying import SPANS, Request
 from vadprep.features.status import stream_status
 
 LAYOUT = click.option(
-    "--layout",
-    type=click.Choice(list(LAYOUTS)),
-    required=True,
-    help="Code base whose files these are.",
+    "--layout", type=click.Choice(list(LAYOUTS)), required=True, help="Code base of the files."
 )
 STREAM = click.option(
     "--stream", type=click.Choice(STREAMS), default="rgb", show_default=True, help="Stream."
 )
+READ_HELP = "Number of videos to read; 0 reads all. Clips are counted in all videos."
+SET_HELP = "A field of the spec that you know, such as fps=24. Repeatable."
 SPANS_HELP = "fit: by the tail rule that gives this number of clips. even: evenly over all frames."
 
 
@@ -53,13 +52,7 @@ SPANS_HELP = "fit: by the tail rule that gives this number of clips. even: evenl
 @click.option("--out", type=FOLDER, help="Feature folder. Default: features/NAME.")
 @STREAM
 @advanced("--spans", type=click.Choice(SPANS), default="fit", show_default=True, help=SPANS_HELP)
-@advanced(
-    "--set",
-    "fields",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="A field of the spec that you know, such as fps=24. Repeatable.",
-)
+@advanced("--set", "fields", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
 def import_(
     folder: Path,
     out: Path | None,
@@ -116,13 +109,7 @@ def export(features: Path, layout: str, out: Path, stream: str, **options: Any) 
 @click.argument("a", type=FOLDER)
 @click.argument("b", type=FOLDER)
 @STREAM
-@click.option(
-    "--videos",
-    type=click.IntRange(0),
-    default=SAMPLE,
-    show_default=True,
-    help="Number of videos to read; 0 reads all. Clips are always counted in all videos.",
-)
+@click.option("--videos", type=click.IntRange(0), default=SAMPLE, show_default=True, help=READ_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(a: Path, b: Path, stream: str, videos: int, as_json: bool) -> None:
     """Compare two sets of features and say what differs.
@@ -133,58 +120,52 @@ def compare(a: Path, b: Path, stream: str, videos: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
         return
-    for rows in (_video_rows(found), _set_rows(found), _measure_rows(found)):
-        show(rows)
+    rows: list[Cells] = [("video", "clips A", "clips B", "compared", "cosine", "least")]
+    for each in found.videos:
+        cosines = _number(each.cosine_mean), _number(each.cosine_least)
+        rows.append((each.video_id, each.clips_a, each.clips_b, each.num_compared, *cosines))
+    for table in (rows, _set_rows(found), _measure_rows(found)):
+        show(table)
         click.echo()
     for line in compared_words(found):
         click.echo(printable(line))
     show_list("could not be compared", list(found.unread))
 
 
-def _video_rows(found: Comparison) -> list[Cells]:
-    """A line for each video that was read."""
-    rows: list[Cells] = [("video", "clips A", "clips B", "compared", "cosine", "least")]
-    for each in found.videos:
-        cosines = _number(each.cosine_mean), _number(each.cosine_least)
-        rows.append((each.video_id, each.clips_a, each.clips_b, each.num_compared, *cosines))
-    return rows
-
-
 def _set_rows(found: Comparison) -> list[Cells]:
     """What the two sets are, a column each."""
+    rules = found.evidence.counts.rules
     return [
         ("", "A", "B"),
         ("videos", found.num_a, found.num_b),
         ("crops", *found.evidence.crops),
         ("dimension", *found.evidence.dims),
-        (
-            "tail rules that fit",
-            *(", ".join(rules) or "-" for rules in found.evidence.counts.rules),
-        ),
+        ("tail rules that fit", *(", ".join(each) or "-" for each in rules)),
     ]
+
+
+MEASURES = {
+    "cosine_mean": ("cosine, mean", ".4f"),
+    "cosine_least": ("cosine, least", ".4f"),
+    "largest_difference": ("largest difference / largest value", ".1e"),
+    "same_features": ("features that find themselves (chance: 0.00)", ".2f"),
+    "same_profile": ("correlation of the features' means", ".2f"),
+    "same_course": ("correlation of the course in time", ".2f"),
+    "course_by_chance": ("share of other videos with such a course", ".2f"),
+    "scene_by_chance": ("share of other videos with such a scene", ".2f"),
+    "correlation": ("correlation without the means", ".4f"),
+    "scale": ("scale of B", ".4f"),
+    "shift": ("shift of B / mean of A", "+.4f"),
+}
+"""Measure of ``Evidence``, or of its ``spread`` -> what the table calls it, and its format."""
 
 
 def _measure_rows(found: Comparison) -> list[Cells]:
     """What was measured over the videos that were read; - where there was too little."""
-    seen, spread = found.evidence, found.evidence.spread
-    rows: list[Cells] = [
-        ("measure", "value"),
-        ("cosine, mean", _number(seen.cosine_mean)),
-        ("cosine, least", _number(seen.cosine_least)),
-        ("largest difference / largest value", _number(seen.largest_difference, ".1e")),
-        ("features that find themselves (chance: 0.00)", _number(seen.same_features, ".2f")),
-        ("correlation of the features' means", _number(seen.same_profile, ".2f")),
-        ("correlation of the course in time", _number(seen.same_course, ".2f")),
-        ("share of other videos with such a course", _number(seen.course_by_chance, ".2f")),
-        ("share of other videos with such a scene", _number(seen.scene_by_chance, ".2f")),
-    ]
-    if spread:
-        rows += [
-            ("correlation without the means", _number(spread.correlation)),
-            ("scale of B", _number(spread.scale)),
-            ("shift of B / mean of A", _number(spread.shift, "+.4f")),
-        ]
-    return rows
+    seen = found.evidence
+    values = {**vars(seen), **(vars(seen.spread) if seen.spread else {})}
+    rows = [(text, _number(values[n], form)) for n, (text, form) in MEASURES.items() if n in values]
+    return [("measure", "value"), *rows]
 
 
 def _number(value: float, form: str = ".4f") -> str:

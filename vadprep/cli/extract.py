@@ -12,6 +12,7 @@ import click
 from vadprep.cli.features import show_status
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import (
+    COUNT,
     FOLDER,
     Videos,
     argument_errors,
@@ -34,90 +35,63 @@ if TYPE_CHECKING:
 WEIGHTS_HELP = (
     "File, name in vadprep weights list, or random:SEED. Default: what weights get has fetched."
 )
-FLOW_WEIGHTS_HELP = "Weights of stream flow. Default: --weights if random, else what is fetched."
-RANK_HELP = "Number of this job, from 0. Default: $SLURM_ARRAY_TASK_ID, else 0."
+CROPS_HELP = "Number of crops per clip: 1, 5 or 10. Default: that of the preset."
+SET_HELP = "A field of the spec, such as tail=drop; see vadprep presets NAME. Repeatable."
+STALL_HELP = "If a decoder gives no frame for this time, it is stopped and the other decoder tried."
 DAMAGE_HELP = (
     "Share of the frames of a video, 0 to 1, that may be repaired or missing. It only decides "
     "which videos are kept; it does not change feature values."
 )
+NAMES = click.Choice(list(PRESETS))
+CROPS = click.Choice([str(each) for each in CROP_COUNTS])
+SECONDS = click.FloatRange(0, min_open=True)
 
 
 @command("extract", example="vadprep extract --videos clips/ --weights random:0")
 @video_options
 @click.option("--out", type=FOLDER, help="Feature folder. Default: features/NAME.")
 @click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    metavar="NAME",
-    help="Preset name; see vadprep presets. Default: the preset of the data set.",
+    "--preset", type=NAMES, metavar="NAME", help="Preset name. Default: the preset of the data set."
 )
 @click.option("--streams", help="rgb, flow or rgb,flow. Default: the streams of the preset.")
 @click.option("--weights", help=WEIGHTS_HELP)
-@click.option(
-    "--crops",
-    type=click.Choice([str(each) for each in CROP_COUNTS]),
-    help="Number of crops per clip: 1, 5 or 10. Default: that of the preset.",
-)
+@click.option("--crops", type=CROPS, help=CROPS_HELP)
 @click.option("--fps", help="native, or the rate to resample to. Default: that of the preset.")
-@click.option(
-    "--workers", type=click.IntRange(1), help="Number of CPU workers. Default: one for each core."
-)
+@click.option("--workers", type=COUNT, help="Number of CPU workers. Default: one for each core.")
 @click.option("--retry-failed", is_flag=True, help="Extract the videos that failed again.")
 @click.option("--dry-run", is_flag=True, help="Print plan, size and time; extract nothing.")
-@advanced("--flow-weights", help=FLOW_WEIGHTS_HELP)
+@advanced(
+    "--flow-weights", help="Weights of stream flow. Default: --weights if random, else fetched."
+)
 @advanced(
     "--precision",
     type=click.Choice(PRECISIONS),
     help="Arithmetic of the network. Default: fp32 on the CPU, tf32 on a GPU.",
 )
-@advanced(
-    "--set",
-    "fields",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="A field of the spec, such as tail=drop; see vadprep presets NAME. Repeatable.",
-)
+@advanced("--set", "fields", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
 @advanced("--save-flow", type=FOLDER, help="Folder in which to keep the optical flow.")
 @advanced(
-    "--flow-format",
-    type=click.Choice(["hdf5", "jpeg"]),
-    help="Format of --save-flow. Default: hdf5.",
+    "--flow-format", type=click.Choice(["hdf5", "jpeg"]), help="Of --save-flow. Default: hdf5."
 )
 @advanced("--flow-from", type=FOLDER, help="Read the flow that --save-flow has written.")
-@advanced(
-    "--gpus",
-    type=click.IntRange(1),
-    help="Number of GPUs, with one worker on each. Default: all.",
-)
+@advanced("--gpus", type=COUNT, help="Number of GPUs, with one worker on each. Default: all.")
 @advanced("--address", default="local", show_default=True, help="Address of a Ray cluster to join.")
-@advanced("--rank", type=click.IntRange(0), default=0, envvar="SLURM_ARRAY_TASK_ID", help=RANK_HELP)
 @advanced(
-    "--world-size",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Number of jobs that share the feature folder.",
+    "--rank",
+    type=click.IntRange(0),
+    default=0,
+    envvar="SLURM_ARRAY_TASK_ID",
+    help="Number of this job, from 0. Default: $SLURM_ARRAY_TASK_ID, else 0.",
 )
 @advanced(
-    "--shard-size",
-    type=click.IntRange(1),
-    help="Number of videos in a shard file, when the feature folder is new.",
+    "--world-size", type=COUNT, default=1, help="Number of jobs that share the feature folder."
 )
+@advanced("--shard-size", type=COUNT, help="Number of videos in a shard of a new feature folder.")
+@advanced("--stall-seconds", type=SECONDS, default=60.0, show_default=True, help=STALL_HELP)
 @advanced(
-    "--stall-seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="If a decoder gives no frame for this time, it is stopped and the other decoder tried.",
-)
-@advanced(
-    "--max-damage",
-    type=float,
-    metavar="SHARE",
-    default=MAX_DAMAGE,
-    show_default=True,
+    "--max-damage", type=float, metavar="SHARE", default=MAX_DAMAGE, show_default=True,
     help=DAMAGE_HELP,
-)
+)  # fmt: skip
 def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any) -> None:
     """Extract features from videos into a feature folder.
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from vadprep.cli.help import advanced, command
-from vadprep.cli.options import FEATURES, FOLDER
+from vadprep.cli.options import COUNT, FEATURES, FOLDER
 from vadprep.cli.progress import shown_bar
 from vadprep.cli.text import (
     Cells,
@@ -43,11 +43,7 @@ MISSING_RANKS_HELP = "Print the ranks that have work left, for sbatch --array; n
 @click.option("--video", metavar="ID", help="Print only what happened to this video, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every video id.")
 @advanced("--missing-ranks", is_flag=True, help=MISSING_RANKS_HELP)
-@advanced(
-    "--world-size",
-    type=click.IntRange(1),
-    help="Number of ranks for --missing-ranks. Default: that of the last run.",
-)
+@advanced("--world-size", type=COUNT, help="Ranks of --missing-ranks. Default: of the last run.")
 def status(
     features: Path,
     by_stage: bool,
@@ -258,9 +254,7 @@ def verify(features: Path) -> None:
 @command("merge", example="vadprep merge features/a features/b --out features/ab")
 @click.argument("features", type=FEATURES, nargs=-1, required=True)
 @click.option(
-    "--shard-size",
-    type=click.IntRange(1),
-    help="Number of videos in a shard file. Default: as in the first folder.",
+    "--shard-size", type=COUNT, help="Videos in a shard. Default: as in the first folder."
 )
 @click.option("--out", type=FOLDER, required=True, help="The new feature folder.")
 def merge(features: tuple[Path, ...], shard_size: int | None, out: Path) -> None:

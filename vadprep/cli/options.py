@@ -29,6 +29,7 @@ from vadprep.features.remote import as_path
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(1)
 
 
 class _Features(click.Path):

@@ -178,45 +178,28 @@ def extract_as(
     is unknown. Raises CheckpointError, before anything is decoded, for settings that cannot be
     repeated and for other weights.
     """
+    import torch
+
+    from vadprep.backbones.graphs import graph_of
     from vadprep.cli.progress import shown_progress
     from vadprep.extraction import resolve_plan, run_plan
     from vadprep.training.checkpoint import check_features
 
     specs = repeatable_specs(run.specs, weights, preset)
-    plan = resolve_plan(
-        out,
-        specs=specs,
-        weights=weights["weights"],
-        flow_weights=weights["flow_weights"],
-        device=device(),
-        workers=1,
-    )
+    options: dict[str, Any] = dict(weights)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plan = resolve_plan(out, specs=specs, device=device, workers=1, **options)
     made = {spec.stream: spec for spec in plan.specs}
     check_features(run, made, "extracting for the run", preset=preset)
-    if preset:
-        check_dimension(run, made)
-    with shown_progress() as progress:
-        run_plan(plan, manifest, Path(), progress, retry_failed=True)
-
-
-def device() -> str:
-    """``cuda`` where there is a GPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def check_dimension(run: Checkpoint, specs: Mapping[str, Spec]) -> None:
-    """Raise CheckpointError when networks give other features than the run was trained on."""
-    from vadprep.backbones.graphs import graph_of
-
-    dims = {spec.graph: graph_of(spec.graph).dim for spec in specs.values()}
-    if sum(graph_of(spec.graph).dim for spec in specs.values()) != run.head.dim:
+    dims = {spec.graph: graph_of(spec.graph).dim for spec in made.values()}
+    if preset and sum(dims.values()) != run.head.dim:
         given = ", ".join(f"{graph} gives {dim}" for graph, dim in dims.items())
         raise CheckpointError(
             f"the run was trained on features of dimension {run.head.dim}, {given}: take a preset "
             "of another network"
         )
+    with shown_progress() as progress:
+        run_plan(plan, manifest, Path(), progress, retry_failed=True)
 
 
 def repeatable_specs(
@@ -224,51 +207,42 @@ def repeatable_specs(
 ) -> dict[str, Spec]:
     """The specs (by stream) that a run's features are extracted with again.
 
-    ``preset`` stands in for unknown fields. Raises CheckpointError for specs that cannot be
-    extracted with again, UsageError without weights.
+    ``preset`` stands in for unknown fields. Raises CheckpointError for specs that no extraction
+    from videos alone can have, UsageError when no weights are named, fetched, or made of a seed.
     """
-    with argument_errors():
-        found = {
-            each: fill_unknown(spec, preset) if preset else spec for each, spec in specs.items()
-        }
-    for stream, spec in found.items():
-        check_repeatable(spec, () if preset is None else OF_THE_MACHINE)
+    from vadprep.backbones.weights.catalog import stored_weights
+
+    if preset:
+        with argument_errors():
+            specs = {stream: fill_unknown(spec, preset) for stream, spec in specs.items()}
+    for stream, spec in specs.items():
+        settled = OF_THE_MACHINE if preset else ()
+        unknown = [
+            name
+            for name, value in spec.identity().items()
+            if value == UNKNOWN and name not in settled
+        ]
+        reasons = []
+        if unknown or spec.preset not in PRESETS:
+            reasons.append(f"preset {spec.preset}, unknown: {', '.join(unknown) or 'nothing'}")
+        if spec.flow_source not in (NO_FLOW, COMPUTED, UNKNOWN):
+            reasons.append(f"flow was read from {spec.flow_source}")
+        if reasons:
+            remedy = "take a preset for what is unknown (--preset NAME), or " if unknown else ""
+            raise CheckpointError(
+                f"the features of the run cannot be extracted again ({', '.join(reasons)}): "
+                f"{remedy}name features by --features"
+            )
         option = "flow_weights" if stream == "flow" else "weights"
-        check_weights(stream, spec, weights[option])
-    return found
+        if not (weights[option] or spec.is_random or stored_weights(spec.graph)):
+            named = f"--{option.replace('_', '-')}"
+            if spec.weights == UNKNOWN:
+                raise click.UsageError(
+                    f"nobody knows of which weights the run's features are: {named}"
+                )
+            raise click.UsageError(f"the run's features are of {spec.weights}: name it by {named}")
+    return dict(specs)
 
 
 OF_THE_MACHINE = ("weights_sha256", "precision", "batch")
 """Fields that no preset holds; unknown, they are what weights and machine are."""
-
-
-def check_repeatable(spec: Spec, settled: Sequence[str] = ()) -> None:
-    """Raise CheckpointError for a spec that no extraction from videos alone can have.
-
-    Fields of ``settled`` may be unknown.
-    """
-    unknown = [name for name, value in spec.identity().items() if value == UNKNOWN]
-    unknown = [name for name in unknown if name not in settled]
-    odd = []
-    if unknown or spec.preset not in PRESETS:
-        odd.append(f"preset {spec.preset}, unknown: {', '.join(unknown) or 'nothing'}")
-    if spec.flow_source not in (NO_FLOW, COMPUTED, UNKNOWN):
-        odd.append(f"flow was read from {spec.flow_source}")
-    if odd:
-        remedy = "take a preset for what is unknown (--preset NAME), or " if unknown else ""
-        raise CheckpointError(
-            f"the features of the run cannot be extracted again ({', '.join(odd)}): {remedy}"
-            "name features by --features"
-        )
-
-
-def check_weights(stream: str, spec: Spec, weights: str | None) -> None:
-    """Raise UsageError when there are no weights: none named, of a seed, or fetched."""
-    from vadprep.backbones.weights.catalog import stored_weights
-
-    if weights or spec.is_random or stored_weights(spec.graph):
-        return
-    option = "--flow-weights" if stream == "flow" else "--weights"
-    if spec.weights == UNKNOWN:
-        raise click.UsageError(f"nobody knows of which weights the run's features are: {option}")
-    raise click.UsageError(f"the run's features are of {spec.weights}: name it by {option}")

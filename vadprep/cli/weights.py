@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,8 +196,7 @@ def first_clips(video: Path, preset: str) -> Tensor:
 
     values = values_of(preset)
     length = values["clip_length"]
-    fps = None if values["fps"] == "native" else Fraction(values["fps"])
-    frames = _first_frames(video, fps, MAX_CLIPS * length)
+    frames = _first_frames(video, values["fps"], MAX_CLIPS * length)
     num_clips = len(frames) // length
     if not num_clips:
         raise DecodeError(
@@ -211,26 +211,22 @@ def first_clips(video: Path, preset: str) -> Tensor:
     return centre.unflatten(0, (num_clips, length))
 
 
-def _first_frames(video: Path, fps: Fraction | None, count: int) -> list[NDArray[np.uint8]]:
-    """At most ``count`` frames [height, width, 3] of a video, resampled to ``fps``.
+def _first_frames(video: Path, rate: str, count: int) -> list[NDArray[np.uint8]]:
+    """At most ``count`` frames [height, width, 3] of a video, resampled to ``rate``.
 
     Raises the DecodeError of the last decoder when none can read it.
     """
     from vadprep.core.clips import Resampling
     from vadprep.video import FILE_DECODERS, open_frames
 
+    fps = None if rate == "native" else Fraction(rate)
     for decoder in FILE_DECODERS:
-        frames: list[NDArray[np.uint8]] = []
         try:
             with open_frames(video, decoder=decoder, fps=FOLDER_FPS) as stream:
-                resampling, seen = Resampling(stream.header.fps, fps), 0
-                for block in stream:
-                    for i, frame in enumerate(block):
-                        frames += [frame.copy()] * resampling.repeats(seen + i)
-                    seen += len(block)
-                    if len(frames) >= count:
-                        break
-                return frames[:count]
+                resampling = Resampling(stream.header.fps, fps)
+                every = enumerate(frame.copy() for block in stream for frame in block)
+                resampled = (frame for i, frame in every for _ in range(resampling.repeats(i)))
+                return list(islice(resampled, count))
         except DecodeError:
             if decoder == FILE_DECODERS[-1]:
                 raise
