@@ -14,7 +14,6 @@ import click
 
 from vadprep import __version__
 from vadprep.cli.help import LazyGroup
-from vadprep.core.errors import VadprepError
 
 SECTIONS = {
     "Prepare": {
@@ -64,16 +63,19 @@ class _Main(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except VadprepError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(error.exit_code)
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("vadprep"):
                 raise
-            click.echo(
-                f"Error: this needs the package {error.name}: pip install 'vadprep[all]'", err=True
-            )
+            text = f"this needs the package {error.name}: pip install 'vadprep[all]'"
+            click.echo(f"Error: {text}", err=True)
             ctx.exit(2)
+        except Exception as error:
+            from vadprep.core.errors import VadprepError  # with numpy, which --help does not need
+
+            if not isinstance(error, VadprepError):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
 
 
 @click.group(
