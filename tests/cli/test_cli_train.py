@@ -198,7 +198,7 @@ def test_eval_finds_the_manifest_from_any_folder(place, tmp_path, monkeypatch):
     assert by_itself == ok("eval", "r", "--manifest", place / "m.csv")
     caution, head, first, *_ = by_itself.splitlines()
     assert caution == f"r: {CAUTION}"
-    assert head.split() == ["figure", "seed-9", "seed-10", "mean", "spread"]
+    assert head.split() == ["metric", "seed-9", "seed-10", "mean", "spread"]
     _, one, other, mean, _ = first.split()
     assert float(mean) == pytest.approx((float(one) + float(other)) / 2, abs=0.01)
 
@@ -222,10 +222,10 @@ def test_the_protocol_of_csltal_is_printed_beside_the_standard_one(place, tmp_pa
     headings = "seed 0  seed 1  mean  spread  best on test, mean  best on test, spread"
     assert "proposal_ap" in own
     for lines in (standard.splitlines()[1], own.splitlines()[1]):
-        assert lines.split() == ["figure", *headings.split()]
+        assert lines.split() == ["metric", *headings.split()]
     assert "2 runs in" in own and "what is best on test was chosen on test: optimistic" in own
     evaluated = ok("eval", tmp_path / "r").split(head)[1].splitlines()
-    assert evaluated[1].split() == ["figure", "seed-0", "seed-1", "mean", "spread"]
+    assert evaluated[1].split() == ["metric", "seed-0", "seed-1", "mean", "spread"]
     saved = [line.split()[:5] for line in own.splitlines()[2:10]]
     assert [line.split() for line in evaluated[2:]] == saved
     record = json.loads(ok("eval", tmp_path / "r", "--coverage", "hold", "--json"))

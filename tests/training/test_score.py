@@ -247,7 +247,7 @@ def test_a_scores_file_is_plotted_and_evaluated(tmp_path):
 def test_tables_show_percent_and_why_a_figure_is_missing():
     rows = metric_rows({"last": {"frame_auc": 0.85124, "far": None}}, {"far": "not asked"})
     assert rows == [
-        ("figure", "last", "why not"),
+        ("metric", "last", "why not"),
         ("frame_auc", "85.12", ""),
         ("far", "-", "not asked"),
     ]

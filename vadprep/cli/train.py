@@ -227,11 +227,11 @@ def recipes(head: str | None) -> None:
 
     With HEAD: all its settings, which train --set changes.
     """
-    from vadprep.training.recipes import FIGURES, recipe_rows, setting_rows
+    from vadprep.training.recipes import UNITS, recipe_rows, setting_rows
 
     if head is None:
         show(recipe_rows())
-        click.echo(f"{FIGURES}; vadprep recipes HEAD: its settings")
+        click.echo(f"{UNITS}; vadprep recipes HEAD: its settings")
         return
     with argument_errors():
         show(setting_rows(head))

@@ -71,14 +71,14 @@ def write_alarms(
 
 
 def files_of(folder: Path) -> set[str]:
-    """Names of the CSVs and plots that scores.json in ``folder`` tells of; none without one."""
+    """Names of the CSVs and plots that scores.json in ``folder`` names; none without one."""
     try:
         videos = read_json(folder / "scores.json").get("videos")
     except CheckpointError:
         return set()
     listed = videos if isinstance(videos, list) else []
-    told = [str(each.get(key)) for each in listed if isinstance(each, dict) for key in NAMES]
-    return {name for name in told if re.fullmatch(r"\d{6,}-[^/]*\.(csv|png)", name)}
+    named = [str(each.get(key)) for each in listed if isinstance(each, dict) for key in NAMES]
+    return {name for name in named if re.fullmatch(r"\d{6,}-[^/]*\.(csv|png)", name)}
 
 
 def alarms(

@@ -123,18 +123,18 @@ def _draw(
 def metric_rows(
     columns: Mapping[str, Mapping[str, float | None]], reasons: Mapping[str, str] | None = None
 ) -> list[tuple[str, ...]]:
-    """Rows of a table, header first: one row a figure, one column an entry of ``columns``.
+    """Rows of a table, header first: one row a metric, one column an entry of ``columns``.
 
     Values are in percent with two decimals, as papers print them; one that is None is a dash,
     with its reason, where given, in a last cell.
     """
     reasons = reasons or {}
-    names = list(dict.fromkeys(name for figures in columns.values() for name in figures))
-    head = ("figure", *columns, *(["why not"] if reasons else []))
+    names = list(dict.fromkeys(name for values in columns.values() for name in values))
+    head = ("metric", *columns, *(["why not"] if reasons else []))
     rows = [
         (
             name,
-            *(_percent(figures.get(name)) for figures in columns.values()),
+            *(_percent(values.get(name)) for values in columns.values()),
             *([reasons.get(name, "")] if reasons else []),
         )
         for name in names

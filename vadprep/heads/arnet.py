@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
+from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows, initialise
 from vadprep.heads.losses import cross_entropy, top_values, zero_of
 
 
@@ -76,10 +76,7 @@ class ARNet(Head[HeadOutput]):
             nn.Linear(dim, 1),
             nn.Sigmoid(),
         )
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        initialise(self.layers, nn.init.xavier_uniform_)
 
     def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
         """Scores [N, T] of ``snippets`` [N, C, T, dim]; rows of zeros at padding have one, too."""

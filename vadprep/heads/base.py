@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Generic, Literal, TypeVar
 
@@ -218,6 +218,15 @@ class Head(nn.Module, Generic[Output]):
         return torch.optim.Adam(
             self.parameters(), config.learning_rate, weight_decay=config.weight_decay
         )
+
+
+def initialise(module: nn.Module, weight: Callable[[torch.Tensor], object]) -> None:
+    """Fill the weights of all linear and convolution layers in place, and set biases to 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d):
+            weight(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def crops_as_rows(snippets: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

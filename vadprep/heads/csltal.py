@@ -4,20 +4,21 @@
     sum over t of lambda_t x_t -> g -> video score [N]
     psi_t = lambda_t g(x_t), the weighted T-CAM -> scores [N, T]
 
-Each video stands twice in a batch, as two random samplings of itself (``blocks-3``), and the
+Each video is in a batch twice, as two random samplings of itself (``blocks-3``), and the
 attentions of the two are pulled together. "Official" is the authors' code (aimagelab/CSL-TAL).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
+from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows, initialise
 from vadprep.heads.losses import cross_entropy, squared_changes
 from vadprep.heads.sampling import sampler
 
@@ -30,12 +31,12 @@ the two in the future are zeroed before every step."""
 class CSLTALConfig(HeadConfig):
     """Settings of CSL-TAL; the defaults are the official code's for XD-Violence.
 
-    Left out: the best of many test evaluations (see ``best_epochs.MOST``). The standard figures are
-    of all snippets and of the mean over crops; the paper's own protocol stands beside them.
+    Left out: the best of many test evaluations (see ``best_epochs.MOST``). The standard metrics are
+    of all snippets and of the mean over crops; the paper's own protocol is reported beside them.
     """
 
     batch_size: int = 8
-    """Videos; each stands in a batch twice."""
+    """Videos; each is in a batch twice."""
     sampling: str = "blocks-3"
     """A random row of each three, drawn anew for each view; up to 6 snippets are all taken."""
     learning_rate: float = 1e-4
@@ -88,9 +89,7 @@ class GatedAttention(nn.Module):
         self.content = nn.Linear(dim, 256)
         self.gate = nn.Linear(dim, 256)
         self.output = nn.Linear(256, 1)
-        for layer in (self.content, self.gate, self.output):
-            nn.init.normal_(layer.weight, std=0.001)
-            nn.init.zeros_(layer.bias)
+        initialise(self, partial(nn.init.normal_, std=0.001))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float [..., 1] in (0, 1) from float [..., dim]."""
@@ -136,10 +135,7 @@ class CSLTAL(Head[CSLTALOutput]):
         self.classifier = nn.Sequential(
             nn.Linear(dim, 512), nn.ReLU(), nn.Linear(512, 1), nn.Sigmoid()
         )
-        for layer in self.classifier:
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_normal_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        initialise(self.classifier, nn.init.xavier_normal_)
 
     def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> CSLTALOutput:
         """Scores, attention [N, T] and video scores [N] of ``snippets`` [N, C, T, dim]."""

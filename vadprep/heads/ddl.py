@@ -1,7 +1,7 @@
 """DDL: Discriminative Dynamics Learning with LA-Net (Pu and Wu, ICME 2022).
 
 No official code is public. Where the paper is silent, this follows the later public code of the
-same authors (marked "siblings": cma_xdVioDet, PEL4VAD); what was chosen stands at its place.
+same authors (marked "siblings": cma_xdVioDet, PEL4VAD); each choice is noted where it is made.
 
     snippets [N, T, D] -> LA-Net -> MLP -> embeddings [N, T, F] -> causal conv -> scores [N, T]
                                                |                                  |

@@ -1,4 +1,4 @@
-"""Pieces that the losses of several heads share. Padding is told by a mask and counts nowhere."""
+"""Pieces that the losses of several heads share. A mask marks padding, which counts nowhere."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
+from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows, initialise
 from vadprep.heads.losses import cross_entropy, squared_changes, zero_of
 from vadprep.heads.sampling import sampler
 
@@ -216,11 +216,7 @@ class RTFM(Head[RTFMOutput]):
             nn.Linear(128, 1),
             nn.Sigmoid(),
         )
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv1d):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self, nn.init.xavier_uniform_)
 
     def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> RTFMOutput:
         """Scores [N, T] and features [N, C, T, D] of ``snippets`` [N, C, T, dim]."""

@@ -6,7 +6,7 @@
     jitter-300          AR-Net's two rules: spread at random when abnormal, a window when normal
     blocks-3            a random row of each block of 3, twice: CSL-TAL's two views
 
-Any other number may stand in place of these.
+Other numbers are allowed too.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
+from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows, initialise
 from vadprep.heads.losses import squared_changes, zero_of
 from vadprep.heads.sampling import sampler, segment_means, segment_of
 
@@ -106,11 +106,7 @@ class Sultani(Head[HeadOutput]):
             nn.Sigmoid(),
             nn.Dropout(config.dropout) if config.dropout_scores else nn.Identity(),
         )
-        for weight in self.weights():
-            nn.init.xavier_normal_(weight)  # "glorot_normal" of Keras
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                nn.init.zeros_(layer.bias)
+        initialise(self.layers, nn.init.xavier_normal_)  # "glorot_normal" of Keras
 
     def weights(self) -> list[torch.Tensor]:
         """The three weight matrices."""

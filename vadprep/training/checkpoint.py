@@ -30,8 +30,6 @@ from vadprep.training.results import TrainingRun
 FORMAT = "vadprep-checkpoint"
 FORMAT_VERSION = 1
 RESUME = "resume.safetensors"
-
-
 _FIELDS = {"head", "config", "dim", "streams", "specs", "seed", "control", "metrics"}
 
 
@@ -88,7 +86,7 @@ def save_checkpoint(folder: Path, run: Checkpoint, name: str = LAST) -> None:
         "seed": run.seed,
         "control": run.control,
         "metrics": run.metrics,
-        "versions": versions(),
+        "versions": {"vadprep": __version__, "torch": torch.__version__},
         "tensors_sha256": hashlib.sha256(content).hexdigest(),
     }
     with open_atomic(folder / f"{name}.safetensors") as stream:
@@ -104,7 +102,15 @@ def load_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
     path = folder / f"{name}.json"
     if not path.exists() and sorted(folder.glob(f"seed-*/{name}.json")):
         raise CheckpointError(f"{folder}: holds several seeds, name one: {folder}/seed-...")
-    record = _checked_record(path)
+    record = read_json(path)
+    found = record.get("format"), record.get("version")
+    if found != (FORMAT, FORMAT_VERSION):
+        raise CheckpointError(
+            f"{path}: format {found[0]!r}, version {found[1]!r}; expected {FORMAT!r}, "
+            f"{FORMAT_VERSION}"
+        )
+    if missing := _FIELDS - record.keys():
+        raise CheckpointError(f"{path}: damaged, no field {', '.join(sorted(missing))}")
     content = read_bytes(path.with_suffix(".safetensors"))
     if hashlib.sha256(content).hexdigest() != record.get("tensors_sha256"):
         raise CheckpointError(
@@ -122,13 +128,13 @@ def load_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of this version: {error!r}") from error
     _fill(head, safetensors.torch.load(content), path)
     return Checkpoint(
-        head_name=record["head"],
-        head=head.eval(),
-        streams=record["streams"],
-        specs=specs,
-        seed=record["seed"],
-        control=record["control"],
-        metrics=record["metrics"],
+        record["head"],
+        head.eval(),
+        record["streams"],
+        specs,
+        record["seed"],
+        record["control"],
+        record["metrics"],
     )
 
 
@@ -153,7 +159,7 @@ def check_features(
 ) -> None:
     """Raise CheckpointError unless features of ``specs`` fit the run, naming each field.
 
-    ``accept`` names fields that may differ or be unknown, ``preset`` stands in for unknown ones
+    ``accept`` names fields that may differ or be unknown, ``preset`` fills in unknown ones
     on both sides (what no preset holds is then accepted); ``where`` opens the message.
     """
     missing = run.specs.keys() - specs.keys()
@@ -162,11 +168,15 @@ def check_features(
             f"{where}: the run needs the streams {', '.join(sorted(run.specs))}, "
             f"{', '.join(sorted(missing))} is not there"
         )
-    lines = [
-        f"{stream} {line}"
-        for stream, spec in run.specs.items()
-        for line in _odd_fields(spec, specs[stream], accept, preset)
-    ]
+    lines = []
+    for stream, ours in run.specs.items():
+        theirs, accepted = specs[stream], set(accept)
+        if preset:
+            ours, theirs = fill_unknown(ours, preset), fill_unknown(theirs, preset)
+            pairs = zip(ours.identity().items(), theirs.identity().values(), strict=True)
+            accepted |= {name for (name, a), b in pairs if UNKNOWN in (a, b)}
+        found = differences(ours, theirs)
+        lines += [f"{stream} {line}" for line in found if line.split(":")[0] not in accepted]
     if lines:
         remedy = "accept a field by name from Python"
         if any(UNKNOWN in spec.identity().values() for spec in run.specs.values()):
@@ -175,15 +185,6 @@ def check_features(
             f"{where}: features of another spec than the run was trained on (run / here): "
             f"{'; '.join(lines)}. Use features of the same settings, or {remedy}"
         )
-
-
-def _odd_fields(ours: Spec, theirs: Spec, accept: Collection[str], preset: str | None) -> list[str]:
-    """Lines ``field: ours / theirs`` of what ``check_features`` does not accept."""
-    if preset:
-        ours, theirs = fill_unknown(ours, preset), fill_unknown(theirs, preset)
-        pairs = zip(ours.identity().items(), theirs.identity().values(), strict=True)
-        accept = {*accept, *(name for (name, a), b in pairs if UNKNOWN in (a, b))}
-    return [line for line in differences(ours, theirs) if line.split(":")[0] not in accept]
 
 
 def save_state(
@@ -215,11 +216,16 @@ def load_state(path: Path, head: Head, optimizer: torch.optim.Optimizer) -> dict
             progress = json.loads((file.metadata() or {})["progress"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         device = _device(head)
-        _fill(head, _under("model", tensors), path)
+        model: dict[str, torch.Tensor] = {}
         state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in _under("optimizer", tensors).items():
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
+        for key, value in tensors.items():
+            part, name = key.split(".", 1)
+            if part == "model":
+                model[name] = value
+            elif part == "optimizer":
+                index, name = name.split(".", 1)
+                state.setdefault(int(index), {})[name] = value
+        _fill(head, model, path)
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
         torch.set_rng_state(tensors["random.cpu"])
@@ -240,24 +246,6 @@ def spec_records(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions that numbers may depend on."""
-    return {"vadprep": __version__, "torch": torch.__version__}
-
-
-def _checked_record(path: Path) -> dict[str, Any]:
-    record = read_json(path)
-    if (record.get("format"), record.get("version")) != (FORMAT, FORMAT_VERSION):
-        raise CheckpointError(
-            f"{path}: format {record.get('format')!r}, version {record.get('version')!r}; "
-            f"expected {FORMAT!r}, {FORMAT_VERSION}"
-        )
-    missing = _FIELDS - record.keys()
-    if missing:
-        raise CheckpointError(f"{path}: damaged, no field {', '.join(sorted(missing))}")
-    return record
-
-
 def _fill(head: Head, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Load ``tensors`` into the head; raises CheckpointError naming those that do not fit."""
     wanted = {key: tuple(value.shape) for key, value in head.state_dict().items()}
@@ -267,14 +255,6 @@ def _fill(head: Head, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         shown = "; ".join(f"{key}: {found.get(key)} not {wanted.get(key)}" for key in odd[:5])
         raise CheckpointError(f"{path}: {len(odd)} tensors do not fit the network: {shown}")
     head.load_state_dict(dict(tensors))
-
-
-def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        key.removeprefix(f"{prefix}."): value
-        for key, value in tensors.items()
-        if key.startswith(f"{prefix}.")
-    }
 
 
 def _device(head: Head) -> torch.device:
