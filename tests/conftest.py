@@ -31,6 +31,20 @@ def cache_of_tests(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("VADPREP_CACHE", str(pytestconfig.cache.mkdir("vadprep")))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Networks as small as those of the tests are slower on two threads than on one."""
+    if request.path.parent.name not in ("heads", "training"):
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 LONGEST = ("test_runner.py", "test_cli_train.py", "test_hostile.py")
 """Files that are begun with, so that no process is left alone with them at the end."""
 

@@ -71,8 +71,10 @@ def test_any_length_is_scored(name, num_snippets):
 
 
 @heads
-@pytest.mark.parametrize("labels", [(1.0, 0.0), (1.0, 1.0), (0.0, 0.0)])
-@pytest.mark.parametrize("num_snippets", [1, 2, 3, 17])
+@pytest.mark.parametrize(
+    "num_snippets, labels",
+    [(1, (1.0, 0.0)), (1, (1.0, 1.0)), (2, (0.0, 0.0)), (3, (1.0, 0.0)), (17, (1.0, 1.0))],
+)
 def test_any_length_and_any_classes_are_trained_on(name, num_snippets, labels):
     head = build(name).train()
     mask = full(2, num_snippets)
@@ -173,6 +175,7 @@ RTFM's branches are a quarter of the features, which would be one channel. AR-Ne
 so that its term is a cross-entropy."""
 
 
+@pytest.mark.slow
 @heads
 def test_two_separable_bags_are_learnt_under_all_published_regularisers(name):
     changes, term, num_steps = PUBLISHED[name]
@@ -191,8 +194,9 @@ def short_training(name, num_steps=1, **changes):
 
 
 @heads
-@pytest.mark.parametrize("crops, num_items", [("sample", 8 * 3), ("axis", 8)])
-@pytest.mark.parametrize("streams, dim", [("rgb", 5), ("flow", 5), ("concat", 10)])
+@pytest.mark.parametrize(
+    "crops, num_items, streams, dim", [("sample", 8 * 3, "flow", 5), ("axis", 8, "concat", 10)]
+)
 def test_both_crop_policies_train_on_all_streams(tmp_path, name, crops, num_items, streams, dim):
     config = short_training(name, crops=crops) | dict(streams=streams)
     report = train(*tiny_set(dim=5, crops=3, flow=True), config, tmp_path)
@@ -217,11 +221,11 @@ def test_very_short_and_very_long_videos_are_trained_on(tmp_path, name):
 
 
 @heads
-def test_a_bag_of_5000_snippets_is_trained_on(name):
+def test_a_bag_of_1000_snippets_is_trained_on(name):
     """No sampler of a paper but CSL-TAL's makes bags as long."""
     head = build(name, **({"heads": 1} if name == "ddl" else {})).train()
-    mask = full(2, 5000)
-    output = head(torch.randn(2, 1, 5000, 6), mask)
+    mask = full(2, 1000)
+    output = head(torch.randn(2, 1, 1000, 6), mask)
     terms = head.loss(output, torch.tensor([1.0, 0.0]), mask)
     sum(terms.values()).backward()
     assert all(value.isfinite() for value in terms.values())
@@ -276,7 +280,6 @@ def test_other_data_sets_have_settings(name):
     assert kind.settings_for("my cameras") == kind.fallback and kind.fallback in kind.published
 
 
-@heads
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -288,7 +291,6 @@ def test_other_data_sets_have_settings(name):
         ({"batches": "drawn", "batch_size": 7}, "batch_size = 7: drawn ones are even"),
         ({"epochs": 0}, "epochs = 0: must be positive"),
         ({"epochs": "3"}, "epochs = '3': expected a whole number"),
-        ({"epochs": 2.5}, "epochs = 2.5: expected a whole number"),
         ({"epochs": True}, "epochs = True: expected a whole number"),
         ({"learning_rate": "fast"}, "learning_rate = 'fast': expected a number"),
         ({"standardize": 1}, "standardize = 1: expected true or false"),
@@ -300,9 +302,10 @@ def test_other_data_sets_have_settings(name):
         ({"seed": -1}, "seed = -1: must be 0 or more"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(name, change, message):
+def test_settings_that_make_no_sense_are_refused(change, message):
+    """Checks of the base, so one head is enough; what heads check themselves follows."""
     with pytest.raises(ValueError, match=message):
-        HEADS[name].config(**change)
+        HEADS["ddl"].config(**change)
 
 
 @pytest.mark.parametrize(

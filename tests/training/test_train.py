@@ -130,7 +130,7 @@ def test_training_leaves_the_global_random_state_alone(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("num_steps", [0, 2, 4, 6, 11])
+@pytest.mark.parametrize("num_steps", [0, 2, 4, 11])
 def test_stopped_and_resumed_gives_the_same_bytes(run, tmp_path, num_steps):
     with pytest.raises(Stopped), stopped_after(num_steps):
         train(*tiny_set(), CONFIG, tmp_path)
@@ -604,7 +604,10 @@ def broken_at(head, step, term, value):
         yield
 
 
-@pytest.mark.parametrize("head, term", [(head, each) for head in HEADS for each in TERMS[head]])
+@pytest.mark.parametrize(
+    "head, term",
+    [*((head, TERMS[head][0]) for head in HEADS), ("rtfm", "smoothness"), ("ddl", "da")],
+)
 def test_a_term_that_is_not_finite_is_named_and_its_epoch_is_in_the_log(tmp_path, head, term):
     """Nothing of the broken epoch is kept but its rows, which the run that goes on forgets."""
     is_first = term == TERMS[head][0]
@@ -642,7 +645,7 @@ def test_features_of_a_folder_are_trained_on(tmp_path):
     assert record["missing"] == ["gone test \udcff", "gone train \udcff"]
 
 
-@pytest.mark.parametrize("streams, dim", [("rgb", 6), ("flow", 6), ("concat", 12)])
+@pytest.mark.parametrize("streams, dim", [("flow", 6), ("concat", 12)])
 def test_streams_decide_the_width_of_the_network(tmp_path, streams, dim):
     head_config = replace(SMALL, epochs=1)
     config = CONFIG | dict(streams=streams, settings=head_config)

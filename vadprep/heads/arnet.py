@@ -53,10 +53,6 @@ class ARNetConfig(HeadConfig):
     center_weight: float = 20.0
     """lambda; 0 is the paper's ablation."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_choices({"selection": ("batch", "video"), "center": ("padded", "masked")})
-
 
 ARNET_PUBLISHED: dict[str, HeadConfig] = {"shanghaitech": ARNetConfig()}
 """Settings of the paper by dataset, in the official form."""

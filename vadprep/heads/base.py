@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -54,7 +54,6 @@ class HeadConfig:
     def __post_init__(self) -> None:
         self._check_types()
         self._check_ranges()
-        self.check_choices(_CHOICES)
         sampler(self.sampling)
         if self.batches == "shuffled" and self.steps_per_epoch is not None:
             raise ValueError(
@@ -70,11 +69,14 @@ class HeadConfig:
             )
 
     def _check_types(self) -> None:
-        """Raise ValueError for text where a number is meant, and the like."""
-        for each in fields(self):
-            value, (words, allowed) = getattr(self, each.name), _TYPES.get(str(each.type), _WORD)
-            if type(value) not in allowed:
-                raise ValueError(f"{each.name} = {value!r}: expected {words}")
+        """Raise ValueError for text where a number is meant, for an unknown word, and the like."""
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(hint) is Literal:
+                if value not in get_args(hint):
+                    raise ValueError(f"{name} = {value!r}: allowed are {', '.join(get_args(hint))}")
+            elif type(value) not in _TYPES[hint][1]:
+                raise ValueError(f"{name} = {value!r}: expected {_TYPES[hint][0]}")
 
     def _check_ranges(self) -> None:
         """Raise ValueError for a number that no setting of any head may have.
@@ -93,14 +95,6 @@ class HeadConfig:
             if "dropout" in each.name and value >= 1:
                 raise ValueError(f"{each.name} = {value!r}: a share, 0 or more and below 1")
 
-    def check_choices(self, choices: Mapping[str, Collection[str]]) -> None:
-        """Raise ValueError unless each field of ``choices`` has one of its values."""
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)!r}: allowed are {', '.join(allowed)}"
-                )
-
     def learning_rate_at(self, epoch: int) -> float:
         """The rate of ``epoch``, counted from 0: dropped, halved, and on the cosine, as set.
 
@@ -117,21 +111,14 @@ class HeadConfig:
         return rate * (1 + math.cos(math.pi * epoch / self.cosine_epochs)) / 2
 
 
-_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
-    "int": ("a whole number", (int,)),
-    "int | None": ("a whole number, or null", (int, type(None))),
-    "float": ("a number", (int, float)),
-    "bool": ("true or false", (bool,)),
+_TYPES: dict[object, tuple[str, tuple[type, ...]]] = {
+    int: ("a whole number", (int,)),
+    int | None: ("a whole number, or null", (int, type(None))),
+    float: ("a number", (int, float)),
+    bool: ("true or false", (bool,)),
+    str: ("a word", (str,)),
 }
-"""What a value may be, in words and as types, by annotation; every other one is a ``_WORD``."""
-
-_WORD = ("a word", (str,))
-
-_CHOICES = {
-    "batches": ("shuffled", "balanced", "drawn"),
-    "crops": ("sample", "axis"),
-    "optimizer": ("adam", "adagrad"),
-}
+"""What a value may be, in words and as types, by annotation."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,13 +66,6 @@ class CSLTALConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_choices(
-            {
-                "attention": ("gated", "three", "two"),
-                "alignment_over": ("mean", "sum"),
-                "proposals": ("runs", "largest"),
-            }
-        )
         if sampler(self.sampling).num_views != 2:
             raise ValueError(f"sampling = {self.sampling!r}: two views need blocks-N")
 

@@ -83,15 +83,7 @@ class DDLConfig(HeadConfig):
             raise ValueError(f"width = {self.width}: must be a multiple of {self.heads} heads")
         if self.sigma == 0:
             raise ValueError(f"sigma = {self.sigma}: must be positive")
-        self.check_choices(_CHOICES)
 
-
-_CHOICES = {
-    "prior": ("post", "pre", "none"),
-    "scaling": ("width", "head", "none"),
-    "detach": ("none", "scores"),
-    "pairs": ("means", "all", "zipped"),
-}
 
 DDL_PUBLISHED: dict[str, HeadConfig] = {
     "xd": DDLConfig(),

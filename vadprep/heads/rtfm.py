@@ -90,21 +90,12 @@ class RTFMConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_choices(_CHOICES)
         most = sampler(self.sampling).most
         if most is not None and self.k > most:
             raise ValueError(
                 f"k = {self.k}: a bag of sampling {self.sampling!r} has {most} at most"
             )
 
-
-_CHOICES = {
-    "affinity": ("dot", "softmax"),
-    "classification": ("mean", "each"),
-    "magnitude": ("squared", "hinge"),
-    "sparsity_norm": ("l2", "l1"),
-    "smooth_across": ("batch", "video"),
-}
 
 RTFM_PUBLISHED: dict[str, HeadConfig] = {
     "shanghaitech": RTFMConfig(),

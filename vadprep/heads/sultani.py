@@ -73,13 +73,6 @@ class SultaniConfig(HeadConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_choices(
-            {
-                "middle": ("linear", "relu"),
-                "pairs": ("all", "zipped"),
-                "scoring": ("segments", "snippets"),
-            }
-        )
         if self.scoring == "segments" and sampler(self.sampling).edges is None:
             raise ValueError(f"sampling = {self.sampling!r}: scoring by segments needs segments-N")
 
