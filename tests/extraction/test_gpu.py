@@ -14,7 +14,7 @@ from support.training import train
 from vadprep.backbones import load_backbone, load_weights
 from vadprep.core.errors import Stopped
 from vadprep.core.presets import FLOW
-from vadprep.flow.quantise import QUANTISE, Quantisation, grey_of, tvl1_method
+from vadprep.flow import QUANTISE, Quantisation, grey_of, tvl1_method
 from vadprep.heads import HEADS
 from vadprep.training.checkpoint import RESUME
 from vadprep.video import FrameTransform

@@ -30,8 +30,7 @@ from vadprep.extraction.streams import Branch, FlowStage
 from vadprep.features.journal import read_events
 from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE, FAILED, Draft, Shard, StoredVideo
-from vadprep.flow.quantise import QUANTISE, tvl1_method
-from vadprep.flow.saved import SavedFlow
+from vadprep.flow import QUANTISE, SavedFlow, tvl1_method
 from vadprep.video import open_frames
 
 BOTH = ("rgb", "flow")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import subprocess
@@ -19,8 +18,8 @@ from support.opencv_flow import check_agreement, opencv_flow
 
 from vadprep.cli.bench.flow import SIZES, grey_frames
 from vadprep.core.resources import SLURM_CORES
-from vadprep.flow import TVL1, compiled, tvl1, usable_cores
-from vadprep.flow.cpu import Scale, Solver
+from vadprep.flow import TVL1, cpu, tvl1, usable_cores
+from vadprep.flow.cpu import PlaneLayout, PyramidSolver
 from vadprep.video import open_frames
 
 cv2 = pytest.importorskip("cv2")
@@ -174,7 +173,7 @@ def test_one_frame_has_no_flow(walk: NDArray[np.uint8]) -> None:
 
 def test_the_stop_rule_ends_early(walk: NDArray[np.uint8]) -> None:
     most = TVL1().warps * TVL1().inner_iterations * TVL1().outer_iterations
-    solver = Solver(112, 148, TVL1())
+    solver = PyramidSolver(112, 148, TVL1())
     list(solver.flows(walk[:2]))
     pixels = sum(height * width for height, width in TVL1().sizes(112, 148))
     assert 0 < solver.iterations < 0.8 * most * pixels
@@ -187,7 +186,7 @@ def test_the_stop_rule_ends_where_it_is_written_to(walk: NDArray[np.uint8]) -> N
     seen = set[int]()
     for before, after in zip(frames, frames[1:], strict=False):
         flow, counts = naive_flow(before, after, settings)
-        solver = Solver(48, 64, settings)
+        solver = PyramidSolver(48, 64, settings)
         assert np.abs(next(solver.flows(np.stack([before, after]))) - flow).max() <= 1e-3
         assert solver.iterations == sum(n * h * w for n, (h, w) in zip(counts, sizes, strict=True))
         seen.update(counts)
@@ -233,7 +232,7 @@ def test_sizes_are_opencvs() -> None:
 
 
 def test_the_pyramid_is_opencvs(walk: NDArray[np.uint8]) -> None:
-    solver = Solver(112, 148, TVL1())
+    solver = PyramidSolver(112, 148, TVL1())
     image = walk[0].astype(np.float32)
     for scale, plane in zip(solver.scales, solver.pyramid(walk[0]), strict=True):
         assert np.abs(scale.image(plane) - image).max() <= 1e-3
@@ -242,7 +241,7 @@ def test_the_pyramid_is_opencvs(walk: NDArray[np.uint8]) -> None:
 
 def test_planes_end_on_whole_vectors() -> None:
     for width in (3, 16, 17, 340):
-        assert Scale(4, width).stride % 16 == 0
+        assert PlaneLayout(4, width).stride % 16 == 0
 
 
 def test_threads_follow_what_the_process_may_use(
@@ -262,40 +261,55 @@ def test_threads_follow_what_the_process_may_use(
     assert usable_cores() == 1
 
 
-COMPILE = """
-import numba
-from vadprep.flow.compiled import compiled_folder, loops
-before = numba.config.CACHE_DIR
-loops()
-assert (numba.config.CACHE_DIR, numba.config.SLP_VECTORIZE) == (before, 0)
-print(compiled_folder())
+FLOW = """
+import hashlib, numba, numpy as np
+from vadprep.flow import tvl1
+from vadprep.flow.cpu import loops
+before = numba.config.CACHE_DIR, numba.config.SLP_VECTORIZE
+frames = np.random.default_rng(0).integers(0, 256, (3, 60, 80), np.uint8)
+print(hashlib.sha256(tvl1(frames).tobytes()).hexdigest())
+assert (numba.config.CACHE_DIR, numba.config.SLP_VECTORIZE) == before
+assert loops().solve.stats.cache_hits and not loops().solve.stats.cache_misses
 """
 
 
+def start_flow(cache_folder: Path) -> subprocess.Popen[str]:
+    """A process that prints a digest of flow, with that folder as the cache."""
+    environment = {**os.environ, "VADPREP_CACHE": str(cache_folder)}
+    command = [sys.executable, "-c", FLOW]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
 @pytest.mark.slow
-def test_first_compiles_by_several_workers_at_once_are_safe(tmp_path: Path) -> None:
-    environment = {**os.environ, "VADPREP_CACHE": str(tmp_path)}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", COMPILE], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
-    said = [worker.communicate()[0].strip() for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0, 0]
-    folder = Path(said[0])
-    assert set(said) == {str(folder)} and folder.is_relative_to(tmp_path)
-    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nb[ic]")}
-    assert made
-    subprocess.run([sys.executable, "-c", COMPILE], env=environment, check=True)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nb[ic]")} == made
+@pytest.mark.timeout(900)
+def test_the_first_processes_have_the_same_flow_as_those_that_find_it_compiled(
+    tmp_path: Path,
+) -> None:
+    """Four that compile at once; one that comes later; one that has no folder for its cache.
+
+    Numba writes each file under another name and renames it. It numbers the signatures of a
+    function, so that two processes could only harm each other where there are several.
+    """
+    processes = [start_flow(tmp_path / "cache") for _ in range(4)]
+    first = {process.communicate()[0] for process in processes}
+    assert [process.returncode for process in processes] == [0] * 4
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert "done" in names
+    assert all(name.endswith((".1.nbc", ".nbi")) for name in names - {"done"})
+    times = {path: path.stat().st_mtime_ns for path in files}
+    assert {start_flow(tmp_path / "cache").communicate()[0]} == first
+    assert {path: path.stat().st_mtime_ns for path in files} == times
+    (tmp_path / "file").write_text("no folder")
+    output, warning = start_flow(tmp_path / "file").communicate()
+    assert {output} == first and "set VADPREP_CACHE" in warning
 
 
 def test_threads_that_come_first_together_do_not_mix_up_the_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a file system without locks as well."""
-    config, seen = compiled.numba.config, set()
+    config, seen, compiled = cpu.numba.config, set(), []
 
     def imported(name: str) -> None:
         time.sleep(0.01)
@@ -303,46 +317,25 @@ def test_threads_that_come_first_together_do_not_mix_up_the_settings(
 
     before = config.SLP_VECTORIZE, config.CACHE_DIR
     monkeypatch.setenv("VADPREP_CACHE", str(tmp_path))
-    monkeypatch.setattr(compiled.importlib, "import_module", imported)
-    monkeypatch.setattr(compiled.fcntl, "flock", no_locks)
+    monkeypatch.setattr(cpu.importlib, "import_module", imported)
+    monkeypatch.setattr(cpu.subprocess, "run", lambda *args, **options: compiled.append(args))
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: compiled.loops.__wrapped__(), range(4)))
-    folder = str(compiled.compiled_folder())
+        list(threads.map(lambda _: cpu.loops.__wrapped__(), range(4)))
+    folder = str(tmp_path / f"numba-{cpu.cache_key()}")
     assert seen == {("vadprep.flow.cpu_warping", 1, folder), ("vadprep.flow.cpu_loops", 0, folder)}
     assert (config.SLP_VECTORIZE, config.CACHE_DIR) == before
-
-
-def no_locks(file: object, operation: int) -> None:
-    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    assert len(compiled) == 1
 
 
 def test_code_of_other_sources_or_processors_is_kept_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numba itself would go on with what was compiled from the old text of a called function."""
-    monkeypatch.setenv("VADPREP_CACHE", str(tmp_path / "cache"))
-    here = compiled.compiled_folder()
-    assert here.is_relative_to(tmp_path / "cache") and compiled.compiled_folder() == here
-    sources = shutil.copytree(compiled.SOURCES, tmp_path / "flow")
-    monkeypatch.setattr(compiled, "SOURCES", sources)
-    assert compiled.compiled_folder() == here
-    with open(sources / "medians.py", "a") as file:
+    monkeypatch.setattr(cpu, "SOURCES", shutil.copytree(cpu.SOURCES, tmp_path / "flow"))
+    here = cpu.cache_key()
+    assert cpu.cache_key() == here
+    with open(tmp_path / "flow" / "cpu_warping.py", "a") as file:
         file.write("# other\n")
-    changed = compiled.compiled_folder()
-    monkeypatch.setattr(compiled.binding, "get_host_cpu_name", lambda: "z80")
-    assert len({here, changed, compiled.compiled_folder()}) == 3
-
-
-def test_a_cache_that_cannot_be_written_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("no folder")
-    monkeypatch.setenv("VADPREP_CACHE", str(blocked))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = compiled.compiled_folder()
-    assert folder.parent.parent == tmp_path and folder.is_dir()
-    assert str(blocked) in caplog.text
-    assert compiled.compiled_folder() == folder
-    folder.parent.chmod(0o777)  # anyone may put machine code there: it is not to be run
-    assert compiled.compiled_folder().parent not in (folder.parent, tmp_path)
+    changed = cpu.cache_key()
+    monkeypatch.setattr(cpu.binding, "get_host_cpu_name", lambda: "z80")
+    assert len({here, changed, cpu.cache_key()}) == 3

@@ -25,7 +25,6 @@ from vadprep.flow import TVL1, tvl1
 pytest.importorskip("triton")
 from vadprep.flow import gpu
 from vadprep.flow import gpu_kernels as kernels  # noqa: E402
-from vadprep.flow.scale import Scale  # noqa: E402
 
 FIXED = TVL1(scales=1, warps=1, inner_iterations=10, outer_iterations=1, epsilon=0)
 STOPPING = TVL1(scales=2, warps=2, inner_iterations=4, outer_iterations=2, epsilon=0.17)
@@ -176,7 +175,7 @@ def test_without_a_gpu_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_goes_with_its_scale() -> None:
-    scale = Scale(1, (16, 16), TVL1(), torch.empty(Scale.floats(1, (16, 16))))
+    scale = gpu.ScaleSolver(1, (16, 16), TVL1(), torch.empty(gpu.ScaleSolver.floats(1, (16, 16))))
     known = weakref.ref(scale)
     gc.disable()
     try:

@@ -18,8 +18,8 @@ from support.stored import ODD_IDS
 from vadprep.core.atomic import temporary_name
 from vadprep.core.errors import DecodeError, FeaturesError, OutputError, SpecError
 from vadprep.core.spec import Spec
-from vadprep.flow.quantise import ComputedFlow, Quantisation
-from vadprep.flow.saved import KINDS, SavedFlow, file_name
+from vadprep.flow import KINDS, ComputedFlow, Quantisation, SavedFlow
+from vadprep.flow.saved import file_name
 
 CPU = torch.device("cpu")
 
@@ -91,7 +91,7 @@ def test_mirrored_crops_of_jpeg_are_those_of_the_flow(tmp_path, quantisation):
         keep(written)
     found = read(folder, quantisation=quantisation)
     u, mirrored = written[..., 0].numpy(), written[..., 2].numpy().astype(int)
-    off = np.abs(Quantisation(quantisation, 20).mirrored(u) - mirrored)
+    off = np.abs(Quantisation(quantisation, 20).mirror(u) - mirrored)
     inside = np.abs(values[..., 0].numpy()) < 20
     assert off.max() <= 1 and (off[inside] > 0).mean() < 0.001
     assert abs(float((found[..., 2].float() - written[..., 2].float()).mean())) < 0.1
@@ -202,8 +202,8 @@ def test_flow_that_is_missing_or_of_another_video(tmp_path, form):
     save(folder)
     wrong = {
         "no such saved flow: save it first": ("b", None),
-        "19 flows, where this video has 29 or more: .* remove it and save": ("a", frames(30)),
-        "19 flows, where this video has 14: .* remove it": ("a", frames(15)),
+        "19 flows, but this video has 29 or more: .* remove it and save": ("a", frames(30)),
+        "19 flows, but this video has 14: .* remove it": ("a", frames(15)),
         "has frames of 24 x 40 px, not 24 x 32: .* remove it": ("a", frames(20, (24, 40))),
     }
     for expected, (video_id, seen) in wrong.items():
@@ -236,7 +236,7 @@ def test_a_jpeg_that_is_missing_is_told(tmp_path, name):
     folder = SavedFlow.prepare(tmp_path / "f", KINDS["jpeg"], spec())
     save(folder)
     (tmp_path / "f" / "a" / name).unlink()
-    with pytest.raises(DecodeError, match=f"f/a: 18 flows.*not all are there|{name}: no such"):
+    with pytest.raises(DecodeError, match=f"f/a: 18 flows.*incomplete|{name}: no such"):
         read(folder)
 
 

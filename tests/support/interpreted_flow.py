@@ -27,11 +27,11 @@ def interpreted_flow(
     """Flow [N-1, H, W, 2] and iterations [N-1, scales] by the interpreter."""
     import torch
 
-    from vadprep.flow import gpu, scale
+    from vadprep.flow import gpu
 
     torch.set_num_threads(1)
-    scale.TILE, scale.ROWS = tile, rows
-    scale.CHUNK_ROUNDS, scale.CHUNKS_AHEAD = 1, 0  # no more launches than are needed
+    gpu.TILE, gpu.ROWS = tile, rows
+    gpu.CHUNK_ROUNDS, gpu.CHUNKS_AHEAD = 1, 0  # no more launches than are needed
     flow, counts = gpu.counted_tvl1_cuda(torch.from_numpy(frames), settings, budget_bytes)
     return flow.numpy(), counts.numpy()
 
@@ -42,7 +42,7 @@ def compiled_for_an_h100(sizes: list[tuple[int, int]], settings: Any) -> dict[st
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from vadprep.flow.scale import Scale
+    from vadprep.flow.gpu import ScaleSolver
 
     class Absent:
         """Stands for the driver of a GPU that is not here."""
@@ -66,5 +66,5 @@ def compiled_for_an_h100(sizes: list[tuple[int, int]], settings: Any) -> dict[st
     triton.runtime.driver.set_active(Absent())
     triton.JITFunction.run = compile_only
     for size in sizes:
-        Scale(2, size, settings, torch.empty(Scale.floats(2, size)))._chunk()
+        ScaleSolver(2, size, settings, torch.empty(ScaleSolver.floats(2, size)))._chunk()
     return {name: len(found) for name, found in codes.items()}

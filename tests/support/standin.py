@@ -9,7 +9,7 @@ from vadprep.core.presets import resolve
 from vadprep.core.spec import Spec
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.streams import Branch, FlowStage
-from vadprep.flow.saved import SavedFlow
+from vadprep.flow import SavedFlow
 
 GRID = 4
 

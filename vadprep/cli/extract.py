@@ -196,7 +196,7 @@ def _time(found: Estimate) -> str:
 
 def show_unsaved(found: Status, path: Path, form: str) -> None:
     """Print of how many videos the flow is not saved: those extracted in an earlier run."""
-    from vadprep.flow.saved import KINDS, SavedFlow
+    from vadprep.flow import KINDS, SavedFlow
 
     saved = SavedFlow(path, KINDS[form])
     done = [row.video_id for row in found.rows.values() if row.is_done]

@@ -66,3 +66,12 @@ def cache_folder() -> Path:
     """Folder of files that can be made or fetched again: ``$VADPREP_CACHE``, else
     ``~/.cache/vadprep``."""
     return Path(os.environ.get("VADPREP_CACHE") or Path.home() / ".cache" / "vadprep")
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a Python child process that imports this very package.
+
+    Its parent folder comes first on the path, whether the package is installed or not.
+    """
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -28,8 +28,7 @@ from vadprep.extraction.plan import STALL_SECONDS, ExtractionPlan
 from vadprep.extraction.streams import Branch, FlowStage, Snippets
 from vadprep.extraction.timing import Stopwatch, timed
 from vadprep.features.shard import DONE, FAILED, Attributes, Draft, write_failure
-from vadprep.flow.formats import NO_FLOW_KIND
-from vadprep.flow.quantise import tvl1_method
+from vadprep.flow import NO_FLOW_KIND, tvl1_method
 from vadprep.video import (
     MAX_DAMAGE,
     MAX_FPS,
@@ -259,7 +258,7 @@ class Extractor:
                 name: Snippets(
                     self.branches[name].spec,
                     self._networks[name],
-                    self.branches[name].flow_pictures(task.video.video_id, resources),
+                    self.branches[name].flow_images(task.video.video_id, resources),
                     transform.boxes,
                     watch,
                 )

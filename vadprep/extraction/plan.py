@@ -32,8 +32,7 @@ from vadprep.core.spec import STREAMS, UNKNOWN, Spec, require_equal, require_sha
 from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.status import stream_status
 from vadprep.features.writer import Share
-from vadprep.flow.quantise import parsed_settings
-from vadprep.flow.saved import KINDS, SavedFlow
+from vadprep.flow import KINDS, TVL1, SavedFlow
 from vadprep.video import FILE_DECODERS, MAX_DAMAGE
 
 SETTABLE = (
@@ -335,7 +334,7 @@ def check_recipe(spec: Spec) -> None:
     resize_taps(spec.filter, 480, size[0])
     scaling_of(spec.scaling)
     if spec.stream == "flow":
-        parsed_settings(spec.flow)
+        TVL1.parse(spec.flow)
 
 
 def _spec(

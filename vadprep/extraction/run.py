@@ -34,7 +34,7 @@ from vadprep.extraction.tasks import Tasks
 from vadprep.features.folder import StreamFolder, check_writable, read_spec
 from vadprep.features.lease import Lease, leased
 from vadprep.features.writer import Share, StreamWriter
-from vadprep.flow.saved import SavedFlow
+from vadprep.flow import SavedFlow
 
 Worker = Callable[[Task], Report]
 OnStart = Callable[[Task], None]

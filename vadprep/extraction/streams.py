@@ -21,8 +21,14 @@ from vadprep.core.clips import CLIP_LENGTH, num_clips
 from vadprep.core.crops import Boxes
 from vadprep.core.spec import Spec
 from vadprep.extraction.timing import Stopwatch
-from vadprep.flow.quantise import ComputedFlow, FlowMethod, FlowPictures, FlowSource, Quantisation
-from vadprep.flow.saved import SavedFlow
+from vadprep.flow import (
+    ComputedFlow,
+    FlowImages,
+    FlowMethod,
+    FlowSource,
+    Quantisation,
+    SavedFlow,
+)
 from vadprep.video import crop
 
 STEP_FRAMES = {"cpu": 16, "cuda": 64}
@@ -50,7 +56,7 @@ class Branch:
     network: Network
     flow: FlowStage | None = None
 
-    def flow_pictures(self, video_id: str, resources: ExitStack) -> FlowPictures | None:
+    def flow_images(self, video_id: str, resources: ExitStack) -> FlowImages | None:
         """The flow of one video; None of stream ``rgb``. ``resources`` closes its files.
 
         Saved flow appears when ``resources`` is closed without an exception. Raises DecodeError
@@ -69,7 +75,7 @@ class Branch:
             keep = resources.enter_context(saver) if saver else None
             source = ComputedFlow(self.flow.method, quantisation, keep)
         step = STEP_FRAMES[self.network.device.type]
-        return FlowPictures(source, quantisation, self.spec.flip_rule, step)
+        return FlowImages(source, quantisation, self.spec.flip_rule, step)
 
 
 class Snippets:
@@ -84,7 +90,7 @@ class Snippets:
         self,
         spec: Spec,
         network: AdaptiveBatch,
-        flow: FlowPictures | None,
+        flow: FlowImages | None,
         boxes: Boxes,
         watch: Stopwatch,
     ) -> None:
@@ -108,7 +114,7 @@ class Snippets:
         """Features that the end of the video completes, those of the last batch among them."""
         if self._flow:
             with self._watch.stage("flow"):
-                pictures = self._flow.rest()
+                pictures = self._flow.flush()
             yield from self._features(self._clips.add(pictures))
         yield from self._features(self._clips.flush())
         if self._views:
@@ -118,7 +124,7 @@ class Snippets:
         for clip in clips:
             for box in self._boxes:
                 part = crop(clip, box)
-                self._views.append(self._flow.seen(part, box.mirrored) if self._flow else part)
+                self._views.append(self._flow.channels(part, box.mirrored) if self._flow else part)
             while len(self._views) >= self._spec.batch:
                 yield from self._computed(self._spec.batch)
 

@@ -1,21 +1,114 @@
-"""TV-L1 on the CPU: pyramids, scales and threads around the compiled loops."""
+"""TV-L1 on the CPU: pyramids, scales and threads around loops that numba compiles."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import logging
+import subprocess
+import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from queue import SimpleQueue
+from types import ModuleType
 
+import numba
 import numpy as np
+from llvmlite import binding
 from numpy.typing import NDArray
 
-from vadprep.flow.bilinear import axis
-from vadprep.flow.compiled import loops
+from vadprep.core.resources import cache_folder, child_environment
 from vadprep.flow.cpu_planes import BORDER, LANES, LEFT, TILE
-from vadprep.flow.pyramid import TVL1
+from vadprep.flow.pyramid import TVL1, bilinear_axis
 
 Plane = NDArray[np.float32]
+
+SOURCES = Path(__file__).parent
+
+_LOG = logging.getLogger(__name__)
+_COMPILING = threading.Lock()
+"""Numba's settings are those of all threads."""
+
+
+@cache
+def loops() -> ModuleType:
+    """The module ``cpu_loops``, compiled for this machine; its first import takes half a minute.
+
+    Another process compiles, and this one reads the machine code from numba's cache. A process
+    that compiled for itself would run other copies of the inner loops than one that reads them,
+    which round differently: the flow of the first worker would not be that of the others.
+    """
+    with _COMPILING, _compiled_folder() as folder:
+        done = folder / "done"
+        if not done.exists():
+            code = f"from vadprep.flow.cpu import import_loops; import_loops({str(folder)!r})"
+            subprocess.run([sys.executable, "-c", code], env=child_environment(), check=True)
+            done.touch()
+        return import_loops(str(folder))
+
+
+def import_loops(folder: str) -> ModuleType:
+    """Import ``cpu_loops``, with numba's cache in ``folder``.
+
+    Processes may compile at the same time: each function has one signature, so that all of them
+    write the same files, and numba replaces files atomically.
+    """
+    with _numba_settings(CACHE_DIR=folder):
+        with _numba_settings(SLP_VECTORIZE=1):  # four channels of a pixel as one vector: 2x faster
+            importlib.import_module("vadprep.flow.cpu_warping")
+        return importlib.import_module("vadprep.flow.cpu_loops")
+
+
+@contextmanager
+def _compiled_folder() -> Iterator[Path]:
+    """Numba's cache for these sources on this processor; a temporary one if it is not writable."""
+    folder = cache_folder() / f"numba-{cache_key()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        _LOG.warning(
+            "%s: %s: each process compiles the flow again (half a minute); set VADPREP_CACHE to a "
+            "folder that can be written",
+            folder,
+            error.strerror,
+        )
+        with tempfile.TemporaryDirectory(prefix="vadprep-") as temporary:
+            yield Path(temporary)
+    else:
+        yield folder
+
+
+def cache_key() -> str:
+    """Digest of everything that numba's machine code depends on.
+
+    Numba itself compiles a function again when its own file changes (its path, time or size), but
+    not when the file of a function that it calls changes. And nodes with different processors may
+    share the cache folder.
+    """
+    processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    digest = hashlib.sha256(repr((sys.version, numba.__version__, processor)).encode())
+    for source in sorted(SOURCES.glob("*.py")):
+        digest.update(f"{source} {source.stat().st_mtime_ns} ".encode() + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _numba_settings(**settings: object) -> Iterator[None]:
+    """Settings of numba for the functions that are compiled inside."""
+    before = {name: getattr(numba.config, name) for name in settings}
+    vars(numba.config).update(settings)
+    try:
+        yield
+    finally:
+        vars(numba.config).update(before)
 
 
 def tvl1_cpu(frames: NDArray[np.uint8], settings: TVL1, threads: int) -> NDArray[np.float32]:
@@ -28,9 +121,9 @@ def tvl1_cpu(frames: NDArray[np.uint8], settings: TVL1, threads: int) -> NDArray
     num_pairs, height, width = len(frames) - 1, *frames.shape[1:]
     run = 1 if threads > 1 else max(1, num_pairs)
     flow = np.empty((num_pairs, height, width, 2), np.float32)
-    idle: SimpleQueue[Solver] = SimpleQueue()
+    idle: SimpleQueue[PyramidSolver] = SimpleQueue()
     for _ in range(max(1, min(threads, num_pairs))):
-        idle.put(Solver(height, width, settings))
+        idle.put(PyramidSolver(height, width, settings))
 
     def solve(start: int) -> None:
         solver = idle.get()
@@ -46,8 +139,8 @@ def tvl1_cpu(frames: NDArray[np.uint8], settings: TVL1, threads: int) -> NDArray
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Size of one image of the pyramid, and how its planes lie in memory."""
+class PlaneLayout:
+    """Size of one image of the pyramid, and the layout of its planes in memory."""
 
     height: int
     width: int
@@ -68,12 +161,12 @@ class Scale:
         return rows[1 : self.height + 1, LEFT : LEFT + self.width]
 
 
-class Solver:
-    """Flow of frames of one size; keeps its memory from pair to pair, so one thread has it."""
+class PyramidSolver:
+    """Flow of frames of one size. It reuses its memory from pair to pair: one thread at a time."""
 
     def __init__(self, height: int, width: int, settings: TVL1) -> None:
         self.settings = settings
-        self.scales = [Scale(*size) for size in settings.sizes(height, width)]
+        self.scales = [PlaneLayout(*size) for size in settings.sizes(height, width)]
         self.iterations = 0
         """Iterations so far, times the pixels of their scale."""
         finest = self.scales[0]
@@ -92,7 +185,7 @@ class Solver:
         ]
 
     @staticmethod
-    def _mask(scale: Scale) -> Plane:
+    def _mask(scale: PlaneLayout) -> Plane:
         mask = np.zeros(scale.stride, np.float32)
         mask[: scale.width] = 1
         return mask
@@ -139,7 +232,7 @@ class Solver:
         self._flow[level] = planes
         self.iterations += iterations * scale.height * scale.width
 
-    def _numbers(self, scale: Scale) -> tuple[np.float32 | int, ...]:
+    def _numbers(self, scale: PlaneLayout) -> tuple[np.float32 | int, ...]:
         s = self.settings
         stop = s.epsilon**2 * scale.height * scale.width
         single = map(np.float32, (s.lambda_ * s.theta, s.theta, s.tau / s.theta, stop))
@@ -162,8 +255,8 @@ class Solver:
         factor: float,
     ) -> None:
         old, new = self.scales[source], self.scales[target]
-        rows = axis(new.height, old.height, steps[0])
-        columns = axis(new.width, old.width, steps[1])
+        rows = bilinear_axis(new.height, old.height, steps[0])
+        columns = bilinear_axis(new.width, old.width, steps[1])
         loops().resize(
             planes[source], planes[target], self._line, rows, columns, old.stride, new.stride,
             np.float32(factor),

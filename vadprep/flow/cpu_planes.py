@@ -45,8 +45,8 @@ _FAST = {"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}
 def loop(*signature: Any, in_order: bool = False) -> Callable[..., Any]:
     """Decorator of a compiled loop; nothing in it may be NaN or infinite.
 
-    Sums are taken in any order, unless ``in_order``. The machine code is cached; with a
-    signature it is made, or found, at once.
+    Sums are taken in any order, unless ``in_order``. With a signature the loop is compiled, or
+    read from numba's cache, at once.
     """
     fastmath = _FAST - {"reassoc"} if in_order else _FAST
     compiler: Any = njit

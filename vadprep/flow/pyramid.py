@@ -1,15 +1,18 @@
-"""The settings of TV-L1 optical flow and the sizes of its pyramid.
+"""The settings of TV-L1 optical flow, and the sizes and pixels of its pyramid.
 
-Zach, Pock and Bischof 2007, as OpenCV's CPU class ``DualTVL1OpticalFlow`` carries it out: what
-the flow networks of this field were trained on (kinetics-i3d through MediaPipe).
+Zach, Pock and Bischof 2007, as in OpenCV's CPU class ``DualTVL1OpticalFlow``: the flow networks
+of this field were trained on such flow (kinetics-i3d through MediaPipe).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 MIN_SIDE = 16
-"""px. The pyramid has no scale with a shorter side, but for the image itself."""
+"""px. No scale of the pyramid but the image itself has a shorter side."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,11 @@ class TVL1:
     scales: int = 5
     """Images in the pyramid, at most."""
     scale_step: float = 0.8
-    """Side of a scale by that of the next finer one."""
+    """Side of a scale divided by the side of the next finer one."""
     warps: int = 5
     """Warps a scale."""
     epsilon: float = 0.01
-    """px. The iterations of a warp end when the root mean square update of a pixel is below;
-    0 never ends them early."""
+    """px. A warp ends when the root mean square update of a pixel is below; 0: it never does."""
     inner_iterations: int = 30
     """Iterations between two medians, at most."""
     outer_iterations: int = 10
@@ -52,6 +54,25 @@ class TVL1:
         if self.median not in (1, 3, 5):
             raise ValueError(f"median = {self.median!r}: allowed are 1, 3, 5")
 
+    def text(self) -> str:
+        """The settings as a spec holds them: ``tvl1 tau=0.25 lambda=0.15 ...``."""
+        values = asdict(self).items()
+        return " ".join(["tvl1", *(f"{name.rstrip('_')}={value}" for name, value in values)])
+
+    @classmethod
+    def parse(cls, text: str) -> TVL1:
+        """The settings that ``text`` wrote; raises ValueError for any other text."""
+        defaults = {name.rstrip("_"): (name, value) for name, value in asdict(cls()).items()}
+        try:
+            pairs = [part.split("=") for part in text.split()[1:]]
+            values = {defaults[name][0]: type(defaults[name][1])(value) for name, value in pairs}
+            settings = cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"flow = {text!r}: {error}") from error
+        if settings.text() != text:
+            raise ValueError(f"flow = {text!r}: expected each setting once, as {cls().text()}")
+        return settings
+
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """(height, width) of each scale, the image itself first.
 
@@ -64,3 +85,19 @@ class TVL1:
                 break
             sizes.append((height, width))
         return sizes
+
+
+def bilinear_axis(
+    size: int, source_size: int, step: float
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Of each of ``size`` pixels, the first of its two source pixels and the second's weight.
+
+    As in OpenCV, pixels are ``step`` source pixels apart with their centres at halves, and the
+    edge is repeated: there the weight is 0 and the second pixel does not count. All is computed
+    in float64; only the weight is rounded to float32.
+    """
+    place = (np.arange(size) + 0.5) * step - 0.5
+    first = np.floor(place)
+    between = (first >= 0) & (first < source_size - 1)
+    weight = np.where(between, place - first, 0).astype(np.float32)
+    return first.clip(0, source_size - 1).astype(np.int64), weight

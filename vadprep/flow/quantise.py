@@ -1,15 +1,15 @@
-"""Flow as a network sees it: one picture a frame, quantised once for all crops and clips.
+"""Flow as a network sees it: one image a frame, quantised once for all crops and clips.
 
     frames -> grey -> flow -> bound -> planes (u, v, mirrored u) -> crops of two planes
 
 A mirrored crop shows a mirrored scene, where what moved right moves left: its u is -u. Rounding
-is not symmetric, so -u is quantised for itself and stands in a plane of its own.
+is not symmetric, so -u is quantised separately and has a plane of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vadprep.core.clips import num_flows
-from vadprep.flow import TVL1, tvl1
+from vadprep.flow.compute import tvl1
+from vadprep.flow.pyramid import TVL1
 
 FlowMethod = Callable[[Tensor], Tensor]
 """Flow float32 [n, h, w, 2] in px a frame between grey frames uint8 [n + 1, h, w]."""
 
 FLOW_THREADS = 1
-"""Threads of TV-L1 a worker on CPU; cores are used by more workers."""
+"""Threads of TV-L1 in a worker on CPU; more workers use more cores."""
 
 GREY_WEIGHTS = (9798, 19235, 3735)
 """0.299, 0.587, 0.114 in units of 2**-15, as OpenCV 4 and 5 hold them."""
@@ -58,7 +59,7 @@ def _denseflow(flow: Tensor, bound: int) -> Tensor:
 
 
 def _quotient(values: Tensor, divisor: int) -> Tensor:
-    """On a GPU a number as divisor would become a product with its reciprocal, and round else."""
+    """The exact quotient: on a GPU a plain number as divisor becomes a rounded reciprocal."""
     return values / torch.full((), divisor, dtype=values.dtype, device=values.device)
 
 
@@ -67,7 +68,7 @@ QUANTISE: dict[str, Callable[[Tensor, int], Tensor]] = {
     "mediapipe": _mediapipe,
     "denseflow": _denseflow,
 }
-"""Pictures of flow float32 in px, with a bound in px.
+"""Functions from flow float32 in px and a bound in px to images.
 
 ========= ==================================== ================= =========================
 none      clip(v) / bound                      float32 [-1, 1]   README of kinetics-i3d
@@ -84,21 +85,21 @@ class Quantisation:
     name: str
     bound: int
 
-    def mirrored(self, u: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What the quantised -u is for a quantised u, where only that is known.
+    def mirror(self, u: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The quantised -u, from the quantised u alone.
 
-        Right but for u that is beyond the bound, or just between two levels.
+        It is exact except for u that is beyond the bound, or exactly between two levels.
         """
         most = 254 if self.name == "mediapipe" else 255  # trunc(255 - x) and round(255 - x)
         return most - np.minimum(u, np.uint8(most))
 
     def planes(self, flow: Tensor) -> Tensor:
-        """Pictures [n, h, w, 3] of flow [n, h, w, 2]: u, v, and u as it is mirrored."""
+        """Images [n, h, w, 3] of flow [n, h, w, 2]: u, v, and u as it is mirrored."""
         u, v = flow.unbind(-1)
         return QUANTISE[self.name](torch.stack([u, v, -u], dim=-1), self.bound)
 
 
-# --- from frames to pictures --------------------------------------------------------------
+# --- from frames to images ----------------------------------------------------------------
 
 
 class FlowSource(Protocol):
@@ -108,11 +109,11 @@ class FlowSource(Protocol):
         """Planes [n, h, w, 3] of the flow between the next frames uint8 [n + 1, h, w, 3]."""
 
     def end(self) -> None:
-        """No more frames come."""
+        """Called after the last frame."""
 
 
 class ComputedFlow:
-    """A FlowSource that computes; ``keep`` is shown all pictures, to be saved."""
+    """A FlowSource that computes flow, and passes all images to ``keep``, which saves them."""
 
     def __init__(
         self,
@@ -132,11 +133,11 @@ class ComputedFlow:
         pass
 
 
-class FlowPictures:
-    """The pictures of the flow stream of one video, as its resized frames come.
+class FlowImages:
+    """The images of the flow stream of one video, while its resized frames come in.
 
-    Flow is asked for ``step`` pairs at a time, however few frames come at once, and each pair is
-    seen once. After the last frame comes still flow (see ``clips``).
+    Flow is computed ``step`` pairs at a time, however few frames come at once, and once for each
+    pair. After the last frame comes still flow (see ``core.clips``).
     """
 
     def __init__(
@@ -145,54 +146,31 @@ class FlowPictures:
         self._source, self._quantisation, self._step = source, quantisation, step
         self._negates_u = flip_rule == "negate-u"
         self._held: Tensor | None = None
-        """Frames whose flow to the next one is still to be asked for."""
+        """Frames whose flow to the next frame is not computed yet."""
 
     def add(self, frames: Tensor) -> Tensor:
-        """The next pictures [m, h, w, 3] that are ready, after frames uint8 [n, h, w, 3]."""
+        """The images [m, h, w, 3] that are complete after the next frames uint8 [n, h, w, 3]."""
         if self._held is not None:
             frames = torch.cat([self._held, frames])
         ready = num_flows(len(frames)) // self._step * self._step
         self._held = frames[ready:].clone()  # not a view that holds the block
         return self._source(frames[: ready + 1]) if ready else frames[:0]
 
-    def rest(self) -> Tensor:
-        """The other pictures, that of the last frame too; of a video without frames none."""
+    def flush(self) -> Tensor:
+        """The remaining images, with that of the last frame; none of a video without frames."""
         last = self._held
-        pictures = self._source(last) if last is not None and len(last) > 1 else torch.empty(0)
+        images = self._source(last) if last is not None and len(last) > 1 else torch.empty(0)
         self._source.end()
         if last is None:
-            return pictures
+            return images
         still = self._quantisation.planes(torch.zeros_like(last[-1:, ..., :2], dtype=torch.float32))
-        return torch.cat([pictures, still]) if len(pictures) else still
+        return torch.cat([images, still]) if len(images) else still
 
-    def seen(self, crop: Tensor, is_mirrored: bool) -> Tensor:
+    def channels(self, crop: Tensor, is_mirrored: bool) -> Tensor:
         """The two planes [..., 2] of a crop [..., 3] that the network sees."""
         if is_mirrored and self._negates_u:
             return crop[..., 1:].flip(-1)
         return crop[..., :2]
-
-
-# --- TV-L1 by its text in a spec ----------------------------------------------------------
-
-
-def settings_text(settings: TVL1) -> str:
-    """The settings as they stand in a spec: ``tvl1 tau=0.25 lambda=0.15 ...``."""
-    values = asdict(settings).items()
-    return " ".join(["tvl1", *(f"{name.rstrip('_')}={value}" for name, value in values)])
-
-
-def parsed_settings(text: str) -> TVL1:
-    """The settings that ``settings_text`` wrote; raises ValueError for any other text."""
-    defaults = {name.rstrip("_"): (name, value) for name, value in asdict(TVL1()).items()}
-    try:
-        pairs = [part.split("=") for part in text.split()[1:]]
-        values = {defaults[name][0]: type(defaults[name][1])(value) for name, value in pairs}
-        settings = TVL1(**values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"flow = {text!r}: {error}") from error
-    if settings_text(settings) != text:
-        raise ValueError(f"flow = {text!r}: expected each setting once, as {settings_text(TVL1())}")
-    return settings
 
 
 def tvl1_method(text: str) -> FlowMethod:
@@ -200,7 +178,7 @@ def tvl1_method(text: str) -> FlowMethod:
 
     Raises ValueError for a bad text.
     """
-    settings = parsed_settings(text)
+    settings = TVL1.parse(text)
 
     def method(grey: Tensor) -> Tensor:
         if grey.is_cuda:

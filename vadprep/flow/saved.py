@@ -5,15 +5,19 @@
     FLOW/NAME/flow_x_00001.jpg      jpeg: u and (flow_y) v of the first two frames
     FLOW/NAME/flow_y_00001.jpg
 
-NAME is the video's id, percent-encoded where it is not safe as a name. u and v are quantised;
-u_sum is what u and the quantised -u add up to, modulo 256: nearly constant, it costs no space
-and keeps mirrored crops exact. JPEG loses such detail anyway: there -u comes from the quantised u.
+NAME is the video's id, percent-encoded where it is not safe as a name. u and v are quantised.
+u_sum is the quantised u plus the quantised -u, modulo 256: it is nearly constant, so it costs no
+space, and keeps mirrored crops exact. JPEG loses such detail anyway: there -u comes from the
+quantised u.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,34 +25,53 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import h5py
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from vadprep.core.atomic import make_folder, open_atomic, remove_stale
+from vadprep.core.atomic import (
+    disk_errors,
+    make_folder,
+    names_in,
+    open_atomic,
+    remove_stale,
+    sync_folder,
+    temporary_name,
+)
 from vadprep.core.clips import num_flows
 from vadprep.core.errors import DecodeError, FeaturesError, SpecError
 from vadprep.core.spec import Spec
-from vadprep.flow.formats import (
-    JPEG_QUALITY,
-    NO_FLOW_KIND,
-    REMEDY,
-    Stored,
-    hdf5_reader,
-    hdf5_writer,
-    jpeg_reader,
-    jpeg_writer,
-)
 from vadprep.flow.quantise import Quantisation
+
+JPEG_QUALITY = 95
+"""OpenCV's default, which denseflow writes."""
+
+GZIP_LEVEL = 1
+"""The fastest: flow of a fixed camera is mostly one value."""
 
 HDF5, JPEG = "hdf5", f"jpeg {JPEG_QUALITY}"
 KINDS = {"hdf5": HDF5, "jpeg": JPEG}
-"""Name of a format -> what a spec says of flow that was read from it."""
+"""Name of a format -> how a spec names flow that was read from it."""
 
 RECIPE = ("fps", "resize", "filter", "decoder", "flow", "flow_bound", "quantisation")
 """Fields of a spec that decide what the saved flow is."""
 
 LONGEST_NAME = 150
 """Bytes of a name before it is cut; a file system takes 255, temporary names need a hundred."""
+
+NO_FLOW_KIND = "no-flow"
+"""Kind of the DecodeError of a video whose saved flow is missing, damaged or another's."""
+
+REMEDY = "remove it and save it again (--save-flow, with another --out)"
+"""What to do about saved flow that cannot be used."""
+
+Planes = NDArray[np.uint8]
+"""Flow images uint8 [n, h, w, 3]: u, v, and u as it is mirrored."""
+
+Append = Callable[[Planes], None]
 
 
 def file_name(video_id: str) -> str:
@@ -116,29 +139,29 @@ class SavedFlow:
 
     @contextmanager
     def writer(self, video_id: str) -> Iterator[Callable[[Tensor], None]]:
-        """A function that appends pictures [n, h, w, 3] of a video, which appears at the end.
+        """A function that appends images [n, h, w, 3] of a video; the file appears at the end.
 
         Nothing appears when the block is left by an exception. Raises OutputError when the disk
         refuses.
         """
-        write = hdf5_writer if self.kind == HDF5 else jpeg_writer
+        write = _write_hdf5 if self.kind == HDF5 else _write_jpegs
         with write(self._file(video_id), video_id) as append:
             yield lambda planes: append(planes.cpu().numpy())
 
     @contextmanager
     def reader(
         self, video_id: str, quantisation: Quantisation, device: torch.device
-    ) -> Iterator[ReadFlow]:
-        """A FlowSource that reads a video's pictures. It raises DecodeError, of kind ``no-flow``,
+    ) -> Iterator[StoredFlow]:
+        """A FlowSource that reads a video's images. It raises DecodeError, of kind ``no-flow``,
         when they are missing, damaged or another's."""
         file = self._file(video_id)
-        reader = (
-            hdf5_reader(file, video_id)
-            if self.kind == HDF5
-            else jpeg_reader(file, video_id, quantisation.mirrored)
-        )
-        with reader as stored:
-            yield ReadFlow(file, stored, device)
+        if self.kind == JPEG:  # a folder does not say of which video it is
+            yield _JPEGFlow(file, device, quantisation)
+            return
+        with _readable(file):
+            opened = h5py.File(file, "r", locking=False)
+        with opened:
+            yield _HDF5Flow(file, device, opened, video_id)
 
     def holds(self, video_id: str) -> bool:
         """True when flow of the video is there."""
@@ -165,20 +188,42 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-class ReadFlow:
-    """A FlowSource that gives what is stored, as many pictures as there are pairs of frames."""
+# --- reading ------------------------------------------------------------------------------
 
-    def __init__(self, file: Path, stored: Stored, device: torch.device) -> None:
-        self._file, self._stored, self._device = file, stored, device
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Turn what a missing or damaged file raises into a DecodeError."""
+    try:
+        yield
+    except FileNotFoundError:
+        message = f"{file}: no such saved flow: save it first (--save-flow)"
+        raise DecodeError(message, NO_FLOW_KIND) from None
+    except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        message = f"{file}: damaged saved flow ({error}): {REMEDY}"
+        raise DecodeError(message, NO_FLOW_KIND) from error
+
+
+class StoredFlow:
+    """A FlowSource that reads the images of one video, one for each pair of frames.
+
+    A subclass sets ``_count``, the number of images, and reads images in ``_read``.
+    """
+
+    _count: int
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        self._file, self._device = file, device
         self._given = 0
 
     def __call__(self, frames: Tensor) -> Tensor:
+        """Images [n, h, w, 3] of the next frames uint8 [n + 1, h, w, 3]."""
         start, stop = self._given, self._given + num_flows(len(frames))
-        if stop > self._stored.count:
-            raise self._unfit(f"{stop} or more")
-        planes = self._stored(start, stop)
+        if stop > self._count:
+            raise self._mismatch(f"{stop} or more")
+        planes = self._read(start, stop)
         if planes.shape[1:3] != frames.shape[1:3]:
-            raise self._unfit(
+            raise self._mismatch(
                 f"frames of {frames.shape[1]} x {frames.shape[2]} px, not "
                 f"{planes.shape[1]} x {planes.shape[2]}"
             )
@@ -186,13 +231,167 @@ class ReadFlow:
         return torch.from_numpy(planes).to(self._device)
 
     def end(self) -> None:
-        """Raise DecodeError when not all that is stored was asked for."""
-        if self._given != self._stored.count:
-            raise self._unfit(str(self._given))
+        """Raise DecodeError when not all that is stored was read."""
+        if self._given != self._count:
+            raise self._mismatch(str(self._given))
 
-    def _unfit(self, needed: str) -> DecodeError:
+    def _read(self, start: int, stop: int) -> Planes:
+        raise NotImplementedError
+
+    def _mismatch(self, needed: str) -> DecodeError:
         return DecodeError(
-            f"{self._file}: {self._stored.count} flows, where this video has {needed}: not all are "
-            f"there, or they are of another video: {REMEDY}",
+            f"{self._file}: {self._count} flows, but this video has {needed}: the saved flow is "
+            f"incomplete, or of another video: {REMEDY}",
             NO_FLOW_KIND,
         )
+
+
+class _HDF5Flow(StoredFlow):
+    def __init__(self, path: Path, device: torch.device, file: h5py.File, video_id: str) -> None:
+        super().__init__(path, device)
+        with _readable(path):
+            found = bytes(file.attrs["video_id"]).decode("utf-8", "surrogateescape")
+            if found != video_id:
+                raise ValueError(f"it is of video {found!r}")
+            self._planes = [file[name] for name in ("u", "v", "u_sum") if "u" in file]
+            kinds = {(plane.dtype.name, plane.shape) for plane in self._planes}
+            if len(kinds) > 1 or any(name != "uint8" for name, _ in kinds):
+                raise ValueError(f"planes {', '.join(map(str, sorted(kinds)))}")
+        self._count = len(self._planes[0]) if self._planes else 0
+
+    def _read(self, start: int, stop: int) -> Planes:
+        with _readable(self._file):
+            u, v, u_sum = (plane[start:stop] for plane in self._planes)
+            return np.stack([u, v, u_sum - u], axis=-1)
+
+
+class _JPEGFlow(StoredFlow):
+    def __init__(self, path: Path, device: torch.device, quantisation: Quantisation) -> None:
+        super().__init__(path, device)
+        with _readable(path):
+            if not path.is_dir():
+                raise FileNotFoundError
+        self._count = sum(name.startswith("flow_x_") for name in names_in(path))
+        self._quantisation = quantisation
+        self._size: tuple[int, int] | None = None
+
+    def _read(self, start: int, stop: int) -> Planes:
+        numbers = range(start + 1, stop + 1)
+        u, v = (
+            np.stack([self._plane(_jpeg(self._file, axis, number)) for number in numbers])
+            for axis in ("x", "y")
+        )
+        return np.stack([u, v, self._quantisation.mirror(u)], axis=-1)
+
+    def _plane(self, file: Path) -> Planes:
+        with _readable(file), Image.open(file) as image:
+            self._size = self._size or image.size
+            if image.size != self._size:
+                raise ValueError(f"{image.size} px, others have {self._size}")
+            return np.asarray(image.convert("L"))
+
+
+def _jpeg(folder: Path, axis: str, number: int) -> Path:
+    return folder / f"flow_{axis}_{number:05d}.jpg"
+
+
+# --- writing ------------------------------------------------------------------------------
+
+
+class _Sink(io.FileIO):
+    """The file that HDF5 writes into. It hides from HDF5 that the disk refused.
+
+    After a failed write HDF5 can neither close nor release its file without a segmentation fault
+    (measured, HDF5 1.14). So the error is kept, and everything after it is discarded.
+    """
+
+    error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content)
+        while left and self.error is None:
+            try:
+                left = left[super().write(left) :]
+            except OSError as error:
+                self.error = error
+        return len(content)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            if self.error is None:
+                super().truncate(size)
+        except OSError as error:
+            self.error = error
+        return size or 0
+
+    def check(self) -> None:
+        """Raise the error that was kept."""
+        if self.error is not None:
+            raise self.error
+
+
+@contextmanager
+def _write_hdf5(path: Path, video_id: str) -> Iterator[Append]:
+    """A function that appends images. The file appears when the block ends without an exception."""
+    with open_atomic(path) as stream:
+        sink = _Sink(stream.fileno(), "r+", closefd=False)
+        with h5py.File(sink, "w", libver=("v110", "v110")) as file:
+            content = np.bytes_(video_id.encode("utf-8", "surrogateescape"))
+            file.attrs.create(
+                "video_id", content, dtype=h5py.string_dtype("utf-8", len(content) or 1)
+            )
+
+            def append(planes: Planes) -> None:
+                u, v, mirrored = np.moveaxis(planes, -1, 0)
+                for name, plane in (("u", u), ("v", v), ("u_sum", u + mirrored)):  # modulo 256
+                    _append(file, name, plane)
+                with disk_errors(path):
+                    sink.check()
+
+            yield append
+        with disk_errors(path):
+            sink.check()
+
+
+def _append(file: h5py.File, name: str, plane: Planes) -> None:
+    if name not in file:
+        file.create_dataset(
+            name,
+            shape=(0, *plane.shape[1:]),
+            maxshape=(None, *plane.shape[1:]),
+            chunks=(1, *plane.shape[1:]),
+            dtype=np.uint8,
+            compression="gzip",
+            compression_opts=GZIP_LEVEL,
+            fletcher32=True,
+            track_times=False,
+        )
+    start = len(file[name])
+    file[name].resize(start + len(plane), axis=0)
+    file[name][start:] = plane
+
+
+@contextmanager
+def _write_jpegs(path: Path, video_id: str) -> Iterator[Append]:
+    """As ``_write_hdf5``, but a folder of JPEGs."""
+    folder, count = temporary_name(path), 0
+    with disk_errors(path):
+        folder.mkdir()
+
+    def append(planes: Planes) -> None:
+        nonlocal count
+        with disk_errors(path):
+            for image in planes:
+                count += 1
+                for axis, plane in (("x", 0), ("y", 1)):
+                    picture = Image.fromarray(np.ascontiguousarray(image[..., plane]))
+                    picture.save(_jpeg(folder, axis, count), quality=JPEG_QUALITY)
+
+    try:
+        yield append
+        with disk_errors(path):
+            shutil.rmtree(path, ignore_errors=True)  # of a run that was killed before its features
+            os.replace(folder, path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

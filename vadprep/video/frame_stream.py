@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.errors import DecodeError
+from vadprep.core.resources import child_environment
 from vadprep.video.decoder_process import ring_views
 from vadprep.video.decoders import FILE_DECODERS, FOLDER_DECODERS
 from vadprep.video.decoders.base import VideoHeader, is_frame
@@ -220,9 +221,6 @@ class FrameStream:
         child_lifeline_fd, lifeline_fd = os.pipe()
         self._fds += [self._control_fd, lifeline_fd]
         child_fds = (child_control_fd, child_lifeline_fd, self._memory_fd)
-        # This very package comes first on the path, whether installed or not.
-        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         try:
             with _blocked_signals():
                 self._process = subprocess.Popen(
@@ -231,7 +229,7 @@ class FrameStream:
                     stdout=subprocess.DEVNULL,
                     stderr=self._stderr_fd,
                     pass_fds=child_fds,
-                    env=environment,
+                    env=child_environment(),
                     start_new_session=True,
                 )
         finally:

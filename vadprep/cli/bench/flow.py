@@ -20,8 +20,7 @@ from PIL import Image
 
 from vadprep.core.errors import DecodeError
 from vadprep.data import find_videos
-from vadprep.flow import TVL1, tvl1, usable_cores
-from vadprep.flow.quantise import grey_of
+from vadprep.flow import TVL1, grey_of, tvl1, usable_cores
 from vadprep.video import open_frames
 
 SIZES = ((224, 224), (256, 340))
@@ -134,7 +133,7 @@ def available() -> tuple[dict[str, Method], list[str]]:
 
 def bandwidth_share(frames: torch.Tensor) -> float:
     """Bytes a second that the iterations of TV-L1 move on a GPU, by those of a copy."""
-    from vadprep.flow.gpu import counted_tvl1_cuda
+    from vadprep.flow import counted_tvl1_cuda
 
     (_, iterations), seconds = _on_device(lambda: counted_tvl1_cuda(frames, TVL1()))
     moved = bytes_moved(iterations, TVL1().sizes(*frames.shape[1:]))
@@ -145,7 +144,7 @@ def bandwidth_share(frames: torch.Tensor) -> float:
 
 def bytes_moved(iterations: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> int:
     """Bytes that ``iterations`` int [pairs, scales] read and write at least."""
-    from vadprep.flow.gpu import iteration_bytes
+    from vadprep.flow import iteration_bytes
 
     counts = iterations.sum(dim=0).tolist()
     return sum(n * iteration_bytes(*size) for n, size in zip(counts, sizes, strict=True))

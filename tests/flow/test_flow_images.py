@@ -1,4 +1,4 @@
-"""Flow as pictures: grey and quantisation to the bit, mirrored planes, and the end of a video."""
+"""Flow as images: grey and quantisation to the bit, mirrored planes, and the end of a video."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from support.standin import standin_flow
 
 from vadprep.core import presets
 from vadprep.core.clips import num_flows
-from vadprep.flow import quantise as pictures
-from vadprep.flow.pyramid import TVL1
-from vadprep.flow.quantise import ComputedFlow, FlowPictures, Quantisation, grey_of
+from vadprep.flow import TVL1, ComputedFlow, FlowImages, Quantisation, grey_of
 
 
 def test_grey_is_opencvs_for_every_colour() -> None:
@@ -67,19 +65,19 @@ def frames(count: int) -> torch.Tensor:
     return torch.from_numpy(random.integers(0, 256, (count, 8, 12, 3), dtype=np.uint8))
 
 
-def flow_pictures(
+def flow_images(
     flip_rule: str = "negate-u", name: str = "mediapipe", method=standin_flow, step: int = 1
-) -> FlowPictures:
+) -> FlowImages:
     quantisation = Quantisation(name, 20)
-    return FlowPictures(ComputedFlow(method, quantisation), quantisation, flip_rule, step)
+    return FlowImages(ComputedFlow(method, quantisation), quantisation, flip_rule, step)
 
 
 @pytest.mark.parametrize("step", [1, 8, 16, 64])
 @pytest.mark.parametrize("blocks", [(40,), (1, 39), (16, 16, 8), (1,) * 40])
-def test_pictures_do_not_depend_on_the_blocks_and_the_last_is_still(blocks, step) -> None:
-    made = flow_pictures(step=step)
+def test_images_do_not_depend_on_the_blocks_and_the_last_is_still(blocks, step) -> None:
+    made = flow_images(step=step)
     found = [made.add(block) for block in frames(40).split(list(blocks))]
-    *found, still = torch.cat([*found, made.rest()])
+    *found, still = torch.cat([*found, made.flush()])
     whole = Quantisation("mediapipe", 20).planes(standin_flow(grey_of(frames(40))))
     assert len(found) == num_flows(40) == 39
     assert torch.equal(torch.stack(found), whole)
@@ -94,15 +92,15 @@ def test_each_pair_is_seen_once_and_many_together(step, expected) -> None:
         pairs.append(len(grey) - 1)
         return standin_flow(grey)
 
-    made = flow_pictures(method=counted, step=step)
+    made = flow_images(method=counted, step=step)
     for block in frames(40).split(7):
         made.add(block)
-    made.rest()
+    made.flush()
     assert pairs == expected
 
 
-def test_a_video_without_frames_has_no_picture() -> None:
-    assert len(flow_pictures().rest()) == 0
+def test_a_video_without_frames_has_no_image() -> None:
+    assert len(flow_images().flush()) == 0
 
 
 @pytest.mark.parametrize("name", ["none", "mediapipe", "denseflow"])
@@ -114,23 +112,23 @@ def test_a_mirrored_crop_is_the_flow_of_the_mirrored_video(name: str) -> None:
         flow = standin_flow(grey.flip(2)).flip(2)
         return flow * torch.tensor([-1.0, 1.0])
 
-    made = flow_pictures(name=name)
-    shown = made.seen(made.add(frames(17)).flip(2), True)
-    mirrored = flow_pictures(name=name, method=of_mirrored)
-    assert torch.equal(shown, mirrored.seen(mirrored.add(frames(17).flip(2)), False))
-    legacy = flow_pictures("keep-u", name)
+    made = flow_images(name=name)
+    shown = made.channels(made.add(frames(17)).flip(2), True)
+    mirrored = flow_images(name=name, method=of_mirrored)
+    assert torch.equal(shown, mirrored.channels(mirrored.add(frames(17).flip(2)), False))
+    legacy = flow_images("keep-u", name)
     plain = legacy.add(frames(17))
-    assert torch.equal(legacy.seen(plain.flip(2), True), plain[..., :2].flip(2))
+    assert torch.equal(legacy.channels(plain.flip(2), True), plain[..., :2].flip(2))
 
 
 # ---------------------------------------------------------------- settings as text
 
 
 def test_the_settings_of_the_presets_are_the_defaults() -> None:
-    assert pictures.settings_text(TVL1()) == presets.FLOW["flow"][0]
-    assert pictures.parsed_settings(presets.FLOW["flow"][0]) == TVL1()
+    assert TVL1().text() == presets.FLOW["flow"][0]
+    assert TVL1.parse(presets.FLOW["flow"][0]) == TVL1()
     other = TVL1(lambda_=0.05, scales=1, median=1, epsilon=0.0)
-    assert pictures.parsed_settings(pictures.settings_text(other)) == other
+    assert TVL1.parse(other.text()) == other
 
 
 @pytest.mark.parametrize(
@@ -146,4 +144,4 @@ def test_the_settings_of_the_presets_are_the_defaults() -> None:
 )
 def test_settings_that_cannot_be_read(text: str, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
-        pictures.parsed_settings(text)
+        TVL1.parse(text)
