@@ -17,11 +17,10 @@ from support.trees import IDS, feature_folder, manifest_of, per_crop_files
 from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError, ManifestError, SpecError
 from vadprep.core.spec import UNKNOWN
-from vadprep.data import Manifest, load_dataset
-from vadprep.features.exchange.export import clip_labels, export_features, frames_of
-from vadprep.features.exchange.import_ import import_features
-from vadprep.features.exchange.spans import Length, fitted_spans
-from vadprep.features.exchange.surveying import Request
+from vadprep.data import Manifest, frame_bounds, load_dataset
+from vadprep.features.exchange import export_features, import_features
+from vadprep.features.exchange.export import clip_labels, frames_of
+from vadprep.features.exchange.spans import clip_spans
 from vadprep.features.exchange.targets import TARGETS
 from vadprep.features.reader import open_features
 from vadprep.features.verify import verify_stream
@@ -33,7 +32,7 @@ FORMS = [
 
 def imported(tree: Path, manifest: Manifest, out: Path, layout: str = "xdviodet", **known: object):
     spans = str(known.pop("spans", "fit"))
-    return import_features(tree, manifest, out, Request(layout, spans=spans, known=known))
+    return import_features(tree, out, layout=layout, manifest=manifest, spans=spans, settings=known)
 
 
 # ---------------------------------------------------------------- round trips
@@ -45,7 +44,7 @@ def test_out_and_in_again_is_exact(layout: str, data_set: str, tmp_path: Path) -
     manifest = manifest_of(ids)
     feature_folder(tmp_path / "ours", ids, crops)
     with open_features(tmp_path / "ours") as ours:
-        export_features(ours, manifest, tmp_path / "out", layout)
+        export_features(ours, tmp_path / "out", layout=layout, manifest=manifest)
         result = imported(tmp_path / "out", manifest, tmp_path / "back", layout)
         assert not result.missing and verify_stream(result.folder).problems == ()
         with open_features(tmp_path / "back") as back:
@@ -62,7 +61,7 @@ def test_in_and_out_again_is_exact_to_the_byte(tmp_path: Path) -> None:
         per_crop_files(tmp_path / "i3d-features" / split, dict.fromkeys(names, 3), crops=5)
     imported(tmp_path / "i3d-features", manifest_of(ids), tmp_path / "ours")
     with open_features(tmp_path / "ours") as ours:
-        export_features(ours, manifest_of(ids), tmp_path / "out", "xdviodet")
+        export_features(ours, tmp_path / "out", layout="xdviodet", manifest=manifest_of(ids))
     for path in (tmp_path / "i3d-features").rglob("*.npy"):
         assert (tmp_path / "out" / path.relative_to(tmp_path)).read_bytes() == path.read_bytes()
 
@@ -72,12 +71,12 @@ def test_segments_come_back_as_they_were(tmp_path: Path) -> None:
     manifest = manifest_of(ids, 853)
     feature_folder(tmp_path / "ours", ids, crops=1)
     with open_features(tmp_path / "ours") as ours:
-        export_features(ours, manifest, tmp_path / "out", "sultani-txt")
+        export_features(ours, tmp_path / "out", layout="sultani-txt", manifest=manifest)
     folder = imported(tmp_path / "out", manifest, tmp_path / "back", "sultani-txt").folder
     assert folder.spec.clip_stride == UNKNOWN and folder.spec.preset == "imported-sultani-txt"
     with open_features(tmp_path / "back") as back:
         assert back[ids[0]].rgb.shape == (32, 1, 6) and back[ids[0]].spans[-1, 1] == 853
-        export_features(back, manifest, tmp_path / "again", "sultani-txt")
+        export_features(back, tmp_path / "again", layout="sultani-txt", manifest=manifest)
     texts = [sorted((tmp_path / each).rglob("*.txt")) for each in ("out", "again")]
     assert [path.parent.name for path in texts[0]] == ["Test", "Test", "Anomaly", "Normal"]
     for first, second in zip(*texts, strict=True):
@@ -98,7 +97,7 @@ def test_the_spec_says_what_is_known_and_what_is_not(tmp_path: Path) -> None:
     assert told == (5, "xd", "native", "float32", 16, "rgb_imagenet.pt")
     assert {spec.scaling, spec.resize, spec.graph, spec.crop_order, spec.batch} == {UNKNOWN}
     assert result.notes[0].startswith("unknown, since the files do not say: graph, ")
-    assert result.notes[1].endswith("of 4, that each fits: drop 3, xd 4")
+    assert result.notes[1].endswith("of 4, whose clips each tail rule gives: drop 3, xd 4")
 
 
 def test_videos_that_no_one_rule_fits_leave_the_tail_unknown(tmp_path: Path) -> None:
@@ -155,12 +154,16 @@ def test_both_streams_of_a_tree_make_one_feature_set(tmp_path: Path) -> None:
     for seed, name in enumerate(("RGB", "Flow")):
         per_crop_files(tmp_path / "t" / name, dict.fromkeys(ids, 3), seed=seed)
     for stream in ("rgb", "flow"):
-        import_features(tmp_path / "t", manifest, tmp_path / "f", Request("xdviodet", stream))
+        import_features(
+            tmp_path / "t", tmp_path / "f", layout="xdviodet", manifest=manifest, stream=stream
+        )
     with open_features(tmp_path / "f") as features:
         assert features.specs["flow"].flow == features.specs["flow"].flow_bound == UNKNOWN
         assert features[ids[0]].rgb.shape == features[ids[0]].flow.shape == (3, 5, 6)
         assert not np.array_equal(features[ids[0]].rgb, features[ids[0]].flow)
-        export_features(features, manifest, tmp_path / "out", "xdviodet", "flow")
+        export_features(
+            features, tmp_path / "out", layout="xdviodet", manifest=manifest, stream="flow"
+        )
     for path in (tmp_path / "t" / "Flow").iterdir():
         assert (tmp_path / "out" / "i3d-features" / "Flow" / path.name).read_bytes() == (
             path.read_bytes()
@@ -204,8 +207,9 @@ def test_a_crash_at_any_step_costs_nothing_but_that_step(
             raise KeyboardInterrupt
         return original(*arguments)
 
+    module = "exchange.import_" if step == "Draft.append" else "writer"
     with monkeypatch.context() as patch:
-        owner, _, name = f"vadprep.features.{step}".rpartition(".")
+        owner, _, name = f"vadprep.features.{module}.{step}".rpartition(".")
         original = getattr(pkgutil.resolve_name(owner), name)
         patch.setattr(f"{owner}.{name}", crash)
         with suppress(KeyboardInterrupt):
@@ -247,9 +251,9 @@ def test_ground_truth_has_the_published_length(name: str, labels: int, positives
 
     class Found:
         def __init__(self, video):
-            self.length = Length.of(video)
+            self.bounds = frame_bounds(video)
             clips = video.num_frames_scored // 16
-            self.spans = fitted_spans(clips, self.length, Resampling(Fraction(30)))
+            self.spans = clip_spans(clips, self.bounds, Resampling(Fraction(30)))
             self.num_frames = video.num_frames or 16 * clips
             self.fps = None
 
@@ -281,7 +285,7 @@ def test_official_code_reads_the_lists(layout: str, data_set: str, tmp_path: Pat
     ids, crops = IDS[data_set], 5 if data_set == "XD-Violence" else 10
     feature_folder(tmp_path / "ours", ids, crops)
     with open_features(tmp_path / "ours") as ours:
-        result = export_features(ours, manifest_of(ids), tmp_path / "out", layout)
+        result = export_features(ours, tmp_path / "out", layout=layout, manifest=manifest_of(ids))
         means = [ours[each].rgb.astype(np.float32).mean(axis=(1, 2)) for each in (ids[2], ids[3])]
         centre = [ours[each].rgb[:, 0].astype(np.float32).mean(axis=1) for each in (ids[2], ids[3])]
     train, test, truth = result.lists
@@ -305,7 +309,7 @@ def test_lists_have_abnormal_videos_first(tmp_path: Path) -> None:
     manifest = Manifest(Path("m.csv"), (videos[1], videos[0], videos[3], videos[2]))
     feature_folder(tmp_path / "ours", ids, 1)
     with open_features(tmp_path / "ours") as ours:
-        result = export_features(ours, manifest, tmp_path / "out", "rtfm")
+        result = export_features(ours, tmp_path / "out", layout="rtfm", manifest=manifest)
     for path, first in zip(result.lists, ("Abuse001_x264", "Arson001_x264"), strict=False):
         assert path.read_text().splitlines()[0].endswith(f"{first}_i3d.npy")
 
@@ -314,7 +318,9 @@ def test_what_the_official_code_would_stumble_over_is_said(tmp_path: Path) -> No
     ids = ["Abuse001_x264", "plain", "Arson011_x264", "Normal_Videos_003"]
     feature_folder(tmp_path / "ours", ids, 10)
     with open_features(tmp_path / "ours") as ours:
-        notes = export_features(ours, manifest_of(ids), tmp_path / "out", "urdmu").notes
+        notes = export_features(
+            ours, tmp_path / "out", layout="urdmu", manifest=manifest_of(ids)
+        ).notes
     assert "crops stay in the order xd, the code's own are gowtham" in notes[0]
     assert "begins with 10 lines of abnormal videos: the code cuts it after 8100" in notes[1]
     assert "wrong for 1 here, the first 'plain'" in notes[2]
@@ -335,7 +341,7 @@ def test_an_id_that_is_no_safe_file_name_is_refused(
     feature_folder(tmp_path / "ours", [video_id], 1)
     with open_features(tmp_path / "ours") as ours:
         with pytest.raises(FeaturesError, match=reason):
-            export_features(ours, manifest_of([video_id]), tmp_path / "out", layout)
+            export_features(ours, tmp_path / "out", layout=layout, manifest=manifest_of([video_id]))
     assert not (tmp_path / "out").exists()
 
 
@@ -345,7 +351,9 @@ def test_two_videos_never_share_a_file(tmp_path: Path) -> None:
     videos = tuple(v for v in manifest_of(ids).videos)
     with open_features(tmp_path / "ours") as ours:
         with pytest.raises(FeaturesError, match="'a' and 'a__1' are both train/a__1.npy"):
-            export_features(ours, Manifest(Path("m"), videos), tmp_path / "out", "pel4vad")
+            export_features(
+                ours, tmp_path / "out", layout="pel4vad", manifest=Manifest(Path("m"), videos)
+            )
 
 
 def test_feature_files_of_an_earlier_export_are_noted(tmp_path: Path) -> None:
@@ -355,10 +363,10 @@ def test_feature_files_of_an_earlier_export_are_noted(tmp_path: Path) -> None:
         whole = manifest_of(ids)
         for _ in range(2):  # the same again is the same
             assert "not of" not in str(
-                export_features(ours, whole, tmp_path / "o", "deepmil").notes
+                export_features(ours, tmp_path / "o", layout="deepmil", manifest=whole).notes
             )
         less = Manifest(Path("m.csv"), whole.videos[1:])
-        note = export_features(ours, less, tmp_path / "o", "deepmil").notes[-1]
+        note = export_features(ours, tmp_path / "o", layout="deepmil", manifest=less).notes[-1]
         assert note.startswith(f"{tmp_path / 'o'}: 5 feature files are not of this export, the fi")
         assert "the first train/RGB/Abuse001_x264__0.npy, and in none of its lists" in note
 
@@ -368,14 +376,14 @@ def test_where_no_list_says_what_is_meant_other_feature_files_are_refused(tmp_pa
     feature_folder(tmp_path / "ours", ids, 1)
     with open_features(tmp_path / "ours") as ours:
         whole = manifest_of(ids)
-        export_features(ours, whole, tmp_path / "o", "sultani-txt")
-        export_features(ours, whole, tmp_path / "o", "sultani-txt")
+        export_features(ours, tmp_path / "o", layout="sultani-txt", manifest=whole)
+        export_features(ours, tmp_path / "o", layout="sultani-txt", manifest=whole)
         first = tmp_path / "o" / "Train" / "Anomaly" / "Abuse001_x264_C.txt"
         less = Manifest(Path("m.csv"), whole.videos[1:])
         with pytest.raises(FeaturesError, match="Train/Anomaly/Abuse.*: remove them, or use anoth"):
-            export_features(ours, less, tmp_path / "o", "sultani-txt")
+            export_features(ours, tmp_path / "o", layout="sultani-txt", manifest=less)
         first.unlink()
-        export_features(ours, less, tmp_path / "o", "sultani-txt")
+        export_features(ours, tmp_path / "o", layout="sultani-txt", manifest=less)
 
 
 def test_a_video_without_a_label_has_no_place_in_a_list(tmp_path: Path) -> None:
@@ -383,7 +391,9 @@ def test_a_video_without_a_label_has_no_place_in_a_list(tmp_path: Path) -> None:
     videos = (replace(manifest_of(["a"]).videos[0], label=None),)
     with open_features(tmp_path / "ours") as ours:
         with pytest.raises(ManifestError, match="video 'a': no label"):
-            export_features(ours, Manifest(Path("m"), videos), tmp_path / "out", "rtfm")
+            export_features(
+                ours, tmp_path / "out", layout="rtfm", manifest=Manifest(Path("m"), videos)
+            )
 
 
 # ---------------------------------------------------------------- command line

@@ -13,7 +13,7 @@ from support.trees import IDS
 
 from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError
-from vadprep.data import load_dataset
+from vadprep.data import FrameBounds, frame_bounds, load_dataset
 from vadprep.features.exchange.arrays import form_of, read_features, write_text
 from vadprep.features.exchange.export import segments_of
 from vadprep.features.exchange.layouts import (
@@ -24,7 +24,7 @@ from vadprep.features.exchange.layouts import (
     PER_CROP,
     Naming,
 )
-from vadprep.features.exchange.spans import Length, fitted_spans, fitting_rules, segment_spans
+from vadprep.features.exchange.spans import clip_spans, matching_tails, segment_spans
 from vadprep.features.exchange.targets import TARGETS, data_set_of
 
 NATIVE = Resampling(Fraction(25))
@@ -73,7 +73,7 @@ def test_public_lengths_of_ucf_crime_are_279_by_xd_and_11_by_drop() -> None:
     rules: Counter[str] = Counter()
     for video in load_dataset("ucf").in_split("test"):
         assert video.num_frames_scored is not None
-        fits = fitting_rules(video.num_frames_scored // 16, Length.of(video), NATIVE)
+        fits = matching_tails(video.num_frames_scored // 16, frame_bounds(video), NATIVE)
         rules["xd" if "xd" in fits else "drop" if "drop" in fits else "none"] += 1
     assert rules == {"xd": 279, "drop": 11}
 
@@ -82,7 +82,7 @@ def test_public_lengths_of_xd_violence_are_all_by_xd() -> None:
     """Only bounds of the frames are public, so that other rules may fit some videos, too."""
     for video in load_dataset("xd").in_split("test"):
         assert video.num_frames_scored is not None
-        assert "xd" in fitting_rules(video.num_frames_scored // 16, Length.of(video), NATIVE)
+        assert "xd" in matching_tails(video.num_frames_scored // 16, frame_bounds(video), NATIVE)
 
 
 @pytest.mark.parametrize(
@@ -97,20 +97,20 @@ def test_public_lengths_of_xd_violence_are_all_by_xd() -> None:
     ],
 )
 def test_tail_rules_that_fit(frames: int, clips: int, expected: set[str]) -> None:
-    assert fitting_rules(clips, Length(frames, frames), NATIVE) == expected
+    assert matching_tails(clips, FrameBounds(frames, frames), NATIVE) == expected
 
 
 def test_a_count_without_frames_fits_every_rule() -> None:
-    assert len(fitting_rules(7, Length(None, None), NATIVE)) == 3
+    assert len(matching_tails(7, FrameBounds(None, None), NATIVE)) == 3
 
 
 def test_spans_stop_at_the_end_of_the_video() -> None:
-    assert fitted_spans(3, Length(35, 35), NATIVE).tolist() == [[0, 16], [16, 32], [32, 35]]
-    assert fitted_spans(2, Length(None, None), NATIVE).tolist() == [[0, 16], [16, 32]]
+    assert clip_spans(3, FrameBounds(35, 35), NATIVE).tolist() == [[0, 16], [16, 32], [32, 35]]
+    assert clip_spans(2, FrameBounds(None, None), NATIVE).tolist() == [[0, 16], [16, 32]]
 
 
 def test_spans_of_resampled_features() -> None:
-    spans = fitted_spans(3, Length(60, 60), Resampling(Fraction(30), Fraction(24)))
+    spans = clip_spans(3, FrameBounds(60, 60), Resampling(Fraction(30), Fraction(24)))
     assert spans.tolist() == [[0, 20], [20, 40], [40, 60]]
 
 

@@ -24,15 +24,9 @@ from vadprep.cli.options import (
 from vadprep.cli.progress import shown_bar
 from vadprep.cli.text import Cells, printable, show, show_list, show_notes
 from vadprep.core.spec import STREAMS
-from vadprep.features import open_features
-from vadprep.features.compare.compare import SAMPLE, Comparison
-from vadprep.features.compare.compare import compare as compare_sets
-from vadprep.features.compare.sets import open_pair
-from vadprep.features.exchange.export import export_features
-from vadprep.features.exchange.import_ import import_features
-from vadprep.features.exchange.layouts import LAYOUTS
-from vadprep.features.exchange.surveying import SPANS, Request
-from vadprep.features.status import stream_status
+from vadprep.features import stream_status
+from vadprep.features.compare import SAMPLE, Comparison, compare_features
+from vadprep.features.exchange import LAYOUTS, SPANS, export_features, import_features
 
 LAYOUT = click.option(
     "--layout", type=click.Choice(list(LAYOUTS)), required=True, help="Code base of the files."
@@ -42,7 +36,7 @@ STREAM = click.option(
 )
 READ_HELP = "Number of videos to read; 0 reads all. Clips are counted in all videos."
 SET_HELP = "A field of the spec that you know, such as fps=24. Repeatable."
-SPANS_HELP = "fit: by the tail rule that gives this number of clips. even: evenly over all frames."
+SPANS_HELP = "fit: by the tail rule that gives the number of clips. stretch: evenly over the video."
 
 
 @command("import", example="vadprep import i3d-features/ --layout xdviodet --dataset xd")
@@ -69,10 +63,17 @@ def import_(
     manifest, name = chosen_manifest(options)
     warn(manifest)
     with argument_errors():
-        request = Request(layout, stream, spans, parsed_fields(fields))
+        settings = parsed_fields(fields)
     with shown_bar("importing") as progress:
         result = import_features(
-            folder, manifest, out or Path("features") / name, request, progress
+            folder,
+            out or Path("features") / name,
+            layout=layout,
+            manifest=manifest,
+            stream=stream,
+            spans=spans,
+            settings=settings,
+            on_progress=progress,
         )
     status = stream_status(result.folder)
     show(status_rows([status]))
@@ -93,8 +94,10 @@ def export(features: Path, layout: str, out: Path, stream: str, **options: Any) 
     """Convert a feature folder to files for another code base."""
     manifest, _ = chosen_manifest(options)
     warn(manifest)
-    with open_features(features) as found, shown_bar("exporting") as progress:
-        result = export_features(found, manifest, out, layout, stream, progress)
+    with shown_bar("exporting") as progress:
+        result = export_features(
+            features, out, layout=layout, manifest=manifest, stream=stream, on_progress=progress
+        )
     click.echo(f"{result.num_videos:,} videos in {out}")
     for path in result.lists:
         click.echo(f"  {path}")
@@ -116,7 +119,7 @@ def compare(a: Path, b: Path, stream: str, videos: int, as_json: bool) -> None:
 
     A and B are feature folders or folders of .npy files.
     """
-    found = compare_sets(*open_pair(a, b, stream), videos or None)
+    found = compare_features(a, b, stream=stream, videos=videos or None)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
         return

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from vadprep.features.compare.measures import (
     spread,
 )
 from vadprep.features.compare.pairing import best_order, paired_clips
-from vadprep.features.compare.sets import FeatureSet
+from vadprep.features.compare.sets import FeatureSet, open_pair
 
 SAMPLE = 20
 """Videos that are read, evenly among those in common, unless said otherwise."""
@@ -87,13 +88,24 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def compare(a: FeatureSet, b: FeatureSet, sample: int | None = SAMPLE) -> Comparison:
-    """How the features of ``b`` relate to those of ``a``, over the videos that both have.
+def compare_features(
+    a: str | Path, b: str | Path, *, stream: str = "rgb", videos: int | None = SAMPLE
+) -> Comparison:
+    """How the features in ``b`` relate to those in ``a``, over the videos that both have.
 
-    Clips are counted in all of them, ``sample`` are read (None: all). Holds one video of each
-    set in memory, and some windows. Raises FeaturesError when no video is in both sets, or none
-    can be read.
+    Each is a feature folder, or a folder of files in any layout of ``exchange``. The clips of all
+    videos are counted, and ``videos`` of them are read (None: all): crops, values and their
+    course in time are compared, and the result says what probably differs. One video of each set
+    is in memory at a time, and some windows of clips.
+
+    Raises FeaturesError if a folder has no features of ``stream`` (``rgb`` or ``flow``), if no
+    video is in both sets, or if none can be read.
     """
+    return compare(*open_pair(Path(a), Path(b), stream), videos)
+
+
+def compare(a: FeatureSet, b: FeatureSet, sample: int | None = SAMPLE) -> Comparison:
+    """As ``compare_features``, of sets that are open."""
     common = sorted(set(a.ids) & set(b.ids))
     if not common:
         raise FeaturesError(

@@ -1,6 +1,10 @@
-"""The feature trees of other code bases, in and out: .npy files by name, list files, ground truth.
+"""Import features of other code bases, and export ours for them, file for file.
 
-``layouts`` knows the names, ``arrays`` the files of one video, ``fitting`` turns counts of clips
-into spans, ``importing`` and ``exporting`` go through whole sets, one video in memory at a time.
-Needs numpy and h5py only; nothing that is read runs code.
+Needs numpy and h5py only. Nothing that is read runs code.
 """
+
+from vadprep.features.exchange.export import Exported, export_features
+from vadprep.features.exchange.import_ import SPANS, Imported, import_features
+from vadprep.features.exchange.layouts import LAYOUTS
+
+__all__ = ["LAYOUTS", "SPANS", "Exported", "Imported", "export_features", "import_features"]

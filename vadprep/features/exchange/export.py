@@ -1,8 +1,9 @@
-"""A feature folder -> the tree, lists and ground truth that other code bases read."""
+"""Export a feature folder as the files, lists and ground truth that other code bases read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -11,24 +12,26 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.clips import frame_labels, frames_in_spans, matlab_edges
-from vadprep.core.errors import FeaturesError, ManifestError
+from vadprep.core.errors import FeaturesError, ManifestError, SettingError
 from vadprep.core.records import Video
-from vadprep.data import Manifest, file_names, video_intervals
+from vadprep.core.spec import Spec
+from vadprep.data import Manifest, choose_manifest, file_names, video_intervals
 from vadprep.features.exchange.arrays import write_npy, write_text
-from vadprep.features.exchange.layouts import LAYOUTS
+from vadprep.features.exchange.import_ import imported_preset
+from vadprep.features.exchange.layouts import LAYOUTS, SEGMENT_LAYOUT
 from vadprep.features.exchange.spans import SEGMENTS
-from vadprep.features.exchange.surveying import SEGMENTED, Request
 from vadprep.features.exchange.targets import Target, target_of
-from vadprep.features.reader import Features, VideoFeatures
+from vadprep.features.reader import Features, VideoFeatures, open_features
 
 SPLITS = ("train", "test")
-STREAM_FOLDERS = {"rgb": "RGB", "flow": "Flow"}
-CLASS_FOLDERS = {0: "Normal", 1: "Anomaly"}
+
+Places = Mapping[str, Sequence[PurePosixPath]]
+"""Video id -> its files relative to the export, in the order of the crops."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export has written."""
+    """The result of an export."""
 
     num_videos: int
     lists: tuple[Path, ...]
@@ -38,69 +41,101 @@ class Exported:
     missing: tuple[str, ...]
     """Ids of the manifest without features: in no list, and not in the ground truth."""
     notes: tuple[str, ...]
+    """What to know before the other code is run, a line each."""
 
 
 def export_features(
+    features: Features | str | Path,
+    out: str | Path,
+    *,
+    layout: str,
+    manifest: Manifest | str | Path | None = None,
+    dataset: str | None = None,
+    stream: str = "rgb",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Exported:
+    """Write the train and test videos of a manifest in the form of another code base into ``out``.
+
+    Lists have the abnormal videos first, then the normal ones, each in the order of the
+    manifest, as every official list has. A video's crops follow each other. Features become
+    float32. Feature files of other videos that exist in ``out`` stay, and cause a note.
+
+    :param features: a feature folder, opened or its path
+    :param out: folder for the files and lists
+    :param layout: the code base, a key of ``LAYOUTS``
+    :param manifest: splits, labels and intervals: a Manifest or the path of its CSV
+    :param dataset: name of a bundled data set, instead of ``manifest``
+    :param stream: ``rgb`` or ``flow``
+    :param on_progress: called with the number of written videos, and of all
+
+    Raises SettingError, a ValueError, for an unknown layout; ManifestError for a video without a
+    label; FeaturesError if the features lack the stream, for an id that is no safe file name, and
+    for files of other videos where the code reads whole folders.
+    """
+    if layout not in LAYOUTS:
+        raise SettingError(f"{layout = }: allowed are {', '.join(LAYOUTS)}")
+    table, out = choose_manifest(dataset, manifest), Path(out)
+    opened = nullcontext(features) if isinstance(features, Features) else open_features(features)
+    with opened as found:
+        return _export(found, table, out, layout, stream, on_progress)
+
+
+def _export(
     features: Features,
     manifest: Manifest,
     out: Path,
     layout: str,
-    stream: str = "rgb",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    stream: str,
+    on_progress: Callable[[int, int], None],
 ) -> Exported:
-    """Write the train and test videos of ``manifest`` in a layout into ``out``.
-
-    Lists have the abnormal videos first, then the normal ones, each in the order of the
-    manifest, as every official list has; a video's crops follow each other. Features become
-    float32. Feature files of other videos that are there stay, and are noted. Raises
-    ManifestError for a video without a label, FeaturesError for an id that is not safe as a file
-    name there, and for files of other videos where no list says which are meant; ValueError for
-    an unknown layout.
-    """
-    if layout not in LAYOUTS:
-        raise ValueError(f"{layout = }: allowed are {', '.join(LAYOUTS)}")
     if stream not in features.streams:
         raise FeaturesError(f"no {stream} features here, only {', '.join(features.streams)}")
-    asked = [video for split in SPLITS for video in ordered(manifest, split)]
+    asked = [video for split in SPLITS for video in _ordered(manifest, split)]
     videos = [video for video in asked if video.video_id in features]
     if not videos:
         raise FeaturesError(f"no train or test video of {manifest.path} has features here")
     target = target_of(layout, [video.video_id for video in videos])
     spec = features.specs[stream]
-    taken = _checked_places(videos, target, stream, spec.crops)
+    places = _places(videos, target, stream, spec.crops)
     if target.splits_lines and not target.relative and str(out.resolve()).split()[1:]:
         raise FeaturesError(f"{out}: the lists of {layout} cannot hold blanks: use another --out")
-    strays = _strays(out, target, stream, taken)
+    strays = _strays(out, target, stream, places)
     if strays and not target.lists:
         raise FeaturesError(
-            f"{_said(out, strays)}, and the code of {layout} reads all files of a folder: remove "
-            "them, or use another --out"
+            f"{strays}, and the code of {layout} reads all files of a folder: remove them, or use "
+            "another --out"
         )
     for done, video in enumerate(videos, start=1):
         snippets = features[video.video_id].stream(stream)
-        if layout == SEGMENTED and spec.preset != Request(SEGMENTED).preset:
+        if layout == SEGMENT_LAYOUT and spec.preset != imported_preset(layout):
             snippets = segments_of(snippets)
-        places = _places(video, target, stream, spec.crops)
-        _write_video(snippets, places, target, out)
-        progress(done, len(videos))
-    lists = list(_write_lists(videos, target, out, stream, spec.crops))
+        _write_video(snippets, places[video.video_id], target, out)
+        on_progress(done, len(videos))
+    lists = list(_write_lists(videos, places, target, out, stream))
     labels = _ground_truth(features, videos) if target.ground_truth else None
     if labels is not None:
         write_npy(out / target.ground_truth, labels)
         lists.append(out / target.ground_truth)
+    notes = [*_notes(videos, target, spec)]
+    if target.naming.suffix.endswith(".txt"):
+        dim = features[videos[0].video_id].stream(stream).shape[2]
+        notes.append(
+            f"rows of {dim} numbers, {SEGMENTS} a video: the code expects 4096, change it there"
+        )
+    if target.ground_truth and labels is None:
+        notes.append("no ground truth: the manifest has no intervals for an abnormal test video")
+    if strays:
+        notes.append(f"{strays}, and in none of its lists")
     return Exported(
         num_videos=len(videos),
         lists=tuple(lists),
         num_labels=0 if labels is None else len(labels),
         missing=tuple(video.video_id for video in asked if video.video_id not in features),
-        notes=(
-            *_notes(features, videos, target, stream, has_labels=labels is not None),
-            *([f"{_said(out, strays)}, and in none of its lists"] if strays else []),
-        ),
+        notes=tuple(notes),
     )
 
 
-def ordered(manifest: Manifest, split: str) -> list[Video]:
+def _ordered(manifest: Manifest, split: str) -> list[Video]:
     """The videos of a split, abnormal ones first; raises ManifestError for one without label."""
     videos = manifest.in_split(split)
     for video in videos:
@@ -115,60 +150,47 @@ def ordered(manifest: Manifest, split: str) -> list[Video]:
 # ---------------------------------------------------------------- features
 
 
-def _places(video: Video, target: Target, stream: str, num_crops: int) -> list[PurePosixPath]:
-    """Files of a video relative to the export, in the order of the crops."""
-    folder = _folder(target, stream, video.split, video.label or 0)
-    num_files = num_crops if target.naming.one_file_a_crop else 1
-    names = [target.naming.name(video.video_id, crop) for crop in range(num_files)]
-    return [folder / name for name in names]
+def _places(videos: Sequence[Video], target: Target, stream: str, num_crops: int) -> Places:
+    """The files of each video.
+
+    Raises FeaturesError for an id whose files would be elsewhere, or another video's.
+    """
+    places: dict[str, list[PurePosixPath]] = {}
+    taken: dict[PurePosixPath, str] = {}
+    for video in videos:
+        video_id = video.video_id
+        folder = target.folder(stream, video.split, video.label or 0)
+        num_files = num_crops if target.naming.one_file_a_crop else 1
+        names = [target.naming.name(video_id, crop) for crop in range(num_files)]
+        places[video_id] = [folder / name for name in names]
+        for place in places[video_id]:
+            if PurePosixPath(video_id).is_absolute() or ".." in place.parts:
+                raise FeaturesError(f"{video_id!r}: its file would lie outside the export")
+            if set(str(place)) & set("\r\n") or (target.splits_lines and str(place).split()[1:]):
+                raise FeaturesError(
+                    f"{video_id!r}: the lists of this layout cannot hold a name with blanks or "
+                    f"line ends: rename it in the manifest"
+                )
+            if place in taken:
+                raise FeaturesError(f"{taken[place]!r} and {video_id!r} are both {place}")
+            taken[place] = video_id
+    return places
 
 
-def _folder(target: Target, stream: str, split: str, label: int) -> PurePosixPath:
-    folder = target.folders[split].replace("{stream}", STREAM_FOLDERS[stream])
-    return PurePosixPath(folder.replace("{class}", CLASS_FOLDERS[label]))
-
-
-def _strays(
-    out: Path, target: Target, stream: str, places: Container[PurePosixPath]
-) -> list[PurePosixPath]:
-    """Feature files in the folders of the export that are at none of its ``places``."""
-    folders = {_folder(target, stream, split, label) for split in SPLITS for label in CLASS_FOLDERS}
-    there = [
-        PurePosixPath(folder, inside, name)
-        for folder in sorted(folders)
+def _strays(out: Path, target: Target, stream: str, places: Places) -> str:
+    """A message about feature files in the folders of the export that are not of it; or empty."""
+    ours = {place for each in places.values() for place in each}
+    strays = [
+        place
+        for folder in sorted({target.folder(stream, split, k) for split in SPLITS for k in (0, 1)})
         if (out / folder).is_dir()
         for inside, names in file_names(out / folder)
         for name in names
-        if target.naming.parse(name)
+        if target.naming.parse(name) and (place := PurePosixPath(folder, inside, name)) not in ours
     ]
-    return [place for place in there if place not in places]
-
-
-def _said(out: Path, strays: Sequence[PurePosixPath]) -> str:
+    if not strays:
+        return ""
     return f"{out}: {len(strays)} feature files are not of this export, the first {strays[0]}"
-
-
-def _checked_places(
-    videos: Sequence[Video], target: Target, stream: str, num_crops: int
-) -> dict[PurePosixPath, str]:
-    """Each file of the export, and the id of its video.
-
-    Raises FeaturesError for an id whose files would lie elsewhere, or be another video's.
-    """
-    taken: dict[PurePosixPath, str] = {}
-    for video in videos:
-        for place in _places(video, target, stream, num_crops):
-            if PurePosixPath(video.video_id).is_absolute() or ".." in place.parts:
-                raise FeaturesError(f"{video.video_id!r}: its file would lie outside the export")
-            if set(str(place)) & set("\r\n") or (target.splits_lines and str(place).split()[1:]):
-                raise FeaturesError(
-                    f"{video.video_id!r}: the lists of this layout cannot hold a name with blanks "
-                    f"or line ends: rename it in the manifest"
-                )
-            if place in taken:
-                raise FeaturesError(f"{taken[place]!r} and {video.video_id!r} are both {place}")
-            taken[place] = video.video_id
-    return taken
 
 
 def _write_video(
@@ -191,11 +213,12 @@ def segments_of(clips: NDArray[np.floating]) -> NDArray[np.float32]:
     Raises FeaturesError for a row of zeros.
     """
     edges = matlab_edges(len(clips), SEGMENTS)
-    means = [
-        clips[start : max(stop, start + 1)].mean(axis=(0, 1), dtype=np.float32)
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
-    ]
-    rows = np.stack(means)
+    rows = np.stack(
+        [
+            clips[start : max(stop, start + 1)].mean(axis=(0, 1), dtype=np.float32)
+            for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        ]
+    )
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not lengths.all():
         raise FeaturesError("a segment of zeros cannot be normalised: verify the features")
@@ -207,16 +230,17 @@ def segments_of(clips: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def _write_lists(
-    videos: Sequence[Video], target: Target, out: Path, stream: str, num_crops: int
+    videos: Sequence[Video], places: Places, target: Target, out: Path, stream: str
 ) -> Iterator[Path]:
     root = "" if target.relative else f"{out.resolve()}/"
     for split, name in target.lists.items():
-        lines = []
-        for video in videos:
-            if video.split == split:
-                label = f" {video.label}.0" if target.labelled and split == "train" else ""
-                places = _places(video, target, stream, num_crops)[: target.listed_crops]
-                lines += [f"{root}{place}{label}\n" for place in places]
+        label = " {}.0" if target.labelled and split == "train" else ""
+        lines = [
+            f"{root}{place}{label.format(video.label)}\n"
+            for video in videos
+            if video.split == split
+            for place in places[video.video_id][: target.listed_crops]
+        ]
         path = out / name.replace("{stream}", stream)
         make_folder(path.parent)
         with open_atomic(path) as file:
@@ -225,22 +249,18 @@ def _write_lists(
 
 
 def _ground_truth(features: Features, videos: Sequence[Video]) -> NDArray[np.float32] | None:
-    """Labels of the test videos in a row, 16 a clip; None where intervals are unknown."""
-    parts = [np.zeros(0, np.float32)]
-    for video in videos:
-        if video.split == "test":
-            labels = clip_labels(features[video.video_id], video)
-            if labels is None:
-                return None
-            parts.append(labels)
-    return np.concatenate(parts)
+    """Labels of the test videos in a row, 16 a clip; None if intervals are unknown."""
+    tests = [video for video in videos if video.split == "test"]
+    parts = [clip_labels(features[video.video_id], video) for video in tests]
+    known = [part for part in parts if part is not None]
+    return np.concatenate([np.zeros(0, np.float32), *known]) if len(known) == len(parts) else None
 
 
 def clip_labels(found: VideoFeatures, video: Video) -> NDArray[np.float32] | None:
-    """What a score repeated 16 times a clip is held against: float32 [16 * num_clips], 0 or 1.
+    """The labels for scores that are repeated 16 times a clip: float32 [16 * num_clips], 0 or 1.
 
     Label j of a clip is that of the source frame it shows j-th. Clips that go on after the end
-    of the video repeat its last label, as RTFM's file of ShanghaiTech does. None where intervals
+    of the video repeat its last label, as RTFM's file of ShanghaiTech does. None if intervals
     are unknown.
     """
     intervals = video_intervals(video, found.num_frames, found.fps)
@@ -262,11 +282,8 @@ def frames_of(spans: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.minimum(frames_in_spans(whole), spans[-1, 1] - 1)
 
 
-def _notes(
-    features: Features, videos: Sequence[Video], target: Target, stream: str, has_labels: bool
-) -> Iterator[str]:
-    """What the official code would stumble over, a line each."""
-    spec = features.specs[stream]
+def _notes(videos: Sequence[Video], target: Target, spec: Spec) -> Iterator[str]:
+    """What does not fit the official code, a line each."""
     if target.crop_order not in (None, spec.crop_order) and spec.crops > 1:
         yield f"crops stay in the order {spec.crop_order}, the code's own are {target.crop_order}"
     files = spec.crops if target.naming.one_file_a_crop else 1
@@ -284,8 +301,3 @@ def _notes(
             f"the code takes names with {named!r} for normal videos, which is wrong for "
             f"{len(wrong)} here, the first {wrong[0].video_id!r}: rename them in the manifest"
         )
-    if target.naming.suffix.endswith(".txt"):
-        dim = features[videos[0].video_id].stream(stream).shape[2]
-        yield f"rows of {dim} numbers, {SEGMENTS} a video: the code expects 4096, change it there"
-    if target.ground_truth and not has_labels:
-        yield "no ground truth: the manifest has no intervals for an abnormal test video"

@@ -1,9 +1,15 @@
-"""A tree of another code base -> a feature folder like any other, whose spec says what is known."""
+"""Import the features of another code base into a feature folder.
+
+The files say nothing about the network, the preprocessing or the frames. The spec takes what the
+files show and what the caller states; every other field is ``unknown``.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,154 +17,320 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder
-from vadprep.core.errors import FeaturesError, SpecError
+from vadprep.core.clips import CLIP_LENGTH, TAIL_RULES
+from vadprep.core.errors import FeaturesError, SettingError, SpecError
 from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
-from vadprep.core.spec import Spec
-from vadprep.data import Manifest
-from vadprep.features.exchange.arrays import read_features
-from vadprep.features.exchange.layouts import LAYOUTS, read_tree
+from vadprep.core.spec import STREAMS, UNKNOWN, Spec
+from vadprep.data import Manifest, choose_manifest, frame_bounds
+from vadprep.features.exchange.arrays import Form, form_of, read_features
+from vadprep.features.exchange.layouts import LAYOUTS, SEGMENT_LAYOUT, read_tree
 from vadprep.features.exchange.spans import (
     SEGMENTS,
-    Length,
-    fitted_spans,
-    resampling,
+    clip_spans,
+    even_spans,
+    matching_tails,
+    mismatch,
+    resampling_of,
     segment_spans,
-    stretched_spans,
-)
-from vadprep.features.exchange.surveying import (
-    SEGMENTED,
-    Item,
-    Request,
-    notes_on,
-    spec_of,
-    surveyed,
 )
 from vadprep.features.folder import StreamFolder, read_provenance, read_spec
-from vadprep.features.lease import Lease, leased
+from vadprep.features.lease import leased
 from vadprep.features.plan import Place
 from vadprep.features.shard import Draft, write_failure
 from vadprep.features.writer import StreamWriter
 
+SPANS = ("fit", "stretch")
+"""Spans by the tail rule that gives the number of clips, or spread evenly over the frames."""
+
+FROM_FILES = ("preset", "stream", "crops", "dtype", "clip_length", "clip_stride")
+"""Fields of the spec that the files show; nobody can state them."""
+
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import has made."""
+    """The result of an import."""
 
     folder: StreamFolder
     missing: tuple[str, ...]
-    """Ids of the manifest without files: not in the folder's plan."""
+    """Ids of the manifest without files: they are not in the folder's plan."""
     others: tuple[str, ...]
-    """Files under the root that no video of the manifest asked for."""
+    """Files in the tree that belong to no video of the manifest, relative to the tree."""
     notes: tuple[str, ...]
     """What to know of the features, a line each."""
 
 
 def import_features(
-    root: Path,
-    manifest: Manifest,
-    out: Path,
-    request: Request,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    tree: str | Path,
+    out: str | Path,
+    *,
+    layout: str,
+    manifest: Manifest | str | Path | None = None,
+    dataset: str | None = None,
+    stream: str = "rgb",
+    spans: str = "fit",
+    settings: Mapping[str, Any] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Imported:
-    """Import the videos of ``manifest`` that have files under ``root`` into ``out``/<stream>.
+    """Import the videos of a manifest whose files are under ``tree`` into ``out``/<stream>.
 
-    A video whose files are damaged or whose count of clips fits no tail rule fails with its
-    reason, as in an extraction; the same command goes on after a stop and tries failed ones
-    again. ``progress`` learns how many videos are done, and of how many. Raises FeaturesError
-    when nothing can be imported, SpecError when ``out`` holds other features, LeaseError when
-    another run works there, Stopped at a signal.
+    The same call continues after a stop, and tries failed videos again. A video fails, with its
+    reason, if its files are damaged or no tail rule gives its number of clips. Values are stored
+    unchanged; numbers of 64 bits are rounded to 32.
+
+    :param tree: folder with the feature files, in any sub-folders
+    :param out: feature folder
+    :param layout: how the files are named, a key of ``LAYOUTS``
+    :param manifest: the videos: a Manifest or the path of its CSV
+    :param dataset: name of a bundled data set, instead of ``manifest``
+    :param stream: ``rgb`` or ``flow``
+    :param spans: ``fit`` finds the tail rule that gives each number of clips; ``stretch`` spreads
+        the clips evenly over the frames of the video
+    :param settings: fields of the spec that you know, as ``{"fps": 24, "crop_order": "xd"}``
+    :param on_progress: called with the number of finished videos, and of all
+
+    Raises SettingError, a ValueError, for a wrong argument, FeaturesError if no video can be
+    imported, SpecError if ``out`` has other features, LeaseError if another run works there, and
+    Stopped at a signal.
     """
-    ids = [video.video_id for video in manifest.videos]
-    tree = read_tree(root, LAYOUTS[request.layout], request.stream, ids)
-    files = {video_id: crops for video_id in ids if (crops := tree.find(video_id))}
-    path = out / request.stream
-    origin = {"layout": request.layout, "root": str(root.resolve())}
-    _check_origin(path, origin)
-    settled = read_spec(path)
-    request = replace(request, known={**_settled(settled), **request.known})
-    videos = [video for video in manifest.videos if video.video_id in files]
-    items = surveyed([(video, files[video.video_id]) for video in videos], request)
-    spec = spec_of(items, request)
+    request = Request(layout, stream, spans, dict(settings or {}))
+    table = choose_manifest(dataset, manifest)
+    ids = [video.video_id for video in table.videos]
+    found = read_tree(Path(tree), LAYOUTS[layout], stream, ids)
+    files = {video_id: crops for video_id in ids if (crops := found.find(video_id))}
+    path = Path(out) / stream
+    origin = {"layout": layout, "root": str(Path(tree).resolve())}
+    if earlier := read_spec(path):  # what it says holds for the videos that come later, too
+        _check_origin(path, origin)
+        known = {"tail": earlier.tail, "fps": earlier.fps}
+        request = replace(request, known={**known, **request.known})
+    videos = [video for video in table.videos if video.video_id in files]
+    items = examine([(video, files[video.video_id]) for video in videos], request)
+    spec = _spec(items, request)
     folder = StreamFolder.prepare(path, spec, list(files), provenance={"imported": origin})
+    by_id = {item.video.video_id: item for item in items}
+    total, done = len(folder.plan.places), 0
     with stop_on_signals(), leased(path, 0, 1, request_stop) as lease:
         writer = StreamWriter(folder, lease=lease)
-        _Import(writer, request, items).run(lease, progress)
+        for shard, shard_ids in enumerate(folder.plan.shards):
+            lease.check()
+            for position, video_id in enumerate(shard_ids):
+                if video_id in by_id:
+                    _import_video(writer, by_id[video_id], Place(shard, position), request)
+                check_stop()
+                done += 1
+                on_progress(done, total)
+            writer.finish(shard)
     missing = tuple(video_id for video_id in ids if video_id not in files)
-    return Imported(folder, missing, tree.unused(files.values()), notes_on(items, spec))
+    return Imported(folder, missing, found.unused(files.values()), _notes(items, spec))
 
 
 def _check_origin(path: Path, origin: Mapping[str, str]) -> None:
-    """Raise SpecError when ``path`` was made of other files: unknown fields would hide it."""
+    """Raise SpecError if ``path`` has features of other files: unknown fields would hide it."""
     before = read_provenance(path).get("imported")
-    if read_spec(path) and before != origin:
+    if before != origin:
         was = f"imported from {before['root']}" if before else "extracted"
         raise SpecError(f"{path}: holds features {was}: use another --out")
 
 
-def _settled(spec: Spec | None) -> dict[str, Any]:
-    """What an import found out before; it holds for the videos that come later, too."""
-    return {} if spec is None else {"tail": spec.tail, "fps": spec.fps}
+# ---------------------------------------------------------------- settings and spec
+
+
+@dataclass(frozen=True)
+class Request:
+    """The checked settings of an import. Raises SettingError for a value that is not allowed."""
+
+    layout: str
+    stream: str
+    spans: str
+    known: Mapping[str, Any]
+    """Fields of the spec that the caller states; all others are unknown."""
+
+    def __post_init__(self) -> None:
+        settable = [each.name for each in fields(Spec) if each.name not in FROM_FILES]
+        for name, value, allowed in (
+            ("layout", self.layout, LAYOUTS),
+            ("stream", self.stream, STREAMS),
+            ("spans", self.spans, SPANS),
+            *(("setting", name, settable) for name in self.known),
+        ):
+            if value not in allowed:
+                raise SettingError(f"{name} {value!r}: allowed are {', '.join(allowed)}")
+        try:
+            self.spec()
+        except ValueError as error:
+            raise SettingError(str(error)) from error
+
+    @property
+    def by_length(self) -> bool:
+        """True if the spans come from the length of the video, not from the number of clips."""
+        return self.spans == "stretch" or self.layout == SEGMENT_LAYOUT
+
+    @property
+    def fps_used(self) -> Fraction | None:
+        """The frame rate of the features, as far as it was stated."""
+        fps = self.known.get("fps", UNKNOWN)
+        return None if fps in ("native", UNKNOWN) else Fraction(fps)
+
+    def spec(self, **found: Any) -> Spec:
+        """The spec with what was ``found`` and what is known, ``unknown`` elsewhere.
+
+        Fields with a default are about flow: in stream ``rgb`` they keep it.
+        """
+        unknown: dict[str, Any] = {
+            each.name: UNKNOWN if each.default is MISSING or self.stream == "flow" else each.default
+            for each in fields(Spec)
+        }
+        return Spec(**unknown | {"stream": self.stream} | found | dict(self.known))
+
+
+def imported_preset(layout: str) -> str:
+    """Name of the preset in the spec of imported features; nothing can be extracted by it."""
+    return f"imported-{layout}"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video: its files, and what they hold or why they cannot be used."""
+
+    video: Video
+    crops: Mapping[int, Path]
+    form: Form | None = None
+    tails: frozenset[str] = frozenset()
+    """Tail rules that give its number of clips."""
+    problem: str = ""
+
+
+def examine(found: Sequence[tuple[Video, Mapping[int, Path]]], request: Request) -> list[Item]:
+    """Read the headers of the files of each video, and find its tail rules or its problem.
+
+    Raises FeaturesError, with the first problem, if every video has one.
+    """
+    items = []
+    for video, crops in found:
+        try:
+            items.append(Item(video, crops, form_of(crops)))
+        except FeaturesError as error:
+            items.append(Item(video, crops, problem=str(error)))
+    forms = Counter((each.form.num_crops, each.form.dim) for each in items if each.form)
+    usual = forms.most_common(1)[0][0] if forms else (0, 0)
+    for index, item in enumerate(items):
+        if item.form:
+            try:
+                items[index] = replace(item, tails=_tails(item.video, item.form, usual, request))
+            except FeaturesError as error:
+                items[index] = replace(item, problem=str(error))
+    if all(item.problem for item in items):
+        raise FeaturesError(f"none of {len(items)} videos can be imported: {items[0].problem}")
+    return items
+
+
+def _tails(video: Video, form: Form, usual: tuple[int, int], request: Request) -> frozenset[str]:
+    """Tail rules that give the number of clips; none if the spans come from the length.
+
+    Raises FeaturesError if no rule does, and for unusual crops or dimension.
+    """
+    if (form.num_crops, form.dim) != usual:
+        raise FeaturesError(
+            f"{form.num_crops} crops of dimension {form.dim} where most videos have {usual[0]} of "
+            f"{usual[1]}"
+        )
+    bounds, clips = frame_bounds(video), form.num_clips
+    if request.by_length:
+        if bounds.most is None:
+            raise FeaturesError(
+                "no num_frames in the manifest, over which the rows could be spread: fill it in"
+            )
+        return frozenset()
+    resampling = resampling_of(video, request.fps_used)
+    tails = matching_tails(clips, bounds, resampling)
+    if not tails:
+        raise FeaturesError(mismatch(clips, bounds, resampling, video.fps))
+    stated = request.known.get("tail", UNKNOWN)
+    if stated not in (UNKNOWN, *tails):
+        raise FeaturesError(
+            f"{clips} clips are not by tail rule {stated} but by {', '.join(sorted(tails))}: leave "
+            f"--set tail out"
+        )
+    return tails
+
+
+def _spec(items: Sequence[Item], request: Request) -> Spec:
+    """The spec of an import.
+
+    The tail rule is known if exactly one gives the clips of every video. The frame rate is the
+    videos' own if numbers of frames are known and give the clips.
+    """
+    sound = [item for item in items if not item.problem]
+    forms = [item.form for item in sound if item.form]
+    found: dict[str, Any] = {
+        "preset": imported_preset(request.layout),
+        "crops": forms[0].num_crops,
+        "dtype": "float16" if all(form.dtype == np.float16 for form in forms) else "float32",
+        "clip_length": CLIP_LENGTH,
+        "clip_stride": UNKNOWN if request.by_length else CLIP_LENGTH,
+    }
+    if not request.by_length:
+        tails = frozenset(TAIL_RULES).intersection(*(item.tails for item in sound))
+        found["tail"] = next(iter(tails)) if len(tails) == 1 else UNKNOWN
+        is_counted = any(None not in frame_bounds(item.video) for item in sound)
+        found["fps"] = "native" if is_counted else UNKNOWN
+    return request.spec(**found)
+
+
+def _notes(items: Sequence[Item], spec: Spec) -> tuple[str, ...]:
+    unknown = [name for name, value in spec.identity().items() if value == UNKNOWN]
+    notes = [f"unknown, since the files do not say: {', '.join(unknown)}"] if unknown else []
+    sound = [item for item in items if not item.problem]
+    if counts := Counter(tail for item in sound for tail in item.tails):
+        each = ", ".join(f"{tail} {count}" for tail, count in sorted(counts.items()))
+        notes.append(f"number of videos, of {len(sound)}, whose clips each tail rule gives: {each}")
+    uncounted = sum(frame_bounds(item.video).most is None for item in sound)
+    if uncounted:
+        notes.append(f"{uncounted} videos without num_frames in the manifest: 16 frames a clip")
+    if any(item.form and item.form.dtype == np.float64 for item in sound):
+        notes.append("numbers of 64 bits were rounded to 32")
+    return tuple(notes)
 
 
 # ---------------------------------------------------------------- writing
 
 
-class _Import:
-    """Writes the items into a feature folder, one video in memory at a time."""
+def _import_video(writer: StreamWriter, item: Item, place: Place, request: Request) -> None:
+    """Write a video, unless it is stored already. A kill may have cost only its journal row."""
+    row, exists = writer.rows.get(item.video.video_id), writer.is_finished(place)
+    if exists and row is not None and row.is_done:
+        return
+    if not exists or row is not None:
+        _write_video(writer.folder, item, place, request)
+    writer.record(item.video.video_id)
 
-    def __init__(self, writer: StreamWriter, request: Request, items: Sequence[Item]) -> None:
-        self.writer = writer
-        self.folder = writer.folder
-        self.request = request
-        self.items = {item.video.video_id: item for item in items}
 
-    def run(self, lease: Lease, progress: Callable[[int, int], None]) -> None:
-        """Bring every shard to its final form; done videos stay, failed ones are tried again."""
-        total = len(self.folder.plan.places)
-        done = 0
-        for shard, ids in enumerate(self.folder.plan.shards):
-            lease.check()
-            for position, video_id in enumerate(ids):
-                self._import(video_id, Place(shard, position))
-                check_stop()
-                done += 1
-                progress(done, total)
-            self.writer.finish(shard)
+def _write_video(folder: StreamFolder, item: Item, place: Place, request: Request) -> None:
+    path = folder.partial_video(place)
+    make_folder(path.parent)
+    video = item.video
+    attributes = video.attributes | ({} if video.fps is None else {"fps_source": video.fps})
+    try:
+        if item.problem:
+            raise FeaturesError(item.problem)
+        features = read_features(item.crops)
+    except FeaturesError as error:
+        write_failure(path, folder.spec, attributes, str(error))
+        return
+    spans = _spans(video, len(features), request)
+    attributes["num_frames"] = max(int(spans[-1, 1]), frame_bounds(video).least or 0)
+    with Draft(path, folder.spec) as draft:
+        draft.append(features)
+        draft.commit(attributes, spans)
 
-    def _import(self, video_id: str, place: Place) -> None:
-        """Write the video unless it is stored already; a kill may have cost its row alone."""
-        item, row = self.items.get(video_id), self.writer.rows.get(video_id)
-        exists = self.writer.is_finished(place)
-        if item is None or (exists and row is not None and row.is_done):
-            return
-        if not exists or row is not None:
-            self._write(item, self.folder.partial_video(place))
-        self.writer.record(video_id)
 
-    def _write(self, item: Item, target: Path) -> None:
-        make_folder(target.parent)
-        fps = item.video.fps
-        known = item.video.attributes | ({} if fps is None else {"fps_source": fps})
-        try:
-            if item.problem:
-                raise FeaturesError(item.problem)
-            features = read_features(item.crops)
-        except FeaturesError as error:
-            write_failure(target, self.folder.spec, known, str(error))
-            return
-        spans = self._spans(item.video, len(features))
-        known["num_frames"] = max(int(spans[-1, 1]), Length.of(item.video).least or 0)
-        with Draft(target, self.folder.spec) as draft:
-            draft.append(features)
-            draft.commit(known, spans)
-
-    def _spans(self, video: Video, clips: int) -> NDArray[np.int64]:
-        """Source frames of the rows of a video that was surveyed without a problem."""
-        length = Length.of(video)
-        if not self.request.by_length:
-            return fitted_spans(clips, length, resampling(video, self.request.fps_used))
-        assert length.most is not None
-        if self.request.layout == SEGMENTED and clips == SEGMENTS:
-            return segment_spans(length.most)
-        return stretched_spans(clips, length.most)
+def _spans(video: Video, clips: int, request: Request) -> NDArray[np.int64]:
+    """Source frames of the rows of a video without a problem: int64 [clips, 2]."""
+    bounds = frame_bounds(video)
+    if not request.by_length:
+        return clip_spans(clips, bounds, resampling_of(video, request.fps_used))
+    assert bounds.most is not None
+    if request.layout == SEGMENT_LAYOUT and clips == SEGMENTS:
+        return segment_spans(bounds.most)
+    return even_spans(clips, bounds.most)

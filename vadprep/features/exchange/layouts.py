@@ -82,6 +82,9 @@ sultani-txt ``ID_C.txt``                     32 lines of numbers, segments; Sult
 =========== ================================ ============================================
 """
 
+SEGMENT_LAYOUT = "sultani-txt"
+"""The layout whose rows are segments of a video, not clips."""
+
 ALL_NAMINGS = (ARRAY, TEXT, PER_CROP, UNDERSCORE, BARE_FIRST)
 """Every naming, those that explain fewer files by chance first."""
 

@@ -1,13 +1,12 @@
-"""Counts of clips against counts of frames: the tail rule behind them, and their spans.
+"""From numbers of clips and frames to tail rules and spans.
 
-The files say nothing of frames, so the spans come from the manifest: a count that a tail rule
-gives fixes them, and one that none gives is an error, unless the clips are to be spread evenly.
+The files say nothing about frames, so the spans come from the manifest. If a tail rule gives the
+number of clips, the spans follow from it. If no rule gives it, that is an error, unless the clips
+are to be spread evenly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -23,33 +22,16 @@ from vadprep.core.clips import (
 )
 from vadprep.core.errors import FeaturesError
 from vadprep.core.records import Video
-from vadprep.data import frame_bounds
+from vadprep.data import FrameBounds
 
 SEGMENTS = 32
 """Rows of a video in Sultani et al.'s files, whatever its length."""
 
 
-@dataclass(frozen=True)
-class Length:
-    """Fewest and most source frames that a video may have, None where the manifest has none."""
+def resampling_of(video: Video, fps_used: Fraction | None) -> Resampling:
+    """The change of frame rate of the features: none where ``fps_used`` is None.
 
-    least: int | None
-    most: int | None
-
-    @classmethod
-    def of(cls, video: Video) -> Length:
-        """What the manifest says: ``num_frames``, else the bounds that some lists have."""
-        return cls(*frame_bounds(video))
-
-    @property
-    def is_known(self) -> bool:
-        return self.least is not None and self.most is not None
-
-
-def resampling(video: Video, fps_used: Fraction | None) -> Resampling:
-    """Frame-rate change of the features: none where ``fps_used`` is None.
-
-    Raises FeaturesError when the manifest has no frame rate to change.
+    Raises FeaturesError if the manifest has no frame rate to change.
     """
     if fps_used is None:
         return Resampling(Fraction(1))
@@ -61,29 +43,21 @@ def resampling(video: Video, fps_used: Fraction | None) -> Resampling:
     return Resampling(Fraction(video.fps).limit_denominator(1001), fps_used)
 
 
-def fitting_rules(clips: int, length: Length, rate: Resampling) -> frozenset[str]:
+def matching_tails(clips: int, bounds: FrameBounds, resampling: Resampling) -> frozenset[str]:
     """Tail rules that give ``clips`` for some number of frames that the video may have."""
-    least = 0 if length.least is None else rate.count(length.least)
-    most = (clips + 1) * CLIP_LENGTH if length.most is None else rate.count(length.most)
+    least = 0 if bounds.least is None else resampling.count(bounds.least)
+    most = (clips + 1) * CLIP_LENGTH if bounds.most is None else resampling.count(bounds.most)
     return frozenset(
         rule for rule in TAIL_RULES if num_clips(least, rule) <= clips <= num_clips(most, rule)
     )
 
 
-def common_rules(fits: Iterable[frozenset[str]]) -> frozenset[str]:
-    """Rules that fit every video."""
-    return frozenset(TAIL_RULES).intersection(*fits)
-
-
-def misfit(clips: int, length: Length, rate: Resampling, fps: float | None) -> str:
-    """Why no tail rule gives ``clips``: the counts that rules give, and a ratio of frame rates."""
-    assert length.least is not None and length.most is not None
-    counts = [
-        num_clips(rate.count(frames), rule)
-        for rule in TAIL_RULES
-        for frames in (length.least, length.most)
-    ]
-    frames = str(length.most) if length.least == length.most else f"{length.least}-{length.most}"
+def mismatch(clips: int, bounds: FrameBounds, resampling: Resampling, fps: float | None) -> str:
+    """Why no tail rule gives ``clips``: the numbers that rules give, and a ratio of frame rates."""
+    assert bounds.least is not None and bounds.most is not None
+    ends = [resampling.count(frames) for frames in (bounds.least, bounds.most)]
+    counts = [num_clips(frames, rule) for rule in TAIL_RULES for frames in ends]
+    frames = f"{bounds.most}" if bounds.least == bounds.most else f"{bounds.least}-{bounds.most}"
     expected = f"{min(counts)}-{max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
     ratio = clips / max(1, max(counts))
     rates = (ratio * fps, fps) if fps else nearest_rates(ratio)
@@ -94,14 +68,16 @@ def misfit(clips: int, length: Length, rate: Resampling, fps: float | None) -> s
     )
 
 
-def fitted_spans(clips: int, length: Length, rate: Resampling) -> NDArray[np.int64]:
-    """Spans of clips that fit a tail rule: clip k from s(16k) on, none past the last frame."""
-    edges = [rate.source(CLIP_LENGTH * k) for k in range(clips + 1)]
-    most = edges[-1] if length.most is None else length.most
-    return _spans(np.minimum(edges, most))
+def clip_spans(clips: int, bounds: FrameBounds, resampling: Resampling) -> NDArray[np.int64]:
+    """Spans of clips that a tail rule gives: clip k starts at s(16k), none passes the last frame.
+
+    int64 [clips, 2], as of all functions here.
+    """
+    edges = [resampling.source(CLIP_LENGTH * k) for k in range(clips + 1)]
+    return _spans(np.minimum(edges, edges[-1] if bounds.most is None else bounds.most))
 
 
-def stretched_spans(clips: int, num_frames: int) -> NDArray[np.int64]:
+def even_spans(clips: int, num_frames: int) -> NDArray[np.int64]:
     """Spans of clips spread evenly over all frames, whole frames each."""
     return _spans(np.arange(clips + 1) * num_frames // clips)
 
@@ -109,9 +85,8 @@ def stretched_spans(clips: int, num_frames: int) -> NDArray[np.int64]:
 def segment_spans(num_frames: int) -> NDArray[np.int64]:
     """Spans of the 32 segments that Save_C3DFeatures_32Segments.m makes of a video.
 
-    Edges are round(linspace(1, n, 33)) of the n clips, half away from zero, as MATLAB rounds; a
-    segment of a short video may be empty. The last clip, which that code leaves out, counts to
-    the last segment.
+    Edges are round(linspace(1, n, 33)) of the n clips (``matlab_edges``). A segment of a short
+    video may be empty. The last clip, which that code leaves out, counts to the last segment.
     """
     starts = matlab_edges(max(1, num_frames // CLIP_LENGTH), SEGMENTS) * CLIP_LENGTH
     starts[-1] = num_frames

@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from vadprep.features.exchange.layouts import ARRAY, BARE_FIRST, PER_CROP, TEXT, UNDERSCORE, Naming
 
 UCF, XD, SHANGHAITECH = "UCF-Crime", "XD-Violence", "ShanghaiTech"
 
+STREAM_FOLDERS = {"rgb": "RGB", "flow": "Flow"}
+CLASS_FOLDERS = {0: "Normal", 1: "Anomaly"}
 NORMAL_IN_NAME = {UCF: "Normal", XD: "_label_A"}
 """What the official loaders take for a normal video when they see it in a file name."""
 
@@ -42,6 +45,11 @@ class Target:
     """Lines of abnormal videos that the code cuts off its training list, where it does."""
     crop_order: str | None = None
     """Order that the code's own features have, where it is known."""
+
+    def folder(self, stream: str, split: str, label: int) -> PurePosixPath:
+        """Folder of the features of videos of a split and label, relative to the export."""
+        path = self.folders[split].replace("{stream}", STREAM_FOLDERS[stream])
+        return PurePosixPath(path.replace("{class}", CLASS_FOLDERS[label]))
 
 
 _TRAIN_TEST = {"train": "train", "test": "test"}
