@@ -1,3 +1,143 @@
-"""From raw surveillance video to features and scores."""
+"""From raw surveillance video to features and anomaly scores: the Python API.
+
+``import vadprep`` needs numpy and h5py alone. A name is imported from its room when it is first
+used, so that reading features loads neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vadprep.core.lazy import lazy
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from vadprep.core.errors import (
+        CheckpointError,
+        ClusterError,
+        DecodeError,
+        FeaturesError,
+        LeaseError,
+        ManifestError,
+        OutOfMemory,
+        OutputError,
+        SettingError,
+        ShardError,
+        SpecError,
+        Stopped,
+        TrainingError,
+        VadprepError,
+        WeightsError,
+    )
+    from vadprep.core.presets import PRESETS
+    from vadprep.core.spec import Spec
+    from vadprep.data import find_videos, load_dataset, read_manifest
+    from vadprep.evaluation import Scores, evaluate, plot_scores
+    from vadprep.extraction import extract, extract_video
+    from vadprep.features import Features, merge, open_features, status, verify
+    from vadprep.features.exchange.export import export_features
+    from vadprep.features.exchange.import_ import import_features
+    from vadprep.heads import HEADS
+    from vadprep.training import Checkpoint, TrainingRun, train
+
+__all__ = [
+    "HEADS", "PRESETS", "Spec", "__version__",
+    "evaluate", "export_features", "extract", "extract_video",
+    "find_videos", "import_features", "load_dataset", "merge", "open_features", "plot_scores",
+    "read_manifest", "score", "status", "train", "verify",
+    "CheckpointError", "ClusterError", "DecodeError", "FeaturesError", "LeaseError",
+    "ManifestError", "OutOfMemory", "OutputError", "SettingError", "ShardError", "SpecError",
+    "Stopped", "TrainingError", "VadprepError", "WeightsError",
+]  # fmt: skip
+
+if not TYPE_CHECKING:  # so that a type checker knows the names
+    __getattr__ = lazy(
+        __name__,
+        {
+            "core.errors": [name for name in __all__ if name.endswith("Error")]
+            + ["OutOfMemory", "Stopped"],
+            "core.presets": ["PRESETS"],
+            "core.spec": ["Spec"],
+            "data": ["find_videos", "load_dataset", "read_manifest"],
+            "evaluation": ["evaluate", "plot_scores"],
+            "extraction": ["extract", "extract_video"],
+            "features": ["merge", "open_features", "status", "verify"],
+            "features.exchange.export": ["export_features"],
+            "features.exchange.import_": ["import_features"],
+            "heads": ["HEADS"],
+            "training": ["train"],
+        },
+    )
+
+
+def score(
+    run: TrainingRun | str | Path | Checkpoint | Sequence[Checkpoint],
+    source: Features | str | Path | Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    weights: str | Path | None = None,
+    flow_weights: str | Path | None = None,
+    preset: str | None = None,
+    device: str | None = None,
+    on_report: Callable[[Any], None] | None = None,
+) -> Scores:
+    """Score videos, or features of them, with a trained head.
+
+    Returns a mapping from video id to ``VideoScores``: ``snippets`` float64 [num_clips] in
+    [0, 1], ``spans`` int64 [num_clips, 2] in source frames, ``frames()`` float64 [num_frames] and
+    ``alarms(threshold)``. A run of several seeds gives the mean of their scores.
+
+    :param run: what ``train`` returned, a run folder, or the folder of one of its seeds
+    :param source: a feature folder (opened, its path or URL), or videos: a file, a folder, or a
+        list of both. Their features are extracted with the specs of the run and kept in ``out``;
+        their ids are absolute paths
+    :param out: folder of the features of videos; ``RUN/scores/features`` by default
+    :param weights: weights of the network, when the run's are neither random nor fetched
+    :param flow_weights: the same for stream ``flow``
+    :param preset: preset for the fields that the specs of imported features leave unknown
+    :param device: ``cpu`` or ``cuda``; ``cuda`` by default where there is a GPU
+    :param on_report: called with a Progress during the extraction, as by ``extract``
+
+    Raises CheckpointError for a run that is damaged, has not ended, or was trained on features of
+    another spec; SpecError for specs that cannot be extracted again; SettingError for arguments
+    that do not fit; FeaturesError for a feature folder that cannot be read. A video that cannot
+    be decoded is listed in ``missing``.
+    """
+    from vadprep.backbones import graph_of
+    from vadprep.core.errors import SettingError
+    from vadprep.data.sources import list_videos
+    from vadprep.extraction import repeatable_specs, resolve_plan, run_plan
+    from vadprep.features import Features, open_features
+    from vadprep.features.folder import is_feature_folder
+    from vadprep.training import TrainingRun, load_run, score_features
+    from vadprep.training.checkpoint import check_dimension, check_features
+
+    checkpoints = load_run(run)
+    if isinstance(source, Features) or isinstance(source, str | Path) and is_feature_folder(source):
+        if weights or flow_weights:
+            raise SettingError("weights belong to videos: stored features name their own")
+        return score_features(checkpoints, source, device=device, preset=preset)
+    if out is None:
+        folder = run.folder if isinstance(run, TrainingRun) else run
+        if not isinstance(folder, str | Path):
+            raise SettingError("name the folder for the features of the videos: out=")
+        out = Path(folder) / "scores" / "features"
+    videos, trained = list_videos(source), checkpoints[0]
+    specs = repeatable_specs(trained.specs, weights, flow_weights, preset)
+    plan = resolve_plan(
+        out, specs=specs, weights=weights, flow_weights=flow_weights, device=device, workers=1
+    )
+    made = {spec.stream: spec for spec in plan.specs}
+    check_features(trained, made, "extracting for the run", preset=preset)
+    if preset:  # what a preset fills in may name another network
+        check_dimension(trained, {spec.graph: graph_of(spec.graph).dim for spec in plan.specs})
+    run_plan(plan, videos, Path(), on_report, retry_failed=True)
+    with open_features(out) as features:
+        ids = [video.video_id for video in videos.videos if video.video_id in features]
+        scores = score_features(checkpoints, features, ids=ids, device=device, preset=preset)
+    missing = tuple(video.video_id for video in videos.videos if video.video_id not in scores)
+    return replace(scores, missing=missing)

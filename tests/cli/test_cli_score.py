@@ -15,8 +15,8 @@ from support.videos import write_video
 
 from vadprep.backbones import has_cpu_bf16, load_backbone
 from vadprep.backbones.graphs import GRAPHS
-from vadprep.cli import score as cli_score
 from vadprep.core.presets import resolve
+from vadprep.data.sources import list_videos
 from vadprep.evaluation.scores import Origin, read_origin, read_scores
 from vadprep.extraction import extractor
 
@@ -126,7 +126,7 @@ def test_a_preset_of_another_dimension_is_refused_before_extracting(place, impor
     refused = message(run(*named))
     assert "features of dimension 256, inception_i3d gives 1024: take a preset of" in refused
     unnamed = message(run(*named[:-2]))
-    assert unnamed == "nobody knows of which weights the run's features are: --weights"
+    assert unnamed == "the weights of the run's features are unknown: name them by --weights"
     assert not (tmp_path / "s").exists()
 
 
@@ -141,7 +141,7 @@ def test_imported_features_are_scored_under_a_preset(place, imported, tmp_path):
             read_scores(tmp_path / "scores.h5")[video_id].snippets, scores.snippets
         )
     nothing = message(run("score", place / "r", "--features", place / "f", "--preset", "xd"))
-    assert nothing == "--preset xd: nothing is unknown that it could stand for"
+    assert nothing == "preset xd: no field is unknown that it could fill in"
 
 
 def test_videos_are_scored_on_both_streams(place, tmp_path):
@@ -174,7 +174,7 @@ def test_a_file_and_its_folder_are_one_video(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in" / "a.mp4", 1)
     monkeypatch.chdir(tmp_path)
-    found = cli_score.listed_videos([Path("in/a.mp4"), Path("in"), Path("in/../in/a.mp4")])
+    found = list_videos([Path("in/a.mp4"), Path("in"), Path("in/../in/a.mp4")])
     assert [video.path for video in found.videos] == [str(tmp_path / "in" / "a.mp4")]
 
 

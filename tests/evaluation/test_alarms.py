@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vadprep.core.clips import runs
-from vadprep.evaluation.alarms import alarms, files_of, safe_name, write_alarms
-from vadprep.evaluation.metrics import VideoScores
+from vadprep.evaluation.alarms import files_of, safe_name, write_alarms
+from vadprep.evaluation.metrics import VideoScores, find_alarms
 from vadprep.evaluation.scores import Origin
 
 ORIGIN = Origin({"rgb": "random:0"})
@@ -38,7 +38,7 @@ def test_runs(flags, expected):
 
 def test_an_alarm_starts_at_the_threshold_in_frames_and_seconds():
     frames = video([0.2, 0.5, 0.9, 0.1, 0.6]).frames()
-    assert alarms(frames, 0.5, 25.0) == [
+    assert find_alarms(frames, 0.5, 25.0) == [
         {
             "start_frame": 16,
             "stop_frame": 48,
@@ -54,12 +54,12 @@ def test_an_alarm_starts_at_the_threshold_in_frames_and_seconds():
             "highest": 0.6,
         },
     ]
-    assert [each["start_frame"] for each in alarms(frames, 0.55, 25.0)] == [32, 64]
-    assert alarms(frames, 1.0, 25.0) == []
+    assert [each["start_frame"] for each in find_alarms(frames, 0.55, 25.0)] == [32, 64]
+    assert find_alarms(frames, 1.0, 25.0) == []
 
 
 def test_without_a_rate_there_are_frames_only():
-    (alarm,) = alarms(np.array([0.0, 0.7]), 0.5, None)
+    (alarm,) = find_alarms(np.array([0.0, 0.7]), 0.5, None)
     assert (alarm["start_frame"], alarm["stop_frame"]) == (1, 2)
     assert alarm["start_seconds"] is None and alarm["stop_seconds"] is None
 

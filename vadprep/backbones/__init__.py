@@ -6,7 +6,7 @@ from vadprep.core.lazy import lazy
 
 if TYPE_CHECKING:
     from vadprep.backbones.backbone import Backbone, load_backbone
-    from vadprep.backbones.graphs import GRAPHS, Graph, build
+    from vadprep.backbones.graphs import GRAPHS, Graph, build, graph_of
     from vadprep.backbones.precision import has_cpu_bf16
     from vadprep.backbones.scaling import SCALINGS, scaling_of
     from vadprep.backbones.weights.load import Weights, load_weights, missing_weights_message
@@ -18,6 +18,7 @@ __all__ = [
     "Graph",
     "Weights",
     "build",
+    "graph_of",
     "has_cpu_bf16",
     "load_backbone",
     "load_weights",
@@ -25,13 +26,14 @@ __all__ = [
     "scaling_of",
 ]
 
-__getattr__ = lazy(
-    __name__,
-    {
-        "backbone": ["Backbone", "load_backbone"],
-        "graphs": ["GRAPHS", "Graph", "build"],
-        "precision": ["has_cpu_bf16"],
-        "scaling": ["SCALINGS", "scaling_of"],
-        "weights.load": ["Weights", "load_weights", "missing_weights_message"],
-    },
-)
+if not TYPE_CHECKING:  # so that a type checker knows the names
+    __getattr__ = lazy(
+        __name__,
+        {
+            "backbone": ["Backbone", "load_backbone"],
+            "graphs": ["GRAPHS", "Graph", "build", "graph_of"],
+            "precision": ["has_cpu_bf16"],
+            "scaling": ["SCALINGS", "scaling_of"],
+            "weights.load": ["Weights", "load_weights", "missing_weights_message"],
+        },
+    )

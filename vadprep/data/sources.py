@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -77,6 +77,23 @@ def find_videos(root: str | Path) -> Manifest:
             f"{' '.join(sorted(ALL_FRAME_SUFFIXES))}"
         )
     return Manifest(folder, tuple(Video(video_id=path, path=path, extra={}) for path in paths))
+
+
+def list_videos(sources: str | Path | Sequence[str | Path]) -> Manifest:
+    """The videos in files and folders, each once. Ids are absolute paths, since names may repeat.
+
+    Raises ManifestError for a source that is not there.
+    """
+    paths: list[str] = []
+    for source in [sources] if isinstance(sources, str | Path) else sources:
+        place = os.path.abspath(source)
+        if not os.path.exists(place):
+            raise ManifestError(f"{str(source)!r} does not exist: correct the path of the videos")
+        inside = find_videos(place).videos if os.path.isdir(place) else ()
+        found = [os.path.normpath(os.path.join(place, video.path)) for video in inside]
+        paths += found or [place]
+    videos = (Video(video_id=path, path=path) for path in dict.fromkeys(paths))
+    return Manifest(Path("VIDEO"), tuple(videos))
 
 
 class SourceIndex:

@@ -5,6 +5,7 @@ from vadprep.evaluation.metrics import ALARM, METRICS, Metrics, VideoScores, lis
 from vadprep.evaluation.plots import metric_rows, plot_scores, plot_video
 from vadprep.evaluation.scores import (
     Origin,
+    Scores,
     check_tested,
     evaluate,
     known_intervals,
@@ -21,6 +22,7 @@ __all__ = [
     "METRICS",
     "Metrics",
     "Origin",
+    "Scores",
     "VideoScores",
     "check_tested",
     "evaluate",

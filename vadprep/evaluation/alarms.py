@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import open_atomic, write_json
-from vadprep.core.clips import runs
 from vadprep.core.errors import CheckpointError
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import plot_video, safe_name
@@ -51,7 +50,7 @@ def write_alarms(
         write_frames(folder / f"{name}.csv", frames, video.fps)
         if plots:
             plot_video(folder / f"{name}.png", video_id, video, None, origin.caution())
-        found[video_id] = alarms(frames, threshold, video.fps)
+        found[video_id] = video.alarms(threshold)
         videos.append(
             {
                 "video_id": video_id,
@@ -79,25 +78,6 @@ def files_of(folder: Path) -> set[str]:
     listed = videos if isinstance(videos, list) else []
     named = [str(each.get(key)) for each in listed if isinstance(each, dict) for key in NAMES]
     return {name for name in named if re.fullmatch(r"\d{6,}-[^/]*\.(csv|png)", name)}
-
-
-def alarms(
-    frames: NDArray[np.float64], threshold: float, fps: float | None
-) -> list[dict[str, Any]]:
-    """Runs of frame scores [n] of ``threshold`` or more, half-open, in order.
-
-    ``start_frame``, ``stop_frame``; the same in seconds, None without ``fps``; ``highest`` score.
-    """
-    return [
-        {
-            "start_frame": start,
-            "stop_frame": stop,
-            "start_seconds": round(start / fps, 3) if fps else None,
-            "stop_seconds": round(stop / fps, 3) if fps else None,
-            "highest": float(frames[start:stop].max()),
-        }
-        for start, stop in runs(frames >= threshold)
-    ]
 
 
 def write_frames(path: Path, frames: NDArray[np.float64], fps: float | None) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.clips import frame_labels, frame_scores
+from vadprep.core.clips import frame_labels, frame_scores, runs
 from vadprep.core.records import Interval
 
 NUM_LISTED = 10
@@ -123,9 +123,33 @@ class VideoScores:
         """Scores of the source frames, see ``clips.frame_scores``."""
         return frame_scores(self.snippets, self.spans, self.num_frames, coverage)
 
+    def alarms(self, threshold: float = ALARM) -> list[dict[str, Any]]:
+        """Where the video scores ``threshold`` or more, see ``find_alarms``."""
+        return find_alarms(self.frames(), threshold, self.fps)
+
     def of_video(self) -> float:
         """The score of the video as a whole: the head's own, else the highest of its snippets."""
         return float(self.snippets.max()) if self.overall is None else self.overall
+
+
+def find_alarms(
+    frames: NDArray[np.float64], threshold: float, fps: float | None
+) -> list[dict[str, Any]]:
+    """Runs of frame scores [n] of ``threshold`` or more, half-open, in order.
+
+    Each has ``start_frame`` and ``stop_frame``, the same in seconds (None without ``fps``), and
+    its ``highest`` score.
+    """
+    return [
+        {
+            "start_frame": start,
+            "stop_frame": stop,
+            "start_seconds": round(start / fps, 3) if fps else None,
+            "stop_seconds": round(stop / fps, 3) if fps else None,
+            "highest": float(frames[start:stop].max()),
+        }
+        for start, stop in runs(frames >= threshold)
+    ]
 
 
 FRAME_METRICS: dict[str, Metric] = {

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,27 @@ class Origin:
         if self.preset:
             parts.append(f"preset {self.preset} taken for what is unknown of the features")
         return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Scores(Mapping[str, VideoScores]):
+    """Scores of videos by id, and what they come from."""
+
+    by_id: Mapping[str, VideoScores]
+    origin: Origin
+    from_preset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Stream -> the unknown fields of its spec that a preset filled in."""
+    missing: tuple[str, ...] = ()
+    """Ids of videos that were asked for and could not be decoded."""
+
+    def __getitem__(self, video_id: str) -> VideoScores:
+        return self.by_id[video_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_id)
+
+    def __len__(self) -> int:
+        return len(self.by_id)
 
 
 FORMAT = "vadprep-scores"

@@ -25,7 +25,7 @@ from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import STREAMS, Spec, require_equal
 from vadprep.features.lease import Run, running
 from vadprep.features.plan import SHARD_SIZE, Place, Plan, grow_plan, read_plan
-from vadprep.features.remote import AnyPath, RemotePath
+from vadprep.features.remote import AnyPath, RemotePath, as_path
 from vadprep.features.shard import Shard, StoredVideo
 
 
@@ -164,6 +164,12 @@ def stream_folders(path: AnyPath) -> dict[str, StreamFolder]:
     kind = RemoteFolder if isinstance(path, RemotePath) else StreamFolder
     folders = [kind.open(cast(Path, each)) for each in paths if (each / "spec.json").exists()]
     return {folder.spec.stream: folder for folder in folders}
+
+
+def is_feature_folder(path: str | AnyPath) -> bool:
+    """True for a URL, and for a folder that holds the spec of a stream."""
+    place = as_path(path)
+    return isinstance(place, RemotePath) or bool(stream_folders(place))
 
 
 def required_folders(path: AnyPath) -> dict[str, StreamFolder]:

@@ -22,13 +22,14 @@ __all__ = [
     "train",
 ]
 
-__getattr__ = lazy(
-    __name__,
-    {
-        "checkpoint": ["Checkpoint", "load_checkpoint", "load_run"],
-        "recipes": ["RECIPES"],
-        "results": ["TrainingRun"],
-        "scoring": ["score_features"],
-        "run": ["check_arguments", "train"],
-    },
-)
+if not TYPE_CHECKING:  # so that a type checker knows the names
+    __getattr__ = lazy(
+        __name__,
+        {
+            "checkpoint": ["Checkpoint", "load_checkpoint", "load_run"],
+            "recipes": ["RECIPES"],
+            "results": ["TrainingRun"],
+            "scoring": ["score_features"],
+            "run": ["check_arguments", "train"],
+        },
+    )

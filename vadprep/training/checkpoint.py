@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -138,14 +138,18 @@ def load_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
     )
 
 
-def load_run(run: Checkpoint | TrainingRun | str | Path) -> list[Checkpoint]:
+def load_run(
+    run: TrainingRun | str | Path | Checkpoint | Sequence[Checkpoint],
+) -> list[Checkpoint]:
     """The checkpoints of the last step of a run, one for each of its seeds, in order.
 
-    ``run`` is a run folder, that of one of its seeds, or what ``train`` or ``load_checkpoint``
-    returned. Raises CheckpointError as ``load_checkpoint`` does.
+    ``run`` is a run folder, that of one of its seeds, or what ``train``, ``load_checkpoint`` or
+    ``load_run`` returned. Raises CheckpointError as ``load_checkpoint`` does.
     """
     if isinstance(run, Checkpoint):
         return [run]
+    if not isinstance(run, TrainingRun | str | Path):
+        return list(run)
     folder = Path(run.folder if isinstance(run, TrainingRun) else run)
     return [load_checkpoint(each) for each in [*seed_folders(folder).values()] or [folder]]
 
@@ -184,6 +188,16 @@ def check_features(
         raise CheckpointError(
             f"{where}: features of another spec than the run was trained on (run / here): "
             f"{'; '.join(lines)}. Use features of the same settings, or {remedy}"
+        )
+
+
+def check_dimension(run: Checkpoint, dims: Mapping[str, int]) -> None:
+    """Raise CheckpointError unless features of graphs (by id, their dimension) fit the run."""
+    if sum(dims.values()) != run.head.dim:
+        given = ", ".join(f"{graph} gives {dim}" for graph, dim in dims.items())
+        raise CheckpointError(
+            f"the run was trained on features of dimension {run.head.dim}, {given}: take a preset "
+            "of another network"
         )
 
 

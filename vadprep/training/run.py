@@ -185,7 +185,7 @@ def train(
     features or labels, CheckpointError for a folder with another run, TrainingError at the first
     loss that is not finite, Stopped inside a block of ``signals.stop_on_signals``.
     """
-    rows = choose_manifest(dataset, manifest, with_paths=False)
+    rows = choose_manifest(None if manifest is not None else dataset, manifest, with_paths=False)
     name = dataset or rows.path.stem
     chosen = check_arguments(
         head,

@@ -6,12 +6,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from vadprep.core.errors import CheckpointError, FeaturesError
+from vadprep.core.errors import CheckpointError, FeaturesError, SettingError
+from vadprep.core.presets import fill_unknown
+from vadprep.core.spec import UNKNOWN
 from vadprep.evaluation.metrics import VideoScores, listed
+from vadprep.evaluation.scores import Origin, Scores
 from vadprep.features import (
     Features,
     VideoFeatures,
@@ -25,36 +29,70 @@ from vadprep.training.results import TrainingRun
 
 
 def score_features(
-    run: TrainingRun | Checkpoint | str | Path,
+    run: TrainingRun | str | Path | Checkpoint | Sequence[Checkpoint],
     features: Features | str | Path,
     *,
     ids: Sequence[str] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     accept: Collection[str] = (),
     preset: str | None = None,
-) -> dict[str, VideoScores]:
+) -> Scores:
     """Scores of videos by a trained head: by id, a score in [0, 1] for each snippet.
 
-    ``run`` is what ``train`` returned, a run folder or the folder of one of its seeds; a run of
-    several seeds gives the mean of their scores. ``features`` is an opened feature folder, or its
-    path or URL. ``ids`` are the videos, all by default, in that order.
+    ``run`` is what ``train`` or ``load_run`` returned, a run folder or the folder of one of its
+    seeds; a run of several seeds gives the mean of their scores. ``features`` is an opened feature
+    folder, or its path or URL. ``ids`` are the videos, all by default, in that order. ``device`` is
+    ``cuda`` by default where there is a GPU, else ``cpu``.
 
     Raises CheckpointError for a run that has not ended or is damaged, and for features of another
     spec or dimension than it was trained on (``accept`` names spec fields that may differ,
-    ``preset`` fills in unknown ones); FeaturesError for an unknown id.
+    ``preset`` fills in unknown ones); SettingError for a preset that fills in nothing;
+    FeaturesError for an unknown id.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with ExitStack() as stack:
         if isinstance(features, str | Path):
             features = stack.enter_context(open_features(features))
         chosen = list(features if ids is None else ids)
-        by_seed = []
-        for checkpoint in load_run(run):
+        by_seed, checkpoints = [], load_run(run)
+        origin, from_preset = _origin(checkpoints[0], features, preset)
+        for checkpoint in checkpoints:
             check_features(checkpoint, features.specs, "scoring", accept, preset)
             if unknown := [video_id for video_id in chosen if video_id not in features]:
                 raise FeaturesError(f"no features of {listed(unknown)}: extract them first")
             streams = streams_of(checkpoint.streams, features.streams)
             by_seed.append(score_videos(checkpoint.head.to(device), features, chosen, streams))
-    return by_seed[0] if len(by_seed) == 1 else {each: _mean(by_seed, each) for each in chosen}
+    means = by_seed[0] if len(by_seed) == 1 else {each: _mean(by_seed, each) for each in chosen}
+    return Scores(means, origin, from_preset)
+
+
+def _origin(
+    run: Checkpoint, features: Features, preset: str | None
+) -> tuple[Origin, dict[str, dict[str, Any]]]:
+    """What scores of ``run`` on ``features`` come from, and the fields that ``preset`` fills in.
+
+    The fields are those that the spec of the run or of the features leaves unknown, by stream.
+    """
+    if preset is None:
+        return run.origin, {}
+    weights, filled = dict(run.origin.weights), dict[str, dict[str, Any]]()
+    for stream in run.specs.keys() & features.specs.keys():
+        specs = run.specs[stream], features.specs[stream]
+        if weights[stream] == UNKNOWN:
+            weights[stream] = specs[1].weights
+        try:
+            pairs = [(spec, fill_unknown(spec, preset).identity()) for spec in specs]
+        except ValueError as error:
+            raise SettingError(str(error)) from error
+        filled[stream] = {
+            name: values[name]
+            for spec, values in pairs
+            for name, value in spec.identity().items()
+            if value == UNKNOWN != values[name]
+        }
+    if not any(filled.values()):
+        raise SettingError(f"preset {preset}: no field is unknown that it could fill in")
+    return replace(run.origin, weights=weights, preset=preset), filled
 
 
 def _mean(by_seed: Sequence[Mapping[str, VideoScores]], video_id: str) -> VideoScores:

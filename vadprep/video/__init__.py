@@ -29,13 +29,14 @@ __all__ = [
     "open_frames",
 ]
 
-__getattr__ = lazy(
-    __name__,
-    {
-        "decoders": ["DECODERS", "FILE_DECODERS"],
-        "decoders.base": ["Decoder", "VideoHeader"],
-        "frame_count": ["MAX_DAMAGE", "MAX_FPS", "MIN_FPS", "FrameCounts", "length_note"],
-        "frame_stream": ["DecodeReport", "FrameStream", "count_frames", "open_frames"],
-        "transforms": ["FrameTransform", "crop"],
-    },
-)
+if not TYPE_CHECKING:  # so that a type checker knows the names
+    __getattr__ = lazy(
+        __name__,
+        {
+            "decoders": ["DECODERS", "FILE_DECODERS"],
+            "decoders.base": ["Decoder", "VideoHeader"],
+            "frame_count": ["MAX_DAMAGE", "MAX_FPS", "MIN_FPS", "FrameCounts", "length_note"],
+            "frame_stream": ["DecodeReport", "FrameStream", "count_frames", "open_frames"],
+            "transforms": ["FrameTransform", "crop"],
+        },
+    )
