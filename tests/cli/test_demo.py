@@ -36,12 +36,13 @@ def test_the_demo_finds_its_anomalies_and_its_controls_do_not(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_trains_on_both_streams(tmp_path, monkeypatch) -> None:
-    """With stand-ins for the networks and the real TV-L1, on a few videos."""
+    """With stand-ins for the networks and TV-L1, on a few videos."""
     monkeypatch.setattr(scene, "PAIRS", {"train": 2, "test": 1})
+    monkeypatch.setattr(scene, "LENGTH_FRAMES", (64, 80))
     monkeypatch.setattr(demo, "SEEDS", (0, 1))
     monkeypatch.setattr(demo, "CONTROL_SEEDS", (0, 1))
     command = ("demo", "--out", tmp_path, "--streams", "rgb,flow", "--workers", "1")
-    with without_network(with_tvl1=True):
+    with without_network():
         result = run(*command)
         again = run(*command)
     assert result.exit_code == 0, result.output

@@ -24,13 +24,12 @@ _cached_weights = functools.cache(load_weights)
 
 
 @contextmanager
-def without_network(with_tvl1: bool = False) -> Iterator[pytest.MonkeyPatch]:
-    """Extractions inside the block run for real, but for the networks and, by default, TV-L1."""
+def without_network() -> Iterator[pytest.MonkeyPatch]:
+    """Extractions inside the block run for real, but for the networks and TV-L1."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extractor, "load_backbone", lambda *settings: StandIn())
         patch.setattr(plan, "load_weights", _cached_weights)
-        if not with_tvl1:
-            patch.setattr(extractor, "tvl1_method", lambda text: standin_flow)
+        patch.setattr(extractor, "tvl1_method", lambda text: standin_flow)
         patch.delenv("VADPREP_ROOT", raising=False)
         patch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
         yield patch

@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -33,7 +32,7 @@ from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import plot_video
 from vadprep.evaluation.scores import evaluate, known_intervals, read_scores
 from vadprep.extraction import ExtractionPlan, OnReport, resolve_plan, run_plan
-from vadprep.features.folder import StreamFolder, stream_folders
+from vadprep.features.folder import stream_folders
 from vadprep.features.reader import Features, open_features
 from vadprep.features.status import stream_status
 from vadprep.features.verify import verify_stream
@@ -56,14 +55,12 @@ nothing is learnt from an untrained network. Scene and settings were chosen whil
 test splits of this set and of two more (seeds 0 to 2): a demonstration, not a result."""
 
 
-@dataclass
-class DemoReport:
-    """What the demo did and found: rows of two tables, header first, and notes for the reader."""
+class Stages:
+    """A table of what was done and how long it took, header first."""
 
-    say: Callable[[str], None]
-    stages: list[Cells] = field(default_factory=lambda: [("stage", "what", "time")])
-    metrics: list[Cells] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.rows: list[Cells] = [("stage", "what", "time")]
 
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
@@ -71,43 +68,61 @@ class DemoReport:
         self.say(f"{name} ...")
         start, what = time.perf_counter(), list[str]()
         yield what
-        self.stages.append((name, ", ".join(what), duration(time.perf_counter() - start)))
+        self.rows.append((name, ", ".join(what), duration(time.perf_counter() - start)))
 
 
-def demo_plan(
-    out: Path, weights: str, flow_weights: str | None, streams: str, workers: int
-) -> ExtractionPlan:
-    """How the demo extracts. Raises SettingError for streams or weights that cannot be had, and
-    WeightsError for a bad weights file, before anything is made."""
-    return resolve_plan(
+@command("demo", example="vadprep demo --streams rgb,flow")
+@click.option("--out", type=FOLDER, default=Path("vadprep-demo"), show_default=True, help="Folder.")
+@click.option("--streams", default="rgb", show_default=True, help="rgb, flow or rgb,flow.")
+@click.option(
+    "--weights", default="random:0", show_default=True, help="File, catalogue name or random:SEED."
+)
+@click.option(
+    "--flow-weights", help="Weights of stream flow. Default: --weights if random, else fetched."
+)
+@click.option("--workers", type=click.IntRange(1), help="Number of workers. Default: one a core.")
+def demo(
+    out: Path, streams: str, weights: str, flow_weights: str | None, workers: int | None
+) -> None:
+    """Run the full pipeline on a small synthetic data set."""
+    plan = resolve_plan(  # wrong settings and weights are reported before anything is made
         out / "features",
         weights=weights,
         flow_weights=flow_weights,
         streams=streams,
         settings={"fps": "native", "precision": "bf16" if has_cpu_bf16() else "fp32"},
-        workers=workers,
+        workers=workers or worker_cores(),
     )
+    with shown_progress() as progress:
+        stages = Stages(progress.say)
+        metrics, notes = run_demo(out, plan, progress, stages)
+    for rows in (stages.rows, metrics):
+        click.echo()
+        show(rows)
+    click.echo()
+    for note in notes:
+        click.echo(note)
+    click.echo(f"Everything is in {out}: data, features, runs, plots, report.json")
 
 
 def run_demo(
-    out: Path, plan: ExtractionPlan, on_report: OnReport, say: Callable[[str], None]
-) -> DemoReport:
-    """Run the full pipeline in the folder ``out``. A second run continues a stopped one.
+    out: Path, plan: ExtractionPlan, on_report: OnReport, stages: Stages
+) -> tuple[list[Cells], list[str]]:
+    """Run the full pipeline in the folder ``out``: a table of metrics, and notes for the reader.
 
-    Two streams are trained on side by side. Raises what the stages raise, and VadprepError when
-    the features do not verify.
+    A second run continues a stopped one. Two streams are trained on side by side. Raises what the
+    stages raise, and VadprepError when the features do not verify.
     """
-    report = DemoReport(say)
     make_folder(out)
     root, workers = out / "data", plan.workers
-    with report.stage("draw videos") as what:
+    with stages.stage("draw videos") as what:
         is_drawn = (root / "manifest.csv").exists()
         if not is_drawn:
             write_dataset(root, workers=workers)
         manifest = read_manifest(root / "manifest.csv")
         num_videos = len(manifest.videos)
         what += [f"{num_videos} mp4 files", *_from_before(num_videos * is_drawn, num_videos)]
-    with report.stage("extract") as what:
+    with stages.stage("extract") as what:
         earlier = stream_folders(out / "features")
         streams = [spec.stream for spec in plan.specs]
         is_new = set(streams) - set(earlier)
@@ -117,29 +132,34 @@ def run_demo(
         what += [f"I3D {each.stream}, {each.precision}, weights {each.weights}" for each in specs]
         what.append(f"{workers} workers on Ray" if workers > 1 else "in process")
         what += _from_before(num_done, num_videos)
-    with report.stage("verify") as what:
-        what += map(_verified, folders)
+    with stages.stage("verify") as what:
+        for folder in folders:
+            found = verify_stream(folder)
+            if found.problems:
+                raise VadprepError(f"the features do not verify: {found.problems[0]}")
+            counts = f"{found.videos} videos, {found.clips} clips, no problem"
+            what.append(f"{folder.spec.stream}: {counts}")
     choice = "concat" if len(folders) > 1 else specs[0].stream
     with open_features(out / "features") as features:
-        trained = _trained(report, features, manifest, out / "runs" / f"ddl-{choice}", choice)
-        control = _trained(report, features, manifest, out / "runs" / f"control-{choice}", choice)
-        with report.stage("score and plot") as what:
+        trained = _trained(stages, features, manifest, out / "runs" / f"ddl-{choice}", choice)
+        control = _trained(stages, features, manifest, out / "runs" / f"control-{choice}", choice)
+        with stages.stage("score and plot") as what:
             difference = difference_scores(features, manifest, root)
             what.append(f"{_plot(out / 'plots', manifest, trained)} plots in {out / 'plots'}")
     baseline = evaluate(difference, manifest=manifest).values["frame_auc"]
-    report.metrics = [
+    metrics: list[Cells] = [
         ("frame AUC on the test split, last step", "mean", "spread", "runs"),
         ("ddl", *_auc(trained)),
         ("control: ddl on shuffled labels", *_auc(control)),
         ("control: frame difference", baseline, None, None),
     ]
-    report.notes.append(
+    notes = [
         "The videos are synthetic, and the settings were chosen on sets like this one: the metrics "
         "show that the pipeline works. They say nothing about surveillance video."
-    )
+    ]
     random = dict.fromkeys(spec.weights for spec in specs if spec.is_random)
     if random:
-        report.notes.append(
+        notes.append(
             f"The network has weights {', '.join(random)}: it was NEVER TRAINED. "
             "For features to use, give --weights FILE."
         )
@@ -149,11 +169,11 @@ def run_demo(
         "ddl": trained.as_json(),
         "control_shuffled_labels": control.as_json(),
         "control_frame_difference": {"frame_auc": baseline},
-        "stages": [list(row) for row in report.stages[1:]],
-        "notes": report.notes,
+        "stages": [list(row) for row in stages.rows[1:]],
+        "notes": notes,
     }
     write_json(out / "report.json", content)
-    return report
+    return metrics, notes
 
 
 def _from_before(count: int, total: int) -> list[str]:
@@ -161,19 +181,12 @@ def _from_before(count: int, total: int) -> list[str]:
     return [f"{count} of {total} were there already"] if count else []
 
 
-def _verified(folder: StreamFolder) -> str:
-    result = verify_stream(folder)
-    if result.problems:
-        raise VadprepError(f"the features do not verify: {result.problems[0]}")
-    return f"{folder.spec.stream}: {result.videos} videos, {result.clips} clips, no problem"
-
-
 def _trained(
-    report: DemoReport, features: Features, manifest: Manifest, run: Path, streams: str
+    stages: Stages, features: Features, manifest: Manifest, run: Path, streams: str
 ) -> TrainingRun:
     control = run.name.startswith("control")
     seeds = CONTROL_SEEDS if control else SEEDS
-    with report.stage("train on shuffled labels" if control else "train ddl") as what:
+    with stages.stage("train on shuffled labels" if control else "train ddl") as what:
         num_done = sum((run / f"seed-{seed}" / "metrics.json").exists() for seed in seeds)
         result = train(
             "ddl", features, manifest=manifest, out=run, settings=HEAD, streams=streams,
@@ -216,32 +229,3 @@ def _plot(folder: Path, manifest: Manifest, report: TrainingRun) -> int:
 
 def _auc(report: TrainingRun) -> tuple[float | None, float | None, int]:
     return report.mean()["frame_auc"], report.spread()["frame_auc"], len(report.by_seed)
-
-
-# ---------------------------------------------------------------- command
-
-
-@command("demo", example="vadprep demo --streams rgb,flow")
-@click.option("--out", type=FOLDER, default=Path("vadprep-demo"), show_default=True, help="Folder.")
-@click.option("--streams", default="rgb", show_default=True, help="rgb, flow or rgb,flow.")
-@click.option(
-    "--weights", default="random:0", show_default=True, help="File, catalogue name or random:SEED."
-)
-@click.option(
-    "--flow-weights", help="Weights of stream flow. Default: --weights if random, else fetched."
-)
-@click.option("--workers", type=click.IntRange(1), help="Number of workers. Default: one a core.")
-def demo(
-    out: Path, streams: str, weights: str, flow_weights: str | None, workers: int | None
-) -> None:
-    """Run the full pipeline on a small synthetic data set."""
-    plan = demo_plan(out, weights, flow_weights, streams, workers or worker_cores())
-    with shown_progress() as progress:
-        report = run_demo(out, plan, progress, progress.say)
-    for rows in (report.stages, report.metrics):
-        click.echo()
-        show(rows)
-    click.echo()
-    for note in report.notes:
-        click.echo(note)
-    click.echo(f"Everything is in {out}: data, features, runs, plots, report.json")
