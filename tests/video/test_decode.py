@@ -33,6 +33,7 @@ from support.videos import (
 
 from vadprep.core.errors import DecodeError
 from vadprep.video import FILE_DECODERS, FrameStream, count_frames, open_frames
+from vadprep.video.decoders.base import FolderDecoder
 from vadprep.video.decoders.decord import SIGNS_OF_DAMAGE
 from vadprep.video.decoders.pyav import PyAVDecoder
 
@@ -195,6 +196,33 @@ def test_images_of_two_sizes_are_an_error(tmp_path: Path) -> None:
 def test_a_folder_needs_a_frame_rate(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fps = None"):
         open_frames(write_images(tmp_path / "a", ["1.png"]))
+
+
+class Arrays(FolderDecoder):
+    """The decoder that the room's README shows how to add."""
+
+    suffixes = frozenset((".npy",))
+
+    def read(self, file: Path) -> NDArray[np.uint8] | None:
+        try:
+            return np.load(file)
+        except (OSError, ValueError, EOFError):
+            return None
+
+
+def test_a_decoder_of_numbered_npy_frames_is_one_method(tmp_path: Path) -> None:
+    for number in range(12):
+        np.save(tmp_path / f"{number}.npy", numbered_frame(number))
+    (tmp_path / "3.npy").write_bytes(b"no array")
+    frames = list(Arrays(tmp_path, Fraction(25)))
+    assert frames[3] is None
+    assert read_numbers(np.stack([frame for frame in frames if frame is not None])) == [
+        *range(3),
+        *range(4, 12),
+    ]
+    np.save(tmp_path / "12.npy", numbered_frame(0)[:20])
+    with pytest.raises(DecodeError, match="12.npy: the frame has 64x20 pixels"):
+        list(Arrays(tmp_path, Fraction(25)))
 
 
 # ---------------------------------------------------------------- damage
@@ -368,6 +396,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()
+
+
+def test_the_child_loads_no_more_than_it_needs() -> None:
+    """It starts once a video: torch alone would take seconds."""
+    code = "import sys, vadprep.video.decoder_process; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert "vadprep.video.decoders.pyav" in loaded
+    assert not {"torch", "av", "decord", "PIL", "h5py", "ray", "numba", "click"} & set(loaded)
 
 
 def test_a_hang_is_called_stalled() -> None:
