@@ -44,15 +44,15 @@ def named_manifest(name: str) -> Manifest:
 def choose_manifest(
     dataset: str | None, manifest: Manifest | str | Path | None, with_paths: bool = True
 ) -> Manifest:
-    """The manifest that is given, or read from a path, or that of a bundled data set.
+    """The manifest that is given or read from a path, else that of a bundled data set.
 
-    ``with_paths`` as in ``read_manifest``. Raises SettingError, a ValueError, unless exactly one
-    of the two is given, and for an unknown data set; ManifestError for a bad file.
+    ``with_paths`` as in ``read_manifest``. Raises SettingError, a ValueError, without either and
+    for an unknown data set; ManifestError for a bad file.
     """
-    if (dataset is None) == (manifest is None):
-        raise SettingError("name the videos by one of dataset= and manifest=")
     if manifest is None:
-        return load_dataset(dataset or "")
+        if dataset is None:
+            raise SettingError("name the videos by dataset= or manifest=")
+        return load_dataset(dataset)
     return manifest if isinstance(manifest, Manifest) else read_manifest(manifest, with_paths)
 
 

@@ -1,5 +1,7 @@
 """The feature folder: one HDF5 shard for many videos, written, read, checked and merged."""
 
+from vadprep.features.compare import compare_features
+from vadprep.features.exchange import export_features, import_features
 from vadprep.features.folder import StreamFolder, required_folders, stream_folders
 from vadprep.features.journal import Event, Row, read_events, read_rows
 from vadprep.features.lease import Lease, Run, leased
@@ -35,6 +37,9 @@ __all__ = [
     "StreamWriter",
     "Verification",
     "VideoFeatures",
+    "compare_features",
+    "export_features",
+    "import_features",
     "leased",
     "merge",
     "open_features",
