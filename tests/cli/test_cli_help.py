@@ -107,7 +107,7 @@ def test_the_help_loads_nothing_heavy():
         "from vadprep.cli.main import main; main(['--help'], standalone_mode=False)"
     )
     assert "vadprep.cli.help" in loaded
-    assert not loaded & {"torch", "ray", "matplotlib", "h5py", "numpy", "rich", "vadprep.features"}
+    assert not loaded & {"torch", "ray", "matplotlib", "h5py", "rich", "vadprep.features"}
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "merge", "datasets", "presets", "import"])

@@ -21,6 +21,7 @@ from vadprep.cli.options import (
     FEATURES,
     FILE,
     FOLDER,
+    ROOT_HELP,
     argument_errors,
     chosen_manifest,
     manifest_options,
@@ -92,13 +93,7 @@ def dataset_rows(manifests: Iterable[tuple[str, Manifest]]) -> list[Cells]:
 
 @datasets.command("check", example="vadprep datasets check mine.csv --root /data/videos")
 @click.argument("name", metavar="NAME|CSV")
-@click.option(
-    "--root",
-    type=FOLDER,
-    envvar="VADPREP_ROOT",
-    default=Path(),
-    help="Folder of the videos. Default: $VADPREP_ROOT, else the current folder.",
-)
+@click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", default=Path(), help=ROOT_HELP)
 @click.option("--no-decode", is_flag=True, help="Only look for the files; do not count frames.")
 def datasets_check(name: str, root: Path, no_decode: bool) -> None:
     """Find missing, extra and unreadable files of a data set or manifest."""
@@ -187,6 +182,7 @@ def _overview(name: str) -> Cells:
 
 # ---------------------------------------------------------------- flat ground truth
 
+READING_HELP = "How the intervals are read: [start, stop), [start, stop], or counted from 1."
 LIST_HELP = (
     "Text file with one video id or file name on each line: the order of the videos. "
     "Default: split test of the manifest."
@@ -202,13 +198,9 @@ def gt() -> None:
 @manifest_options
 @click.option("--rule", type=click.Choice(RULES), required=True, help="Length of each video.")
 @click.option(
-    "--intervals",
-    "reading",
-    type=click.Choice(list(READINGS)),
-    default="half-open",
-    show_default=True,
-    help="How the intervals are read: [start, stop), [start, stop], or counted from 1.",
-)
+    "--intervals", "reading", type=click.Choice(list(READINGS)), default="half-open",
+    show_default=True, help=READING_HELP,
+)  # fmt: skip
 @click.option("--features", type=FEATURES, help="Feature folder, for rule spans and lengths.")
 @click.option("--split", default="test", show_default=True, help="Split of the manifest.")
 @click.option("--out", type=FILE, default=Path("gt.npy"), show_default=True, help="New file.")

@@ -14,6 +14,7 @@ import click
 
 from vadprep import __version__
 from vadprep.cli.help import LazyGroup
+from vadprep.core.errors import VadprepError
 
 SECTIONS = {
     "Prepare": {
@@ -69,11 +70,7 @@ class _Main(LazyGroup):
             text = f"this needs the package {error.name}: pip install 'vadprep[all]'"
             click.echo(f"Error: {text}", err=True)
             ctx.exit(2)
-        except Exception as error:
-            from vadprep.core.errors import VadprepError  # with numpy, which --help does not need
-
-            if not isinstance(error, VadprepError):
-                raise
+        except VadprepError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
 

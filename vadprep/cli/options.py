@@ -30,6 +30,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
+ROOT_HELP = "Folder of the videos. Default: $VADPREP_ROOT, else the current folder."
 
 
 class _Features(click.Path):
@@ -82,10 +83,9 @@ def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def video_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``manifest_options``, or a folder of videos or one video, and the folder of the files."""
-    root_help = "Folder of the videos. Default: $VADPREP_ROOT, else the current folder."
     more = (
         click.option("--videos", type=PATH, help="Folder with videos, or one video file."),
-        click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", help=root_help),
+        click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", help=ROOT_HELP),
     )
     return _with(command, MANIFEST_OPTIONS + more)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,10 +15,8 @@ from vadprep.cli.text import MOST_LISTED, Cells, show, show_caution
 from vadprep.core.presets import PRESETS
 from vadprep.evaluation.metrics import ALARM
 
-if TYPE_CHECKING:
-    pass
-
 PRESET_HELP = "Preset for the settings that are unknown of imported features."
+SHARE = click.FloatRange(0, 1)
 THRESHOLD_HELP = "Least score of a frame that is an alarm."
 
 
@@ -29,13 +27,7 @@ THRESHOLD_HELP = "Least score of a frame that is an alarm."
 @click.option("--weights", help="Weights of the network, if they are not fetched.")
 @advanced("--flow-weights", help="Weights of the network of stream flow.")
 @advanced("--preset", type=click.Choice(list(PRESETS)), metavar="NAME", help=PRESET_HELP)
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1),
-    default=ALARM,
-    show_default=True,
-    help=THRESHOLD_HELP,
-)
+@click.option("--threshold", type=SHARE, default=ALARM, show_default=True, help=THRESHOLD_HELP)
 @click.option("--out", type=FOLDER, help="Folder of the scores. Default: RUN/scores.")
 @click.option("--no-plots", is_flag=True, help="Write scores without plots.")
 def score(

@@ -35,6 +35,11 @@ HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
 """As in ``heads.HEADS``, which needs torch."""
 SCHEDULES = ("published", "small")
 """As in ``heads.SCHEDULES``."""
+SET_HELP = "A setting of the head that replaces the published one. Repeatable."
+VALIDATION_HELP = "Share of the training videos by which an epoch is chosen. Default: 0, none."
+CONTROL_HELP = "Train on shuffled labels. The AUC must be about 0.5 in the mean over many seeds."
+COVERAGE = click.Choice(["cut", "hold"])
+COVERAGE_HELP = "Frames after the last clip: not scored (cut), or the last score (hold)."
 CONTINUE = "every full epoch is saved, go on with --resume"
 
 
@@ -44,9 +49,7 @@ CONTINUE = "every full epoch is saved, go on with --resume"
 @click.option("--features", type=FEATURES, help="Feature folder. Default: features/NAME.")
 @click.option("--out", type=FOLDER, help="Run folder. Default: runs/HEAD-NAME.")
 @click.option("--streams", default="rgb", show_default=True, help="rgb, flow or concat (both).")
-@click.option(
-    "--seeds", help="One run for each, such as 0,1,2. Default: the seed that was published."
-)
+@click.option("--seeds", help="One run for each, such as 0,1,2. Default: the published seed.")
 @click.option("--device", help="cpu or cuda. Default: cuda if there is a GPU.")
 @click.option("--resume", is_flag=True, help="Continue from the last full epoch.")
 @advanced(
@@ -56,24 +59,9 @@ CONTINUE = "every full epoch is saved, go on with --resume"
     show_default=True,
     help="small: 100 steps on balanced batches, for tens of videos.",
 )
-@advanced(
-    "--set",
-    "changes",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="A setting of the head that replaces the published one. Repeatable.",
-)
-@advanced(
-    "--validation",
-    type=float,
-    default=0.0,
-    help="Share of the training videos by which an epoch is chosen. Default: 0, none.",
-)
-@advanced(
-    "--control",
-    is_flag=True,
-    help="Train on shuffled labels. The AUC must be about 0.5 in the mean over many seeds.",
-)
+@advanced("--set", "changes", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
+@advanced("--validation", type=float, default=0.0, help=VALIDATION_HELP)
+@advanced("--control", is_flag=True, help=CONTROL_HELP)
 @advanced("--allow-missing", is_flag=True, help="Train without videos that have no features.")
 def train(
     head: str,
@@ -121,9 +109,9 @@ def train(
 
 def show_protocols(protocols: Mapping[str, Mapping[str, Values]]) -> None:
     """A table of metrics for each protocol that only one paper uses."""
-    for protocol, figures in protocols.items():
+    for protocol, values in protocols.items():
         click.echo(f"{protocol}, a protocol of one paper that compares with nothing above:")
-        show(metric_rows(figures))
+        show(metric_rows(values))
 
 
 def parsed_changes(texts: Sequence[str]) -> dict[str, Any]:
@@ -151,13 +139,7 @@ def parsed_seeds(text: str | None) -> tuple[int, ...]:
 @command("eval", example="vadprep eval runs/ddl-xd")
 @click.argument("run", type=FOLDER)
 @manifest_options
-@click.option(
-    "--coverage",
-    type=click.Choice(["cut", "hold"]),
-    default="cut",
-    show_default=True,
-    help="Frames after the last clip: not scored (cut), or the last score (hold).",
-)
+@click.option("--coverage", type=COVERAGE, default="cut", show_default=True, help=COVERAGE_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every category.")
 def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     """Compute the metrics of a run, on its own or another manifest."""
