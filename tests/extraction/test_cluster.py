@@ -21,8 +21,8 @@ from support.standin import standin_extractor
 
 from vadprep.core.errors import ClusterError, WeightsError
 from vadprep.core.records import Report, Task, Video
-from vadprep.extraction.cluster import Pool, on_ray
-from vadprep.extraction.probe import Probe, probe_of
+from vadprep.extraction.node_check import NodeCheck, node_check
+from vadprep.extraction.ray_runner import Pool, on_ray
 from vadprep.features.journal import read_events
 from vadprep.features.shard import DONE
 
@@ -252,7 +252,7 @@ def asked(tmp_path):
         path = root / f"{number}.mp4"
         path.write_bytes(b"x" * (number + 1))
         tasks.append(Task(Video(path.name, path.name), {}, path))
-    with probe_of(tasks, out) as probe:
+    with node_check(tasks, out) as probe:
         yield root, out, probe
     assert list(out.iterdir()) == []
 
@@ -271,9 +271,9 @@ def test_a_node_with_other_videos_another_folder_or_another_version_is_told_apar
     root.mkdir()
     (root / "0.mp4").write_bytes(b"other")
     assert "0.mp4 has 5 bytes there and 1 here" in probe.problem()
-    other = Probe(probe.version, (), tmp_path / "mine" / probe.token.name, probe.secret)
+    other = NodeCheck(probe.version, (), tmp_path / "mine" / probe.token.name, probe.secret)
     assert "another folder there" in other.problem()
-    impostor = Probe(probe.version, (), probe.token, "of another run")
+    impostor = NodeCheck(probe.version, (), probe.token, "of another run")
     assert "another folder there" in impostor.problem()
-    older = Probe("0.0.1", probe.sources, probe.token, probe.secret)
+    older = NodeCheck("0.0.1", probe.sources, probe.token, probe.secret)
     assert "not 0.0.1: install the same there" in older.problem()

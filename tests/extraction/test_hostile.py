@@ -36,7 +36,7 @@ from support.kill_many import files_in
 from support.videos import CODECS, truncate, write_video
 
 from vadprep.cli.text import printable
-from vadprep.extraction.cluster import Pool, on_ray
+from vadprep.extraction.ray_runner import Pool, on_ray
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Row, read_rows
 from vadprep.features.reader import open_features

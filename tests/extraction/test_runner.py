@@ -35,8 +35,8 @@ from vadprep.core.errors import OutputError, SpecError, Stopped
 from vadprep.core.records import SKIPPED, Report, Task
 from vadprep.core.resources import worker_cores
 from vadprep.extraction.api import extract
-from vadprep.extraction.cluster import Pool, on_ray
 from vadprep.extraction.extractor import Extractor
+from vadprep.extraction.ray_runner import Pool, on_ray
 from vadprep.extraction.run import in_process
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows

@@ -19,7 +19,7 @@ from support.standin import standin_extractor, standin_spec
 from vadprep.core.errors import VadprepError
 from vadprep.core.records import Report
 from vadprep.data import find_videos
-from vadprep.extraction.cluster import Pool, on_ray
+from vadprep.extraction.ray_runner import Pool, on_ray
 from vadprep.extraction.run import Progress, Runner, Worker, in_process, locked_extraction
 from vadprep.features.folder import StreamFolder
 from vadprep.features.writer import Share

@@ -82,7 +82,7 @@ def make_runner(plan: ExtractionPlan) -> Runner:
     """In process for one worker on the CPU, else on Ray: a GPU wants several decoders."""
     if plan.workers == 1 and plan.address == "local" and plan.device == "cpu":
         return in_process(make_extractor(plan))
-    from vadprep.extraction.cluster import on_ray, pool_of
+    from vadprep.extraction.ray_runner import on_ray, pool_of
 
     return on_ray(partial(make_extractor, plan.for_workers()), pool_of(plan))
 

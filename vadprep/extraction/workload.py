@@ -1,6 +1,6 @@
 """Which video goes to which worker, and which is to blame when a worker dies.
 
-Arithmetic alone: ``cluster`` does what is decided here.
+Arithmetic alone: ``ray_runner`` does what is decided here.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from vadprep.core.records import SKIPPED, Report, Task
 
@@ -32,6 +33,9 @@ class Load:
     """It has a suspect, and gets no other video meanwhile."""
 
 
+L = TypeVar("L", bound=Load)
+
+
 class Workload:
     """The videos that are not reported yet, in the order in which they are to be done.
 
@@ -48,7 +52,7 @@ class Workload:
         self.unfinished = len(tasks)
         """Videos not reported yet, in the works or not."""
 
-    def hand_out(self, loads: Sequence[Load]) -> tuple[Load, Task] | None:
+    def hand_out(self, loads: Sequence[L]) -> tuple[L, Task] | None:
         """The next task and who gets it, of ``loads``; None when nothing can be given now."""
         if self._suspects and loads and not any(load.is_alone for load in loads):
             quiet = min(loads, key=_videos)
@@ -90,7 +94,7 @@ def _videos(load: Load) -> int:
     return len(load.tasks)
 
 
-def _given(load: Load, task: Task) -> tuple[Load, Task]:
+def _given(load: L, task: Task) -> tuple[L, Task]:
     load.tasks.append(task)
     return load, task
 

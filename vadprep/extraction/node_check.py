@@ -1,7 +1,7 @@
-"""Whether another node can do the work: sees the videos, writes into the same folder.
+"""Whether a node of a cluster can do the work: sees the videos, writes into the same folder.
 
-The driver leaves a token in the output folder. A node that has another folder under that name
-does not find it there.
+The run leaves a token in the output folder. A node that has another folder under that name does
+not find it there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAMPLE = 3
 
 
 @dataclass(frozen=True)
-class Probe:
+class NodeCheck:
     """What a node is asked."""
 
     version: str
@@ -36,22 +36,15 @@ class Probe:
 
     def problem(self) -> str:
         """Why this node cannot do the work, in a line; empty when it can."""
-        return self._of_version() or self._of_videos() or self._of_output()
-
-    def _of_version(self) -> str:
-        if vadprep.__version__ == self.version:
-            return ""
-        return f"it has vadprep {vadprep.__version__}, not {self.version}: install the same there"
-
-    def _of_videos(self) -> str:
+        if vadprep.__version__ != self.version:
+            return (
+                f"it has vadprep {vadprep.__version__}, not {self.version}: install the same there"
+            )
         for path, size in self.sources:
             if not path.exists():
                 return f"{path} is not there: the videos must lie under the same path on all nodes"
             if size_of(path) != size:
                 return f"{path} has {size_of(path)} bytes there and {size} here: not the same file"
-        return ""
-
-    def _of_output(self) -> str:
         folder = self.token.parent
         try:
             is_same = self.token.read_text() == self.secret
@@ -70,8 +63,8 @@ class Probe:
 
 
 @contextmanager
-def probe_of(tasks: Sequence[Task], out: Path) -> Iterator[Probe]:
-    """A probe for ``tasks`` with features under ``out``; its token is there meanwhile.
+def node_check(tasks: Sequence[Task], out: Path) -> Iterator[NodeCheck]:
+    """The check for ``tasks`` with features under ``out``; its token is there meanwhile.
 
     Raises OutputError when the token cannot be written.
     """
@@ -84,6 +77,6 @@ def probe_of(tasks: Sequence[Task], out: Path) -> Iterator[Probe]:
             stream.write(secret)
             stream.flush()
             os.fsync(stream.fileno())
-        yield Probe(vadprep.__version__, sources, token, secret)
+        yield NodeCheck(vadprep.__version__, sources, token, secret)
     finally:
         token.unlink(missing_ok=True)
