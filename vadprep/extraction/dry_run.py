@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 from vadprep.core.clips import Resampling, num_clips, num_flows
 from vadprep.core.crops import target_size
@@ -71,26 +73,13 @@ class Estimate:
     """Of the flow that would be saved, before compression; None when none would be."""
 
 
-@dataclass(frozen=True)
-class _Header:
+class _Length(NamedTuple):
     """What is known of a file without decoding it."""
 
-    num_frames: float
+    frames: float
     fps: Fraction
-    bytes: int
-    size: tuple[int, int]
-    """Height and width."""
-
-    def frames_used(self, spec: Spec) -> int:
-        return Resampling(self.fps, spec.fps_used()).count(round(self.num_frames))
-
-    def clips(self, spec: Spec) -> int:
-        return num_clips(self.frames_used(spec), spec.tail, spec.clip_length)
-
-    def flow_bytes(self, spec: Spec) -> int:
-        """Bytes of u and v, a byte each a pixel."""
-        height, width = target_size(spec.resize, *self.size)
-        return 2 * height * width * num_flows(self.frames_used(spec))
+    height: int
+    width: int
 
 
 def estimate(
@@ -99,20 +88,31 @@ def estimate(
     """Videos, clips, bytes and time of an extraction; reads some headers and extracts a few clips
     of some videos. Writes nothing."""
     extractor = make_extractor(replace(plan, save_flow=None))
-    left: dict[str, dict[str, Video]] = {}
+    index, sources = SourceIndex(root), dict[str, tuple[Video, Path]]()
+    left: dict[str, set[str]] = {}
     finished: dict[str, Counter[str]] = {}
     shards: dict[str, int] = {}
     for spec in plan.specs:
         name = spec.stream
         left[name], finished[name], shards[name] = _share(plan, name, manifest, retry_failed)
-    sources = list(_sources({**left.get("rgb", {}), **left.get("flow", {})}.values(), root))
-    headers = _headers(sources, extractor)
-    streams = []
-    for spec, branch in zip(plan.specs, extractor.branches.values(), strict=True):
-        name = spec.stream
-        there = [headers[video_id] for video_id in left[name] if video_id in headers]
-        clips = sum(header.clips(spec) for header in there)
-        clip_bytes = spec.crops * branch.network.dim * (2 if spec.dtype == "float16" else 4) + 16
+    for video in manifest.videos:
+        if any(video.video_id in ids for ids in left.values()):
+            with suppress(DecodeError):  # missing: counted below
+                sources[video.video_id] = video, index.find(video)
+    lengths = _lengths(list(sources.values()), extractor)
+    used = {  # resampled frames
+        video_id: Resampling(each.fps, extractor.spec.fps_used()).count(round(each.frames))
+        for video_id, each in lengths.items()
+    }
+    clips = {
+        video_id: num_clips(count, extractor.spec.tail, extractor.spec.clip_length)
+        for video_id, count in used.items()
+    }
+    streams, flow_bytes, total_seconds = [], 0, 0.0
+    for spec in plan.specs:
+        name, dim = spec.stream, extractor.branches[spec.stream].network.dim
+        there = left[name] & sources.keys()
+        count = sum(clips[each] for each in there)
         streams.append(
             StreamEstimate(
                 spec=spec,
@@ -121,127 +121,87 @@ def estimate(
                 failed=finished[name][FAILED],
                 missing=len(left[name]) - len(there),
                 shards=shards[name],
-                frames=round(sum(each.num_frames for each in there)),
-                clips=clips,
-                bytes=clips * clip_bytes,
+                frames=round(sum(lengths[each].frames for each in there)),
+                clips=count,
+                bytes=count * (spec.crops * dim * (2 if spec.dtype == "float16" else 4) + 16),
             )
         )
-    saved = [headers[video_id] for video_id in left.get("flow", ()) if video_id in headers]
+        if name == "flow" and plan.save_flow:
+            for each in there:  # u and v, a byte each a pixel
+                height, width = target_size(spec.resize, *lengths[each][2:])
+                flow_bytes += 2 * height * width * num_flows(used[each])
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for video_id in sources:
+        groups[tuple(name for name in left if video_id in left[name])].append(video_id)
+    for names, ids in groups.items():  # what the videos lack is measured for itself
+        seconds = _seconds_a_clip(extractor, names, [sources[each] for each in ids])
+        total_seconds += seconds * sum(clips[each] for each in ids)
     return Estimate(
         streams=tuple(streams),
-        clips=sum(header.clips(extractor.spec) for header in headers.values()),
+        clips=sum(clips.values()),
         workers=plan.workers,
-        seconds=_seconds(extractor, sources, left, headers, plan.workers),
-        flow_bytes=sum(header.flow_bytes(plan.specs[-1]) for header in saved)
-        if plan.save_flow
-        else None,
+        seconds=None if math.isnan(total_seconds) else total_seconds / plan.workers,
+        flow_bytes=flow_bytes if plan.save_flow else None,
     )
 
 
 def _share(
     plan: ExtractionPlan, stream: str, manifest: Manifest, retry_failed: bool
-) -> tuple[dict[str, Video], Counter[str], int]:
-    """This rank's videos of a stream that are left to do, by id, how many of the others are done
+) -> tuple[set[str], Counter[str], int]:
+    """Ids of this rank's videos of a stream that are left to do, how many of the others are done
     and failed, and its number of shards."""
     folder, shards, rows = plan.folder(stream), Plan(), {}
     if read_spec(folder):
         shards, rows = StreamFolder.open(folder).plan, read_rows(folder)
     if retry_failed:
         rows = {each: row for each, row in rows.items() if row.status != FAILED}
-    ids = (video.video_id for video in manifest.videos)
+    ids = [video.video_id for video in manifest.videos]
     shards.extend(ids, plan.shard_size or read_shard_size(folder))
     rank, ranks = plan.share.rank, plan.share.world_size
-    mine = {
-        video.video_id: video
-        for video in manifest.videos
-        if shards.places[video.video_id].shard % ranks == rank
-    }
+    mine = [each for each in ids if shards.places[each].shard % ranks == rank]
     return (
-        {video_id: video for video_id, video in mine.items() if video_id not in rows},
-        Counter(rows[video_id].status for video_id in mine if video_id in rows),
+        {each for each in mine if each not in rows},
+        Counter(rows[each].status for each in mine if each in rows),
         len(shards.shards[rank::ranks]),
     )
 
 
-def _sources(videos: Iterable[Video], root: Path) -> Iterator[tuple[Video, Path]]:
-    index = SourceIndex(root)
-    for video in videos:
-        try:
-            yield video, index.find(video)
-        except DecodeError:  # missing: counted by the caller
-            continue
-
-
-def _headers(sources: Sources, extractor: Extractor) -> dict[str, _Header]:
+def _lengths(sources: Sources, extractor: Extractor) -> dict[str, _Length]:
     """Frames of each video: from the manifest, its header, or its bytes beside probed files."""
-    step = max(1, len(sources) // PROBED_HEADERS)
-    probed = {
-        video.video_id: header
-        for video, path in sources[::step]
-        if (header := _read_header(video, path, extractor))
-    }
-    density = statistics.median([h.num_frames / h.bytes for h in probed.values()] or [0.0])
-    fps = Fraction(statistics.median([h.fps for h in probed.values()] or [UNSTATED_FPS]))
-    sizes = sorted(h.size for h in probed.values()) or [(1, 1)]
+    probed: dict[str, _Length] = {}
+    density = []
+    for video, path in sources[:: max(1, len(sources) // PROBED_HEADERS)]:
+        with suppress(DecodeError), extractor.opened(video, path) as stream:
+            header = stream.header
+            if frames := video.num_frames or header.num_frames:
+                probed[video.video_id] = _Length(frames, header.fps, header.height, header.width)
+                density.append(frames / size_of(path))
+    per_byte = statistics.median(density or [0.0])
+    fps = Fraction(statistics.median([each.fps for each in probed.values()] or [UNSTATED_FPS]))
+    sizes = sorted(each[2:] for each in probed.values()) or [(1, 1)]
     return {
         video.video_id: probed.get(video.video_id)
-        or _Header(
-            video.num_frames or density * size_of(path),
+        or _Length(
+            video.num_frames or per_byte * size_of(path),
             stated_fps(video) if video.fps else fps,
-            size_of(path),
-            sizes[len(sizes) // 2],
+            *sizes[len(sizes) // 2],
         )
         for video, path in sources
     }
 
 
-def _read_header(video: Video, path: Path, extractor: Extractor) -> _Header | None:
-    try:
-        with extractor.opened(video, path) as stream:
-            header = stream.header
-    except DecodeError:
-        return None
-    frames = video.num_frames or header.num_frames
-    if not frames:
-        return None
-    return _Header(frames, header.fps, size_of(path), (header.height, header.width))
-
-
-def _seconds(
-    extractor: Extractor,
-    sources: Sources,
-    left: Mapping[str, Mapping[str, Video]],
-    headers: Mapping[str, _Header],
-    workers: int,
-) -> float | None:
-    """Seconds of the run, each set of streams that videos lack measured for itself."""
-    groups: dict[tuple[str, ...], list[tuple[Video, Path]]] = defaultdict(list)
-    for video, path in sources:
-        groups[tuple(name for name in left if video.video_id in left[name])].append((video, path))
-    total = 0.0
-    for names, group in groups.items():
-        seconds = seconds_a_clip(extractor, names, group)
-        if seconds is None:
-            return None
-        clips = sum(headers[video.video_id].clips(extractor.spec) for video, _ in group)
-        total += clips * seconds
-    return total / workers
-
-
-def seconds_a_clip(extractor: Extractor, names: Sequence[str], sources: Sources) -> float | None:
+def _seconds_a_clip(extractor: Extractor, names: Sequence[str], sources: Sources) -> float:
     """Seconds of one worker for a clip of the streams ``names``, from the first clips of some of
-    ``sources``; None when none can be read."""
+    ``sources``; NaN when none can be read."""
     step = max(1, len(sources) // TIMED_VIDEOS)
     measured: list[float] = []
     with fixed_threads(CPU_THREADS):  # as in the run itself
         for video, path in [*sources[::step], *sources][: 2 * TIMED_VIDEOS]:
-            try:
+            with suppress(DecodeError):
                 measured.append(_measured(extractor, Task(video, dict.fromkeys(names, path), path)))
-            except DecodeError:
-                continue
             if len(measured) == TIMED_VIDEOS:
                 break
-    return statistics.fmean(measured) if measured else None
+    return statistics.fmean(measured or [math.nan])
 
 
 def _measured(extractor: Extractor, task: Task) -> float:

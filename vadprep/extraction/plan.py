@@ -149,8 +149,15 @@ def resolve_plan(
             settings = {**repeated, **(settings or {})}
         preset, settings = preset or DEFAULT_PRESET, settings or {}
         chosen = _chosen_streams(streams, preset)
-        _check_settings(settings, chosen)
-        _check_limits(max_damage, stall_seconds, shard_size)
+        settable = SETTABLE + (SETTABLE_FLOW if "flow" in chosen else ())
+        if odd := [name for name in settings if name not in settable]:
+            raise ValueError(f"setting {odd[0]!r}: allowed are {', '.join(settable)}")
+        if stall_seconds <= 0:
+            raise ValueError(f"stall_seconds = {stall_seconds}: expected a positive number")
+        if not 0 <= max_damage <= 1:
+            raise ValueError(f"max_damage = {max_damage}: expected a share from 0 to 1")
+        if shard_size is not None and shard_size < 1:
+            raise ValueError(f"shard_size = {shard_size}: expected a whole number above 0")
         _check_saved_flow(chosen, settings, save_flow, flow_from, flow_format)
         place = _place(device, gpus, workers, address)
         share = Share(rank, world_size)
@@ -161,10 +168,12 @@ def resolve_plan(
             stream: load_weights(source, values_of(preset, stream)["graph"])
             for stream, source in sources.items()
         }
-        made = {
-            stream: _spec(out and out / stream, preset, place["device"], found, settings, stream)
-            for stream, found in loaded.items()
-        }
+        made = {}
+        for stream, found in loaded.items():
+            named = (found.name, found.sha256)
+            made[stream] = resolve(preset, place["device"], named, settings, stream)
+            if out and (earlier := read_spec(out / stream)):
+                made[stream] = keep_precision_and_batch(made[stream], earlier, settings)
     reading = None
     if flow_from:
         reading = SavedFlow.open(Path(flow_from).absolute(), made["flow"])
@@ -206,22 +215,6 @@ def _chosen_streams(streams: str | Sequence[str] | None, preset: str) -> tuple[s
         words = ", ".join(map(",".join, STREAM_SETS))
         raise ValueError(f"streams = {','.join(chosen)!r}: allowed are {words}")
     return chosen
-
-
-def _check_settings(settings: Mapping[str, Any], streams: Sequence[str]) -> None:
-    settable = SETTABLE + (SETTABLE_FLOW if "flow" in streams else ())
-    for name in settings:
-        if name not in settable:
-            raise ValueError(f"setting {name!r}: allowed are {', '.join(settable)}")
-
-
-def _check_limits(max_damage: float, stall_seconds: float, shard_size: int | None) -> None:
-    if stall_seconds <= 0:
-        raise ValueError(f"stall_seconds = {stall_seconds}: expected a positive number")
-    if not 0 <= max_damage <= 1:
-        raise ValueError(f"max_damage = {max_damage}: expected a share from 0 to 1")
-    if shard_size is not None and shard_size < 1:
-        raise ValueError(f"shard_size = {shard_size}: expected a whole number above 0")
 
 
 def _check_saved_flow(
@@ -337,20 +330,6 @@ def check_recipe(spec: Spec) -> None:
         TVL1.parse(spec.flow)
 
 
-def _spec(
-    folder: Path | None,
-    preset: str,
-    device: str,
-    weights: Weights,
-    settings: Mapping[str, Any],
-    stream: str,
-) -> Spec:
-    """The preset with the settings of the run, and with precision and batch of ``folder``."""
-    spec = resolve(preset, device, (weights.name, weights.sha256), settings, stream)
-    found = read_spec(folder) if folder else None
-    return keep_precision_and_batch(spec, found, settings) if found else spec
-
-
 def _check_folders(out: Path, specs: Mapping[str, Spec]) -> None:
     """Raise SpecError when ``out`` holds features that those of ``specs`` would not fit."""
     for stream in STREAMS:
@@ -361,15 +340,9 @@ def _check_folders(out: Path, specs: Mapping[str, Spec]) -> None:
             elif found:
                 require_shared(next(iter(specs.values())), found, str(path))
         except SpecError as error:
-            raise SpecError(f"{error}{_or_removed(path)}") from None
-
-
-def _or_removed(path: Path) -> str:
-    """The remedy for a folder without a finished video, such as one of a mistyped command.
-
-    The folder is not given another spec by itself: a run may have read the old one and be about
-    to begin.
-    """
-    found = stream_status(StreamFolder.open(path))
-    is_idle = not found.done and not found.runs
-    return ", or remove that folder: no video in it is done" if is_idle else ""
+            # Such as one of a mistyped command. It is not given another spec by itself: a run may
+            # have read the old one and be about to begin.
+            state = stream_status(StreamFolder.open(path))
+            is_idle = not state.done and not state.runs
+            remedy = ", or remove that folder: no video in it is done" if is_idle else ""
+            raise SpecError(f"{error}{remedy}") from None

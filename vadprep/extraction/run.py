@@ -13,9 +13,9 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +27,9 @@ from vadprep.core.records import Report, Task
 from vadprep.core.resources import installed_version, worker_cores
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import Spec
-from vadprep.data import Manifest, SourceIndex
+from vadprep.data import Manifest, SourceIndex, size_of
 from vadprep.extraction.extractor import make_extractor
 from vadprep.extraction.plan import ExtractionPlan
-from vadprep.extraction.tasks import Tasks
 from vadprep.features.folder import StreamFolder, check_writable, read_spec
 from vadprep.features.lease import Lease, leased
 from vadprep.features.writer import Share, StreamWriter
@@ -65,6 +64,56 @@ class Progress:
 
 
 OnReport = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What a run has to do: the videos that lack a stream, the longest first."""
+
+    tasks: tuple[Task, ...]
+    work: Mapping[str, float]
+    """Id of a video -> its work in ``unit``."""
+    unit: str
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def start(self, specs: Iterable[Spec]) -> Progress:
+        """The progress before the first video."""
+        count, work = len(self), sum(self.work.values())
+        return Progress(tuple(specs), None, count, count, work, work, self.unit)
+
+
+def make_tasks(
+    manifest: Manifest, root: Path, lacking: Mapping[str, tuple[StreamFolder, set[str]]]
+) -> Tasks:
+    """The tasks of the videos of ``manifest``; ``lacking`` has for each stream its folder and the
+    ids that are to be done.
+
+    Work is frames where the manifest has those of all of them, else bytes. Raises ManifestError
+    for a video that is not where its path says, and twice elsewhere.
+    """
+    index, tasks = SourceIndex(root), []
+    for video in manifest.videos:
+        targets = {
+            name: folder.partial_video(folder.plan.places[video.video_id])
+            for name, (folder, ids) in lacking.items()
+            if video.video_id in ids
+        }
+        if targets:
+            try:
+                tasks.append(Task(video, targets, index.find(video)))
+            except DecodeError as error:
+                tasks.append(Task(video, targets, missing=str(error)))
+    unit = "frames" if all(task.video.num_frames for task in tasks) else "bytes"
+    work = {task.video.video_id: _work(task, unit) for task in tasks}
+    return Tasks(tuple(sorted(tasks, key=lambda task: -work[task.video.video_id])), work, unit)
+
+
+def _work(task: Task, unit: str) -> float:
+    if unit == "frames":
+        return float(task.video.num_frames or 0)
+    return float(size_of(task.source)) if task.source else 0.0
 
 
 def in_process(worker: Worker) -> Runner:
@@ -115,32 +164,12 @@ def run_plan(
     with locked_extraction(folders, manifest, root, plan.share) as extraction:
         extraction.recover()
         tasks = extraction.tasks(retry_failed)
-        if not tasks:
-            _tell(on_report, plan.specs, None, tasks, 0, 0.0)
-            return folders
-        _tell(on_report, plan.specs, None, tasks, len(tasks), tasks.work)
-        extraction.run(
-            make_runner(plan),
-            tasks,
-            on_report,
-            device=plan.device,
-            workers=plan.workers,
-            cores=worker_cores(),
-        )
+        if tasks:
+            where = {"device": plan.device, "workers": plan.workers, "cores": worker_cores()}
+            extraction.run(make_runner(plan), tasks, on_report, where)
+        elif on_report:
+            on_report(tasks.start(plan.specs))
     return folders
-
-
-def _tell(
-    on_report: OnReport | None,
-    specs: Sequence[Spec],
-    report: Report | None,
-    tasks: Tasks,
-    videos_left: int,
-    work_left: float,
-) -> None:
-    if on_report:
-        count, work = len(tasks), tasks.work
-        on_report(Progress(tuple(specs), report, count, videos_left, work, work_left, tasks.unit))
 
 
 class Extraction:
@@ -169,47 +198,53 @@ class Extraction:
 
     def tasks(self, retry_failed: bool = False) -> Tasks:
         """What is left to do, the longest video first."""
+        ids = [video.video_id for video in self.manifest.videos]
         lacking = {
-            name: (
-                stream.folder,
-                stream.lacking((video.video_id for video in self.manifest.videos), retry_failed),
-            )
+            name: (stream.folder, stream.lacking(ids, retry_failed))
             for name, stream in self.streams.items()
         }
-        return Tasks(self.manifest, self.root, lacking)
+        return make_tasks(self.manifest, self.root, lacking)
 
     def run(
         self,
         runner: Runner,
         tasks: Tasks,
         on_report: OnReport | None = None,
-        **where: str | int,
+        where: Mapping[str, str | int] | None = None,
     ) -> None:
         """Run ``tasks``, committing each as it is reported and each shard as it is complete.
 
         ``where`` is what the events say of the machine. Raises Stopped when a signal has arrived;
         what is finished stays finished.
         """
-        videos, work = len(tasks), tasks.work
-        specs = [stream.folder.spec for stream in self.streams.values()]
-        about: dict[str, str | int | float] = {
-            "rank": self.share.rank,
-            "world_size": self.share.world_size,
-            "host": socket.gethostname(),
-            "process": os.getpid(),
-            "videos_left": videos,
-            "work_left": work,
-            "unit": tasks.unit,
-        }
+        progress = tasks.start(stream.folder.spec for stream in self.streams.values())
         for stream in self.streams.values():
-            stream.begin(**about, **where)
+            stream.begin(
+                rank=self.share.rank,
+                world_size=self.share.world_size,
+                host=socket.gethostname(),
+                process=os.getpid(),
+                videos_left=progress.videos_left,
+                work_left=progress.work_left,
+                unit=tasks.unit,
+                **(where or {}),
+            )
+        if on_report:
+            on_report(progress)
         try:
-            with closing(runner(tasks, self._start)) as reports:
+            with closing(runner(tasks.tasks, self._start)) as reports:
                 for report in reports:
-                    videos, work = videos - 1, work - tasks.work_of(report.video_id)
+                    progress = replace(
+                        progress,
+                        report=report,
+                        videos_left=progress.videos_left - 1,
+                        work_left=progress.work_left - tasks.work[report.video_id],
+                    )
+                    left = {"videos_left": progress.videos_left, "work_left": progress.work_left}
                     for stream in self._streams_of(report.video_id):
-                        stream.commit(report, videos_left=videos, work_left=work)
-                    _tell(on_report, specs, report, tasks, videos, work)
+                        stream.commit(report, **left)
+                    if on_report:
+                        on_report(progress)
                     check_stop()
         finally:  # nothing half written stays behind
             for stream in self.streams.values():
@@ -294,7 +329,6 @@ def _gpu_name() -> str:
 
 
 def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

@@ -55,17 +55,21 @@ class Workload:
     def hand_out(self, loads: Sequence[L]) -> tuple[L, Task] | None:
         """The next task and who gets it, of ``loads``; None when nothing can be given now."""
         if self._suspects and loads and not any(load.is_alone for load in loads):
-            quiet = min(loads, key=_videos)
+            quiet = min(loads, key=lambda load: len(load.tasks))
             if not quiet.tasks:
                 quiet.is_alone = True
-                return _given(quiet, self._suspects.popleft())
+                quiet.tasks.append(self._suspects.popleft())
+                return quiet, quiet.tasks[0]
             loads = [load for load in loads if load is not quiet]  # it is to become quiet
-        free = [load for load in loads if not load.is_alone and _videos(load) < load.limit]
-        task = self._next() if free else None
-        return _given(min(free, key=_videos), task) if task else None
-
-    def _next(self) -> Task | None:
-        return self._again.popleft() if self._again else next(self._new, None)
+        free = [load for load in loads if not load.is_alone and len(load.tasks) < load.limit]
+        if not free:
+            return None
+        task = self._again.popleft() if self._again else next(self._new, None)
+        if task is None:
+            return None
+        chosen = min(free, key=lambda load: len(load.tasks))
+        chosen.tasks.append(task)
+        return chosen, task
 
     def reported(self, load: Load, task: Task) -> None:
         """``task`` is done, for good or bad."""
@@ -85,23 +89,14 @@ class Workload:
         counted = list(zip(tasks, deaths, strict=True))
         self._again.extendleft(task for task, count in reversed(counted) if not count)
         self._suspects += [task for task, count in counted if 0 < count < WORKER_ATTEMPTS]
-        given_up = [_skipped(task) for task, count in counted if count >= WORKER_ATTEMPTS]
+        reason = f"{WORKER_ATTEMPTS} workers died over it; run again, with more memory?"
+        given_up = [
+            Report(task.video.video_id, SKIPPED, reason)
+            for task, count in counted
+            if count >= WORKER_ATTEMPTS
+        ]
         self.unfinished -= len(given_up)
         return given_up
-
-
-def _videos(load: Load) -> int:
-    return len(load.tasks)
-
-
-def _given(load: L, task: Task) -> tuple[L, Task]:
-    load.tasks.append(task)
-    return load, task
-
-
-def _skipped(task: Task) -> Report:
-    reason = f"{WORKER_ATTEMPTS} workers died over it; run again, with more memory?"
-    return Report(task.video.video_id, SKIPPED, reason)
 
 
 def most_videos(cores: int, free_bytes: int, workers: int) -> int:

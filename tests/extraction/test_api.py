@@ -1,0 +1,156 @@
+"""The Python API of extraction: what may be named as videos, and the same numbers everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.commands import without_network
+from support.videos import write_images, write_video
+
+from vadprep.core.errors import DecodeError, ManifestError, SettingError, SpecError
+from vadprep.data.manifest import read_manifest
+from vadprep.extraction import extract, extract_video, resolve_plan
+from vadprep.features.journal import read_rows
+
+CHEAP = {"weights": "random:0", "workers": 1, "device": "cpu", "settings": {"fps": "native"}}
+BOTH = {"streams": "rgb,flow", "settings": {"fps": "native"}, "weights": "random:0"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cheap():
+    with without_network():
+        yield
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "b").mkdir()
+    write_video(folder / "a.mp4", 40)
+    write_video(folder / "b" / "c.mp4", 56)
+    return folder
+
+
+def test_videos_are_a_folder_a_file_a_list_a_table_or_a_manifest(videos, tmp_path, monkeypatch):
+    table = tmp_path / "mine.csv"
+    table.write_text("video_id,path\nfirst,a.mp4\nsecond,b/c.mp4\n")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for name, source, root in (
+        ("folder", videos, None),
+        ("file", str(videos / "a.mp4"), None),
+        ("list", [videos / "b" / "c.mp4", str(videos / "a.mp4")], None),
+        ("table", table, videos),
+        ("manifest", read_manifest(table), videos),
+    ):
+        with extract(source, name, root=root, **CHEAP) as features:
+            found[name] = sorted(features)
+    assert found == {
+        "folder": ["a.mp4", "b/c.mp4"],
+        "file": ["a.mp4"],
+        "list": ["a.mp4", "b/c.mp4"],
+        "table": ["first", "second"],
+        "manifest": ["first", "second"],
+    }
+    with extract(table, root=videos, **CHEAP) as features:
+        assert len(features) == 2 and (tmp_path / "features" / "mine" / "rgb").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (None, "one of videos and dataset"),
+        ([], "the list of videos is empty"),
+        (["/no/such.mp4"], "/no/such.mp4: no such file"),
+        ("/no/such", "/no/such: no such folder"),
+    ],
+)
+def test_videos_that_are_not_there(source, words, tmp_path):
+    with pytest.raises(ManifestError, match=words):
+        extract(source, tmp_path / "f", **CHEAP)
+
+
+def test_a_video_in_memory_has_the_numbers_of_the_folder(videos, tmp_path):
+    video = extract_video(videos / "a.mp4", device="cpu", **BOTH)
+    with extract(videos, tmp_path / "f", workers=1, device="cpu", **BOTH) as features:
+        stored = features["a.mp4"]
+        for ours, theirs in ((video.rgb, stored.rgb), (video.flow, stored.flow)):
+            assert ours.dtype == theirs.dtype == np.float16 and ours.any()
+            assert ours.tobytes() == theirs.tobytes()
+        assert video.spans.tolist() == stored.spans.tolist()
+        assert (video.fps, video.num_frames) == (stored.fps, stored.num_frames) == (25, 40)
+        assert {name: spec.hash for name, spec in video.specs.items()} == {
+            name: spec.hash for name, spec in features.specs.items()
+        }
+    assert extract_video(videos / "a.mp4", **{**CHEAP_VIDEO, "streams": "rgb"}).flow is None
+
+
+CHEAP_VIDEO = {"weights": "random:0", "device": "cpu", "settings": {"fps": "native"}}
+
+
+def test_a_folder_of_frames_in_memory_takes_its_frame_rate(tmp_path):
+    frames = write_images(tmp_path / "frames", 40)
+    assert extract_video(frames, **CHEAP_VIDEO).fps is None
+    assert extract_video(frames, fps=10.0, **CHEAP_VIDEO).fps == 10
+
+
+def test_a_video_that_cannot_be_read_is_raised_from_memory(tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(b"\0" * 999)
+    with pytest.raises(DecodeError, match=r"bad\.mp4") as found:
+        extract_video(tmp_path / "bad.mp4", **CHEAP_VIDEO)
+    assert found.value.kind == "unreadable"
+    with pytest.raises(DecodeError, match="no such file"):
+        extract_video(tmp_path / "none.mp4", **CHEAP_VIDEO)
+
+
+def test_progress_is_reported_at_the_start_and_after_each_video(videos, tmp_path):
+    seen = []
+    extract(videos, tmp_path / "f", on_report=seen.append, **CHEAP).close()
+    assert [each.videos_left for each in seen] == [2, 1, 0]
+    assert [each.report and each.report.video_id for each in seen] == [None, "b/c.mp4", "a.mp4"]
+    assert seen[0].work == seen[0].work_left > seen[1].work_left > seen[2].work_left == 0
+    seen.clear()
+    extract(videos, tmp_path / "f", on_report=seen.append, **CHEAP).close()
+    assert [(each.videos, each.videos_left) for each in seen] == [(0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"preset": "best"}, "preset = 'best': allowed are"),
+        ({"streams": "both"}, "allowed are rgb, flow, rgb,flow"),
+        ({"settings": {"colour": 1}}, "setting 'colour': allowed are"),
+        ({"device": "tpu"}, "allowed are cpu, cuda"),
+        ({"rank": 2, "world_size": 2}, "ranks run from 0"),
+        ({"shard_size": 0}, "shard_size = 0"),
+        ({"flow_format": "hdf5"}, "--flow-format goes with --save-flow"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_a_value_error(options, words, videos, tmp_path):
+    with pytest.raises(SettingError, match=words) as found:
+        extract(videos, tmp_path / "f", **{**CHEAP, **options})
+    assert isinstance(found.value, ValueError) and not (tmp_path / "f").exists()
+
+
+def test_specs_are_repeated_and_their_random_weights_with_them(videos, tmp_path):
+    settings = {"fps": "10", "crops": 5, "tail": "xd"}
+    first = {"streams": "rgb,flow", "settings": settings, "weights": "random:3", "workers": 1}
+    with extract(videos, tmp_path / "one", device="cpu", **first) as features:
+        specs = features.specs
+    plan = resolve_plan(tmp_path / "two", specs=specs, device="cpu")
+    assert {spec.stream: spec.hash for spec in plan.specs} == {
+        name: spec.hash for name, spec in specs.items()
+    }
+    with pytest.raises(SpecError, match="weights_sha256"):
+        resolve_plan(tmp_path / "one", specs=specs, weights="random:4", device="cpu")
+
+
+def test_weights_are_read_once_in_one_process(videos, tmp_path, monkeypatch):
+    from vadprep.extraction import plan
+
+    calls, real = [], plan.load_weights
+    monkeypatch.setattr(plan, "load_weights", lambda *given: calls.append(given) or real(*given))
+    extract(videos / "a.mp4", tmp_path / "f", **CHEAP).close()
+    assert len(calls) == 1 and len(read_rows(tmp_path / "f" / "rgb")) == 1
