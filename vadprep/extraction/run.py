@@ -165,7 +165,11 @@ def run_plan(
         extraction.recover()
         tasks = extraction.tasks(retry_failed)
         if tasks:
-            where = {"device": plan.device, "workers": plan.workers, "cores": worker_cores()}
+            where: dict[str, str | int] = {
+                "device": plan.device,
+                "workers": plan.workers,
+                "cores": worker_cores(),
+            }
             extraction.run(make_runner(plan), tasks, on_report, where)
         elif on_report:
             on_report(tasks.start(plan.specs))
