@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from support.standin import StandIn, numbers_of, standin_branch, standin_extractor, standin_spec
-from support.videos import damage, numbered_frame, truncate, write_audio, write_video
+from support.videos import damage, truncate, write_audio, write_images, write_video
 
 from vadprep.core.clips import CLIP_LENGTH, Resampling
 from vadprep.core.errors import OutOfMemory, OutputError
@@ -50,13 +50,6 @@ def features(stored: StoredVideo) -> np.ndarray:
 def shown(stored: StoredVideo, crop: int = 0) -> list[list[int]]:
     """Numbers of the frames behind each snippet."""
     return [numbers_of(snippet) for snippet in features(stored)[:, crop]]
-
-
-def write_images(folder: Path, count: int) -> Path:
-    folder.mkdir()
-    for number in range(count):
-        Image.fromarray(numbered_frame(number)).save(folder / f"{number}.png")
-    return folder
 
 
 # ---------------------------------------------------------------- which frames make which snippet

@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 GRID = 4
 
@@ -134,3 +135,11 @@ def truncate(path: Path, fraction: float) -> Path:
     """The same file cut off at a fraction of its length."""
     path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
     return path
+
+
+def write_images(folder: Path, count: int) -> Path:
+    """A folder of numbered frames, without a frame rate."""
+    folder.mkdir()
+    for number in range(count):
+        Image.fromarray(numbered_frame(number)).save(folder / f"{number}.png")
+    return folder
