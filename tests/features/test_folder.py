@@ -108,7 +108,7 @@ def test_a_plan_whose_growing_was_cut_short_is_read_without_the_addition(tmp_pat
     first = path.read_bytes()
     grow_plan(path, GROWN, 3)
     second = path.read_bytes()
-    old = csv_bytes(read_table(path)[len(ODD_IDS) + 1 :], "\r\n")
+    old = csv_bytes([*read_table(path)][len(ODD_IDS) + 1 :], "\r\n")
     for size in range(0, len(old), 5):
         path.write_bytes(first + old[:size])
         assert list(read_plan(path).places) == list(ODD_IDS), size

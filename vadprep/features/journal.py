@@ -14,7 +14,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field, fields
 from operator import itemgetter
 from pathlib import Path
@@ -58,10 +58,6 @@ class Row:
 
 COLUMNS = tuple(each.name for each in fields(Row))
 """Folders of before have more columns, which are not read."""
-
-_CONVERTERS: list[Callable[[str], Any]] = [
-    {"str": str, "int": int, "float": float}[str(each.type)] for each in fields(Row)
-]
 
 
 def row_of(stored: StoredVideo, shard: int) -> Row:
@@ -168,12 +164,14 @@ def read_rows(folder: Path) -> dict[str, Row]:
 def rows_in(path: Path) -> Iterator[Row]:
     """The rows of one rank in order; raises FeaturesError at a damaged one."""
     try:
-        header, *rows = read_table(path)
-        cells = itemgetter(*map(header.index, COLUMNS))
-        for row in rows:
+        rows = read_table(path)
+        cells = itemgetter(*map(next(rows, []).index, COLUMNS))
+        for row in map(cells, rows):
+            name, shard, status, clips, frames, repaired, fps, decoder, checksum, reason, at = row
             yield Row(
-                *(convert(each) for convert, each in zip(_CONVERTERS, cells(row), strict=True))
-            )
+                name, int(shard), status, int(clips), int(frames), int(repaired), float(fps),
+                decoder, checksum, reason, float(at),
+            )  # fmt: skip
     except (IndexError, ValueError, csv.Error) as error:
         raise FeaturesError(
             f"{path}: damaged ({error!r}): remove it, and extract makes it again from the shards"

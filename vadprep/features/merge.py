@@ -1,4 +1,4 @@
-"""Feature folders -> a new one: shards of another size, or several folders joined.
+"""Feature folders -> a new one: several folders joined, or one with shards of another size.
 
 Finished videos, done or failed, are copied as they are, shard by shard, and every checksum is
 compared on the way. The sources are only read. A video that no source has finished stays in the
@@ -7,11 +7,10 @@ plan, so that extract can go on in the new folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from vadprep.core.atomic import remove_stale
 from vadprep.core.errors import FeaturesError, SpecError
@@ -48,79 +47,106 @@ def merge(
     """Copy the features in ``sources`` into ``out``/rgb, ``out``/flow: the folders it makes.
 
     ``shard_size`` is in videos, by default that of the first source. A video that is in several
-    sources is taken once. ``progress`` learns how many videos are settled, and of how many. The
-    same call goes on after any stop. Raises FeaturesError when a source holds no features, when
-    two sources have different features of one video, or when ``out`` is a source or holds
-    something else; SpecError when specs differ; ShardError at damage; OutputError when the disk
-    refuses; LeaseError when another run works in ``out``; Stopped at a signal.
+    sources is taken once. ``progress`` is called with the number of videos that are copied, and
+    of all. The same call goes on after any stop. Raises FeaturesError when a source holds no
+    features, when two sources have different features of one video, or when ``out`` is a source
+    or holds something else; SpecError when specs differ; ShardError at damage; OutputError when
+    the disk refuses; LeaseError when another run works in ``out``; Stopped at a signal.
     """
-    out = Path(out)
     with ExitStack() as stack:
         readers: dict[str, list[StreamReader]] = {}
         for source in sources:
             for stream, folder in required_folders(as_path(source)).items():
                 reader = stack.enter_context(closing(StreamReader(folder)))
                 readers.setdefault(stream, []).append(reader)
-        _check_specs([reader.folder for each in readers.values() for reader in each])
-        parts = [_part(out / stream, each, shard_size) for stream, each in readers.items()]
-        check_writable(out)
+        _check_specs(readers)
+        parts = [_Stream(Path(out) / name, each, shard_size) for name, each in readers.items()]
+        check_writable(Path(out))
+        total, done = sum(len(part.origins) for part in parts), 0
+
+        def copied(videos: int) -> None:
+            nonlocal done
+            done += videos
+            progress(done, max(done, total))
+            check_stop()
+
         with stop_on_signals(GO_ON):
-            total, done, folders = sum(len(part.origins) for part in parts), 0, []
-            for part in parts:
-                folders.append(_prepared(part))
-                with leased(part.path, 0, 1, request_stop) as lease:
-                    copying = _Copy(part, StreamWriter(folders[-1], lease=lease))
-                    for number in range(len(folders[-1].plan.shards)):
-                        lease.check()
-                        done += copying.copy(number)
-                        progress(done, max(done, total))
-                        check_stop()
-    return folders
+            return [part.copy(copied) for part in parts]
 
 
-def _check_specs(folders: Sequence[StreamFolder]) -> None:
+def _check_specs(readers: dict[str, list[StreamReader]]) -> None:
     """Raise SpecError unless all folders of a stream have one spec, and the streams fit."""
-    first: dict[str, StreamFolder] = {}
-    for folder in folders:
-        other = first.setdefault(folder.spec.stream, folder)
-        lines = [] if other is folder else differences(other.spec, folder.spec)
-        if lines:
-            raise SpecError(
-                f"{other.path} and {folder.path} hold features of different specs: "
-                f"{'; '.join(lines)}. Only features of one spec can be joined"
-            )
-    if len(first) == len(STREAMS):
-        rgb, flow = (first[stream] for stream in STREAMS)
+    for each in readers.values():
+        for a, b in pairwise(reader.folder for reader in each):
+            if lines := differences(a.spec, b.spec):
+                raise SpecError(
+                    f"{a.path} and {b.path} hold features of different specs: {'; '.join(lines)}. "
+                    "Only features of one spec can be joined"
+                )
+    if len(readers) == len(STREAMS):
+        rgb, flow = (readers[stream][0].folder for stream in STREAMS)
         require_shared(rgb.spec, flow.spec, str(flow.path))
 
 
-# ---------------------------------------------------------------- which video comes from where
+class _Stream:
+    """One stream of the new folder, checked when it is made, written by ``copy``."""
 
+    def __init__(self, path: Path, readers: Sequence[StreamReader], shard_size: int | None) -> None:
+        self.path, self.readers = path, readers
+        self.shard_size = shard_size or read_shard_size(readers[0].folder.path)
+        found = {str(each.folder.path.resolve()): each.folder.path for each in readers}
+        self.provenance = {"repacked": {name: read_provenance(at) for name, at in found.items()}}
+        self.origins = _origins(readers)
+        """Video id -> the folder it is taken from."""
+        if str(path.resolve()) in found:
+            raise FeaturesError(f"{path}: its features are to be read: choose another --out")
+        made = read_provenance(path), read_shard_size(path)
+        if read_spec(path) and made != (self.provenance, self.shard_size):
+            raise FeaturesError(
+                f"{path}: holds features that were not made of {', '.join(found)} with "
+                f"--shard-size {self.shard_size}: choose another --out"
+            )
 
-@dataclass(frozen=True)
-class _Part:
-    """One stream of the new folder, as it is to be."""
+    def copy(self, copied: Callable[[int], None]) -> StreamFolder:
+        """Bring every shard as far as the sources are; ``copied`` gets its number of videos.
 
-    path: Path
-    readers: Sequence[StreamReader]
-    origins: Mapping[str, StreamReader]
-    """Video id -> the folder it is taken from."""
-    shard_size: int
-    provenance: Mapping[str, Any]
-
-
-def _part(path: Path, readers: Sequence[StreamReader], shard_size: int | None) -> _Part:
-    shard_size = shard_size or read_shard_size(readers[0].folder.path)
-    found = {str(each.folder.path.resolve()): each.folder.path for each in readers}
-    origin = {"repacked": {name: read_provenance(source) for name, source in found.items()}}
-    if str(path.resolve()) in found:
-        raise FeaturesError(f"{path}: its features are to be read: choose another --out")
-    if read_spec(path) and (read_provenance(path), read_shard_size(path)) != (origin, shard_size):
-        raise FeaturesError(
-            f"{path}: holds features that were not made of {', '.join(found)} with --shard-size "
-            f"{shard_size}: choose another --out"
+        What is in the new folder already, from an earlier call or from extract, stays.
+        """
+        spec = self.readers[0].folder.spec
+        folder = StreamFolder.prepare(
+            self.path, spec, list(self.origins), self.shard_size, self.provenance
         )
-    return _Part(path, readers, _origins(readers), shard_size, origin)
+        times = {
+            video_id: row.time
+            for reader in self.readers
+            for video_id, row in read_rows(reader.folder.path).items()
+            if self.origins.get(video_id) is reader
+        }
+        with leased(self.path, 0, 1, request_stop) as lease:
+            writer = StreamWriter(folder, lease=lease)
+            for path in (self.path.parent, self.path, self.path / "shards"):
+                remove_stale(path)
+            for shard, ids in enumerate(folder.plan.shards):
+                lease.check()
+                remove_stale(folder.partial(shard))
+                self._finish(writer, shard)
+                for position, video_id in enumerate(ids):
+                    if video_id not in writer.rows and writer.is_finished(Place(shard, position)):
+                        if origin := self.origins.get(video_id):
+                            file = str(origin.location(video_id)[0])
+                            writer.journal.event("copied", video_id, shard=shard, source=file)
+                        writer.record(video_id, times.get(video_id))
+                copied(len(ids))
+        return folder
+
+    def _finish(self, writer: StreamWriter, shard: int) -> None:
+        found = {}
+        if not writer.folder.shard(shard).exists():
+            for video_id in writer.folder.plan.shards[shard]:
+                origin = self.origins.get(video_id)  # extract may have planned more since
+                if origin and (video := _finished(origin, video_id)):
+                    found[video_id] = video
+        writer.finish(shard, found)
 
 
 def _origins(readers: Sequence[StreamReader]) -> dict[str, StreamReader]:
@@ -132,16 +158,15 @@ def _origins(readers: Sequence[StreamReader]) -> dict[str, StreamReader]:
     origins: dict[str, StreamReader] = {}
     different = []
     for reader in readers:
-        for video_id in reader.planned():
+        for video_id in reader.folder.plan.places:
             other = origins.setdefault(video_id, reader)
             if other is not reader:
                 ours, theirs = _finished(other, video_id), _finished(reader, video_id)
-                if _worth(theirs) > _worth(ours):
+                if theirs and (ours is None or theirs.is_done > ours.is_done):
                     origins[video_id] = reader
-                if _differ(ours, theirs):
-                    different.append(
-                        f"{video_id!r} in {other.folder.path} and {reader.folder.path}"
-                    )
+                if ours and theirs and _differ(ours, theirs):
+                    paths = f"{other.folder.path} and {reader.folder.path}"
+                    different.append(f"{video_id!r} in {paths}")
     if different:
         more = f" and {len(different) - NAMED} more" if len(different) > NAMED else ""
         raise FeaturesError(
@@ -152,72 +177,11 @@ def _origins(readers: Sequence[StreamReader]) -> dict[str, StreamReader]:
 
 
 def _finished(reader: StreamReader, video_id: str) -> StoredVideo | None:
-    """The video as a record that holds no file open; None when it is not finished."""
-    if not reader.is_finished(video_id):
-        return None
-    video = reader.stored(video_id)
-    return replace(video, blocks=lambda: reader.stored(video_id).blocks())
+    return reader.stored(video_id) if reader.is_finished(video_id) else None
 
 
-def _worth(video: StoredVideo | None) -> int:
-    return 0 if video is None else 1 + video.is_done
-
-
-def _differ(a: StoredVideo | None, b: StoredVideo | None) -> bool:
-    """True when both are done with other features or spans, which their checksums tell."""
-    if a is None or b is None or not (a.is_done and b.is_done):
-        return False
+def _differ(a: StoredVideo, b: StoredVideo) -> bool:
+    """True when both are done with other features or spans, by their checksums."""
     names = ("features_crc32", "spans_crc32")
-    same = all(a.attributes[name] == b.attributes[name] for name in names)
-    return not same or (a.shape, a.dtype) != (b.shape, b.dtype)
-
-
-# ---------------------------------------------------------------- copying
-
-
-def _prepared(part: _Part) -> StreamFolder:
-    spec, provenance = part.readers[0].folder.spec, dict(part.provenance)
-    return StreamFolder.prepare(part.path, spec, list(part.origins), part.shard_size, provenance)
-
-
-class _Copy:
-    """Writes one stream of the new folder; the numbers of a video are copied in blocks."""
-
-    def __init__(self, part: _Part, writer: StreamWriter) -> None:
-        self.origins = part.origins
-        self.writer = writer
-        for path in (part.path.parent, part.path, part.path / "shards"):
-            remove_stale(path)
-        self._times = {
-            video_id: row.time
-            for reader in part.readers
-            for video_id, row in read_rows(reader.folder.path).items()
-            if part.origins.get(video_id) is reader
-        }
-
-    def copy(self, shard: int) -> int:
-        """Bring a shard as far as the sources are; returns the number of its videos.
-
-        What is in the new folder already, from an earlier call or from extract, stays.
-        """
-        ids, folder = self.writer.folder.plan.shards[shard], self.writer.folder
-        remove_stale(folder.partial(shard))
-        if not folder.shard(shard).exists():
-            found = {
-                each: _finished(self.origins[each], each) for each in ids if each in self.origins
-            }
-            videos = {each: video for each, video in found.items() if video is not None}
-            self.writer.finish(shard, videos)
-        else:
-            self.writer.finish(shard)
-        for position, video_id in enumerate(ids):
-            if video_id not in self.writer.rows and self.writer.is_finished(Place(shard, position)):
-                self._record(video_id, shard)
-        return len(ids)
-
-    def _record(self, video_id: str, shard: int) -> None:
-        origin = self.origins.get(video_id)  # extract may have planned more since
-        if origin:
-            file = str(origin.location(video_id)[0])
-            self.writer.journal.event("copied", video_id, shard=shard, source=file)
-        self.writer.record(video_id, self._times.get(video_id))
+    same = all(a.attributes.get(name) == b.attributes.get(name) for name in names)
+    return a.is_done and b.is_done and (not same or (a.shape, a.dtype) != (b.shape, b.dtype))

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import FeaturesError
@@ -20,8 +21,7 @@ at the same time: so a reader takes an addition whole or not at all. Older folde
 two columns only, and additions that a kill has cut short."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Place of a video: the number of its shard and its position (group) in it."""
 
     shard: int

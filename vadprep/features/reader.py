@@ -41,24 +41,21 @@ class StreamReader:
         self._process = os.getpid()
 
     def ids(self) -> list[str]:
-        """Ids of the videos that are done, in the order of the plan."""
+        """Ids of the videos that are done, in the order of the plan.
+
+        The files are asked where the journal has no row: a copied folder, or a kill just then.
+        """
         rows = read_rows(self.folder.path)
-        return [
-            video_id
-            for video_id in self.planned()
-            if (rows[video_id].is_done if video_id in rows else self._is_done(video_id))
-        ]
 
-    def _is_done(self, video_id: str) -> bool:
-        """Ask the files, where the journal has no row (a copied folder, or a kill just then)."""
-        return self.is_finished(video_id) and self.stored(video_id).is_done
+        def is_done(video_id: str) -> bool:
+            if video_id in rows:
+                return rows[video_id].is_done
+            return self.is_finished(video_id) and self.stored(video_id).is_done
 
-    def planned(self) -> list[str]:
-        """Ids of all videos of the plan, finished or not, in its order."""
-        return list(self.folder.plan.places)
+        return [video_id for video_id in self.folder.plan.places if is_done(video_id)]
 
     def location(self, video_id: str) -> tuple[Path, str]:
-        """File and group of a planned video; the file is not there before it is finished."""
+        """File and group of a planned video; the file is missing before it is finished."""
         return self.folder.location(self.folder.plan.places[video_id])
 
     def is_finished(self, video_id: str) -> bool:
@@ -86,20 +83,17 @@ class StreamReader:
             self._open, self._process = OrderedDict(), os.getpid()
         path, group = self.location(video_id)
         if path not in self._open:
-            self._open[path] = self._opened(path)
+            shard = Shard(path)
+            try:
+                require_equal(self.folder.spec, shard.spec, str(path))
+            except SpecError:
+                shard.close()
+                raise
+            self._open[path] = shard
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(path)
         return self._open[path], group
-
-    def _opened(self, path: Path) -> Shard:
-        shard = Shard(path)
-        try:
-            require_equal(self.folder.spec, shard.spec, str(path))
-        except SpecError:
-            shard.close()
-            raise
-        return shard
 
     def close(self) -> None:
         """Close the files this process opened."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import io
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,14 +29,6 @@ BLOCK_BYTES = 64 << 10
 """What fsspec fetches at a time of a file's metadata, and keeps: MOST_BLOCKS of each file."""
 
 MOST_BLOCKS = 64
-
-FAILURES = {
-    "fsspec.exceptions": ("FSTimeoutError",),
-    "asyncio": ("TimeoutError",),
-    "aiohttp": ("ClientError",),
-    "botocore.exceptions": ("BotoCoreError", "ClientError"),
-}
-"""What fsspec's file systems raise beside OSError, by the module that is loaded if it does."""
 
 BUSY = (408, 429)
 """Status of a server that is to be asked again."""
@@ -100,7 +91,7 @@ class RemotePath:
         """Names in this folder as it was when first listed; none when there is no such folder."""
         if self.url not in self._known:
             try:
-                listed = self.ask(_listed)
+                listed = self.request(_listed)
             except (FileNotFoundError, NotADirectoryError):
                 listed = []
             self._known[self.url] = {each.rstrip("/").rpartition("/")[2] for each in listed}
@@ -115,7 +106,7 @@ class RemotePath:
         return itertools.takewhile(RemotePath.exists, numbered)
 
     def read_bytes(self) -> bytes:
-        content: bytes = self.ask(lambda system, path: system.cat_file(path))
+        content: bytes = self.request(lambda system, path: system.cat_file(path))
         return content
 
     def read_text(self) -> str:
@@ -127,7 +118,9 @@ class RemotePath:
 
     def read_range(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of the file; nothing more is fetched."""
-        content: bytes = self.ask(lambda system, path: system.cat_file(path, start=start, end=stop))
+        content: bytes = self.request(
+            lambda system, path: system.cat_file(path, start=start, end=stop)
+        )
         if len(content) != stop - start:
             raise FeaturesError(
                 f"{self}: {len(content)} bytes came where bytes {start} to {stop} were asked for: "
@@ -135,15 +128,15 @@ class RemotePath:
             )
         return content
 
-    def ask(self, request: Callable[[Any, str], T]) -> T:
-        """What ``request(file system, path)`` gives; a failure of the network is tried again."""
+    def request(self, call: Callable[[Any, str], T]) -> T:
+        """What ``call(file system, path)`` gives; a failure of the network is tried again."""
         system, path = _file_system(self.url)
         for wait in (*WAITS, None):
             try:
-                return request(system, path)
+                return call(system, path)
             except (FileNotFoundError, NotADirectoryError):
                 raise
-            except _failures() as error:
+            except Exception as error:  # those of fsspec's file systems have no common family
                 if wait is None or _is_refusal(error):
                     reason = " ".join(str(error).split()) or type(error).__name__
                     raise FeaturesError(
@@ -202,15 +195,6 @@ def _listed(system: Any, path: str) -> list[str]:
     return names
 
 
-def _failures() -> tuple[type[BaseException], ...]:
-    found = [
-        getattr(sys.modules.get(module), name, OSError)
-        for module, names in FAILURES.items()
-        for name in names
-    ]
-    return (OSError, *found)
-
-
 def _is_refusal(error: BaseException) -> bool:
     """True when asking again will not help: no right to read, or a request that is none."""
     status = getattr(error, "status", 500)
@@ -247,7 +231,7 @@ class RemoteFile(io.RawIOBase):
         self.path = path
         if not path.lists and not path.exists():
             raise FileNotFoundError(path.url)
-        self._file = path.ask(_open)
+        self._file = path.request(_open)
         if not self._file.seekable():
             raise FeaturesError(f"{path}: the server gives whole files only: download the folder")
 
@@ -275,7 +259,9 @@ class RemoteFile(io.RawIOBase):
             return content
 
         is_large = len(buffer) > BLOCK_BYTES
-        content = self.path.read_range(at, at + len(buffer)) if is_large else self.path.ask(cached)
+        content = (
+            self.path.read_range(at, at + len(buffer)) if is_large else self.path.request(cached)
+        )
         buffer[: len(content)] = content
         return len(content)
 

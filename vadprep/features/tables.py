@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vadprep.core.atomic import disk_errors
@@ -22,11 +22,11 @@ def csv_bytes(rows: Iterable[Iterable[object]], end: str = "\n") -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def read_table(path: Path) -> list[list[str]]:
+def read_table(path: Path) -> Iterator[list[str]]:
     """The header and all whole rows of a table; raises csv.Error when it is no such table."""
     content = path.read_bytes()
     text = content[: whole_size(content)].decode("utf-8", "surrogateescape")
-    return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    return csv.reader(io.StringIO(text, newline=""), strict=True)
 
 
 def whole_size(content: bytes) -> int:

@@ -48,64 +48,51 @@ def verify_stream(folder: StreamFolder) -> Verification:
     rows = read_rows(folder.path)
     unusable = dict(_unusable_shards(folder))
     problems = list(unusable.values())
-    sound: list[StoredVideo] = []
+    done: list[StoredVideo] = []
     with closing(StreamReader(folder)) as reader:
         for video_id, place in folder.plan.places.items():
             path, _ = folder.location(place)
             if path in unusable:
                 continue
-            row = rows.get(video_id)
-            if row is None:
+            if video_id not in rows:
                 problems.append(f"{video_id!r}: not extracted yet; run the same extract again")
                 continue
             try:
-                sound += _sound(reader, row, dim=sound[0].shape[2] if sound else None)
+                stored = reader.stored(video_id)
+                _check(stored, rows[video_id], folder.spec, done[0].shape[2] if done else None)
+                done += [stored] if stored.is_done else []
             except (ShardError, SpecError) as error:  # names its file
                 problems.append(str(error))
             except (VadprepError, ValueError) as error:
-                problems.append(f"{path}: {error}")
-    clips = sum(video.shape[0] for video in sound)
-    size = sum(math.prod(video.shape) * np.dtype(video.dtype).itemsize for video in sound)
-    return Verification(folder.path, len(sound), clips, size, tuple(problems))
+                problems.append(f"{path}: {video_id!r}: {error}")
+    clips = sum(video.shape[0] for video in done)
+    size = sum(math.prod(video.shape) * np.dtype(video.dtype).itemsize for video in done)
+    return Verification(folder.path, len(done), clips, size, tuple(problems))
 
 
-def _sound(reader: StreamReader, row: Row, dim: int | None) -> list[StoredVideo]:
-    """The video of ``row``, read through, without its numbers; nothing for a failed one."""
-    stored = reader.stored(row.video_id)
+def _check(stored: StoredVideo, row: Row, spec: Spec, dim: int | None) -> None:
+    """Raise FeaturesError or ValueError for the first thing that is wrong with a video."""
     if stored.is_done != row.is_done:
-        raise FeaturesError(f"{row.video_id!r}: manifest and shard disagree on its status")
+        raise FeaturesError("manifest and shard disagree on its status")
     if not stored.is_done:
-        return []
-    _check_form(stored, reader.folder.spec, dim)
-    _check_video(stored, row)
-    return [StoredVideo({}, stored.shape, stored.dtype)]
-
-
-def _check_form(stored: StoredVideo, spec: Spec, dim: int | None) -> None:
-    """Raise FeaturesError unless crops and number type are the spec's, and ``dim`` fits."""
+        return
     for name, found, expected in (
         ("crops", stored.shape[1], spec.crops),
         ("dtype", stored.dtype, spec.dtype),
         ("dimension", stored.shape[2], dim),
     ):
         if found != expected and expected not in (None, UNKNOWN):
-            raise FeaturesError(
-                f"{stored.video_id!r}, features: {name} {found}, expected {expected}: {REMEDY}"
-            )
-
-
-def _check_video(stored: StoredVideo, row: Row) -> None:
-    where = f"{stored.video_id!r}"
+            raise FeaturesError(f"features: {name} {found}, expected {expected}: {REMEDY}")
     checksum, finite = 0, True
     for block in stored.blocks():
         checksum = crc32(block, checksum)
         finite = finite and bool(np.isfinite(block).all())
     if checksum != stored.attributes["features_crc32"]:
-        raise FeaturesError(f"{where}, features: checksum differs: {REMEDY}")
+        raise FeaturesError(f"features: checksum differs: {REMEDY}")
     if f"{checksum:08x}" != row.checksum or stored.shape[0] != row.num_clips:
-        raise FeaturesError(f"{where}: the row in manifest-*.csv is of other features")
+        raise FeaturesError("the row in manifest-*.csv is of other features")
     if not finite:
-        raise FeaturesError(f"{where}, features: values that are not finite")
+        raise FeaturesError("features: values that are not finite")
     check_spans(stored.spans, int(stored.attributes["num_frames"]))
 
 
