@@ -12,8 +12,10 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 import pytest
 from support.commands import cheaply, run
 from support.videos import write_video
@@ -51,6 +53,10 @@ def commands_of(text: str) -> list[str]:
     blocks = "\n".join(re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.S | re.M))
     lines = blocks.replace("\\\n", " ").splitlines()
     return [re.split(r"\s#", line)[0].strip() for line in lines if line.startswith("vadprep ")]
+
+
+def blocks_in_python(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
@@ -149,6 +155,25 @@ def test_every_reason_to_only_parse_is_in_use() -> None:
 
 
 # ----------------------------------------------------------------------- Python
+
+
+def test_the_examples_in_python_run(
+    readme_done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(readme_done, tmp_path, dirs_exist_ok=True, ignore=lambda *_: ["runs"])
+    with_vadprep, with_h5py = blocks_in_python((ROOT / "README.md").read_text())
+    names: dict[str, Any] = {}
+    with in_folder(tmp_path):
+        exec(with_vadprep, names)
+        video = names["video"]
+        assert video.rgb.shape[:2] == (len(video.spans), 5) and video.rgb.dtype == np.float16
+        assert {*names["scores"]} == {str(tmp_path / "videos/yard/07.mp4")}
+        assert 0 <= names["run"].mean()["frame_auc"] <= 1
+        names["features"].close()  # HDF5 opens no file twice, with locks and without
+        capsys.readouterr()
+        exec(with_h5py)
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 4 and f"gate-01 {video.rgb.shape} {video.spans[-1]}" in shown
 
 
 def test_the_readme_has_the_two_lines_that_set_up() -> None:
