@@ -47,6 +47,14 @@ def test_features_and_logits_are_torchvisions(name: str, size: int) -> None:
     torch.testing.assert_close(features, expected.flatten(1))
 
 
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_takes_the_clips_that_it_says(name: str) -> None:
+    graph = GRAPHS[name]
+    with torch.device("meta"):
+        clips = torch.empty(1, graph.channels, graph.clip_length, graph.size, graph.size)
+        assert build(name)(clips).shape == (1, graph.dim)
+
+
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_tensor_has_torchvisions_name(name: str) -> None:
     with torch.device("meta"):

@@ -145,10 +145,9 @@ def test_folded_network_equals_the_plain_one(
     assert error(features, expected) < 2e-5
 
 
-def test_the_backbone_takes_the_clips_of_its_graph(weights: Weights) -> None:
+def test_the_backbone_refuses_the_clips_of_another_graph(weights: Weights) -> None:
     own = Weights("test", "", "i3d_r50_nonlocal", weights.state, "")
     backbone = load_backbone("i3d_r50_nonlocal", own, "cpu", "fp32", "(x-114.75)/57.375")
-    assert backbone(torch.zeros(1, 16, 224, 224, 3, dtype=torch.uint8)).shape == (1, 2048)
     with pytest.raises(ValueError, match=r"expected uint8 \[batch, 16, 224, 224, 3\]"):
         backbone(torch.zeros(1, 8, 256, 256, 3, dtype=torch.uint8))
 

@@ -63,8 +63,7 @@ def foreign(weights: Weights, origin: int, tracked: bool = True) -> State:
     return state
 
 
-@pytest.mark.parametrize("origin", [0, 1])
-@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize("origin, tracked", [(0, True), (1, False)])
 def test_names_of_other_projects(
     weights: Weights, tmp_path: Path, origin: int, tracked: bool
 ) -> None:
