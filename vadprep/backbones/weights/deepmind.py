@@ -60,9 +60,6 @@ class Entry:
         return 4 * math.prod(self.shape)
 
 
-Index = Mapping[str, Entry]
-
-
 # --- a checkpoint of TensorFlow -----------------------------------------------------------
 
 
@@ -90,7 +87,7 @@ def read_index(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def read_tensors(data: Path, index: Index) -> Arrays:
+def read_tensors(data: Path, index: Mapping[str, Entry]) -> Arrays:
     """float32 tensors by name, each checked against its CRC.
 
     Raises WeightsError that names the first tensor whose bytes are not those of the index.
@@ -202,13 +199,13 @@ def released_crcs(release: str) -> dict[str, int]:
 
 
 def released_index(release: str) -> dict[str, Entry]:
-    """The index of a release, for when only its data file is at hand.
+    """The index of a release, for a data file that has no index beside it.
 
-    Its tensors lie end to end in order of their names.
+    Its tensors lie end to end in order of their names, filters as [t, h, w, in, out].
     """
     graph = RELEASES[release]
     shapes = {
-        theirs: _their_shape(tuple(shape))
+        theirs: (*shape[2:], shape[1], shape[0]) if len(shape) == 5 else tuple(shape)
         for ours, shape in canonical_shapes(graph).items()
         if (theirs := deepmind_name(ours))
     }
@@ -254,7 +251,7 @@ def scope_graph(arrays: Arrays) -> str | None:
 def from_deepmind(arrays: Arrays, graph: str) -> dict[str, Tensor]:
     """Tensors under canonical names, transposed, with the batch-norm scale of 1 filled in.
 
-    Names that the graph has not got stay as they are, for the caller to refuse.
+    Names that the graph does not have stay as they are; the caller refuses them.
     """
     left = dict(arrays)
     state = {}
@@ -268,13 +265,8 @@ def from_deepmind(arrays: Arrays, graph: str) -> dict[str, Tensor]:
     return state | {name: torch.from_numpy(array.copy()) for name, array in left.items()}
 
 
-def _their_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """[out, in, t, h, w] as [t, h, w, in, out]."""
-    return (*shape[2:], shape[1], shape[0]) if len(shape) == 5 else shape
-
-
 @dataclass(frozen=True)
-class Comparison:
+class ReleaseComparison:
     """An Inception-I3D against a release of DeepMind's."""
 
     release: str
@@ -299,10 +291,10 @@ class Comparison:
         )
 
 
-def compare_with_release(state: State, graph: str) -> Comparison:
+def compare_with_release(state: State, graph: str) -> ReleaseComparison:
     """Which tensors of an Inception-I3D are DeepMind's; ValueError for another graph.
 
-    Batch-norm scales, which DeepMind has not got, count as theirs when they are 1.
+    Batch-norm scales, which the release does not hold, count as equal when they are 1.
     """
     release = next((name for name, of in RELEASES.items() if of == graph), None)
     if release is None:
@@ -310,16 +302,14 @@ def compare_with_release(state: State, graph: str) -> Comparison:
     crcs = released_crcs(release)
     equal, differing = 0, []
     for ours, tensor in state.items():
-        theirs = deepmind_name(ours)
-        if theirs is not None and _crc(tensor) == crcs[theirs]:
-            equal += 1
-        elif theirs is not None or not (tensor == 1).all():
+        array, theirs = tensor.numpy(), deepmind_name(ours)
+        if theirs is None:  # a batch-norm scale
+            is_equal = bool((array == 1).all())
+        else:
+            ordered = array.transpose(2, 3, 4, 1, 0) if array.ndim == 5 else array
+            content = np.ascontiguousarray(ordered, dtype="<f4").tobytes()
+            is_equal = masked_crc32c(content) == crcs[theirs]
+            equal += is_equal
+        if not is_equal:
             differing.append(ours)
-    return Comparison(release, equal, tuple(differing))
-
-
-def _crc(tensor: Tensor) -> int:
-    """Masked CRC-32C of a tensor in DeepMind's layout."""
-    array = tensor.numpy()
-    ordered = array.transpose(2, 3, 4, 1, 0) if array.ndim == 5 else array
-    return masked_crc32c(np.ascontiguousarray(ordered, dtype="<f4").tobytes())
+    return ReleaseComparison(release, equal, tuple(differing))

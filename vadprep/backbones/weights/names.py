@@ -14,32 +14,22 @@ from vadprep.backbones.torchvision import CLASSIFIERS, torchvision_name
 
 Translate = Callable[[str], str]
 
-PIERGIAJ_BRANCHES = {
-    "Branch_0.Conv3d_0a_1x1": "b0",
-    "Branch_1.Conv3d_0a_1x1": "b1a",
-    "Branch_1.Conv3d_0b_3x3": "b1b",
-    "Branch_2.Conv3d_0a_1x1": "b2a",
-    "Branch_2.Conv3d_0b_3x3": "b2b",
-    "Branch_3.Conv3d_0b_1x1": "b3b",
+BRANCHES = {
+    "Branch_0.Conv3d_0a_1x1": ("b0", "branch_0"),
+    "Branch_1.Conv3d_0a_1x1": ("b1a", "branch_1.0"),
+    "Branch_1.Conv3d_0b_3x3": ("b1b", "branch_1.1"),
+    "Branch_2.Conv3d_0a_1x1": ("b2a", "branch_2.0"),
+    "Branch_2.Conv3d_0b_3x3": ("b2b", "branch_2.1"),
+    "Branch_3.Conv3d_0b_1x1": ("b3b", "branch_3.1"),
 }
-"""Names inside an Inception block in piergiaj/pytorch-i3d."""
-
-HASSONY2_BRANCHES = {
-    "Branch_0.Conv3d_0a_1x1": "branch_0",
-    "Branch_1.Conv3d_0a_1x1": "branch_1.0",
-    "Branch_1.Conv3d_0b_3x3": "branch_1.1",
-    "Branch_2.Conv3d_0a_1x1": "branch_2.0",
-    "Branch_2.Conv3d_0b_3x3": "branch_2.1",
-    "Branch_3.Conv3d_0b_1x1": "branch_3.1",
-}
-"""Names inside an Inception block in hassony2/kinetics_i3d_pytorch."""
+"""Names inside an Inception block: in piergiaj/pytorch-i3d, in hassony2/kinetics_i3d_pytorch."""
 
 
 def piergiaj_name(name: str) -> str:
     """The name in piergiaj/pytorch-i3d."""
     if name.startswith("Logits."):
         return name.replace("Logits.Conv3d_0c_1x1", "logits.conv3d")
-    for ours, theirs in PIERGIAJ_BRANCHES.items():
+    for ours, (theirs, _) in BRANCHES.items():
         name = name.replace(ours, theirs)
     return name.replace(".conv.", ".conv3d.")
 
@@ -48,7 +38,7 @@ def hassony2_name(name: str) -> str:
     """The name in hassony2/kinetics_i3d_pytorch."""
     if name.startswith("Logits."):
         return name.replace("Logits.Conv3d_0c_1x1", "conv3d_0c_1x1.conv3d")
-    for ours, theirs in HASSONY2_BRANCHES.items():
+    for ours, (_, theirs) in BRANCHES.items():
         name = name.replace(ours, theirs)
     name = name.replace(".conv.", ".conv3d.").replace(".bn.", ".batch3d.")
     layer, _, rest = name.partition(".")
@@ -116,11 +106,6 @@ def caffe2_name(name: str) -> str:
     return f"res{int(layer) + 1}_{block}_{branch}_{end}"
 
 
-def same_name(name: str) -> str:
-    """The canonical name itself."""
-    return name
-
-
 _INCEPTION: dict[str, Translate] = {
     "piergiaj/pytorch-i3d": piergiaj_name,
     "hassony2/kinetics_i3d_pytorch": hassony2_name,
@@ -129,11 +114,11 @@ _INCEPTION: dict[str, Translate] = {
 NAMINGS: dict[str, dict[str, Translate]] = {
     "inception_i3d": _INCEPTION,
     "inception_i3d_flow": _INCEPTION,
-    "i3d_r50": {"pytorchvideo": same_name},
+    "i3d_r50": {"pytorchvideo": str},
     "i3d_r50_nonlocal": {
         "Tushar-N/pytorch-resnet3d": resnet_name,
         "facebookresearch/video-nonlocal-net": caffe2_name,
     },
     **{name: {"torchvision": partial(torchvision_name, name)} for name in CLASSIFIERS},
 }
-"""Naming schemes of a graph by origin. DeepMind's stands in ``deepmind``: it transposes too."""
+"""Function from canonical names, by graph and project. For DeepMind's see ``deepmind``."""
