@@ -38,15 +38,22 @@ if TYPE_CHECKING:
     from vadprep.data import find_videos, load_dataset, read_manifest
     from vadprep.evaluation import Scores, evaluate, plot_scores
     from vadprep.extraction import extract, extract_video
-    from vadprep.features import Features, merge, open_features, status, verify
-    from vadprep.features.exchange.export import export_features
-    from vadprep.features.exchange.import_ import import_features
+    from vadprep.features import (
+        Features,
+        compare_features,
+        export_features,
+        import_features,
+        merge,
+        open_features,
+        status,
+        verify,
+    )
     from vadprep.heads import HEADS
     from vadprep.training import Checkpoint, TrainingRun, train
 
 __all__ = [
     "HEADS", "PRESETS", "Spec", "__version__",
-    "evaluate", "export_features", "extract", "extract_video",
+    "compare_features", "evaluate", "export_features", "extract", "extract_video",
     "find_videos", "import_features", "load_dataset", "merge", "open_features", "plot_scores",
     "read_manifest", "score", "status", "train", "verify",
     "CheckpointError", "ClusterError", "DecodeError", "FeaturesError", "LeaseError",
@@ -65,9 +72,10 @@ if not TYPE_CHECKING:  # so that a type checker knows the names
             "data": ["find_videos", "load_dataset", "read_manifest"],
             "evaluation": ["evaluate", "plot_scores"],
             "extraction": ["extract", "extract_video"],
-            "features": ["merge", "open_features", "status", "verify"],
-            "features.exchange.export": ["export_features"],
-            "features.exchange.import_": ["import_features"],
+            "features": [
+                *("compare_features", "export_features", "import_features"),
+                *("merge", "open_features", "status", "verify"),
+            ],
             "heads": ["HEADS"],
             "training": ["train"],
         },
