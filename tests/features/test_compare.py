@@ -27,10 +27,15 @@ from vadprep.core.spec import UNKNOWN, Spec
 from vadprep.extraction.api import extract
 from vadprep.extraction.extractor import resampled
 from vadprep.extraction.streams import Clips
+from vadprep.features.compare.alignment import (
+    VideoClips,
+    best_order,
+    count_clips,
+    named_orders,
+    paired_clips,
+)
 from vadprep.features.compare.compare import Comparison, compare
-from vadprep.features.compare.lengths import Lengths, look_at_counts
 from vadprep.features.compare.measures import cosines
-from vadprep.features.compare.pairing import best_order, named_orders, paired_clips
 from vadprep.features.compare.sets import open_pair
 from vadprep.features.exchange.export import export_features
 from vadprep.features.reader import open_features
@@ -123,7 +128,7 @@ def extracted(
 
 
 def words(found: Comparison) -> str:
-    return " | ".join(f"{guess.sure}: {guess.text}" for guess in found.guesses)
+    return " | ".join(f"{each.sure}: {each.text}" for each in found.differences)
 
 
 DIFFERENCES = {
@@ -176,20 +181,20 @@ def test_each_difference_is_found_and_no_other(name: str) -> None:
     found = compare(extracted(), extracted(**changed))
     assert found.verdict == "different"
     assert all(text in words(found) for text in expected), words(found)
-    kinds = {kind for kind in KINDS for guess in found.guesses if kind in guess.text}
+    kinds = {kind for kind in KINDS for each in found.differences if kind in each.text}
     assert kinds == {kind for kind in KINDS if kind in " ".join(expected)}, words(found)
 
 
 def test_equal_sets_are_called_equal() -> None:
     found = compare(extracted(), extracted())
-    assert (found.verdict, found.guesses) == ("equal", ())
+    assert (found.verdict, found.differences) == ("equal", ())
     assert found.evidence.largest_difference == 0 and found.evidence.cosine_least > 1 - 1e-9
 
 
 def test_rounding_to_sixteen_bits_is_no_difference() -> None:
     halves = {name: each.astype(np.float16) for name, each in extracted().features.items()}
     found = compare(extracted(), InMemory(halves))
-    assert (found.verdict, found.guesses) == ("equal up to rounding", ())
+    assert (found.verdict, found.differences) == ("equal up to rounding", ())
 
 
 def test_still_videos_are_known_by_their_scenes() -> None:
@@ -206,7 +211,7 @@ def test_still_videos_are_known_by_their_scenes() -> None:
     found = compare(still(), still())
     assert found.evidence.scene_by_chance == 0 and found.evidence.same_course < 0.2
     assert found.verdict == "different"
-    assert words(found).startswith("possible: the same scenes, but their clips do not run alike")
+    assert words(found).startswith("possible: the same scenes, but their clips do not change alike")
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -314,12 +319,12 @@ def test_paired_clips_show_the_same_time(a: int, b: int, ratio: float) -> None:
 
 
 def test_counts_without_frames_name_no_rule() -> None:
-    counts = look_at_counts([Lengths(10, 9), Lengths(20, 20)])
+    counts = count_clips([VideoClips(10, 9), VideoClips(20, 20)])
     assert (counts.fewer, counts.num_equal, counts.where, counts.rules) == (1, 1, "", ((), ()))
 
 
 def test_counts_without_a_common_ratio() -> None:
-    assert not look_at_counts([Lengths(10, 30), Lengths(30, 10)]).is_constant
+    assert not count_clips([VideoClips(10, 30), VideoClips(30, 10)]).is_constant
 
 
 def test_cosines_of_zeros() -> None:
@@ -372,7 +377,7 @@ def test_the_command_prints_tables_and_words(tmp_path: Path) -> None:
 def test_two_complete_specs_settle_what_differs(tmp_path: Path) -> None:
     """The numbers look like another resize, whatever the specs say."""
     numbers = extracted(), extracted(resize="60x75", filter="pil-lanczos")
-    guess = "likely: the network saw other pixels: another resize"
+    each = "likely: the network saw other pixels: another resize"
 
     def compared(*specs: Spec) -> Comparison:
         sides = [InMemory(each.features) for each in numbers]
@@ -382,12 +387,12 @@ def test_two_complete_specs_settle_what_differs(tmp_path: Path) -> None:
 
     saved = [replace(FLOW_SPEC, flow_source=kind) for kind in ("hdf5", "jpeg 95")]
     settled = compared(*saved)
-    assert settled.verdict == "different" and settled.guesses == ()
+    assert settled.verdict == "different" and settled.differences == ()
     line = "certain, by the specs (A / B): flow_source: hdf5 / jpeg 95"
     assert compared_words(settled)[1:] == [line]
     assert words(compared(saved[0], saved[0])).startswith("likely: by the specs both were made al")
     unsure = compared(saved[0], replace(saved[1], filter=UNKNOWN))
-    assert words(unsure).startswith(guess)
+    assert words(unsure).startswith(each)
     assert compared_words(unsure)[-1] == "by the specs (A / B): flow_source: hdf5 / jpeg 95"
 
 
@@ -429,7 +434,7 @@ def test_differences_of_real_features_are_found(real_clips: Path, tmp_path: Path
     assert compared("ours").verdict == "equal"
     again = compared("again")
     assert again.evidence.largest_difference == 0
-    assert all("tail rule" in guess.text for guess in again.guesses)
+    assert all("tail rule" in each.text for each in again.differences)
     for name, said in (
         ("resized", "likely: the network saw other pixels"),
         ("scaled", "likely: another scaling of the input: B's features vary 2.2"),
@@ -437,4 +442,4 @@ def test_differences_of_real_features_are_found(real_clips: Path, tmp_path: Path
     ):
         found = compared(name)
         assert found.verdict == "different"
-        assert words(found).startswith(said) and len(found.guesses) == 1, words(found)
+        assert words(found).startswith(said) and len(found.differences) == 1, words(found)

@@ -176,14 +176,14 @@ def _number(value: float, form: str = ".4f") -> str:
 
 
 def compared_words(found: Comparison) -> list[str]:
-    """The verdict, how much was read, the guesses, and what the specs say, a line each."""
+    """The verdict, how much was read, the differences, and what the specs say, a line each."""
     read = f"{len(found.videos):,} of {found.num_common:,} common videos read"
     counts = found.evidence.counts
     lines = [
         f"{found.verdict}: {read}, {found.evidence.num_clips:,} clips compared; "
         f"{counts.num_equal:,} of {counts.num_videos:,} have as many clips"
     ]
-    lines += [f"{guess.sure}: {guess.text}" for guess in found.guesses]
+    lines += [f"{each.sure}: {each.text}" for each in found.differences]
     sure = "" if found.evidence.by_specs is None else "certain, "
     lines += [f"{sure}by the specs (A / B): {line}" for line in found.declared]
     return lines

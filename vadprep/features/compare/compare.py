@@ -1,4 +1,4 @@
-"""Two feature sets -> counts over all videos they share, and figures over a sample of them."""
+"""Compare two feature sets: clips of all common videos, and measurements on a sample of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from numpy.typing import NDArray
 
 from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import UNKNOWN, differences
-from vadprep.features.compare.findings import Evidence, Guess, guesses, verdict
-from vadprep.features.compare.lengths import CountsFound, Lengths, look_at_counts
+from vadprep.features.compare.alignment import (
+    ClipCounts,
+    VideoClips,
+    best_order,
+    count_clips,
+    paired_clips,
+)
+from vadprep.features.compare.findings import Difference, Evidence, likely_differences, verdict
 from vadprep.features.compare.measures import (
     Pair,
     cosines,
@@ -26,13 +32,12 @@ from vadprep.features.compare.measures import (
     same_scene,
     spread,
 )
-from vadprep.features.compare.pairing import best_order, paired_clips
 from vadprep.features.compare.sets import FeatureSet, open_pair
 
 SAMPLE = 20
-"""Videos that are read, evenly among those in common, unless said otherwise."""
+"""Number of videos that are read by default, evenly among the common ones."""
 STUDIED = 20
-"""Videos of these from which it is found out what differs."""
+"""Number of these from which crops, network and values are studied."""
 WINDOW = 32
 """Clips of each of those, in its middle: their snippets are held in memory together."""
 BLOCK = 256
@@ -60,7 +65,7 @@ class VideoRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was looked at, what was measured, and what it looks like."""
+    """The result of a comparison: what was read, what was measured, and what explains it."""
 
     num_a: int
     num_b: int
@@ -71,12 +76,12 @@ class Comparison:
     """The sample."""
     evidence: Evidence
     verdict: str
-    guesses: tuple[Guess, ...]
+    differences: tuple[Difference, ...]
     declared: tuple[str, ...]
-    """What the two specs say differs, ``field: A / B``, where both say anything."""
+    """Fields in which the two specs differ, ``field: A / B``, where both are known."""
 
     def as_json(self) -> dict[str, Any]:
-        """For programs: the same, nan as None."""
+        """The same as values for JSON; nan becomes None."""
         return dict(_without_nan(asdict(self)))
 
 
@@ -113,8 +118,8 @@ def compare(a: FeatureSet, b: FeatureSet, sample: int | None = SAMPLE) -> Compar
             f"B {len(b.ids)}, such as {min(b.ids, default='')!r}: check the ids"
         )
     forms, unread = _forms(a, b, common)
-    counts = look_at_counts(
-        [Lengths(forms[i][0][0], forms[i][1][0], a.frames(i), b.frames(i)) for i in forms],
+    counts = count_clips(
+        [VideoClips(forms[i][0][0], forms[i][1][0], a.frames(i), b.frames(i)) for i in forms],
         (a.clip_length, b.clip_length),
     )
     chosen = _evenly(list(forms), sample)
@@ -129,7 +134,7 @@ def compare(a: FeatureSet, b: FeatureSet, sample: int | None = SAMPLE) -> Compar
         videos=tuple(rows),
         evidence=evidence,
         verdict=verdict(evidence),
-        guesses=tuple(guesses(evidence)),
+        differences=tuple(likely_differences(evidence)),
         declared=_declared(a, b),
     )
 
@@ -149,15 +154,13 @@ def _forms(
             reasons.append(str(error))
     if not found:
         raise FeaturesError(f"none of {len(ids)} videos can be read: {reasons[0]}")
-    usual = Counter(_views(pair) for pair in found.values()).most_common(1)[0][0]
-    odd = [each for each, pair in found.items() if _views(pair) != usual]
-    reasons += [f"{each!r}: crops and dimensions are {_views(found.pop(each))}" for each in odd]
+    # All videos of a set share crops and dimension.
+    views = {each: (one[1:], other[1:]) for each, (one, other) in found.items()}
+    usual = Counter(views.values()).most_common(1)[0][0]
+    for each in [each for each in found if views[each] != usual]:
+        reasons.append(f"{each!r}: crops and dimensions are {views[each]}")
+        del found[each]
     return found, reasons
-
-
-def _views(pair: tuple[Form, Form]) -> tuple[tuple[int, ...], ...]:
-    """Crops and dimension in A and in B, which all videos of a set share."""
-    return pair[0][1:], pair[1][1:]
 
 
 def _evenly(ids: Sequence[str], most: int | None) -> list[str]:
@@ -166,15 +169,18 @@ def _evenly(ids: Sequence[str], most: int | None) -> list[str]:
     return [ids[each] for each in np.linspace(0, len(ids) - 1, most).astype(int)]
 
 
-def _studied(a: FeatureSet, b: FeatureSet, ids: Sequence[str], counts: CountsFound) -> Evidence:
+def _studied(
+    set_a: FeatureSet, set_b: FeatureSet, ids: Sequence[str], counts: ClipCounts
+) -> Evidence:
     """What a window of clips of some videos says of crops, network and values.
 
     Where the sets have other numbers of crops, the mean over the crops is compared.
     """
-    pairs = [_window(a.read(each), b.read(each), counts) for each in ids]
+    pairs = [_window(set_a.read(each), set_b.read(each), counts) for each in ids]
     crops, dims = (tuple(x.shape[axis] for x in pairs[0]) for axis in (1, 2))
-    mixed = [_mean_crop(pair) for pair in pairs]
+    mixed = [(a.mean(axis=1), b.mean(axis=1)) for a, b in pairs]
     course, chance = same_course(mixed)
+    orders = [UNKNOWN if each.spec is None else each.spec.crop_order for each in (set_a, set_b)]
     evidence = Evidence(
         counts=counts,
         crops=(crops[0], crops[1]),
@@ -182,7 +188,7 @@ def _studied(a: FeatureSet, b: FeatureSet, ids: Sequence[str], counts: CountsFou
         same_course=course,
         course_by_chance=chance,
         unit_length=(_has_unit_length(pairs, 0), _has_unit_length(pairs, 1)),
-        declared_orders=(_declared_order(a), _declared_order(b)),
+        declared_orders=(orders[0], orders[1]),
     )
     if dims[0] != dims[1]:
         return evidence
@@ -197,20 +203,16 @@ def _studied(a: FeatureSet, b: FeatureSet, ids: Sequence[str], counts: CountsFou
     return replace(evidence, spread=spread([_ordered(pair, evidence) for pair in pairs]))
 
 
-def _paired(a: int, b: int, counts: CountsFound) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _paired(a: int, b: int, counts: ClipCounts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the clips of A and of B that show the same time, where a video has so many."""
     return paired_clips(a, b, counts.ratio if counts.is_constant else b / a)
 
 
-def _window(a: NDArray[np.float32], b: NDArray[np.float32], counts: CountsFound) -> Pair:
+def _window(a: NDArray[np.float32], b: NDArray[np.float32], counts: ClipCounts) -> Pair:
     """Copies of paired snippets from the middle, so that the video itself is let go of."""
     ours, theirs = _paired(len(a), len(b), counts)
     start = max(0, (len(ours) - WINDOW) // 2)
     return a[ours[start : start + WINDOW]], b[theirs[start : start + WINDOW]]
-
-
-def _mean_crop(pair: Pair) -> Pair:
-    return pair[0].mean(axis=1), pair[1].mean(axis=1)
 
 
 def _has_unit_length(pairs: Sequence[Pair], side: int) -> bool:
@@ -267,10 +269,6 @@ def _summed(rows: Sequence[VideoRow]) -> dict[str, Any]:
         "cosine_least": min(row.cosine_least for row in rows),
         "largest_difference": max(row.largest_difference for row in rows),
     }
-
-
-def _declared_order(features: FeatureSet) -> str:
-    return UNKNOWN if features.spec is None else features.spec.crop_order
 
 
 def _declared(a: FeatureSet, b: FeatureSet) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Figures -> a verdict and guesses in words, each with how sure it is."""
+"""From measurements to a verdict and the differences that explain them, in words."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from vadprep.core.clips import nearest_rates
 from vadprep.core.spec import UNKNOWN
-from vadprep.features.compare.lengths import CountsFound
+from vadprep.features.compare.alignment import ClipCounts, named_orders
 from vadprep.features.compare.measures import Spread
-from vadprep.features.compare.pairing import named_orders
 
 EQUAL = 0.0
 ROUNDED = 1e-3
@@ -33,7 +32,7 @@ SCALED = math.log(1.1)
 """Features that vary by more than a tenth more or less: the input was scaled otherwise."""
 
 STRAYED = (
-    "the same scenes, but their clips do not run alike: shifted or in another order in time, or "
+    "the same scenes, but their clips do not change alike: shifted or in another order in time, or "
     "other pixels of videos in which little changes"
 )
 MADE_ALIKE = (
@@ -45,7 +44,7 @@ SCALINGS = {"[0,1]": 1 / 255, "[-1,1]": 1 / 127.5, "(x-114.75)/57.375": 1 / 57.3
 
 
 @dataclass(frozen=True)
-class Guess:
+class Difference:
     """What may differ, in a sentence; ``sure`` is ``certain``, ``likely`` or ``possible``."""
 
     text: str
@@ -56,15 +55,15 @@ class Guess:
 class Evidence:
     """All that was measured of two sets; nan where there was too little to measure."""
 
-    counts: CountsFound
+    counts: ClipCounts
     crops: tuple[int, int]
     dims: tuple[int, int]
     order: tuple[int, ...] = ()
-    """Crop of B that shows what each crop of A shows; empty where that was not told."""
+    """Crop of B that shows what each crop of A shows; empty if that is unknown."""
     declared_orders: tuple[str, str] = (UNKNOWN, UNKNOWN)
     """Order of the crops by the specs of A and of B."""
     by_specs: tuple[str, ...] | None = None
-    """Fields in which the two specs differ; None unless both say all that shapes features."""
+    """Fields in which the two specs differ; None unless both are complete."""
     cosine_mean: float = math.nan
     cosine_least: float = math.nan
     largest_difference: float = math.nan
@@ -89,7 +88,7 @@ class Evidence:
 
     @property
     def same_videos(self) -> bool | None:
-        """Both show the same, whatever the network; None when there are too few clips to tell."""
+        """Both show the same, whatever the network; None if there are too few clips to know."""
         one_scene = self.same_profile > SAME_PROFILE and self.scene_by_chance < CHANCE
         if not math.isnan(self.same_course):
             return self.same_time or one_scene
@@ -97,7 +96,7 @@ class Evidence:
 
     @property
     def same_time(self) -> bool:
-        """The clips of a video run alike, or there are too few to tell."""
+        """The clips of a video change alike, or there are too few to know."""
         one_course = self.same_course > SAME_COURSE and self.course_by_chance < CHANCE
         known = not math.isnan(self.same_course)
         return self.same_features > SAME_FEATURES or one_course or not known
@@ -116,62 +115,55 @@ def verdict(evidence: Evidence) -> str:
     return "unrelated" if evidence.same_videos is False else "different"
 
 
-def guesses(evidence: Evidence) -> Iterator[Guess]:
-    """What the figures look like, the surest first; nothing where the specs settle it."""
+def likely_differences(evidence: Evidence) -> Iterator[Difference]:
+    """What explains the measurements, the surest first; nothing if two complete specs say it."""
     found = verdict(evidence)
     if found == "unrelated":
-        yield from _unrelated(evidence)
+        network = ""
+        if evidence.same_network:
+            network = "; the means of the features are alike, so the network may be the same"
+        elif evidence.dims[0] == evidence.dims[1]:
+            network = ", or of other weights on videos in which little changes"
+        yield Difference(f"these are features of different videos under the same names{network}")
         return
     if evidence.by_specs is not None:
         if not evidence.by_specs and found == "different":
-            yield Guess(MADE_ALIKE)
+            yield Difference(MADE_ALIKE)
         return
     yield from _of_counts(evidence.counts)
     yield from _of_crops(evidence)
     yield from _of_values(evidence)
 
 
-def _unrelated(evidence: Evidence) -> Iterator[Guess]:
-    network = ""
-    if evidence.same_network:
-        network = "; the means of the features are alike, so the network may be the same"
-    elif evidence.dims[0] == evidence.dims[1]:
-        network = ", or of other weights on videos in which little changes"
-    yield Guess(f"these are features of different videos under the same names{network}")
-
-
-def _of_counts(counts: CountsFound) -> Iterator[Guess]:
+def _of_counts(counts: ClipCounts) -> Iterator[Difference]:
     if counts.num_equal == counts.num_videos:
         return
     if counts.same_rate:
-        yield from _of_tails(counts)
+        where = f" {counts.where}" if counts.where else ""
+        for number, word in ((counts.fewer, "fewer"), (counts.more, "more")):
+            if number:
+                of = f"in {number} of {counts.num_videos} videos"
+                text = f"another tail rule: B has one clip {word}{where}, {of}"
+                yield Difference(text, "certain")
+        ours, theirs = (" or ".join(rules) for rules in counts.rules)
+        if ours and theirs and not set(counts.rules[0]) & set(counts.rules[1]):
+            yield Difference(f"tail rule of A {ours}, of B {theirs}", "certain")
     elif counts.is_constant:
         rates = nearest_rates(counts.ratio, tolerance=max(0.01, counts.error))
         hint = f", as {rates[0]} fps to {rates[1]} fps" if rates else ""
         ratio = f"{counts.ratio:.3f} +- {counts.error:.3f}"
-        yield Guess(f"another frame rate: B has {ratio} clips for one of A{hint}")
+        yield Difference(f"another frame rate: B has {ratio} clips for one of A{hint}")
     else:
-        yield Guess(
+        yield Difference(
             "the counts of clips have no common ratio: other videos, or frame rates that differ "
             "from video to video"
         )
 
 
-def _of_tails(counts: CountsFound) -> Iterator[Guess]:
-    where = f" {counts.where}" if counts.where else ""
-    for number, word in ((counts.fewer, "fewer"), (counts.more, "more")):
-        if number:
-            of = f"in {number} of {counts.num_videos} videos"
-            yield Guess(f"another tail rule: B has one clip {word}{where}, {of}", "certain")
-    ours, theirs = counts.rules
-    if ours and theirs and not set(ours) & set(theirs):
-        yield Guess(f"tail rule of A {' or '.join(ours)}, of B {' or '.join(theirs)}", "certain")
-
-
-def _of_crops(evidence: Evidence) -> Iterator[Guess]:
+def _of_crops(evidence: Evidence) -> Iterator[Difference]:
     ours, theirs = evidence.crops
     if ours != theirs:
-        yield Guess(f"A has {ours} crops, B {theirs}", "certain")
+        yield Difference(f"A has {ours} crops, B {theirs}", "certain")
     elif evidence.is_reordered and evidence.same_network:
         moved = [
             f"B's crop {theirs} is A's crop {ours}"
@@ -181,60 +173,56 @@ def _of_crops(evidence: Evidence) -> Iterator[Guess]:
         named = [
             f"{a} in A and {b} in B"
             for a, b in named_orders(evidence.order)
-            if _fits(evidence.declared_orders, (a, b))
+            if all(d in (UNKNOWN, o) for d, o in zip(evidence.declared_orders, (a, b), strict=True))
         ]
         order = f" ({' or '.join(named)})" if named else ""
-        yield Guess(f"another order of the crops{order}: {', '.join(moved)}")
+        yield Difference(f"another order of the crops{order}: {', '.join(moved)}")
 
 
-def _fits(declared: tuple[str, str], orders: tuple[str, str]) -> bool:
-    return all(said in (UNKNOWN, order) for said, order in zip(declared, orders, strict=True))
-
-
-def _of_values(evidence: Evidence) -> Iterator[Guess]:
+def _of_values(evidence: Evidence) -> Iterator[Difference]:
     if evidence.spread is None:
-        yield Guess(
+        yield Difference(
             f"other networks: features of dimension {evidence.dims[0]} and {evidence.dims[1]}",
             "certain",
         )
-    elif not evidence.largest_difference <= ROUNDED:
-        same = evidence.same_network
-        yield from _of_pixels(evidence, evidence.spread) if same else _of_networks(evidence)
-
-
-def _of_networks(evidence: Evidence) -> Iterator[Guess]:
-    if evidence.same_videos:
-        yield Guess(
+    elif evidence.largest_difference <= ROUNDED:
+        return
+    elif evidence.same_network:
+        yield from _of_pixels(evidence, evidence.spread)
+    elif evidence.same_videos:
+        yield Difference(
             "other weights or another network: the same videos, but no feature of B follows the "
             "feature of A that has its number"
         )
     else:
-        yield Guess("too few clips to tell other weights from other videos", "possible")
+        yield Difference("too few clips to tell other weights from other videos", "possible")
 
 
-def _of_pixels(evidence: Evidence, found: Spread) -> Iterator[Guess]:
+def _of_pixels(evidence: Evidence, found: Spread) -> Iterator[Difference]:
     """What changes the input of one network: its scaling, or the pixels."""
     if evidence.unit_length[0] != evidence.unit_length[1]:
         name = "A" if evidence.unit_length[0] else "B"
-        yield Guess(f"the snippets of {name} were scaled to length 1", "certain")
+        yield Difference(f"the snippets of {name} were scaled to length 1", "certain")
         return
     same_rate = evidence.counts.same_rate  # else the clips show other frames, which explains much
     if math.isnan(found.scale):
-        yield Guess("too few clips, or none that changes, to tell what differs", "possible")
+        yield Difference("too few clips, or none that changes, to tell what differs", "possible")
     elif not evidence.same_time:
         if same_rate:
-            yield Guess(STRAYED, "possible")
+            yield Difference(STRAYED, "possible")
     elif abs(math.log(found.scale)) > SCALED:
-        yield Guess(
+        yield Difference(
             f"another scaling of the input: B's features vary {found.scale:.3g} times as much as "
             f"A's{_scalings(found.scale)}"
         )
         if found.correlation < MIXED and same_rate:
-            yield Guess("the pixels may differ as well, by another resize or decoder", "possible")
+            yield Difference(
+                "the pixels may differ as well, by another resize or decoder", "possible"
+            )
     elif found.correlation > CLOSE:
-        yield Guess("nearly equal, as after another precision, device or library version")
+        yield Difference("nearly equal, as after another precision, device or library version")
     elif same_rate:
-        yield Guess(
+        yield Difference(
             f"the network saw other pixels: another resize (size, aspect or filter) or decoder "
             f"(correlation {found.correlation:.3f}, scale {found.scale:.2f})"
         )
