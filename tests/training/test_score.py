@@ -240,7 +240,7 @@ def test_a_scores_file_is_plotted_and_evaluated(tmp_path):
     assert evaluate(tmp_path / "scores.h5", manifest=manifest) == evaluate(
         scores, manifest=manifest
     )
-    with pytest.raises(ValueError, match="dataset= or manifest="):
+    with pytest.raises(ValueError, match="dataset= and manifest="):
         evaluate(scores)
 
 

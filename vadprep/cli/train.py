@@ -83,12 +83,7 @@ def train(
     warn(manifest)
     out = out or Path("runs") / f"{head}-{name}"
     with argument_errors():
-        asked: dict[str, Any] = {
-            "settings": parsed_changes(changes),
-            "seeds": parsed_seeds(seeds),
-            **{each: options[each] for each in ("schedule", "streams", "validation", "device")},
-        }
-        training.check_arguments(head, name, **asked)
+        asked = {"settings": parsed_changes(changes), "seeds": parsed_seeds(seeds)}
     with stop_on_signals(CONTINUE), shown_epochs():
         report = training.train(
             head,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from vadprep.core.errors import SettingError
 from vadprep.heads.arnet import ARNET_PUBLISHED, ARNet, ARNetConfig
 from vadprep.heads.base import Head, HeadConfig, HeadOutput
 from vadprep.heads.csltal import CSLTAL, CSLTAL_PUBLISHED, CSLTALConfig
@@ -52,16 +53,16 @@ class HeadKind:
     ) -> HeadSettings:
         """Published settings for ``dataset``, for the schedule, with single fields changed.
 
-        A config instead of changes replaces them all. Raises ValueError for an unknown schedule
+        A config instead of changes replaces them all. Raises SettingError for an unknown schedule
         or field, for the config of another head, and for values that make no sense.
         """
         if schedule not in SCHEDULES:
-            raise ValueError(f"{schedule = }: allowed are {', '.join(SCHEDULES)}")
+            raise SettingError(f"{schedule = }: allowed are {', '.join(SCHEDULES)}")
         if isinstance(changes, HeadConfig):
             if not isinstance(changes, self.config):
-                raise ValueError(f"{type(changes).__name__} is not a {self.config.__name__}")
+                raise SettingError(f"{type(changes).__name__} is not a {self.config.__name__}")
             if schedule != "published":
-                raise ValueError(f"{schedule = }: a config holds all settings, leave it out")
+                raise SettingError(f"{schedule = }: a config holds all settings, leave it out")
             return HeadSettings("given", changes)
         name = self.settings_for(dataset)
         config = self.published[name]
@@ -71,7 +72,7 @@ class HeadKind:
         allowed = [each.name for each in fields(config)]
         unknown = [each for each in changes if each not in allowed]
         if unknown:
-            raise ValueError(f"no setting {unknown[0]!r}: there are {', '.join(allowed)}")
+            raise SettingError(f"no setting {unknown[0]!r}: there are {', '.join(allowed)}")
         name += "".join(f", {each} = {value}" for each, value in changes.items())
         return HeadSettings(name, replace(config, **changes))
 
@@ -113,7 +114,7 @@ HEADS: dict[str, HeadKind] = {
 
 
 def head_kind(name: str) -> HeadKind:
-    """The head called ``name``; raises ValueError that lists the heads."""
+    """The head called ``name``; raises SettingError that lists the heads."""
     if name not in HEADS:
-        raise ValueError(f"head = {name!r}: allowed are {', '.join(HEADS)}")
+        raise SettingError(f"head = {name!r}: allowed are {', '.join(HEADS)}")
     return HEADS[name]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
 
+from vadprep.core.errors import SettingError
 from vadprep.heads.sampling import sampler
 
 
@@ -52,48 +53,21 @@ class HeadConfig:
     """Of the published run, used when none is asked for."""
 
     def __post_init__(self) -> None:
-        self._check_types()
-        self._check_ranges()
+        for name, hint in get_type_hints(type(self)).items():
+            _check_setting(name, getattr(self, name), hint)
         sampler(self.sampling)
         if self.batches == "shuffled" and self.steps_per_epoch is not None:
-            raise ValueError(
+            raise SettingError(
                 f"steps_per_epoch = {self.steps_per_epoch}: shuffled batches show every item once "
                 f"an epoch: leave it out, or take balanced or drawn ones"
             )
         if self.batches != "shuffled" and self.batch_size % 2:
-            raise ValueError(f"batch_size = {self.batch_size}: {self.batches} ones are even")
+            raise SettingError(f"batch_size = {self.batch_size}: {self.batches} ones are even")
         if self.cosine_epochs is not None and self.epochs > self.cosine_epochs:
-            raise ValueError(
+            raise SettingError(
                 f"epochs = {self.epochs}: the learning rate is zero after {self.cosine_epochs}: "
                 f"set cosine_epochs to as many, or to null"
             )
-
-    def _check_types(self) -> None:
-        """Raise ValueError for text where a number is meant, for an unknown word, and the like."""
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if get_origin(hint) is Literal:
-                if value not in get_args(hint):
-                    raise ValueError(f"{name} = {value!r}: allowed are {', '.join(get_args(hint))}")
-            elif type(value) not in _TYPES[hint][1]:
-                raise ValueError(f"{name} = {value!r}: expected {_TYPES[hint][0]}")
-
-    def _check_ranges(self) -> None:
-        """Raise ValueError for a number that no setting of any head may have.
-
-        Whole ones count something and are positive, others are weights and 0 or more.
-        """
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if value is None or isinstance(value, str | bool):
-                continue
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{each.name} = {value!r}: must be 0 or more, and finite")
-            is_count = str(each.type).startswith("int") and each.name != "seed"
-            if value == 0 and (is_count or each.name == "learning_rate"):
-                raise ValueError(f"{each.name} = {value!r}: must be positive")
-            if "dropout" in each.name and value >= 1:
-                raise ValueError(f"{each.name} = {value!r}: a share, 0 or more and below 1")
 
     def learning_rate_at(self, epoch: int) -> float:
         """The rate of ``epoch``, counted from 0: dropped, halved, and on the cosine, as set.
@@ -119,6 +93,29 @@ _TYPES: dict[object, tuple[str, tuple[type, ...]]] = {
     str: ("a word", (str,)),
 }
 """What a value may be, in words and as types, by annotation."""
+
+
+def _check_setting(name: str, value: Any, hint: Any) -> None:
+    """Raise SettingError for a value of another type, and for a number that no setting may have.
+
+    Whole numbers count something and are positive, others are weights and 0 or more.
+    """
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise SettingError(f"{name} = {value!r}: allowed are {', '.join(get_args(hint))}")
+        return
+    words, types = _TYPES[hint]
+    if type(value) not in types:
+        raise SettingError(f"{name} = {value!r}: expected {words}")
+    if value is None or isinstance(value, str | bool):
+        return
+    if not 0 <= value < math.inf:
+        raise SettingError(f"{name} = {value!r}: must be 0 or more, and finite")
+    is_count = hint in (int, int | None) and name != "seed"
+    if value == 0 and (is_count or name == "learning_rate"):
+        raise SettingError(f"{name} = {value!r}: must be positive")
+    if "dropout" in name and value >= 1:
+        raise SettingError(f"{name} = {value!r}: a share, 0 or more and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)

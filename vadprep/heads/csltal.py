@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows, initialise
 from vadprep.heads.losses import cross_entropy, squared_changes
 from vadprep.heads.sampling import sampler
@@ -67,7 +68,7 @@ class CSLTALConfig(HeadConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if sampler(self.sampling).num_views != 2:
-            raise ValueError(f"sampling = {self.sampling!r}: two views need blocks-N")
+            raise SettingError(f"sampling = {self.sampling!r}: two views need blocks-N")
 
 
 CSLTAL_PUBLISHED: dict[str, HeadConfig] = {"xd": CSLTALConfig()}

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
 from vadprep.heads.losses import cross_entropy, top_mean, zero_of
 
@@ -80,9 +81,9 @@ class DDLConfig(HeadConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.width % self.heads:
-            raise ValueError(f"width = {self.width}: must be a multiple of {self.heads} heads")
+            raise SettingError(f"width = {self.width}: must be a multiple of {self.heads} heads")
         if self.sigma == 0:
-            raise ValueError(f"sigma = {self.sigma}: must be positive")
+            raise SettingError(f"sigma = {self.sigma}: must be positive")
 
 
 DDL_PUBLISHED: dict[str, HeadConfig] = {

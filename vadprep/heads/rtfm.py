@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows, initialise
 from vadprep.heads.losses import cross_entropy, squared_changes, zero_of
 from vadprep.heads.sampling import sampler
@@ -92,7 +93,7 @@ class RTFMConfig(HeadConfig):
         super().__post_init__()
         most = sampler(self.sampling).most
         if most is not None and self.k > most:
-            raise ValueError(
+            raise SettingError(
                 f"k = {self.k}: a bag of sampling {self.sampling!r} has {most} at most"
             )
 

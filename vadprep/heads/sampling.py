@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from vadprep.core.clips import matlab_edges, segment_edges
+from vadprep.core.errors import SettingError
 
 Rows = NDArray[np.int64]
 """Row numbers of snippets, int64 [t], in order."""
@@ -46,10 +47,10 @@ class Sampler:
 
 
 def sampler(name: str) -> Sampler:
-    """The sampler called ``name``; raises ValueError that lists the rules."""
+    """The sampler called ``name``; raises SettingError that lists the rules."""
     found = re.fullmatch(r"(segments|uniform|jitter|blocks)-([1-9]\d{0,5})(-matlab)?", name)
     if not found or (found[3] and found[1] != "segments"):
-        raise ValueError(
+        raise SettingError(
             f"sampling = {name!r}: allowed are segments-32, segments-32-matlab, uniform-200, "
             f"jitter-300 and blocks-3, also with other numbers"
         )

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows, initialise
 from vadprep.heads.losses import squared_changes, zero_of
 from vadprep.heads.sampling import sampler, segment_means, segment_of
@@ -74,7 +75,9 @@ class SultaniConfig(HeadConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scoring == "segments" and sampler(self.sampling).edges is None:
-            raise ValueError(f"sampling = {self.sampling!r}: scoring by segments needs segments-N")
+            raise SettingError(
+                f"sampling = {self.sampling!r}: scoring by segments needs segments-N"
+            )
 
 
 SULTANI_PUBLISHED: dict[str, HeadConfig] = {"ucf": SultaniConfig()}

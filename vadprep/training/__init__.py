@@ -8,20 +8,20 @@ if TYPE_CHECKING:
     from vadprep.training.checkpoint import Checkpoint, load_checkpoint, load_run
     from vadprep.training.recipes import RECIPES
     from vadprep.training.results import TrainingRun
-    from vadprep.training.run import check_arguments, train
+    from vadprep.training.run import train
     from vadprep.training.scoring import score_features
 
 __all__ = [
     "RECIPES",
     "Checkpoint",
     "TrainingRun",
-    "check_arguments",
     "load_checkpoint",
     "load_run",
     "score_features",
     "train",
 ]
 
+<<<<<<< HEAD
 if not TYPE_CHECKING:  # so that a type checker knows the names
     __getattr__ = lazy(
         __name__,
@@ -33,3 +33,15 @@ if not TYPE_CHECKING:  # so that a type checker knows the names
             "run": ["check_arguments", "train"],
         },
     )
+=======
+__getattr__ = lazy(
+    __name__,
+    {
+        "checkpoint": ["Checkpoint", "load_checkpoint", "load_run"],
+        "recipes": ["RECIPES"],
+        "results": ["TrainingRun"],
+        "scoring": ["score_features"],
+        "run": ["train"],
+    },
+)
+>>>>>>> e54cd1f (Settings that cannot be used raise SettingError; train takes a manifest and a data set together)

@@ -179,14 +179,10 @@ class TrainingBags:
                 for item in half_batch(items, half, passes, (seed, label, step))
             ]
 
-    def _snippets(self, item: int) -> torch.Tensor:
-        """Snippets of an item as they are stored: [T, C, D]."""
-        video_id, crops = self._items[item]
-        return self._store[video_id][:, crops]
-
     def _collate(self, items: Sequence[int], seed: int, step: int) -> Batch:
-        video_ids = tuple(self._items[item][0] for item in items) * self._sampler.num_views
-        bags = [self._snippets(item) for item in items]
+        chosen = [self._items[item] for item in items]
+        video_ids = tuple(video_id for video_id, _ in chosen) * self._sampler.num_views
+        bags = [self._store[video_id][:, crops] for video_id, crops in chosen]
         if self._sampler.is_random:
             random = np.random.default_rng((seed, step))
             bags = [

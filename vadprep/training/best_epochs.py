@@ -30,7 +30,7 @@ from vadprep.heads import Head
 from vadprep.training.checkpoint import Checkpoint, save_checkpoint
 from vadprep.training.csltal_protocol import NAME as SUBSAMPLED
 from vadprep.training.csltal_protocol import evaluate_subsampled
-from vadprep.training.log import SNAPSHOTS, first_rows, write_rows
+from vadprep.training.log import SNAPSHOTS, read_rows, write_rows
 from vadprep.training.results import CHOICES
 from vadprep.training.scoring import score_videos
 
@@ -100,7 +100,7 @@ class Snapshots:
     def resume(self, num_epochs: int) -> None:
         """Go on after ``num_epochs`` epochs; later snapshots are forgotten and taken again."""
         num_rows = sum(epoch < num_epochs for epoch in self._epochs)
-        self._rows = first_rows(self._folder / SNAPSHOTS, num_rows) if num_rows else []
+        self._rows = read_rows(self._folder / SNAPSHOTS, num_rows) if num_rows else []
 
     def take(self, epoch: int) -> dict[str, Any]:
         """Score the head as it is after ``epoch``, and keep it where it is the best so far.

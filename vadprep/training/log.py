@@ -41,19 +41,17 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         stream.write(text.getvalue().encode())
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows as text, so that they are written back unchanged; raises CheckpointError."""
+def read_rows(path: Path, num_rows: int | None = None) -> list[dict[str, Any]]:
+    """The first rows, all by default, as text, so that they are written back unchanged.
+
+    Raises CheckpointError for a table that cannot be read or has fewer rows.
+    """
     try:
         with path.open(newline="") as lines:
-            return list(csv.DictReader(lines))
+            rows = list(csv.DictReader(lines))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def first_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
-    """As ``read_rows``; raises CheckpointError for a table with fewer rows."""
-    rows = read_rows(path)
-    if len(rows) < num_rows:
+    if num_rows is not None and len(rows) < num_rows:
         raise CheckpointError(
             f"{path}: {len(rows)} rows where {num_rows} were written: it was cut short, train "
             f"again in another folder"

@@ -8,7 +8,6 @@ with the same bytes as one that was not.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from vadprep.heads import Head
 from vadprep.training.bags import Batch, TrainingBags
 from vadprep.training.best_epochs import Snapshots
 from vadprep.training.checkpoint import RESUME, load_state, save_state
-from vadprep.training.log import EPOCHS, IS_LAST, STEPS, epoch_scalars, first_rows, write_rows
+from vadprep.training.log import EPOCHS, IS_LAST, STEPS, epoch_scalars, read_rows, write_rows
 
 
 def train_epochs(
@@ -50,7 +49,7 @@ def train_epochs(
     if (folder / RESUME).exists():
         progress = load_state(folder / RESUME, head, optimizer)
         first = progress["epochs"]
-        log = first_rows(folder / STEPS, progress["steps"])
+        log = read_rows(folder / STEPS, progress["steps"])
         if snapshots:
             snapshots.resume(first)
     with ExitStack() as stack:
@@ -66,7 +65,13 @@ def train_epochs(
                 log.append(row | _step(head, optimizer, batch.to(device)))
                 if not math.isfinite(log[-1]["total"]):
                     write_rows(folder / STEPS, log)  # a run that goes on cuts it back
-                    raise _not_finite(log[-1], batch)
+                    terms = [name for name in log[-1] if name != "total"] + ["total"]
+                    name = next(each for each in terms if not math.isfinite(log[-1][each]))
+                    raise TrainingError(
+                        f"loss term {name!r} is {log[-1][name]} at epoch {epoch}, step "
+                        f"{log[-1]['step']} (videos {listed(set(batch.video_ids))}): look at "
+                        f"their features and at {STEPS}, or lower the learning rate"
+                    )
             snapshot = snapshots.take(epoch) if snapshots else {}
             write_rows(folder / STEPS, log)
             if writer is None:  # after an epoch that is complete; TensorBoard then hides later ones
@@ -96,14 +101,3 @@ def _step(head: Head[Any], optimizer: torch.optim.Optimizer, batch: Batch) -> di
         terms["total"].backward()
         optimizer.step()
     return {"total": values.pop("total"), **values}
-
-
-def _not_finite(row: Mapping[str, Any], batch: Batch) -> TrainingError:
-    """What to say of the first term in a row of the log that is not finite, else of the total."""
-    names = [*(name for name in row if name != "total"), "total"]
-    name = next(each for each in names if not math.isfinite(row[each]))
-    return TrainingError(
-        f"loss term {name!r} is {row[name]} at epoch {row['epoch']}, step {row['step']} (videos "
-        f"{listed(set(batch.video_ids))}): look at their features and at {STEPS}, or lower the "
-        f"learning rate"
-    )

@@ -29,7 +29,7 @@ import torch
 
 from vadprep.core.atomic import make_folder, write_json
 from vadprep.core.clips import COVERAGES
-from vadprep.core.errors import CheckpointError, ManifestError, TrainingError
+from vadprep.core.errors import CheckpointError, ManifestError, SettingError, TrainingError
 from vadprep.core.records import Video
 from vadprep.core.spec import Spec
 from vadprep.data import Manifest, choose_manifest
@@ -181,25 +181,17 @@ def train(
         source: how config.json names the manifest, by the keys ``dataset``, ``manifest``,
             ``split_file``; by default the data set or the path.
 
-    Raises ValueError for bad arguments, FeaturesError and ManifestError for videos without
-    features or labels, CheckpointError for a folder with another run, TrainingError at the first
-    loss that is not finite, Stopped inside a block of ``signals.stop_on_signals``.
+    Raises SettingError (a ValueError) for bad arguments, FeaturesError and ManifestError for
+    videos without features or labels, CheckpointError for a folder with another run,
+    TrainingError at the first loss that is not finite, Stopped inside a block of
+    ``signals.stop_on_signals``.
     """
     rows = choose_manifest(None if manifest is not None else dataset, manifest, with_paths=False)
     name = dataset or rows.path.stem
-    chosen = check_arguments(
-        head,
-        name,
-        schedule=schedule,
-        settings=settings,
-        streams=streams,
-        coverage=coverage,
-        seeds=seeds,
-        validation=validation,
-        snapshots=snapshots,
-        device=device,
-    )
+    chosen = head_kind(head).settings(name, schedule, settings or {})
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    _check_choices(streams, coverage, seeds, validation, snapshots)
     folder = Path(out or Path("runs") / f"{head}-{name}")
     if source is None:
         is_bundled = manifest is None
@@ -248,45 +240,31 @@ def train(
 
 
 def check_device(name: str) -> None:
-    """Raise ValueError unless this machine has the device."""
+    """Raise SettingError unless this machine has the device."""
     cards = torch.cuda.device_count()
     allowed = ["cpu", *(["cuda"] if cards else []), *(f"cuda:{each}" for each in range(cards))]
     if name not in allowed:
-        raise ValueError(f"device = {name!r}: this machine has {', '.join(allowed)}")
+        raise SettingError(f"device = {name!r}: this machine has {', '.join(allowed)}")
 
 
-def check_arguments(
-    head: str,
-    dataset: str,
-    *,
-    schedule: str = "published",
-    settings: Mapping[str, Any] | HeadConfig | None = None,
-    streams: str = "rgb",
-    coverage: str = "cut",
-    seeds: Sequence[int] = (),
-    validation: float = 0.0,
-    snapshots: int = MOST,
-    device: str | None = None,
-) -> HeadSettings:
-    """The settings of the head; raises ValueError for an argument that ``train`` does not take."""
-    chosen = head_kind(head).settings(dataset, schedule, settings or {})
-    if device is not None:
-        check_device(device)
+def _check_choices(
+    streams: str, coverage: str, seeds: Sequence[int], validation: float, snapshots: int
+) -> None:
+    """Raise SettingError for an argument of ``train`` that no data set allows."""
     if streams not in STREAM_CHOICES:
-        raise ValueError(f"streams = {streams!r}: allowed are {', '.join(STREAM_CHOICES)}")
+        raise SettingError(f"streams = {streams!r}: allowed are {', '.join(STREAM_CHOICES)}")
     if coverage not in COVERAGES:
-        raise ValueError(f"{coverage = }: allowed are {', '.join(COVERAGES)}")
+        raise SettingError(f"{coverage = }: allowed are {', '.join(COVERAGES)}")
     if len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds = {seeds}: a seed is named twice")
+        raise SettingError(f"seeds = {seeds}: a seed is named twice")
     if any(not 0 <= seed < 2**32 for seed in seeds):
-        raise ValueError(f"seeds = {seeds}: allowed are 0 to {2**32 - 1}")
+        raise SettingError(f"seeds = {seeds}: allowed are 0 to {2**32 - 1}")
     if not 0 <= validation < 1:
-        raise ValueError(f"{validation = }: a share, 0 or more and below 1")
+        raise SettingError(f"{validation = }: a share, 0 or more and below 1")
     if snapshots < 0:
-        raise ValueError(f"{snapshots = }: 0 or more")
+        raise SettingError(f"{snapshots = }: 0 or more")
     if validation and not snapshots:
-        raise ValueError(f"{validation = }: without snapshots no epoch can be chosen by it")
-    return chosen
+        raise SettingError(f"{validation = }: without snapshots no epoch can be chosen by it")
 
 
 def _check_seeds(out: Path, seeds: Sequence[int], resume: bool) -> None:
