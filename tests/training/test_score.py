@@ -121,7 +121,7 @@ def test_a_stream_that_is_not_there_is_named():
 
 
 def test_scores_file_comes_back_as_it_was(tmp_path):
-    scores = score_features(run_on(tiny_set()[0]), tiny_set()[0])
+    scores = dict(score_features(run_on(tiny_set()[0]), tiny_set()[0]))
     first = next(iter(scores))
     scores[first] = replace(scores[first], fps=None)
     write_scores(tmp_path / "scores.h5", scores, ORIGIN, "last")
@@ -240,7 +240,7 @@ def test_a_scores_file_is_plotted_and_evaluated(tmp_path):
     assert evaluate(tmp_path / "scores.h5", manifest=manifest) == evaluate(
         scores, manifest=manifest
     )
-    with pytest.raises(ValueError, match="dataset= and manifest="):
+    with pytest.raises(ValueError, match="dataset= or manifest="):
         evaluate(scores)
 
 

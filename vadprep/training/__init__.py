@@ -21,7 +21,6 @@ __all__ = [
     "train",
 ]
 
-<<<<<<< HEAD
 if not TYPE_CHECKING:  # so that a type checker knows the names
     __getattr__ = lazy(
         __name__,
@@ -30,18 +29,6 @@ if not TYPE_CHECKING:  # so that a type checker knows the names
             "recipes": ["RECIPES"],
             "results": ["TrainingRun"],
             "scoring": ["score_features"],
-            "run": ["check_arguments", "train"],
+            "run": ["train"],
         },
     )
-=======
-__getattr__ = lazy(
-    __name__,
-    {
-        "checkpoint": ["Checkpoint", "load_checkpoint", "load_run"],
-        "recipes": ["RECIPES"],
-        "results": ["TrainingRun"],
-        "scoring": ["score_features"],
-        "run": ["train"],
-    },
-)
->>>>>>> e54cd1f (Settings that cannot be used raise SettingError; train takes a manifest and a data set together)
