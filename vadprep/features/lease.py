@@ -194,15 +194,6 @@ class Lease:
             in_flight=tuple(each for each in run.in_flight if each != video_id),
         )
 
-    def check(self) -> None:
-        """Raise LeaseError when the lease does not exist any more. Called before a commit."""
-        if self.is_lost():
-            raise LeaseError(
-                f"{self.path}: another run has taken over this run's shards, since it gave no "
-                f"sign of life for {STALE_SECONDS:g} s (suspended?): it ends here, and what it "
-                "had committed is safe"
-            )
-
     def is_lost(self) -> bool:
         """True when another run has removed it. Opens it: on NFS that asks the server."""
         try:
@@ -212,6 +203,15 @@ class Lease:
         except OSError:  # the disk is in trouble: no sign that it was removed
             return False
         return False
+
+    def check(self) -> None:
+        """Raise LeaseError when the lease does not exist any more. Called before a commit."""
+        if self.is_lost():
+            raise LeaseError(
+                f"{self.path}: another run has taken over this run's shards, since it gave no "
+                f"sign of life for {STALE_SECONDS:g} s (suspended?): it ends here, and what it "
+                "had committed is safe"
+            )
 
     def write(self) -> None:
         """Write it again, in place, filled up to cover the longest text so far."""
@@ -231,19 +231,23 @@ class Lease:
         """What a lease held, and when it was first seen."""
         while rivals := self._rivals():
             now = time.monotonic()
-            for path, content in rivals.items():
+            for path, (content, other) in rivals.items():
                 if path not in seen:
                     logger.warning("%s: another run? Watching it for %g s", path, STALE_SECONDS)
                 before, since = seen.setdefault(path, (content, now))
                 if content != before:
-                    self._refuse(Run.read(path.name, content))
+                    end_it = f"scancel {other.job}" if other.job else f"kill {other.process} there"
+                    raise LeaseError(
+                        f"{path.parent}: another run works on shards of rank {self._run.rank} of "
+                        f"{self._run.world_size}: {other}; wait for its end, or end it ({end_it})"
+                    )
                 if now - since > STALE_SECONDS:
                     logger.warning("%s: no sign of life, its shards are taken over", path)
                     path.unlink(missing_ok=True)
             time.sleep(LOOK_SECONDS)
         self.check()
 
-    def _rivals(self) -> dict[Path, bytes]:
+    def _rivals(self) -> dict[Path, tuple[bytes, Run]]:
         """Leases on shards of this run, and what they hold; those of the dead are removed."""
         rivals = {}
         for path, content in _leases(self.path.parent).items():
@@ -253,15 +257,8 @@ class Lease:
             if other.is_dead:
                 path.unlink(missing_ok=True)
             else:
-                rivals[path] = content
+                rivals[path] = content, other
         return rivals
-
-    def _refuse(self, other: Run) -> None:
-        cancel = f"scancel {other.job}" if other.job else f"kill {other.process} there"
-        raise LeaseError(
-            f"{self.path.parent}: another run works on shards of rank {self._run.rank} of "
-            f"{self._run.world_size}: {other}; wait for its end, or end it ({cancel})"
-        )
 
     def close(self) -> None:
         """Remove it; another's stays, since the name is of this process."""

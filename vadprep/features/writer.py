@@ -19,7 +19,7 @@ from typing import Any
 from vadprep.core.atomic import disk_errors, is_temporary, make_folder, names_in, remove_stale
 from vadprep.core.records import SKIPPED, Report
 from vadprep.features.folder import StreamFolder
-from vadprep.features.journal import Journal, read_rows, row_of
+from vadprep.features.journal import Journal, Row, read_rows, row_of
 from vadprep.features.lease import Lease
 from vadprep.features.plan import Place
 from vadprep.features.shard import DONE, FAILED, StoredVideo, write_shard
@@ -103,7 +103,7 @@ class StreamWriter:
         stored = self.folder.stored(place)
         if stored.is_done or stored.video_id not in self.rows:
             self.journal.event("committed", stored.video_id, shard=place.shard, recovered=True)
-            self.record(stored.video_id)
+            self._add(row_of(stored, place.shard))
 
     def lacking(self, video_ids: Iterable[str], retry_failed: bool) -> set[str]:
         """Those of ``video_ids`` that this rank has to do: unfinished, or failed and retried."""
@@ -158,11 +158,13 @@ class StreamWriter:
         """Add the row of a finished video, as its file says, finished now or at the time ``at``."""
         place = self.folder.plan.places[video_id]
         row = row_of(self.folder.stored(place), place.shard)
-        row = row if at is None else replace(row, time=at)
-        if earlier := self.rows.get(video_id):  # the clock of its host may be ahead of ours
+        self._add(row if at is None else replace(row, time=at))
+
+    def _add(self, row: Row) -> None:
+        if earlier := self.rows.get(row.video_id):  # the clock of its host may be ahead of ours
             row = replace(row, time=max(row.time, earlier.time + 0.001))
         self.journal.add(row)
-        self.rows[video_id] = row
+        self.rows[row.video_id] = row
 
     def is_finished(self, place: Place) -> bool:
         """True when there is a file with the video at ``place``, done or failed."""
