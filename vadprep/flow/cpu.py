@@ -178,17 +178,11 @@ class PyramidSolver:
         self._line = np.zeros(finest.stride, np.float32)
         self._planes = [tuple(scale.plane() for _ in range(8)) for scale in self.scales]
         self._flow = [[scale.plane() for _ in range(3)] for scale in self.scales]
-        self._inside = [self._mask(scale) for scale in self.scales]
+        self._inside = [(np.arange(s.stride) < s.width).astype(np.float32) for s in self.scales]
         self._gradients = [
             np.zeros(4 * (scale.height + 2 * BORDER) * (scale.width + 2 * BORDER), np.float32)
             for scale in self.scales
         ]
-
-    @staticmethod
-    def _mask(scale: PlaneLayout) -> Plane:
-        mask = np.zeros(scale.stride, np.float32)
-        mask[: scale.width] = 1
-        return mask
 
     def flows(self, frames: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """The flow [H, W, 2] of each pair of neighbours in ``frames`` uint8 [N, H, W]."""

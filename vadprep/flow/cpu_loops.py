@@ -110,11 +110,7 @@ def _sort_columns(plane, column, rows, columns):
     for x in range(columns):
         k = U(x)
         a, b, c, d, e = _sorted5(
-            plane[U(r0) + k],
-            plane[U(r1) + k],
-            plane[U(r2) + k],
-            plane[U(r3) + k],
-            plane[U(r4) + k],
+            plane[U(r0) + k], plane[U(r1) + k], plane[U(r2) + k], plane[U(r3) + k], plane[U(r4) + k]
         )
         column[k] = a
         column[k + U(_COLUMN)] = b
@@ -126,11 +122,7 @@ def _sort_columns(plane, column, rows, columns):
 @loop()
 def _rank(column, k):
     return _sorted5(
-        column[k],
-        column[k + U(1)],
-        column[k + U(2)],
-        column[k + U(3)],
-        column[k + U(4)],
+        column[k], column[k + U(1)], column[k + U(2)], column[k + U(3)], column[k + U(4)]
     )
 
 

@@ -1,17 +1,8 @@
 """TV-L1 optical flow on a GPU, many pairs of frames at once.
 
-Why it should be fast, for 340 x 256 px and the default settings (arithmetic, not measurement). A
-pair of real clips takes 7 to 27 million iterations of a pixel, as counted on the CPU. One of them
-reads 9 and writes 6 float32, 60 bytes. At the 3.0 TB/s that copies reach on an H100 this is 20 ps,
-so at most 0.54 ms a pair; at the 4.3 of an H200, 0.38 ms. Compiled for both, ``iterate`` is about
-250 instructions a pixel, 9 ps on 132 multiprocessors at 1.7 GHz, of them 28 loads, 6 ps from the
-first cache: both hide behind memory. Warps and medians, one or two for 20 iterations, add 0.1 to
-0.2 ms. In all that is below 0.8 ms a pair on an H100, if launches do not spoil it: the two of an
-iteration take 3 to 4 us. So many pairs are worked on at once, 96 by default, which give the memory
-170 us of work an iteration at the finest scale and 28 at the coarsest. They do not fit into the
-L2 cache, but the 9 that do would be iterated faster than launched. Within a scale no pair waits
-for another; the programs of a pair that is done read one number and end. Launches are replayed
-from a CUDA graph, and the host asks late and seldom who is done.
+Within a scale no pair waits for another; the programs of a pair that is done read one number and
+end. Launches are replayed from a CUDA graph, and the host asks late and seldom which pairs are
+done. The README has the arithmetic of the expected speed.
 """
 
 from __future__ import annotations
@@ -39,8 +30,8 @@ PLANES_OF_A_PAIR = 32
 """float32 a pixel at most: 18 of the finest scale, 3 of the pyramid, up to 10 in a resize."""
 
 TILE = (32, 32)
-"""Rows and columns of a program of 4 warps. Many small ones would take long just to see that
-their pair rests."""
+"""Rows and columns of a program of 4 warps. Many small programs would take long just to see that
+their pair is done."""
 
 ROWS = 8
 """Rows of a tile worked on at a time: 2 pixels a thread, which take 80 to 96 registers."""
@@ -49,13 +40,13 @@ ROUND_ITERATIONS = 4
 """Iterations from one chance to warp and filter to the next: a pair ready sooner waits for it."""
 
 CHUNK_ROUNDS = 4
-"""Rounds launched together, before it is asked whether all pairs are done."""
+"""Rounds launched together, before the host asks whether all pairs are done."""
 
 CHUNKS_AHEAD = 1
-"""Chunks launched before the answer about an earlier one is awaited: the device never idles."""
+"""Chunks launched before the host waits for the answer about an earlier one: the device is busy."""
 
 ALIGNMENT = 64
-"""Floats: each array starts at a multiple, as Triton would compile others in another way."""
+"""Floats. Each array starts at a multiple; otherwise Triton would compile the kernels again."""
 
 
 def tvl1_cuda(frames: Tensor, settings: TVL1, budget_bytes: int = BUDGET_BYTES) -> Tensor:
@@ -119,11 +110,7 @@ class _PyramidSolver:
     """Flow of ``pairs`` pairs of successive frames, from the coarsest scale to the finest."""
 
     def __init__(
-        self,
-        pairs: int,
-        sizes: Sequence[tuple[int, int]],
-        settings: TVL1,
-        device: torch.device,
+        self, pairs: int, sizes: Sequence[tuple[int, int]], settings: TVL1, device: torch.device
     ) -> None:
         floats = ScaleSolver.floats(pairs, sizes[0])
         memory = torch.empty(floats, dtype=torch.float32, device=device)
@@ -162,8 +149,19 @@ class _Resize:
         steps: tuple[float, float],
         device: torch.device,
     ) -> None:
-        self._rows = _taps(source[0], target[0], steps[0], device)
-        self._columns = _taps(source[1], target[1], steps[1], device)
+        self._rows, self._columns = (
+            self._taps(source[i], target[i], steps[i], device) for i in range(2)
+        )
+
+    @staticmethod
+    def _taps(
+        source: int, target: int, step: float, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """First and second source pixel of each target pixel, and the second one's weight."""
+        first, weight = bilinear_axis(target, source, step)
+        second = (first + 1).clip(max=source - 1)
+        first_, second_, weight_ = map(torch.from_numpy, (first, second, weight))
+        return first_.to(device), second_.to(device), weight_.to(device)
 
     def __call__(self, planes: Tensor) -> Tensor:
         """float32 [..., target height, target width] of [..., source height, source width]."""
@@ -172,19 +170,6 @@ class _Resize:
         first, second, weight = self._rows
         weight = weight[:, None]
         return wide[..., first, :] * (1 - weight) + wide[..., second, :] * weight
-
-
-def _taps(
-    source: int, target: int, step: float, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """First and second source pixel of each target pixel, and the second one's weight."""
-    first, weight = bilinear_axis(target, source, step)
-    second = (first + 1).clip(max=source - 1)
-    return (
-        torch.from_numpy(first).to(device),
-        torch.from_numpy(second).to(device),
-        torch.from_numpy(weight).to(device),
-    )
 
 
 # --- one scale --------------------------------------------------------------------------
@@ -234,7 +219,7 @@ class ScaleSolver:
         self._state[:, kernels.TODO.value] = kernels.WARP.value
 
     def _run(self) -> None:
-        """Launch chunks of rounds until all pairs are done, of which it learns somewhat late."""
+        """Launch chunks of rounds until all pairs are done; the answer comes somewhat late."""
         settings = self._settings
         rounds = math.ceil(settings.inner_iterations / ROUND_ITERATIONS)
         rounds *= settings.warps * settings.outer_iterations
@@ -246,7 +231,7 @@ class ScaleSolver:
                 return
 
     def _asked(self) -> Callable[[], bool]:
-        """Whether all pairs are done by now; who calls it waits until the device has come here."""
+        """Whether all pairs are done by now; its caller waits until the device has reached this."""
         done = (self._state[:, kernels.TODO.value] == kernels.DONE.value).all()
         if not done.is_cuda:
             return lambda: bool(done)
@@ -312,7 +297,7 @@ class ScaleSolver:
             settings.inner_iterations,
             settings.outer_iterations,
             settings.warps,
-            BLOCK=_power_of_two(tiles),
+            BLOCK=triton.next_power_of_2(tiles),
             enable_fp_fusion=True,
         )
 
@@ -387,7 +372,3 @@ def _aligned(count: int) -> int:
 def _tiles(size: tuple[int, int]) -> tuple[int, int]:
     """Tiles along x and along y."""
     return math.ceil(size[1] / TILE[1]), math.ceil(size[0] / TILE[0])
-
-
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()

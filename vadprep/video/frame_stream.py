@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from fcntl import F_GETFL, F_SETFL, fcntl
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -67,11 +66,7 @@ class DecodeReport:
 
 
 def open_frames(
-    path: Path,
-    *,
-    decoder: str = "decord",
-    fps: Fraction | None = None,
-    stall_seconds: float = 60.0,
+    path: Path, *, decoder: str = "decord", fps: Fraction | None = None, stall_seconds: float = 60.0
 ) -> FrameStream:
     """Stream of the frames of a video file, or of a folder of frames at ``fps``.
 
@@ -198,12 +193,7 @@ class FrameStream:
     def __enter__(self) -> FrameStream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __del__(self) -> None:
