@@ -63,7 +63,7 @@ def walk(real_clips: Path) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_fixed_iterations_equal_opencv_to_rounding(real_clips: Path, size: tuple[int, int]) -> None:
     for clip in sorted(real_clips.glob("*.mp4")):
-        frames = grey_frames(clip, size, 21)
+        frames = grey_frames(clip, size, 6)
         for before, after, flow in zip(frames, frames[1:], tvl1(frames, FIXED), strict=False):
             assert np.abs(flow - opencv_flow(before, after, FIXED)).max() <= 1e-4
 
@@ -115,7 +115,7 @@ def randomly_shifted(seed: int, sigma: float) -> tuple[NDArray[np.uint8], float,
     return np.stack([as_grey(image), as_grey(shifted(image, u, v))]), u, v
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(10))
 def test_any_shift_of_a_fine_texture_is_found(seed: int) -> None:
     frames, u, v = randomly_shifted(seed, sigma=1.2)
     assert error_inside(tvl1(frames)[0], u, v) <= 0.05

@@ -58,7 +58,7 @@ def read(
 
 
 @pytest.mark.parametrize("quantisation", ["mediapipe", "denseflow"])
-def test_hdf5_gives_back_the_very_pictures(tmp_path, quantisation):
+def test_hdf5_gives_back_the_same_images(tmp_path, quantisation):
     folder = SavedFlow.prepare(tmp_path / "f", "hdf5", spec(quantisation=quantisation))
     written = save(folder, quantisation=quantisation)
     assert torch.equal(
@@ -220,7 +220,7 @@ def flip_a_byte(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [flip_a_byte, lambda path: path.write_bytes(b"x" * 99)])
 @pytest.mark.parametrize("name", ["a.h5", "a/flow_y_00007.jpg"])
-def test_damaged_flow_is_told(tmp_path, name, spoil):
+def test_damaged_flow_is_reported(tmp_path, name, spoil):
     form = "hdf5" if name == "a.h5" else "jpeg"
     if form == "jpeg" and spoil is flip_a_byte:
         pytest.skip("JPEG has no checksum")
@@ -232,7 +232,7 @@ def test_damaged_flow_is_told(tmp_path, name, spoil):
 
 
 @pytest.mark.parametrize("name", ["flow_x_00005.jpg", "flow_x_00019.jpg", "flow_y_00005.jpg"])
-def test_a_jpeg_that_is_missing_is_told(tmp_path, name):
+def test_a_jpeg_that_is_missing_is_reported(tmp_path, name):
     folder = SavedFlow.prepare(tmp_path / "f", KINDS["jpeg"], spec())
     save(folder)
     (tmp_path / "f" / "a" / name).unlink()
@@ -241,7 +241,7 @@ def test_a_jpeg_that_is_missing_is_told(tmp_path, name):
 
 
 @pytest.mark.parametrize("axes", ["x", "y", "xy"])
-def test_a_jpeg_of_another_size_is_told(tmp_path, axes):
+def test_a_jpeg_of_another_size_is_reported(tmp_path, axes):
     folder = SavedFlow.prepare(tmp_path / "f", KINDS["jpeg"], spec())
     save(folder)
     for axis in axes:
@@ -250,7 +250,7 @@ def test_a_jpeg_of_another_size_is_told(tmp_path, axes):
         read(folder)
 
 
-def test_planes_that_are_not_8_bits_are_told(tmp_path):
+def test_planes_that_are_not_8_bits_are_reported(tmp_path):
     folder = SavedFlow.prepare(tmp_path / "f", "hdf5", spec())
     save(folder)
     with h5py.File(tmp_path / "f" / "a.h5", "a") as file:
@@ -262,7 +262,7 @@ def test_planes_that_are_not_8_bits_are_told(tmp_path):
         read(folder)
 
 
-def test_a_file_of_another_video_is_told(tmp_path):
+def test_a_file_of_another_video_is_reported(tmp_path):
     folder = SavedFlow.prepare(tmp_path / "f", "hdf5", spec())
     save(folder)
     os.rename(tmp_path / "f" / "a.h5", tmp_path / "f" / "b.h5")

@@ -422,7 +422,7 @@ def test_a_crash_names_the_signal() -> None:
     assert caught.value.kind == "crashed"
 
 
-def test_an_unexpected_exception_is_told() -> None:
+def test_an_unexpected_exception_is_reported() -> None:
     with pytest.raises(DecodeError, match="exit code 1: KeyError: 'no such'") as caught:
         list(fake_stream(100, "raise KeyError('no such')"))
     assert caught.value.kind == "crashed"

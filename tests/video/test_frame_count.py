@@ -139,7 +139,7 @@ def test_a_sound_video_has_no_note(tmp_path: Path, suffix: str) -> None:
     assert "length_note" not in attributes(source, Video("a", source.name, num_frames=90))
 
 
-def test_the_note_stands_in_the_shard(tmp_path: Path) -> None:
+def test_the_note_is_in_the_shard(tmp_path: Path) -> None:
     source = write_video(tmp_path / "a.mp4", 120)
     note = attributes(source, Video("a", source.name, num_frames=100))["length_note"]
     assert note == f"the manifest has 100 frames, the video has 120: 1.2 = 30/25, {RATE}".encode()
@@ -155,7 +155,7 @@ def test_a_truncated_video_that_is_let_through_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
-def test_a_hole_in_the_time_stamps_is_told(tmp_path: Path, decoder: str) -> None:
+def test_a_gap_in_the_timestamps_is_reported(tmp_path: Path, decoder: str) -> None:
     ticks = [number + (number > 50) for number in range(90)]
     source = write_video(tmp_path / "a.mkv", 90, ticks=ticks)
     spec = standin_spec(resize="32x32", crop_size=32, decoder=decoder)

@@ -15,7 +15,7 @@ MAX_DAMAGE = 0.1
 """A video fails when more than this share of its frames had to be filled in or is missing."""
 
 MIN_FPS, MAX_FPS = 1, 1000
-"""Frame rates outside are not believed."""
+"""A header with a frame rate outside is taken to be wrong."""
 
 RATE_TOLERANCE = 0.002
 """Of a ratio of frame counts to a ratio of frame rates, besides a frame or two: 29.97 is 30."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vadprep.core.errors import DecodeError
 
 MAX_PIXELS = 7680 * 4320
-"""The header of a larger frame is not believed."""
+"""The limit of a frame. A header with a larger frame is taken to be wrong."""
 
 Frame = NDArray[np.uint8]
 
