@@ -32,10 +32,8 @@ class Backbone:
     def __call__(self, views: Tensor) -> Tensor:
         """Features float32 [batch, dim] of views, on the device.
 
-        Views are [batch, clip_length, size, size, channel], such as [batch, 16, 224, 224, 3].
-
-        Views are uint8; of flow also float32 in [-1, 1]. Raises ValueError for another shape or
-        type.
+        Views are [batch, clip_length, size, size, channel], such as [batch, 16, 224, 224, 3]:
+        uint8, for flow also float32 in [-1, 1]. Raises ValueError for another shape or type.
         """
         expected = (self.clip_length, self.size, self.size, self.channels)
         types = (torch.uint8,) if self.channels == 3 else (torch.uint8, torch.float32)
@@ -59,7 +57,7 @@ def load_backbone(
     """The network ready to run; ``precision`` is fp32, tf32, bf16 or fp16.
 
     Raises ValueError for an unknown graph, precision or scaling and for weights of another
-    graph, and SpecError when the device has not got the precision.
+    graph, and SpecError when the device does not have the precision.
     """
     device = torch.device(device)
     check_precision(precision, device)

@@ -54,7 +54,7 @@ def doubled(x: Tensor, views: Tensor, twice_mean: Means) -> Tensor:
     """2 (pixel - mean) in place, channels last, ``x`` being a copy of ``views`` in another type.
 
     Exact in bfloat16 and float16 for uint8 and a mean of 127.5. Views that are floats (flow
-    that was not quantised) are in [-1, 1] already: there y stands for the pixel 127.5 (1 + y).
+    that was not quantised) are in [-1, 1] already: the value y is the pixel 127.5 (1 + y).
     """
     mean = twice_mean[0] if len(twice_mean) == 1 else x.new_tensor(twice_mean)
     return x.mul_(2).sub_(mean) if views.dtype == torch.uint8 else x.mul_(255).add_(255 - mean)

@@ -31,9 +31,9 @@ def has_cpu_bf16() -> bool:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise SpecError when ``device`` has not got ``precision``, ValueError for no such name.
+    """Raise SpecError when ``device`` does not have ``precision``, ValueError for another name.
 
-    Where there is no TF32, on a CPU or an old card, fp32 serves: it is the more exact.
+    Where there is no TF32, on a CPU or an old card, fp32 serves: it is more exact.
     """
     if precision not in DTYPES:
         raise ValueError(f"{precision = }: allowed are {', '.join(DTYPES)}")
@@ -41,8 +41,8 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise SpecError(f"precision {precision} needs a GPU; on a CPU use fp32 or bf16")
     if device.type == "cpu" and precision == "bf16" and not has_cpu_bf16():
         raise SpecError(
-            "precision bf16 needs a processor with AVX512-BF16 or AMX, which this one has "
-            "not (it would be emulated, a hundred times slower); use fp32"
+            "precision bf16 needs a processor with AVX512-BF16 or AMX, which this one "
+            "does not have (it would be emulated, a hundred times slower); use fp32"
         )
     if device.type == "cuda" and precision == "bf16":
         major, _ = torch.cuda.get_device_capability(device)
@@ -51,7 +51,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 _FLAGS = threading.Lock()
-"""Held while the process-wide switches of torch are ours: threads of a worker share them."""
+"""Held while one thread changes the process-wide switches of torch, which all threads share."""
 
 
 @contextmanager

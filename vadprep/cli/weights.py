@@ -50,23 +50,23 @@ def weights_list(as_json: bool) -> None:
         click.echo(json.dumps([_as_json(name, each) for name, each in files.items()], indent=2))
         return
     rows: list[Cells] = [("name", "graph", "file", "licence", "known by", "here")]
-    for name, known in files.items():
-        kind = "git blob id" if known.blob else "SHA-256, part" if known.sha256 else "nothing"
-        rows.append((name, known.graph, known.file_name, known.licence, kind, _state(name)))
+    for name, each in files.items():
+        kind = "git blob id" if each.blob else "SHA-256, part" if each.sha256 else "nothing"
+        rows.append((name, each.graph, each.file_name, each.licence, kind, _state(name)))
     show(rows)
     click.echo(f"kept in {weights_folder()} (VADPREP_CACHE); vadprep weights get NAME")
 
 
-def _as_json(name: str, known: PublishedFile) -> dict[str, str | int | None]:
+def _as_json(name: str, published: PublishedFile) -> dict[str, str | int | None]:
     return {
         "name": name,
-        "graph": known.graph,
-        "url": known.url,
-        "origin": known.origin,
-        "licence": known.licence,
-        "size": known.size,
-        "git_blob": known.blob,
-        "sha256": known.sha256,
+        "graph": published.graph,
+        "url": published.url,
+        "origin": published.origin,
+        "licence": published.licence,
+        "size": published.size,
+        "git_blob": published.blob,
+        "sha256": published.sha256,
         "here": _state(name),
     }
 

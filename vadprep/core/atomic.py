@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and errors of the disk in one line.
 
-A file is written under ``NAME.tmp-<host>-<pid>-<n>`` in the folder where it is to stand, flushed
-to the disk, and renamed: a reader, a crash or a second writer never meets half a file.
+A file is written under ``NAME.tmp-<host>-<pid>-<n>`` in the same folder, flushed to the
+disk, and renamed. So a reader, a crash or a second writer never meets half a file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REMEDIES = {
 
 
 UNSYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What file systems say that cannot sync a folder: it has to do without."""
+"""Errors of file systems that cannot sync a folder; they are ignored."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -69,7 +69,7 @@ def open_atomic(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         _publish(temporary, path, replace)
     finally:
-        with suppress(OSError):  # what has gone wrong before counts; the next run removes it
+        with suppress(OSError):  # the first error counts; the next run removes the file
             temporary.unlink(missing_ok=True)
 
 
@@ -117,11 +117,11 @@ def is_temporary(name: str) -> bool:
 def remove_stale(
     folder: Path, is_ours: Callable[[str], bool] = lambda name: False, with_own: bool = False
 ) -> None:
-    """Remove temporary files and folders in ``folder`` whose writer, on this host, is dead.
+    """Remove temporary files and folders in ``folder`` whose writer, on this host, has ended.
 
-    Of a name that ``is_ours``, those of other hosts are removed too: nobody else may write it.
-    ``with_own`` removes those of this process, where it writes no more. Raises OutputError when
-    the disk refuses.
+    Where ``is_ours`` of the final name is true, those of other hosts are removed too: nobody else
+    may write it. ``with_own`` also removes those of this process, which must write no more.
+    Raises OutputError when the disk refuses.
     """
     for name in names_in(folder):
         final, mark, writer = name.rpartition(".tmp-")

@@ -85,7 +85,7 @@ class OutOfMemory(VadprepError):
 
 
 class ClusterError(VadprepError):
-    """A Ray cluster cannot be joined, or none of its nodes can work: the reason stands by each."""
+    """A Ray cluster cannot be joined, or none of its nodes can work. The message says why."""
 
 
 class TrainingError(VadprepError):

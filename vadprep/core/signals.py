@@ -1,4 +1,4 @@
-"""A stop by a signal, as an exception."""
+"""A stop by a signal arrives as the exception ``Stopped``."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 _requested: list[Stopped] = []
-"""The stop that a signal asked for inside the ``stop_on_signals`` block that is running."""
+"""The stop that a signal requested in the running ``stop_on_signals`` block."""
 
 
 def check_stop() -> None:
-    """Raise Stopped when a signal has asked for it and the exception was lost on the way.
+    """Raise Stopped when a signal has requested it and the exception was lost.
 
     Python swallows what is raised while it runs a finalizer or a weak reference's callback, and
-    a signal can arrive just then. So long work asks here between its steps.
+    a signal can arrive just then. So long work calls this between its steps.
     """
     if _requested:
         raise _requested[0]
 
 
 def call_interruptible(call: Callable[[], T]) -> T:
-    """What ``call`` returns or raises, for a call of C code that may wait long, deaf to signals.
+    """What ``call`` returns or raises, for a call of C code that waits long and ignores signals.
 
-    It has a thread of its own, and is left to itself there when a stop arrives: Stopped is raised.
+    The call runs in a thread. When a stop arrives, the thread is abandoned and Stopped is raised.
     """
     answer: Future[T] = Future()
 

@@ -1,8 +1,8 @@
-"""Presets, and the spec: every number that shapes a feature, under one name and one hash.
+"""The spec: every setting that shapes a feature, with one hash.
 
-A preset is a named recipe of the field; a spec is a preset with all fields resolved (weights,
-precision, batch shape) for one feature set. The spec is stored in every shard, and features of
-two different specs never mix.
+A preset (``presets``) is a recipe of the field. A spec is a preset with weights, precision and
+batch: all settings of one feature folder. The spec is stored in every shard, and features of two
+specs never mix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vadprep.core.clips import TAIL_RULES
 from vadprep.core.errors import SpecError
 
 UNKNOWN = "unknown"
-"""Value of a field that nobody wrote down (imported features). It equals nothing silently."""
+"""Value of a field that nobody wrote down (imported features). It equals no other value."""
 
 STREAMS = ("rgb", "flow")
 NO_FLOW = "-"
@@ -40,10 +40,10 @@ SHARED_FIELDS = (
 
 @dataclass(frozen=True)
 class Spec:
-    """The resolved settings of one feature set.
+    """The resolved settings of one feature folder.
 
-    Every field is its identity but ``preset`` and ``weights``, which are names: the weights are
-    told by their SHA-256, whatever the file was called.
+    All fields make its identity, except the two names ``preset`` and ``weights``: the SHA-256
+    identifies the weights, whatever the name of the file.
     """
 
     preset: str
@@ -51,7 +51,7 @@ class Spec:
     stream: str
     """``rgb`` or ``flow``."""
     graph: str
-    """Id of the network, which tensor shapes alone cannot tell."""
+    """Id of the network; tensor shapes alone do not identify it."""
     weights: str
     """Name of the weights, for example ``rgb_imagenet.pt`` or ``random:0``."""
     weights_sha256: str
@@ -82,7 +82,7 @@ class Spec:
     dtype: str
     """Number type in the shards."""
     batch: int
-    """Clip views in one pass of the network; the last pass is padded to it."""
+    """Views in one pass of the network; the last pass is padded to this number."""
     flow: str = NO_FLOW
     """Flow algorithm with its settings, on grey resized frames (``flow.pictures``)."""
     flow_source: str = NO_FLOW
@@ -90,7 +90,7 @@ class Spec:
     flow_bound: int | str = NO_FLOW
     """Flow beyond so many px a frame is clipped."""
     quantisation: str = NO_FLOW
-    """How flow became 8 bits: ``none``, ``mediapipe`` or ``denseflow``."""
+    """How flow is reduced to 8 bits: ``none``, ``mediapipe`` or ``denseflow``."""
     flip_rule: str = NO_FLOW
     """``negate-u``: a mirrored crop has the flow of the mirrored scene; ``keep-u``: the legacy
     rule (Finspire13), which mirrors the picture of the flow alone."""
@@ -192,9 +192,9 @@ def require_shared(ours: Spec, theirs: Spec, where: str) -> None:
     ]
     if lines:
         raise SpecError(
-            f"{where} holds features of stream {theirs.stream} that stream {ours.stream} would not "
-            f"fit (asked for / found there): {'; '.join(lines)}. Use the same settings, or "
-            "another --out"
+            f"{where} holds features of stream {theirs.stream} that do not fit stream "
+            f"{ours.stream} (asked for / found there): {'; '.join(lines)}. Use the same "
+            "settings, or another --out"
         )
 
 

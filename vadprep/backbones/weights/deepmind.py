@@ -298,7 +298,7 @@ def compare_with_release(state: State, graph: str) -> ReleaseComparison:
     """
     release = next((name for name, of in RELEASES.items() if of == graph), None)
     if release is None:
-        raise ValueError(f"{graph = }: CRCs are known of {', '.join(RELEASES.values())}")
+        raise ValueError(f"{graph = }: CRCs are published for {', '.join(RELEASES.values())}")
     crcs = released_crcs(release)
     equal, differing = 0, []
     for ours, tensor in state.items():

@@ -64,7 +64,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds, under its own names, and what it says of itself."""
+    """What a file holds, under its own names, and what it says about itself."""
 
     path: Path
     tensors: State = field(repr=False)
