@@ -175,7 +175,13 @@ DIFFERENCES = {
 KINDS = ("tail rule", "frame rate", "order of the crops", "scaling", "other pixels", "weights")
 
 
-@pytest.mark.parametrize("name", DIFFERENCES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if " and " in name else name
+        for name in DIFFERENCES
+    ],
+)
 def test_each_difference_is_found_and_no_other(name: str) -> None:
     changed, expected = DIFFERENCES[name]
     found = compare(extracted(), extracted(**changed))

@@ -236,7 +236,7 @@ def test_a_folder_of_another_layout_is_refused_with_what_was_looked_for(tmp_path
     with pytest.raises(FeaturesError, match=r"looked for b__0.npy; there is a__0.npy"):
         imported(tree, manifest_of(["b"]), tmp_path / "f")
     twice = per_crop_files(tmp_path / "RGB" / "copy", {"a": 3})
-    with pytest.raises(FeaturesError, match="stand there twice, a and copy/a"):
+    with pytest.raises(FeaturesError, match="are there twice, a and copy/a"):
         imported(twice.parent, manifest_of(["x/a"]), tmp_path / "f")
 
 

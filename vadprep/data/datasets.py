@@ -146,9 +146,9 @@ def _split_summary(manifest: Manifest, split: str) -> SplitSummary:
 def leaks(manifest: Manifest) -> list[str]:
     """A line for each split where the kind of file gives the label away.
 
-    The kind is the suffix, or a folder of frames. It leaks when guessing each kind's commoner
-    label makes at most a tenth of the mistakes of guessing one label for all: kinds go through
-    different decoders and encoders, and a network learns such traces instead of the anomaly.
+    The kind is the suffix, or a folder of frames. It leaks if predicting the commoner label of
+    each kind makes at most a tenth of the mistakes of predicting one label for all. Kinds go
+    through different decoders and encoders, and a network learns such traces instead of anomalies.
     """
     found = []
     for split in manifest.splits:

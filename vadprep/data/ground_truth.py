@@ -178,7 +178,7 @@ def read_ground_truth(path: Path) -> NDArray[np.bool_]:
         found = np.load(path, allow_pickle=False)
     except OSError as error:
         raise GroundTruthError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:  # numpy's words advise to run what is in it
+    except (ValueError, EOFError) as error:  # numpy's message advises to run what is in it
         raise GroundTruthError(f"{path}: not a .npy file of numbers: save it by np.save") from error
     flat = np.ravel(found)
     if found.size != max(found.shape, default=0) or not np.isin(flat, (0, 1)).all():

@@ -100,7 +100,7 @@ def check_ground_truth(
     }
     rule, reading = min(attempts, key=lambda each: _num_wrong(attempts[each]))
     if right:
-        # A video that was marked normal throughout says nothing of how intervals are read.
+        # A video that is marked normal throughout does not show how intervals are read.
         reading = min(READINGS, key=lambda each: _num_wrong(attempts[rule, each], marked=True))
     else:
         near = {rule: -abs(total - len(labels)) for rule, total in totals.items()}

@@ -61,7 +61,7 @@ _LABELS = {"": None, "0": 0, "1": 1}
 class Manifest:
     """The videos of one data set, in the order of the file.
 
-    ``warnings`` are one line each: what was put right on reading, for example clipped ends.
+    ``warnings`` are one line each: what reading corrected, for example ends that were cut.
     ``columns`` are those of the header, in order.
     """
 
@@ -235,7 +235,7 @@ def _rows(
 
 
 def _video(row: _Row, warnings: list[str]) -> Video:
-    """The video of one row; what was put right is added to ``warnings``."""
+    """The video of one row; what was corrected is added to ``warnings``."""
     label, intervals, seconds = _label(row), _frame_intervals(row), _second_intervals(row)
     _check_label(row, label, intervals, seconds)
     num_frames, scored = _count(row, "num_frames"), _count(row, "num_frames_scored")
@@ -362,7 +362,7 @@ def _pairs(row: _Row, column: str) -> list[tuple[float, float]] | None:
             raise row.error(
                 column,
                 f"[{start}, {stop}) after {last_stop}: intervals start at 0 or later, end "
-                f"after they start, and stand in order without overlap",
+                f"after they start, and are in order without overlap",
             )
         last_stop = stop
     return [(start, stop) for start, stop in pairs]

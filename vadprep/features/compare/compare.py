@@ -172,7 +172,7 @@ def _evenly(ids: Sequence[str], most: int | None) -> list[str]:
 def _studied(
     set_a: FeatureSet, set_b: FeatureSet, ids: Sequence[str], counts: ClipCounts
 ) -> Evidence:
-    """What a window of clips of some videos says of crops, network and values.
+    """What a window of clips of some videos shows about crops, network and values.
 
     Where the sets have other numbers of crops, the mean over the crops is compared.
     """
@@ -221,7 +221,7 @@ def _has_unit_length(pairs: Sequence[Pair], side: int) -> bool:
 
 
 def _order(pairs: Sequence[Pair]) -> tuple[int, ...]:
-    """The order of the crops that fits best; as they are where another fits no better."""
+    """The order of the crops with the highest correlation; unchanged if the gain is small."""
     likeness = crop_likeness(pairs)
     order, plain = best_order(likeness), tuple(range(len(likeness)))
     rows = np.arange(len(likeness))

@@ -27,7 +27,7 @@ for one Inception-I3D with another resize, contrast or other videos, 0.70 with [
 SAME_COURSE = 0.2
 """Correlation of how alike clips are: the same videos, if chance seldom does it."""
 CHANCE = 0.15
-"""Share of other partners that fit as well: below it the partners are the same videos."""
+"""Share of other partners that correlate as well: below it the partners are the same videos."""
 SCALED = math.log(1.1)
 """Features that vary by more than a tenth more or less: the input was scaled otherwise."""
 

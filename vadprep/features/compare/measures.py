@@ -1,4 +1,4 @@
-"""Figures of two sets of snippets that show the same clips, from sums that hold few of them.
+"""Measures of two sets of snippets that show the same clips, from sums that hold few of them.
 
 Features of one network resemble each other whatever the video, and those of one video resemble
 each other whatever the network. So the tests for "same network" and "same video" look at what is
@@ -22,7 +22,7 @@ Pair64 = tuple[NDArray[np.float64], NDArray[np.float64]]
 MOST_FEATURES = 256
 """Features among which each is looked for."""
 FEWEST_CLIPS = 8
-"""Clips below which a test on time says nothing."""
+"""Fewest clips for a test on the course in time."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def same_scene(pairs: Sequence[Pair]) -> float:
 
 
 def same_course(pairs: Sequence[Pair]) -> tuple[float, float]:
-    """How alike the clips of a video are, in A against B, whatever the networks: two figures.
+    """How alike the clips of a video are, in A against B, whatever the networks: two numbers.
 
     First the correlation over the pairs of clips of a video [num_clips, dim], where the mean
     likeness of clips so far apart in time is taken away; the mean over the videos. Clips of a
@@ -182,7 +182,7 @@ def crop_likeness(pairs: Sequence[Pair]) -> NDArray[np.float64]:
     """Correlation of each crop of A with each of B: float64 [crops of A, crops of B].
 
     ``pairs`` are [num_clips, num_crops, dim]. What all crops of a clip share is taken away, so
-    that a crop is told from its neighbours.
+    that a crop differs from its neighbours.
     """
     own = [(_own(a), _own(b)) for a, b in pairs]
     products = sum(np.einsum("tid,tjd->ij", a, b, dtype=np.float64) for a, b in own)

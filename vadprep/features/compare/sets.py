@@ -86,7 +86,7 @@ class TreeSet:
         )
 
     def form(self, video_id: str) -> tuple[int, int, int]:
-        """As the first file says; whether the others agree is seen when the video is read."""
+        """The form of the first file. Others that differ are found when the video is read."""
         crops = self._tree.find(video_id)
         first = form_of({0: crops.get(0, next(iter(crops.values())))})
         num_crops = first.num_crops if len(crops) == 1 else len(crops)
@@ -100,7 +100,7 @@ class TreeSet:
 
 
 def open_set(path: Path, stream: str, wanted: Collection[str] = ()) -> FeatureSet:
-    """The features of a stream in ``path``; a tree is read in the naming that fits ``wanted``.
+    """The features of a stream in ``path``; a tree is read in the naming that has ``wanted``.
 
     Raises FeaturesError when there are none.
     """

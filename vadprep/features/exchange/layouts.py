@@ -110,14 +110,14 @@ class Tree:
     def find(self, video_id: str) -> Mapping[int, Path]:
         """Files of a video by crop: at its id as a path, else the ones of that name; or none.
 
-        Raises FeaturesError when files of that name stand in two folders.
+        Raises FeaturesError if files of that name are in two folders.
         """
         if video_id in self.videos:
             return self.videos[video_id]
         places = self._by_name.get(PurePosixPath(video_id).name, [])
         if len(places) > 1:
             raise FeaturesError(
-                f"{self.root}: features of {video_id!r} stand there twice, {places[0]} and "
+                f"{self.root}: features of {video_id!r} are there twice, {places[0]} and "
                 f"{places[1]}: name the folder of one of them"
             )
         return self.videos[places[0]] if places else {}

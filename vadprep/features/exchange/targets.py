@@ -32,7 +32,7 @@ class Target:
     ground_truth: str
     """File of the flat frame labels of the test split, in the order of its list; "" for none."""
     listed_crops: int | None = None
-    """How many crops of a video stand in a list; None for all."""
+    """Number of crops of a video in a list; None for all."""
     relative: bool = False
     """The list has paths relative to the export, else whole ones."""
     labelled: bool = False
