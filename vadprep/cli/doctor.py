@@ -51,6 +51,8 @@ PACKAGES = {
     "pytorchvideo": "no ResNet-50 networks",
     "torchvision": "no ResNet-50 networks, no classifiers, no class names",
     "scikit-learn": "no metrics",
+    "scipy": "no training of csltal",
+    "tensorboard": "no training",
     "matplotlib": "no plots",
     "rich": "no progress bar",
 }

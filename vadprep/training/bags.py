@@ -3,7 +3,7 @@
 Features are held in memory as they are stored (float16 halves the 10 to 20 GB of a large set),
 as far as memory goes, and become float32 on the device. In training every crop of a video is an
 item of its own, or a video with all its crops is one (``HeadConfig.crops``); in scoring the crops
-of a video are averaged, see ``score``.
+of a video are averaged, see ``scoring``.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Checkpoint:
     head_name: str
     head: Head
     streams: str
-    """``rgb``, ``flow`` or ``concat`` (``bags.STREAM_CHOICES``)."""
+    """``rgb``, ``flow`` or ``concat`` (``features.STREAM_CHOICES``)."""
     specs: Mapping[str, Spec]
     """Settings of the features it was trained on, by stream."""
     seed: int
