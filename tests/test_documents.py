@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,15 +50,16 @@ d,d.mp4,test,0,A,64,25,[]
 """The videos of every bundled data set, as the commands of the documents find it."""
 
 
+def blocks_of(text: str, *languages: str) -> list[str]:
+    """The code blocks of a document in one of ``languages``; a plain block has the language ""."""
+    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.S | re.M)
+    return [textwrap.dedent(code) for language, code in blocks if language in languages]
+
+
 def commands_of(text: str) -> list[str]:
     """Every ``vadprep`` command line in the code blocks of a document, comments cut off."""
-    blocks = "\n".join(re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.S | re.M))
-    lines = blocks.replace("\\\n", " ").splitlines()
+    lines = "\n".join(blocks_of(text, "", "sh", "bash")).replace("\\\n", " ").splitlines()
     return [re.split(r"\s#", line)[0].strip() for line in lines if line.startswith("vadprep ")]
-
-
-def blocks_in_python(text: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
@@ -64,11 +67,14 @@ def test_links_exist(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
     local = [link for link in links if "://" not in link]
     assert not [link for link in local if not (document.parent / link).exists()]
+    folders = [document.parent / link for link in local if link.endswith("/")]
+    assert not [folder for folder in folders if not (folder / "README.md").exists()]
 
 
 def own_labels() -> str:
     """The labels of one's own data in the README."""
-    return re.findall(r"^```\n(video_id,.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)[0]
+    blocks = blocks_of((ROOT / "README.md").read_text(), "")
+    return next(block for block in blocks if block.startswith("video_id,"))
 
 
 @pytest.fixture(scope="module")
@@ -161,19 +167,28 @@ def test_the_examples_in_python_run(
     readme_done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(readme_done, tmp_path, dirs_exist_ok=True, ignore=lambda *_: ["runs"])
-    with_vadprep, with_h5py = blocks_in_python((ROOT / "README.md").read_text())
+    with_vadprep, with_h5py = blocks_of((ROOT / "README.md").read_text(), "python")
     names: dict[str, Any] = {}
     with in_folder(tmp_path):
         exec(with_vadprep, names)
         video = names["video"]
-        assert video.rgb.shape[:2] == (len(video.spans), 5) and video.rgb.dtype == np.float16
+        shape = video.rgb.shape
+        assert shape[:2] == (len(video.spans), 5) and video.rgb.dtype == np.float16
         assert {*names["scores"]} == {str(tmp_path / "videos/yard/07.mp4")}
         assert 0 <= names["run"].mean()["frame_auc"] <= 1
         names["features"].close()  # HDF5 opens no file twice, with locks and without
         capsys.readouterr()
         exec(with_h5py)
     shown = capsys.readouterr().out.splitlines()
-    assert len(shown) == 4 and f"gate-01 {video.rgb.shape} {video.spans[-1]}" in shown
+    assert len(shown) == 4 and f"gate-01 {shape} {video.spans[-1]}" in shown
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_what_the_examples_in_python_import_exists(document: Path) -> None:
+    for block in blocks_of(document.read_text(), "python"):
+        for line in ast.parse(block).body if "import " in block else []:
+            if isinstance(line, ast.Import | ast.ImportFrom):
+                exec(ast.unparse(line))
 
 
 def test_the_readme_has_the_two_lines_that_set_up() -> None:
