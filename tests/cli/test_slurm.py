@@ -191,7 +191,7 @@ def test_an_array_stopped_in_every_way_is_made_whole_by_what_status_prints(
     assert 4 <= len(committed) < VIDEOS
 
     missing = jobs.status("--missing-ranks")
-    assert "of 4 ranks, as the last run had" in missing.stderr
+    assert "of 4 ranks, as in the last run" in missing.stderr
     assert missing.stdout.strip() == "0-3"
     assert jobs.make_whole(4) == ["0-3"]
     require_whole(jobs, whole)

@@ -199,7 +199,7 @@ def test_status_prints_the_missing_ranks_and_nothing_else(folder):
     Journal(folder.path, 0).event("start", "v0", world_size=4)
     result = run("status", path, "--missing-ranks")
     assert (result.exit_code, result.stdout) == (1, "0,2-3\n")
-    assert "of 4 ranks, as the last run had" in result.stderr
+    assert "of 4 ranks, as in the last run" in result.stderr
     result = run("status", path, "--missing-ranks", "--world-size", 2)
     assert (result.exit_code, result.stdout) == (1, "0-1\n")
 

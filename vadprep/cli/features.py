@@ -88,8 +88,8 @@ def show_missing_ranks(results: Sequence[Status], world_size: int | None) -> NoR
     folders = [each.folder for each in results]
     ranks_in_all = world_size or last_world_size(folders)
     if ranks_in_all is None:
-        raise click.UsageError("--missing-ranks: no run has been here yet: add --world-size N")
-    whose = "as asked" if world_size else "as the last run had"
+        raise click.UsageError("--missing-ranks: no run has written here yet: add --world-size N")
+    whose = "as given" if world_size else "as in the last run"
     click.echo(f"of {ranks_in_all} ranks, {whose}", err=True)
     ranks = ranks_with_work(folders, ranks_in_all)
     if ranks:
@@ -175,7 +175,7 @@ def _running(run: Run) -> str:
     silence = duration(run.silent_seconds)
     sign = f"last sign of life {silence} ago"
     if run.silent_seconds > STALE_SECONDS:
-        sign = f"NO SIGN OF LIFE for {silence}: it or its host is dead or held up"
+        sign = f"NO SIGN OF LIFE for {silence}: it or its host is dead or suspended"
     return f"{run}: {run.videos} videos done, {len(run.in_flight)} in work{names}, {sign}"
 
 

@@ -49,12 +49,12 @@ def weights_list(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_as_json(name, each) for name, each in files.items()], indent=2))
         return
-    rows: list[Cells] = [("name", "graph", "file", "licence", "known by", "here")]
+    rows: list[Cells] = [("name", "graph", "file", "licence", "identified by", "here")]
     for name, each in files.items():
         kind = "git blob id" if each.blob else "SHA-256, part" if each.sha256 else "nothing"
         rows.append((name, each.graph, each.file_name, each.licence, kind, _state(name)))
     show(rows)
-    click.echo(f"kept in {weights_folder()} (VADPREP_CACHE); vadprep weights get NAME")
+    click.echo(f"folder: {weights_folder()} (set by VADPREP_CACHE); vadprep weights get NAME")
 
 
 def _as_json(name: str, published: PublishedFile) -> dict[str, str | int | None]:
@@ -88,8 +88,8 @@ def weights_get(name: str) -> None:
     with shown_bar(name) as progress:
         sha256 = fetch(published, target, progress)
     click.echo(f"{target}")
-    told = "recognised by its hash" if published.is_pinned else "nobody has published its hash"
-    click.echo(f"SHA-256 {sha256} ({told}), licence {published.licence}")
+    origin = "identified by its hash" if published.is_pinned else "nobody has published its hash"
+    click.echo(f"SHA-256 {sha256} ({origin}), licence {published.licence}")
     if name in CATALOG:
         from vadprep.backbones.weights.load import convert
 
@@ -135,7 +135,7 @@ def weights_check(weights_spec: str, sample: Path | None) -> None:
     click.echo(f"graph {found.graph}, {len(found.state)} tensors, {found.provenance}")
     click.echo(f"SHA-256 of the tensors {found.sha256}")
     if found.graph not in RELEASES.values():
-        click.echo("original or not: cannot be told, nobody has published sums of these tensors")
+        click.echo("original or not: unknown, nobody has published checksums of these tensors")
         return
     comparison = compare_with_release(found.state, found.graph)
     click.echo(str(comparison))
