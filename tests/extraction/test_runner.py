@@ -22,7 +22,6 @@ from support.kill_many import (
     differences,
     family,
     files_in,
-    make_videos,
     snippets,
     start,
     survivors,
@@ -54,19 +53,10 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_ray_gives_the_bytes_of_one_process(tmp_path, videos, whole, workers):
+def test_ray_gives_the_bytes_of_one_process_in_a_session_that_leaves_nothing(
+    tmp_path, videos, whole, monkeypatch
+):
     folder = tmp_path / "f"
-    before = signal.getsignal(signal.SIGTERM)
-    extract_all(folder, videos, on_ray(make_standin, Pool(workers)))
-    assert differences(folder, whole) == []
-    assert signal.getsignal(signal.SIGTERM) is before  # Ray puts its own in place
-    content = {name: (folder / name).read_bytes() for name in files_in(folder)}
-    assert extract_all(folder, videos, on_ray(make_standin, Pool(workers))) == []
-    assert {name: (folder / name).read_bytes() for name in files_in(folder)} == content
-
-
-def test_the_session_is_private_and_leaves_nothing(tmp_path, videos, monkeypatch):
     place = Path(tempfile.mkdtemp(prefix="vp", dir="/tmp"))
     monkeypatch.setattr("tempfile.tempdir", str(place))
     mine = f"vadprep-{zlib.crc32(socket.gethostname().encode()):08x}-4194304"
@@ -75,14 +65,17 @@ def test_the_session_is_private_and_leaves_nothing(tmp_path, videos, monkeypatch
     where, has = [], {}
 
     def runner(tasks, on_start):
-        for report in on_ray(make_standin, Pool(1))(tasks, on_start):
+        for report in on_ray(make_standin, Pool(2))(tasks, on_start):
             where.extend(place.glob("vadprep-*/session_*"))
             has.update(ray.cluster_resources())
             yield report
 
-    extract_all(tmp_path / "f", make_videos(tmp_path / "videos", 1), runner)
+    before = signal.getsignal(signal.SIGTERM)
+    extract_all(folder, videos, runner)
+    assert differences(folder, whole) == []
+    assert signal.getsignal(signal.SIGTERM) is before  # Ray puts its own in place
     assert where
-    assert has["object_store_memory"] == 100 << 20 and has["CPU"] == 1
+    assert has["object_store_memory"] == 100 << 20 and has["CPU"] == 2
     assert [path.name for path in place.iterdir()] == ["vadprep-00000000-4194304"]
     assert not ray.is_initialized()
     shutil.rmtree(place)
