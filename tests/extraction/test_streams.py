@@ -16,7 +16,7 @@ from support.kill_many import differences, make_videos
 from support.standin import StandIn, standin_branch, standin_extractor, standin_flow, standin_spec
 from support.stored import features_of, stored_video
 from support.videos import write_video
-from test_driver import Crash, crash_points
+from test_run import Crash, crash_points
 
 from vadprep.core.clips import CLIP_LENGTH, Resampling
 from vadprep.core.crops import crop_boxes

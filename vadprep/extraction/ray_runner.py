@@ -50,7 +50,7 @@ from vadprep.features.shard import DONE
 logger = logging.getLogger(__name__)
 
 GPU_VIDEOS, MOST_GPU_VIDEOS = 4, 16
-"""Videos in the works at once for one GPU, each with a decoder of its own: to begin with, and at
+"""Videos in progress at once for one GPU, each with a decoder of its own: to begin with, and at
 most, while the network waits for frames and there are cores and memory for them."""
 
 OBJECT_STORE_BYTES = 100 << 20
@@ -86,7 +86,7 @@ class Pool:
     workers: int
     gpus_each: int = 0
     videos: int = 1
-    """Videos in the works at once in a worker, to begin with."""
+    """Videos in progress at once in a worker, to begin with."""
     most_videos: int = 1
     """As many at most, when the network waits for frames."""
     address: str = "local"

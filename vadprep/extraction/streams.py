@@ -32,7 +32,7 @@ from vadprep.flow import (
 from vadprep.video import crop
 
 STEP_FRAMES = {"cpu": 16, "cuda": 64}
-"""Frames in the works at a time: a stop waits for their flow, a GPU wants many.
+"""Frames in progress at a time: a stop waits for their flow, a GPU wants many.
 
 Blocks of the decoder are a few large frames.
 """

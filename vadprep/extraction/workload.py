@@ -19,7 +19,7 @@ BESIDE = "decoding"
 """Of the seconds of a report those that no stage waited for: the decoder works beside."""
 
 VIDEO_BYTES = 1 << 30
-"""Memory of a video in the works, its decoder's included: ``vadprep bench memory``."""
+"""Memory of a video in progress, its decoder's included: ``vadprep bench memory``."""
 
 
 @dataclass(eq=False)
@@ -27,7 +27,7 @@ class Load:
     """What a worker has in hand."""
 
     limit: int = 1
-    """Videos that it is to have in the works at once."""
+    """Videos that it is to have in progress at once."""
     tasks: list[Task] = field(default_factory=list)
     is_alone: bool = False
     """It has a suspect, and gets no other video meanwhile."""
@@ -39,7 +39,7 @@ L = TypeVar("L", bound=Load)
 class Workload:
     """The videos that are not reported yet, in the order in which they are to be done.
 
-    All that were in the works of a worker that died are suspects. They are done again one at a
+    All that were in progress of a worker that died are suspects. They are done again one at a
     time, each alone in a worker, so that the next death has one author.
     """
 
@@ -50,7 +50,7 @@ class Workload:
         self._suspects: deque[Task] = deque()
         self._deaths: Counter[str] = Counter()
         self.unfinished = len(tasks)
-        """Videos not reported yet, in the works or not."""
+        """Videos not reported yet, in progress or not."""
 
     def hand_out(self, loads: Sequence[L]) -> tuple[L, Task] | None:
         """The next task and who gets it, of ``loads``; None when nothing can be given now."""
@@ -100,13 +100,13 @@ class Workload:
 
 
 def most_videos(cores: int, free_bytes: int, workers: int) -> int:
-    """Videos that a worker can have in the works, one of ``workers`` on a machine: a core and
+    """Videos that a worker can have in progress, one of ``workers`` on a machine: a core and
     ``VIDEO_BYTES`` for each, but one in any case."""
     return max(1, min(cores, free_bytes // VIDEO_BYTES) // workers)
 
 
 def next_limit(limit: int, seconds: Mapping[str, float], most: int) -> int:
-    """Videos that a worker should have in the works, after one of ``limit`` took ``seconds``.
+    """Videos that a worker should have in progress, after one of ``limit`` took ``seconds``.
 
     One more while fewer than two of them, in the mean, have frames at hand: one that the network
     works for and one that is ready when it is through. ``seconds`` are those of a report.

@@ -1,4 +1,4 @@
-"""The driver: whatever stops it and wherever, running it again ends in the same folder."""
+"""The run: whatever stops it and wherever, running it again ends in the same folder."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def drive(
 ) -> StreamFolder:
     ids = [video.video_id for video in manifest.videos]
     folder = StreamFolder.prepare(path, SPEC, ids, shard_size=3)
-    with locked_extraction([folder], manifest, root, share or Share()) as driver:
-        driver.recover()
-        driver.run(in_process(worker), driver.tasks(retry))
+    with locked_extraction([folder], manifest, root, share or Share()) as extraction:
+        extraction.recover()
+        extraction.run(in_process(worker), extraction.tasks(retry))
     return folder
 
 
@@ -218,9 +218,9 @@ def test_what_a_stop_left_of_our_own_files_is_swept(tmp_path):
         raise Stopped("just now")
         yield
 
-    driver = Extraction([folder], manifest, root, Share())
+    extraction = Extraction([folder], manifest, root, Share())
     with pytest.raises(Stopped):
-        driver.run(stopped, driver.tasks())
+        extraction.run(stopped, extraction.tasks())
     assert [path.exists() for path in (*left, elsewhere)] == [False, False, True]
 
 
@@ -228,12 +228,12 @@ def test_a_shard_of_more_videos_than_may_be_open_becomes_final(tmp_path):
     ids = [f"v{n}" for n in range(40)]
     manifest, root = make_root(tmp_path / "videos", ids)
     folder = StreamFolder.prepare(tmp_path / "f", SPEC, ids, shard_size=len(ids))
-    driver = Extraction([folder], manifest, root, Share())
+    extraction = Extraction([folder], manifest, root, Share())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 12, hard))
     try:
-        driver.run(in_process(fake_worker), driver.tasks())
+        extraction.run(in_process(fake_worker), extraction.tasks())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert folder.final_shards() == {0}
@@ -277,9 +277,9 @@ def test_failures_of_another_manifest_keep_no_parts_of_a_shard(tmp_path):
 
     folder = drive(tmp_path / "f", manifest, root, failing)
     fewer = Manifest(manifest.path, manifest.videos[:1])
-    driver = Extraction([folder], fewer, root, Share())
-    driver.recover()
-    driver.run(in_process(fake_worker), driver.tasks(retry_failed=True))
+    extraction = Extraction([folder], fewer, root, Share())
+    extraction.recover()
+    extraction.run(in_process(fake_worker), extraction.tasks(retry_failed=True))
     assert not list(folder.path.rglob("*.partial"))
     assert {row.video_id for row in stream_status(folder).failed} == set(IDS[1:])
 
@@ -400,9 +400,9 @@ def test_a_worker_that_dies_amid_a_file_when_the_run_ends_leaves_no_half_file(tm
 
     path = tmp_path / "f"
     folder = StreamFolder.prepare(path, SPEC, [each.video_id for each in manifest.videos], 3)
-    driver = Extraction([folder], manifest, root, Share())
+    extraction = Extraction([folder], manifest, root, Share())
     with pytest.raises(OutputError):
-        driver.run(runner, driver.tasks())
+        extraction.run(runner, extraction.tasks())
     assert not [name for name in tree(path) if ".tmp-" in name]
 
 
