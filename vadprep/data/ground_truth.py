@@ -35,15 +35,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.clips import CLIP_LENGTH, num_clips
 from vadprep.core.errors import VadprepError
 from vadprep.core.records import Video
 from vadprep.data.intervals import video_intervals
 from vadprep.data.manifest import Manifest
 
 LENGTHS: dict[str, Callable[[int], int]] = {
-    "xdviodet": lambda n: 16 * ((n - 1) // 16),
-    "floor": lambda n: 16 * (n // 16),
-    "rtfm": lambda n: 16 * -(-n // 16),
+    "xdviodet": lambda n: CLIP_LENGTH * num_clips(n, "xd"),
+    "floor": lambda n: CLIP_LENGTH * num_clips(n, "drop"),
+    "rtfm": lambda n: CLIP_LENGTH * num_clips(n, "repeat-last"),
     "frames": lambda n: n,
 }
 """Length of the ground truth of a video of n frames, by rule."""

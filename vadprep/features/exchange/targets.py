@@ -53,11 +53,6 @@ class Target:
 
 
 _TRAIN_TEST = {"train": "train", "test": "test"}
-_URDMU = {"train": "list/{}_Train.list", "test": "list/{}_Test.list"}
-
-
-def _named(form: dict[str, str], name: str) -> dict[str, str]:
-    return {split: path.replace("{}", name) for split, path in form.items()}
 
 
 TARGETS: dict[str, dict[str, Target]] = {
@@ -107,7 +102,7 @@ TARGETS: dict[str, dict[str, Target]] = {
         UCF: Target(
             naming=PER_CROP,
             folders=_TRAIN_TEST,
-            lists=_named(_URDMU, "UCF"),
+            lists={"train": "list/UCF_Train.list", "test": "list/UCF_Test.list"},
             ground_truth="frame_label/gt-ucf.npy",
             splits_lines=True,
             by_name=NORMAL_IN_NAME[UCF],
@@ -117,7 +112,7 @@ TARGETS: dict[str, dict[str, Target]] = {
         XD: Target(
             naming=PER_CROP,
             folders={"train": "i3d-features/{stream}", "test": "i3d-features/{stream}Test"},
-            lists=_named(_URDMU, "XD"),
+            lists={"train": "list/XD_Train.list", "test": "list/XD_Test.list"},
             ground_truth="frame_label/xd_gt.npy",
             splits_lines=True,
             by_name=NORMAL_IN_NAME[XD],
