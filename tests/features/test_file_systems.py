@@ -18,7 +18,7 @@ from support.videos import write_video
 import vadprep
 from vadprep.core.atomic import is_temporary, open_atomic
 
-APPENDED = ("manifest-", "events-")
+APPENDED = ("manifest-", "events-", "events.out.tfevents")
 """Files that grow line by line, each by one process; readers pass over half a line."""
 
 MANIFEST = """video_id,path,split,label,intervals
