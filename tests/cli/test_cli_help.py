@@ -85,7 +85,7 @@ def test_the_help_of_extract_has_few_options_and_the_others_in_a_section_of_thei
     ]
     assert len(names[0]) <= 14
     assert names[0][:5] == ["--dataset", "--manifest", "--videos", "--root", "--out"]
-    assert {"--set", "--rank", "--world-size", "--save-flow", "--gpus"} <= set(names[1])
+    assert {"--set", "--rank", "--world-size", "--save-flow", "--fps"} <= set(names[1])
 
 
 def modules_after(code: str) -> set[str]:

@@ -56,7 +56,7 @@ SECONDS = click.FloatRange(0, min_open=True)
 @click.option("--streams", help="rgb, flow or rgb,flow. Default: the streams of the preset.")
 @click.option("--weights", help=WEIGHTS_HELP)
 @click.option("--crops", type=CROPS, help=CROPS_HELP)
-@click.option("--fps", help="native, or the rate to resample to. Default: that of the preset.")
+@click.option("--gpus", type=COUNT, help="Number of GPUs, with one worker on each. Default: all.")
 @click.option("--workers", type=COUNT, help="Number of CPU workers. Default: one for each core.")
 @click.option("--retry-failed", is_flag=True, help="Extract the videos that failed again.")
 @click.option("--dry-run", is_flag=True, help="Print plan, size and time; extract nothing.")
@@ -74,7 +74,7 @@ SECONDS = click.FloatRange(0, min_open=True)
     "--flow-format", type=click.Choice(["hdf5", "jpeg"]), help="Of --save-flow. Default: hdf5."
 )
 @advanced("--flow-from", type=FOLDER, help="Read the flow that --save-flow has written.")
-@advanced("--gpus", type=COUNT, help="Number of GPUs, with one worker on each. Default: all.")
+@advanced("--fps", help="native, or the rate to resample to. Default: that of the preset.")
 @advanced("--address", default="local", show_default=True, help="Address of a Ray cluster to join.")
 @advanced(
     "--rank",
