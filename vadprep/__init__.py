@@ -115,6 +115,8 @@ def score(
     that do not fit; FeaturesError for a feature folder that cannot be read. A video that cannot
     be decoded is listed in ``missing``.
     """
+    import torch
+
     from vadprep.backbones import graph_of
     from vadprep.core.errors import SettingError
     from vadprep.data.sources import list_videos
@@ -135,6 +137,7 @@ def score(
             raise SettingError("name the folder for the features of the videos: out=")
         out = Path(folder) / "scores" / "features"
     videos, trained = list_videos(source), checkpoints[0]
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     specs = repeatable_specs(trained.specs, weights, flow_weights, preset)
     plan = resolve_plan(
         out, specs=specs, weights=weights, flow_weights=flow_weights, device=device, workers=1

@@ -9,10 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from support.commands import CHEAP, message, run
 from support.runs import CAUTION, VIDEOS, cheaply, make_place, ok, train, write_manifest
 from support.videos import write_video
 
+from vadprep import extraction, score
 from vadprep.backbones import has_cpu_bf16, load_backbone
 from vadprep.backbones.graphs import GRAPHS
 from vadprep.core.presets import resolve
@@ -159,6 +161,25 @@ def test_videos_are_scored_on_both_streams(place, tmp_path):
     assert "flow weights_sha256: " in message(refused)
 
 
+def test_videos_are_extracted_on_a_gpu_where_there_is_one(place, tmp_path, monkeypatch):
+    class Reached(Exception):
+        pass
+
+    plans = []
+
+    def stop(plan, *_, **__):
+        plans.append(plan)
+        raise Reached
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(extraction, "run_plan", stop)
+    for device in (None, "cpu"):
+        with pytest.raises(Reached):
+            score(place / "r", place / "videos", out=tmp_path, device=device)
+    assert [(plan.device, plan.workers) for plan in plans] == [("cuda", 1), ("cpu", 1)]
+
+
 def test_videos_of_one_name_do_not_take_each_others_features(place, tmp_path):
     for folder, num_frames in (("x", 33), ("y", 65)):
         (tmp_path / folder).mkdir()
@@ -203,6 +224,7 @@ def test_a_video_that_fails_is_listed_and_the_others_are_scored(place, tmp_path)
         (("videos", "--features", "f"), "by one of --features and VIDEO"),
         (("--features", "f", "--weights", "random:0"), "--weights goes with VIDEO"),
         (("gone.mp4",), "'gone.mp4' does not exist"),
+        (("--features", "videos"), "videos: no features here"),
         (("videos", "--weights", "random:x"), "expected random:SEED"),
     ],
 )

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.commands import without_network
 from support.videos import write_images, write_video
 
-from vadprep.core.errors import DecodeError, ManifestError, SettingError, SpecError
+from vadprep.core.errors import DecodeError, FeaturesError, ManifestError, SettingError, SpecError
+from vadprep.core.resources import worker_cores
 from vadprep.data.manifest import read_manifest
 from vadprep.extraction import extract, extract_video, resolve_plan
+from vadprep.extraction.extractor import make_extractor
 from vadprep.features.journal import read_rows
+from vadprep.flow.saved import HDF5, SavedFlow
 
 CHEAP = {"weights": "random:0", "workers": 1, "device": "cpu", "settings": {"fps": "native"}}
 BOTH = {"streams": "rgb,flow", "settings": {"fps": "native"}, "weights": "random:0"}
@@ -132,6 +136,41 @@ def test_a_setting_that_cannot_be_used_is_a_value_error(options, words, videos, 
     with pytest.raises(SettingError, match=words) as found:
         extract(videos, tmp_path / "f", **{**CHEAP, **options})
     assert isinstance(found.value, ValueError) and not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ("cuda", 2)),
+        ({"device": "cuda"}, ("cuda", 2)),
+        ({"device": "cuda", "workers": 1}, ("cuda", 1)),
+        ({"gpus": 1}, ("cuda", 1)),
+        ({"workers": 3}, ("cpu", 3)),
+        ({"device": "cpu"}, ("cpu", worker_cores())),
+        ({"gpus": 3}, "gpus 3: this machine has 2"),
+        ({"device": "cuda", "workers": 3}, "gpus 3: this machine has 2"),
+        ({"gpus": 1, "workers": 1}, "exclude each other"),
+        ({"gpus": 8, "address": "1.2.3.4:6379"}, ("cuda", 8)),
+        ({"address": "1.2.3.4:6379"}, "say how much of the cluster"),
+    ],
+)
+def test_where_a_run_takes_place_on_a_machine_with_two_gpus(options, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    if isinstance(expected, str):
+        with pytest.raises(SettingError, match=expected):
+            resolve_plan(None, weights="random:0", **options)
+    else:
+        plan = resolve_plan(None, weights="random:0", **options)
+        assert (plan.device, plan.workers) == expected
+
+
+def test_a_worker_without_the_saved_flow_says_so_before_its_first_video(tmp_path):
+    options = {"weights": "random:0", "device": "cpu", "streams": "flow"}
+    SavedFlow.prepare(tmp_path / "flow", HDF5, resolve_plan(None, **options).specs[0])
+    plan = resolve_plan(None, **options, flow_from=tmp_path / "flow").for_workers()
+    (tmp_path / "flow").rename(tmp_path / "elsewhere")
+    with pytest.raises(FeaturesError, match=r"flow\.json: no such file: name a folder that"):
+        make_extractor(plan)
 
 
 def test_specs_are_repeated_and_their_random_weights_with_them(videos, tmp_path):

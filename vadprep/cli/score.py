@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def score(
     from vadprep.core.atomic import make_folder
     from vadprep.evaluation.alarms import write_alarms
     from vadprep.evaluation.scores import write_scores
+    from vadprep.features import open_features
     from vadprep.training.checkpoint import load_run
 
     if (features is None) == (not videos):
@@ -56,10 +58,13 @@ def score(
     if any(weights.values()) and not videos:
         raise click.UsageError("--weights goes with VIDEO ...: features have theirs behind them")
     checkpoints, out = load_run(run), out or run / "scores"
-    with shown_progress() as progress:
+    with (
+        shown_progress() as progress,
+        open_features(features) if features else nullcontext(videos) as source,
+    ):
         scores = vadprep.score(
             checkpoints,
-            features or videos,
+            source,
             out=out / "features",
             preset=preset,
             on_report=progress,

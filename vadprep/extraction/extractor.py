@@ -28,7 +28,7 @@ from vadprep.extraction.plan import STALL_SECONDS, ExtractionPlan
 from vadprep.extraction.streams import Branch, FlowStage, Snippets
 from vadprep.extraction.timing import Stopwatch, timed
 from vadprep.features.shard import DONE, FAILED, Attributes, Draft, write_failure
-from vadprep.flow import NO_FLOW_KIND, tvl1_method
+from vadprep.flow import NO_FLOW_KIND, SavedFlow, tvl1_method
 from vadprep.video import (
     MAX_DAMAGE,
     MAX_FPS,
@@ -76,7 +76,11 @@ OpenSink = Callable[[str, Path], Sink]
 
 
 def make_extractor(plan: ExtractionPlan) -> Extractor:
-    """The extractor of the streams; raises SpecError when the weights are not the plan's."""
+    """The extractor of the streams.
+
+    Raises SpecError when the weights or the saved flow found here are not those of the plan,
+    FeaturesError when there is no saved flow.
+    """
     branches = []
     for stream in plan.streams:
         spec, flow = stream.spec, None
@@ -84,6 +88,8 @@ def make_extractor(plan: ExtractionPlan) -> Extractor:
             spec.graph, stream.weights(), plan.device, spec.precision, spec.scaling
         )
         if spec.stream == "flow":
+            if plan.flow_from:  # its folder may be another on this node
+                SavedFlow.open(plan.flow_from.path, spec)
             flow = FlowStage(tvl1_method(spec.flow), plan.save_flow, plan.flow_from)
         branches.append(Branch(spec, network, flow))
     return Extractor(branches, plan.stall_seconds, plan.max_damage)

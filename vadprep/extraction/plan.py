@@ -251,13 +251,13 @@ def _place(
     if device == "cpu" and gpus:
         raise ValueError(f"gpus = {gpus} with device cpu: leave one of them out")
     present = torch.cuda.device_count()
-    if gpus is not None and gpus > present and address == "local":
-        raise ValueError(f"--gpus {gpus}: this machine has {present}; --workers N runs on the CPU")
-    if device == "cuda" and gpus is None and not present and address == "local":
+    if device == "cuda" and not present and address == "local":
         raise ValueError("device = 'cuda': this machine has no GPU")
     if device == "cuda" and gpus is None:
-        gpus, workers = workers or present, None
-    if device is None and gpus is None and workers is None and present:
+        gpus, workers = workers, None
+    if gpus is not None and gpus > present and address == "local":
+        raise ValueError(f"--gpus {gpus}: this machine has {present}; --workers N runs on the CPU")
+    if device != "cpu" and gpus is None and workers is None and present:
         gpus = present
     return {
         "device": "cuda" if gpus else "cpu",

@@ -264,6 +264,9 @@ class RayWorkers:
                 raise error.cause from error
             kind, words = type(error.cause).__name__, str(error.cause).partition("\n")[0]
             yield from self._leave_unused(handle.node, f"{kind}: {words}")
+        except ActorUnavailableError:
+            if handle.is_ready or task is None:
+                self._ask(handle)  # the answer comes when Ray knows what became of it
         except LOST as error:
             yield from self._lost(handle, error)
         else:
@@ -282,7 +285,9 @@ class RayWorkers:
         if answer.problem:
             yield from self._leave_unused(handle.node, answer.problem)
             return
-        yield from self._give_back(handle, is_blamed=False)  # only the way to it was lost
+        if handle.was_ready:  # only the way to it was lost: it may still work at lost videos
+            yield from self._drop(handle, is_blamed=False)
+            return
         workers = max(1, min(self._pool.workers, self._capacity(handle.node)))
         most = most_videos(answer.cores, answer.free_bytes, workers)
         handle.most = min(self._pool.most_videos, most)
@@ -291,15 +296,12 @@ class RayWorkers:
         del self._failed_starts[handle.node]
 
     def _lost(self, handle: _Handle, error: Exception) -> Iterator[Report]:
-        """A worker is no more, or cannot be reached now.
+        """A worker is no more.
 
         Its videos are to blame for its death, unless its node is gone as well.
         """
         self._next_look = 0.0  # there another is started
-        if isinstance(error, ActorUnavailableError):
-            if handle.is_ready or not handle.was_ready:
-                self._ask(handle)  # the answer comes when Ray knows what became of it
-        elif getattr(error, "preempted", False) or handle.node not in _nodes():
+        if getattr(error, "preempted", False) or handle.node not in _nodes():
             yield from self._drop_gone(handle)
         elif handle.was_ready:
             names = ", ".join(repr(task.video.video_id) for task in handle.tasks)
@@ -328,20 +330,13 @@ class RayWorkers:
         self._next_look = 0.0
 
     def _drop(self, handle: _Handle, is_blamed: bool) -> Iterator[Report]:
-        """End a worker."""
-        yield from self._give_back(handle, is_blamed)
+        """End a worker. What it has reported counts, and its other videos are done again."""
         for reference in [each for each, (whose, _) in self._calls.items() if whose is handle]:
-            del self._calls[reference]
+            _, task = self._calls.pop(reference)
+            if task and (report := _report_in(reference)):
+                yield self._reported(handle, task, report)
         ray.kill(handle.actor)
         self._handles.remove(handle)
-
-    def _give_back(self, handle: _Handle, is_blamed: bool) -> Iterator[Report]:
-        """What a worker has reported counts, and its other videos are done again."""
-        for reference, (whose, task) in list(self._calls.items()):
-            if whose is handle and task:
-                del self._calls[reference]
-                if report := _report_in(reference):
-                    yield self._reported(handle, task, report)
         yield from self._workload.died(handle, is_blamed)
 
     def _name(self, node: str) -> str:
