@@ -137,6 +137,18 @@ def test_a_plan_of_the_older_version_grows(tmp_path):
     assert plan.shards[:3] == [list(ODD_IDS[n : n + 3]) for n in (0, 3, 6)]
 
 
+def test_a_flipped_bit_in_a_plan_is_an_error_and_never_a_shorter_plan(tmp_path):
+    path = tmp_path / "plan.csv"
+    grow_plan(path, [f"v{n}" for n in range(5)], 2)
+    content = path.read_bytes()
+    for at in range(content.index(b'"v0"'), len(content) - 3):  # without its end it is cut
+        path.write_bytes(content[:at] + bytes([content[at] ^ 2]) + content[at + 1 :])
+        try:
+            assert len(read_plan(path).places) == 5, at  # one id is another
+        except FeaturesError as error:
+            assert str(path) in str(error) and "run the same extract" in str(error)  # noqa: PT017
+
+
 def test_a_folder_keeps_the_shard_size_it_was_made_with(tmp_path):
     StreamFolder.prepare(tmp_path, small_spec(), "ab", 2)
     assert StreamFolder.prepare(tmp_path, small_spec(), "abcde").plan.shards[1:] == [
@@ -193,6 +205,24 @@ def test_a_torn_last_row_is_passed_over_and_then_dropped(tmp_path, cut):
     assert list(read_rows(tmp_path)) == ["two\nlines"]
     Journal(tmp_path, 0)
     assert (tmp_path / "manifest-00000.csv").read_bytes() == whole
+
+
+def test_a_journal_that_lost_a_quote_is_damaged_and_loses_no_rows(tmp_path):
+    journal, path = Journal(tmp_path, 0), tmp_path / "manifest-00000.csv"
+    for name in "abc":
+        journal.add(row_of(stored_video(name), 0))
+    damaged = path.read_bytes().replace(b'"b",', b'"b ,')
+    path.write_bytes(damaged)
+    for use in (lambda: read_rows(tmp_path), lambda: Journal(tmp_path, 0)):
+        with pytest.raises(FeaturesError, match="manifest-00000.csv: damaged.* remove it"):
+            use()
+    assert path.read_bytes() == damaged
+
+
+def test_a_copy_of_a_journal_beside_it_is_not_read(tmp_path):
+    Journal(tmp_path, 0).add(row_of(stored_video("a"), 0))
+    shutil.copy(tmp_path / "manifest-00000.csv", tmp_path / "manifest-00000-copy.csv")
+    assert list(read_rows(tmp_path)) == ["a"]
 
 
 def test_a_torn_event_is_passed_over(tmp_path):

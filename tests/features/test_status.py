@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import astuple, replace
 
 import pytest
@@ -74,6 +75,13 @@ def test_status_says_why_a_video_is_missing(tmp_path):
     result = run("status", tmp_path / "f", "--video", "bad.mp4")
     assert (result.exit_code, result.stdout) == (1, f"rgb: {found.why('bad.mp4')}\n")
     assert run("status", tmp_path / "f", "--video", "good.mp4").exit_code == 0
+
+
+def test_in_a_long_plan_an_id_is_compared_with_few(folder, monkeypatch):
+    StreamFolder.prepare(folder.path, small_spec(), ["a long name.mp4", "another name.mp4"])
+    monkeypatch.setattr(sys.modules[stream_status.__module__], "MOST_COMPARED", 1)
+    found = status(folder.path.parent)["rgb"]
+    assert found.why("a long name").endswith("similar ids: 'a long name.mp4'")
 
 
 # ---------------------------------------------------------------- pace

@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, fields
 from operator import itemgetter
 from pathlib import Path
@@ -133,7 +134,8 @@ class Journal:
         if not self._manifest.exists():
             with open_atomic(self._manifest) as stream:
                 stream.write(csv_bytes([COLUMNS]))
-        cut(self._manifest, whole_size(self._manifest.read_bytes()))
+        with _named(self._manifest):
+            cut(self._manifest, whole_size(self._manifest.read_bytes()))
         self.is_new = not any(rows_in(self._manifest))
         """True when there were no rows: at the first run, or when the file was removed."""
 
@@ -163,7 +165,7 @@ def read_rows(folder: Path) -> dict[str, Row]:
 
 def rows_in(path: Path) -> Iterator[Row]:
     """The rows of one rank in order; raises FeaturesError at a damaged one."""
-    try:
+    with _named(path):
         rows = read_table(path)
         cells = itemgetter(*map(next(rows, []).index, COLUMNS))
         for row in map(cells, rows):
@@ -172,6 +174,13 @@ def rows_in(path: Path) -> Iterator[Row]:
                 name, int(shard), status, int(clips), int(frames), int(repaired), float(fps),
                 decoder, checksum, reason, float(at),
             )  # fmt: skip
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what a damaged manifest-<rank>.csv raises into a FeaturesError that names it."""
+    try:
+        yield
     except (IndexError, ValueError, csv.Error) as error:
         raise FeaturesError(
             f"{path}: damaged ({error!r}): remove it, and extract makes it again from the shards"
@@ -179,9 +188,10 @@ def rows_in(path: Path) -> Iterator[Row]:
 
 
 def _files(folder: Path, pattern: str) -> dict[int, Path]:
-    """Rank -> its file."""
+    """Rank -> its file; a copy that somebody has made beside it is not one."""
     paths = sorted(folder.glob(pattern), key=lambda path: path.name)
-    return {int(path.name.partition("-")[2].partition(".")[0]): path for path in paths}
+    ranks = (path.name.partition("-")[2].partition(".")[0] for path in paths)
+    return {int(rank): path for rank, path in zip(ranks, paths, strict=True) if rank.isdecimal()}
 
 
 def read_events(folder: Path) -> Iterator[Event]:

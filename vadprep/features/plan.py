@@ -40,11 +40,14 @@ class Plan:
     shards: list[list[str]] = field(default_factory=list)
 
     def add(self, video_id: str, shard: int) -> None:
-        """Put a video at the end of ``shard``, which is the last one or the next."""
+        """Put a video at the end of ``shard``, which is the last one or the next.
+
+        Raises ValueError for any other shard, and for a video that is planned already.
+        """
         if shard == len(self.shards):
             self.shards.append([])
         if video_id in self.places or shard != len(self.shards) - 1:
-            raise FeaturesError(f"plan.csv: {video_id!r} is out of order or listed twice")
+            raise ValueError(f"{video_id!r} is out of order or listed twice")
         self.places[video_id] = Place(shard, len(self.shards[shard]))
         self.shards[shard].append(video_id)
 
@@ -60,16 +63,29 @@ class Plan:
 
 def read_plan(path: Path) -> Plan:
     """The plan in ``plan.csv``; raises FeaturesError naming the row that is wrong."""
-    plan = Plan()
+    plan, first, number, planned = Plan(), 0, "", ""
     try:
-        _, *rows = read_table(path)
-        if rows and rows[-1][2:3] != rows[-1][3:4]:  # an addition that was cut short
-            rows = [row for row in rows if row[3:4] != rows[-1][3:4]]
-        for row in rows:
-            plan.add(row[0], int(row[1]))
-    except (IndexError, ValueError, csv.Error):
-        number = len(plan.places) + 2
-        raise FeaturesError(f"{path}, row {number}: expected video_id,shard") from None
+        rows = read_table(path)
+        if not next(rows, None):
+            raise ValueError("no header")
+        for count, (video_id, shard, *counts) in enumerate(rows, 1):
+            if counts and counts[1] != planned and number == planned:  # an addition begins
+                first, planned = count - 1, counts[1]
+            plan.add(video_id, int(shard))
+            if counts:
+                number = str(count)
+                if counts != [number, planned]:
+                    raise ValueError(f"number,planned are {counts}, not {[number, planned]}")
+    except (ValueError, csv.Error) as error:
+        raise FeaturesError(
+            f"{path}, row {len(plan.places) + 2}: expected video_id,shard ({error}): restore the "
+            "file or, if it was made from one manifest, remove it and run the same extract again"
+        ) from None
+    if number != planned:  # an addition that was cut short
+        ids = list(plan.places)[first:]
+        del plan.shards[plan.places[ids[0]].shard :]
+        for video_id in ids:
+            del plan.places[video_id]
     return plan
 
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vadprep.core.atomic import disk_errors
+
+_CUT_ROW = re.compile(rb'(?:"[^"]*(?:""[^"]*)*",)*(?:"[^"]*(?:""[^"]*)*"?)?\r?')
+"""What a kill can leave of a row."""
 
 
 def csv_bytes(rows: Iterable[Iterable[object]], end: str = "\n") -> bytes:
@@ -30,12 +34,17 @@ def read_table(path: Path) -> Iterator[list[str]]:
 
 
 def whole_size(content: bytes) -> int:
-    """Number of bytes up to the end of the last whole row."""
+    """Number of bytes up to the end of the last whole row.
+
+    Raises csv.Error when more than the last row is wrong: then the file was not cut but damaged.
+    """
     size = content.rfind(b"\n") + 1
     quotes = content.count(b'"', 0, size)
     while quotes % 2:
         end = content.rfind(b"\n", 0, size - 1) + 1
         quotes, size = quotes - content.count(b'"', end, size), end
+    if not _CUT_ROW.fullmatch(content, size):
+        raise csv.Error(f"no row at byte {size}")
     return size
 
 

@@ -48,7 +48,8 @@ def verify_stream(folder: StreamFolder) -> Verification:
     rows = read_rows(folder.path)
     unusable = dict(_unusable_shards(folder))
     problems = list(unusable.values())
-    done: list[StoredVideo] = []
+    videos = clips = size = 0
+    dim: int | None = None
     with closing(StreamReader(folder)) as reader:
         for video_id, place in folder.plan.places.items():
             path, _ = folder.location(place)
@@ -59,15 +60,17 @@ def verify_stream(folder: StreamFolder) -> Verification:
                 continue
             try:
                 stored = reader.stored(video_id)
-                _check(stored, rows[video_id], folder.spec, done[0].shape[2] if done else None)
-                done += [stored] if stored.is_done else []
+                _check(stored, rows[video_id], folder.spec, dim)
             except (ShardError, SpecError) as error:  # names its file
                 problems.append(str(error))
             except (VadprepError, ValueError) as error:
                 problems.append(f"{path}: {video_id!r}: {error}")
-    clips = sum(video.shape[0] for video in done)
-    size = sum(math.prod(video.shape) * np.dtype(video.dtype).itemsize for video in done)
-    return Verification(folder.path, len(done), clips, size, tuple(problems))
+            else:
+                if stored.is_done:
+                    dim = dim or stored.shape[2]
+                    videos, clips = videos + 1, clips + stored.shape[0]
+                    size += math.prod(stored.shape) * np.dtype(stored.dtype).itemsize
+    return Verification(folder.path, videos, clips, size, tuple(problems))
 
 
 def _check(stored: StoredVideo, row: Row, spec: Spec, dim: int | None) -> None:

@@ -181,18 +181,18 @@ class StreamWriter:
         fresh = self.folder.finished(shard)
         places = {video_id: Place(shard, position) for position, video_id in enumerate(ids)}
         is_final = path.exists()
-        new = [each for each in videos if not is_final and places[each].position not in fresh]
+        new = {
+            video_id: video
+            for video_id, video in videos.items()
+            if not is_final and places[video_id].position not in fresh
+        }
         if not is_final and len(fresh) + len(new) < len(ids):
-            for video_id in new:
+            for video_id, video in new.items():
                 make_folder(partial)
-                own = self.folder.partial_video(places[video_id])
-                write_shard(own, self.folder.spec, [videos[video_id]])
+                write_shard(self.folder.partial_video(places[video_id]), self.folder.spec, [video])
             return
         if fresh or new:
-            found = [
-                videos[each] if each in new else self.folder.stored(place)
-                for each, place in places.items()
-            ]
+            found = [new.get(each) or self.folder.stored(place) for each, place in places.items()]
             write_shard(path, self.folder.spec, found)
         if partial.exists():
             with disk_errors(partial):
