@@ -76,6 +76,12 @@ def test_videos_that_are_not_there(source, words, tmp_path):
         extract(source, tmp_path / "f", **CHEAP)
 
 
+def test_a_root_without_a_manifest_is_not_ignored(videos, tmp_path):
+    for source in (videos, videos / "a.mp4", [videos / "a.mp4"]):
+        with pytest.raises(ManifestError, match="only a manifest or data set has a root"):
+            extract(source, tmp_path / "f", root=tmp_path, **CHEAP)
+
+
 def test_a_video_in_memory_has_the_numbers_of_the_folder(videos, tmp_path):
     video = extract_video(videos / "a.mp4", device="cpu", **BOTH)
     with extract(videos, tmp_path / "f", workers=1, device="cpu", **BOTH) as features:

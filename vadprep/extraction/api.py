@@ -132,7 +132,8 @@ def find_sources(
     """The videos that ``videos`` or ``dataset`` names, see ``extract``.
 
     An id is the path relative to the folder that was named, or to the folder that all listed
-    files have in common. Raises ManifestError when there are none.
+    files have in common. Raises ManifestError when there are none, and for a ``root`` where there
+    is no manifest.
     """
     if (videos is None) == (dataset is None):
         raise ManifestError("name the videos by one of videos and dataset")
@@ -141,11 +142,13 @@ def find_sources(
         return Sources(load_dataset(dataset), Path(root or ""), dataset, preset)
     if isinstance(videos, Manifest):
         return Sources(videos, Path(root or ""), videos.path.stem)
+    if isinstance(videos, (str, Path)) and Path(videos).suffix.lower() == ".csv":
+        return Sources(read_manifest(videos), Path(root or ""), Path(videos).stem)
+    if root is not None:
+        raise ManifestError(f"root = {root}: only a manifest or data set has a root; leave it out")
     if not isinstance(videos, (str, Path)):
         return _listed(videos or ())
     path = Path(videos)
-    if path.suffix.lower() == ".csv":
-        return Sources(read_manifest(path), Path(root or ""), path.stem)
     if path.is_file():  # with the id that it has as one of its folder
         return Sources(_manifest(path, [path.name]), path.parent, path.stem)
     return Sources(find_videos(path), path, path.resolve().name)
