@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,14 @@ def test_a_worker_without_the_saved_flow_says_so_before_its_first_video(tmp_path
     (tmp_path / "flow").rename(tmp_path / "elsewhere")
     with pytest.raises(FeaturesError, match=r"flow\.json: no such file: name a folder that"):
         make_extractor(plan)
+
+
+def test_a_worker_with_other_weights_under_the_path_refuses_them():
+    plan = resolve_plan(None, weights="random:0", device="cpu").for_workers()
+    (stream,) = plan.streams
+    other = replace(plan, streams=(replace(stream, source="random:1"),))
+    with pytest.raises(SpecError, match=r"^random:1: SHA-256 .* \(random:0\): put the same file"):
+        make_extractor(other)
 
 
 def test_specs_are_repeated_and_their_random_weights_with_them(videos, tmp_path):

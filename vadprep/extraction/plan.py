@@ -67,7 +67,8 @@ class StreamPlan:
         if found.sha256 != self.spec.weights_sha256:
             raise SpecError(
                 f"{self.source}: SHA-256 {found.sha256[:12]}... where the spec has "
-                f"{self.spec.weights_sha256[:12]}... ({self.spec.weights})"
+                f"{self.spec.weights_sha256[:12]}... ({self.spec.weights}): put the same file "
+                "under this path on every node"
             )
         return found
 
