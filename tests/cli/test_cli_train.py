@@ -59,8 +59,8 @@ def test_train_and_eval_work_just_so(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("folders", "expected"),
     [
-        ((), "there is no bundled data set: name the videos by one of --dataset (avenue, "),
-        (("mine",), "there is no bundled data set"),
+        ((), "there is no included data set: name the videos by one of --dataset (avenue, "),
+        (("mine",), "there is no included data set"),
         (("xd", "ucf"), "are features of ucf, xd: name the videos by one of --dataset (ucf, xd)"),
     ],
 )

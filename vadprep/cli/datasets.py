@@ -61,7 +61,7 @@ def datasets() -> None:
 
 @datasets.command("list", example="vadprep datasets list")
 def datasets_list() -> None:
-    """Names and counts of the bundled data sets."""
+    """Names and counts of the included data sets."""
     show(dataset_rows([(name, load_dataset(name)) for name in dataset_names()]))
 
 

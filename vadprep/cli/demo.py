@@ -72,15 +72,26 @@ class Stages:
 
 
 @command("demo", example="vadprep demo --streams rgb,flow")
-@click.option("--out", type=FOLDER, default=Path("vadprep-demo"), show_default=True, help="Folder.")
+@click.option(
+    "--out",
+    type=FOLDER,
+    default=Path("vadprep-demo"),
+    show_default=True,
+    help="Folder of the demo.",
+)
 @click.option("--streams", default="rgb", show_default=True, help="rgb, flow or rgb,flow.")
 @click.option(
-    "--weights", default="random:0", show_default=True, help="File, catalogue name or random:SEED."
+    "--weights",
+    default="random:0",
+    show_default=True,
+    help="File, name in vadprep weights list, or random:SEED.",
 )
 @click.option(
     "--flow-weights", help="Weights of stream flow. Default: --weights if random, else fetched."
 )
-@click.option("--workers", type=click.IntRange(1), help="Number of workers. Default: one a core.")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Number of workers. Default: one for each core."
+)
 def demo(
     out: Path, streams: str, weights: str, flow_weights: str | None, workers: int | None
 ) -> None:

@@ -71,7 +71,9 @@ SECONDS = click.FloatRange(0, min_open=True)
 @advanced("--set", "fields", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
 @advanced("--save-flow", type=FOLDER, help="Folder in which to keep the optical flow.")
 @advanced(
-    "--flow-format", type=click.Choice(["hdf5", "jpeg"]), help="Of --save-flow. Default: hdf5."
+    "--flow-format",
+    type=click.Choice(["hdf5", "jpeg"]),
+    help="Format of the saved flow. Default: hdf5.",
 )
 @advanced("--flow-from", type=FOLDER, help="Read the flow that --save-flow has written.")
 @advanced("--fps", help="native, or the rate to resample to. Default: that of the preset.")

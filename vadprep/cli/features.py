@@ -43,7 +43,11 @@ MISSING_RANKS_HELP = "Print the ranks that have work left, for sbatch --array; n
 @click.option("--video", metavar="ID", help="Print only what happened to this video, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every video id.")
 @advanced("--missing-ranks", is_flag=True, help=MISSING_RANKS_HELP)
-@advanced("--world-size", type=COUNT, help="Ranks of --missing-ranks. Default: of the last run.")
+@advanced(
+    "--world-size",
+    type=COUNT,
+    help="Number of jobs for --missing-ranks. Default: that of the last run.",
+)
 def status(
     features: Path,
     by_stage: bool,

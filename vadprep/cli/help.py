@@ -32,7 +32,8 @@ class Command(_WithExample):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, is_advanced in (("Options", False), ("Advanced options", True)):
-            chosen = [p for p in self.get_params(ctx) if isinstance(p, Advanced) == is_advanced]
+            options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+            chosen = [each for each in options if isinstance(each, Advanced) == is_advanced]
             if records := [found for each in chosen if (found := each.get_help_record(ctx))]:
                 with formatter.section(title):
                     formatter.write_dl(records)

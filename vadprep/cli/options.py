@@ -68,10 +68,10 @@ class Videos:
 
 
 MANIFEST_OPTIONS = (
-    click.option("--dataset", help="Bundled data set; see vadprep datasets list."),
+    click.option("--dataset", help="Included data set; see vadprep datasets list."),
     click.option("--manifest", type=FILE, help="CSV file that lists your videos."),
     advanced(
-        "--split-file", help="CSV with columns video_id,split; or a bundled name such as ped2-00."
+        "--split-file", help="CSV with columns video_id,split; or an included list such as ped2-00."
     ),
 )
 
@@ -135,7 +135,7 @@ def dataset_here() -> str:
     here = [name for name in dataset_names() if Path("features", name).is_dir()]
     if len(here) == 1:
         return here[0]
-    found = f"are features of {', '.join(here)}" if here else "is no bundled data set"
+    found = f"are features of {', '.join(here)}" if here else "is no included data set"
     raise click.UsageError(
         f"in ./features there {found}: name the videos by one of --dataset "
         f"({', '.join(here or dataset_names())}) and --manifest"

@@ -18,7 +18,7 @@ from vadprep.evaluation.metrics import ALARM
 
 PRESET_HELP = "Preset for the settings that are unknown of imported features."
 SHARE = click.FloatRange(0, 1)
-THRESHOLD_HELP = "Least score of a frame that is an alarm."
+THRESHOLD_HELP = "A frame with this score or more is an alarm."
 
 
 @command("score", example="vadprep score runs/ddl-xd clip.mp4")

@@ -49,7 +49,7 @@ CONTINUE = "every full epoch is saved, go on with --resume"
 @click.option("--features", type=FEATURES, help="Feature folder. Default: features/NAME.")
 @click.option("--out", type=FOLDER, help="Run folder. Default: runs/HEAD-NAME.")
 @click.option("--streams", default="rgb", show_default=True, help="rgb, flow or concat (both).")
-@click.option("--seeds", help="One run for each, such as 0,1,2. Default: the published seed.")
+@click.option("--seeds", help="One run for each seed, such as 0,1,2. Default: the published seed.")
 @click.option("--device", help="cpu or cuda. Default: cuda if there is a GPU.")
 @click.option("--resume", is_flag=True, help="Continue from the last full epoch.")
 @advanced(

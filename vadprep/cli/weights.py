@@ -180,7 +180,7 @@ def weights_top5(weights_spec: str, video: Path) -> None:
 MAX_CLIPS = 10
 """Clips from the start of a video that ``top5`` looks at."""
 FOLDER_FPS = Fraction(25)
-"""Frame rate assumed for a folder of images."""
+"""Frame rate assumed for a folder of frames."""
 
 
 def first_clips(video: Path, preset: str) -> Tensor:

@@ -61,11 +61,11 @@ class Spec:
     resize: str
     """``short 256`` keeps the aspect; ``256x340`` is height x width."""
     filter: str
-    """Resize filter: library and kernel."""
+    """Resize filter: library and kernel (``crops.FILTERS``)."""
     crops: int
     """Spatial views of a clip: 1, 5 or 10."""
     crop_order: str
-    """Named order of the crops."""
+    """Named order of the crops: ``centre`` for one crop, else one of ``crops.FIVE_CROPS``."""
     crop_size: int
     """Side of a crop in px."""
     scaling: str

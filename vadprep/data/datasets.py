@@ -28,7 +28,7 @@ def load_dataset(name: str) -> Manifest:
     Raises SettingError, a ValueError, for an unknown name, with the names that are known.
     """
     if name not in dataset_names():
-        raise SettingError(f"data set {name!r}: bundled are {', '.join(dataset_names())}")
+        raise SettingError(f"data set {name!r}: included are {', '.join(dataset_names())}")
     return read_manifest(_bundled_folder() / f"{name}.csv")
 
 

@@ -73,7 +73,7 @@ def find_videos(root: str | Path) -> Manifest:
     if not paths:
         raise ManifestError(
             f"{folder}: no video here: looked for files ending in "
-            f"{' '.join(sorted(VIDEO_SUFFIXES))} and for folders of images ending in "
+            f"{' '.join(sorted(VIDEO_SUFFIXES))} and for folders of frames ending in "
             f"{' '.join(sorted(ALL_FRAME_SUFFIXES))}"
         )
     return Manifest(folder, tuple(Video(video_id=path, path=path, extra={}) for path in paths))

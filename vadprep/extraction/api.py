@@ -180,7 +180,7 @@ class VideoArrays:
     spans: NDArray[np.int64]
     """Source frames each snippet answers for: [num_clips, 2], half-open."""
     fps: float | None
-    """Frames a second of the source; None for a folder of images, which states none."""
+    """Frames a second of the source; None for a folder of frames, which states none."""
     num_frames: int
     """Source frames decoded."""
     specs: Mapping[str, Spec]

@@ -41,7 +41,7 @@ from vadprep.video import (
 )
 
 UNSTATED_FPS = Fraction(25)
-"""Of a folder of images whose manifest has no fps; at the native rate it shapes nothing."""
+"""Of a folder of frames whose manifest has no fps; at the native rate it shapes nothing."""
 
 CPU_THREADS = 1
 """Threads of the network in a worker on the CPU. The number is fixed, since the last bits depend
@@ -211,12 +211,12 @@ class Extractor:
     def opened(self, video: Video, source: Path, decoder: str = "") -> FrameStream:
         """Frames of a video by ``decoder``, else by the first of the spec.
 
-        A folder of images has no frame rate of its own; files state theirs. Raises DecodeError
+        A folder of frames has no frame rate of its own; files state theirs. Raises DecodeError
         as ``open_frames`` does, and when a folder is to be resampled from an unknown rate.
         """
         if not video.fps and source.is_dir() and self.spec.fps_used():
             raise DecodeError(
-                f"{source}: a folder of images has no frame rate to resample to "
+                f"{source}: a folder of frames has no frame rate to resample to "
                 f"{self.spec.fps}: fill the manifest's column fps, or use --fps native",
                 "no-fps",
             )

@@ -169,7 +169,7 @@ class VideoFeatures:
 
     @property
     def fps(self) -> float | None:
-        """Frames a second of the source, None for a folder of images without any."""
+        """Frames a second of the source, None for a folder of frames without any."""
         fps = self._stored.attributes.get("fps_source")
         return None if fps is None else float(fps)
 

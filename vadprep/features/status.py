@@ -99,7 +99,9 @@ class Status:
                 ids = [each for each in ids if each in video_id or video_id in each][:MOST_COMPARED]
             near = difflib.get_close_matches(video_id, ids, 3)
             like = f"; similar ids: {', '.join(map(repr, near))}" if near else ""
-            return f"not in {self.folder.plan_path}: no extraction has been asked for it{like}"
+            return (
+                f"not in {self.folder.plan_path}: no extraction to this folder had this video{like}"
+            )
         file, group = self.folder.location(place)
         if row is None:
             running = [each for each in self.pace.running if each.video_id == video_id]

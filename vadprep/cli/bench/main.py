@@ -37,7 +37,7 @@ def memory(minutes: str) -> None:
     "--videos", type=click.IntRange(1000), default=1_000_000, show_default=True, help="How many."
 )
 def plan(videos: int) -> None:
-    """Planning, commits and status of very many videos, beside 10,000."""
+    """Planning, commits and status of many videos, against 10,000."""
     from vadprep.cli.bench.plan import bench_plan
 
     names = (
