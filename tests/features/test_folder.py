@@ -26,7 +26,7 @@ from vadprep.core.errors import FeaturesError, ShardError, SpecError
 from vadprep.core.presets import resolve
 from vadprep.core.spec import UNKNOWN, Spec, differences
 from vadprep.features.folder import StreamFolder, read_shard_size
-from vadprep.features.journal import Journal, read_events, read_rows
+from vadprep.features.journal import Journal, last_events, read_events, read_rows
 from vadprep.features.plan import SHARD_SIZE, Place, Plan, grow_plan, read_plan
 from vadprep.features.reader import open_features
 from vadprep.features.shard import Shard, StoredVideo, crc32, write_shard
@@ -230,6 +230,15 @@ def test_a_torn_event_is_passed_over(tmp_path):
     with open(tmp_path / "events-00000.jsonl", "a") as stream:
         stream.write('{"event": "comm')
     assert [each.event for each in read_events(tmp_path)] == ["start"]
+
+
+def test_a_damaged_event_is_an_error_that_names_its_file(tmp_path):
+    Journal(tmp_path, 0).event("start", "a")
+    with open(tmp_path / "events-00000.jsonl", "a") as stream:
+        stream.write('{"event": "com\0\n')
+    for read in (read_events, last_events):
+        with pytest.raises(FeaturesError, match="events-00000.jsonl: damaged.* remove it"):
+            list(read(tmp_path))
 
 
 @pytest.mark.parametrize(("failed_at", "status"), [(0.5, "done"), (1.0, "done"), (2.0, "failed")])

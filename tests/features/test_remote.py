@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -362,3 +363,27 @@ def test_commands_take_a_url(bucket, web, tmp_path):
     for file in files:
         there = tmp_path / "there" / file.relative_to(tmp_path / "here")
         assert there.read_bytes() == file.read_bytes()
+
+
+def _read_nothing() -> None:
+    with remote._no_collection():
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_worker_that_is_forked_while_another_thread_reads_can_read():
+    inside = threading.Event()
+
+    def read() -> None:
+        with remote._no_collection():
+            inside.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    inside.wait()
+    worker = multiprocessing.get_context("fork").Process(target=_read_nothing, daemon=True)
+    worker.start()
+    worker.join(20)
+    thread.join()
+    assert worker.exitcode == 0

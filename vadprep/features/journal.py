@@ -198,7 +198,7 @@ def read_events(folder: Path) -> Iterator[Event]:
     """The events of all ranks, rank by rank, in the order in which they were written."""
     for path in _files(folder, "events-*.jsonl").values():
         with path.open("rb") as file:
-            yield from _events_in(file)
+            yield from _events_in(path, file)
 
 
 def last_events(folder: Path) -> dict[int, list[Event]]:
@@ -206,12 +206,20 @@ def last_events(folder: Path) -> dict[int, list[Event]]:
     events = {}
     for rank, path in _files(folder, "events-*.jsonl").items():
         size, end = _end_of(path)
-        events[rank] = list(_events_in(end.splitlines(keepends=True)[size > len(end) :]))
+        events[rank] = list(_events_in(path, end.splitlines(keepends=True)[size > len(end) :]))
     return events
 
 
-def _events_in(lines: Iterable[bytes]) -> Iterator[Event]:
-    return (Event.of(json.loads(line)) for line in lines if line.endswith(b"\n"))
+def _events_in(path: Path, lines: Iterable[bytes]) -> Iterator[Event]:
+    for line in lines:
+        if line.endswith(b"\n"):
+            try:
+                event = Event.of(json.loads(line))
+            except (AttributeError, TypeError, ValueError) as error:
+                raise FeaturesError(
+                    f"{path}: damaged ({error!r}): remove it, no features are lost with it"
+                ) from error
+            yield event
 
 
 def _end_of(path: Path) -> tuple[int, bytes]:

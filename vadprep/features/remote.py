@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import io
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -272,6 +273,10 @@ def _open(system: Any, path: str) -> Any:
 
 
 _READING = threading.RLock()
+# A process that is forked amid a read of another thread would wait for ever for its end.
+os.register_at_fork(
+    before=_READING.acquire, after_in_parent=_READING.release, after_in_child=_READING.release
+)
 
 
 @contextmanager
