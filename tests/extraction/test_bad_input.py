@@ -243,9 +243,9 @@ BAD_FILES = {
     "garbage.mp4": "no video can be read from it",
     "cut.mp4": "no video can be read from it",
     "sound.mp4": "no video stream",
-    "hollow.avi": "not one frame can be decoded",
+    "hollow.avi": "no frame can be decoded",
     "short.mp4": "too short: 15 frames",
-    "pictures": "none of its 1 images can be read",
+    "pictures": "none of its 1 frames can be read",
     "pipe.mp4": "neither a file nor a folder",
     "link.mp4": "a link to /none, which is not there",
 }
@@ -281,7 +281,10 @@ def test_bad_files_fail_and_the_good_ones_are_done(mixed):
     listed = [line for line in result.output.splitlines() if line.startswith("failed: ")]
     assert len(listed) == 2 * len(BAD_FILES)  # as they fail, and at the end
     for name, reason in BAD_FILES.items():
-        assert any(line.startswith(f"failed: {name}: ") and reason in line for line in listed)
+        assert any(line.startswith(f"failed: {name}: ") and reason in line for line in listed), (
+            name,
+            listed,
+        )
     with open_features(out) as features:
         assert sorted(features) == sorted(GOOD_FILES)
         assert len({features[name].rgb.tobytes() for name in GOOD_FILES}) == 1
@@ -577,7 +580,7 @@ def test_without_test_intervals_a_head_is_trained_without_figures(rows, reason, 
         (("--streams", "x"), "streams = 'x': allowed are rgb, flow, concat"),
         (("--streams", "flow"), "but the features hold only rgb"),
         (("--seeds", "a"), "--seeds a: expected whole numbers"),
-        (("--seeds", "1,1"), "each may stand there once"),
+        (("--seeds", "1,1"), "a seed is named twice"),
         (("--device", "foo"), "device = 'foo': this machine has cpu"),
     ],
 )
