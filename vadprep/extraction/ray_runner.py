@@ -316,7 +316,7 @@ class RayWorkers:
                 yield from self._leave_unused(handle.node, reason)
 
     def _drop_gone(self, handle: _Handle) -> Iterator[Report]:
-        if handle.was_ready:
+        if handle.tasks:
             name = self._name(handle.node)
             logger.warning("node %s is gone: its videos are done again", name)
         yield from self._drop(handle, is_blamed=False)
