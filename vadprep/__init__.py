@@ -107,7 +107,8 @@ def score(
     :param weights: weights of the network, when the run's are neither random nor fetched
     :param flow_weights: the same for stream ``flow``
     :param preset: preset for the fields that the specs of imported features leave unknown
-    :param device: ``cpu`` or ``cuda``; ``cuda`` by default where there is a GPU
+    :param device: ``cpu`` or ``cuda``, for the extraction; ``cuda`` by default where there is a
+        GPU. The head is run on the CPU, so that its scores do not depend on the machine
     :param on_report: called with a Progress during the extraction, as by ``extract``
 
     Raises CheckpointError for a run that is damaged, has not ended, or was trained on features of
@@ -130,7 +131,7 @@ def score(
     if isinstance(source, Features) or isinstance(source, str | Path) and is_feature_folder(source):
         if weights or flow_weights:
             raise SettingError("weights belong to videos: stored features name their own")
-        return score_features(checkpoints, source, device=device, preset=preset)
+        return score_features(checkpoints, source, preset=preset)
     if out is None:
         folder = run.folder if isinstance(run, TrainingRun) else run
         if not isinstance(folder, str | Path):
@@ -149,6 +150,6 @@ def score(
     run_plan(plan, videos, Path(), on_report, retry_failed=True)
     with open_features(out) as features:
         ids = [video.video_id for video in videos.videos if video.video_id in features]
-        scores = score_features(checkpoints, features, ids=ids, device=device, preset=preset)
+        scores = score_features(checkpoints, features, ids=ids, preset=preset)
     missing = tuple(video.video_id for video in videos.videos if video.video_id not in scores)
     return replace(scores, missing=missing)

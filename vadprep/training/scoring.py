@@ -33,7 +33,7 @@ def score_features(
     features: Features | str | Path,
     *,
     ids: Sequence[str] | None = None,
-    device: str | None = None,
+    device: str = "cpu",
     accept: Collection[str] = (),
     preset: str | None = None,
 ) -> Scores:
@@ -41,15 +41,14 @@ def score_features(
 
     ``run`` is what ``train`` or ``load_run`` returned, a run folder or the folder of one of its
     seeds; a run of several seeds gives the mean of their scores. ``features`` is an opened feature
-    folder, or its path or URL. ``ids`` are the videos, all by default, in that order. ``device`` is
-    ``cuda`` by default where there is a GPU, else ``cpu``.
+    folder, or its path or URL. ``ids`` are the videos, all by default, in that order. The default
+    device gives the same scores on every machine.
 
     Raises CheckpointError for a run that has not ended or is damaged, and for features of another
     spec or dimension than it was trained on (``accept`` names spec fields that may differ,
     ``preset`` fills in unknown ones); SettingError for a preset that fills in nothing;
     FeaturesError for an unknown id.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with ExitStack() as stack:
         if isinstance(features, str | Path):
             features = stack.enter_context(open_features(features))
