@@ -333,7 +333,7 @@ def restarted(folder: Path) -> list[str]:
     found = []
     for event in read_events(folder):
         if event.event == "start" and event.video_id in done:
-            found.append(f"{event['video_id']} was committed and started again")
+            found.append(f"{event.video_id} was committed and started again")
         if event.event == "committed":
             done.add(event.video_id)
     return found
@@ -371,7 +371,7 @@ def kill_many(
     for number, (part, hit) in enumerate(zip(moments(times, 1.0, seed), drawn, strict=True)):
         target = folder / f"killed-{number - len(chain)}"
         left = 1 - (chain[-1].committed / (count * len(streams)) if chain else 0.0)
-        moment = part * seconds * left * (0.7 if hit.goes_on else 0.4) / hit.workers
+        moment = part * seconds * left * (0.5 if hit.goes_on else 0.4) / hit.workers
         chain.append(kill_once(target, videos, hit, moment, choose, streams))
         is_last = len(chain) == LONGEST_CHAIN or number == times - 1
         if is_last or hit.goes_on or chain[-1].finished:
