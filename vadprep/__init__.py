@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vadprep.core.lazy import lazy
+from lazy_loader import attach
 
 __version__ = "0.1.0"
 
@@ -62,9 +62,9 @@ __all__ = [
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # so that a type checker knows the names
-    __getattr__ = lazy(
+    __getattr__, *_ = attach(
         __name__,
-        {
+        submod_attrs={
             "core.errors": [name for name in __all__ if name.endswith("Error")]
             + ["OutOfMemory", "Stopped"],
             "core.presets": ["PRESETS"],

@@ -17,8 +17,7 @@ from support.stored import stored_video, write_folder
 from vadprep.cli.train import HEAD_NAMES
 from vadprep.data import load_dataset
 from vadprep.evaluation.scores import Origin, read_origin, read_scores
-from vadprep.training import log as logs
-from vadprep.training import loop as fit
+from vadprep.training import log as logs, loop as fit
 
 
 @pytest.fixture(autouse=True)

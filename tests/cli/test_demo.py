@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner
 from support.commands import run, without_network
 
-from vadprep.cli import demo
-from vadprep.cli import demo_scene as scene
+from vadprep.cli import demo, demo_scene as scene
 from vadprep.cli.main import main
 from vadprep.features.status import status
 

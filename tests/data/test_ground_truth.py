@@ -19,11 +19,11 @@ from vadprep.data import (
     Decoded,
     GroundTruthError,
     Manifest,
+    build_ground_truth as build,
+    check_ground_truth as check,
     load_dataset,
     read_ground_truth,
 )
-from vadprep.data import build_ground_truth as build
-from vadprep.data import check_ground_truth as check
 from vadprep.data.ground_truth import LENGTHS
 
 CATEGORIES = ("abuse", "arson", "fight", "fire", "theft", "shooting", "crash")

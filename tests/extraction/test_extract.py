@@ -17,8 +17,7 @@ from vadprep.core.clips import CLIP_LENGTH, Resampling
 from vadprep.core.errors import OutOfMemory, OutputError
 from vadprep.core.records import Report, Task, Video
 from vadprep.core.spec import Spec
-from vadprep.extraction import extractor as extract
-from vadprep.extraction import timing as stopwatch
+from vadprep.extraction import extractor as extract, timing as stopwatch
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.timing import Stopwatch
 from vadprep.features.shard import DONE, FAILED, Shard, StoredVideo

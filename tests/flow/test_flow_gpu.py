@@ -23,8 +23,10 @@ from vadprep.core.errors import VadprepError
 from vadprep.flow import TVL1, tvl1
 
 pytest.importorskip("triton")
-from vadprep.flow import gpu
-from vadprep.flow import gpu_kernels as kernels  # noqa: E402
+from vadprep.flow import (
+    gpu,
+    gpu_kernels as kernels,  # noqa: E402
+)
 
 FIXED = TVL1(scales=1, warps=1, inner_iterations=10, outer_iterations=1, epsilon=0)
 STOPPING = TVL1(scales=2, warps=2, inner_iterations=4, outer_iterations=2, epsilon=0.17)

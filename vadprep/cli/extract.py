@@ -24,8 +24,7 @@ from vadprep.cli.options import (
 from vadprep.cli.text import Cells, duration, show, show_notes, show_untrained, size
 from vadprep.core.presets import PRESETS
 from vadprep.core.spec import CROP_COUNTS, PRECISIONS
-from vadprep.features.status import Status
-from vadprep.features.status import status as status_of
+from vadprep.features.status import Status, status as status_of
 from vadprep.features.writer import Share
 from vadprep.video import MAX_DAMAGE
 

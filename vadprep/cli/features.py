@@ -27,9 +27,14 @@ from vadprep.extraction.timing import DECODING, STAGES, StageSeconds, stage_seco
 from vadprep.features.journal import Row, read_events
 from vadprep.features.lease import STALE_SECONDS, Run
 from vadprep.features.merge import merge as merge_features
-from vadprep.features.status import Status, array_of, last_world_size, stream_status
-from vadprep.features.status import missing_ranks as ranks_with_work
-from vadprep.features.status import status as status_of
+from vadprep.features.status import (
+    Status,
+    array_of,
+    last_world_size,
+    missing_ranks as ranks_with_work,
+    status as status_of,
+    stream_status,
+)
 from vadprep.features.verify import verify as verify_features
 
 MOST_IN_FLIGHT = 4

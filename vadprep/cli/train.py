@@ -25,8 +25,13 @@ from vadprep.cli.options import (
 from vadprep.cli.text import show, show_caution
 from vadprep.core.errors import CheckpointError
 from vadprep.evaluation.plots import metric_rows
-from vadprep.evaluation.scores import check_tested, read_json, read_origin, read_scores
-from vadprep.evaluation.scores import evaluate as evaluate_scores
+from vadprep.evaluation.scores import (
+    check_tested,
+    evaluate as evaluate_scores,
+    read_json,
+    read_origin,
+    read_scores,
+)
 
 if TYPE_CHECKING:
     from vadprep.training.results import Values

@@ -28,8 +28,7 @@ from vadprep.evaluation.scores import read_json, read_scores, write_scores
 from vadprep.features import Features
 from vadprep.heads import Head
 from vadprep.training.checkpoint import Checkpoint, save_checkpoint
-from vadprep.training.csltal_protocol import NAME as SUBSAMPLED
-from vadprep.training.csltal_protocol import evaluate_subsampled
+from vadprep.training.csltal_protocol import NAME as SUBSAMPLED, evaluate_subsampled
 from vadprep.training.log import SNAPSHOTS, read_rows, write_rows
 from vadprep.training.results import CHOICES
 from vadprep.training.scoring import score_videos

@@ -3,6 +3,6 @@
 Needs numpy and h5py only.
 """
 
-from vadprep.features.compare.compare import SAMPLE, Comparison, compare_features
+from lazy_loader import attach_stub
 
-__all__ = ["SAMPLE", "Comparison", "compare_features"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -3,8 +3,6 @@
 Needs numpy and h5py only. Nothing that is read runs code.
 """
 
-from vadprep.features.exchange.export import Exported, export_features
-from vadprep.features.exchange.import_ import SPANS, Imported, import_features
-from vadprep.features.exchange.layouts import LAYOUTS
+from lazy_loader import attach_stub
 
-__all__ = ["LAYOUTS", "SPANS", "Exported", "Imported", "export_features", "import_features"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+from .compare import (
+    SAMPLE as SAMPLE,
+    Comparison as Comparison,
+    compare_features as compare_features,
+)

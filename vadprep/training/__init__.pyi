@@ -1,0 +1,9 @@
+from .checkpoint import (
+    Checkpoint as Checkpoint,
+    load_checkpoint as load_checkpoint,
+    load_run as load_run,
+)
+from .recipes import RECIPES as RECIPES
+from .results import TrainingRun as TrainingRun
+from .run import train as train
+from .scoring import score_features as score_features

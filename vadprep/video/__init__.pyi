@@ -1,0 +1,15 @@
+from .decoders import FILE_DECODERS as FILE_DECODERS
+from .decoders.base import Decoder as Decoder, VideoHeader as VideoHeader
+from .frame_count import (
+    MAX_DAMAGE as MAX_DAMAGE,
+    MAX_FPS as MAX_FPS,
+    MIN_FPS as MIN_FPS,
+    FrameCounts as FrameCounts,
+    length_note as length_note,
+)
+from .frame_stream import (
+    FrameStream as FrameStream,
+    count_frames as count_frames,
+    open_frames as open_frames,
+)
+from .transforms import FrameTransform as FrameTransform, crop as crop
