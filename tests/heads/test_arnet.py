@@ -8,8 +8,8 @@ import pytest
 import torch
 from support.naive import assert_same, entropy, largest, mean, random_bags
 
+from vadprep.heads import HEADS
 from vadprep.heads.arnet import (
-    ARNET_PUBLISHED,
     ARNet,
     ARNetConfig,
     dynamic_mil_loss,
@@ -119,7 +119,7 @@ def test_terms_carry_their_weights():
 
 
 def test_published_settings():
-    config = ARNET_PUBLISHED["shanghaitech"]
+    config = HEADS["arnet"].published["shanghaitech"]
     assert config.epochs * config.steps_per_epoch == 4760
     assert (config.batch_size, config.batches, config.sampling) == (60, "drawn", "jitter-300")
     assert (config.learning_rate, config.weight_decay, config.dropout) == (1e-4, 5e-4, 0.7)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from support.naive import assert_same, entropy, mean, random_bags
 
+from vadprep.heads import HEADS
+from vadprep.heads.base import HeadOutput
 from vadprep.heads.csltal import (
     CSLTAL,
-    CSLTAL_PUBLISHED,
     CSLTALConfig,
-    CSLTALOutput,
     alignment_loss,
 )
 
@@ -44,7 +44,7 @@ def test_alignment_equals_a_loop(over, bags):
 def test_terms_equal_loops(divide, bags):
     config = CSLTALConfig(alignment=0.3, sparsity=0.5, smoothness=0.7, divide=divide)
     video = torch.rand(6, dtype=torch.float64).requires_grad_()
-    output = CSLTALOutput(scores=bags.scores, video=video, attention=bags.scores)
+    output = HeadOutput(scores=bags.scores, video=video, features=bags.scores)
     terms = CSLTAL(4, config).loss(output, bags.labels, bags.mask)
     rows = [row for row, _ in bags.rows]
     shared = sum(LENGTHS) if divide else 1
@@ -70,7 +70,7 @@ def test_closed_forms():
     config = CSLTALConfig(sparsity=0.5, smoothness=0.7, alignment=0.3, divide=False)
     for length in (1, 6):
         attention, video = torch.full((4, length), 0.2), torch.full((4,), 0.25)
-        output = CSLTALOutput(scores=attention, video=video, attention=attention)
+        output = HeadOutput(scores=attention, video=video, features=attention)
         labels, mask = torch.ones(4), torch.ones(4, length, dtype=torch.bool)
         terms = CSLTAL(4, config).loss(output, labels, mask)
         assert terms["classification"].item() == pytest.approx(math.log(4))
@@ -95,7 +95,7 @@ def head_of(**config):
 def test_the_attention_sees_two_snippets_back(attention):
     head = head_of(attention=attention)
     snippets = torch.randn(1, 1, 9, 6, dtype=torch.float64).requires_grad_()
-    head(snippets, torch.ones(1, 9, dtype=torch.bool)).attention[0, 5].backward()
+    head(snippets, torch.ones(1, 9, dtype=torch.bool)).features[0, 5].backward()
     seen = snippets.grad[0, 0].abs().sum(dim=1).nonzero().flatten().tolist()
     assert seen == [3, 4, 5]
 
@@ -117,7 +117,7 @@ def test_network_equals_its_equations():
             lambdas.append(torch.sigmoid(gate.output(gated)).squeeze())
         video = head.classifier(sum(w * row for w, row in zip(lambdas, x, strict=True)))
         scores = [w * head.classifier(row) for w, row in zip(lambdas, x, strict=True)]
-    torch.testing.assert_close(output.attention[0], torch.stack(lambdas), rtol=0, atol=1e-12)
+    torch.testing.assert_close(output.features[0], torch.stack(lambdas), rtol=0, atol=1e-12)
     torch.testing.assert_close(output.video, video, rtol=0, atol=1e-12)
     torch.testing.assert_close(output.scores[0], torch.cat(scores), rtol=0, atol=1e-12)
 
@@ -125,7 +125,7 @@ def test_network_equals_its_equations():
 def test_attention_starts_at_a_half():
     output = head_of()(torch.rand(1, 1, 9, 6).double(), torch.ones(1, 9, dtype=torch.bool))
     torch.testing.assert_close(
-        output.attention, torch.full_like(output.attention, 0.5), atol=0.01, rtol=0
+        output.features, torch.full_like(output.features, 0.5), atol=0.01, rtol=0
     )
 
 
@@ -147,7 +147,7 @@ def test_video_score_is_the_mean_over_crops():
 
 
 def test_published_settings():
-    config = CSLTAL_PUBLISHED["xd"]
+    config = HEADS["csltal"].published["xd"]
     assert (config.epochs, config.batch_size, config.sampling) == (50, 8, "blocks-3")
     assert (config.sparsity, config.smoothness, config.alignment) == (2e-3, 2e-8, 0.5)
     assert config.attention == "gated"

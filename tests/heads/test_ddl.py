@@ -15,9 +15,9 @@ from support.tiny_features import tiny_set
 from support.training import train
 
 from vadprep.heads import HEADS, head_kind
+from vadprep.heads.base import HeadOutput
 from vadprep.heads.ddl import (
     DDL,
-    DDL_PUBLISHED,
     DDLConfig,
     LocalAwareAttention,
     dynamics_alignment_loss,
@@ -258,7 +258,7 @@ def test_scoring_in_blocks_equals_all_rows_at_once(monkeypatch, generator):
 def test_terms_carry_their_weights(bags):
     scores, embeddings, labels, mask = bags
     network = head(replace(SMALL, lambda_dr=3.0, lambda_da=5.0, zeta=0.8))
-    output = type("Output", (), {"scores": scores, "embeddings": embeddings})
+    output = HeadOutput(scores=scores, features=embeddings)
     terms = network.loss(output, labels, mask)
     ranking = dynamics_ranking_loss(scores, labels, mask, 0.8)
     alignment = dynamics_alignment_loss(scores, embeddings, mask)
@@ -268,14 +268,14 @@ def test_terms_carry_their_weights(bags):
 
 def test_detached_scores_get_no_gradient_from_the_alignment(bags):
     scores, embeddings, labels, mask = bags
-    output = type("Output", (), {"scores": scores, "embeddings": embeddings})
+    output = HeadOutput(scores=scores, features=embeddings)
     terms = head(replace(SMALL, detach="scores")).loss(output, labels, mask)
     _, (by_scores, by_embeddings) = value_and_gradients(terms["da"], scores, embeddings)
     assert not by_scores.any() and by_embeddings.any()
 
 
 def test_published_settings():
-    xd, ucf = DDL_PUBLISHED["xd"], DDL_PUBLISHED["ucf"]
+    xd, ucf = HEADS["ddl"].published["xd"], HEADS["ddl"].published["ucf"]
     assert (xd.width, xd.sigma, xd.kernel, xd.lambda_dr, xd.seed) == (128, 6.0, 5, 2.0, 4)
     assert (ucf.width, ucf.sigma, ucf.kernel, ucf.lambda_dr, ucf.seed) == (512, 16.0, 10, 1.0, 9)
     for config in (xd, ucf):
@@ -320,7 +320,7 @@ def test_ablations_are_trained(name, whole, tmp_path):
 
 
 def test_learning_rate_follows_torchs_cosine():
-    config = DDL_PUBLISHED["xd"]
+    config = HEADS["ddl"].published["xd"]
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
     for epoch in range(config.epochs):
@@ -330,8 +330,8 @@ def test_learning_rate_follows_torchs_cosine():
 
 
 def test_other_data_sets_fall_back_to_the_settings_of_xd():
-    assert HEADS["ddl"].settings_for("ucf") == "ucf"
-    assert HEADS["ddl"].settings_for("my cameras") == "xd"
+    assert HEADS["ddl"].settings("ucf").name == "ucf"
+    assert HEADS["ddl"].settings("my cameras").name == "xd"
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import pytest
 import torch
 from support.naive import assert_same, entropy, mean, random_bags
 
+from vadprep.heads import HEADS
+from vadprep.heads.base import HeadOutput
 from vadprep.heads.rtfm import (
     RTFM,
-    RTFM_PUBLISHED,
     NonLocal,
     RTFMConfig,
-    RTFMOutput,
     active_norm,
     cross_entropy_each,
     cross_entropy_of_mean,
@@ -163,7 +163,7 @@ def head_of(**config):
 
 
 def loss_of(head, features, bags):
-    output = RTFMOutput(scores=bags.scores, features=features)
+    output = HeadOutput(scores=bags.scores, features=features.flatten(0, 1))
     return head.loss(output, bags.labels, bags.mask)
 
 
@@ -195,7 +195,7 @@ def test_training_selects_among_a_share_drawn_anew_for_each_video():
     """Three snippets stand out in features and scores; dropped ones make room for others."""
     features, scores = torch.zeros(2, 1, 9, 4), torch.zeros(2, 9)
     features[:, :, 5:8], scores[:, 5:8] = 30.0, 0.5
-    output, labels = RTFMOutput(scores=scores, features=features), torch.tensor([1.0, 0.0])
+    output, labels = HeadOutput(scores=scores, features=features[:, 0]), torch.tensor([1.0, 0.0])
     mask = torch.ones(2, 9, dtype=torch.bool)
 
     def classification(head):
@@ -265,7 +265,7 @@ def test_a_batch_of_one_snippet_is_normed_by_the_running_statistics():
 def test_pyramid_reaches_as_far_as_its_dilations():
     head = head_of(dropout=0.0).eval()
     snippets = torch.randn(16, 1, 21, 8, dtype=torch.float64).requires_grad_()
-    head(snippets, torch.ones(16, 21, dtype=torch.bool)).features[:, 0, 10].sum().backward()
+    head(snippets, torch.ones(16, 21, dtype=torch.bool)).features[:, 10].sum().backward()
     seen = snippets.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten().tolist()
     near = {10 + fused + step * d for fused in (-1, 0, 1) for step in (-1, 0, 1) for d in (1, 2, 4)}
     assert set(seen) == near
@@ -292,7 +292,7 @@ def test_padding_changes_nothing(training, affinity):
 
 
 def test_width_of_the_official_network():
-    head = RTFM(2048, RTFM_PUBLISHED["ucf"])
+    head = RTFM(2048, HEADS["rtfm"].published["ucf"])
     shapes = {name: tuple(value.shape) for name, value in head.network.named_parameters()}
     assert shapes["pyramid.2.weight"] == (512, 2048, 3) and shapes["reduce.weight"] == (
         512,
@@ -304,11 +304,11 @@ def test_width_of_the_official_network():
 
 
 def test_published_settings():
-    config = RTFM_PUBLISHED["shanghaitech"]
+    config = HEADS["rtfm"].published["shanghaitech"]
     assert config.epochs * config.steps_per_epoch == 15_000
     assert (config.batch_size, config.batches, config.crops) == (64, "balanced", "axis")
     assert (config.sampling, config.k, config.margin) == ("segments-32", 3, 100)
     assert (config.learning_rate, config.weight_decay) == (1e-3, 5e-3)
     assert (config.magnitude_weight, config.sparsity, config.smoothness) == (1e-4, 8e-3, 8e-4)
     assert (config.dropout, config.selection_dropout) == (0.7, 0.7)
-    assert RTFM_PUBLISHED["xd"].learning_rate == 1e-4
+    assert HEADS["rtfm"].published["xd"].learning_rate == 1e-4

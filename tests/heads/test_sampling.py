@@ -99,14 +99,14 @@ def random():
 
 
 def test_jitter_spreads_abnormal_videos_over_their_length():
-    draws = np.array([jitter_rows(1000, 300, 1, np.random.default_rng(s)) for s in range(200)])
+    draws = np.array([jitter_rows(300, 1000, 1, np.random.default_rng(s)) for s in range(200)])
     lower = np.arange(300) * 1000 // 300
     upper = np.append(lower[1:], lower[-1])
     assert (draws.min(axis=0) == lower).all() and (draws.max(axis=0) == upper).all()
 
 
 def test_jitter_takes_a_window_of_normal_videos():
-    draws = [jitter_rows(310, 300, 0, np.random.default_rng(seed)) for seed in range(200)]
+    draws = [jitter_rows(300, 310, 0, np.random.default_rng(seed)) for seed in range(200)]
     assert all((np.diff(rows) == 1).all() and len(rows) == 300 for rows in draws)
     assert {int(rows[0]) for rows in draws} == set(range(10))
 
@@ -118,14 +118,14 @@ def test_jitter_leaves_short_videos_whole(label):
 
 @pytest.mark.parametrize("num_snippets, count", [(1, 1), (6, 6), (7, 2), (8, 2), (9, 3), (100, 33)])
 def test_blocks_give_a_row_each_or_the_whole_video(num_snippets, count):
-    rows = block_rows(num_snippets, 3, random())
+    rows = block_rows(3, num_snippets, 1, random())
     assert len(rows) == count
     if num_snippets > 6:
         assert (rows // 3).tolist() == list(range(count))
 
 
 def test_blocks_reach_every_row_of_a_block():
-    draws = [block_rows(9, 3, np.random.default_rng(seed)) for seed in range(60)]
+    draws = [block_rows(3, 9, 1, np.random.default_rng(seed)) for seed in range(60)]
     assert all({rows[i] for rows in draws} == {3 * i, 3 * i + 1, 3 * i + 2} for i in range(3))
 
 

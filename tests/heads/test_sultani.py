@@ -7,8 +7,9 @@ import torch
 from support.naive import assert_same, random_bags
 
 from vadprep.core.clips import matlab_edges
+from vadprep.heads import HEADS
 from vadprep.heads.base import HeadOutput
-from vadprep.heads.sultani import SULTANI_PUBLISHED, Sultani, SultaniConfig, ranking_loss
+from vadprep.heads.sultani import Sultani, SultaniConfig, ranking_loss
 
 
 def naive_ranking(rows, pairs):
@@ -136,7 +137,7 @@ def test_the_port_drops_scores_in_training_only():
 
 
 def test_published_settings():
-    config = SULTANI_PUBLISHED["ucf"]
+    config = HEADS["sultani"].published["ucf"]
     assert config.epochs * config.steps_per_epoch == 20_000
     assert (config.batch_size, config.batches, config.sampling) == (
         60,

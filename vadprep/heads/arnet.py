@@ -12,10 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows, initialise
+from vadprep.heads.base import Head, HeadConfig, HeadOutput, initialise
 from vadprep.heads.losses import cross_entropy, top_values, zero_of
 
 
@@ -54,11 +53,7 @@ class ARNetConfig(HeadConfig):
     """lambda; 0 is the paper's ablation."""
 
 
-ARNET_PUBLISHED: dict[str, HeadConfig] = {"shanghaitech": ARNetConfig()}
-"""Settings of the paper by dataset, in the official form."""
-
-
-class ARNet(Head[HeadOutput]):
+class ARNet(Head):
     """Two layers on each snippet."""
 
     config: ARNetConfig
@@ -74,15 +69,11 @@ class ARNet(Head[HeadOutput]):
         )
         initialise(self.layers, nn.init.xavier_uniform_)
 
-    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
-        """Scores [N, T] of ``snippets`` [N, C, T, dim]; rows of zeros at padding have one, too."""
-        rows, _ = crops_as_rows(snippets, mask)
-        scores = self.layers(rows).squeeze(2)
-        return HeadOutput(scores=scores.unflatten(0, snippets.shape[:2]).mean(dim=1))
+    def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
+        """Scores alone; zeros at padding have one, too."""
+        return HeadOutput(scores=self.layers(rows).squeeze(2))
 
-    def loss(
-        self, output: HeadOutput, labels: torch.Tensor, mask: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, output: HeadOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Weighted terms ``dmil`` and ``center``."""
         config = self.config
         center = padded_center_loss if config.center == "padded" else masked_center_loss
@@ -93,12 +84,12 @@ class ARNet(Head[HeadOutput]):
 
 
 def dynamic_mil_loss(
-    scores: torch.Tensor,
-    labels: torch.Tensor,
-    mask: torch.Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    mask: Tensor,
     alpha: int,
     selection: Literal["batch", "video"],
-) -> torch.Tensor:
+) -> Tensor:
     """Cross-entropy of the ceil(T / alpha) highest scores of each video (eq. 5, DMIL).
 
     The mean over all of them, or over each video's and then over videos, see ``ARNetConfig``;
@@ -114,9 +105,7 @@ def dynamic_mil_loss(
     return (entropy.sum(dim=1) / chosen.sum(dim=1)).mean()
 
 
-def masked_center_loss(
-    scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def masked_center_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """Mean over normal videos of the variance of their scores, 1/T sum (s_t - mean s)^2 (eq. 7).
 
     Zero without a normal video. Arguments as in ``dynamic_mil_loss``.
@@ -130,9 +119,7 @@ def masked_center_loss(
     return (squares.sum(dim=1) / lengths).mean()
 
 
-def padded_center_loss(
-    scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def padded_center_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """Mean over normal videos of the unbiased variance of a row, padding included (official).
 
     Padding rows of zeros have a score, which enters the variance; the longest video of a batch

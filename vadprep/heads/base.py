@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal, get_args, get_type_hints
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vadprep.core.errors import SettingError
 from vadprep.heads.sampling import sampler
+
+_TYPES: dict[object, tuple[str, tuple[type, ...]]] = {
+    int: ("a whole number", (int,)),
+    int | None: ("a whole number, or null", (int, type(None))),
+    float: ("a number", (int, float)),
+    bool: ("true or false", (bool,)),
+    str: ("a word", (str,)),
+}
+"""What a value may be, in words and as types, by annotation; else it is a Literal."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,26 @@ class HeadConfig:
     """Of the published run, used when none is asked for."""
 
     def __post_init__(self) -> None:
+        """Raise SettingError for a value of another type, and for a number that makes no sense.
+
+        Whole numbers count something and are positive, others are weights and 0 or more.
+        """
         for name, hint in get_type_hints(type(self)).items():
-            _check_setting(name, getattr(self, name), hint)
+            value = getattr(self, name)
+            words, types = _TYPES.get(hint, ("", ()))
+            if not words and value not in get_args(hint):
+                raise SettingError(f"{name} = {value!r}: allowed are {', '.join(get_args(hint))}")
+            if words and type(value) not in types:
+                raise SettingError(f"{name} = {value!r}: expected {words}")
+            if value is None or isinstance(value, str | bool):
+                continue
+            if not 0 <= value < math.inf:
+                raise SettingError(f"{name} = {value!r}: must be 0 or more, and finite")
+            is_count = hint in (int, int | None) and name != "seed"
+            if value == 0 and (is_count or name == "learning_rate"):
+                raise SettingError(f"{name} = {value!r}: must be positive")
+            if "dropout" in name and value >= 1:
+                raise SettingError(f"{name} = {value!r}: a share, 0 or more and below 1")
         sampler(self.sampling)
         if self.batches == "shuffled" and self.steps_per_epoch is not None:
             raise SettingError(
@@ -85,54 +112,17 @@ class HeadConfig:
         return rate * (1 + math.cos(math.pi * epoch / self.cosine_epochs)) / 2
 
 
-_TYPES: dict[object, tuple[str, tuple[type, ...]]] = {
-    int: ("a whole number", (int,)),
-    int | None: ("a whole number, or null", (int, type(None))),
-    float: ("a number", (int, float)),
-    bool: ("true or false", (bool,)),
-    str: ("a word", (str,)),
-}
-"""What a value may be, in words and as types, by annotation."""
-
-
-def _check_setting(name: str, value: Any, hint: Any) -> None:
-    """Raise SettingError for a value of another type, and for a number that no setting may have.
-
-    Whole numbers count something and are positive, others are weights and 0 or more.
-    """
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise SettingError(f"{name} = {value!r}: allowed are {', '.join(get_args(hint))}")
-        return
-    words, types = _TYPES[hint]
-    if type(value) not in types:
-        raise SettingError(f"{name} = {value!r}: expected {words}")
-    if value is None or isinstance(value, str | bool):
-        return
-    if not 0 <= value < math.inf:
-        raise SettingError(f"{name} = {value!r}: must be 0 or more, and finite")
-    is_count = hint in (int, int | None) and name != "seed"
-    if value == 0 and (is_count or name == "learning_rate"):
-        raise SettingError(f"{name} = {value!r}: must be positive")
-    if "dropout" in name and value >= 1:
-        raise SettingError(f"{name} = {value!r}: a share, 0 or more and below 1")
-
-
 @dataclass(frozen=True, kw_only=True)
 class HeadOutput:
-    """What a head says about N bags of T snippets, seen in C crops. Padding means nothing.
+    """What a head says about N bags of T snippets, seen in C crops. Padding means nothing."""
 
-    Heads add what their losses look at.
-    """
-
-    scores: torch.Tensor
+    scores: Tensor
     """Anomaly probability of each snippet, the mean over crops: float [N, T] in [0, 1]."""
-
-    video: torch.Tensor | None = None
+    video: Tensor | None = None
     """Anomaly probability of each bag, float [N], from heads that have one of their own."""
+    features: Tensor = field(default_factory=lambda: torch.empty(0))
+    """What the losses look at beside the scores, each crop a row: float [N * C, ...]."""
 
-
-Output = TypeVar("Output", bound=HeadOutput)
 
 CONSTANT = 1e-6
 """A feature whose standard deviation is at most this share of its mean does not vary. Means of
@@ -140,11 +130,11 @@ parts of a constant in float32 lie up to 5e-7 of it away (parts of 1 to 6,000 ro
 real changes of that size are not resolved by float32."""
 
 
-class Head(nn.Module, Generic[Output]):
+class Head(nn.Module):
     """Base of the heads: ``respond`` and ``loss`` are theirs."""
 
-    shift: torch.Tensor
-    gain: torch.Tensor
+    shift: Tensor
+    gain: Tensor
 
     def __init__(self, dim: int, config: HeadConfig) -> None:
         """``dim`` is the number of features of a snippet."""
@@ -154,7 +144,7 @@ class Head(nn.Module, Generic[Output]):
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("gain", torch.ones(dim))
 
-    def fit_standardization(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+    def fit_standardization(self, mean: Tensor, std: Tensor) -> None:
         """From now on see (snippet - mean) / std; features that never vary stay at 0.
 
         ``mean`` and ``std`` are float [dim], of the training items, and go into the checkpoint.
@@ -163,24 +153,26 @@ class Head(nn.Module, Generic[Output]):
         varies = std > CONSTANT * mean.abs()
         self.gain.copy_(torch.where(varies, 1 / std.clamp(min=1e-12), torch.zeros_like(std)))
 
-    def forward(self, snippets: torch.Tensor, mask: torch.Tensor) -> Output:
+    def forward(self, snippets: Tensor, mask: Tensor) -> HeadOutput:
         """Response to ``snippets`` [N, C, T, dim] where ``mask`` [N, T] is True."""
         seen = (snippets - self.shift) * self.gain
         if self.config.standardize:  # padding is zeros, and stays so
             seen = seen.masked_fill(~mask[:, None, :, None], 0.0)
-        return self.respond(seen, mask)
+        crops = snippets.shape[:2]
+        rows = self.respond(seen.flatten(0, 1), mask.repeat_interleave(crops[1], dim=0))
+        video = None if rows.video is None else rows.video.unflatten(0, crops).mean(dim=1)
+        scores = rows.scores.unflatten(0, crops).mean(dim=1)
+        return HeadOutput(scores=scores, video=video, features=rows.features)
 
-    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> Output:
-        """``forward`` on snippets that were standardized, if the config asks for it."""
+    def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
+        """Response to each crop on its own: rows [M, T, dim] where ``valid`` [M, T] is True."""
         raise NotImplementedError
 
-    def loss(
-        self, output: Output, labels: torch.Tensor, mask: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, output: HeadOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Weighted terms by name, scalars whose sum is minimised. ``labels`` is float [N]."""
         raise NotImplementedError
 
-    def score(self, snippets: torch.Tensor) -> tuple[torch.Tensor, float | None]:
+    def score(self, snippets: Tensor) -> tuple[Tensor, float | None]:
         """Scores of a whole video, float64 [T], and of the video where ``HeadOutput`` has one.
 
         Means over the crops of ``snippets`` [C, T, dim], T > 0. Each crop goes through alone, so
@@ -194,25 +186,16 @@ class Head(nn.Module, Generic[Output]):
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser of the config; the loop sets the learning rate at each epoch."""
-        config = self.config
-        if config.optimizer == "adagrad":  # epsilon as in Keras, whose code this reproduces
-            return torch.optim.Adagrad(
-                self.parameters(), config.learning_rate, weight_decay=config.weight_decay, eps=1e-8
-            )
-        return torch.optim.Adam(
-            self.parameters(), config.learning_rate, weight_decay=config.weight_decay
-        )
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        if self.config.optimizer == "adagrad":  # epsilon as in Keras, whose code this reproduces
+            return torch.optim.Adagrad(self.parameters(), rate, weight_decay=decay, eps=1e-8)
+        return torch.optim.Adam(self.parameters(), rate, weight_decay=decay)
 
 
-def initialise(module: nn.Module, weight: Callable[[torch.Tensor], object]) -> None:
+def initialise(module: nn.Module, weight: Callable[[Tensor], object]) -> None:
     """Fill the weights of all linear and convolution layers in place, and set biases to 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d):
             weight(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-
-
-def crops_as_rows(snippets: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[N * C, T, D] and bool [N * C, T] from [N, C, T, D] and [N, T]: each crop a row."""
-    return snippets.flatten(0, 1), mask.repeat_interleave(snippets.shape[1], dim=0)

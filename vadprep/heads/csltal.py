@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vadprep.core.errors import SettingError
-from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows, initialise
+from vadprep.heads.base import Head, HeadConfig, HeadOutput, initialise
 from vadprep.heads.losses import cross_entropy, squared_changes
 from vadprep.heads.sampling import sampler
 
@@ -71,10 +71,6 @@ class CSLTALConfig(HeadConfig):
             raise SettingError(f"sampling = {self.sampling!r}: two views need blocks-N")
 
 
-CSLTAL_PUBLISHED: dict[str, HeadConfig] = {"xd": CSLTALConfig()}
-"""Settings of the paper by dataset, in the official form."""
-
-
 class GatedAttention(nn.Module):
     """sigmoid(w (tanh(V x) sigmoid(U x))), 256 units; weights N(0, 0.001), biases 0."""
 
@@ -85,31 +81,13 @@ class GatedAttention(nn.Module):
         self.output = nn.Linear(256, 1)
         initialise(self, partial(nn.init.normal_, std=0.001))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """float [..., 1] in (0, 1) from float [..., dim]."""
-        gated: torch.Tensor = self.output(self.content(x).tanh() * self.gate(x).sigmoid())
+        gated: Tensor = self.output(self.content(x).tanh() * self.gate(x).sigmoid())
         return gated.sigmoid()
 
 
-def _plain_attention(dim: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers with ReLU between them, and a sigmoid."""
-    layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Linear(dim, width), nn.ReLU()]
-        dim = width
-    return nn.Sequential(*layers, nn.Linear(dim, 1), nn.Sigmoid())
-
-
-@dataclass(frozen=True, kw_only=True)
-class CSLTALOutput(HeadOutput):
-    """Scores (weighted T-CAM), video scores and the attention."""
-
-    video: torch.Tensor
-    attention: torch.Tensor
-    """lambda, the mean over crops: float [N, T] in (0, 1)."""
-
-
-class CSLTAL(Head[CSLTALOutput]):
+class CSLTAL(Head):
     """Causal attention over snippets, and one classifier for snippets and for their sum."""
 
     config: CSLTALConfig
@@ -120,38 +98,32 @@ class CSLTAL(Head[CSLTALOutput]):
         bound = (5 * dim) ** -0.5  # torch's default for the five taps of the official code
         for parameter in self.convolution.parameters():
             nn.init.uniform_(parameter, -bound, bound)
-        widths = {"three": (1024, 256), "two": (256,)}
-        self.attention = (
-            GatedAttention(dim)
-            if config.attention == "gated"
-            else _plain_attention(dim, widths[config.attention])
-        )
+        if config.attention == "gated":
+            self.attention: nn.Module = GatedAttention(dim)
+        else:
+            widths = (dim, 1024, 256) if config.attention == "three" else (dim, 256)
+            layers = [each for pair in pairwise(widths) for each in (nn.Linear(*pair), nn.ReLU())]
+            self.attention = nn.Sequential(*layers, nn.Linear(256, 1), nn.Sigmoid())
         self.classifier = nn.Sequential(
             nn.Linear(dim, 512), nn.ReLU(), nn.Linear(512, 1), nn.Sigmoid()
         )
         initialise(self.classifier, nn.init.xavier_normal_)
 
-    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> CSLTALOutput:
-        """Scores, attention [N, T] and video scores [N] of ``snippets`` [N, C, T, dim]."""
-        rows, valid = crops_as_rows(snippets, mask)
+    def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
+        """Weighted T-CAM as scores, the video scores, and lambda [M, T] as features."""
         past = functional.pad(rows.transpose(1, 2), (KERNEL - 1, 0))
         attention = self.attention(self.convolution(past).transpose(1, 2)).squeeze(2)
         weights = attention.masked_fill(~valid, 0.0)
         # A sum, not a mean: long videos have large features.
         video = self.classifier((weights[:, None] @ rows).squeeze(1)).squeeze(1)
         scores = attention * self.classifier(rows).squeeze(2)
-        crops = snippets.shape[:2]
-        return CSLTALOutput(
-            scores=scores.unflatten(0, crops).mean(dim=1),
-            video=video.unflatten(0, crops).mean(dim=1),
-            attention=attention.unflatten(0, crops).mean(dim=1),
-        )
+        return HeadOutput(scores=scores, video=video, features=attention)
 
-    def loss(
-        self, output: CSLTALOutput, labels: torch.Tensor, mask: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, output: HeadOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Weighted terms ``classification``, ``alignment``, ``sparsity`` and ``smoothness``."""
-        config, attention = self.config, output.attention
+        assert output.video is not None
+        config = self.config
+        attention = output.features.unflatten(0, (len(labels), -1)).mean(dim=1)
         align = alignment_loss(attention, mask, config.alignment_over)
         active = attention.masked_fill(~mask, 0.0).sum()
         terms = {
@@ -164,9 +136,7 @@ class CSLTAL(Head[CSLTALOutput]):
         return {name: term / shared for name, term in terms.items()}
 
 
-def alignment_loss(
-    attention: torch.Tensor, mask: torch.Tensor, over: Literal["mean", "sum"]
-) -> torch.Tensor:
+def alignment_loss(attention: Tensor, mask: Tensor, over: Literal["mean", "sum"]) -> Tensor:
     """Sum over videos of the mean, or sum, over t of (lambda^A_t - lambda^B_t)^2.
 
     ``attention`` float [2 N, T] and ``mask`` bool [2 N, T]: the first views A of N videos, then

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vadprep.core.errors import SettingError
-from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows
-from vadprep.heads.losses import cross_entropy, top_mean, zero_of
+from vadprep.heads.base import Head, HeadConfig, HeadOutput
+from vadprep.heads.losses import cross_entropy, top_mean, zero_of, zipped
 
 Prior = Literal["post", "pre", "none"]
 Scaling = Literal["width", "head", "none"]
@@ -86,13 +86,6 @@ class DDLConfig(HeadConfig):
             raise SettingError(f"sigma = {self.sigma}: must be positive")
 
 
-DDL_PUBLISHED: dict[str, HeadConfig] = {
-    "xd": DDLConfig(),
-    "ucf": DDLConfig(width=512, sigma=16.0, kernel=10, lambda_dr=1.0, seed=9),
-}
-"""Settings of the paper by dataset; cosine length and seeds are the siblings'."""
-
-
 class LocalAwareAttention(nn.Module):
     """LA-Net: self-attention plus a fixed prior for near snippets, residual, layer norm.
 
@@ -114,62 +107,37 @@ class LocalAwareAttention(nn.Module):
         self.output = nn.Linear(config.width, dim, bias=False)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, snippets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, snippets: Tensor, mask: Tensor) -> Tensor:
         """Snippets with their context, float [N, T, D], from [N, T, D] and bool [N, T].
 
         In scoring the rows are worked off in blocks, so memory grows with T, not T squared.
         """
+        # A transpose, never a mere reshape: [N, T, heads * width] to [N, heads, T, width].
         query, key, value = (
-            self._split(layer(snippets)) for layer in (self.query, self.key, self.value)
+            layer(snippets).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
         )
-        num_snippets = snippets.shape[1]
-        rows = num_snippets if self.training else max(1, _MAX_ATTENTION_ENTRIES // num_snippets)
-        blocks = [
-            self._weights(query[:, :, start : start + rows], key, mask, start) @ value
-            for start in range(0, num_snippets, rows)
-        ]
+        count, hidden = snippets.shape[1], ~mask[:, None, None]
+        # Rows of G are windows of one curve over j - i = 1 - T .. T - 1; row i starts at T - 1 - i.
+        distance = torch.arange(1 - count, count, device=snippets.device, dtype=torch.float64)
+        windows = torch.exp(-(distance**2) / (2 * self.sigma)).unfold(0, count, 1)
+        step = count if self.training else max(1, _MAX_ATTENTION_ENTRIES // count)
+        blocks = []
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            logits = query[:, :, start:stop] @ key.transpose(2, 3) * self.scale
+            prior = windows[count - stop : count - start].flip(0).to(logits)
+            if self.prior == "pre":
+                logits = logits + prior
+            weights = logits.masked_fill(hidden, -math.inf).softmax(dim=3)
+            if self.prior == "post":
+                weights = weights + prior.masked_fill(hidden, 0.0)
+            blocks.append(weights @ value)
         heads = torch.cat(blocks, dim=2).transpose(1, 2).flatten(2)
         return self.norm(snippets + self.output(heads))
 
-    def _split(self, projected: torch.Tensor) -> torch.Tensor:
-        """[N, T, heads * width] to [N, heads, T, width]: a transpose, never a mere reshape."""
-        return projected.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def _weights(
-        self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor, start: int
-    ) -> torch.Tensor:
-        """Attention of the rows from ``start`` on: [N, heads, rows, T], zero at padding."""
-        hidden = ~mask[:, None, None, :]
-        logits = query @ key.transpose(2, 3) * self.scale
-        if self.prior == "none":
-            return logits.masked_fill(hidden, -math.inf).softmax(dim=3)
-        prior = self._prior(start, query.shape[2], key.shape[2]).to(logits)
-        if self.prior == "pre":
-            return (logits + prior).masked_fill(hidden, -math.inf).softmax(dim=3)
-        return logits.masked_fill(hidden, -math.inf).softmax(dim=3) + prior.masked_fill(hidden, 0.0)
-
-    def _prior(self, start: int, rows: int, num_snippets: int) -> torch.Tensor:
-        """G of rows start .. start + rows - 1: float64 [rows, T], 1 on the diagonal.
-
-        All rows are windows of one curve over j - i = 1 - T .. T - 1; row i starts at T - 1 - i.
-        """
-        distance = torch.arange(
-            1 - num_snippets, num_snippets, device=self.norm.weight.device, dtype=torch.float64
-        )
-        curve = torch.exp(-(distance**2) / (2 * self.sigma))
-        windows = curve.unfold(0, num_snippets, 1)
-        return windows[num_snippets - start - rows : num_snippets - start].flip(0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DDLOutput(HeadOutput):
-    """Scores, and what the alignment loss looks at."""
-
-    embeddings: torch.Tensor
-    """Features before the classifier, the mean over crops: float [N, T, F]."""
-
-
-class DDL(Head[DDLOutput]):
+class DDL(Head):
     """LA-Net, MLP and causal classifier, trained by MIL and two losses on dynamics."""
 
     config: DDLConfig
@@ -191,27 +159,22 @@ class DDL(Head[DDLOutput]):
             if isinstance(module, nn.Linear | nn.Conv1d):
                 nn.init.xavier_uniform_(module.weight)
 
-    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> DDLOutput:
-        """Scores [N, T] and embeddings [N, T, F] of ``snippets`` [N, C, T, dim]."""
-        crops = snippets.shape[1]
-        embeddings = self.mlp(self.attention(*crops_as_rows(snippets, mask)))
+    def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
+        """Scores, and the embeddings [M, T, F] before the classifier as features."""
+        embeddings = self.mlp(self.attention(rows, valid))
         # Zeros on the left only: the score of a snippet sees itself and K - 1 before it, and
         # padding on the right is never seen.
         causal = functional.pad(embeddings.transpose(1, 2), (self.config.kernel - 1, 0))
         scores = self.classifier(causal).squeeze(1).sigmoid()
-        return DDLOutput(
-            scores=scores.unflatten(0, (-1, crops)).mean(dim=1),
-            embeddings=embeddings.unflatten(0, (-1, crops)).mean(dim=1),
-        )
+        return HeadOutput(scores=scores, features=embeddings)
 
-    def loss(
-        self, output: DDLOutput, labels: torch.Tensor, mask: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, output: HeadOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """MIL + lambda1 DR + lambda2 DA: weighted terms ``mil``, ``dr``, ``da``."""
         config = self.config
         aligned = output.scores.detach() if config.detach == "scores" else output.scores
         ranking = dynamics_ranking_loss(output.scores, labels, mask, config.zeta, config.pairs)
-        alignment = dynamics_alignment_loss(aligned, output.embeddings, mask)
+        embeddings = output.features.unflatten(0, (len(labels), -1)).mean(dim=1)
+        alignment = dynamics_alignment_loss(aligned, embeddings, mask)
         return {
             "mil": mil_loss(output.scores, labels, mask),
             "dr": config.lambda_dr * ranking,
@@ -219,7 +182,7 @@ class DDL(Head[DDLOutput]):
         }
 
 
-def num_selected(labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def num_selected(labels: Tensor, mask: Tensor) -> Tensor:
     """k of each bag: floor(T / 16) + 1 when abnormal, 1 when normal; T without padding.
 
     int64 [N] from labels float [N] and mask bool [N, T].
@@ -228,7 +191,7 @@ def num_selected(labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(labels > 0, lengths // 16 + 1, torch.ones_like(lengths))
 
 
-def mil_loss(scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def mil_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy between video labels and the mean p of each bag's top-k scores (eq. 6).
 
     mean over n of -y_n log p_n - (1 - y_n) log(1 - p_n); the paper prints only the first part.
@@ -238,12 +201,8 @@ def mil_loss(scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> 
 
 
 def dynamics_ranking_loss(
-    scores: torch.Tensor,
-    labels: torch.Tensor,
-    mask: torch.Tensor,
-    zeta: float,
-    pairs: Pairs = "means",
-) -> torch.Tensor:
+    scores: Tensor, labels: Tensor, mask: Tensor, zeta: float, pairs: Pairs = "means"
+) -> Tensor:
     """max(0, zeta - E_a + E_n): scores of abnormal videos should change more (DR loss).
 
     E is the mean of the k largest delta_t^2 = (s_t - s_t+1)^2 of a video. E_a and E_n are its
@@ -262,13 +221,11 @@ def dynamics_ranking_loss(
         return (zeta - abnormal.mean() + normal.mean()).clamp(min=0)
     if pairs == "all":
         return (zeta - abnormal[:, None] + normal).clamp(min=0).mean()
-    both = min(len(abnormal), len(normal))
-    return (zeta - abnormal[:both] + normal[:both]).clamp(min=0).mean()
+    abnormal, normal = zipped(energy[moving], labels[moving])
+    return (zeta - abnormal + normal).clamp(min=0).mean()
 
 
-def dynamics_alignment_loss(
-    scores: torch.Tensor, embeddings: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def dynamics_alignment_loss(scores: Tensor, embeddings: Tensor, mask: Tensor) -> Tensor:
     """Mean of -delta_t log(f_t + 1e-7): scores change where features do (DA loss).
 
     delta_t = |s_t - s_t+1|, f_t = 1 - cos(x_t, x_t+1). The mean runs over the t of a video,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 
-def top_values(
-    values: torch.Tensor, mask: torch.Tensor, k: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def top_values(values: Tensor, mask: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Each row's valid entries from the largest down, and which of them are among the k[n] first.
 
     float [N, T] and bool [N, T] from float [N, T], bool [N, T], int64 [N]. A row with fewer than
@@ -20,7 +19,7 @@ def top_values(
     return ordered, torch.arange(values.shape[1], device=values.device) < taken[:, None]
 
 
-def top_mean(values: torch.Tensor, mask: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+def top_mean(values: Tensor, mask: Tensor, k: Tensor) -> Tensor:
     """Mean of the k[n] largest valid entries of each row: float [N] from float, bool [N, T].
 
     A row with fewer than k valid entries gives the mean of these, and 0 when it has none.
@@ -29,7 +28,7 @@ def top_mean(values: torch.Tensor, mask: torch.Tensor, k: torch.Tensor) -> torch
     return ordered.masked_fill(~chosen, 0.0).sum(dim=1) / chosen.sum(dim=1).clamp(min=1)
 
 
-def cross_entropy(p: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def cross_entropy(p: Tensor, labels: Tensor) -> Tensor:
     """-y log p - (1 - y) log(1 - p), elementwise, for labels y of 0 and 1.
 
     p is kept below 1 - 1e-7, where float32 ends, and above 1e-12, as far as torch's function has
@@ -41,12 +40,19 @@ def cross_entropy(p: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return -torch.where(labels > 0, inside.log(), (-inside).log1p())
 
 
-def squared_changes(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def squared_changes(scores: Tensor, mask: Tensor) -> Tensor:
     """Sum over t of (s_t+1 - s_t)^2 between valid neighbours: float [N] from [N, T]."""
     squares = (scores[:, 1:] - scores[:, :-1]) ** 2
     return squares.masked_fill(~(mask[:, 1:] & mask[:, :-1]), 0.0).sum(dim=1)
 
 
-def zero_of(values: torch.Tensor) -> torch.Tensor:
+def zero_of(values: Tensor) -> Tensor:
     """A scalar 0 that hangs on ``values``, for a term that a batch has no videos for."""
     return values.sum() * 0.0
+
+
+def zipped(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [P, ...] of the i-th abnormal and the i-th normal video; P of the smaller class."""
+    abnormal, normal = values[labels > 0], values[labels <= 0]
+    both = min(len(abnormal), len(normal))
+    return abnormal[:both], normal[:both]

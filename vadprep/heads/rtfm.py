@@ -14,16 +14,16 @@ official code has none: it trains on 32 segments and tests on one whole video.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vadprep.core.errors import SettingError
-from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows, initialise
-from vadprep.heads.losses import cross_entropy, squared_changes, zero_of
+from vadprep.heads.base import Head, HeadConfig, HeadOutput, initialise
+from vadprep.heads.losses import cross_entropy, squared_changes, zero_of, zipped
 from vadprep.heads.sampling import sampler
 
 
@@ -98,15 +98,6 @@ class RTFMConfig(HeadConfig):
             )
 
 
-RTFM_PUBLISHED: dict[str, HeadConfig] = {
-    "shanghaitech": RTFMConfig(),
-    "ucf": RTFMConfig(),
-    "ped2": RTFMConfig(),
-    "xd": replace(RTFMConfig(), learning_rate=1e-4),
-}
-"""Settings of the paper by dataset, in the official form."""
-
-
 class TemporalNetwork(nn.Module):
     """MTN: three dilated convolutions (PDC) and a non-local block (TSA), fused, residual."""
 
@@ -122,7 +113,7 @@ class TemporalNetwork(nn.Module):
         self.fuse = nn.Conv1d(4 * width, dim, 3, padding=1, bias=False)
         self.fuse_norm = nn.BatchNorm1d(dim)
 
-    def forward(self, snippets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, snippets: Tensor, mask: Tensor) -> Tensor:
         """Snippets with their context, float [M, T, D], from [M, T, D] and bool [M, T]."""
         x = snippets.masked_fill(~mask[:, :, None], 0.0).transpose(1, 2)
         branches = [
@@ -151,7 +142,7 @@ class NonLocal(nn.Module):
         self.norm = nn.BatchNorm1d(width)
         nn.init.zeros_(self.norm.weight)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """float [M, W, T] from float [M, W, T] and bool [M, T]; zero at padding."""
         g, theta, phi = (
             layer(x).masked_fill(~mask[:, None], 0.0).transpose(1, 2)
@@ -166,7 +157,7 @@ class NonLocal(nn.Module):
         return masked_norm(self.norm, self.expand(seen.transpose(1, 2)), mask) + x
 
 
-def masked_norm(norm: nn.Module, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def masked_norm(norm: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     """Batch norm over the valid steps of float [M, W, T] alone; the others become zero.
 
     A single valid step (a last batch of one video of one snippet) has no variance: it is normed
@@ -181,15 +172,7 @@ def masked_norm(norm: nn.Module, x: torch.Tensor, mask: torch.Tensor) -> torch.T
     return normed.transpose(1, 2)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RTFMOutput(HeadOutput):
-    """Scores, and the features whose magnitude decides."""
-
-    features: torch.Tensor
-    """float [N, C, T, D]."""
-
-
-class RTFM(Head[RTFMOutput]):
+class RTFM(Head):
     """MTN and a classifier, trained on the snippets of largest magnitude."""
 
     config: RTFMConfig
@@ -210,42 +193,33 @@ class RTFM(Head[RTFMOutput]):
         )
         initialise(self, nn.init.xavier_uniform_)
 
-    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> RTFMOutput:
-        """Scores [N, T] and features [N, C, T, D] of ``snippets`` [N, C, T, dim]."""
-        features = self.dropout(self.network(*crops_as_rows(snippets, mask)))
-        scores = self.classifier(features).squeeze(2)
-        return RTFMOutput(
-            scores=scores.unflatten(0, snippets.shape[:2]).mean(dim=1),
-            features=features.unflatten(0, snippets.shape[:2]),
-        )
+    def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
+        """Scores, and the features [M, T, D] whose magnitude decides."""
+        features = self.dropout(self.network(rows, valid))
+        return HeadOutput(scores=self.classifier(features).squeeze(2), features=features)
 
-    def loss(
-        self, output: RTFMOutput, labels: torch.Tensor, mask: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, output: HeadOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Weighted terms ``classification``, ``magnitude``, ``sparsity``, ``smoothness``."""
-        config, abnormal = self.config, labels > 0
-        magnitudes = output.features.norm(dim=3).mean(dim=1)
+        config, scores, abnormal = self.config, output.scores, labels > 0
+        features = output.features.unflatten(0, (len(labels), -1))
+        magnitudes = features.norm(dim=3).mean(dim=1)
         # A fresh draw for every video: what is dropped has magnitude 0 and comes last.
         eligible = torch.ones_like(magnitudes)
-        magnitudes = magnitudes * functional.dropout(
-            eligible, config.selection_dropout, self.training
-        )
-        chosen, count = select(magnitudes, mask, config.k)
+        eligible = functional.dropout(eligible, config.selection_dropout, self.training)
+        chosen = select(magnitudes * eligible, mask, config.k)
         classify = cross_entropy_of_mean if config.classification == "mean" else cross_entropy_each
         compare = squared_magnitude_loss if config.magnitude == "squared" else hinge_magnitude_loss
-        active = output.scores[abnormal], mask[abnormal]
+        magnitude = compare(features, *chosen, labels, config.margin)
+        active = scores[abnormal], mask[abnormal]
         return {
-            "classification": classify(output.scores, chosen, count, labels),
-            "magnitude": config.magnitude_weight
-            * compare(output.features, chosen, count, labels, config.margin),
+            "classification": classify(scores, *chosen, labels),
+            "magnitude": config.magnitude_weight * magnitude,
             "sparsity": config.sparsity * active_norm(*active, config.sparsity_norm),
             "smoothness": config.smoothness * roughness(*active, config.smooth_across),
         }
 
 
-def select(
-    magnitudes: torch.Tensor, mask: torch.Tensor, k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def select(magnitudes: Tensor, mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k valid snippets of largest magnitude of each video, the largest first.
 
     Row numbers int64 [N, k] and which of them count, bool [N, k]: a video of T < k has T.
@@ -255,14 +229,12 @@ def select(
     return rows, mask.gather(1, rows)
 
 
-def _mean_over(values: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+def _mean_over(values: Tensor, count: Tensor) -> Tensor:
     """Mean over the last axis of float [..., k] where bool [..., k]."""
     return values.masked_fill(~count, 0.0).sum(dim=-1) / count.sum(dim=-1)
 
 
-def cross_entropy_of_mean(
-    scores: torch.Tensor, chosen: torch.Tensor, count: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
+def cross_entropy_of_mean(scores: Tensor, chosen: Tensor, count: Tensor, labels: Tensor) -> Tensor:
     """Mean over videos of the cross-entropy of the mean of the chosen scores (official).
 
     ``scores`` float [N, T] in [0, 1], ``chosen`` and ``count`` of ``select``, ``labels`` [N].
@@ -270,21 +242,15 @@ def cross_entropy_of_mean(
     return cross_entropy(_mean_over(scores.gather(1, chosen), count), labels).mean()
 
 
-def cross_entropy_each(
-    scores: torch.Tensor, chosen: torch.Tensor, count: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
+def cross_entropy_each(scores: Tensor, chosen: Tensor, count: Tensor, labels: Tensor) -> Tensor:
     """Mean over videos of the sum of the cross-entropies of the chosen scores (paper, eq. 5)."""
     each = cross_entropy(scores.gather(1, chosen), labels[:, None])
     return each.masked_fill(~count, 0.0).sum(dim=1).mean()
 
 
 def squared_magnitude_loss(
-    features: torch.Tensor,
-    chosen: torch.Tensor,
-    count: torch.Tensor,
-    labels: torch.Tensor,
-    margin: float,
-) -> torch.Tensor:
+    features: Tensor, chosen: Tensor, count: Tensor, labels: Tensor, margin: float
+) -> Tensor:
     """Mean of (|m - |mean x_a|| + |mean x_n|)^2 over pairs and crops (official).
 
     mean x is the mean of the chosen features of a crop, a for the i-th abnormal and n for the
@@ -292,53 +258,38 @@ def squared_magnitude_loss(
     """
     kept = _chosen_features(features, chosen).masked_fill(~count[:, None, :, None], 0.0)
     means = kept.sum(dim=2) / count.sum(dim=1)[:, None, None]
-    abnormal, normal = _paired(means.norm(dim=2), labels)
+    abnormal, normal = zipped(means.norm(dim=2), labels)
     if not len(abnormal):
         return zero_of(features)
     return (((margin - abnormal).abs() + normal) ** 2).mean()
 
 
 def hinge_magnitude_loss(
-    features: torch.Tensor,
-    chosen: torch.Tensor,
-    count: torch.Tensor,
-    labels: torch.Tensor,
-    margin: float,
-) -> torch.Tensor:
+    features: Tensor, chosen: Tensor, count: Tensor, labels: Tensor, margin: float
+) -> Tensor:
     """Mean of max(0, m - (g_a - g_n)) over pairs and crops (paper, eq. 4).
 
     g is the mean of the norms of the chosen features; else as in ``squared_magnitude_loss``.
     """
     norms = _chosen_features(features, chosen).norm(dim=3)
-    abnormal, normal = _paired(_mean_over(norms, count[:, None].expand_as(norms)), labels)
+    abnormal, normal = zipped(_mean_over(norms, count[:, None].expand_as(norms)), labels)
     if not len(abnormal):
         return zero_of(features)
     return (margin - (abnormal - normal)).clamp(min=0).mean()
 
 
-def _chosen_features(features: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+def _chosen_features(features: Tensor, chosen: Tensor) -> Tensor:
     """[N, C, k, D] of [N, C, T, D]: the same rows of every crop."""
     _, crops, _, dim = features.shape
     return features.gather(2, chosen[:, None, :, None].expand(-1, crops, -1, dim))
 
 
-def _paired(values: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values [P, C] of the i-th abnormal and of the i-th normal video; P of the smaller class."""
-    abnormal, normal = values[labels > 0], values[labels <= 0]
-    both = min(len(abnormal), len(normal))
-    return abnormal[:both], normal[:both]
-
-
-def active_norm(
-    scores: torch.Tensor, mask: torch.Tensor, norm: Literal["l2", "l1"]
-) -> torch.Tensor:
+def active_norm(scores: Tensor, mask: Tensor, norm: Literal["l2", "l1"]) -> Tensor:
     """Norm of all valid scores of the abnormal videos as one vector."""
     return scores[mask].norm(p=2 if norm == "l2" else 1)
 
 
-def roughness(
-    scores: torch.Tensor, mask: torch.Tensor, across: Literal["batch", "video"]
-) -> torch.Tensor:
+def roughness(scores: Tensor, mask: Tensor, across: Literal["batch", "video"]) -> Tensor:
     """Sum of (s_t+1 - s_t)^2 over the valid scores of the abnormal videos, see RTFMConfig."""
     if across == "video":
         return squared_changes(scores, mask).sum()

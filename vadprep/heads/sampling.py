@@ -19,6 +19,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vadprep.core.clips import matlab_edges, segment_edges
 from vadprep.core.errors import SettingError
@@ -26,24 +27,29 @@ from vadprep.core.errors import SettingError
 Rows = NDArray[np.int64]
 """Row numbers of snippets, int64 [t], in order."""
 
-MOST_IN_BLOCKS = 2
-"""Videos of up to so many blocks are shown whole by ``blocks``: one row would be too few."""
-
 
 @dataclass(frozen=True)
 class Sampler:
-    """How a video becomes a bag."""
+    """How a video becomes a bag: rows of it, or means of its parts."""
 
-    take: Callable[[torch.Tensor, int, np.random.Generator], torch.Tensor]
-    """Bag [t, ...] of the snippets [T, ...] of a video with a label of 0 or 1."""
+    rows: Callable[[int, int, np.random.Generator], Rows] | None = None
+    """Rows of a video of T snippets with a label of 0 or 1."""
     edges: Callable[[int], Rows] | None = None
-    """Where bags are means of parts: the edges of the parts of a video of T snippets."""
+    """Edges of the parts of a video of T snippets."""
     is_random: bool = False
     """Whether the bag depends on the generator, and so has to be taken anew each time."""
     num_views: int = 1
     """Bags that stand for a video at once."""
     most: int | None = None
     """Snippets of the longest bag; None where it grows with the video."""
+
+    def take(self, snippets: Tensor, label: int, random: np.random.Generator) -> Tensor:
+        """Bag [t, ...] of the snippets [T, ...] of a video with a label of 0 or 1."""
+        if self.edges is not None:
+            return segment_means(snippets, self.edges(len(snippets)))
+        assert self.rows is not None
+        rows = self.rows(len(snippets), label, random)
+        return snippets.index_select(0, torch.from_numpy(rows))  # copies rows whole: far faster
 
 
 def sampler(name: str) -> Sampler:
@@ -54,19 +60,15 @@ def sampler(name: str) -> Sampler:
             f"sampling = {name!r}: allowed are segments-32, segments-32-matlab, uniform-200, "
             f"jitter-300 and blocks-3, also with other numbers"
         )
-    count = int(found[2])
+    n = int(found[2])
     if found[1] == "segments":
-        edges = partial(matlab_edges if found[3] else segment_edges, segments=count)
-        return Sampler(
-            lambda snippets, *_: segment_means(snippets, edges(len(snippets))), edges, most=count
-        )
+        edges = matlab_edges if found[3] else segment_edges
+        return Sampler(edges=partial(edges, segments=n), most=n)
     if found[1] == "uniform":
-        return Sampler(
-            lambda snippets, *_: snippets[uniform_rows(len(snippets), count)], most=count
-        )
+        return Sampler(lambda length, *_: uniform_rows(length, n), most=n)
     if found[1] == "jitter":
-        return Sampler(partial(_take_jittered, most=count), is_random=True, most=count)
-    return Sampler(partial(_take_blocks, length=count), is_random=True, num_views=2)
+        return Sampler(partial(jitter_rows, n), is_random=True, most=n)
+    return Sampler(partial(block_rows, n), is_random=True, num_views=2)
 
 
 def uniform_rows(num_snippets: int, most: int) -> Rows:
@@ -80,7 +82,7 @@ def uniform_rows(num_snippets: int, most: int) -> Rows:
     return np.linspace(0, num_snippets - 1, most).astype(np.int64)
 
 
-def segment_means(snippets: torch.Tensor, edges: Rows) -> torch.Tensor:
+def segment_means(snippets: Tensor, edges: Rows) -> Tensor:
     """Mean snippet of each part: float32 or float64 [segments, ...] from float [T, ...]."""
     wide = snippets.float() if snippets.dtype == torch.float16 else snippets
     parts = [wide[a : max(b, a + 1)] for a, b in zip(edges[:-1], edges[1:], strict=True)]
@@ -96,7 +98,7 @@ def segment_of(num_snippets: int, edges: Rows) -> Rows:
     return rows.astype(np.int64)
 
 
-def jitter_rows(num_snippets: int, most: int, label: int, random: np.random.Generator) -> Rows:
+def jitter_rows(most: int, num_snippets: int, label: int, random: np.random.Generator) -> Rows:
     """AR-Net's rows of a video with more than ``most`` snippets, int64 [min(T, most)].
 
     Abnormal (1): row i lies anywhere from floor(i T / most) to floor((i + 1) T / most), both
@@ -112,28 +114,9 @@ def jitter_rows(num_snippets: int, most: int, label: int, random: np.random.Gene
     return random.integers(lower, upper, endpoint=True)
 
 
-def block_rows(num_snippets: int, length: int, random: np.random.Generator) -> Rows:
-    """A random row of each whole block of ``length``: int64 [T // length].
-
-    All rows of a video of two blocks or less.
-    """
-    if num_snippets <= MOST_IN_BLOCKS * length:
+def block_rows(block: int, num_snippets: int, label: int, random: np.random.Generator) -> Rows:
+    """A random row of each whole block: int64 [T // block]; all rows of up to two blocks."""
+    if num_snippets <= 2 * block:  # one row would be too few
         return np.arange(num_snippets)
-    starts = np.arange(num_snippets // length) * length
-    return starts + random.integers(length, size=len(starts))
-
-
-def _take_jittered(
-    snippets: torch.Tensor, label: int, random: np.random.Generator, most: int
-) -> torch.Tensor:
-    return _rows_of(snippets, jitter_rows(len(snippets), most, label, random))
-
-
-def _take_blocks(
-    snippets: torch.Tensor, label: int, random: np.random.Generator, length: int
-) -> torch.Tensor:
-    return _rows_of(snippets, block_rows(len(snippets), length, random))
-
-
-def _rows_of(snippets: torch.Tensor, rows: Rows) -> torch.Tensor:
-    return snippets.index_select(0, torch.from_numpy(rows))  # copies rows whole: far faster
+    starts = np.arange(num_snippets // block) * block
+    return starts + random.integers(block, size=len(starts))

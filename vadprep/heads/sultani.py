@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vadprep.core.errors import SettingError
-from vadprep.heads.base import Head, HeadConfig, HeadOutput, crops_as_rows, initialise
-from vadprep.heads.losses import squared_changes, zero_of
+from vadprep.heads.base import Head, HeadConfig, HeadOutput, initialise
+from vadprep.heads.losses import squared_changes, zero_of, zipped
 from vadprep.heads.sampling import sampler, segment_means, segment_of
 
 
@@ -80,11 +80,7 @@ class SultaniConfig(HeadConfig):
             )
 
 
-SULTANI_PUBLISHED: dict[str, HeadConfig] = {"ucf": SultaniConfig()}
-"""Settings of the paper by dataset."""
-
-
-class Sultani(Head[HeadOutput]):
+class Sultani(Head):
     """Three layers on each segment, and a ranking loss between the highest scores."""
 
     config: SultaniConfig
@@ -104,21 +100,17 @@ class Sultani(Head[HeadOutput]):
         )
         initialise(self.layers, nn.init.xavier_normal_)  # "glorot_normal" of Keras
 
-    def weights(self) -> list[torch.Tensor]:
+    def weights(self) -> list[Tensor]:
         """The three weight matrices."""
         return [layer.weight for layer in self.layers if isinstance(layer, nn.Linear)]
 
-    def respond(self, snippets: torch.Tensor, mask: torch.Tensor) -> HeadOutput:
-        """Scores [N, T] of ``snippets`` [N, C, T, dim], each on its own."""
-        rows, _ = crops_as_rows(snippets, mask)
+    def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
+        """Scores alone, of each snippet on its own."""
         if self.config.normalize:
             rows = functional.normalize(rows, dim=2)
-        scores = self.layers(rows).squeeze(2)
-        return HeadOutput(scores=scores.unflatten(0, snippets.shape[:2]).mean(dim=1))
+        return HeadOutput(scores=self.layers(rows).squeeze(2))
 
-    def loss(
-        self, output: HeadOutput, labels: torch.Tensor, mask: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, output: HeadOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Weighted terms ``ranking``, ``sparsity``, ``smoothness`` and ``weights``."""
         config, abnormal = self.config, labels > 0
         shared = 1 if config.pairs == "all" else max(int(abnormal.sum()), 1)
@@ -132,7 +124,7 @@ class Sultani(Head[HeadOutput]):
             "weights": config.weight_penalty * torch.stack(squares).sum(),
         }
 
-    def score(self, snippets: torch.Tensor) -> tuple[torch.Tensor, float | None]:
+    def score(self, snippets: Tensor) -> tuple[Tensor, float | None]:
         """As in ``Head``, from the scores of parts where the config says so."""
         edges_of = sampler(self.config.sampling).edges
         if self.config.scoring == "snippets" or edges_of is None:
@@ -145,8 +137,8 @@ class Sultani(Head[HeadOutput]):
 
 
 def ranking_loss(
-    scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, pairs: Literal["all", "zipped"]
-) -> torch.Tensor:
+    scores: Tensor, labels: Tensor, mask: Tensor, pairs: Literal["all", "zipped"]
+) -> Tensor:
     """max(0, 1 - max s_a + max s_n) (eq. 6): the highest score of an abnormal video is higher.
 
     ``all``: summed over the abnormal videos and averaged over the normal ones. ``zipped``: mean
@@ -159,5 +151,5 @@ def ranking_loss(
         return zero_of(scores)
     if pairs == "all":
         return (1 - abnormal[:, None] + normal).clamp(min=0).sum(dim=0).mean()
-    both = min(len(abnormal), len(normal))
-    return (1 - abnormal[:both] + normal[:both]).clamp(min=0).mean()
+    abnormal, normal = zipped(highest, labels)
+    return (1 - abnormal + normal).clamp(min=0).mean()

@@ -25,7 +25,7 @@ from vadprep.training.log import EPOCHS, IS_LAST, STEPS, epoch_scalars, read_row
 
 
 def train_epochs(
-    head: Head[Any],
+    head: Head,
     bags: TrainingBags,
     seed: int,
     folder: Path,
@@ -85,13 +85,13 @@ def train_epochs(
             EPOCHS.info("seed %d, epoch %d of %d: loss %.4f", *shown, extra=is_last)
 
 
-def losses(head: Head[Any], batch: Batch) -> dict[str, torch.Tensor]:
+def losses(head: Head, batch: Batch) -> dict[str, torch.Tensor]:
     """The terms of the loss of a batch, and their sum, which is to be minimised, as ``total``."""
     terms = head.loss(head(batch.snippets, batch.mask), batch.labels, batch.mask)
     return terms | {"total": torch.stack(list(terms.values())).sum()}
 
 
-def _step(head: Head[Any], optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
+def _step(head: Head, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
     """One update, if the loss is finite; returns it and its terms as they were before."""
     terms = losses(head, batch)
     numbers = torch.stack(list(terms.values())).tolist()  # the one wait for the GPU
