@@ -310,7 +310,7 @@ class Fake(Decoder):
 
 control, lifeline, memory = map(int, sys.argv[1:])
 decoder_process.die_with_parent(lifeline)
-decoder_process.write_frames(Fake(None, None), decoder_process.Ring(control, memory))
+decoder_process.write_frames(Fake(None, None), control, memory)
 """
 
 STALLS, CRASHES = "time.sleep(60)", "os.kill(os.getpid(), signal.SIGSEGV)"

@@ -3,7 +3,7 @@
     python -m vadprep.video.decoder_process DECODER PATH FPS  CONTROL_FD LIFELINE_FD MEMORY_FD
 
     parent  --- lifeline pipe: never written, its closing kills the child -------->  child
-            <-- control pipe: JSON lines: header, block..., done or error ---------
+            <-- control pipe: JSON lines: header, frames..., done or error ---------
             <-> memory: [page: int64 slots given back][slot 0][slot 1][slot 2] <->
 
 A child with no free slot stops itself by SIGSTOP until the parent gives one back. Waiting in
@@ -21,7 +21,6 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.errors import DecodeError
 from vadprep.video.decoders import DECODERS
-from vadprep.video.decoders.base import Decoder, Frame, VideoHeader
+from vadprep.video.decoders.base import Decoder, Frame
 
 MEMORY_BYTES = 4 << 30
 """Private memory that a decoder may take, besides the slots: about 17 reference frames of 8K at
@@ -43,97 +42,66 @@ SLOT_FRAMES = 64
 """The ring has few large slots; SLOT_FRAMES is the limit for small frames."""
 
 
-class Ring:
-    """Slots of frames in memory shared with the parent, and the control pipe."""
-
-    def __init__(self, control_fd: int, memory_fd: int) -> None:
-        self._control_fd = control_fd
-        self._memory_fd = memory_fd
-        self._sent = 0
-        self.waited_seconds = 0.0
-
-    def send(self, **message: Any) -> None:
-        """Write one JSON line to the parent."""
-        os.write(self._control_fd, json.dumps(message).encode() + b"\n")
-
-    def open(self, header: VideoHeader) -> None:
-        """Allocate the slots and tell the parent about them."""
-        frame_bytes = header.width * header.height * 3
-        slot_frames = max(1, min(SLOT_FRAMES, SLOT_BYTES // frame_bytes))
-        num_bytes = mmap.PAGESIZE + SLOTS * slot_frames * frame_bytes
-        os.ftruncate(self._memory_fd, num_bytes)
-        memory = mmap.mmap(self._memory_fd, num_bytes)
-        shape = (SLOTS, slot_frames, header.height, header.width, 3)
-        self._returned, self._slots = ring_views(memory, shape)
-        fields = vars(header) | {"fps": str(header.fps)}
-        self.send(header=fields, slots=SLOTS, slot_frames=slot_frames)
-
-    def next_slot(self) -> Frame:
-        """A free slot, uint8 [frames, height, width, 3]; stops the process until there is."""
-        start = time.perf_counter()
-        while self._sent - int(self._returned[0]) >= len(self._slots):
-            # A SIGCONT that comes just before this is lost: the parent repeats it.
-            os.kill(os.getpid(), signal.SIGSTOP)
-        self.waited_seconds += time.perf_counter() - start
-        return self._slots[self._sent % len(self._slots)]
-
-    def send_slot(self, num_frames: int) -> None:
-        """Hand the slot last taken to the parent, with ``num_frames`` in it."""
-        self.send(block=self._sent % len(self._slots), num_frames=num_frames)
-        self._sent += 1
-
-
-def ring_views(
-    memory: mmap.mmap, shape: tuple[int, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Views of the shared memory: the counter of slots given back int64 [1], and the slots."""
+def ring_views(memory_fd: int, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], Frame]:
+    """Views of the shared memory: the number of slots given back int64 [1], and the slots, uint8
+    ``shape`` [slot, frame, height, width, 3]."""
+    memory = mmap.mmap(memory_fd, 0)
     returned = np.frombuffer(memory, np.int64, count=1)
-    slots = np.frombuffer(memory, np.uint8, offset=mmap.PAGESIZE).reshape(shape)
-    return returned, slots
+    return returned, np.frombuffer(memory, np.uint8, offset=mmap.PAGESIZE).reshape(shape)
 
 
-def write_frames(decoder: Decoder, ring: Ring) -> None:
+def write_frames(decoder: Decoder, control_fd: int, memory_fd: int) -> None:
     """Put all frames of ``decoder`` into the ring, then send the report.
 
     A lost frame becomes the last good frame; before the first good frame it becomes that one.
     """
-    start = time.perf_counter()
-    ring.open(decoder.header)
-    num_frames = num_filled = in_slot = 0
-    slot = ring.next_slot()
-    for frame, filled in _fill(decoder):
-        if in_slot == len(slot):
-            ring.send_slot(in_slot)
-            slot, in_slot = ring.next_slot(), 0
-        slot[in_slot] = frame
-        in_slot += 1
-        num_frames += 1
-        num_filled += filled
-    if not num_frames:
+    start, waited_seconds, header = time.perf_counter(), 0.0, decoder.header
+    frame_bytes = header.width * header.height * 3
+    slot_frames = max(1, min(SLOT_FRAMES, SLOT_BYTES // frame_bytes))
+    os.ftruncate(memory_fd, mmap.PAGESIZE + SLOTS * slot_frames * frame_bytes)
+    shape = (SLOTS, slot_frames, header.height, header.width, 3)
+    returned, slots = ring_views(memory_fd, shape)
+    send(control_fd, header=vars(header) | {"fps": str(header.fps)}, shape=shape)
+    good: Frame | None = None
+    num_frames = num_lost = due = 0  # due: frames to write, of which all but one were lost
+    for frame in decoder:
+        good = good if frame is None else frame
+        num_lost += frame is None
+        due += 1
+        while due and good is not None:
+            slot, place = divmod(num_frames, slot_frames)
+            if place == 0:
+                if slot:
+                    send(control_fd, frames=slot_frames)
+                waited_seconds += wait_for_slot(slot, returned)
+            slots[slot % SLOTS, place] = good
+            num_frames += 1
+            due -= 1
+    if good is None:
         raise DecodeError("no frame can be decoded", kind="damaged")
-    ring.send_slot(in_slot)
+    send(control_fd, frames=(num_frames - 1) % slot_frames + 1)
     report = {
         "num_frames": num_frames,
-        "repaired_frames": num_filled + decoder.num_concealed,
-        "seconds": time.perf_counter() - start - ring.waited_seconds,
-        "end_seconds": decoder.end_seconds(),
+        "repaired_frames": num_lost + decoder.num_concealed,
+        "seconds": time.perf_counter() - start - waited_seconds,
+        "end_seconds": decoder.end_seconds,
         "skipped_frames": decoder.num_skipped(),
     }
-    ring.send(done=report)
+    send(control_fd, done=report)
 
 
-def _fill(frames: Iterable[Frame | None]) -> Iterator[tuple[Frame, bool]]:
-    """Each frame, and whether it fills the place of a lost one."""
-    good: Frame | None = None
-    lost_at_start = 0
-    for frame in frames:
-        if frame is not None:
-            yield from [(frame, True)] * lost_at_start
-            good, lost_at_start = frame, 0
-        if good is None:
-            lost_at_start += 1
-        else:
-            yield good, frame is None
+def wait_for_slot(slot: int, returned: NDArray[np.int64]) -> float:
+    """Stop this process until slot number ``slot`` is free; returns the seconds that it took."""
+    start = time.perf_counter()
+    while slot - int(returned[0]) >= SLOTS:
+        # A SIGCONT that comes just before this is lost: the parent repeats it.
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return time.perf_counter() - start
+
+
+def send(control_fd: int, **message: Any) -> None:
+    """Write one JSON line to the parent."""
+    os.write(control_fd, json.dumps(message).encode() + b"\n")
 
 
 def die_with_parent(lifeline_fd: int) -> None:
@@ -167,18 +135,17 @@ def bound_resources() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main(arguments: list[str]) -> None:
+def main(decoder: str, path: str, fps: str, *fds: str) -> None:
     """Decode one video into the ring; a DecodeError is sent to the parent."""
-    decoder, path, fps = arguments[0], Path(arguments[1]), arguments[2]
-    control_fd, lifeline_fd, memory_fd = map(int, arguments[3:])
+    control_fd, lifeline_fd, memory_fd = map(int, fds)
     die_with_parent(lifeline_fd)
     bound_resources()
-    ring = Ring(control_fd, memory_fd)
     try:
-        write_frames(DECODERS[decoder](path, Fraction(fps) if fps else None), ring)
+        found = DECODERS[decoder](Path(path), Fraction(fps) if fps else None)
+        write_frames(found, control_fd, memory_fd)
     except DecodeError as error:
-        ring.send(error=str(error), kind=error.kind)
+        send(control_fd, error=str(error), kind=error.kind)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -6,10 +6,9 @@ Both may be wrong, harmlessly or not. The check decides only how many frames are
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
 
 from vadprep.core.clips import CLIP_LENGTH, TAIL_RULES, nearest_rates, num_clips
+from vadprep.video.decoders.base import DecodeReport, VideoHeader
 
 MAX_DAMAGE = 0.1
 """A video fails when more than this share of its frames had to be filled in or is missing."""
@@ -24,95 +23,66 @@ FEW_SKIPPED = 0.05
 """Share of skipped frames up to which they are reported; a variable frame rate skips more."""
 
 
-@dataclass(frozen=True)
-class FrameCounts:
-    """Numbers of frames, and times in seconds; None where nothing states them."""
+def expected_frames(header: VideoHeader, report: DecodeReport) -> int:
+    """Frames that the file should have given; the decoded ones if its header states nothing.
 
-    decoded: int
-    end_seconds: float | None = None
-    """Time at which the last decoded frame ends."""
-    header_frames: int | None = None
-    header_seconds: float | None = None
-    """Time at which the video ends by the header."""
-    manifest_bounds: tuple[int | None, int | None] = (None, None)
-    """Fewest and most frames by the manifest."""
-    skipped: int = 0
-    """Frames that fit into the gaps between the timestamps."""
-    fps: Fraction = Fraction(25)
-    """Frame rate by the header."""
-
-    @property
-    def expected(self) -> int:
-        """Frames that the file should have given; ``decoded`` if its header states nothing.
-
-        The lower of two numbers, since either may be harmlessly too high: the count in the
-        header, which ignores an mp4's edit list, and the time at which the video is to end, in
-        frames at the pace of those decoded, whatever the header's average frame rate is.
-        """
-        counts = [self.header_frames] if self.header_frames else []
-        if self.header_seconds and self.end_seconds and self.end_seconds > 0:
-            counts.append(round(self.decoded * self.header_seconds / self.end_seconds))
-        return min(counts, default=self.decoded)
-
-    @property
-    def missing(self) -> int:
-        """Frames that the file should have given and did not."""
-        return max(0, self.expected - self.decoded)
+    The lower of two numbers, since either may be harmlessly too high: the count in the
+    header, which ignores an mp4's edit list, and the time at which the video is to end, in
+    frames at the pace of those decoded, whatever the header's average frame rate is.
+    """
+    counts = [header.num_frames] if header.num_frames else []
+    if header.seconds and report.end_seconds and report.end_seconds > 0:
+        counts.append(round(report.num_frames * header.seconds / report.end_seconds))
+    return min(counts, default=report.num_frames)
 
 
-def length_note(counts: FrameCounts, length: int = CLIP_LENGTH) -> str:
+def length_note(
+    header: VideoHeader,
+    report: DecodeReport,
+    bounds: tuple[int | None, int | None] = (None, None),
+    length: int = CLIP_LENGTH,
+) -> str:
     """Why the counts differ, in one line; empty where all agree.
 
-    ``length`` is the frames of a clip. A difference of one frame to the header is not reported.
+    ``bounds`` are the fewest and the most frames by the manifest, ``length`` the frames of a clip.
+    A difference of one frame to the header is not reported.
     """
-    return "; ".join(_notes(counts, length))
+    return "; ".join(_notes(header, report, bounds, length))
 
 
-def _notes(counts: FrameCounts, length: int) -> Iterator[str]:
-    decoded, is_truncated = counts.decoded, counts.missing > 1
+def _notes(
+    header: VideoHeader, report: DecodeReport, bounds: tuple[int | None, int | None], length: int
+) -> Iterator[str]:
+    decoded, stated, expected = report.num_frames, header.num_frames, expected_frames(header, report)
+    end, seconds = report.end_seconds, header.seconds
+    is_truncated = expected - decoded > 1
     if is_truncated:
-        end, seconds = counts.end_seconds, counts.header_seconds
-        if seconds and end and end < seconds:
-            whole = f"{end:.2f} s of {seconds:.2f} s"
-        else:
-            whole = f"of {counts.expected} in the header"
+        is_timed = seconds and end and end < seconds
+        whole = f"{end:.2f} s of {seconds:.2f} s" if is_timed else f"of {expected} in the header"
         yield f"truncated after frame {decoded} ({whole})"
-    else:
-        yield from _header_notes(counts, length)
-    if 0 < counts.skipped <= FEW_SKIPPED * decoded:
+    else:  # the header may say what the frames contradict
+        if not MIN_FPS <= header.fps <= MAX_FPS:
+            yield f"the header says {float(header.fps):.6g} frames a second"
+        if stated and abs(stated - decoded) > 1:
+            cause = _cause(decoded, stated, length) or ": an edit list, or a wrong count"
+            yield f"the header says {_frames(stated)}, the video has {decoded}{cause}"
+        if seconds and end and seconds > 2 * end:
+            yield (
+                f"the header says {seconds:.2f} s, the frames end at {end:.2f} s: a wrong duration"
+            )
+    if 0 < report.skipped_frames <= FEW_SKIPPED * decoded:
         yield (
-            f"the timestamps skip {_frames(counts.skipped)}: lost without an error, or a "
+            f"the timestamps skip {_frames(report.skipped_frames)}: lost without an error, or a "
             f"variable frame rate"
         )
     # The manifest may count the whole video, of which the file is only a part.
-    count, source = (counts.expected, "header") if is_truncated else (decoded, "video")
-    bound = _violated_bound(count, counts.manifest_bounds)
-    if bound is not None and not (is_truncated and abs(bound - count) <= 1):
+    count, source = (expected, "header") if is_truncated else (decoded, "video")
+    least, most = bounds
+    bound = least if least is not None and count < least else most
+    is_kept = bound is None or (least or 0) <= count <= bound
+    if bound is not None and not is_kept and not (is_truncated and abs(bound - count) <= 1):
         cause = _cause(count, bound, length) or f": {count / max(1, bound):.3g} x as many"
         yield f"the manifest has {_frames(bound)}, the {source} has {count}{cause}"
-
-
-def _violated_bound(count: int, bounds: tuple[int | None, int | None]) -> int | None:
-    """The bound that ``count`` violates; None when it violates none."""
-    least, most = bounds
-    if least is not None and count < least:
-        return least
-    return most if most is not None and count > most else None
-
-
-def _header_notes(counts: FrameCounts, length: int) -> Iterator[str]:
-    """Statements of the header that the frames contradict, though no frame is missing."""
-    decoded, stated, end = counts.decoded, counts.header_frames, counts.end_seconds
-    if not MIN_FPS <= counts.fps <= MAX_FPS:
-        yield f"the header says {float(counts.fps):.6g} frames a second"
-    if stated and abs(stated - decoded) > 1:
-        cause = _cause(decoded, stated, length) or ": an edit list, or a wrong count"
-        yield f"the header says {_frames(stated)}, the video has {decoded}{cause}"
-    if counts.header_seconds and end and counts.header_seconds > 2 * end:
-        yield (
-            f"the header says {counts.header_seconds:.2f} s, the frames end at "
-            f"{end:.2f} s: a wrong duration"
-        )
 
 
 def _cause(decoded: int, stated: int, length: int) -> str:

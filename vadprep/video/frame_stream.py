@@ -14,7 +14,6 @@ shared is anonymous (pipes and memfd), so that no kill leaves anything behind.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import select
 import signal
@@ -22,8 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from fcntl import F_GETFL, F_SETFL, fcntl
 from fractions import Fraction
 from pathlib import Path
@@ -34,9 +31,9 @@ from numpy.typing import NDArray
 
 from vadprep.core.errors import DecodeError
 from vadprep.core.resources import child_environment
-from vadprep.video.decoder_process import ring_views
+from vadprep.video.decoder_process import SLOTS, ring_views
 from vadprep.video.decoders import FILE_DECODERS, FOLDER_DECODERS
-from vadprep.video.decoders.base import VideoHeader, is_frame
+from vadprep.video.decoders.base import DecodeReport, VideoHeader, is_frame
 
 _HEAD_BYTES = 64
 """No container has so much printable text before its first odd byte; every playlist has."""
@@ -44,25 +41,7 @@ _HEAD_BYTES = 64
 _TICK_SECONDS = 0.02
 _MAX_STDERR_BYTES = 1 << 20
 _PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-"""Signals that the parent handles. The child ignores them: the parent decides when it ends."""
-
-
-@dataclass(frozen=True)
-class DecodeReport:
-    """What was decoded. ``seconds`` were spent on decoding, without waiting for the reader.
-
-    ``repaired_frames`` were lost and filled with the last good frame, or concealed by the codec
-    (by PyAV; decord stops at such a frame). ``end_seconds`` is the time at which the last frame
-    ends, None where frames have no time. ``skipped_frames`` fit into the gaps between the
-    timestamps: the container lost them without an error, or they never existed.
-    """
-
-    num_frames: int
-    repaired_frames: int
-    decoder: str
-    seconds: float
-    end_seconds: float | None = None
-    skipped_frames: int = 0
+"""Signals that the parent handles. It decides when the child ends."""
 
 
 def open_frames(
@@ -99,19 +78,6 @@ def count_frames(path: Path) -> int:
         return sum(len(block) for block in stream)
 
 
-def _folder_decoder(folder: Path) -> str:
-    """Name of the first decoder that finds its file endings in a folder."""
-    try:
-        names = [entry.name for entry in os.scandir(folder)]
-    except OSError as error:
-        raise DecodeError(f"{folder}: cannot be read: {error.strerror}") from None
-    for name, decoder in FOLDER_DECODERS.items():
-        if any(is_frame(entry, decoder.suffixes) for entry in names):
-            return name
-    suffixes = sorted(suffix for each in FOLDER_DECODERS.values() for suffix in each.suffixes)
-    raise DecodeError(f"{folder}: no images ({', '.join(suffixes)})", "no-images")
-
-
 def _check_file(path: Path) -> None:
     """Raise DecodeError for a file that no decoder needs to see, or that none may see.
 
@@ -121,8 +87,6 @@ def _check_file(path: Path) -> None:
         raise DecodeError(f"{path}: no such file or folder", kind="missing")
     if not path.is_file():
         raise DecodeError(f"{path}: neither a file nor a folder")
-    if not path.stat().st_size:
-        raise DecodeError(f"{path}: the file is empty", kind="empty")
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -130,8 +94,23 @@ def _check_file(path: Path) -> None:
         raise DecodeError(f"{path}: no permission to read it") from None
     except OSError as error:
         raise DecodeError(f"{path}: cannot be read: {error.strerror}") from None
+    if not head:
+        raise DecodeError(f"{path}: the file is empty", kind="empty")
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         raise DecodeError(f"{path}: text, not a video; playlists are not followed")
+
+
+def _folder_decoder(folder: Path) -> str:
+    """Name of the first decoder that finds its file endings in a folder."""
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise DecodeError(f"{folder}: cannot be read: {error.strerror}") from None
+    for name, decoder in FOLDER_DECODERS.items():
+        if any(is_frame(entry, decoder.suffixes) for entry in names):
+            return name
+    suffixes = sorted(suffix for each in FOLDER_DECODERS.values() for suffix in each.suffixes)
+    raise DecodeError(f"{folder}: no images ({', '.join(suffixes)})", "no-images")
 
 
 class FrameStream:
@@ -147,8 +126,7 @@ class FrameStream:
     def __init__(
         self, path: Path, decoder: str, command: Sequence[str], stall_seconds: float
     ) -> None:
-        self.path = path
-        self.decoder = decoder
+        self.path, self.decoder = path, decoder
         self._stall_seconds = stall_seconds
         self._report: DecodeReport | None = None
         self._buffer = b""
@@ -157,10 +135,13 @@ class FrameStream:
         self._ring: tuple[NDArray[np.int64], NDArray[np.uint8]] | None = None
         try:
             self._start(command)
-            self._open_ring(self._next_message())
+            message = self._next_message()
         except BaseException:
             self.close()
             raise
+        fields = message["header"]
+        self.header = VideoHeader(**fields | {"fps": Fraction(fields["fps"])})
+        self._ring = ring_views(self._memory_fd, message["shape"])
 
     @property
     def report(self) -> DecodeReport:
@@ -172,10 +153,10 @@ class FrameStream:
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         while "done" not in (message := self._next_message()):
             assert self._ring is not None
-            yield self._ring[1][message["block"], : message["num_frames"]]
-            if self._ring is not None:  # None: closed while the reader had the block
+            yield self._ring[1][self._ring[0][0] % SLOTS, : message["frames"]]
+            if self._ring and self._process:  # else closed while the reader had the block
                 self._ring[0][0] += 1
-                self._wake()
+                self._process.send_signal(signal.SIGCONT)
         self._report = DecodeReport(decoder=self.decoder, **message["done"])
         self.close()
 
@@ -187,8 +168,7 @@ class FrameStream:
             self._process = None
         while self._fds:
             os.close(self._fds.pop())
-        # The memory goes with its last view: a block in the reader's hand stays valid.
-        self._ring = None
+        self._ring = None  # the memory goes with its last view: a block in hand stays valid
 
     def __enter__(self) -> FrameStream:
         return self
@@ -200,43 +180,33 @@ class FrameStream:
         self.close()
 
     def _start(self, command: Sequence[str]) -> None:
-        """Start the child; of the pipes, keep only the parent's ends."""
+        """Start the child; of the pipes, keep only the parent's ends.
+
+        The child never receives the signals that the parent handles: they are blocked meanwhile.
+        """
         self._memory_fd = os.memfd_create("vadprep-frames")
-        self._fds.append(self._memory_fd)
         self._stderr_fd = os.memfd_create("vadprep-stderr")
-        self._fds.append(self._stderr_fd)
         # In append mode, a truncated file starts again at 0.
         fcntl(self._stderr_fd, F_SETFL, fcntl(self._stderr_fd, F_GETFL) | os.O_APPEND)
         self._control_fd, child_control_fd = os.pipe()
         child_lifeline_fd, lifeline_fd = os.pipe()
-        self._fds += [self._control_fd, lifeline_fd]
+        self._fds = [self._memory_fd, self._stderr_fd, self._control_fd, lifeline_fd]
         child_fds = (child_control_fd, child_lifeline_fd, self._memory_fd)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
         try:
-            with _blocked_signals():
-                self._process = subprocess.Popen(
-                    [*command, *map(str, child_fds)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=self._stderr_fd,
-                    pass_fds=child_fds,
-                    env=child_environment(),
-                    start_new_session=True,
-                )
+            self._process = subprocess.Popen(
+                [*command, *map(str, child_fds)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr_fd,
+                pass_fds=child_fds,
+                env=child_environment(),
+                start_new_session=True,
+            )
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(child_control_fd)
             os.close(child_lifeline_fd)
-
-    def _open_ring(self, message: dict[str, Any]) -> None:
-        fields = message["header"]
-        self.header = VideoHeader(**fields | {"fps": Fraction(fields["fps"])})
-        memory = mmap.mmap(self._memory_fd, 0)
-        shape = (message["slots"], message["slot_frames"])
-        self._ring = ring_views(memory, (*shape, self.header.height, self.header.width, 3))
-
-    def _wake(self) -> None:
-        """Continue the child, in case it has stopped itself because no slot was free."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def _next_message(self) -> dict[str, Any]:
         """The child's next message. Its silence, death or error is raised as DecodeError."""
@@ -250,7 +220,8 @@ class FrameStream:
                 silence = f"gave nothing for {self._stall_seconds:g} s"
                 raise self._failure(silence, "stalled")
             if not poll.poll(1000 * _TICK_SECONDS):
-                self._wake()  # a SIGCONT is lost when it comes just before the SIGSTOP
+                # A SIGCONT is lost when it comes just before the SIGSTOP.
+                self._process.send_signal(signal.SIGCONT)
             elif chunk := os.read(self._control_fd, 1 << 16):
                 self._buffer += chunk
             else:
@@ -274,13 +245,3 @@ class FrameStream:
         self.close()
         quote = f": {lines[-1]}" if lines else ""
         return DecodeError(f"{self.path}: {self.decoder} {what}{quote}", kind)
-
-
-@contextmanager
-def _blocked_signals() -> Iterator[None]:
-    """Block _PARENT_SIGNALS inside; a child that is started inside never receives them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

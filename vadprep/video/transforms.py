@@ -10,10 +10,7 @@ from torch import Tensor
 
 from vadprep.core.crops import Box, Taps, crop_boxes, resize_taps, target_size
 
-PILLOW = {
-    "pil-bilinear": Image.Resampling.BILINEAR,
-    "pil-lanczos": Image.Resampling.LANCZOS,
-}
+PILLOW = {"pil-bilinear": Image.Resampling.BILINEAR, "pil-lanczos": Image.Resampling.LANCZOS}
 """Filters that Pillow itself applies on the CPU."""
 
 CHUNK_FRAMES = {"cpu": 1, "cuda": 64}
@@ -44,10 +41,10 @@ class FrameTransform:
         self.size = target_size(resize, height, width)
         self.boxes = crop_boxes(crop_order, crops, crop_size, *self.size)
         self._frame = (height, width, 3)
-        by_pillow = self.device.type == "cpu" and filter in PILLOW
         # Pillow takes a quarter of the time of the same sums in torch on a CPU (measured).
-        kind = PillowResize if by_pillow else TapResize
-        self._resize = kind(filter, (height, width), self.size, self.device)
+        self._pillow = PILLOW.get(filter) if self.device.type == "cpu" else None
+        if self._pillow is None:
+            self._taps = TapResize(filter, (height, width), self.size, self.device)
 
     def resize(self, block: NDArray[np.uint8] | Tensor) -> Tensor:
         """uint8 [n, h, w, 3] on the device, of frames uint8 [n, height, width, 3].
@@ -62,7 +59,11 @@ class FrameTransform:
             )
         if self.size == self._frame[:2]:
             return frames.to(self.device, copy=True)
-        return self._resize(frames.to(self.device))
+        if self._pillow is None:
+            return self._taps(frames.to(self.device))
+        images = (Image.fromarray(frame) for frame in frames.numpy())
+        resized = [np.asarray(each.resize(self.size[::-1], self._pillow)) for each in images]
+        return torch.from_numpy(np.stack(resized))
 
     def crop(self, frames: Tensor) -> Tensor:
         """Crops of resized frames [n, h, w, 3]: uint8 [crop, n, crop_size, crop_size, 3]."""
@@ -73,24 +74,6 @@ def crop(frames: Tensor, box: Box) -> Tensor:
     """The crop [n, box.height, box.width, channel] of frames [n, h, w, channel]."""
     part = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
     return part.flip(2) if box.mirrored else part
-
-
-class PillowResize:
-    """Frames uint8 [n, H, W, 3] to the target size by Pillow, frame by frame."""
-
-    def __init__(
-        self, filter: str, source: tuple[int, int], target: tuple[int, int], device: torch.device
-    ) -> None:
-        self._filter = PILLOW[filter]
-        self._size = target[::-1]
-
-    def __call__(self, frames: Tensor) -> Tensor:
-        """uint8 [n, h, w, 3]."""
-        images = [
-            np.asarray(Image.fromarray(frame).resize(self._size, self._filter))
-            for frame in frames.numpy()
-        ]
-        return torch.from_numpy(np.stack(images))
 
 
 class TapResize:
@@ -115,13 +98,12 @@ class TapResize:
 
     def __call__(self, frames: Tensor) -> Tensor:
         """uint8 [n, h, w, 3]."""
-        return torch.cat([self._resized(part) for part in frames.split(self._chunk)])
-
-    def _resized(self, frames: Tensor) -> Tensor:
-        wide = self._columns(frames.flatten(2), axis=2)
-        if self._rounds_between:
-            wide = _uint8(wide)
-        return _uint8(self._rows(wide, axis=1)).unflatten(2, (-1, 3))
+        parts = []
+        for part in frames.split(self._chunk):
+            wide = self._columns(part.flatten(2), axis=2)
+            wide = _uint8(wide) if self._rounds_between else wide
+            parts.append(_uint8(self._rows(wide, axis=1)).unflatten(2, (-1, 3)))
+        return torch.cat(parts)
 
 
 class _Pass:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.errors import DecodeError
+from vadprep.data import FRAME_SUFFIXES
 
 MAX_PIXELS = 7680 * 4320
 """The limit of a frame. A header with a larger frame is taken to be wrong."""
@@ -38,32 +39,55 @@ class VideoHeader:
     seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class DecodeReport:
+    """What was decoded. ``seconds`` were spent on decoding, without waiting for the reader.
+
+    ``repaired_frames`` were lost and filled with the last good frame, or concealed by the codec
+    (by PyAV; decord stops at such a frame). ``end_seconds`` is the time at which the last frame
+    ends, None where frames have no time. ``skipped_frames`` fit into the gaps between the
+    timestamps: the container lost them without an error, or they never existed.
+    """
+
+    num_frames: int
+    repaired_frames: int
+    decoder: str
+    seconds: float
+    end_seconds: float | None = None
+    skipped_frames: int = 0
+
+
 class Decoder:
     """Decodes one video. It runs in the decoder process, never in the caller's process.
 
     A subclass sets ``header`` in ``__init__`` and yields the frames in ``__iter__``, which is
-    called once. Both raise DecodeError when the video cannot be read.
+    called once. Both raise DecodeError when the video cannot be read. The other attributes are
+    about the frames so far.
     """
 
     header: VideoHeader
     num_concealed = 0
-    """Frames so far that the codec itself patched up, where it reports that."""
+    """Frames that the codec itself patched up, where it reports that."""
+    end_seconds: float | None = None
+    """Time at which the last frame ends; None where frames have no time."""
 
     def __init__(self, path: Path, fps: Fraction | None) -> None:
         """``fps`` is the frame rate of a folder; a video file states its own."""
         self.path = path
+        self.gaps: Counter[int] = Counter()
+        """Frames missing between two others by the timestamps -> how often; -1 is half a frame."""
 
     def __iter__(self) -> Iterator[Frame | None]:
         """Frames uint8 [height, width, 3] in RGB, in display order. None is a lost frame."""
         raise NotImplementedError
 
-    def end_seconds(self) -> float | None:
-        """Time at which the last frame so far ends; None where frames have no time."""
-        return None
-
     def num_skipped(self) -> int:
-        """Frames that fit into the gaps between the timestamps, after the last frame."""
-        return 0
+        """Frames that fit into the gaps between the timestamps.
+
+        0 where some frames are closer than half of the average distance: then the frame rate is
+        variable, and a gap does not mean a loss.
+        """
+        return 0 if min(self.gaps, default=0) < 0 else sum(k * n for k, n in self.gaps.items())
 
 
 class FolderDecoder(Decoder):
@@ -73,6 +97,7 @@ class FolderDecoder(Decoder):
     """File name endings of the frames, in lower case."""
 
     def __init__(self, path: Path, fps: Fraction | None) -> None:
+        super().__init__(path, fps)
         if fps is None:
             raise ValueError(f"{path}: a folder of frames needs the frame rate, fps=")
         names = [entry.name for entry in path.iterdir() if is_frame(entry.name, self.suffixes)]
@@ -103,6 +128,27 @@ class FolderDecoder(Decoder):
             yield frame
 
 
+class ImageFolder(FolderDecoder):
+    """Images, read by Pillow. Grey, palette and 16-bit images become RGB."""
+
+    suffixes = FRAME_SUFFIXES["images"]
+
+    def read(self, file: Path) -> Frame | None:
+        """The image uint8 [height, width, 3]; None where it cannot be read."""
+        from PIL import Image
+
+        try:
+            with Image.open(file) as image:
+                check_size(file, *image.size)
+                if not image.mode.startswith(("I", "F")):
+                    return np.asarray(image.convert("RGB"))
+                # 16-bit grey, which Pillow would clip and not scale
+                grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+                return np.repeat(grey[:, :, None], 3, axis=2)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return None
+
+
 def is_frame(name: str, suffixes: frozenset[str]) -> bool:
     """Whether a file of this name is a frame; hidden files are not."""
     return Path(name).suffix.lower() in suffixes and not name.startswith(".")
@@ -121,14 +167,3 @@ def check_size(path: Path, width: int, height: int) -> None:
             f"{path}: the frames have {width}x{height} pixels; the limit is {MAX_PIXELS} pixels",
             kind="too-large",
         )
-
-
-def num_skipped(gaps: Counter[int]) -> int:
-    """Frames that are missing between others, from their gaps: missing frames -> how often.
-
-    The result is 0 where some frames are closer than half of the average distance (gap -1): then
-    the frame rate is variable, and a gap does not mean a loss.
-    """
-    if any(gap < 0 for gap in gaps):
-        return 0
-    return sum(gap * count for gap, count in gaps.items())

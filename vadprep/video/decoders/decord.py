@@ -8,17 +8,15 @@ import mmap
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vadprep.core.errors import DecodeError
-from vadprep.video.decoders.base import Decoder, Frame, num_skipped
+from vadprep.video.decoders.base import Decoder, Frame
 from vadprep.video.decoders.pyav import DECODE_THREADS, PyAVDecoder
 
 READ_AHEAD_BYTES = 16 << 20
@@ -51,45 +49,50 @@ class DecordDecoder(Decoder):
     def __init__(self, path: Path, fps: Fraction | None = None) -> None:
         super().__init__(path, fps)
         reader = PyAVDecoder(path)
-        self.header, container = reader.header, reader.container
+        self.header = reader.header
         reader.close()
-        if container in MISREAD_CONTAINERS:
-            raise DecodeError(f"{path}: decord misreads the container {container}", "damaged")
-        self._times: NDArray[np.float64] | None = None  # [n, 2], start and end in s
+        if reader.container in MISREAD_CONTAINERS:
+            message = f"{path}: decord misreads the container {reader.container}"
+            raise DecodeError(message, "damaged")
         self._message_bytes = 0  # of FFmpeg's messages that were read
-
-    def end_seconds(self) -> float | None:
-        """Time at which the last frame ends; None before all frames are read."""
-        return None if self._times is None else float(self._times[-1, 1])
-
-    def num_skipped(self) -> int:
-        """Frames that fit into the gaps between the timestamps."""
-        if self._times is None:
-            return 0
-        gaps = (np.diff(self._times[:, 0]) * float(self.header.fps)).round().astype(int) - 1
-        return num_skipped(Counter(gaps.tolist()))
+        self._allowed_bytes = 0  # of private memory, read ahead
+        self._next_seek = 0  # index of a frame
 
     def __iter__(self) -> Iterator[Frame]:
         decord = _import_decord()
         num_read = num_frames = 0
+        height, width = self.header.height, self.header.width
         try:
             reader = decord.VideoReader(str(self.path), num_threads=DECODE_THREADS)
             num_frames = len(reader)
-            read_ahead = _ReadAhead(self.path, reader)
+            keyframes = set(map(int, reader.get_key_indices()))
             while num_read < num_frames:
-                frame = read_ahead.limit(num_read, reader.next().asnumpy())
+                frame = reader.next().asnumpy()
+                self._limit_read_ahead(reader, num_read, frame, num_read in keyframes)
                 self._check_messages()
-                yield self._without_padding(frame)
+                if frame.shape[:2] != (height, width):
+                    raise self._damaged(
+                        f"decord gives frames of {frame.shape[1]}x{frame.shape[0]}, the header "
+                        f"says {width}x{height}"
+                    )
+                # decord takes the padding of narrow rows for more channels (48 px: [h, 48, 4]).
+                yield frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
                 num_read += 1
-            if num_read:
-                times = reader.get_frame_timestamp(range(num_read))
-                self._times = np.asarray(times, np.float64)
+            if num_read:  # the timestamps are start and end in s, [n, 2]
+                times = np.asarray(reader.get_frame_timestamp(range(num_read)), np.float64)
+                self.end_seconds = float(times[-1, 1])
+                gaps = (np.diff(times[:, 0]) * float(self.header.fps)).round().astype(int) - 1
+                self.gaps.update(gaps.tolist())
         except StopIteration:
-            message = f"{self.path}: decord: {num_read} of {num_frames} frames"
-            raise DecodeError(message, "damaged") from None
+            raise self._damaged(f"decord: {num_read} of {num_frames} frames") from None
         except (decord.DECORDError, RuntimeError) as error:
-            message = f"{self.path}: decord: {_first_line(error)}"
-            raise DecodeError(message, "damaged") from None
+            # Without the position in the C++ source before it, and the stack trace after it.
+            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            message = re.sub(r"^(\[[\d:]+\] \S+:\d+: )+", "", line)
+            raise self._damaged(f"decord: {message}") from None
+
+    def _damaged(self, message: str) -> DecodeError:
+        return DecodeError(f"{self.path}: {message}", "damaged")
 
     def _check_messages(self) -> None:
         """Raise DecodeError when FFmpeg has written a new message about damage.
@@ -105,56 +108,30 @@ class DecordDecoder(Decoder):
         for line in text.splitlines():
             if SIGNS_OF_DAMAGE.search(line):
                 words = re.sub(r"^\[[^]]*\] ", "", line.decode(errors="replace"))
-                raise DecodeError(f"{self.path}: decord: {words}", "damaged")
+                raise self._damaged(f"decord: {words}")
 
-    def _without_padding(self, frame: Frame) -> Frame:
-        """The frame [height, width, 3] of what decord gives.
+    def _limit_read_ahead(self, reader: Any, index: int, frame: Frame, is_key: bool) -> None:
+        """Keep what decord decodes ahead within bounds; DecodeError when that cannot be done.
 
-        decord takes the padding of narrow rows for more channels (48 pixels: [height, 48, 4]).
+        While decord waits for a frame it feeds its decoder packet after packet, and never reduces
+        that lead: the process grew by 0.8 GB over a video of two hours (measured, decord2 3.4). A
+        seek to the keyframe just read drops the lead. A seek may miss, so it is checked that the
+        same frame comes again; otherwise the video is left to the other decoder.
         """
-        height, width = self.header.height, self.header.width
-        if frame.shape[:2] != (height, width):
-            raise DecodeError(
-                f"{self.path}: decord gives frames of {frame.shape[1]}x{frame.shape[0]}, the "
-                f"header says {width}x{height}",
-                kind="damaged",
-            )
-        return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
-
-
-class _ReadAhead:
-    """Keeps what decord decodes ahead of its reader within bounds.
-
-    While decord waits for a frame it feeds its decoder packet after packet, and never reduces that
-    lead: the process grew by 0.8 GB over a video of two hours (measured, decord2 3.4). A seek to
-    the keyframe just read drops the lead. A seek may miss, so it is checked that the same frame
-    comes again; otherwise the video is left to the other decoder.
-    """
-
-    def __init__(self, path: Path, reader: Any) -> None:
-        self._path = path
-        self._reader = reader
-        self._keyframes = set(map(int, reader.get_key_indices()))
-        self._allowed = 0
-        self._next_seek = 0
-
-    def limit(self, index: int, frame: Frame) -> Frame:
-        """``frame`` number ``index``, just read; raises DecodeError when no bound can be kept."""
-        if not self._allowed:
+        _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+        private_bytes = (resident - shared) * mmap.PAGESIZE
+        if not self._allowed_bytes:
             ahead = max(READ_AHEAD_BYTES, READ_AHEAD_FRAMES * frame.nbytes)
-            self._allowed = _private_bytes() + ahead
-        excess = _private_bytes() - self._allowed
+            self._allowed_bytes = private_bytes + ahead
+        excess = private_bytes - self._allowed_bytes
         if excess > MOST_READ_AHEAD_BYTES:
-            raise DecodeError(f"{self._path}: decord decodes too far ahead", "damaged")
-        if excess <= 0 or index < self._next_seek or index not in self._keyframes:
-            return frame
-        self._reader.seek(index)
-        again: Frame = self._reader.next().asnumpy()
-        if not np.array_equal(frame, again):
-            raise DecodeError(f"{self._path}: decord misses keyframe {index} in a seek", "damaged")
-        self._next_seek = index + FRAMES_BETWEEN_SEEKS
-        ctypes.CDLL(None).malloc_trim(0)  # freed frames go back to the system
-        return again
+            raise self._damaged("decord decodes too far ahead")
+        if excess > 0 and is_key and index >= self._next_seek:
+            reader.seek(index)
+            if not np.array_equal(frame, reader.next().asnumpy()):
+                raise self._damaged(f"decord misses keyframe {index} in a seek")
+            self._next_seek = index + FRAMES_BETWEEN_SEEKS
+            ctypes.CDLL(None).malloc_trim(0)  # freed frames go back to the system
 
 
 def _import_decord() -> Any:
@@ -175,15 +152,3 @@ def _import_decord() -> Any:
         decord = importlib.import_module("decord")
     decord.logging.set_level(decord.logging.INFO)  # the level of "concealing ... errors"
     return decord
-
-
-def _private_bytes() -> int:
-    """Memory of this process that it shares with no other."""
-    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
-    return (resident - shared) * mmap.PAGESIZE
-
-
-def _first_line(error: BaseException) -> str:
-    """The message of an error, without the C++ source position before it and stack trace after."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return re.sub(r"^(\[[\d:]+\] \S+:\d+: )+", "", line)
