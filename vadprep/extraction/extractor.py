@@ -33,9 +33,9 @@ from vadprep.video import (
     MAX_DAMAGE,
     MAX_FPS,
     MIN_FPS,
-    FrameCounts,
     FrameStream,
     FrameTransform,
+    expected_frames,
     length_note,
     open_frames,
 )
@@ -187,7 +187,8 @@ class Extractor:
                     sinks[name].append(batch)
             report = stream.report
             spans = resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)
-            note = length_note(_frame_counts(task, stream), self.spec.clip_length)
+            bounds = frame_bounds(task.video)
+            note = length_note(stream.header, report, bounds, self.spec.clip_length)
             attributes = self._attributes(task, stream, resampling, note)
             batch_used = self._batch_used(task)
             for name, sink in sinks.items():
@@ -286,11 +287,12 @@ class Extractor:
         }
 
     def _check(self, task: Task, stream: FrameStream, resampling: Resampling) -> None:
-        report, counts = stream.report, _frame_counts(task, stream)
-        lost = report.repaired_frames + counts.missing
-        if lost > self.max_damage * max(counts.expected, report.num_frames):
+        report = stream.report
+        expected = expected_frames(stream.header, report)
+        whole = max(expected, report.num_frames)
+        if report.repaired_frames + whole - report.num_frames > self.max_damage * whole:
             raise DecodeError(
-                f"{report.num_frames} frames decoded of {counts.expected} that the header states, "
+                f"{report.num_frames} frames decoded of {expected} that the header states, "
                 f"{report.repaired_frames} of them repaired: more than {self.max_damage:.0%} are "
                 f"lost (--max-damage)",
                 "damaged",
@@ -347,20 +349,6 @@ def fixed_threads(count: int) -> Iterator[None]:
 
 def _known(attributes: Mapping[str, str | int | float | None]) -> Attributes:
     return {key: value for key, value in attributes.items() if value is not None}
-
-
-def _frame_counts(task: Task, stream: FrameStream) -> FrameCounts:
-    """What header and manifest say about a video that has been decoded."""
-    header, report = stream.header, stream.report
-    return FrameCounts(
-        report.num_frames,
-        report.end_seconds,
-        header.num_frames,
-        header.seconds,
-        frame_bounds(task.video),
-        report.skipped_frames,
-        header.fps,
-    )
 
 
 def resampled(

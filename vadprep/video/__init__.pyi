@@ -4,7 +4,7 @@ from .frame_count import (
     MAX_DAMAGE as MAX_DAMAGE,
     MAX_FPS as MAX_FPS,
     MIN_FPS as MIN_FPS,
-    FrameCounts as FrameCounts,
+    expected_frames as expected_frames,
     length_note as length_note,
 )
 from .frame_stream import (

@@ -5,9 +5,8 @@ Both may be wrong, harmlessly or not. The check decides only how many frames are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from vadprep.core.clips import CLIP_LENGTH, TAIL_RULES, nearest_rates, num_clips
+from vadprep.data import FrameBounds
 from vadprep.video.decoders.base import DecodeReport, VideoHeader
 
 MAX_DAMAGE = 0.1
@@ -39,50 +38,41 @@ def expected_frames(header: VideoHeader, report: DecodeReport) -> int:
 def length_note(
     header: VideoHeader,
     report: DecodeReport,
-    bounds: tuple[int | None, int | None] = (None, None),
+    bounds: FrameBounds = FrameBounds(None, None),  # noqa: B008  it is immutable
     length: int = CLIP_LENGTH,
 ) -> str:
     """Why the counts differ, in one line; empty where all agree.
 
-    ``bounds`` are the fewest and the most frames by the manifest, ``length`` the frames of a clip.
-    A difference of one frame to the header is not reported.
+    ``bounds`` are those of the manifest, ``length`` is the frames of a clip. A difference of one
+    frame to the header is not reported.
     """
-    return "; ".join(_notes(header, report, bounds, length))
-
-
-def _notes(
-    header: VideoHeader, report: DecodeReport, bounds: tuple[int | None, int | None], length: int
-) -> Iterator[str]:
-    decoded, stated, expected = report.num_frames, header.num_frames, expected_frames(header, report)
-    end, seconds = report.end_seconds, header.seconds
+    notes = []
+    decoded, expected = report.num_frames, expected_frames(header, report)
+    end, seconds, stated = report.end_seconds, header.seconds, header.num_frames
+    # The manifest may count the whole video, of which the file is only a part.
     is_truncated = expected - decoded > 1
+    count, source = (expected, "header") if is_truncated else (decoded, "video")
     if is_truncated:
         is_timed = seconds and end and end < seconds
         whole = f"{end:.2f} s of {seconds:.2f} s" if is_timed else f"of {expected} in the header"
-        yield f"truncated after frame {decoded} ({whole})"
-    else:  # the header may say what the frames contradict
+        notes.append(f"truncated after frame {decoded} ({whole})")
+    else:  # what the frames contradict, though none is missing
         if not MIN_FPS <= header.fps <= MAX_FPS:
-            yield f"the header says {float(header.fps):.6g} frames a second"
+            notes.append(f"the header says {float(header.fps):.6g} frames a second")
         if stated and abs(stated - decoded) > 1:
             cause = _cause(decoded, stated, length) or ": an edit list, or a wrong count"
-            yield f"the header says {_frames(stated)}, the video has {decoded}{cause}"
+            notes.append(f"the header says {_frames(stated)}, the video has {decoded}{cause}")
         if seconds and end and seconds > 2 * end:
-            yield (
-                f"the header says {seconds:.2f} s, the frames end at {end:.2f} s: a wrong duration"
-            )
+            times = f"the header says {seconds:.2f} s, the frames end at {end:.2f} s"
+            notes.append(f"{times}: a wrong duration")
     if 0 < report.skipped_frames <= FEW_SKIPPED * decoded:
-        yield (
-            f"the timestamps skip {_frames(report.skipped_frames)}: lost without an error, or a "
-            f"variable frame rate"
-        )
-    # The manifest may count the whole video, of which the file is only a part.
-    count, source = (expected, "header") if is_truncated else (decoded, "video")
-    least, most = bounds
-    bound = least if least is not None and count < least else most
-    is_kept = bound is None or (least or 0) <= count <= bound
-    if bound is not None and not is_kept and not (is_truncated and abs(bound - count) <= 1):
-        cause = _cause(count, bound, length) or f": {count / max(1, bound):.3g} x as many"
-        yield f"the manifest has {_frames(bound)}, the {source} has {count}{cause}"
+        skipped = f"the timestamps skip {_frames(report.skipped_frames)}"
+        notes.append(f"{skipped}: lost without an error, or a variable frame rate")
+    bound = bounds.least if count < (bounds.least or 0) else bounds.most
+    if bound and not bounds.allow(count) and not (is_truncated and abs(bound - count) <= 1):
+        cause = _cause(count, bound, length) or f": {count / bound:.3g} x as many"
+        notes.append(f"the manifest has {_frames(bound)}, the {source} has {count}{cause}")
+    return "; ".join(notes)
 
 
 def _cause(decoded: int, stated: int, length: int) -> str:
@@ -97,8 +87,8 @@ def _cause(decoded: int, stated: int, length: int) -> str:
     rules = [rule for rule in TAIL_RULES if num_clips(decoded, rule, length) * length == stated]
     if rules:
         return f": whole clips of {length} by tail rule {' or '.join(rules)}"
-    ratio = decoded / max(1, stated)
-    rates = nearest_rates(ratio, RATE_TOLERANCE + 1.5 / max(1, stated))
+    ratio = decoded / stated
+    rates = nearest_rates(ratio, RATE_TOLERANCE + 1.5 / stated)
     return f": {ratio:.3g} = {rates[0]}/{rates[1]}, counted at another frame rate" if rates else ""
 
 
