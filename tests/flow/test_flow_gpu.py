@@ -188,7 +188,7 @@ def test_memory_goes_with_its_scale() -> None:
 
 
 def on_gpu(frames: Frames, settings: TVL1, **options: int) -> NDArray[np.float32]:
-    return gpu.tvl1_cuda(torch.from_numpy(frames).cuda(), settings, **options).cpu().numpy()
+    return gpu.tvl1_cuda(torch.from_numpy(frames).cuda(), settings, **options)[0].cpu().numpy()
 
 
 @pytest.mark.gpu
@@ -201,7 +201,7 @@ def test_on_a_gpu_a_fixed_number_of_iterations_agrees_with_opencv(median: int) -
 @pytest.mark.gpu
 def test_on_a_gpu_pairs_stop_as_the_naive_one_does() -> None:
     frames = moving(4, 48, 40)
-    found, counts = gpu.counted_tvl1_cuda(torch.from_numpy(frames).cuda(), STOPPING)
+    found, counts = gpu.tvl1_cuda(torch.from_numpy(frames).cuda(), STOPPING)
     for pair in range(3):
         expected, count = naive_flow(frames[pair], frames[pair + 1], STOPPING)
         assert counts[pair].tolist() == count
@@ -242,7 +242,7 @@ def test_on_a_gpu_memory_stays_within_the_budget() -> None:
     budget, result_bytes = 1 << 27, 59 * 256 * 340 * 2 * 4
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    flow = gpu.tvl1_cuda(frames, dataclasses.replace(FIXED, scales=5), budget)
+    flow = gpu.tvl1_cuda(frames, dataclasses.replace(FIXED, scales=5), budget)[0]
     assert torch.cuda.max_memory_allocated() - before < budget + result_bytes
     del flow
     assert torch.cuda.memory_allocated() == before

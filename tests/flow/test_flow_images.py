@@ -139,7 +139,7 @@ def test_the_settings_of_the_presets_are_the_defaults() -> None:
         (presets.FLOW["flow"][0].replace("tau=0.25", "tau=x"), "could not convert"),
         (presets.FLOW["flow"][0].replace("tau=0.25", "tau=0"), "must be positive"),
         (presets.FLOW["flow"][0] + " gamma=0", "gamma"),
-        (presets.FLOW["flow"][0] + " median", "not enough values"),
+        (presets.FLOW["flow"][0] + " median", "has length 1"),
     ],
 )
 def test_settings_that_cannot_be_read(text: str, expected: str) -> None:

@@ -26,13 +26,15 @@ def interpreted_flow(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Flow [N-1, H, W, 2] and iterations [N-1, scales] by the interpreter."""
     import torch
+    import triton.language as tl
 
     from vadprep.flow import gpu
+    from vadprep.flow import gpu_kernels as kernels
 
     torch.set_num_threads(1)
-    gpu.TILE, gpu.ROWS = tile, rows
+    kernels.TALL, kernels.COLUMNS, kernels.ROWS = map(tl.constexpr, (*tile, rows))
     gpu.CHUNK_ROUNDS, gpu.CHUNKS_AHEAD = 1, 0  # no more launches than are needed
-    flow, counts = gpu.counted_tvl1_cuda(torch.from_numpy(frames), settings, budget_bytes)
+    flow, counts = gpu.tvl1_cuda(torch.from_numpy(frames), settings, budget_bytes)
     return flow.numpy(), counts.numpy()
 
 

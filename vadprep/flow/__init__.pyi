@@ -1,6 +1,5 @@
-from .compute import tvl1 as tvl1, usable_cores as usable_cores
-from .gpu import counted_tvl1_cuda as counted_tvl1_cuda, iteration_bytes as iteration_bytes
-from .pyramid import TVL1 as TVL1
+from .compute import TVL1 as TVL1, tvl1 as tvl1, usable_cores as usable_cores
+from .gpu import iteration_bytes as iteration_bytes, tvl1_cuda as tvl1_cuda
 from .quantise import (
     QUANTISE as QUANTISE,
     ComputedFlow as ComputedFlow,

@@ -1,4 +1,15 @@
-"""TV-L1 on the CPU: pyramids, scales and threads around loops that numba compiles."""
+"""TV-L1 on the CPU: pyramids, planes and threads around loops that numba compiles.
+
+Planes are flat float32 arrays of rows ``stride`` apart, with one row above the image, one below,
+and ``LEFT`` columns before it, so that no loop asks where the border is. Loops run over whole
+vectors of ``LANES`` columns, past the last column of the image: what is computed there is
+finite, and never read.
+
+Two things decide the speed. Indices are unsigned (``U``), because numba would otherwise look for
+negative ones and LLVM would give up on vectors. And a loop names few arrays, since LLVM compares
+their addresses before it trusts a vector, and gives up above eight comparisons: so a row passes
+through several short loops while it is in the first-level cache.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +22,44 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
+from typing import Any
 
 import numba
 import numpy as np
 from llvmlite import binding
+from numba import f4
 from numpy.typing import NDArray
 
 from vadprep.core.resources import cache_folder, child_environment
-from vadprep.flow.cpu_planes import BORDER, LANES, LEFT, TILE
-from vadprep.flow.pyramid import TVL1, bilinear_axis
+from vadprep.flow.compute import TVL1, bilinear_axis
+
+LANES = 16
+LEFT = 16
+"""Columns before the image in each row of a plane: a cache line, as are LANES columns."""
+
+BORDER = 4
+"""Pixels of zero around an image that is warped: what lies outside counts as black."""
+
+TILE = 512
+"""Columns of a row that are worked on at a time, so that scratch stays in the nearest cache."""
+
+PLANE = f4[::1]
+"""Numba's type of a plane, or of any flat array of float32."""
+
+TINY = np.float32(1e-30)
+"""Keeps roots and quotients off zero and off denormal numbers, which cost a hundred cycles."""
+
+ZERO = np.float32(0)
+ONE = np.float32(1)
+U = np.uintp
+
+_FAST = {"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}
 
 Plane = NDArray[np.float32]
 
@@ -36,6 +70,17 @@ _COMPILING = threading.Lock()
 """Numba's settings are those of all threads."""
 
 
+def loop(*signature: Any, in_order: bool = False) -> Any:
+    """Decorator of a compiled loop; nothing in it may be NaN or infinite.
+
+    Sums are taken in any order, unless ``in_order``. With a signature the loop is compiled, or
+    read from numba's cache, at once.
+    """
+    fastmath = _FAST - {"reassoc"} if in_order else _FAST
+    options: Any = {"fastmath": fastmath, "error_model": "numpy", "nogil": True, "cache": True}
+    return numba.njit(*signature, **options)
+
+
 @cache
 def loops() -> ModuleType:
     """The module ``cpu_loops``, compiled for this machine; its first import takes half a minute.
@@ -44,7 +89,20 @@ def loops() -> ModuleType:
     that compiled for itself would run other copies of the inner loops than one that reads them,
     which round differently: the flow of the first worker would not be that of the others.
     """
-    with _COMPILING, _compiled_folder() as folder:
+    folder = cache_folder() / f"numba-{cache_key()}"
+    with _COMPILING, ExitStack() as resources:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            resources.enter_context(tempfile.TemporaryFile(dir=folder))
+        except OSError as error:
+            _LOG.warning(
+                "%s: %s: each process compiles the flow again (half a minute); set VADPREP_CACHE "
+                "to a folder that can be written",
+                folder,
+                error.strerror,
+            )
+            temporary = tempfile.TemporaryDirectory(prefix="vadprep-")
+            folder = Path(resources.enter_context(temporary))
         done = folder / "done"
         if not done.exists():
             code = f"from vadprep.flow.cpu import import_loops; import_loops({str(folder)!r})"
@@ -63,27 +121,6 @@ def import_loops(folder: str) -> ModuleType:
         with _numba_settings(SLP_VECTORIZE=1):  # four channels of a pixel as one vector: 2x faster
             importlib.import_module("vadprep.flow.cpu_warping")
         return importlib.import_module("vadprep.flow.cpu_loops")
-
-
-@contextmanager
-def _compiled_folder() -> Iterator[Path]:
-    """Numba's cache for these sources on this processor; a temporary one if it is not writable."""
-    folder = cache_folder() / f"numba-{cache_key()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        _LOG.warning(
-            "%s: %s: each process compiles the flow again (half a minute); set VADPREP_CACHE to a "
-            "folder that can be written",
-            folder,
-            error.strerror,
-        )
-        with tempfile.TemporaryDirectory(prefix="vadprep-") as temporary:
-            yield Path(temporary)
-    else:
-        yield folder
 
 
 def cache_key() -> str:
@@ -169,13 +206,12 @@ class PyramidSolver:
         self.scales = [PlaneLayout(*size) for size in settings.sizes(height, width)]
         self.iterations = 0
         """Iterations so far, times the pixels of their scale."""
-        finest = self.scales[0]
         self._points = (
             tuple(np.zeros(TILE, np.int32) for _ in range(2)),
             tuple(np.zeros(4 * TILE, np.float32) for _ in range(3)),
         )
         self._column = np.zeros(5 * (TILE + LANES), np.float32)
-        self._line = np.zeros(finest.stride, np.float32)
+        self._line = np.zeros(self.scales[0].stride, np.float32)
         self._planes = [tuple(scale.plane() for _ in range(8)) for scale in self.scales]
         self._flow = [[scale.plane() for _ in range(3)] for scale in self.scales]
         self._inside = [(np.arange(s.stride) < s.width).astype(np.float32) for s in self.scales]
@@ -189,7 +225,14 @@ class PyramidSolver:
         before = self.pyramid(frames[0])
         for frame in frames[1:]:
             after = self.pyramid(frame)
-            yield self.flow(before, after)
+            for plane in self._flow[-1][:2]:
+                plane[:] = 0
+            for level in reversed(range(len(self.scales))):
+                self._solve(level, before[level], after[level])
+                if level:
+                    self._enlarge(level)
+            u, v, _ = map(self.scales[0].image, self._flow[0])
+            yield np.stack([u, v], axis=2)
             before = after
 
     def pyramid(self, frame: NDArray[np.uint8]) -> list[Plane]:
@@ -201,44 +244,28 @@ class PyramidSolver:
             self._resize(planes, level - 1, level, (1 / step, 1 / step), 1.0)
         return planes
 
-    def flow(self, before: list[Plane], after: list[Plane]) -> NDArray[np.float32]:
-        """The flow [H, W, 2] from one pyramid to the next, coarse to fine."""
-        for plane in self._flow[-1][:2]:
-            plane[:] = 0
-        for level in reversed(range(len(self.scales))):
-            self._solve(level, before[level], after[level])
-            if level:
-                self._enlarge(level)
-        scale, (u, v, _) = self.scales[0], self._flow[0]
-        return np.stack([scale.image(u), scale.image(v)], axis=2)
-
     def _solve(self, level: int, before: Plane, after: Plane) -> None:
-        scale, image = self.scales[level], self._gradients[level]
-        loops().with_gradients(after, image, scale.height, scale.width, scale.stride)
+        scale, image, s = self.scales[level], self._gradients[level], self.settings
+        size = scale.height, scale.width, scale.stride
+        loops().with_gradients(after, image, *size)
         u, v, spare = self._flow[level]
         scratch = (
             self._planes[level], spare, self._column, self._inside[level], self._line, self._points
         )  # fmt: skip
-        *planes, iterations = loops().solve(
-            image, before, u, v, scratch, scale.height, scale.width, scale.stride,
-            self._numbers(scale),
-        )  # fmt: skip
+        stop = s.epsilon**2 * scale.height * scale.width
+        single = map(np.float32, (s.lambda_ * s.theta, s.theta, s.tau / s.theta, stop))
+        numbers = *single, s.warps, s.inner_iterations, s.outer_iterations, s.median
+        *planes, iterations = loops().solve(image, before, u, v, scratch, *size, numbers)
         self._flow[level] = planes
         self.iterations += iterations * scale.height * scale.width
 
-    def _numbers(self, scale: PlaneLayout) -> tuple[np.float32 | int, ...]:
-        s = self.settings
-        stop = s.epsilon**2 * scale.height * scale.width
-        single = map(np.float32, (s.lambda_ * s.theta, s.theta, s.tau / s.theta, stop))
-        return (*single, s.warps, s.inner_iterations, s.outer_iterations, s.median)
-
     def _enlarge(self, level: int) -> None:
+        """The flow of a scale as the first guess of the next finer one."""
         small, large = self.scales[level], self.scales[level - 1]
         steps = small.height / large.height, small.width / large.width
-        factor = 1 / self.settings.scale_step
         for component in range(2):
             planes = [flow[component] for flow in self._flow]
-            self._resize(planes, level, level - 1, steps, factor)
+            self._resize(planes, level, level - 1, steps, 1 / self.settings.scale_step)
 
     def _resize(
         self,
@@ -251,7 +278,5 @@ class PyramidSolver:
         old, new = self.scales[source], self.scales[target]
         rows = bilinear_axis(new.height, old.height, steps[0])
         columns = bilinear_axis(new.width, old.width, steps[1])
-        loops().resize(
-            planes[source], planes[target], self._line, rows, columns, old.stride, new.stride,
-            np.float32(factor),
-        )  # fmt: skip
+        strides = old.stride, new.stride, np.float32(factor)
+        loops().resize(planes[source], planes[target], self._line, rows, columns, *strides)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import f4, i8, types, void
 
-from vadprep.flow.cpu_planes import LANES, LEFT, ONE, PLANE, TILE, TINY, ZERO, U, loop
+from vadprep.flow.cpu import LANES, LEFT, ONE, PLANE, TILE, TINY, ZERO, U, loop
 from vadprep.flow.cpu_warping import POINTS, resize, warp, with_gradients
 
 __all__ = ["resize", "solve", "with_gradients"]

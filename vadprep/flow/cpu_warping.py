@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import f4, i4, i8, types, void
 
-from vadprep.flow.cpu_planes import BORDER, LEFT, ONE, PLANE, TILE, TINY, ZERO, U, loop
+from vadprep.flow.cpu import BORDER, LEFT, ONE, PLANE, TILE, TINY, ZERO, U, loop
 
 _A = np.float32(-0.75)
 """Constant of OpenCV's bicubic kernel."""

@@ -49,6 +49,13 @@ PLANES_MOVED = 15
 EPSILON = tl.constexpr(1.1920929e-07)
 """Of float32; a squared gradient up to this counts as none."""
 
+TALL = tl.constexpr(32)
+COLUMNS = tl.constexpr(32)
+"""Rows and columns of a tile, the work of a program of 4 warps. Many small programs would take
+long just to see that their pair is done."""
+ROWS = tl.constexpr(8)
+"""Rows of a tile worked on at a time: 2 pixels a thread, which take 80 to 96 registers."""
+
 LEAVE = ["height", "width"]
 """Arguments no kernel is specialised for. For a width that 16 divides Triton would load four
 pixels a thread, and loads of neighbours, which cannot be that wide, would each touch four times
@@ -146,18 +153,7 @@ def _linearise(flow, images, gradients, warped, y, x, height, width):
 
 @triton.jit(do_not_specialize=LEAVE)
 def prepare(
-    state,
-    images,
-    gradients,
-    flows,
-    warped,
-    height,
-    width,
-    SIDE: tl.constexpr,
-    ORDER: tl.constexpr,
-    TALL: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    state, images, gradients, flows, warped, height, width, SIDE: tl.constexpr, ORDER: tl.constexpr
 ):
     """Linearise the residual of pairs that are to warp, and filter the flow of these and others.
 
@@ -177,16 +173,8 @@ def prepare(
     for first in range(top, tl.minimum(top + TALL, height), ROWS):
         y = first + tl.arange(0, ROWS)[:, None]
         if todo == WARP:
-            _linearise(
-                flow,
-                images + pair * plane,
-                gradients + pair * 2 * plane,
-                warped + pair * 3 * plane,
-                y,
-                x,
-                height,
-                width,
-            )
+            frames, slopes = images + pair * plane, gradients + pair * 2 * plane
+            _linearise(flow, frames, slopes, warped + pair * 3 * plane, y, x, height, width)
         if SIDE > 1:
             inside = (y < height) & (x < width)
             for component in range(2):
@@ -286,22 +274,9 @@ def _iterated(flow, old, new, p, new_p, data, y, x, height, width, threshold, th
 
 @triton.jit(do_not_specialize=[*LEAVE, "furthest"])
 def iterate(
-    state,
-    flows,
-    duals,
-    warped,
-    errors,
-    height,
-    width,
-    threshold,
-    theta,
-    step,
-    furthest,
+    state, flows, duals, warped, errors, height, width, threshold, theta, step, furthest,
     SIDE: tl.constexpr,
-    TALL: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+):  # fmt: skip
     """One iteration of the pairs whose TODO is ``furthest`` or before it: dual, then primal.
 
     ``furthest`` is WARP after ``prepare``, which has done what was to be done before, and
@@ -338,17 +313,7 @@ def iterate(
 
 
 @triton.jit(do_not_specialize=["furthest", "tiles", "inners", "medians", "warps"])
-def advance(
-    state,
-    errors,
-    tiles,
-    least,
-    furthest,
-    inners,
-    medians,
-    warps,
-    BLOCK: tl.constexpr,
-):
+def advance(state, errors, tiles, least, inners, medians, warps, furthest, BLOCK: tl.constexpr):
     """Count the iteration that the pairs up to ``furthest`` made, and say what is next.
 
     A sum of squared updates not above ``least`` ends the warp.

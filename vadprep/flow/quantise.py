@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vadprep.core.clips import num_flows
-from vadprep.flow.compute import tvl1
-from vadprep.flow.pyramid import TVL1
+from vadprep.flow.compute import TVL1, tvl1
 
 FlowMethod = Callable[[Tensor], Tensor]
 """Flow float32 [n, h, w, 2] in px a frame between grey frames uint8 [n + 1, h, w]."""
@@ -184,7 +183,7 @@ def tvl1_method(text: str) -> FlowMethod:
         if grey.is_cuda:
             from vadprep.flow.gpu import tvl1_cuda  # needs Triton
 
-            return tvl1_cuda(grey, settings)
+            return tvl1_cuda(grey, settings)[0]
         return torch.from_numpy(tvl1(grey.numpy(), settings, threads=FLOW_THREADS))
 
     return method

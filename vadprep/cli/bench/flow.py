@@ -133,9 +133,9 @@ def available() -> tuple[dict[str, Method], list[str]]:
 
 def bandwidth_share(frames: torch.Tensor) -> float:
     """Bytes a second that the iterations of TV-L1 move on a GPU, by those of a copy."""
-    from vadprep.flow import counted_tvl1_cuda
+    from vadprep.flow import tvl1_cuda
 
-    (_, iterations), seconds = _on_device(lambda: counted_tvl1_cuda(frames, TVL1()))
+    (_, iterations), seconds = _on_device(lambda: tvl1_cuda(frames, TVL1()))
     moved = bytes_moved(iterations, TVL1().sizes(*frames.shape[1:]))
     memory = torch.empty(COPIED_BYTES // 2, dtype=torch.uint8, device=frames.device)
     _, copying = _on_device(memory.clone)  # reads it and writes it
