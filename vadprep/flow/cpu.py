@@ -26,7 +26,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
@@ -151,27 +150,20 @@ def _numba_settings(**settings: object) -> Iterator[None]:
 def tvl1_cpu(frames: NDArray[np.uint8], settings: TVL1, threads: int) -> NDArray[np.float32]:
     """Forward flow of each pair of neighbours: float32 [N - 1, H, W, 2] in px a frame.
 
-    ``frames`` is uint8 [N, H, W]. Several threads take a pair at a time, since pairs differ
-    tenfold in time and long runs would wait for each other; a single thread prepares each frame
-    once for both its pairs. The flow of a pair does not depend on which thread has it.
+    ``frames`` is uint8 [N, H, W]. The flow of a pair does not depend on which thread has it.
     """
     num_pairs, height, width = len(frames) - 1, *frames.shape[1:]
-    run = 1 if threads > 1 else max(1, num_pairs)
     flow = np.empty((num_pairs, height, width, 2), np.float32)
-    idle: SimpleQueue[PyramidSolver] = SimpleQueue()
-    for _ in range(max(1, min(threads, num_pairs))):
-        idle.put(PyramidSolver(height, width, settings))
+    own = threading.local()
 
-    def solve(start: int) -> None:
-        solver = idle.get()
-        try:
-            for pair, found in enumerate(solver.flows(frames[start : start + run + 1]), start):
-                flow[pair] = found
-        finally:
-            idle.put(solver)  # or the other pairs would wait for it
+    def start() -> None:
+        own.solver = PyramidSolver(height, width, settings)
 
-    with ThreadPoolExecutor(idle.qsize()) as pool:
-        list(pool.map(solve, range(0, num_pairs, run)))
+    def solve(pair: int) -> None:
+        flow[pair] = own.solver.flow(frames[pair], frames[pair + 1])
+
+    with ThreadPoolExecutor(max(1, min(threads, num_pairs)), initializer=start) as pool:
+        list(pool.map(solve, range(num_pairs)))
     return flow
 
 
@@ -220,28 +212,24 @@ class PyramidSolver:
             for scale in self.scales
         ]
 
-    def flows(self, frames: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        """The flow [H, W, 2] of each pair of neighbours in ``frames`` uint8 [N, H, W]."""
-        before = self.pyramid(frames[0])
-        for frame in frames[1:]:
-            after = self.pyramid(frame)
-            for plane in self._flow[-1][:2]:
-                plane[:] = 0
-            for level in reversed(range(len(self.scales))):
-                self._solve(level, before[level], after[level])
-                if level:
-                    self._enlarge(level)
-            u, v, _ = map(self.scales[0].image, self._flow[0])
-            yield np.stack([u, v], axis=2)
-            before = after
+    def flow(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The flow [H, W, 2] from one frame uint8 [H, W] to the next, coarse to fine."""
+        before, after = self.pyramid(first), self.pyramid(second)
+        for plane in self._flow[-1][:2]:
+            plane[:] = 0
+        for level in reversed(range(len(self.scales))):
+            self._solve(level, before[level], after[level])
+            for component in range(2 if level else 0):
+                self._resize([flow[component] for flow in self._flow], level, level - 1)
+        u, v, _ = map(self.scales[0].image, self._flow[0])
+        return np.stack([u, v], axis=2)
 
     def pyramid(self, frame: NDArray[np.uint8]) -> list[Plane]:
         """The frame as a plane of grey levels, and its smaller copies."""
         planes = [scale.plane() for scale in self.scales]
         self.scales[0].image(planes[0])[:] = frame
-        step = self.settings.scale_step
         for level in range(1, len(planes)):
-            self._resize(planes, level - 1, level, (1 / step, 1 / step), 1.0)
+            self._resize(planes, level - 1, level)
         return planes
 
     def _solve(self, level: int, before: Plane, after: Plane) -> None:
@@ -259,23 +247,12 @@ class PyramidSolver:
         self._flow[level] = planes
         self.iterations += iterations * scale.height * scale.width
 
-    def _enlarge(self, level: int) -> None:
-        """The flow of a scale as the first guess of the next finer one."""
-        small, large = self.scales[level], self.scales[level - 1]
-        steps = small.height / large.height, small.width / large.width
-        for component in range(2):
-            planes = [flow[component] for flow in self._flow]
-            self._resize(planes, level, level - 1, steps, 1 / self.settings.scale_step)
-
-    def _resize(
-        self,
-        planes: list[Plane],
-        source: int,
-        target: int,
-        steps: tuple[float, float],
-        factor: float,
-    ) -> None:
-        old, new = self.scales[source], self.scales[target]
+    def _resize(self, planes: list[Plane], source: int, target: int) -> None:
+        """A plane of one scale from that of the next. Flow on a finer scale is longer in px."""
+        old, new, step = self.scales[source], self.scales[target], 1 / self.settings.scale_step
+        steps, factor = (step, step), 1.0
+        if target < source:
+            steps, factor = (old.height / new.height, old.width / new.width), step
         rows = bilinear_axis(new.height, old.height, steps[0])
         columns = bilinear_axis(new.width, old.width, steps[1])
         strides = old.stride, new.stride, np.float32(factor)

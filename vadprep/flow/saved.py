@@ -49,9 +49,6 @@ from vadprep.flow.quantise import Quantisation
 JPEG_QUALITY = 95
 """OpenCV's default, which denseflow writes."""
 
-GZIP_LEVEL = 1
-"""The fastest: flow of a fixed camera is mostly one value."""
-
 HDF5, JPEG = "hdf5", f"jpeg {JPEG_QUALITY}"
 KINDS = {"hdf5": HDF5, "jpeg": JPEG}
 """Name of a format -> how a spec names flow that was read from it."""
@@ -66,12 +63,13 @@ NO_FLOW_KIND = "no-flow"
 """Kind of the DecodeError of a video whose saved flow is missing, damaged or another's."""
 
 REMEDY = "remove it and save it again (--save-flow, with another --out)"
-"""What to do about saved flow that cannot be used."""
 
 Planes = NDArray[np.uint8]
 """Flow images uint8 [n, h, w, 3]: u, v, and u as it is mirrored."""
 
 Append = Callable[[Planes], None]
+Read = Callable[[int, int], Planes]
+"""Images ``start`` to ``stop`` of a video."""
 
 
 def file_name(video_id: str) -> str:
@@ -104,7 +102,8 @@ class SavedFlow:
             raise ValueError("saved flow is 8 bits: quantisation none has to be computed anew")
         make_folder(path)
         remove_stale(path)
-        content = {"format": "vadprep-flow", "version": 1, "kind": kind, "recipe": recipe(spec)}
+        recipe = {name: getattr(spec, name) for name in RECIPE}
+        content = {"format": "vadprep-flow", "version": 1, "kind": kind, "recipe": recipe}
         try:
             with open_atomic(path / "flow.json", replace=False) as stream:
                 stream.write((json.dumps(content, indent=2) + "\n").encode())
@@ -122,20 +121,25 @@ class SavedFlow:
 
         Raises FeaturesError when there is none, SpecError when its flow is of another recipe.
         """
-        content = _read_json(path / "flow.json")
-        if not isinstance(content.get("recipe"), dict) or content.get("kind") not in (HDF5, JPEG):
-            raise FeaturesError(f"{path / 'flow.json'}: damaged, or of a later version")
-        odd = [
-            f"{name}: {value} / {content['recipe'].get(name)}"
-            for name, value in recipe(spec).items()
-            if content["recipe"].get(name) != value
-        ]
+        file = path / "flow.json"
+        try:
+            content = json.loads(file.read_text())
+            kind, recipe = content["kind"], dict(content["recipe"])
+            if kind not in KINDS.values():
+                raise ValueError(f"kind {kind!r}")
+        except (FileNotFoundError, NotADirectoryError):
+            message = f"{file}: no such file: name a folder that --save-flow has written"
+            raise FeaturesError(message) from None
+        except (LookupError, TypeError, ValueError) as error:
+            raise FeaturesError(f"{file}: damaged, or of a later version: {error}") from error
+        asked = {name: getattr(spec, name) for name in RECIPE}
+        odd = [f"{n}: {asked[n]} / {recipe.get(n)}" for n in RECIPE if asked[n] != recipe.get(n)]
         if odd:
             raise SpecError(
                 f"{path} holds flow of other settings (asked for / found there): "
                 f"{'; '.join(odd)}. Use the same settings, or another folder"
             )
-        return cls(path, content["kind"])
+        return cls(path, kind)
 
     @contextmanager
     def writer(self, video_id: str) -> Iterator[Callable[[Tensor], None]]:
@@ -156,12 +160,12 @@ class SavedFlow:
         when they are missing, damaged or another's."""
         file = self._file(video_id)
         if self.kind == JPEG:  # a folder does not say of which video it is
-            yield _JPEGFlow(file, device, quantisation)
+            yield StoredFlow(file, device, *_read_jpegs(file, quantisation))
             return
         with _readable(file):
             opened = h5py.File(file, "r", locking=False)
         with opened:
-            yield _HDF5Flow(file, device, opened, video_id)
+            yield StoredFlow(file, device, *_read_hdf5(file, opened, video_id))
 
     def holds(self, video_id: str) -> bool:
         """True when flow of the video is there."""
@@ -169,23 +173,6 @@ class SavedFlow:
 
     def _file(self, video_id: str) -> Path:
         return self.path / (file_name(video_id) + (".h5" if self.kind == HDF5 else ""))
-
-
-def recipe(spec: Spec) -> dict[str, Any]:
-    """The fields of ``spec`` that decide what its flow is."""
-    return {name: getattr(spec, name) for name in RECIPE}
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise FeaturesError(
-            f"{file}: no such file: name a folder that --save-flow has written"
-        ) from None
-    except ValueError as error:
-        raise FeaturesError(f"{file}: damaged: {error}") from error
-    return content if isinstance(content, dict) else {}
 
 
 # --- reading ------------------------------------------------------------------------------
@@ -205,15 +192,10 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 class StoredFlow:
-    """A FlowSource that reads the images of one video, one for each pair of frames.
+    """A FlowSource that reads the ``count`` images of one video, one for each pair of frames."""
 
-    A subclass sets ``_count``, the number of images, and reads images in ``_read``.
-    """
-
-    _count: int
-
-    def __init__(self, file: Path, device: torch.device) -> None:
-        self._file, self._device = file, device
+    def __init__(self, file: Path, device: torch.device, count: int, read: Read) -> None:
+        self._file, self._device, self._count, self._read = file, device, count, read
         self._given = 0
 
     def __call__(self, frames: Tensor) -> Tensor:
@@ -221,12 +203,11 @@ class StoredFlow:
         start, stop = self._given, self._given + num_flows(len(frames))
         if stop > self._count:
             raise self._mismatch(f"{stop} or more")
-        planes = self._read(start, stop)
-        if planes.shape[1:3] != frames.shape[1:3]:
-            raise self._mismatch(
-                f"frames of {frames.shape[1]} x {frames.shape[2]} px, not "
-                f"{planes.shape[1]} x {planes.shape[2]}"
-            )
+        with _readable(self._file):
+            planes = self._read(start, stop)
+        (height, width), found = frames.shape[1:3], planes.shape[1:3]
+        if (height, width) != found:
+            raise self._mismatch(f"frames of {height} x {width} px, not {found[0]} x {found[1]}")
         self._given = stop
         return torch.from_numpy(planes).to(self._device)
 
@@ -234,9 +215,6 @@ class StoredFlow:
         """Raise DecodeError when not all that is stored was read."""
         if self._given != self._count:
             raise self._mismatch(str(self._given))
-
-    def _read(self, start: int, stop: int) -> Planes:
-        raise NotImplementedError
 
     def _mismatch(self, needed: str) -> DecodeError:
         return DecodeError(
@@ -246,49 +224,46 @@ class StoredFlow:
         )
 
 
-class _HDF5Flow(StoredFlow):
-    def __init__(self, path: Path, device: torch.device, file: h5py.File, video_id: str) -> None:
-        super().__init__(path, device)
-        with _readable(path):
-            found = bytes(file.attrs["video_id"]).decode("utf-8", "surrogateescape")
-            if found != video_id:
-                raise ValueError(f"it is of video {found!r}")
-            self._planes = [file[name] for name in ("u", "v", "u_sum") if "u" in file]
-            kinds = {(plane.dtype.name, plane.shape) for plane in self._planes}
-            if len(kinds) > 1 or any(name != "uint8" for name, _ in kinds):
-                raise ValueError(f"planes {', '.join(map(str, sorted(kinds)))}")
-        self._count = len(self._planes[0]) if self._planes else 0
+def _read_hdf5(path: Path, file: h5py.File, video_id: str) -> tuple[int, Read]:
+    """The number of images of an open file, and what reads them."""
+    with _readable(path):
+        found = bytes(file.attrs["video_id"]).decode("utf-8", "surrogateescape")
+        if found != video_id:
+            raise ValueError(f"it is of video {found!r}")
+        stored = [file[name] for name in ("u", "v", "u_sum") if "u" in file]
+        kinds = {(plane.dtype.name, plane.shape) for plane in stored}
+        if len(kinds) > 1 or any(name != "uint8" for name, _ in kinds):
+            raise ValueError(f"planes {', '.join(map(str, sorted(kinds)))}")
 
-    def _read(self, start: int, stop: int) -> Planes:
-        with _readable(self._file):
-            u, v, u_sum = (plane[start:stop] for plane in self._planes)
-            return np.stack([u, v, u_sum - u], axis=-1)
+    def read(start: int, stop: int) -> Planes:
+        u, v, u_sum = (plane[start:stop] for plane in stored)
+        return np.stack([u, v, u_sum - u], axis=-1)
+
+    return len(stored[0]) if stored else 0, read
 
 
-class _JPEGFlow(StoredFlow):
-    def __init__(self, path: Path, device: torch.device, quantisation: Quantisation) -> None:
-        super().__init__(path, device)
-        with _readable(path):
-            if not path.is_dir():
-                raise FileNotFoundError
-        self._count = sum(name.startswith("flow_x_") for name in names_in(path))
-        self._quantisation = quantisation
-        self._size: tuple[int, int] | None = None
+def _read_jpegs(path: Path, quantisation: Quantisation) -> tuple[int, Read]:
+    """As ``_read_hdf5``, of a folder of JPEGs."""
+    with _readable(path):
+        if not path.is_dir():
+            raise FileNotFoundError
+    sizes: list[tuple[int, int]] = []
 
-    def _read(self, start: int, stop: int) -> Planes:
-        numbers = range(start + 1, stop + 1)
-        u, v = (
-            np.stack([self._plane(_jpeg(self._file, axis, number)) for number in numbers])
-            for axis in ("x", "y")
-        )
-        return np.stack([u, v, self._quantisation.mirror(u)], axis=-1)
-
-    def _plane(self, file: Path) -> Planes:
+    def plane(file: Path) -> Planes:
         with _readable(file), Image.open(file) as image:
-            self._size = self._size or image.size
-            if image.size != self._size:
-                raise ValueError(f"{image.size} px, others have {self._size}")
+            sizes.append(image.size)
+            if image.size != sizes[0]:
+                raise ValueError(f"{image.size} px, others have {sizes[0]}")
             return np.asarray(image.convert("L"))
+
+    def read(start: int, stop: int) -> Planes:
+        u, v = (
+            np.stack([plane(_jpeg(path, axis, n)) for n in range(start + 1, stop + 1)])
+            for axis in "xy"
+        )
+        return np.stack([u, v, quantisation.mirror(u)], axis=-1)
+
+    return sum(name.startswith("flow_x_") for name in names_in(path)), read
 
 
 def _jpeg(folder: Path, axis: str, number: int) -> Path:
@@ -337,38 +312,28 @@ def _write_hdf5(path: Path, video_id: str) -> Iterator[Append]:
         sink = _Sink(stream.fileno(), "r+", closefd=False)
         with h5py.File(sink, "w", libver=("v110", "v110")) as file:
             content = np.bytes_(video_id.encode("utf-8", "surrogateescape"))
-            file.attrs.create(
-                "video_id", content, dtype=h5py.string_dtype("utf-8", len(content) or 1)
-            )
+            kind = h5py.string_dtype("utf-8", len(content) or 1)
+            file.attrs.create("video_id", content, dtype=kind)
 
             def append(planes: Planes) -> None:
                 u, v, mirrored = np.moveaxis(planes, -1, 0)
                 for name, plane in (("u", u), ("v", v), ("u_sum", u + mirrored)):  # modulo 256
-                    _append(file, name, plane)
+                    size = plane.shape[1:]
+                    if name not in file:
+                        file.create_dataset(
+                            name, shape=(0, *size), maxshape=(None, *size), chunks=(1, *size),
+                            dtype=np.uint8, fletcher32=True, track_times=False,
+                            compression="gzip", compression_opts=1,  # mostly one value: the fastest
+                        )  # fmt: skip
+                    start = len(file[name])
+                    file[name].resize(start + len(plane), axis=0)
+                    file[name][start:] = plane
                 with disk_errors(path):
                     sink.check()
 
             yield append
         with disk_errors(path):
             sink.check()
-
-
-def _append(file: h5py.File, name: str, plane: Planes) -> None:
-    if name not in file:
-        file.create_dataset(
-            name,
-            shape=(0, *plane.shape[1:]),
-            maxshape=(None, *plane.shape[1:]),
-            chunks=(1, *plane.shape[1:]),
-            dtype=np.uint8,
-            compression="gzip",
-            compression_opts=GZIP_LEVEL,
-            fletcher32=True,
-            track_times=False,
-        )
-    start = len(file[name])
-    file[name].resize(start + len(plane), axis=0)
-    file[name][start:] = plane
 
 
 @contextmanager
@@ -383,8 +348,8 @@ def _write_jpegs(path: Path, video_id: str) -> Iterator[Append]:
         with disk_errors(path):
             for image in planes:
                 count += 1
-                for axis, plane in (("x", 0), ("y", 1)):
-                    picture = Image.fromarray(np.ascontiguousarray(image[..., plane]))
+                for axis, plane in zip("xy", (image[..., 0], image[..., 1]), strict=True):
+                    picture = Image.fromarray(np.ascontiguousarray(plane))
                     picture.save(_jpeg(folder, axis, count), quality=JPEG_QUALITY)
 
     try:
