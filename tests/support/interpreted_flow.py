@@ -28,8 +28,7 @@ def interpreted_flow(
     import torch
     import triton.language as tl
 
-    from vadprep.flow import gpu
-    from vadprep.flow import gpu_kernels as kernels
+    from vadprep.flow import gpu, gpu_kernels as kernels
 
     torch.set_num_threads(1)
     kernels.TALL, kernels.COLUMNS, kernels.ROWS = map(tl.constexpr, (*tile, rows))
