@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from vadprep.core.errors import ManifestError
 from vadprep.core.records import Video
 from vadprep.data import (
     READINGS,
-    Decoded,
     GroundTruthError,
     Manifest,
     build_ground_truth as build,
@@ -25,6 +25,17 @@ from vadprep.data import (
     read_ground_truth,
 )
 from vadprep.data.ground_truth import LENGTHS
+
+
+class Decoded(NamedTuple):
+    num_frames: int
+    spans: np.ndarray
+    fps: float | None = None
+
+
+def decoded(num_frames, spans_end, fps=None):
+    return Decoded(num_frames, np.array([[0, spans_end]]), fps)
+
 
 CATEGORIES = ("abuse", "arson", "fight", "fire", "theft", "shooting", "crash")
 
@@ -102,7 +113,7 @@ def test_intervals_in_seconds_are_counted_at_the_rate_of_the_manifest_or_of_the_
         14,
     ]
     assert check(build(seconds, "frames").labels.astype(bool), seconds).is_sound
-    by_features = build(seconds, "frames", decoded={"a": Decoded(40, 32, 20.0)}).labels
+    by_features = build(seconds, "frames", decoded={"a": decoded(40, 32, 20.0)}).labels
     assert np.flatnonzero(by_features).tolist() == list(range(20, 30))
     no_rate = one(None, intervals_seconds=((1.0, 1.5),))
     with pytest.raises(GroundTruthError, match="fps for intervals_seconds unknown for 1 videos"):
@@ -112,8 +123,8 @@ def test_intervals_in_seconds_are_counted_at_the_rate_of_the_manifest_or_of_the_
 def test_lengths_of_the_manifest_and_of_features():
     manifest = one(((30, 40),), num_frames_scored=33)
     assert build(manifest, "scored").lengths == (33,)
-    assert build(manifest, "spans", decoded={"a": Decoded(40, 32)}).lengths == (32,)
-    assert build(manifest, "frames", decoded={"a": Decoded(38, 32)}).lengths == (38,)
+    assert build(manifest, "spans", decoded={"a": decoded(40, 32)}).lengths == (32,)
+    assert build(manifest, "frames", decoded={"a": decoded(38, 32)}).lengths == (38,)
 
 
 def test_what_is_unknown_is_listed():
@@ -195,11 +206,11 @@ def test_a_wrong_label_is_not_explained_away_by_rules_that_differ():
 def test_lengths_by_spans_are_known_from_features(seed):
     """Resampled from 24 to 30 frames a second: a clip of 16 takes 13, no multiple of 16."""
     manifest = random_manifest(seed)
-    decoded = {
-        v.video_id: Decoded(v.num_frames, v.num_frames // 13 * 13, 24.0) for v in manifest.videos
+    seen = {
+        v.video_id: decoded(v.num_frames, v.num_frames // 13 * 13, 24.0) for v in manifest.videos
     }
-    labels = build(manifest, "spans", decoded=decoded).labels.astype(bool)
-    found = check(labels, manifest, decoded=decoded)
+    labels = build(manifest, "spans", decoded=seen).labels.astype(bool)
+    found = check(labels, manifest, decoded=seen)
     assert (found.rules, found.reading, found.is_sound) == (("spans",), "half-open", True)
     assert not check(labels, manifest).is_sound
 

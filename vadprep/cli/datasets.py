@@ -8,7 +8,8 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from vadprep.cli.options import (
     manifest_options,
     warn,
 )
-from vadprep.cli.text import MOST_LISTED, Cells, reason_of, show, show_list
+from vadprep.cli.text import MOST_LISTED, Cells, show, show_list
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import ManifestError
 from vadprep.core.presets import FLOW, PRESETS
@@ -35,8 +36,6 @@ from vadprep.data import (
     READINGS,
     RULES,
     Check,
-    DatasetCheck,
-    Decoded,
     FlatTruth,
     Manifest,
     build_ground_truth,
@@ -84,10 +83,7 @@ def dataset_rows(manifests: Iterable[tuple[str, Manifest]]) -> list[Cells]:
     head = ("data set", "split", "videos", "normal", "abnormal", "frames", "scored", "anomalous")
     rows: list[Cells] = [head]
     for name, manifest in manifests:
-        for each in summarize(manifest).splits:
-            frames = None if each.videos_without_frames else each.frames
-            counts = (each.videos, each.normal, each.abnormal, frames)
-            rows.append((name, each.split, *counts, each.scored_frames, each.positive_frames))
+        rows += [(name, *each) for each in summarize(manifest)]
     return rows
 
 
@@ -107,9 +103,9 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
 
         count = with_progress(count_frames, len(manifest.videos))
     warn(manifest)
-    result = check_files(manifest, root, count)
-    show_files(result)
-    sys.exit(0 if result.complete else 1)
+    found = check_files(manifest, root, count)
+    show_files(found)
+    sys.exit(1 if any(found[each] for each in found if each != "extra") else 0)
 
 
 def with_progress(count: Callable[[Path], int], total: int) -> Callable[[Path], int]:
@@ -127,19 +123,9 @@ def with_progress(count: Callable[[Path], int], total: int) -> Callable[[Path], 
     return counted
 
 
-def show_files(found: DatasetCheck) -> None:
+def show_files(found: dict[str, list[str]]) -> None:
     """Print what ``datasets check`` found, list by list."""
-    lists: dict[str, Sequence[str]] = {
-        "missing": found.missing,
-        "ambiguous": list(found.ambiguous.values()),
-        "unreadable": [reason_of(*each) for each in found.unreadable.items()],
-        "wrong length": [
-            f"{each.video_id}: {each.found} frames, expected {each.expected}"
-            for each in found.wrong_length
-        ],
-        "extra": found.extra,
-    }
-    for heading, lines in lists.items():
+    for heading, lines in found.items():
         click.echo(f"{heading}: {len(lines):,}")
         show_list(f"  {heading}", lines)
 
@@ -216,27 +202,14 @@ def gt_build(
         raise click.UsageError("--rule spans needs --features")
     if out.suffix != ".npy":
         raise click.UsageError(f"--out {out}: a file of labels ends in .npy")
-    truth = build_ground_truth(manifest, rule, split, reading, _decoded(features, manifest))
+    with open_features(features) if features else nullcontext() as decoded:
+        truth = build_ground_truth(manifest, rule, split, reading, decoded)
     write_truth(out, truth)
     anomalous = int(truth.labels.sum())
     click.echo(
         f"{out}: {len(truth.labels):,} labels, {anomalous:,} anomalous; "
         f"frames of each video: {_csv(out)}"
     )
-
-
-def _decoded(features: Path | None, manifest: Manifest) -> dict[str, Decoded]:
-    """What features know of the videos of ``manifest``; nothing without features."""
-    decoded: dict[str, Decoded] = {}
-    if features is None:
-        return decoded
-    with open_features(features) as found:
-        for video_id in (video.video_id for video in manifest.videos):
-            if video_id in found:
-                stored = found[video_id]
-                end = int(stored.spans[-1, 1]) if stored.num_clips else 0
-                decoded[video_id] = Decoded(stored.num_frames, end, stored.fps)
-    return decoded
 
 
 def _csv(path: Path) -> Path:
@@ -272,7 +245,8 @@ def gt_check(
     """
     manifest, _ = chosen_manifest(options)
     ids = listed_ids(order) if order else None
-    found = check_ground_truth(read_ground_truth(path), manifest, ids, _decoded(features, manifest))
+    with open_features(features) if features else nullcontext() as decoded:
+        found = check_ground_truth(read_ground_truth(path), manifest, ids, decoded)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
     else:

@@ -1,25 +1,24 @@
 from .datasets import (
-    DatasetCheck as DatasetCheck,
     check_files as check_files,
     choose_manifest as choose_manifest,
     dataset_names as dataset_names,
     leaks as leaks,
     load_dataset as load_dataset,
     named_manifest as named_manifest,
-    split_names as split_names,
     split_path as split_path,
     summarize as summarize,
 )
 from .ground_truth import (
     READINGS as READINGS,
     RULES as RULES,
+    Check as Check,
     Decoded as Decoded,
     FlatTruth as FlatTruth,
     GroundTruthError as GroundTruthError,
     build_ground_truth as build_ground_truth,
+    check_ground_truth as check_ground_truth,
     read_ground_truth as read_ground_truth,
 )
-from .ground_truth_check import Check as Check, check_ground_truth as check_ground_truth
 from .intervals import video_intervals as video_intervals
 from .manifest import (
     FrameBounds as FrameBounds,

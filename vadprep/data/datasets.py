@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from vadprep.core.errors import DecodeError, ManifestError, SettingError
 from vadprep.data.ground_truth import build_ground_truth
-from vadprep.data.manifest import VIDEO_SUFFIXES, FrameBounds, Manifest, frame_bounds, read_manifest
+from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest, frame_bounds, read_manifest
 from vadprep.data.sources import SourceIndex, source_paths
 
 # ---------------------------------------------------------------- bundled lists
@@ -56,16 +56,10 @@ def choose_manifest(
     return manifest if isinstance(manifest, Manifest) else read_manifest(manifest, with_paths)
 
 
-def split_names() -> list[str]:
-    """Names of the bundled split files, sorted: ``ped2-00`` to ``ped2-09``."""
-    return sorted(path.stem for path in _bundled_folder().glob("splits/*.csv"))
-
-
 def split_path(name: str | Path) -> Path:
-    """The split file ``name``: a path, or the name of a bundled one."""
-    if str(name) in split_names() and not os.path.exists(name):
-        return _bundled_folder() / "splits" / f"{name}.csv"
-    return Path(name)
+    """The split file ``name``: a path, or the name of a bundled one, ``ped2-00`` to ``ped2-09``."""
+    bundled = _bundled_folder() / "splits" / f"{name}.csv"
+    return bundled if bundled.is_file() and not os.path.exists(name) else Path(name)
 
 
 def _bundled_folder() -> Path:
@@ -79,68 +73,36 @@ def _bundled_folder() -> Path:
 # ---------------------------------------------------------------- counts
 
 
-@dataclass(frozen=True)
-class SplitSummary:
-    """Counts of one split.
+class SplitSummary(NamedTuple):
+    """Counts of one split; None where they are not known of every video.
 
-    ``frames`` is the sum of the known ``num_frames``. ``scored_frames`` and ``positive_frames``
-    are those of the public ground truth, None where a video of the split has none.
+    ``frames`` is the sum of ``num_frames``. ``scored_frames`` and ``positive_frames`` are those of
+    the public ground truth, all of them and the anomalous ones.
     """
 
     split: str
     videos: int
     normal: int
     abnormal: int
-    unlabelled: int
-    frames: int
-    videos_without_frames: int
+    frames: int | None
     scored_frames: int | None
     positive_frames: int | None
 
 
-@dataclass(frozen=True)
-class DatasetSummary:
-    """Counts of a manifest. A video of several categories counts in each."""
-
-    path: Path
-    splits: tuple[SplitSummary, ...]
-    categories: Mapping[str, int]
-    warnings: tuple[str, ...]
-    leaks: tuple[str, ...]
-
-
-def summarize(manifest: Manifest) -> DatasetSummary:
-    """Counts of each split, in order of first appearance, and of each category."""
-    categories = Counter(
-        category for video in manifest.videos for category in video.category.split("|") if category
-    )
-    return DatasetSummary(
-        path=manifest.path,
-        splits=tuple(_split_summary(manifest, split) for split in manifest.splits),
-        categories=dict(categories.most_common()),
-        warnings=manifest.warnings,
-        leaks=tuple(leaks(manifest)),
-    )
-
-
-def _split_summary(manifest: Manifest, split: str) -> SplitSummary:
-    videos = manifest.in_split(split)
-    labels = Counter(video.label for video in videos)
-    frames = [video.num_frames for video in videos if video.num_frames is not None]
-    scored = None
-    if all(v.num_frames_scored is not None and v.intervals is not None for v in videos):
-        scored = build_ground_truth(manifest, "scored", split).labels
-    return SplitSummary(
-        split=split,
-        videos=len(videos),
-        normal=labels[0],
-        abnormal=labels[1],
-        unlabelled=labels[None],
-        frames=sum(frames),
-        videos_without_frames=len(videos) - len(frames),
-        scored_frames=None if scored is None else len(scored),
-        positive_frames=None if scored is None else int(scored.sum()),
-    )
+def summarize(manifest: Manifest) -> list[SplitSummary]:
+    """Counts of each split, in order of first appearance."""
+    rows = []
+    for split in manifest.splits:
+        videos = manifest.in_split(split)
+        labels = Counter(video.label for video in videos)
+        frames = [video.num_frames for video in videos if video.num_frames is not None]
+        total = sum(frames) if len(frames) == len(videos) else None
+        scored = positive = None
+        if all(v.num_frames_scored is not None and v.intervals is not None for v in videos):
+            truth = build_ground_truth(manifest, "scored", split).labels
+            scored, positive = len(truth), int(truth.sum())
+        rows.append(SplitSummary(split, len(videos), labels[0], labels[1], total, scored, positive))
+    return rows
 
 
 def leaks(manifest: Manifest) -> list[str]:
@@ -179,74 +141,39 @@ def _num_mistakes(groups: Iterable[Counter[int]]) -> int:
 # ---------------------------------------------------------------- checks
 
 
-@dataclass(frozen=True)
-class WrongLength:
-    """A video with ``found`` frames, outside ``expected``."""
-
-    video_id: str
-    expected: FrameBounds
-    found: int
-
-
-@dataclass(frozen=True)
-class DatasetCheck:
-    """How the files under a root differ from the manifest.
-
-    ``missing`` are ids, ``extra`` paths relative to the root that no row asks for;
-    ``ambiguous`` and ``unreadable`` map ids to reasons.
-    """
-
-    num_found: int
-    missing: tuple[str, ...]
-    extra: tuple[str, ...]
-    ambiguous: Mapping[str, str]
-    unreadable: Mapping[str, str]
-    wrong_length: tuple[WrongLength, ...]
-
-    @property
-    def complete(self) -> bool:
-        """Every video exists, can be read and has its length. Extra files do not matter."""
-        return not (self.missing or self.ambiguous or self.unreadable or self.wrong_length)
-
-
 def check_files(
     manifest: Manifest, root: str | Path, count_frames: Callable[[Path], int] | None = None
-) -> DatasetCheck:
-    """Compare the videos of a manifest with the files under ``root``.
+) -> dict[str, list[str]]:
+    """How the files under ``root`` differ from a manifest: what is wrong -> a line each.
 
-    ``count_frames`` gives the number of frames of a file or folder, or raises DecodeError.
-    Without it no file is opened, and ``unreadable`` and ``wrong_length`` stay empty.
+    ``missing``, ``ambiguous``, ``unreadable`` and ``wrong length`` are about videos of the
+    manifest; ``extra`` are paths relative to the root that no row asks for. ``count_frames`` gives
+    the number of frames of a file or folder, or raises DecodeError. Without it no file is opened.
     """
     index = SourceIndex(root)
     used: set[str] = set()
-    missing: list[str] = []
-    ambiguous: dict[str, str] = {}
-    unreadable: dict[str, str] = {}
-    wrong: list[WrongLength] = []
+    found: dict[str, list[str]] = {
+        kind: [] for kind in ("missing", "ambiguous", "unreadable", "wrong length", "extra")
+    }
     for video in manifest.videos:
         try:
             place = index.find(video)
         except DecodeError:
-            missing.append(video.video_id)
+            found["missing"].append(video.video_id)
             continue
         except ManifestError as error:
-            ambiguous[video.video_id] = str(error)
+            found["ambiguous"].append(str(error))
             continue
         used.add(os.path.realpath(place))
         try:
             num_frames = count_frames(place) if count_frames else None
         except DecodeError as error:
-            unreadable[video.video_id] = str(error)
+            found["unreadable"].append(f"{video.video_id}: {error}")
             continue
         expected = frame_bounds(video)
         if num_frames is not None and not expected.allow(num_frames):
-            wrong.append(WrongLength(video.video_id, expected, num_frames))
-    extra = [p for p in source_paths(index.root) if os.path.realpath(index.root / p) not in used]
-    return DatasetCheck(
-        num_found=len(manifest.videos) - len(missing) - len(ambiguous),
-        missing=tuple(missing),
-        extra=tuple(sorted(path.as_posix() for path in extra)),
-        ambiguous=ambiguous,
-        unreadable=unreadable,
-        wrong_length=tuple(wrong),
-    )
+            line = f"{video.video_id}: {num_frames} frames, expected {expected}"
+            found["wrong length"].append(line)
+    places = sorted(path.as_posix() for path in source_paths(index.root))
+    found["extra"] = [p for p in places if os.path.realpath(index.root / p) not in used]
+    return found

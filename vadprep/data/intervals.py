@@ -17,9 +17,6 @@ Published annotations do so (5 ends of UCF-Crime by 1 or 2 frames, 71 of XD-Viol
 15 of the scored length); more means that frames and intervals were counted at two rates.
 """
 
-Seconds = tuple[tuple[float, float], ...]
-"""Intervals [start, stop) in seconds."""
-
 _LOG = logging.getLogger(__name__)
 
 
@@ -32,15 +29,15 @@ def video_intervals(
     Ends up to 16 frames past the video are cut and logged. Raises ManifestError beyond that,
     and for seconds without any frame rate; ``where`` (``Manifest.where``) opens its message.
     """
-    if num_frames < 1:
-        raise ValueError(f"{num_frames = }: a decoded video has 1 or more frames")
     where = where or f"video {video.video_id!r}"
     rate = float(fps) if fps is not None else video.fps
     intervals = video.intervals
     if video.intervals_seconds is not None:
         if rate is None:
             raise ManifestError(f"{where}: no frame rate turns seconds into frames: fill in fps")
-        intervals = _frames_from_seconds(video.intervals_seconds, rate)
+        # Rounding, not floor and ceil: seconds made as frame / fps then give their frame back.
+        edges = [(round(a * rate), round(b * rate)) for a, b in video.intervals_seconds]
+        intervals = tuple((start, max(stop, start + 1)) for start, stop in edges)
         if intervals and intervals[-1][1] > num_frames + MAX_PAST_END:
             stop, length = video.intervals_seconds[-1][1], num_frames / rate
             raise ManifestError(
@@ -67,8 +64,7 @@ def clip_intervals(
     ``where`` opens each line, ``counted`` says what the frames are. Raises ManifestError for
     an end more than 16 frames past the last one, with the frame rates that may be behind it.
     """
-    kept: list[Interval] = []
-    notes: list[str] = []
+    notes = []
     for start, stop in intervals:
         if stop > num_frames + MAX_PAST_END:
             ratio = stop / num_frames
@@ -81,26 +77,13 @@ def clip_intervals(
             notes.append(
                 f"{where}: interval [{start}, {stop}) passes the {num_frames} {counted}: {done}"
             )
-        if start < num_frames:
-            kept.append((start, min(stop, num_frames)))
-    return tuple(kept), notes
-
-
-def _frames_from_seconds(seconds: Seconds, fps: float) -> tuple[Interval, ...]:
-    """Frames nearest to each edge, at least one frame for each interval.
-
-    Rounding, not floor and ceil: seconds made as frame / fps then give their frame back.
-    """
-    edges = [(round(start * fps), round(stop * fps)) for start, stop in seconds]
-    return tuple((start, max(stop, start + 1)) for start, stop in edges)
+    return tuple((a, min(b, num_frames)) for a, b in intervals if a < num_frames), notes
 
 
 def _remedy(ratio: float, fps: float | None) -> str:
     """What to do about an end at ``ratio`` x the length, counted at two frame rates or not."""
     rates = nearest_rates(ratio, fps=fps)
+    cut = "replace a video that is cut short"
     if rates is None:
-        return ": correct it, or replace a video that is cut short"
-    return (
-        f", as {rates[0]:.4g} is to {rates[1]:.4g} fps: count both at one frame rate, or replace "
-        f"a video that is cut short"
-    )
+        return f": correct it, or {cut}"
+    return f", as {rates[0]:.4g} is to {rates[1]:.4g} fps: count both at one frame rate, or {cut}"

@@ -1,23 +1,6 @@
-"""The table of videos: read and checked, row by row, before anything is decoded.
+"""The table of videos, a CSV file: read and checked, row by row, before anything is decoded.
 
-A manifest is a CSV file with one row per video. Only ``path`` has to be there, and where no video
-is read ``video_id`` will do:
-
-==================  =====================================================================
-video_id            opaque unique string; without the column, the path without its suffix
-path                a video file or a folder of frames, relative to the root
-split               train, test, ...
-label               0 normal, 1 abnormal, blank unknown
-category            several are separated by ``|``
-num_frames          frames of the video, where known
-num_frames_scored   length of the public frame-level ground truth
-fps                 frames a second, also as a fraction (30000/1001)
-intervals           JSON [[start, stop], ...]: anomalous source frames, half-open;
-                    ``[]`` known to have none, blank unknown
-intervals_seconds   the same in seconds, instead of ``intervals``
-==================  =====================================================================
-
-Every other column is kept in ``Video.extra``.
+The README of this folder lists the columns.
 """
 
 from __future__ import annotations
@@ -32,11 +15,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, TypeVar
 
 from vadprep.core.errors import ManifestError
-from vadprep.core.records import NOTHING, Interval, Video
-from vadprep.data.intervals import Seconds, clip_intervals
+from vadprep.core.records import NOTHING, Video
+from vadprep.data.intervals import clip_intervals
+
+_Number = TypeVar("_Number", int, float)
 
 VIDEO_SUFFIXES = frozenset(
     ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
@@ -54,7 +39,6 @@ MOST_SPLITS = 5
 """Other splits that are listed, the largest first."""
 _LIKENESS = 0.7
 """Similarity of two words, 0 to 1, above which one may be a typo of the other."""
-_LABELS = {"": None, "0": 0, "1": 1}
 
 
 @dataclass(frozen=True)
@@ -82,17 +66,22 @@ class Manifest:
     def likely_typos(self) -> list[str]:
         """A line for each column name that looks misspelt, and for splits that nothing uses."""
         missing = [name for name in _COLUMNS if name not in self.columns]
-        meant = {each: _meant(each, missing) for each in self.columns if each not in _COLUMNS}
         lines = [
             f"{self.path}:1: column {column!r} is not read: did you mean {name!r}?"
-            for column, name in meant.items()
-            if name
+            for column in self.columns
+            if column not in _COLUMNS and (name := _meant(column, missing))
         ]
         splits = Counter(video.split for video in self.videos if video.split not in ("", *_SPLITS))
-        if splits:
-            odd = ", ".join(_odd_split(*each) for each in splits.most_common(MOST_SPLITS))
-            odd += ", ..." if len(splits) > MOST_SPLITS else ""
-            lines.append(f"{self.path}: train and eval take the splits train and test, not {odd}")
+        odd = []
+        for split, count in splits.most_common(MOST_SPLITS):
+            meant = _meant(split, _SPLITS)
+            hint = f", did you mean {meant!r}?" if meant else ""
+            odd.append(f"{split!r} ({count} video{'s' * (count != 1)}{hint})")
+        if odd:
+            listed = ", ".join([*odd, "..."] if len(splits) > MOST_SPLITS else odd)
+            lines.append(
+                f"{self.path}: train and eval take the splits train and test, not {listed}"
+            )
         return lines
 
     def where(self, video: Video) -> str:
@@ -103,10 +92,17 @@ class Manifest:
         return f"{self.path}:{video.line}: column {column!r}"
 
 
+def _meant(word: str, known: Sequence[str]) -> str:
+    """The one of the ``known`` words that ``word`` may stand for; blank if there is none."""
+    if (name := _OTHER_NAMES.get(word.lower(), "")) in known:
+        return name
+    return next(iter(difflib.get_close_matches(word.lower(), known, 1, _LIKENESS)), "")
+
+
 def read_manifest(path: str | Path, with_paths: bool = True) -> Manifest:
     """Read a manifest from a CSV file: UTF-8, with or without BOM, any line ends.
 
-    The columns are listed in ``vadprep/data/README.md``. Without ``with_paths`` the column
+    The columns are listed in ``README.md`` beside this file. Without ``with_paths`` the column
     ``path`` may be missing; the paths are blank then. Raises ManifestError for the first bad row,
     with file, line, column, value and remedy.
     """
@@ -114,8 +110,7 @@ def read_manifest(path: str | Path, with_paths: bool = True) -> Manifest:
     videos: list[Video] = []
     lines: dict[str, int] = {}
     warnings: list[str] = []
-    instead = None if with_paths else "video_id"
-    for row in _read_rows(path, required=("path",), instead=instead):
+    for row in _rows(path, ["path"] if with_paths else ["path", "video_id"]):
         video = _video(row, warnings)
         first = lines.setdefault(video.video_id, row.line)
         if first != row.line:
@@ -129,19 +124,6 @@ def read_manifest(path: str | Path, with_paths: bool = True) -> Manifest:
     return Manifest(path, tuple(videos), tuple(warnings), tuple(row.cells))
 
 
-def _meant(word: str, known: Sequence[str]) -> str:
-    """The one of the ``known`` words that ``word`` may stand for; blank if there is none."""
-    if (name := _OTHER_NAMES.get(word.lower(), "")) in known:
-        return name
-    return next(iter(difflib.get_close_matches(word.lower(), known, 1, _LIKENESS)), "")
-
-
-def _odd_split(split: str, count: int) -> str:
-    meant = _meant(split, _SPLITS)
-    hint = f", did you mean {meant!r}?" if meant else ""
-    return f"{split!r} ({count} video{'s' * (count != 1)}{hint})"
-
-
 def apply_splits(manifest: Manifest, split_file: str | Path) -> Manifest:
     """The manifest with the splits of a file with the columns ``video_id, split``.
 
@@ -151,7 +133,7 @@ def apply_splits(manifest: Manifest, split_file: str | Path) -> Manifest:
     path = Path(split_file)
     known = {video.video_id for video in manifest.videos}
     splits: dict[str, str] = {}
-    for row in _read_rows(path, required=("video_id", "split")):
+    for row in _rows(path, ["video_id"], ["split"]):
         video_id = row.cells["video_id"]
         if video_id not in known:
             raise row.error("video_id", f"no such video in {manifest.path}: correct or remove it")
@@ -187,14 +169,36 @@ class _Row:
         return ManifestError(f"{self.where(column)}: {shown!r}: {remedy}")
 
 
-def _read_rows(path: Path, required: tuple[str, ...], instead: str | None = None) -> Iterator[_Row]:
-    """The rows below the header. Raises ManifestError for what is not a table.
+def _rows(path: Path, *required: Sequence[str]) -> Iterator[_Row]:
+    """The rows below the header; of each of the ``required`` columns, one name has to be there.
 
-    ``instead`` is a column that serves as well as the required ones.
+    Raises ManifestError for what is not a table.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            yield from _rows(path, lines, required, instead)
+            # Strict, or one quote that is never closed swallows the rest of the file.
+            reader = csv.reader(lines, strict=True)
+            columns = [name.strip() for name in next(reader, [])]
+            if not any(columns):
+                raise ManifestError(f"{path}:1: no header: the first line names the columns")
+            for names in required:
+                if not set(names) & set(columns):
+                    raise ManifestError(
+                        f"{path}:1: no column {names[0]!r} among {', '.join(columns)}: add it "
+                        f"(the separator is a comma)"
+                    )
+            if twice := [name for name in columns if columns.count(name) > 1]:
+                raise ManifestError(f"{path}:1: column {twice[0]!r} is there twice: rename one")
+            before = reader.line_num
+            for cells in reader:
+                line, before = before + 1, reader.line_num  # a quoted cell may hold line breaks
+                if cells and len(cells) != len(columns):
+                    raise ManifestError(
+                        f"{path}:{line}: {len(cells)} cells under {len(columns)} columns: "
+                        f"quote a cell that holds a comma"
+                    )
+                if cells:
+                    yield _Row(path, line, dict(zip(columns, cells, strict=True)))
     except csv.Error as error:
         raise ManifestError(f"{path}: not CSV ({error}): check the quotes") from None
     except UnicodeDecodeError as error:
@@ -203,43 +207,21 @@ def _read_rows(path: Path, required: tuple[str, ...], instead: str | None = None
         raise ManifestError(f"{path}: {error.strerror}: check the path") from None
 
 
-def _rows(
-    path: Path, lines: TextIO, required: tuple[str, ...], instead: str | None
-) -> Iterator[_Row]:
-    # Strict, or one quote that is never closed swallows the rest of the file.
-    reader = csv.reader(lines, strict=True)
-    columns = [name.strip() for name in next(reader, [])]
-    where = f"{path}:1"
-    if not any(columns):
-        raise ManifestError(f"{where}: no header: the first line names the columns")
-    for name in required:
-        if name not in columns and instead not in columns:
-            raise ManifestError(
-                f"{where}: no column {name!r} among {', '.join(columns)}: add it "
-                f"(the separator is a comma)"
-            )
-    twice = [name for name in columns if columns.count(name) > 1]
-    if twice:
-        raise ManifestError(f"{where}: column {twice[0]!r} is there twice: rename one")
-    before = reader.line_num
-    for cells in reader:
-        line, before = before + 1, reader.line_num  # a quoted cell may hold line breaks
-        if not cells:
-            continue
-        if len(cells) != len(columns):
-            raise ManifestError(
-                f"{path}:{line}: {len(cells)} cells under {len(columns)} columns: "
-                f"quote a cell that holds a comma"
-            )
-        yield _Row(path, line, dict(zip(columns, cells, strict=True)))
-
-
 def _video(row: _Row, warnings: list[str]) -> Video:
     """The video of one row; what was corrected is added to ``warnings``."""
-    label, intervals, seconds = _label(row), _frame_intervals(row), _second_intervals(row)
-    _check_label(row, label, intervals, seconds)
+    if row.text("label") not in ("", "0", "1"):
+        raise row.error("label", "write 0 (normal), 1 (abnormal) or nothing")
+    label, fps = int(row.text("label")) if row.text("label") else None, _fps(row)
     num_frames, scored = _count(row, "num_frames"), _count(row, "num_frames_scored")
-    fps, published = _fps(row), None
+    intervals, seconds = _pairs(row, "intervals", int), _pairs(row, "intervals_seconds", float)
+    if intervals is not None and seconds is not None:
+        raise row.error("intervals_seconds", "intervals are there too: keep one of the two")
+    for column, given in (("intervals", intervals), ("intervals_seconds", seconds)):
+        if label == 0 and given:
+            raise row.error(column, "label 0 is a normal video: write [] or label 1")
+        if label == 1 and given == ():
+            raise row.error(column, "label 1 is abnormal somewhere: leave blank where unknown")
+    published = None
     if intervals:
         where = row.where("intervals")
         if num_frames is not None:
@@ -249,11 +231,20 @@ def _video(row: _Row, warnings: list[str]) -> Video:
         elif scored is not None:
             # The video is as long or up to a clip longer, and unknown: keep the ends. Only
             # the public ground truth stops at the scored length.
-            notes = clip_intervals(intervals, scored, where, "scored frames", fps)[1]
-            warnings.extend(notes)
+            warnings.extend(clip_intervals(intervals, scored, where, "scored frames", fps)[1])
+    path = row.cells.get("path", "")
+    if "path" in row.cells and not path.strip():
+        raise row.error("path", "write the file or folder of frames, relative to the root")
+    video_id = row.cells.get("video_id")
+    if video_id is None:
+        # Only a suffix that is one: names of XD-Violence go on after their first dot.
+        stem = PurePosixPath(path)
+        video_id = str(stem.with_suffix("") if stem.suffix.lower() in VIDEO_SUFFIXES else stem)
+    elif not video_id.strip():
+        raise row.error("video_id", "blank: write any unique text, or drop the column")
     return Video(
-        video_id=_video_id(row),
-        path=_path(row) if "path" in row.cells else "",
+        video_id=video_id,
+        path=path,
         split=sys.intern(row.text("split")),  # the same for many rows
         label=label,
         category=sys.intern(row.text("category")),
@@ -268,53 +259,11 @@ def _video(row: _Row, warnings: list[str]) -> Video:
     )
 
 
-def _path(row: _Row) -> str:
-    if not row.text("path"):
-        raise row.error("path", "write the file or folder of frames, relative to the root")
-    return row.cells["path"]
-
-
-def _video_id(row: _Row) -> str:
-    """The id as written, no character changed, or the path without a video suffix."""
-    if "video_id" in row.cells:
-        if not row.text("video_id"):
-            raise row.error("video_id", "blank: write any unique text, or drop the column")
-        return row.cells["video_id"]
-    path = PurePosixPath(_path(row))
-    # Only a suffix that is one: names of XD-Violence go on after their first dot.
-    return str(path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path)
-
-
-def _label(row: _Row) -> int | None:
-    try:
-        return _LABELS[row.text("label")]
-    except KeyError:
-        raise row.error("label", "write 0 (normal), 1 (abnormal) or nothing") from None
-
-
-def _check_label(
-    row: _Row,
-    label: int | None,
-    intervals: Sequence[Interval] | None,
-    seconds: Seconds | None,
-) -> None:
-    if intervals is not None and seconds is not None:
-        raise row.error("intervals_seconds", "intervals are there too: keep one of the two")
-    column = "intervals" if intervals is not None else "intervals_seconds"
-    given = intervals if intervals is not None else seconds
-    if label == 0 and given:
-        raise row.error(column, "label 0 is a normal video: write [] or label 1")
-    if label == 1 and given is not None and not given:
-        raise row.error(column, "label 1 is abnormal somewhere: leave blank where unknown")
-
-
 def _count(row: _Row, column: str) -> int | None:
     text = row.text(column)
-    if not text:
-        return None
-    if not re.fullmatch("[0-9]{1,15}", text) or int(text) == 0:
+    if text and not re.fullmatch("0*[1-9][0-9]{,14}", text):
         raise row.error(column, "write a whole number above 0, or nothing")
-    return int(text)
+    return int(text) if text else None
 
 
 def _fps(row: _Row) -> float | None:
@@ -331,21 +280,9 @@ def _fps(row: _Row) -> float | None:
     return fps
 
 
-def _frame_intervals(row: _Row) -> tuple[Interval, ...] | None:
-    pairs = _pairs(row, "intervals")
-    if pairs is None:
-        return None
-    if any(type(edge) is not int for pair in pairs for edge in pair):
-        raise row.error("intervals", "frames are whole numbers: [[start, stop], ...]")
-    return tuple((int(start), int(stop)) for start, stop in pairs)
-
-
-def _second_intervals(row: _Row) -> Seconds | None:
-    pairs = _pairs(row, "intervals_seconds")
-    return None if pairs is None else tuple((float(a), float(b)) for a, b in pairs)
-
-
-def _pairs(row: _Row, column: str) -> list[tuple[float, float]] | None:
+def _pairs(
+    row: _Row, column: str, number: type[_Number]
+) -> tuple[tuple[_Number, _Number], ...] | None:
     """[start, stop) pairs of a JSON cell: numbers, in order, none overlapping the next."""
     text = row.text(column)
     if not text:
@@ -354,9 +291,11 @@ def _pairs(row: _Row, column: str) -> list[tuple[float, float]] | None:
         pairs = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise row.error(column, f"not JSON ({error}): write [[start, stop], ...]") from None
-    if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
+    if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
         raise row.error(column, "write pairs of numbers: [[start, stop], ...]")
-    last_stop = 0.0
+    if number is int and any(type(edge) is float for pair in pairs for edge in pair):
+        raise row.error(column, "frames are whole numbers: [[start, stop], ...]")
+    last_stop = 0
     for start, stop in pairs:
         if not last_stop <= start < stop:
             raise row.error(
@@ -365,7 +304,7 @@ def _pairs(row: _Row, column: str) -> list[tuple[float, float]] | None:
                 f"after they start, and are in order without overlap",
             )
         last_stop = stop
-    return [(start, stop) for start, stop in pairs]
+    return tuple((number(start), number(stop)) for start, stop in pairs)
 
 
 def _is_pair(pair: object) -> bool:
@@ -387,11 +326,9 @@ class FrameBounds(NamedTuple):
         return (self.least or 0) <= num_frames <= (self.most or num_frames)
 
     def __str__(self) -> str:
-        if self.least == self.most:
-            return f"{self.least}"
         if self.least is None or self.most is None:
             return f"at least {self.least}" if self.most is None else f"at most {self.most}"
-        return f"{self.least} to {self.most}"
+        return f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
 
 
 def frame_bounds(video: Video) -> FrameBounds:
