@@ -9,7 +9,6 @@ import pytest
 from support.commands import message, run, without_network
 from support.videos import write_video
 
-from vadprep.cli import datasets
 from vadprep.core.presets import PRESETS
 
 
@@ -39,18 +38,14 @@ def test_datasets_are_listed_and_shown():
     assert "data set 'foo': included are" in message(run("datasets", "check", "foo"))
 
 
-def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path, patch):
+def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path):
     (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,21\nb.mp4,9\n")
     result = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
     assert result.exit_code == 1
     assert "  missing: b\n" in result.output
     assert "  wrong length: a: 20 frames, expected 21\n" in result.output
     (tmp_path / "m.csv").write_text("path,num_frames\na.mp4,20\n")
-    quiet = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
-    assert quiet.exit_code == 0 and "decoding" not in quiet.output
-    patch.setattr(datasets, "SHOWN_SECONDS", 0.0)
-    telling = run("datasets", "check", tmp_path / "m.csv", "--root", videos)
-    assert telling.output.startswith("decoding 1 of 1 videos\n")
+    assert run("datasets", "check", tmp_path / "m.csv", "--root", videos).exit_code == 0
 
 
 def test_datasets_check_says_why_a_file_is_no_good(videos, tmp_path):

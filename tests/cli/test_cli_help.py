@@ -15,7 +15,7 @@ from support.commands import message, run
 
 import vadprep
 from vadprep.cli import text
-from vadprep.cli.main import SECTIONS, main
+from vadprep.cli.main import COMMANDS, SECTIONS, main
 from vadprep.core.errors import Stopped, VadprepError
 
 
@@ -73,7 +73,7 @@ def test_the_help_shows_every_command_in_a_section_and_cuts_no_sentence():
 
 def test_the_list_says_of_a_command_what_the_command_says_of_itself():
     ctx = click.Context(main)
-    for name, (_, line) in main.lazy.items():
+    for name, (_, line) in COMMANDS.items():
         help = main.get_command(ctx, name).help
         assert " ".join(help.split("\n\n")[0].split()) == line
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from vadprep.cli import progress
+from vadprep.cli import text
 from vadprep.core.records import Report
 from vadprep.extraction import Progress
 
@@ -14,27 +14,31 @@ def reported(left: int, total: int, work_left: float, work: float, report=None) 
     return Progress((), report, total, left, work, work_left, "frames")
 
 
-def test_the_pace_is_that_since_the_first_report(monkeypatch):
+def test_the_pace_is_that_since_the_first_report(monkeypatch, capsys):
     """Networks took 1000 s to load; then a frame takes a tenth of a second."""
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    now = 0.0
-    tally = progress.Tally()
-    tally.add(reported(4, 4, 700, 700))
-    assert tally.line() == "0 of 4 videos, 0 failed, time unknown"
-    now = 1030.0
-    tally.add(reported(3, 4, 400, 700, Report("v0", "done", num_clips=18, num_frames=300)))
-    assert tally.line() == "1 of 4 videos, 0 failed, time unknown"
-    now = 1050.0
-    tally.add(reported(2, 4, 200, 700, Report("v1", "done", num_clips=12, num_frames=200)))
-    assert tally.line() == "2 of 4 videos, 0.6 clips/s, 10 frames/s, 0 failed, 20 s left"
-    tally.add(reported(1, 4, 100, 700, Report("v2", "failed")))
-    now = 1120.0
-    tally.add(reported(0, 4, 0, 700, Report("v3", "done", num_clips=1090, num_frames=1740)))
-    assert tally.line() == "4 of 4 videos, 1.0 clips/s, 2 frames/s, 1 failed, took 18 min 40 s"
+
+    def printed_at(now: float, progress: Progress) -> str:
+        monkeypatch.setattr(text.time, "monotonic", lambda: now)
+        shown(progress)
+        return capsys.readouterr().err.removesuffix("\n")
+
+    monkeypatch.setattr(text.time, "monotonic", lambda: 0.0)
+    shown = text.ShownProgress()
+    assert printed_at(0.0, reported(4, 4, 700, 700)) == ""
+    first = reported(3, 4, 400, 700, Report("v0", "done", num_clips=18, num_frames=300))
+    assert printed_at(1030.0, first) == "1 of 4 videos, 0 failed, time unknown"
+    second = reported(2, 4, 200, 700, Report("v1", "done", num_clips=12, num_frames=200))
+    line = "2 of 4 videos, 0.6 clips/s, 10 frames/s, 0 failed, 20 s left"
+    assert printed_at(1050.0, second) == line
+    failed = reported(1, 4, 100, 700, Report("v2", "failed", "why"))
+    assert printed_at(1051.0, failed) == "failed: v2: why"
+    last = reported(0, 4, 0, 700, Report("v3", "done", num_clips=1090, num_frames=1740))
+    line = "4 of 4 videos, 1.0 clips/s, 2 frames/s, 1 failed, took 18 min 40 s"
+    assert printed_at(1120.0, last) == line
 
 
 def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys):
-    plain = progress.PlainProgress()
+    plain = text.ShownProgress()
     plain(reported(50, 50, 500, 500))
     for number in range(50):
         failed = number == 30
@@ -51,14 +55,13 @@ def test_live_progress_fits_a_terminal(monkeypatch):
 
     console = Console(width=80, force_terminal=True, record=True, file=open(os.devnull, "w"))
     monkeypatch.setattr("rich.console.Console", lambda **options: console)
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(text.sys.stderr, "isatty", lambda: True, raising=False)
     reports = [Report(f"v{number}", "done", num_clips=60, num_frames=999) for number in range(12)]
-    with progress.shown_progress() as live:
+    with text.shown_progress() as live:
         live(reported(290, 290, 2900, 2900))
         for number, report in enumerate([*reports, Report("[red]", "failed", "why")], 1):
             live(reported(290 - number, 290, 2900 - 10 * number, 2900, report))
-        first = live.tally.first
-        live.tally.first = first._replace(seconds=first.seconds - 60)
+        live.first = (live.first[0] - 60, *live.first[1:])
         live(reported(276, 290, 2760, 2900, Report("v13", "done")))
     console.file.close()
     shown = console.export_text()

@@ -15,6 +15,7 @@ from vadprep.backbones.inception_folded import FoldedInception
 from vadprep.backbones.scaling import Scaled, Scaling
 from vadprep.backbones.torchvision import CLASSIFIERS, VideoClassifier
 from vadprep.core.clips import CLIP_LENGTH
+from vadprep.core.errors import SettingError
 
 GraphId = str
 State = Mapping[str, Tensor]
@@ -64,9 +65,9 @@ GRAPHS: dict[GraphId, Graph] = {
 
 
 def graph_of(name: GraphId) -> Graph:
-    """The graph of that id; raises ValueError for an unknown one."""
+    """The graph of that id; raises SettingError for an unknown one."""
     if name not in GRAPHS:
-        raise ValueError(f"graph = {name!r}: allowed are {', '.join(GRAPHS)}")
+        raise SettingError(f"graph = {name!r}: allowed are {', '.join(GRAPHS)}")
     return GRAPHS[name]
 
 

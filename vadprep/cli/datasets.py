@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -17,40 +17,22 @@ from typing import Any
 import click
 import numpy as np
 
+import vadprep
+from vadprep import data
 from vadprep.cli.help import command, group
 from vadprep.cli.options import (
     FEATURES,
     FILE,
     FOLDER,
     ROOT_HELP,
-    argument_errors,
     chosen_manifest,
     manifest_options,
     warn,
 )
-from vadprep.cli.text import MOST_LISTED, Cells, show, show_list
+from vadprep.cli.text import MOST_LISTED, Cells, show, show_list, shown_bar
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import ManifestError
 from vadprep.core.presets import FLOW, PRESETS
-from vadprep.data import (
-    READINGS,
-    RULES,
-    Check,
-    FlatTruth,
-    Manifest,
-    build_ground_truth,
-    check_files,
-    check_ground_truth,
-    dataset_names,
-    load_dataset,
-    named_manifest,
-    read_ground_truth,
-    summarize,
-)
-from vadprep.features import open_features
-
-SHOWN_SECONDS = 10.0
-"""Time between two lines that say how many videos are decoded."""
 
 
 @group("datasets", example="vadprep datasets check ucf --root /data/ucf")
@@ -61,20 +43,19 @@ def datasets() -> None:
 @datasets.command("list", example="vadprep datasets list")
 def datasets_list() -> None:
     """Names and counts of the included data sets."""
-    show(dataset_rows([(name, load_dataset(name)) for name in dataset_names()]))
+    show(dataset_rows((name, data.load_dataset(name)) for name in data.dataset_names()))
 
 
 @datasets.command("show", example="vadprep datasets show xd")
 @click.argument("name", metavar="NAME|CSV")
 def datasets_show(name: str) -> None:
     """Counts of a data set or manifest by split, and warnings about it."""
-    with argument_errors():
-        manifest = named_manifest(name)
+    manifest = data.named_manifest(name)
     show(dataset_rows([(name, manifest)]))
     warn(manifest)
 
 
-def dataset_rows(manifests: Iterable[tuple[str, Manifest]]) -> list[Cells]:
+def dataset_rows(manifests: Iterable[tuple[str, data.Manifest]]) -> list[Cells]:
     """Counts of data sets, a line for each split.
 
     Frames are blank where the length of a video is not public, and scored frames where there is
@@ -83,7 +64,7 @@ def dataset_rows(manifests: Iterable[tuple[str, Manifest]]) -> list[Cells]:
     head = ("data set", "split", "videos", "normal", "abnormal", "frames", "scored", "anomalous")
     rows: list[Cells] = [head]
     for name, manifest in manifests:
-        rows += [(name, *each) for each in summarize(manifest)]
+        rows += [(name, *each) for each in data.summarize(manifest)]
     return rows
 
 
@@ -93,41 +74,27 @@ def dataset_rows(manifests: Iterable[tuple[str, Manifest]]) -> list[Cells]:
 @click.option("--no-decode", is_flag=True, help="Only look for the files; do not count frames.")
 def datasets_check(name: str, root: Path, no_decode: bool) -> None:
     """Find missing, extra and unreadable files of a data set or manifest."""
-    with argument_errors():
-        manifest = named_manifest(name)
-    count: Callable[[Path], int] | None = None
-    if not no_decode:
+    manifest = data.named_manifest(name)
+    warn(manifest)
+    if no_decode:
+        found = data.check_files(manifest, root)
+    else:
         import av  # noqa: F401  a missing package is not a fault of the files
 
         from vadprep.video import count_frames
 
-        count = with_progress(count_frames, len(manifest.videos))
-    warn(manifest)
-    found = check_files(manifest, root, count)
-    show_files(found)
-    sys.exit(1 if any(found[each] for each in found if each != "extra") else 0)
+        numbers = itertools.count(1)
+        with shown_bar("decoding") as progress:
 
+            def count(path: Path) -> int:
+                progress(next(numbers), len(manifest.videos))
+                return count_frames(path)
 
-def with_progress(count: Callable[[Path], int], total: int) -> Callable[[Path], int]:
-    """``count``, which also prints every ten seconds how many of ``total`` videos it has seen."""
-    calls, shown = 0, time.monotonic()
-
-    def counted(path: Path) -> int:
-        nonlocal calls, shown
-        calls += 1
-        if time.monotonic() - shown >= SHOWN_SECONDS:
-            shown = time.monotonic()
-            click.echo(f"decoding {calls:,} of {total:,} videos", err=True)
-        return count(path)
-
-    return counted
-
-
-def show_files(found: dict[str, list[str]]) -> None:
-    """Print what ``datasets check`` found, list by list."""
+            found = data.check_files(manifest, root, count)
     for heading, lines in found.items():
         click.echo(f"{heading}: {len(lines):,}")
         show_list(f"  {heading}", lines)
+    sys.exit(1 if any(found[each] for each in found if each != "extra") else 0)
 
 
 # ---------------------------------------------------------------- presets
@@ -148,26 +115,25 @@ def presets(name: str | None) -> None:
     With NAME: every setting of this preset, and what its authors did not publish.
     """
     if name is None:
-        show([("preset", "streams", *OVERVIEW.values(), "source"), *map(_overview, PRESETS)])
+        rows: list[Cells] = [("preset", "streams", *OVERVIEW.values(), "source")]
+        for key, each in PRESETS.items():
+            values = (each.settings[field][0] for field in OVERVIEW)
+            rows.append((key, ",".join(each.streams), *values, each.origin))
+        show(rows)
         click.echo("vadprep presets NAME: the source of each value, and what is not known")
         return
     preset = PRESETS[name]
     settings = preset.settings
     if preset.has_flow:
         settings = {**settings, **FLOW, "flow": ("tvl1", FLOW["flow"][1])}
-    rows: list[Cells] = [("field", name, "source"), ("streams", ",".join(preset.streams), "")]
+    rows = [("field", name, "source"), ("streams", ",".join(preset.streams), "")]
     rows += [(field, value, source) for field, (value, source) in settings.items()]
     show(rows + [("unknown", "", each) for each in preset.open_questions])
 
 
-def _overview(name: str) -> Cells:
-    preset = PRESETS[name]
-    values = (preset.settings[field][0] for field in OVERVIEW)
-    return name, ",".join(preset.streams), *values, preset.origin
-
-
 # ---------------------------------------------------------------- flat ground truth
 
+READING: dict[str, Any] = {"type": click.Choice(list(data.READINGS)), "default": "half-open"}
 READING_HELP = "How the intervals are read: [start, stop), [start, stop], or counted from 1."
 LIST_HELP = (
     "Text file with one video id or file name on each line: the order of the videos. "
@@ -182,16 +148,13 @@ def gt() -> None:
 
 @gt.command("build", example="vadprep gt build --dataset ucf --rule scored --out gt.npy")
 @manifest_options
-@click.option("--rule", type=click.Choice(RULES), required=True, help="Length of each video.")
-@click.option(
-    "--intervals", "reading", type=click.Choice(list(READINGS)), default="half-open",
-    show_default=True, help=READING_HELP,
-)  # fmt: skip
+@click.option("--rule", type=click.Choice(data.RULES), required=True, help="Length of each video.")
+@click.option("--intervals", "reading", **READING, show_default=True, help=READING_HELP)
 @click.option("--features", type=FEATURES, help="Feature folder, for rule spans and lengths.")
 @click.option("--split", default="test", show_default=True, help="Split of the manifest.")
 @click.option("--out", type=FILE, default=Path("gt.npy"), show_default=True, help="New file.")
 def gt_build(
-    rule: str, reading: str, features: Path | None, split: str, out: Path, **options: Any
+    rule: str, reading: str, features: str | None, split: str, out: Path, **options: Any
 ) -> None:
     """Write a file with one label for each frame.
 
@@ -202,32 +165,20 @@ def gt_build(
         raise click.UsageError("--rule spans needs --features")
     if out.suffix != ".npy":
         raise click.UsageError(f"--out {out}: a file of labels ends in .npy")
-    with open_features(features) if features else nullcontext() as decoded:
-        truth = build_ground_truth(manifest, rule, split, reading, decoded)
-    write_truth(out, truth)
-    anomalous = int(truth.labels.sum())
-    click.echo(
-        f"{out}: {len(truth.labels):,} labels, {anomalous:,} anomalous; "
-        f"frames of each video: {_csv(out)}"
-    )
-
-
-def _csv(path: Path) -> Path:
-    """``gt.npy.csv``: gt.csv may be the manifest."""
-    return path.with_name(f"{path.name}.csv")
-
-
-def write_truth(path: Path, truth: FlatTruth) -> None:
-    """Write the labels, and beside them ``video_id, start, stop`` of each video."""
+    with vadprep.open_features(features) if features else nullcontext() as decoded:
+        truth = data.build_ground_truth(manifest, rule, split, reading, decoded)
     stops = np.cumsum([0, *truth.lengths]).tolist()
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("video_id", "start", "stop"))
     table.writerows(zip(truth.video_ids, stops, stops[1:], strict=False))
-    with open_atomic(_csv(path)) as stream:
+    frames = out.with_name(f"{out.name}.csv")  # gt.csv may be the manifest
+    with open_atomic(frames) as stream:
         stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
-    with open_atomic(path) as stream:
+    with open_atomic(out) as stream:
         np.save(stream, truth.labels)
+    counts = f"{len(truth.labels):,} labels, {int(truth.labels.sum()):,} anomalous"
+    click.echo(f"{out}: {counts}; frames of each video: {frames}")
 
 
 @gt.command("check", example="vadprep gt check gt-ucf.npy --dataset ucf")
@@ -237,7 +188,7 @@ def write_truth(path: Path, truth: FlatTruth) -> None:
 @click.option("--features", type=FEATURES, help="Feature folder with spans, lengths and rates.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every video.")
 def gt_check(
-    path: Path, order: Path | None, features: Path | None, as_json: bool, **options: Any
+    path: Path, order: Path | None, features: str | None, as_json: bool, **options: Any
 ) -> None:
     """Find the length rule of a file of labels.
 
@@ -245,8 +196,9 @@ def gt_check(
     """
     manifest, _ = chosen_manifest(options)
     ids = listed_ids(order) if order else None
-    with open_features(features) if features else nullcontext() as decoded:
-        found = check_ground_truth(read_ground_truth(path), manifest, ids, decoded)
+    with vadprep.open_features(features) if features else nullcontext() as decoded:
+        labels = data.read_ground_truth(path)
+        found = data.check_ground_truth(labels, manifest, ids, decoded)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
     else:
@@ -265,35 +217,24 @@ def listed_ids(path: Path) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def show_truth(found: Check) -> None:
+def show_truth(found: data.Check) -> None:
     """Print the verdict, and the videos whose labels differ from the manifest."""
-    for line in verdict(found):
-        click.echo(line)
+    if found.rules:
+        rules = f"rule {' or '.join(found.rules)}, intervals {found.reading}"
+        click.echo(f"{found.num_labels:,} labels of {len(found.videos)} videos: {rules}")
+    else:
+        totals = ", ".join(f"{rule} {total:,}" for rule, total in found.totals.items())
+        click.echo(
+            f"{found.num_labels:,} labels: no rule gives this length ({totals}): the file has "
+            f"other videos, another order, or several rules. By rule {found.rule} it agrees up to "
+            f"the first video below"
+        )
+    click.echo(f"{sum(each.wrong for each in found.videos):,} labels are not the manifest's")
+    for category, (lost, total) in found.lost.items():
+        whole = "LOST, all" if lost == total else "lost in part,"
+        click.echo(f"category {category}: {whole} {lost} of {total} videos marked normal")
     if odd := found.odd:
         cells = [(each.video_id, each.start, each.length, each.wrong) for each in odd]
         show([("video", "start", "length", "wrong labels"), *cells[:MOST_LISTED]])
         if len(odd) > MOST_LISTED:
             click.echo(f"and {len(odd) - MOST_LISTED} more videos: use --json to see all")
-
-
-def verdict(found: Check) -> list[str]:
-    """What ``gt check`` says first, line by line."""
-    wrong = sum(each.wrong for each in found.videos)
-    if found.rules:
-        rules = " or ".join(found.rules)
-        lines = [
-            f"{found.num_labels:,} labels of {len(found.videos)} videos: rule {rules}, "
-            f"intervals {found.reading}"
-        ]
-    else:
-        totals = ", ".join(f"{rule} {total:,}" for rule, total in found.totals.items())
-        lines = [
-            f"{found.num_labels:,} labels: no rule gives this length ({totals}): the file has "
-            f"other videos, another order, or several rules. By rule {found.rule} it agrees up to "
-            f"the first video below"
-        ]
-    lines.append(f"{wrong:,} labels are not the manifest's")
-    for category, (lost, total) in found.lost.items():
-        whole = "LOST, all" if lost == total else "lost in part,"
-        lines.append(f"category {category}: {whole} {lost} of {total} videos marked normal")
-    return lines

@@ -21,8 +21,7 @@ from vadprep.backbones import has_cpu_bf16
 from vadprep.cli.demo_scene import write_dataset
 from vadprep.cli.help import command
 from vadprep.cli.options import FOLDER
-from vadprep.cli.progress import shown_progress
-from vadprep.cli.text import Cells, duration, show
+from vadprep.cli.text import Cells, duration, show, shown_progress
 from vadprep.core.atomic import make_folder, write_json
 from vadprep.core.clips import CLIP_LENGTH
 from vadprep.core.errors import VadprepError

@@ -35,7 +35,10 @@ SLOW_DISK = 50e6
 PROBE_FRAMES = 20
 SMALL_SHARED_MEMORY = 1 << 30
 SMALL_MEMORY = 4 << 30
-
+INSTALL = "pip install 'vadprep[all]'"
+CPU_SPEED = "extraction on the CPU: 2 to 5 clips of one crop per second and core"
+DECODER_ERRORS = (VadprepError, ImportError, OSError, LookupError, RuntimeError, ValueError)
+"""What a decoder, or the codec of the probe, raises when a part is missing."""
 PACKAGES = {
     "numpy": "nothing works",
     "h5py": "nothing works",
@@ -57,15 +60,6 @@ PACKAGES = {
     "rich": "no progress bar",
 }
 """Package -> what does not work without it."""
-
-OTHER_NAMES = {"decord2": ("decord",)}
-"""Other names under which a package may be installed."""
-
-INSTALL = "pip install 'vadprep[all]'"
-CPU_SPEED = "extraction on the CPU: 2 to 5 clips of one crop per second and core"
-
-DECODER_ERRORS = (VadprepError, ImportError, OSError, LookupError, RuntimeError, ValueError)
-"""What a decoder, or the codec of the probe, raises when a part is missing."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +97,19 @@ def examine(folder: Path) -> Iterator[Finding]:
     """Findings about this machine, and about the disk of ``folder``, one by one."""
     yield Finding("vadprep", f"{vadprep.__version__}, Python {platform.python_version()}")
     for name, cost in PACKAGES.items():
-        version = installed_version(name, *OTHER_NAMES.get(name, ()))
+        version = installed_version(name, *(["decord"] if name == "decord2" else []))
         yield _found(name, version or "missing", bool(version), cost, INSTALL)
     yield from _processor()
     yield _gpu()
     for decoder in ("decord", "pyav"):
         yield _decoder(decoder)
-    yield from _weights()
+    yield Finding("folder of weights", str(weights_folder()))
+    for graph in dict.fromkeys(known.graph for known in CATALOG.values()):
+        stored = stored_weights(graph)
+        if stored or graph == "inception_i3d":
+            cost, remedy = "extract needs --weights FILE", "vadprep weights get i3d-rgb"
+            yield _found(f"weights of {graph}", stored or "none", bool(stored), cost, remedy)
     yield from _disk(folder)
-
-
-# ---------------------------------------------------------------- processor, memory, GPU
 
 
 def _processor() -> Iterator[Finding]:
@@ -138,12 +134,9 @@ def _processor() -> Iterator[Finding]:
     with suppress(ModuleNotFoundError):  # without torch, which is reported already
         from vadprep.backbones import has_cpu_bf16
 
-        has_bf16 = has_cpu_bf16()
-        found = (
-            "yes: --precision bf16 takes a quarter of the time of fp32"
-            if has_bf16
-            else "no (needs AVX512-BF16 or AMX)"
-        )
+        found = "no (needs AVX512-BF16 or AMX)"
+        if has_bf16 := has_cpu_bf16():
+            found = "yes: --precision bf16 takes a quarter of the time of fp32"
         cost = "extraction on the CPU uses fp32, about 4 times slower than bf16"
         yield _found("bf16 on the CPU", found, has_bf16, cost, "use another processor")
 
@@ -155,7 +148,7 @@ def _gpu() -> Finding:
         return Finding("GPU", "unknown without torch", CPU_SPEED, INSTALL)
     if not torch.cuda.is_available():
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for the CPU alone"
-        remedy = "if there is one: install its driver, and torch for its version of CUDA"
+        remedy = "for an NVIDIA GPU: install its driver and a torch for its version of CUDA"
         return Finding("GPU", f"none (torch {torch.__version__} is {built})", CPU_SPEED, remedy)
     cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     names = ", ".join(f"{card.name} {size(card.total_memory)}" for card in cards)
@@ -163,15 +156,27 @@ def _gpu() -> Finding:
     return _found("GPU", names, is_new, "older than Ampere: no tf32, no bf16", "--precision fp16")
 
 
-# ---------------------------------------------------------------- decoders, weights
-
-
 def _decoder(name: str) -> Finding:
-    """Decode a tiny video for real."""
+    """Write a tiny video and decode it for real."""
     topic = f"decoder {name}"
     try:
+        import av
+        import numpy as np
+
+        from vadprep.video import open_frames
+
         with tempfile.TemporaryDirectory() as folder:
-            count = _num_decoded(Path(folder) / "probe.avi", name)
+            path = Path(folder) / "probe.avi"
+            with av.open(str(path), "w") as container:
+                stream = container.add_stream("mpeg4", rate=Fraction(25))
+                stream.width, stream.height = 64, 48
+                for i in range(PROBE_FRAMES):
+                    pixels = np.full((48, 64, 3), 8 * i, dtype=np.uint8)
+                    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                    container.mux(stream.encode(frame))
+                container.mux(stream.encode())
+            with open_frames(path, decoder=name) as frames:
+                count = sum(len(block) for block in frames)
     except DECODER_ERRORS as error:
         cost = "only the other decoder reads videos"
         return Finding(topic, f"does not work: {error}", cost, INSTALL)
@@ -180,83 +185,39 @@ def _decoder(name: str) -> Finding:
     return _found(topic, found, is_good, "frames are lost", "install another version")
 
 
-def _num_decoded(path: Path, name: str) -> int:
-    """Write a video of ``PROBE_FRAMES`` frames, and count what the decoder ``name`` finds."""
-    import av
-    import numpy as np
-
-    from vadprep.video import open_frames
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=Fraction(25))
-        stream.width, stream.height = 64, 48
-        for i in range(PROBE_FRAMES):
-            pixels = np.full((48, 64, 3), 8 * i, dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    with open_frames(path, decoder=name) as frames:
-        return sum(len(block) for block in frames)
-
-
-def _weights() -> Iterator[Finding]:
-    yield Finding("folder of weights", str(weights_folder()))
-    for graph in dict.fromkeys(known.graph for known in CATALOG.values()):
-        name = stored_weights(graph)
-        if name or graph == "inception_i3d":
-            cost, remedy = "extract needs --weights FILE", "vadprep weights get i3d-rgb"
-            yield _found(f"weights of {graph}", name or "none", bool(name), cost, remedy)
-
-
-# ---------------------------------------------------------------- disk
-
-
 def _disk(folder: Path) -> Iterator[Finding]:
+    """Space, speed, and what shards and leases need of the file system."""
     try:
         yield Finding("disk space", f"{size(shutil.disk_usage(folder).free)} free in {folder}")
-        with tempfile.TemporaryDirectory(prefix=".vadprep-doctor-", dir=folder) as probe:
-            rate = _speed(Path(probe) / "probe")
+        with (
+            tempfile.TemporaryDirectory(prefix=".vadprep-doctor-", dir=folder) as probe,
+            open(Path(probe, "probe"), "wb") as file,
+        ):
+            block, start = os.urandom(1 << 20), time.perf_counter()
+            for _ in range(PROBE_BYTES // len(block)):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())  # so that the cache of the system does not count
+            rate = PROBE_BYTES / (time.perf_counter() - start)
             cost, remedy = "shards and saved flow wait for the disk", "write to a local disk"
-            yield _found(
-                "disk speed", f"{size(rate)} per second written", rate > SLOW_DISK, cost, remedy
-            )
-            why = _refusal(_lock, Path(probe))
+            found = f"{size(rate)} per second written"
+            yield _found("disk speed", found, rate > SLOW_DISK, cost, remedy)
+            why = _refusal(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB))
             cost, remedy = "two downloads of a file may collide", "put VADPREP_CACHE elsewhere"
             yield _found("file locks", f"no ({why})" if why else "yes", not why, cost, remedy)
-            why = _refusal(_link, Path(probe))
+            why = _refusal(lambda: os.link(file.name, Path(probe, "link")))
             cost = "two runs that start in the same second may both start"
-            remedy = "start one run first"
-            yield _found("hard links", f"no ({why})" if why else "yes", not why, cost, remedy)
+            found = f"no ({why})" if why else "yes"
+            yield _found("hard links", found, not why, cost, "start one run first")
     except OSError as error:
         found = f"{folder}: {os.strerror(error.errno or 0)}"
         yield Finding("disk", found, "features cannot be written there", "choose another folder")
 
 
-def _speed(path: Path) -> float:
-    """Bytes per second, written and flushed, so that the cache of the system does not count."""
-    block = os.urandom(1 << 20)
-    start = time.perf_counter()
-    with open(path, "wb") as file:
-        for _ in range(PROBE_BYTES // len(block)):
-            file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-    return PROBE_BYTES / (time.perf_counter() - start)
-
-
-def _refusal(act: Callable[[Path], None], folder: Path) -> str:
+def _refusal(act: Callable[[], None]) -> str:
     """Why the file system refuses ``act``; empty when it does not."""
     try:
-        act(folder)
+        act()
     except OSError as error:
         return os.strerror(error.errno or 0)
     return ""
-
-
-def _lock(folder: Path) -> None:
-    with open(folder / "lock", "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _link(folder: Path) -> None:
-    (folder / "one").touch()
-    os.link(folder / "one", folder / "two")

@@ -10,30 +10,19 @@ from typing import Any
 
 import click
 
-from vadprep.cli.features import show_failures, status_rows
+import vadprep
+from vadprep.cli.features import show_status
 from vadprep.cli.help import advanced, command
-from vadprep.cli.options import (
-    FEATURES,
-    FOLDER,
-    argument_errors,
-    chosen_manifest,
-    manifest_options,
-    parsed_fields,
-    warn,
-)
-from vadprep.cli.progress import shown_bar
-from vadprep.cli.text import Cells, printable, show, show_list, show_notes
+from vadprep.cli.options import FEATURES, FOLDER, chosen_manifest, manifest_options, parsed_fields
+from vadprep.cli.text import Cells, printable, show, show_list, shown_bar
 from vadprep.core.spec import STREAMS
-from vadprep.features import stream_status
-from vadprep.features.compare import SAMPLE, Comparison, compare_features
-from vadprep.features.exchange import LAYOUTS, SPANS, export_features, import_features
+from vadprep.features.compare import SAMPLE, Comparison
+from vadprep.features.exchange import LAYOUTS, SPANS
 
-LAYOUT = click.option(
-    "--layout", type=click.Choice(list(LAYOUTS)), required=True, help="Code base of the files."
-)
-STREAM = click.option(
-    "--stream", type=click.Choice(STREAMS), default="rgb", show_default=True, help="Stream."
-)
+LAYOUT_HELP = "Code base of the files."
+LAYOUT = click.option("--layout", type=click.Choice(LAYOUTS), required=True, help=LAYOUT_HELP)
+CHOICE = click.Choice(STREAMS)
+STREAM = click.option("--stream", type=CHOICE, default="rgb", show_default=True, help="Stream.")
 READ_HELP = "Number of videos to read; 0 reads all. Clips are counted in all videos."
 SET_HELP = "A field of the spec that you know, such as fps=24. Repeatable."
 SPANS_HELP = "fit: by the tail rule that gives the number of clips. stretch: evenly over the video."
@@ -47,40 +36,20 @@ SPANS_HELP = "fit: by the tail rule that gives the number of clips. stretch: eve
 @STREAM
 @advanced("--spans", type=click.Choice(SPANS), default="fit", show_default=True, help=SPANS_HELP)
 @advanced("--set", "fields", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
-def import_(
-    folder: Path,
-    out: Path | None,
-    layout: str,
-    stream: str,
-    spans: str,
-    fields: tuple[str, ...],
-    **options: Any,
-) -> None:
+def import_(folder: Path, out: Path | None, fields: tuple[str, ...], **options: Any) -> None:
     """Convert features of another code base to a feature folder.
 
     To continue after a stop, run the same command again.
     """
-    manifest, name = chosen_manifest(options)
-    warn(manifest)
-    with argument_errors():
-        settings = parsed_fields(fields)
+    options["manifest"], name = chosen_manifest(options)
+    options["settings"], out = parsed_fields(fields), out or Path("features") / name
     with shown_bar("importing") as progress:
-        result = import_features(
-            folder,
-            out or Path("features") / name,
-            layout=layout,
-            manifest=manifest,
-            stream=stream,
-            spans=spans,
-            settings=settings,
-            on_progress=progress,
-        )
-    status = stream_status(result.folder)
-    show(status_rows([status]))
-    show_failures(status)
-    show_notes(result.notes)
-    show_list("no files for", list(result.missing))
-    show_list("not in the manifest", list(result.others))
+        result = vadprep.import_features(folder, out, on_progress=progress, **options)
+    status = vadprep.status(out)[options["stream"]]
+    show_status([status])
+    show_list("note", result.notes)
+    show_list("no files for", result.missing)
+    show_list("not in the manifest", result.others)
     sys.exit(0 if status.is_complete and not result.missing else 1)
 
 
@@ -90,21 +59,18 @@ def import_(
 @manifest_options
 @click.option("--out", type=FOLDER, required=True, help="New folder for features and lists.")
 @STREAM
-def export(features: Path, layout: str, out: Path, stream: str, **options: Any) -> None:
+def export(features: str, out: Path, **options: Any) -> None:
     """Convert a feature folder to files for another code base."""
-    manifest, _ = chosen_manifest(options)
-    warn(manifest)
+    options["manifest"], _ = chosen_manifest(options)
     with shown_bar("exporting") as progress:
-        result = export_features(
-            features, out, layout=layout, manifest=manifest, stream=stream, on_progress=progress
-        )
+        result = vadprep.export_features(features, out, on_progress=progress, **options)
     click.echo(f"{result.num_videos:,} videos in {out}")
     for path in result.lists:
         click.echo(f"  {path}")
     if result.num_labels:
         click.echo(f"{result.num_labels:,} labels in the ground truth, 16 a clip")
-    show_notes(result.notes)
-    show_list("no features of", list(result.missing))
+    show_list("note", result.notes)
+    show_list("no features of", result.missing)
     sys.exit(1 if result.missing else 0)
 
 
@@ -119,32 +85,16 @@ def compare(a: Path, b: Path, stream: str, videos: int, as_json: bool) -> None:
 
     A and B are feature folders or folders of .npy files.
     """
-    found = compare_features(a, b, stream=stream, videos=videos or None)
+    found = vadprep.compare_features(a, b, stream=stream, videos=videos or None)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
         return
-    rows: list[Cells] = [("video", "clips A", "clips B", "compared", "cosine", "least")]
-    for each in found.videos:
-        cosines = _number(each.cosine_mean), _number(each.cosine_least)
-        rows.append((each.video_id, each.clips_a, each.clips_b, each.num_compared, *cosines))
-    for table in (rows, _set_rows(found), _measure_rows(found)):
-        show(table)
+    for rows in compared_tables(found):
+        show(rows)
         click.echo()
     for line in compared_words(found):
         click.echo(printable(line))
-    show_list("could not be compared", list(found.unread))
-
-
-def _set_rows(found: Comparison) -> list[Cells]:
-    """What the two sets are, a column each."""
-    rules = found.evidence.counts.rules
-    return [
-        ("", "A", "B"),
-        ("videos", found.num_a, found.num_b),
-        ("crops", *found.evidence.crops),
-        ("dimension", *found.evidence.dims),
-        ("tail rules that fit", *(", ".join(each) or "-" for each in rules)),
-    ]
+    show_list("could not be compared", found.unread)
 
 
 MEASURES = {
@@ -163,15 +113,30 @@ MEASURES = {
 """Measure of ``Evidence``, or of its ``spread`` -> what the table calls it, and its format."""
 
 
-def _measure_rows(found: Comparison) -> list[Cells]:
-    """What was measured over the videos that were read; - where there was too little."""
+def compared_tables(found: Comparison) -> list[list[Cells]]:
+    """The videos that were read, what the two sets are, and what was measured over the videos."""
     seen = found.evidence
+    videos: list[Cells] = [("video", "clips A", "clips B", "compared", "cosine", "least")]
+    for each in found.videos:
+        cosines = _number(each.cosine_mean), _number(each.cosine_least)
+        videos.append((each.video_id, each.clips_a, each.clips_b, each.num_compared, *cosines))
+    sets: list[Cells] = [
+        ("", "A", "B"),
+        ("videos", found.num_a, found.num_b),
+        ("crops", *seen.crops),
+        ("dimension", *seen.dims),
+        ("tail rules that fit", *(", ".join(each) or "-" for each in seen.counts.rules)),
+    ]
     values = {**vars(seen), **(vars(seen.spread) if seen.spread else {})}
-    rows = [(text, _number(values[n], form)) for n, (text, form) in MEASURES.items() if n in values]
-    return [("measure", "value"), *rows]
+    measures: list[Cells] = [("measure", "value")]
+    for name, (text, form) in MEASURES.items():
+        if name in values:
+            measures.append((text, _number(values[name], form)))
+    return [videos, sets, measures]
 
 
 def _number(value: float, form: str = ".4f") -> str:
+    """``-`` where there was too little to measure."""
     return "-" if math.isnan(value) else format(value, form)
 
 

@@ -3,55 +3,62 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import vadprep
 from vadprep.cli.features import show_status
 from vadprep.cli.help import advanced, command
-from vadprep.cli.options import (
-    COUNT,
-    FOLDER,
-    Videos,
-    argument_errors,
-    chosen_videos,
-    parsed_fields,
-    video_options,
-    warn,
+from vadprep.cli.options import COUNT, FOLDER, chosen_videos, parsed_fields, video_options
+from vadprep.cli.text import (
+    Cells,
+    duration,
+    show,
+    show_list,
+    show_untrained,
+    shown_progress,
+    size,
 )
-from vadprep.cli.text import Cells, duration, show, show_notes, show_untrained, size
 from vadprep.core.presets import PRESETS
 from vadprep.core.spec import CROP_COUNTS, PRECISIONS
-from vadprep.features.status import Status, status as status_of
-from vadprep.features.writer import Share
+from vadprep.features import Share, Status
 from vadprep.video import MAX_DAMAGE
 
 if TYPE_CHECKING:
     from vadprep.extraction import Estimate
 
+PRESET = click.Choice(list(PRESETS))
+PRESET_HELP = "Preset name. Default: the preset of the data set."
 WEIGHTS_HELP = (
     "File, name in vadprep weights list, or random:SEED. Default: what weights get has fetched."
 )
+FLOW_WEIGHTS_HELP = "Weights of stream flow. Default: --weights if random, else fetched."
+CROPS = click.Choice([str(each) for each in CROP_COUNTS])
 CROPS_HELP = "Number of crops per clip: 1, 5 or 10. Default: that of the preset."
+PRECISION = click.Choice(PRECISIONS)
+PRECISION_HELP = "Arithmetic of the network. Default: fp32 on the CPU, tf32 on a GPU."
 SET_HELP = "A field of the spec, such as tail=drop; see vadprep presets NAME. Repeatable."
+FORMAT = click.Choice(["hdf5", "jpeg"])
+FORMAT_HELP = "Format of the saved flow. Default: hdf5."
+ADDRESS_HELP = "Address of a Ray cluster to join."
+RANK = {"type": click.IntRange(0), "default": 0, "envvar": "SLURM_ARRAY_TASK_ID"}
+RANK_HELP = "Number of this job, from 0. Default: $SLURM_ARRAY_TASK_ID, else 0."
+WORLD_HELP = "Number of jobs that share the feature folder."
+STALL = click.FloatRange(0, min_open=True)
 STALL_HELP = "If a decoder gives no frame for this time, it is stopped and the other decoder tried."
+DAMAGE = {"metavar": "SHARE", "default": MAX_DAMAGE, "show_default": True}
 DAMAGE_HELP = (
     "Share of the frames of a video, 0 to 1, that may be repaired or missing. It only decides "
     "which videos are kept; it does not change feature values."
 )
-NAMES = click.Choice(list(PRESETS))
-CROPS = click.Choice([str(each) for each in CROP_COUNTS])
-SECONDS = click.FloatRange(0, min_open=True)
 
 
 @command("extract", example="vadprep extract --videos clips/ --weights random:0")
 @video_options
 @click.option("--out", type=FOLDER, help="Feature folder. Default: features/NAME.")
-@click.option(
-    "--preset", type=NAMES, metavar="NAME", help="Preset name. Default: the preset of the data set."
-)
+@click.option("--preset", type=PRESET, metavar="NAME", help=PRESET_HELP)
 @click.option("--streams", help="rgb, flow or rgb,flow. Default: the streams of the preset.")
 @click.option("--weights", help=WEIGHTS_HELP)
 @click.option("--crops", type=CROPS, help=CROPS_HELP)
@@ -59,73 +66,46 @@ SECONDS = click.FloatRange(0, min_open=True)
 @click.option("--workers", type=COUNT, help="Number of CPU workers. Default: one for each core.")
 @click.option("--retry-failed", is_flag=True, help="Extract the videos that failed again.")
 @click.option("--dry-run", is_flag=True, help="Print plan, size and time; extract nothing.")
-@advanced(
-    "--flow-weights", help="Weights of stream flow. Default: --weights if random, else fetched."
-)
-@advanced(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="Arithmetic of the network. Default: fp32 on the CPU, tf32 on a GPU.",
-)
+@advanced("--flow-weights", help=FLOW_WEIGHTS_HELP)
+@advanced("--precision", type=PRECISION, help=PRECISION_HELP)
 @advanced("--set", "fields", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
 @advanced("--save-flow", type=FOLDER, help="Folder in which to keep the optical flow.")
-@advanced(
-    "--flow-format",
-    type=click.Choice(["hdf5", "jpeg"]),
-    help="Format of the saved flow. Default: hdf5.",
-)
+@advanced("--flow-format", type=FORMAT, help=FORMAT_HELP)
 @advanced("--flow-from", type=FOLDER, help="Read the flow that --save-flow has written.")
 @advanced("--fps", help="native, or the rate to resample to. Default: that of the preset.")
-@advanced("--address", default="local", show_default=True, help="Address of a Ray cluster to join.")
-@advanced(
-    "--rank",
-    type=click.IntRange(0),
-    default=0,
-    envvar="SLURM_ARRAY_TASK_ID",
-    help="Number of this job, from 0. Default: $SLURM_ARRAY_TASK_ID, else 0.",
-)
-@advanced(
-    "--world-size", type=COUNT, default=1, help="Number of jobs that share the feature folder."
-)
+@advanced("--address", default="local", show_default=True, help=ADDRESS_HELP)
+@advanced("--rank", **RANK, help=RANK_HELP)
+@advanced("--world-size", type=COUNT, default=1, help=WORLD_HELP)
 @advanced("--shard-size", type=COUNT, help="Number of videos in a shard of a new feature folder.")
-@advanced("--stall-seconds", type=SECONDS, default=60.0, show_default=True, help=STALL_HELP)
-@advanced(
-    "--max-damage", type=float, metavar="SHARE", default=MAX_DAMAGE, show_default=True,
-    help=DAMAGE_HELP,
-)  # fmt: skip
+@advanced("--stall-seconds", type=STALL, default=60.0, show_default=True, help=STALL_HELP)
+@advanced("--max-damage", type=float, **DAMAGE, help=DAMAGE_HELP)
 def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any) -> None:
     """Extract features from videos into a feature folder.
 
     To continue after a stop, run the same command again.
     """
-    from vadprep.cli.progress import shown_progress
-    from vadprep.extraction import extract as extract_videos
+    from vadprep.extraction import estimate, resolve_plan
 
-    videos = chosen_videos(options)
-    warn(videos.manifest)
-    with argument_errors():
-        options["settings"] = parsed_settings(options)
-    options["preset"] = options["preset"] or videos.preset
-    target = out or Path("features") / videos.name
-    rank, world_size = options["rank"], options["world_size"]
+    manifest, root, name, preset = chosen_videos(options)
+    crops = options.pop("crops")
+    named = {"crops": crops and int(crops)}
+    named |= {field: options.pop(field) for field in ("fps", "precision")}
+    settings = {field: value for field, value in named.items() if value is not None}
+    options["settings"] = settings | parsed_fields(options.pop("fields"))
+    options["preset"] = options["preset"] or preset
+    out, rank, world_size = out or Path("features") / name, options["rank"], options["world_size"]
     if rank >= world_size:
         raise click.UsageError(f"--rank {rank} of --world-size {world_size}: ranks count from 0")
     if dry_run:
-        show_estimate(videos, target, retry_failed, options)
+        show_estimate(estimate(resolve_plan(out, **options), manifest, root, retry_failed))
         return
-    with (
-        shown_progress() as progress,
-        extract_videos(
-            videos.manifest,
-            target,
-            root=videos.root,
-            retry_failed=retry_failed,
-            on_report=progress,
-            **options,
-        ) as features,
-    ):
+    with shown_progress() as progress:
+        made = vadprep.extract(
+            manifest, out, root=root, retry_failed=retry_failed, on_report=progress, **options
+        )
+    with made as features:
         streams = features.streams
-    found = status_of(target)
+    found = vadprep.status(out)
     results = [found[name] for name in streams]
     if options["save_flow"]:
         show_unsaved(results[-1], options["save_flow"], options["flow_format"] or "hdf5")
@@ -143,24 +123,9 @@ def _has_done(share: Share, found: Status) -> bool:
     return not any(found.folder.plan.places[each].shard in owned for each in undone)
 
 
-def parsed_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """The spec fields that options set; takes those options out of ``options``."""
-    crops = options.pop("crops")
-    named = {"crops": crops and int(crops), "fps": options.pop("fps")}
-    named["precision"] = options.pop("precision")
-    settings = {name: value for name, value in named.items() if value is not None}
-    return settings | parsed_fields(options.pop("fields"))
-
-
-def show_estimate(
-    videos: Videos, target: Path, retry_failed: bool, options: Mapping[str, Any]
-) -> None:
+def show_estimate(found: Estimate) -> None:
     """Print plan, size and time of an extraction."""
-    from vadprep.extraction import estimate, resolve_plan
-
-    plan = resolve_plan(target, **options)
-    show_untrained(plan.specs)
-    found = estimate(plan, videos.manifest, videos.root, retry_failed)
+    show_untrained(each.spec for each in found.streams)
     columns = [
         (
             each.spec.stream,
@@ -180,19 +145,14 @@ def show_estimate(
     if found.flow_bytes is not None:
         saved = f"{size(found.flow_bytes)} at 2 bytes a pixel, before compression"
         rows.insert(0, ("flow to be saved", saved, *blank))
-    show([*rows, ("time", _time(found), *blank)])
-
-
-def _time(found: Estimate) -> str:
-    if not found.clips:
-        return "nothing to do"
-    if found.seconds is None:
-        return "unknown: no file could be read"
-    each = f"{found.seconds * found.workers / found.clips:.3f} s a clip"
-    return (
-        f"{duration(found.seconds)} ({each}, {found.workers} at once; estimated from a "
-        "short measurement on this machine)"
-    )
+    time = "nothing to do" if not found.clips else "unknown: no file could be read"
+    if found.clips and found.seconds is not None:
+        each_clip = f"{found.seconds * found.workers / found.clips:.3f} s a clip"
+        time = (
+            f"{duration(found.seconds)} ({each_clip}, {found.workers} at once; estimated from a "
+            "short measurement on this machine)"
+        )
+    show([*rows, ("time", time, *blank)])
 
 
 def show_unsaved(found: Status, path: Path, form: str) -> None:
@@ -206,4 +166,4 @@ def show_unsaved(found: Status, path: Path, form: str) -> None:
             f"flow of {len(lacking)} videos is not in {path}: their features were there, and "
             "flow is saved as it is computed; to save it, extract into another --out"
         )
-        show_notes([text])
+        show_list("note", [text])

@@ -7,103 +7,86 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
+import vadprep
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import COUNT, FEATURES, FOLDER
-from vadprep.cli.progress import shown_bar
-from vadprep.cli.text import (
-    Cells,
-    duration,
-    printable,
-    reason_of,
-    show,
-    show_list,
-    size,
-)
+from vadprep.cli.text import Cells, duration, printable, reason_of, show, show_list, shown_bar, size
 from vadprep.extraction.timing import DECODING, STAGES, StageSeconds, stage_seconds
 from vadprep.features.journal import Row, read_events
 from vadprep.features.lease import STALE_SECONDS, Run
-from vadprep.features.merge import merge as merge_features
-from vadprep.features.status import (
-    Status,
-    array_of,
-    last_world_size,
-    missing_ranks as ranks_with_work,
-    status as status_of,
-    stream_status,
-)
-from vadprep.features.verify import verify as verify_features
+from vadprep.features.status import Status, array_of, last_world_size, missing_ranks
 
 MOST_IN_FLIGHT = 4
 """Videos in work that are named for a run."""
-MISSING_RANKS_HELP = "Print the ranks that have work left, for sbatch --array; nothing else."
+COUNTS = (
+    *("planned", "done", "num_clips", "num_frames", "repaired_frames"),
+    *("shards_planned", "shards_final"),
+)
+RATES = ("videos_per_second", "clips_per_second", "seconds_left")
+"""Of ``Status`` and of its ``Pace``, under the same names for programs."""
+STAGES_HELP = "Print the seconds that each stage took."
+VIDEO_HELP = "Print only what happened to this video, and why."
+RANKS_HELP = "Print the ranks that have work left, for sbatch --array; nothing else."
+SIZE_HELP = "Videos in a shard. Default: as in the first folder."
+WORLD_HELP = "Number of jobs for --missing-ranks. Default: that of the last run."
 
 
 @command("status", example="vadprep status features/xd")
 @click.argument("features", type=FEATURES)
-@click.option("--by-stage", is_flag=True, help="Print the seconds that each stage took.")
-@click.option("--video", metavar="ID", help="Print only what happened to this video, and why.")
+@click.option("--by-stage", is_flag=True, help=STAGES_HELP)
+@click.option("--video", metavar="ID", help=VIDEO_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every video id.")
-@advanced("--missing-ranks", is_flag=True, help=MISSING_RANKS_HELP)
-@advanced(
-    "--world-size",
-    type=COUNT,
-    help="Number of jobs for --missing-ranks. Default: that of the last run.",
-)
+@advanced("--missing-ranks", "as_ranks", is_flag=True, help=RANKS_HELP)
+@advanced("--world-size", type=COUNT, help=WORLD_HELP)
 def status(
-    features: Path,
+    features: str,
     by_stage: bool,
     video: str | None,
     as_json: bool,
-    missing_ranks: bool,
+    as_ranks: bool,
     world_size: int | None,
 ) -> None:
     """Show what is done, running, failed or missing."""
-    if world_size and not missing_ranks:
+    if world_size and not as_ranks:
         raise click.UsageError("--world-size goes with --missing-ranks")
-    if missing_ranks and (as_json or by_stage):
+    if as_ranks and (as_json or by_stage):
         raise click.UsageError("--missing-ranks prints nothing else: leave --json, --by-stage out")
-    results = list(status_of(features).values())
-    if missing_ranks:
-        show_missing_ranks(results, world_size)
+    results = list(vadprep.status(features).values())
+    if as_ranks:
+        sys.exit(1 if show_missing_ranks(results, world_size) else 0)
     if video is not None:
-        show_video(results, video)
-    found = [stage_seconds(read_events(each.folder.path)) for each in results if by_stage]
+        for each in results:
+            click.echo(f"{each.spec.stream}: {each.why(video)}")
+        rows = [each.rows.get(video) for each in results]
+        sys.exit(0 if all(row is not None and row.is_done for row in rows) else 1)
+    spent = [stage_seconds(read_events(each.folder.path)) for each in results if by_stage]
     if as_json:
         printed = [status_json(each) for each in results]
-        for each, spent in zip(printed, found, strict=False):
-            each["by_stage"] = spent.as_json()
+        for record, seconds in zip(printed, spent, strict=False):
+            record["by_stage"] = seconds.as_json()
         click.echo(json.dumps(printed, indent=2))
     else:
         show_status(results)
-        for result, spent in zip(results, found, strict=False):
-            show_stages(result.spec.stream, spent)
+        for each, seconds in zip(results, spent, strict=False):
+            show_stages(each.spec.stream, seconds)
     sys.exit(0 if all(each.is_complete for each in results) else 1)
 
 
-def show_video(results: Sequence[Status], video_id: str) -> NoReturn:
-    """Print what happened to one video; leave with 1 unless all streams of it are done."""
-    for result in results:
-        click.echo(f"{result.spec.stream}: {result.why(video_id)}")
-    rows = [result.rows.get(video_id) for result in results]
-    sys.exit(0 if all(row is not None and row.is_done for row in rows) else 1)
-
-
-def show_missing_ranks(results: Sequence[Status], world_size: int | None) -> NoReturn:
-    """Print the ranks that have work left; leave with 1 when there are any."""
+def show_missing_ranks(results: Sequence[Status], world_size: int | None) -> list[int]:
+    """Print the ranks that have work left, and return them."""
     folders = [each.folder for each in results]
     ranks_in_all = world_size or last_world_size(folders)
     if ranks_in_all is None:
         raise click.UsageError("--missing-ranks: no run has written here yet: add --world-size N")
     whose = "as given" if world_size else "as in the last run"
     click.echo(f"of {ranks_in_all} ranks, {whose}", err=True)
-    ranks = ranks_with_work(folders, ranks_in_all)
-    if ranks:
+    if ranks := missing_ranks(folders, ranks_in_all):
         click.echo(array_of(ranks))
-    sys.exit(1 if ranks else 0)
+    return ranks
 
 
 def show_stages(stream: str, spent: StageSeconds) -> None:
@@ -130,51 +113,52 @@ def show_stages(stream: str, spent: StageSeconds) -> None:
 
 
 def show_status(results: Sequence[Status]) -> None:
-    """Print a line of counts for each stream, its runs and pace, and what failed or is missing."""
+    """Print a line of counts for each stream, its runs and pace, what failed and why, what is
+    missing, and the done videos that have repaired frames or an unexpected length."""
     show(status_rows(results))
     for result in results:
         for run in result.runs:
             click.echo(f"running, {result.spec.stream}: {_running(run)}")
     for result in results:
-        if result.pace.running:
-            click.echo(_pace(result))
+        if (pace := result.pace).running:
+            left = "time left unknown"
+            if pace.seconds_left is not None:
+                left = f"about {duration(pace.seconds_left)} left of what runs"
+            click.echo(
+                f"{result.spec.stream}: {pace.videos_per_second * 60:.3g} videos/min, "
+                f"{pace.clips_per_second:.3g} clips/s over the last minutes, {left}"
+            )
     for result in results:
-        show_failures(result)
+        repaired = [
+            f"{row.video_id}: {row.repaired_frames:,} of {row.num_frames:,} frames"
+            for row in result.repaired
+        ]
+        lists: dict[str, Sequence[str]] = {
+            "failed": _reasons(result.failed),
+            "missing": result.missing,
+            "repaired": repaired,
+            "length": _reasons(result.noted),
+        }
+        for heading, lines in lists.items():
+            show_list(heading, lines, "vadprep status --json has all")
+
+
+def _reasons(rows: Sequence[Row]) -> list[str]:
+    return [reason_of(row.video_id, row.reason or "no reason was recorded") for row in rows]
 
 
 def status_rows(results: Sequence[Status]) -> list[Cells]:
     """One line of headings and one of counts for each stream."""
-    rows: list[Cells] = [
-        (
-            *("stream", "videos", "done", "running", "failed", "missing", "clips", "frames"),
-            *("repaired", "damaged", "shards", "weights"),
-        )
-    ]
+    heads = "stream videos done running failed missing clips frames repaired damaged shards weights"
+    rows: list[Cells] = [heads.split()]
     for each in results:
         spec = each.spec
         counts = (each.planned, each.done, len(each.pace.running), len(each.failed))
-        frames = (each.num_clips, each.num_frames, each.repaired_frames)
+        sums = (len(each.missing), each.num_clips, each.num_frames, each.repaired_frames)
         shards = f"{each.shards_final} of {each.shards_planned}"
         weights = f"{spec.weights} (NOT TRAINED)" if spec.is_random else spec.weights
-        rows.append(
-            (
-                *(spec.stream, *counts, len(each.missing)),
-                *(*frames, len(each.repaired), shards, weights),
-            )
-        )
+        rows.append((spec.stream, *counts, *sums, len(each.repaired), shards, weights))
     return rows
-
-
-def _pace(status: Status) -> str:
-    """How fast a stream is extracted, and when it will be complete."""
-    pace = status.pace
-    left = "time left unknown"
-    if pace.seconds_left is not None:
-        left = f"about {duration(pace.seconds_left)} left of what runs"
-    return (
-        f"{status.spec.stream}: {pace.videos_per_second * 60:.3g} videos/min, "
-        f"{pace.clips_per_second:.3g} clips/s over the last minutes, {left}"
-    )
 
 
 def _running(run: Run) -> str:
@@ -188,52 +172,20 @@ def _running(run: Run) -> str:
     return f"{run}: {run.videos} videos done, {len(run.in_flight)} in work{names}, {sign}"
 
 
-def show_failures(status: Status) -> None:
-    """List what failed and why, what is missing, and the done videos that have repaired frames or
-    an unexpected length."""
-    repaired = [
-        f"{row.video_id}: {row.repaired_frames:,} of {row.num_frames:,} frames"
-        for row in status.repaired
-    ]
-    lists: dict[str, Sequence[str]] = {
-        "failed": [_reason(row) for row in status.failed],
-        "missing": status.missing,
-        "repaired": repaired,
-        "length": [_reason(row) for row in status.noted],
-    }
-    for heading, lines in lists.items():
-        show_list(heading, lines, "vadprep status --json has all")
-
-
-def _reason(row: Row) -> str:
-    return reason_of(row.video_id, row.reason or "no reason was recorded")
-
-
 def status_json(status: Status) -> dict[str, Any]:
     """The status of a stream for programs, with every id."""
-    pace = status.pace
+    spec, pace = status.spec, status.pace
+    running = {each.video_id: {"rank": each.rank, "since": each.since} for each in pace.running}
     return {
-        "stream": status.spec.stream,
-        "preset": status.spec.preset,
-        "weights": status.spec.weights,
-        "spec_hash": status.spec.hash,
-        "planned": status.planned,
-        "done": status.done,
-        "running": {
-            each.video_id: {"rank": each.rank, "since": each.since} for each in pace.running
-        },
+        **{name: getattr(spec, name) for name in ("stream", "preset", "weights")},
+        "spec_hash": spec.hash,
+        **{name: getattr(status, name) for name in COUNTS},
+        "running": running,
         "failed": {row.video_id: row.reason for row in status.failed},
         "missing": list(status.missing),
-        "num_clips": status.num_clips,
-        "num_frames": status.num_frames,
-        "repaired_frames": status.repaired_frames,
         "repaired_videos": len(status.repaired),
         "length_notes": {row.video_id: row.reason for row in status.noted},
-        "shards_planned": status.shards_planned,
-        "shards_final": status.shards_final,
-        "videos_per_second": pace.videos_per_second,
-        "clips_per_second": pace.clips_per_second,
-        "seconds_left": pace.seconds_left,
+        **{name: getattr(pace, name) for name in RATES},
         "runs": [asdict(run) for run in status.runs],
     }
 
@@ -243,13 +195,13 @@ def status_json(status: Status) -> dict[str, Any]:
 
 @command("verify", example="vadprep verify features/xd")
 @click.argument("features", type=FEATURES)
-def verify(features: Path) -> None:
+def verify(features: str) -> None:
     """Read all features and check them for damage.
 
     Checks checksums, shapes, values and frame spans.
     """
     bad = 0
-    for result in verify_features(features).values():
+    for result in vadprep.verify(features).values():
         click.echo(
             f"{result.path}: {result.videos} videos, {result.clips} clips, "
             f"{size(result.bytes)} read, {len(result.problems)} problems"
@@ -262,20 +214,16 @@ def verify(features: Path) -> None:
 
 @command("merge", example="vadprep merge features/a features/b --out features/ab")
 @click.argument("features", type=FEATURES, nargs=-1, required=True)
-@click.option(
-    "--shard-size", type=COUNT, help="Videos in a shard. Default: as in the first folder."
-)
+@click.option("--shard-size", type=COUNT, help=SIZE_HELP)
 @click.option("--out", type=FOLDER, required=True, help="The new feature folder.")
-def merge(features: tuple[Path, ...], shard_size: int | None, out: Path) -> None:
+def merge(features: tuple[str, ...], shard_size: int | None, out: Path) -> None:
     """Join feature folders, or change the number of videos in a shard.
 
     The folders must have the same spec, and the same features of a video that is in several of
     them. They are only read. To continue after a stop, run the same command again.
     """
     with shown_bar("copying") as progress:
-        folders = merge_features(features, out, shard_size=shard_size, progress=progress)
-    results = [stream_status(folder) for folder in folders]
-    show(status_rows(results))
-    for result in results:
-        show_failures(result)
+        vadprep.merge(features, out, shard_size=shard_size, progress=progress)
+    results = list(vadprep.status(out).values())
+    show_status(results)
     sys.exit(0 if all(each.is_complete for each in results) else 1)

@@ -8,12 +8,14 @@ answers at once.
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from vadprep import __version__
-from vadprep.cli.help import LazyGroup
+from vadprep.cli.help import Command
 from vadprep.core.errors import VadprepError
 
 SECTIONS = {
@@ -30,7 +32,7 @@ SECTIONS = {
     "Train and score": {
         "train": ("train", "Train a head on features; write its test scores and metrics."),
         "eval": ("train", "Compute the metrics of a run, on its own or another manifest."),
-        "score": ("score", "Score videos or features with a run; list alarms, draw plots."),
+        "score": ("train", "Score videos or features with a run; list alarms, draw plots."),
         "recipes": ("train", "Published settings and metrics of each head."),
     },
     "Exchange": {
@@ -51,6 +53,8 @@ SECTIONS = {
 NAMES = {"eval": "evaluate", "import": "import_"}
 """Functions that cannot have the name of their command, which Python itself uses."""
 
+COMMANDS = {name: each for section in SECTIONS.values() for name, each in section.items()}
+
 COMPLETION = """\
 \b
 Completion, for bash: eval "$(_VADPREP_COMPLETE=bash_source vadprep)"
@@ -58,8 +62,30 @@ For zsh and fish: zsh_source, fish_source. Put the line into the shell's start f
 """
 
 
-class _Main(LazyGroup):
-    """Turns our errors into one line and an exit code, and a missing package into its name."""
+class Main(click.Group, Command):
+    """Commands in sections. Errors become one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"vadprep.cli.{COMMANDS[cmd_name][0]}")
+        found: click.Command = getattr(module, NAMES.get(cmd_name, cmd_name))
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for heading, commands in SECTIONS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:{width}}", commands[name][1]) for name in commands])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands, without importing them; then what click completes for options."""
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=COMMANDS[name][1]) for name in names]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -76,14 +102,7 @@ class _Main(LazyGroup):
 
 
 @click.group(
-    cls=_Main,
-    sections={
-        heading: {
-            name: (f"vadprep.cli.{module}:{NAMES.get(name, name)}", line)
-            for name, (module, line) in commands.items()
-        }
-        for heading, commands in SECTIONS.items()
-    },
+    cls=Main,
     example="vadprep extract --videos clips/ --weights random:0",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=COMPLETION,

@@ -3,118 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from vadprep import data
 from vadprep.cli.help import advanced
-from vadprep.core.presets import DATASET_PRESETS, DEFAULT_PRESET
-from vadprep.core.records import Video
-from vadprep.data import (
-    Manifest,
-    apply_splits,
-    dataset_names,
-    find_videos,
-    leaks,
-    load_dataset,
-    read_manifest,
-    split_path,
-)
-from vadprep.features.remote import as_path
+from vadprep.core.errors import SettingError
+from vadprep.core.presets import DATASET_PRESETS
+
+if TYPE_CHECKING:
+    from vadprep.extraction.api import Sources
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 PATH = click.Path(path_type=Path)
+FEATURES = click.Path()
+"""A feature folder as a text: it may be a URL."""
 COUNT = click.IntRange(1)
 ROOT_HELP = "Folder of the videos. Default: $VADPREP_ROOT, else the current folder."
-
-
-class _Features(click.Path):
-    """A folder of features, or its URL."""
-
-    def convert(self, value: Any, *context: Any) -> Any:
-        is_url = isinstance(value, str) and "://" in value
-        return as_path(value) if is_url else super().convert(value, *context)
-
-
-FEATURES = _Features(path_type=Path)
-
-
-@contextmanager
-def argument_errors() -> Iterator[None]:
-    """Turn a ValueError about an argument into a usage error.
-
-    Only around code that checks arguments, never around the work itself: there a ValueError is a
-    bug and keeps its traceback.
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-
-
-@dataclass(frozen=True)
-class Videos:
-    """The videos that the options name: manifest, root, a name for folders, a preset."""
-
-    manifest: Manifest
-    root: Path
-    name: str
-    preset: str = DEFAULT_PRESET
-
-
+SPLIT_HELP = "CSV with columns video_id,split; or an included list such as ped2-00."
 MANIFEST_OPTIONS = (
     click.option("--dataset", help="Included data set; see vadprep datasets list."),
     click.option("--manifest", type=FILE, help="CSV file that lists your videos."),
-    advanced(
-        "--split-file", help="CSV with columns video_id,split; or an included list such as ped2-00."
-    ),
+    advanced("--split-file", help=SPLIT_HELP),
+)
+VIDEO_OPTIONS = (
+    *MANIFEST_OPTIONS,
+    click.option("--videos", type=PATH, help="Folder with videos, or one video file."),
+    click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", help=ROOT_HELP),
 )
 
 
 def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that name a manifest: ``dataset, manifest, split_file``."""
-    return _with(command, MANIFEST_OPTIONS)
+    for option in reversed(MANIFEST_OPTIONS):
+        command = option(command)
+    return command
 
 
 def video_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``manifest_options``, or a folder of videos or one video, and the folder of the files."""
-    more = (
-        click.option("--videos", type=PATH, help="Folder with videos, or one video file."),
-        click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", help=ROOT_HELP),
-    )
-    return _with(command, MANIFEST_OPTIONS + more)
-
-
-def _with(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
-    for option in reversed(options):
+    for option in reversed(VIDEO_OPTIONS):
         command = option(command)
     return command
 
 
 def chosen_manifest(
     options: dict[str, Any], choices: str = "--dataset and --manifest", with_paths: bool = True
-) -> tuple[Manifest, str]:
+) -> tuple[data.Manifest, str]:
     """The manifest that exactly one of ``--dataset`` and ``--manifest`` names, and its name.
 
-    Takes its options out of ``options``; ``with_paths`` as in ``read_manifest``.
+    Takes its options out of ``options``, and prints warnings about the manifest: of notes on
+    single rows their number and the first. ``with_paths`` as in ``read_manifest``.
     """
     dataset, path = options.pop("dataset"), options.pop("manifest")
-    split_file = options.pop("split_file")
     if (dataset is None) == (path is None):
         raise click.UsageError(f"name the videos by one of {choices}")
-    if dataset is not None:
-        with argument_errors():
-            manifest, name = load_dataset(dataset), dataset
-    else:
-        manifest, name = read_manifest(path, with_paths), path.stem
-    if split_file:
-        manifest = apply_splits(manifest, split_path(split_file))
-    return manifest, name
+    manifest = data.choose_manifest(dataset, path, with_paths)
+    if split_file := options.pop("split_file"):
+        manifest = data.apply_splits(manifest, data.split_path(split_file))
+    warn(manifest)
+    return manifest, dataset or path.stem
 
 
 def manifest_source(options: dict[str, Any]) -> dict[str, str]:
@@ -122,8 +74,9 @@ def manifest_source(options: dict[str, Any]) -> dict[str, str]:
     source = {name: options[name] for name in ("dataset", "manifest", "split_file")}
     if source["manifest"]:
         source["manifest"] = source["manifest"].absolute()
-    if source["split_file"] and split_path(source["split_file"]) == Path(source["split_file"]):
-        source["split_file"] = Path(source["split_file"]).absolute()  # not a bundled one
+    split_file = source["split_file"]
+    if split_file and data.split_path(split_file) == Path(split_file):
+        source["split_file"] = Path(split_file).absolute()  # not a bundled one
     return {name: str(value) for name, value in source.items() if value}
 
 
@@ -132,37 +85,38 @@ def dataset_here() -> str:
 
     Raises UsageError for none or several, with their names.
     """
-    here = [name for name in dataset_names() if Path("features", name).is_dir()]
+    here = [name for name in data.dataset_names() if Path("features", name).is_dir()]
     if len(here) == 1:
         return here[0]
     found = f"are features of {', '.join(here)}" if here else "is no included data set"
     raise click.UsageError(
         f"in ./features there {found}: name the videos by one of --dataset "
-        f"({', '.join(here or dataset_names())}) and --manifest"
+        f"({', '.join(here or data.dataset_names())}) and --manifest"
     )
 
 
-def chosen_videos(options: dict[str, Any]) -> Videos:
+def chosen_videos(options: dict[str, Any]) -> Sources:
     """The videos that exactly one of ``--dataset``, ``--manifest`` and ``--videos`` names.
 
-    Takes its options out of ``options``.
+    Takes its options out of ``options``, and prints warnings about the manifest.
     """
-    source, root = options.pop("videos"), options.pop("root")
-    if source is None:
-        preset = DATASET_PRESETS.get(options["dataset"], DEFAULT_PRESET)
+    from vadprep.extraction.api import Sources, find_sources
+
+    videos, root = options.pop("videos"), options.pop("root")
+    if videos is None:
+        preset = DATASET_PRESETS.get(options["dataset"])
         manifest, name = chosen_manifest(options, "--dataset, --manifest and --videos")
-        return Videos(manifest, root or Path(), name, preset)
-    if any(options.pop(name) for name in ("dataset", "manifest", "split_file")):
+        return Sources(manifest, root or Path(), name, preset)
+    if any([options.pop(name) for name in ("dataset", "manifest", "split_file")]):
         raise click.UsageError(
             "--videos cannot be combined with --dataset, --manifest, --split-file"
         )
     named_by = click.get_current_context().get_parameter_source("root")
     if named_by is ParameterSource.COMMANDLINE:  # VADPREP_ROOT may be set for other commands
         raise click.UsageError("--videos cannot be combined with --root: it is the root")
-    if source.is_file():  # with the id that it has as one of its folder
-        alone = Manifest(source, (Video(video_id=source.name, path=source.name),))
-        return Videos(alone, source.parent, source.stem)
-    return Videos(find_videos(source), source, source.resolve().name)
+    found = find_sources(videos)
+    warn(found.manifest)
+    return found
 
 
 def parsed_fields(fields: Sequence[str]) -> dict[str, Any]:
@@ -174,18 +128,18 @@ def parsed_fields(fields: Sequence[str]) -> dict[str, Any]:
 
 
 def assignments(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """``FIELD=VALUE`` texts as pairs. Raises ValueError for a text without a sign ``=``."""
+    """``FIELD=VALUE`` texts as pairs. Raises SettingError for a text without a sign ``=``."""
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign:
-            raise ValueError(f"--set {text}: expected FIELD=VALUE")
+            raise SettingError(f"--set {text}: expected FIELD=VALUE")
         yield name, value
 
 
-def warn(manifest: Manifest) -> None:
+def warn(manifest: data.Manifest) -> None:
     """Print the warnings of a manifest; of notes on single rows their number and the first."""
     if manifest.warnings:
         count = f"{len(manifest.warnings)} rows were corrected on reading, the first: "
         click.echo(f"note: {count}{manifest.warnings[0]}", err=True)
-    for line in (*manifest.likely_typos(), *leaks(manifest)):
+    for line in (*manifest.likely_typos(), *data.leaks(manifest)):
         click.echo(f"warning: {line}", err=True)

@@ -1,13 +1,21 @@
-"""What several commands print: tables, lists, sizes and durations."""
+"""What several commands print: tables, lists, sizes, durations and progress."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-from vadprep.core.spec import Spec
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from vadprep.core.spec import Spec
+    from vadprep.extraction import Progress
 
 MOST_LISTED = 20
 """Lines of a list that are printed; a longer list ends with the number of the others."""
@@ -17,16 +25,15 @@ Cells = Sequence[object]
 
 def show(rows: Iterable[Cells]) -> None:
     """Print rows of cells in aligned columns; columns of numbers are aligned to the right."""
-    table = [[_cell(cell) for cell in row] for row in rows]
-    columns = [_aligned(column) for column in zip(*table, strict=True)]
-    for cells in zip(*columns, strict=True):
-        click.echo("  ".join(cells).rstrip())
-
-
-def _aligned(column: Sequence[str]) -> list[str]:
-    width = max(map(len, column))
-    is_numeric = all(map(_is_number, column[1:])) and len(column) > 1
-    return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in column]
+    columns = []
+    for values in zip(*rows, strict=True):
+        cells = [_cell(each) for each in values]
+        numbers = [cell.replace(",", "").replace(".", "") for cell in cells[1:]]
+        is_numeric = bool(numbers) and all(each.isdigit() or each in ("", "-") for each in numbers)
+        width = max(map(len, cells))
+        columns.append([cell.rjust(width) if is_numeric else cell.ljust(width) for cell in cells])
+    for line in zip(*columns, strict=True):
+        click.echo("  ".join(line).rstrip())
 
 
 def _cell(value: object) -> str:
@@ -35,10 +42,6 @@ def _cell(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return "" if value is None else printable(str(value))
-
-
-def _is_number(cell: str) -> bool:
-    return cell.replace(",", "").replace(".", "").isdigit() or cell in ("", "-")
 
 
 def printable(text: str) -> str:
@@ -74,12 +77,6 @@ def show_list(heading: str, lines: Sequence[str], more: str = "not shown") -> No
         click.echo(f"{heading}: and {left:,} more ({more})", err=True)
 
 
-def show_notes(lines: Iterable[str]) -> None:
-    """Print lines that a user should know of."""
-    for line in lines:
-        click.echo(f"note: {printable(line)}", err=True)
-
-
 def reason_of(video_id: str, reason: str) -> str:
     """``ID: reason``; a reason may begin with the id already, when that is a path."""
     return reason if reason.startswith(f"{video_id}: ") else f"{video_id}: {reason}"
@@ -91,7 +88,97 @@ def show_untrained(specs: Iterable[Spec]) -> None:
         click.echo(f"weights {weights}: NOT TRAINED, features are for trying things out", err=True)
 
 
-def show_caution(run: Path, caution: str) -> None:
-    """Warn of what makes the metrics and scores of a run useless (``Origin.caution``)."""
-    if caution:
-        click.echo(f"{run}: {caution}")
+# ---------------------------------------------------------------- progress
+
+PLAIN_SECONDS = 10.0
+"""Least time between two plain lines."""
+PACE_SECONDS = 5.0
+"""Least time after the first report before a pace is printed."""
+
+
+@contextmanager
+def shown_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar for counted work, called with (done, total); off a terminal only its label."""
+    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+
+        def update(done: int, total: int | None) -> None:
+            bar.length = total or done
+            bar.update(done - bar.pos)
+
+        yield update
+
+
+@contextmanager
+def shown_progress() -> Iterator[ShownProgress]:
+    """The progress that suits the error stream: a bar on a terminal, else plain lines."""
+    if not sys.stderr.isatty():
+        yield ShownProgress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    # Fits on 80 characters; the spinner turns while a video of hours is extracted.
+    columns = (SpinnerColumn("line"), BarColumn(bar_width=6), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield ShownProgress(bar)
+
+
+class ShownProgress:
+    """Shows counts, pace and time left: in a bar, else in a line every ten seconds.
+
+    The pace counts from the first report: before it networks are loaded and compiled. It is not
+    shown at once, since videos that started together also end together.
+    """
+
+    def __init__(self, bar: Bar | None = None) -> None:
+        self.bar = bar
+        self.task = bar.add_task("loading the network", total=None) if bar else None
+        self.clips = self.frames = self.failed = 0
+        self.start = (time.monotonic(), 0, 0, 0.0)
+        """Seconds, clips, frames and work done at the start, and at the first report."""
+        self.first: tuple[float, int, int, float] | None = None
+        self.shown = -math.inf
+
+    def __call__(self, progress: Progress) -> None:
+        """Count a report; the first call, which has none, says how much is left to do."""
+        if report := progress.report:
+            self.clips += report.num_clips
+            self.frames += report.num_frames
+            if report.status != "done":
+                self.failed += 1
+                self.say(f"{report.status}: {printable(reason_of(report.video_id, report.reason))}")
+        else:
+            show_untrained(progress.specs)
+        line, now = self.line(progress), time.monotonic()
+        if self.bar and self.task is not None:
+            done = progress.work - progress.work_left
+            self.bar.update(self.task, total=progress.work, completed=done, description=line)
+        elif report and (now - self.shown >= PLAIN_SECONDS or not progress.videos_left):
+            self.shown = now
+            self.say(line)
+
+    def line(self, progress: Progress) -> str:
+        """Counts, pace and time left in one line; at the end the time that the run took."""
+        work = progress.work - progress.work_left
+        now = (time.monotonic(), self.clips, self.frames, work)
+        if progress.report:
+            self.first = self.first or now
+        since = self.first if progress.videos_left else self.start
+        counts = f"{progress.videos - progress.videos_left} of {progress.videos} videos"
+        if since is None or progress.videos_left and now[0] - since[0] < PACE_SECONDS:
+            return f"{counts}, {self.failed} failed, time unknown"
+        seconds, clips, frames, done = (b - a for a, b in zip(since, now, strict=True))
+        seconds = max(seconds, 1e-9)
+        pace = f"{clips / seconds:.1f} clips/s, {frames / seconds:.0f} frames/s"
+        left = f"took {duration(seconds)}"
+        if progress.videos_left:
+            rate = done / seconds
+            left = f"{duration(progress.work_left / rate)} left" if rate else "time unknown"
+        return f"{counts}, {pace}, {self.failed} failed, {left}"
+
+    def say(self, line: str) -> None:
+        """Print a line to the error stream, which is not the result."""
+        if self.bar:
+            self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            click.echo(line, err=True)

@@ -1,51 +1,56 @@
-"""Commands train, eval and recipes: heads on features."""
+"""Commands train, eval, score and recipes: heads on features."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import vadprep
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import (
     FEATURES,
     FOLDER,
-    argument_errors,
+    PATH,
     assignments,
     chosen_manifest,
     dataset_here,
     manifest_options,
     manifest_source,
-    warn,
 )
-from vadprep.cli.text import show, show_caution
-from vadprep.core.errors import CheckpointError
+from vadprep.cli.text import MOST_LISTED, Cells, show, shown_progress
+from vadprep.core.errors import CheckpointError, SettingError
+from vadprep.core.presets import PRESETS
+from vadprep.evaluation.metrics import ALARM
 from vadprep.evaluation.plots import metric_rows
-from vadprep.evaluation.scores import (
-    check_tested,
-    evaluate as evaluate_scores,
-    read_json,
-    read_origin,
-    read_scores,
-)
+from vadprep.evaluation.scores import check_tested, read_json, read_origin, read_scores
 
 if TYPE_CHECKING:
     from vadprep.training.results import Values
 
 HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
 """As in ``heads.HEADS``, which needs torch."""
-SCHEDULES = ("published", "small")
+SCHEDULE = click.Choice(["published", "small"])
 """As in ``heads.SCHEDULES``."""
+SCHEDULE_HELP = "small: 100 steps on balanced batches, for tens of videos."
 SET_HELP = "A setting of the head that replaces the published one. Repeatable."
 VALIDATION_HELP = "Share of the training videos by which an epoch is chosen. Default: 0, none."
 CONTROL_HELP = "Train on shuffled labels. The AUC must be about 0.5 in the mean over many seeds."
 COVERAGE = click.Choice(["cut", "hold"])
 COVERAGE_HELP = "Frames after the last clip: not scored (cut), or the last score (hold)."
 CONTINUE = "every full epoch is saved, go on with --resume"
+PRESET = click.Choice(list(PRESETS))
+PRESET_HELP = "Preset for the settings that are unknown of imported features."
+SHARE = click.FloatRange(0, 1)
+THRESHOLD_HELP = "A frame with this score or more is an alarm."
+MOST_ALARMS = 3
+"""Alarms of a video that are printed."""
 
 
 @command("train", example="vadprep train ddl --dataset xd --seeds 0,1,2")
@@ -57,54 +62,47 @@ CONTINUE = "every full epoch is saved, go on with --resume"
 @click.option("--seeds", help="One run for each seed, such as 0,1,2. Default: the published seed.")
 @click.option("--device", help="cpu or cuda. Default: cuda if there is a GPU.")
 @click.option("--resume", is_flag=True, help="Continue from the last full epoch.")
-@advanced(
-    "--schedule",
-    type=click.Choice(SCHEDULES),
-    default="published",
-    show_default=True,
-    help="small: 100 steps on balanced batches, for tens of videos.",
-)
+@advanced("--schedule", type=SCHEDULE, default="published", show_default=True, help=SCHEDULE_HELP)
 @advanced("--set", "changes", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
 @advanced("--validation", type=float, default=0.0, help=VALIDATION_HELP)
 @advanced("--control", is_flag=True, help=CONTROL_HELP)
 @advanced("--allow-missing", is_flag=True, help="Train without videos that have no features.")
 def train(
     head: str,
-    features: Path | None,
+    features: str | None,
     out: Path | None,
     seeds: str | None,
     changes: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Train a head on features; write its test scores and metrics."""
-    from vadprep import training
     from vadprep.core.signals import stop_on_signals
     from vadprep.training.log import shown_epochs
 
     if not (options["dataset"] or options["manifest"] or features):
         options["dataset"] = dataset_here()
-    source = manifest_source(options)
-    manifest, name = chosen_manifest(options, with_paths=False)
-    warn(manifest)
-    out = out or Path("runs") / f"{head}-{name}"
-    with argument_errors():
-        asked = {"settings": parsed_changes(changes), "seeds": parsed_seeds(seeds)}
+    options["source"] = manifest_source(options)
+    options["manifest"], name = chosen_manifest(options, with_paths=False)
+    options["settings"] = {field: parsed(value) for field, value in assignments(changes)}
+    try:
+        options["seeds"] = [int(each) for each in seeds.split(",")] if seeds else ()
+    except ValueError:
+        raise SettingError(f"--seeds {seeds}: expected whole numbers such as 0,1,2") from None
+    features, out = features or f"features/{name}", out or Path("runs") / f"{head}-{name}"
     with stop_on_signals(CONTINUE), shown_epochs():
-        report = training.train(
-            head,
-            features or Path("features") / name,
-            dataset=name,
-            manifest=manifest,
-            source=source,
-            out=out,
-            **options | asked,
-        )
+        report = vadprep.train(head, features, dataset=name, out=out, **options)
     show_caution(out, report.origin.caution())
     show(metric_rows(report.columns(), next(iter(report.by_seed.values())).reasons))
     show_protocols(report.protocols())
     count = f"{len(report.by_seed)} run{'s' * (len(report.by_seed) != 1)}"
     parts = f"{count} in {out}, settings {report.settings}, percent", report.remark()
     click.echo("; ".join(filter(None, parts)))
+
+
+def show_caution(run: Path, caution: str) -> None:
+    """Warn of what makes the metrics and scores of a run useless (``Origin.caution``)."""
+    if caution:
+        click.echo(f"{run}: {caution}")
 
 
 def show_protocols(protocols: Mapping[str, Mapping[str, Values]]) -> None:
@@ -114,23 +112,12 @@ def show_protocols(protocols: Mapping[str, Mapping[str, Values]]) -> None:
         show(metric_rows(values))
 
 
-def parsed_changes(texts: Sequence[str]) -> dict[str, Any]:
-    """``FIELD=VALUE`` texts as values: numbers, true, false and null as in JSON, else text."""
-    changes: dict[str, Any] = {}
-    for name, value in assignments(texts):
-        try:
-            changes[name] = json.loads(value)
-        except ValueError:
-            changes[name] = value
-    return changes
-
-
-def parsed_seeds(text: str | None) -> tuple[int, ...]:
-    """``0,1,2`` as whole numbers."""
+def parsed(text: str) -> Any:
+    """A number, true, false or null as in JSON, else the text itself."""
     try:
-        return tuple(int(each) for each in text.split(",")) if text else ()
+        return json.loads(text)
     except ValueError:
-        raise ValueError(f"--seeds {text}: expected whole numbers such as 0,1,2") from None
+        return text
 
 
 # ---------------------------------------------------------------- eval
@@ -150,7 +137,6 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     if not (options["dataset"] or options["manifest"]):
         options = recorded_source(folders[0]) | {k: v for k, v in options.items() if v}
     manifest, _ = chosen_manifest(options, with_paths=False)
-    warn(manifest)
     paths = {folder: folder / "scores-last.h5" for folder in folders}
     origins = {folder: read_origin(path) for folder, path in paths.items()}
     scores = {folder: read_scores(path) for folder, path in paths.items()}
@@ -158,7 +144,7 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     for folder in folders:
         check_tested(scores[folder], manifest, missing_in(folder))
         protocols, hold = saved_protocols(folder, scores[folder], manifest)
-        metrics = evaluate_scores(scores[folder], manifest=manifest, coverage=coverage)
+        metrics = vadprep.evaluate(scores[folder], manifest=manifest, coverage=coverage)
         found[folder] = replace(metrics, protocols=protocols if hold else {})
         stale |= set() if hold else set(protocols)
     if as_json:
@@ -199,6 +185,85 @@ def recorded_source(run: Path) -> dict[str, Any]:
     return found | {"manifest": Path(manifest) if manifest else None}
 
 
+# ---------------------------------------------------------------- score
+
+
+@command("score", example="vadprep score runs/ddl-xd clip.mp4")
+@click.argument("run", type=FOLDER)
+@click.argument("videos", type=PATH, nargs=-1, metavar="[VIDEO]...")
+@click.option("--features", type=FEATURES, help="Score this feature folder instead of videos.")
+@click.option("--weights", help="Weights of the network, if they are not fetched.")
+@advanced("--flow-weights", help="Weights of the network of stream flow.")
+@advanced("--preset", type=PRESET, metavar="NAME", help=PRESET_HELP)
+@click.option("--threshold", type=SHARE, default=ALARM, show_default=True, help=THRESHOLD_HELP)
+@click.option("--out", type=FOLDER, help="Folder of the scores. Default: RUN/scores.")
+@click.option("--no-plots", is_flag=True, help="Write scores without plots.")
+def score(
+    run: Path,
+    videos: tuple[Path, ...],
+    features: str | None,
+    preset: str | None,
+    threshold: float,
+    out: Path | None,
+    no_plots: bool,
+    **weights: str | None,
+) -> None:
+    """Score videos or features with a run; list alarms, draw plots.
+
+    VIDEO is a video file or a folder of videos.
+    """
+    from vadprep.core.atomic import make_folder
+    from vadprep.evaluation.alarms import write_alarms
+    from vadprep.evaluation.scores import write_scores
+    from vadprep.training.checkpoint import load_run
+
+    if (features is None) == (not videos):
+        raise click.UsageError("name what to score by one of --features and VIDEO ...")
+    if any(weights.values()) and not videos:
+        raise click.UsageError("--weights goes with VIDEO ...: features have theirs behind them")
+    checkpoints, out = load_run(run), out or run / "scores"
+    opened = vadprep.open_features(features) if features else nullcontext(videos)
+    with shown_progress() as progress, opened as source:
+        settings: dict[str, Any] = {
+            "out": out / "features",
+            "preset": preset,
+            "on_report": progress,
+            **weights,
+        }
+        scores = vadprep.score(checkpoints, source, **settings)
+    show_caution(run, scores.origin.caution())
+    count = len(scores) + len(scores.missing)
+    if not scores:
+        raise click.ClickException(f"none of {count} videos could be scored: {out} is as it was")
+    make_folder(out)
+    write_scores(out / "scores.h5", scores, scores.origin, str(run))
+    head, filled = checkpoints[0].head_name, dict(scores.from_preset)
+    about = {"run": str(run), "head": head, "taken_from_preset": filled}
+    high = write_alarms(out, scores, threshold, scores.origin, about, not no_plots)
+    show_alarms(high, threshold)
+    scored = f"{len(scores)} of {count}" if scores.missing else count
+    noun = "video" if count == 1 else "videos"
+    click.echo(f"{scored} {noun} scored in {out}: scores.json, scores.h5, a CSV a video")
+    sys.exit(1 if scores.missing else 0)
+
+
+def show_alarms(high: Mapping[str, Sequence[Mapping[str, Any]]], threshold: float) -> None:
+    """Print the first videos with their alarms."""
+    rows: list[Cells] = [("video", "alarms", f"where the score is {threshold:g} or more")]
+    for video_id, found in list(high.items())[:MOST_LISTED]:
+        shown = [
+            f"{alarm['start_seconds']:.1f}-{alarm['stop_seconds']:.1f} s"
+            if alarm["start_seconds"] is not None
+            else f"frames {alarm['start_frame']}-{alarm['stop_frame']}"
+            for alarm in found[:MOST_ALARMS]
+        ]
+        more = f" and {len(found) - MOST_ALARMS} more" if len(found) > MOST_ALARMS else ""
+        rows.append((video_id, len(found), (", ".join(shown) or "-") + more))
+    show(rows)
+    if len(high) > MOST_LISTED:
+        click.echo(f"and {len(high) - MOST_LISTED} more videos")
+
+
 # ---------------------------------------------------------------- recipes
 
 
@@ -215,5 +280,4 @@ def recipes(head: str | None) -> None:
         show(recipe_rows())
         click.echo(f"{UNITS}; vadprep recipes HEAD: its settings")
         return
-    with argument_errors():
-        show(setting_rows(head))
+    show(setting_rows(head))

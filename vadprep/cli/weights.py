@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -14,26 +15,26 @@ import click
 from vadprep.backbones.weights.catalog import (
     CATALOG,
     SAMPLES,
-    PublishedFile,
     converted_path,
     download_path,
     weights_folder,
 )
 from vadprep.cli.help import group
-from vadprep.cli.options import FILE, PATH, argument_errors
-from vadprep.cli.progress import shown_bar
-from vadprep.cli.text import Cells, show
+from vadprep.cli.options import FILE, PATH
+from vadprep.cli.text import Cells, show, shown_bar
 from vadprep.core.errors import DecodeError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from vadprep.backbones import Weights
 
 NAMES = click.Choice([*CATALOG, *SAMPLES])
 AS_HELP = "Which file it is: a name in vadprep weights list. Default: found from its tensors."
+MAX_CLIPS = 10
+"""Clips from the start of a video that ``top5`` looks at."""
+FOLDER_FPS = Fraction(25)
+"""Frame rate assumed for a folder of frames."""
 
 
 @group("weights", example="vadprep weights get i3d-rgb")
@@ -45,36 +46,21 @@ def weights() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with URLs and hashes.")
 def weights_list(as_json: bool) -> None:
     """Files that can be downloaded, and those on this machine."""
-    files = {**CATALOG, **SAMPLES}
-    if as_json:
-        click.echo(json.dumps([_as_json(name, each) for name, each in files.items()], indent=2))
-        return
     rows: list[Cells] = [("name", "graph", "file", "licence", "identified by", "here")]
-    for name, each in files.items():
+    records = []
+    for name, each in {**CATALOG, **SAMPLES}.items():
+        here = "downloaded" if download_path(name).is_file() else "-"
+        if name in CATALOG and converted_path(name).is_file():
+            here = "ready"
         kind = "git blob id" if each.blob else "SHA-256, part" if each.sha256 else "nothing"
-        rows.append((name, each.graph, each.file_name, each.licence, kind, _state(name)))
+        rows.append((name, each.graph, each.file_name, each.licence, kind, here))
+        record = {"name": name, **asdict(each), "here": here}
+        records.append(record | {"git_blob": record.pop("blob")})
+    if as_json:
+        click.echo(json.dumps(records, indent=2))
+        return
     show(rows)
     click.echo(f"folder: {weights_folder()} (set by VADPREP_CACHE); vadprep weights get NAME")
-
-
-def _as_json(name: str, published: PublishedFile) -> dict[str, str | int | None]:
-    return {
-        "name": name,
-        "graph": published.graph,
-        "url": published.url,
-        "origin": published.origin,
-        "licence": published.licence,
-        "size": published.size,
-        "git_blob": published.blob,
-        "sha256": published.sha256,
-        "here": _state(name),
-    }
-
-
-def _state(name: str) -> str:
-    if name in CATALOG and converted_path(name).is_file():
-        return "ready"
-    return "downloaded" if download_path(name).is_file() else "-"
 
 
 @weights.command("get", example="vadprep weights get i3d-rgb")
@@ -93,8 +79,7 @@ def weights_get(name: str) -> None:
     if name in CATALOG:
         from vadprep.backbones.weights.load import convert
 
-        made = convert(target, converted_path(name), name)
-        _show(made, converted_path(name))
+        _show(convert(target, converted_path(name), name), converted_path(name))
 
 
 def _show(made: Weights, path: Path) -> None:
@@ -127,11 +112,10 @@ def weights_convert(file: Path, declared: str | None, out: Path | None) -> None:
 def weights_check(weights_spec: str, sample: Path | None) -> None:
     """Check that weights are complete and original."""
     from vadprep.backbones import load_weights
-    from vadprep.backbones.weights.check import SAMPLE_OF
+    from vadprep.backbones.weights.check import SAMPLE_OF, check_sample
     from vadprep.backbones.weights.deepmind import RELEASES, compare_with_release
 
-    with argument_errors():
-        found = load_weights(weights_spec)
+    found = load_weights(weights_spec)
     click.echo(f"graph {found.graph}, {len(found.state)} tensors, {found.provenance}")
     click.echo(f"SHA-256 of the tensors {found.sha256}")
     if found.graph not in RELEASES.values():
@@ -140,23 +124,15 @@ def weights_check(weights_spec: str, sample: Path | None) -> None:
     comparison = compare_with_release(found.state, found.graph)
     click.echo(str(comparison))
     sample = sample or download_path(SAMPLE_OF[found.graph])
-    is_good = comparison.is_original
-    if sample.is_file():
-        is_good = _show_sample(found, sample) and is_good
-    else:
+    if not sample.is_file():
         click.echo(f"sample clip: not here; vadprep weights get {SAMPLE_OF[found.graph]}")
-    sys.exit(0 if is_good else 1)
-
-
-def _show_sample(found: Weights, sample: Path) -> bool:
-    from vadprep.backbones.weights.check import check_sample
-
+        sys.exit(0 if comparison.is_original else 1)
     result = check_sample(found, sample)
     rows: list[Cells] = [("sample clip, logits", "here", "published")]
     rows += [(label, ours, theirs) for label, (ours, theirs) in result.logits.items()]
     show([*rows, ("norm of all", result.norm, result.published_norm)])
     click.echo("sample clip: " + ("as published" if result.is_equal else "NOT as published"))
-    return result.is_equal
+    sys.exit(0 if comparison.is_original and result.is_equal else 1)
 
 
 @weights.command("top5", example="vadprep weights top5 i3d-rgb clip.mp4")
@@ -167,40 +143,38 @@ def weights_top5(weights_spec: str, video: Path) -> None:
     from vadprep.backbones import load_weights
     from vadprep.backbones.weights.check import preset_of_graph, top5
 
-    with argument_errors():
-        found = load_weights(weights_spec)
-        preset = preset_of_graph(found.graph)
+    found = load_weights(weights_spec)
+    preset = preset_of_graph(found.graph)
     rows: list[Cells] = [("class", "probability", "logit")]
-    predictions = top5(found, first_clips(video, preset))
-    rows += [(each.label, each.probability, each.logit) for each in predictions]
+    for each in top5(found, first_clips(video, preset)):
+        rows.append((each.label, each.probability, each.logit))
     show(rows)
     click.echo(f"{found.graph}, weights {found.name}, views of preset {preset}, centre crop")
-
-
-MAX_CLIPS = 10
-"""Clips from the start of a video that ``top5`` looks at."""
-FOLDER_FPS = Fraction(25)
-"""Frame rate assumed for a folder of frames."""
 
 
 def first_clips(video: Path, preset: str) -> Tensor:
     """Centre crops of the first clips of a video, uint8 [clip, T, size, size, 3].
 
     Views are made as the preset says, of at most ``MAX_CLIPS`` clips. Raises DecodeError for a
-    video that no decoder can read or that has no whole clip.
+    video that cannot be read or has no whole clip.
     """
     import numpy as np
 
+    from vadprep.core.clips import Resampling
     from vadprep.core.presets import values_of
-    from vadprep.video import FrameTransform
+    from vadprep.video import FrameTransform, open_frames
 
     values = values_of(preset)
-    length = values["clip_length"]
-    frames = _first_frames(video, values["fps"], MAX_CLIPS * length)
+    length, rate = values["clip_length"], values["fps"]
+    with open_frames(video, decoder="pyav", fps=FOLDER_FPS) as stream:
+        resampling = Resampling(stream.header.fps, None if rate == "native" else Fraction(rate))
+        every = enumerate(frame.copy() for block in stream for frame in block)
+        resampled = (frame for i, frame in every for _ in range(resampling.repeats(i)))
+        frames = list(islice(resampled, MAX_CLIPS * length))
     num_clips = len(frames) // length
     if not num_clips:
         raise DecodeError(
-            f"{video}: {len(frames)} frames at {values['fps']} fps, a clip has {length}: "
+            f"{video}: {len(frames)} frames at {rate} fps, a clip has {length}: "
             "take a longer video",
             "too-short",
         )
@@ -209,25 +183,3 @@ def first_clips(video: Path, preset: str) -> Tensor:
     transform = FrameTransform(clips.shape[1], clips.shape[2], "cpu", **settings)
     (centre,) = transform.crop(transform.resize(clips))
     return centre.unflatten(0, (num_clips, length))
-
-
-def _first_frames(video: Path, rate: str, count: int) -> list[NDArray[np.uint8]]:
-    """At most ``count`` frames [height, width, 3] of a video, resampled to ``rate``.
-
-    Raises the DecodeError of the last decoder when none can read it.
-    """
-    from vadprep.core.clips import Resampling
-    from vadprep.video import FILE_DECODERS, open_frames
-
-    fps = None if rate == "native" else Fraction(rate)
-    for decoder in FILE_DECODERS:
-        try:
-            with open_frames(video, decoder=decoder, fps=FOLDER_FPS) as stream:
-                resampling = Resampling(stream.header.fps, fps)
-                every = enumerate(frame.copy() for block in stream for frame in block)
-                resampled = (frame for i, frame in every for _ in range(resampling.repeats(i)))
-                return list(islice(resampled, count))
-        except DecodeError:
-            if decoder == FILE_DECODERS[-1]:
-                raise
-    raise AssertionError("there is at least one decoder")

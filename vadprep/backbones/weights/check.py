@@ -19,7 +19,7 @@ from vadprep.backbones.graphs import build, graph_of, with_weights
 from vadprep.backbones.scaling import scaling_of
 from vadprep.backbones.weights.catalog import SAMPLES
 from vadprep.backbones.weights.load import Weights
-from vadprep.core.errors import WeightsError
+from vadprep.core.errors import SettingError, WeightsError
 from vadprep.core.presets import PRESETS
 
 TOP = 5
@@ -54,7 +54,7 @@ def preset_of_graph(graph: str) -> str:
     for name, preset in PRESETS.items():
         if preset.graph[0] == graph:
             return name
-    raise ValueError(f"{graph = }: no preset makes views for it from a video's frames")
+    raise SettingError(f"{graph = }: no preset makes views for it from a video's frames")
 
 
 def classifier(weights: Weights) -> Callable[[Tensor], Tensor]:

@@ -18,7 +18,7 @@ from vadprep.backbones.graphs import canonical_shapes, graph_of
 from vadprep.backbones.weights.catalog import CATALOG, converted_path
 from vadprep.backbones.weights.formats import CAFFE2, canonical_state, identify, read_file
 from vadprep.core.atomic import open_atomic
-from vadprep.core.errors import WeightsError
+from vadprep.core.errors import SettingError, WeightsError
 
 RANDOM = "random:"
 
@@ -53,7 +53,7 @@ def load_weights(spec: str, graph: str | None = None) -> Weights:
         graph_of(graph)
     if spec.startswith(RANDOM):
         if graph is None:
-            raise ValueError(f"weights = {spec!r} are of any network: name a file")
+            raise SettingError(f"weights = {spec!r} are of any network: name a file")
         return random_weights(spec, graph)
     return _read_weights(weights_path(spec), graph)
 
@@ -89,7 +89,7 @@ def convert(path: Path, target: Path, declared: str = "") -> Weights:
     network or unclear, OutputError when ``target`` cannot be written.
     """
     if declared and declared not in CATALOG:
-        raise ValueError(f"weights {declared!r}: allowed are {', '.join(CATALOG)}")
+        raise SettingError(f"weights {declared!r}: allowed are {', '.join(CATALOG)}")
     weights = _read_weights(path, None, declared)
     notes = {"source": path.name, "source_sha256": file_sha256(path)}
     if declared:
@@ -136,7 +136,7 @@ def random_seed(spec: str) -> int:
     """SEED of ``random:SEED``; raises ValueError when it is no whole number."""
     seed = spec.removeprefix(RANDOM)
     if not seed.isdecimal():
-        raise ValueError(f"weights = {spec!r}: expected {RANDOM}SEED with a whole number")
+        raise SettingError(f"weights = {spec!r}: expected {RANDOM}SEED with a whole number")
     return int(seed)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from vadprep.cli.help import group
-from vadprep.cli.options import FOLDER, argument_errors
+from vadprep.cli.options import FOLDER
 from vadprep.cli.text import Cells, show
+from vadprep.core.errors import SettingError
 
 
 @group("bench", example="vadprep bench backbone")
@@ -23,8 +24,7 @@ def memory(minutes: str) -> None:
     """Peak memory of a short and of a long video."""
     from vadprep.cli.bench.memory import bench_memory
 
-    with argument_errors():
-        lengths = parsed_minutes(minutes)
+    lengths = parsed_minutes(minutes)
     rows: list[Cells] = [("minutes", "crops", "frames", "seconds", "peak MiB above the start")]
     for use in bench_memory(lengths):
         numbers = f"{use.seconds:.1f}", f"{use.peak_bytes / 2**20:.0f}"
@@ -84,7 +84,7 @@ def parsed_minutes(text: str) -> list[float]:
     except ValueError:
         lengths = []
     if not lengths or not all(0 < each < math.inf for each in lengths):
-        raise ValueError(f"--minutes {text}: expected numbers above 0, such as 2,120")
+        raise SettingError(f"--minutes {text}: expected numbers above 0, such as 2,120")
     return lengths
 
 
@@ -99,9 +99,8 @@ def backbone(graph: str, device: str, threads: int) -> None:
     from vadprep.cli.bench.backbone import bench_backbone
     from vadprep.training.run import check_device
 
-    with argument_errors():
-        graph_of(graph)
-        check_device(device)
+    graph_of(graph)
+    check_device(device)
     precisions = ["fp32", "bf16"] if has_cpu_bf16() or device != "cpu" else ["fp32"]
     title = f"{graph}, {device}, {threads} thread(s), batch 1"
     timings = bench_backbone(graph, device, precisions, threads)
@@ -153,10 +152,9 @@ def train(heads: str, device: str, videos: int, steps: int) -> None:
     from vadprep.training.run import check_device
 
     names = heads.split(",")
-    with argument_errors():
-        check_device(device)
-        for name in names:
-            head_kind(name)
+    check_device(device)
+    for name in names:
+        head_kind(name)
     title = f"XD-Violence settings, {device}, {torch.get_num_threads()} thread(s)"
     slice_epoch = f"s an epoch of {videos} videos"
     rows: list[Cells] = [
