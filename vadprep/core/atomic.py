@@ -31,7 +31,6 @@ REMEDIES = {
     errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
 }
 
-
 UNSYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """Errors of file systems that cannot sync a folder; they are ignored."""
 
@@ -48,9 +47,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "run the same command again when it is repaired")
-        raise OutputError(f"cannot write {path}: {os.strerror(error.errno or 0)}; {remedy}") from (
-            error
-        )
+        reason = os.strerror(error.errno or 0)
+        raise OutputError(f"cannot write {path}: {reason}; {remedy}") from error
 
 
 @contextmanager
@@ -67,27 +65,18 @@ def open_atomic(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        _publish(temporary, path, replace)
+        if not replace:
+            try:
+                os.link(temporary, path)
+            except OSError:  # path is there, or there are no hard links: then the race is short
+                if path.exists():
+                    raise FileExistsError(path) from None
+        with disk_errors(path):
+            os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         with suppress(OSError):  # the first error counts; the next run removes the file
             temporary.unlink(missing_ok=True)
-
-
-def _publish(temporary: Path, path: Path, replace: bool) -> None:
-    if replace:
-        with disk_errors(path):
-            os.replace(temporary, path)
-    else:
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links: the race is a few microseconds
-            if path.exists():
-                raise FileExistsError(path) from None
-            with disk_errors(path):
-                os.replace(temporary, path)
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -130,15 +119,12 @@ def remove_stale(
         is_here = not host and process.isdecimal()
         is_own = with_own and is_here and int(process) == os.getpid()
         if mark and (is_own or (not is_alive(int(process)) if is_here else is_ours(final))):
-            _remove(folder / name)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with disk_errors(path):
-            path.unlink(missing_ok=True)
+            path = folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+                continue
+            with disk_errors(path):
+                path.unlink(missing_ok=True)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -153,10 +139,8 @@ def is_alive(process: int) -> bool:
     """True when a process of this number runs on this host."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return error.errno != errno.ESRCH
     return True
 
 

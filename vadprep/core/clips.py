@@ -1,22 +1,13 @@
 """Which clips a video has, which source frames each answers for, and the way back to frames.
 
-Pure arithmetic on frame numbers; nothing here has seen a pixel. Words:
-
     source frames     0 1 2 3 4 5 6 7 8 9 ...     as decoded
     resampled frames  s(0) s(1) s(2) ...          source index of each frame the network sees
     clip k            resampled frames 16k .. 16k+15
     span k            source frames [s(16k), s(16(k+1)))
     flow t            motion from resampled frame t to t + 1; that of the last frame is zero
 
-Spans tile the covered range without gap or overlap at any frame rate, because each span ends
-where the next one starts.
-
-**Flow at the end of a video.** The 16 flows of a clip take 17 frames. A video is taken to stand
-still after its last frame, so N frames have N flows, the last of them zero, and every tail rule
-holds for flows as it holds for frames: both streams have the same clips and spans. By ``xd``,
-which keeps a frame back for this, no clip holds the zero; by ``drop`` the last of its 16 flows is
-zero when N is a multiple of 16; by ``repeat-last`` all flows of repeated frames are. Repeating the
-last flow instead would show motion where RGB shows a still picture.
+Each span ends where the next one starts, so spans tile the frames at any rate. A video is taken
+to stand still after its last frame: see "Flow at the end of a video" in the README.
 """
 
 from __future__ import annotations
@@ -27,51 +18,32 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+Spans = NDArray[np.int64]
+"""[num_clips, 2]: the source frames [start, stop) of each clip; they tile [0, last stop)."""
+
 CLIP_LENGTH = 16
 """Frames of a clip, and the stride between clips: the clips of this field do not overlap.
 
 Where a ``length`` is taken, a network wants clips of another.
 """
 
-
-def _drop(num_frames: int, length: int) -> int:
-    return num_frames // length
-
-
-def _xd(num_frames: int, length: int) -> int:
-    return max(num_frames - 1, 0) // length
-
-
-def _repeat_last(num_frames: int, length: int) -> int:
-    return -(-num_frames // length)
-
-
 TAIL_RULES: dict[str, Callable[[int, int], int]] = {
-    "drop": _drop,
-    "xd": _xd,
-    "repeat-last": _repeat_last,
+    "drop": lambda frames, length: frames // length,
+    "xd": lambda frames, length: max(frames - 1, 0) // length,
+    "repeat-last": lambda frames, length: -(-frames // length),
 }
-"""Number of clips of N (resampled) frames, here with a length of 16.
+"""Number of clips of so many (resampled) frames, for clips of a length.
 
-========== ============= ==========================================================
-drop       N // 16       an incomplete last clip is dropped
-xd         (N - 1) // 16 one frame is kept back for the flow of the last pair (XDVioDet)
-repeat-last ceil(N / 16) the last frame is repeated until the last clip is full
-========== ============= ==========================================================
+``drop`` leaves out an incomplete last clip; ``xd`` keeps one frame back for the flow of the last
+pair (XDVioDet); ``repeat-last`` repeats the last frame until the last clip is full.
 """
 
 
 def num_clips(num_frames: int, tail: str, length: int = CLIP_LENGTH) -> int:
-    """Clips of ``num_frames`` resampled frames under a tail rule.
-
-    Raises ValueError for a negative count or an unknown rule.
-    """
-    if num_frames < 0:
-        raise ValueError(f"{num_frames = }: a video has 0 or more frames")
-    try:
-        return TAIL_RULES[tail](num_frames, length)
-    except KeyError:
-        raise ValueError(f"{tail = }: allowed are {', '.join(TAIL_RULES)}") from None
+    """Clips of ``num_frames`` resampled frames; raises ValueError for an unknown tail rule."""
+    if tail not in TAIL_RULES:
+        raise ValueError(f"{tail = }: allowed are {', '.join(TAIL_RULES)}")
+    return TAIL_RULES[tail](num_frames, length)
 
 
 def min_frames(tail: str, length: int = CLIP_LENGTH) -> int:
@@ -111,20 +83,18 @@ class Resampling:
         """How many resampled frames show source frame ``source_index`` (0 when skipped)."""
         return self.count(source_index + 1) - self.count(source_index)
 
-    def spans(
-        self, num_source_frames: int, tail: str, length: int = CLIP_LENGTH
-    ) -> NDArray[np.int64]:
+    def spans(self, num_source_frames: int, tail: str, length: int = CLIP_LENGTH) -> Spans:
         """Source frames [start, stop) that each clip answers for.
 
-        Returns int64 [num_clips, 2]. The last stop never passes ``num_source_frames``: frames
-        that ``repeat-last`` makes up answer for nothing.
+        The last stop never passes ``num_source_frames``: frames that ``repeat-last`` makes up
+        answer for nothing.
         """
         clips = num_clips(self.count(num_source_frames), tail, length)
         edges = [min(self.source(length * k), num_source_frames) for k in range(clips + 1)]
         return np.array([edges[:-1], edges[1:]], dtype=np.int64).T.copy()
 
 
-def frames_in_spans(spans: NDArray[np.int64], count: int = CLIP_LENGTH) -> NDArray[np.int64]:
+def frames_in_spans(spans: Spans, count: int = CLIP_LENGTH) -> NDArray[np.int64]:
     """``count`` source frames of each span in even steps: int64 [num_clips, count]."""
     widths = spans[:, 1] - spans[:, 0]
     frames: NDArray[np.int64] = spans[:, :1] + np.arange(count) * widths[:, None] // count
@@ -173,14 +143,10 @@ COVERAGES = ("cut", "hold")
 
 
 def frame_scores(
-    scores: NDArray[np.floating],
-    spans: NDArray[np.int64],
-    num_frames: int,
-    coverage: str = "cut",
+    scores: NDArray[np.floating], spans: Spans, num_frames: int, coverage: str = "cut"
 ) -> NDArray[np.float64]:
-    """Scores of source frames from snippet scores, each spread over its span.
+    """Scores of source frames from snippet scores [num_clips], each spread over its span.
 
-    ``scores`` is float [num_clips], ``spans`` int64 [num_clips, 2] that tile [0, last stop).
     Returns float64 [last stop] with ``cut`` and [num_frames] with ``hold``.
     Raises ValueError when the shapes disagree, the spans do not tile or pass ``num_frames``.
     """
@@ -195,7 +161,7 @@ def frame_scores(
     return spread
 
 
-def check_spans(spans: NDArray[np.int64], num_frames: int) -> None:
+def check_spans(spans: Spans, num_frames: int) -> None:
     """Raise ValueError unless ``spans`` [num_clips, 2] tile [0, last stop <= num_frames)."""
     if spans.ndim != 2 or spans.shape[1] != 2:
         raise ValueError(f"{spans.shape = }: expected [num_clips, 2]")

@@ -1,7 +1,4 @@
-"""Sizes, crop boxes and resize weights: how a frame becomes the views a network sees.
-
-Pure arithmetic on numbers; no pixel is touched here.
-"""
+"""Sizes, crop boxes and resize weights: how a frame becomes the views a network sees."""
 
 from __future__ import annotations
 
@@ -61,12 +58,9 @@ FIVE_CROPS = {
 }
 """Order of the five crops of a frame (T top, B bottom, L left, R right, C centre) by code base.
 
-=========== ================================================================================
-torchvision ``TenCrop`` of torchvision, RTFM
-gowtham     I3D_Feature_Extraction_resnet, UR-DMU
-xd          XDVioDet says only that the centre is first; the order of the corners is assumed
-mmaction    mmaction2; its ten are TL, TL mirrored, TR, TR mirrored, ...
-=========== ================================================================================
+RTFM uses torchvision's ``TenCrop``; I3D_Feature_Extraction_resnet and UR-DMU have ``gowtham``.
+XDVioDet says only that the centre is first; its order of the corners is assumed. The ten crops of
+mmaction2 are TL, TL mirrored, TR, TR mirrored, ...
 """
 
 
@@ -104,11 +98,8 @@ def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Bo
         return five
     if order == "mmaction":
         return tuple(replace(box, mirrored=flip) for box in five for flip in (False, True))
-    # A crop of the mirrored frame, in coordinates of the frame: its left edge is counted from
-    # the right one.
-    return five + tuple(
-        replace(box, left=width - box.left - box.width, mirrored=True) for box in five
-    )
+    # Of the mirrored frame, in coordinates of the frame: the left edge counts from the right one.
+    return five + tuple(replace(b, left=width - b.left - b.width, mirrored=True) for b in five)
 
 
 # --- resize -------------------------------------------------------------------------------
@@ -128,33 +119,15 @@ class Taps:
     """[out, taps], in units of 2**-bits."""
     bits: int
 
-    def matrix(self, length: int) -> NDArray[np.float64]:
-        """The same weights as a dense matrix [out, length]."""
-        dense = np.zeros((len(self.first), length))
-        columns = self.first[:, None] + np.arange(self.fixed.shape[1])
-        np.put_along_axis(dense, columns, self.fixed / 2.0**self.bits, axis=1)
-        return dense
-
-
-def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.maximum(1 - np.abs(x), 0.0)
-
-
-def _lanczos3(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
-
 
 PIL_KERNELS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], int]] = {
-    "pil-bilinear": (_triangle, 1),
-    "pil-lanczos": (_lanczos3, 3),
+    "pil-bilinear": (lambda x: np.maximum(1 - np.abs(x), 0.0), 1),
+    "pil-lanczos": (lambda x: np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0), 3),
 }
 """Kernel and its half width in px. Pillow stretches both when it makes a picture smaller."""
 
-PIL_BITS = 32 - 8 - 2
-"""Binary places of Pillow's weights for 8-bit pictures."""
-
-OPENCV_BITS = 11
-"""Binary places of OpenCV's weights for 8-bit pictures."""
+PIL_BITS, OPENCV_BITS = 32 - 8 - 2, 11
+"""Binary places of the weights for 8-bit pictures."""
 
 FILTERS = (*PIL_KERNELS, "opencv-bilinear")
 
@@ -169,20 +142,14 @@ def resize_taps(name: str, source: int, target: int) -> Taps:
         raise ValueError(f"{source} px to {target} px: both are at least 1")
     if name not in FILTERS:
         raise ValueError(f"filter = {name!r}: allowed are {', '.join(FILTERS)}")
-    if name == "opencv-bilinear":
-        return _opencv_taps(source, target)
-    return _pil_taps(*PIL_KERNELS[name], source, target)
+    return (_opencv_taps if name == "opencv-bilinear" else _pil_taps)(name, source, target)
 
 
-def _pil_taps(
-    kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    half_width: int,
-    source: int,
-    target: int,
-) -> Taps:
+def _pil_taps(name: str, source: int, target: int) -> Taps:
     if source == target:  # Pillow copies an axis that keeps its length
         ones = np.full((target, 1), 1 << PIL_BITS, dtype=np.int32)
         return Taps(np.arange(target), ones, PIL_BITS)
+    kernel, half_width = PIL_KERNELS[name]
     ratio = source / target
     stretch = max(ratio, 1.0)
     support = half_width * stretch
@@ -199,7 +166,7 @@ def _pil_taps(
     return _inside(first, fixed, source, PIL_BITS)
 
 
-def _opencv_taps(source: int, target: int) -> Taps:
+def _opencv_taps(name: str, source: int, target: int) -> Taps:
     # OpenCV works in float32 here; its weights are rounded halves to even.
     position = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)
     first = np.floor(position).astype(np.int64)

@@ -22,10 +22,7 @@ class ManifestError(VadprepError):
 
 
 class SpecError(VadprepError):
-    """Two specs differ where they must not, or a device lacks what a spec asks for.
-
-    Use the settings that the message names, or another output folder.
-    """
+    """Two specs differ, or a device lacks what one asks for. Change settings, or the folder."""
 
 
 class WeightsError(VadprepError):
@@ -41,10 +38,7 @@ class ShardError(FeaturesError):
 
 
 class CheckpointError(VadprepError):
-    """A run folder or checkpoint is missing, damaged, or does not fit the features.
-
-    Train again, or use features of the settings that the message names.
-    """
+    """A run folder or checkpoint is missing, damaged, or of features with other settings."""
 
 
 class DecodeError(VadprepError):
@@ -61,10 +55,7 @@ class DecodeError(VadprepError):
 
 
 class OutputError(VadprepError):
-    """The output disk is full, gone or not writable. Repair that and run the command again.
-
-    What was committed is safe.
-    """
+    """The output disk is full, gone or not writable. Repair it: what was committed is safe."""
 
     exit_code = 1
 
@@ -76,10 +67,7 @@ class LeaseError(VadprepError):
 
 
 class OutOfMemory(VadprepError):
-    """The network does not fit into memory even with batches of one view.
-
-    Free memory, or use fewer workers or a smaller precision. No video is marked as failed.
-    """
+    """The network does not fit into memory, even with one view a batch. No video has failed."""
 
     exit_code = 1
 

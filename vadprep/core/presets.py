@@ -16,6 +16,8 @@ from vadprep.core.spec import COMPUTED, FLOW_FIELDS, UNKNOWN, Spec
 Text = tuple[str, str]
 Number = tuple[int, str]
 """A value and its source."""
+Values = Mapping[str, Any]
+"""Field of ``Spec`` -> value."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,11 @@ OURS = "ours: no source says it"
 README = "README of kinetics-i3d"
 RTFM_AUTHOR = "the author in RTFM's issue 21"
 TRANSFORMS = "transforms of the weights in torchvision"
+META_FPS = "meta of the weights: the rate of their published accuracy"
 XDVIODET = "Roc-Ng/XDVioDet"
 GOWTHAM = "I3D_Feature_Extraction_resnet (G. Gottimukkala)"
 URDMU = "UR-DMU, feature_extract"
+SLOWFAST = "SlowFast, config/defaults.py"
 
 FLOW_GRAPHS = {"inception_i3d": "inception_i3d_flow"}
 """The network of stream ``flow`` that belongs to one of stream ``rgb``."""
@@ -74,20 +78,15 @@ FLOW: Mapping[str, tuple[Any, str]] = {
     "flow": (
         "tvl1 tau=0.25 lambda=0.15 theta=0.3 scales=5 scale_step=0.8 warps=5 epsilon=0.01 "
         "inner_iterations=30 outer_iterations=10 median=5",
-        "MediaPipe, tvl1_optical_flow_calculator.cc: OpenCV's CPU class with its defaults, "
-        "tau=0.25 lambda=0.15 theta=0.3 scales=5 scale_step=0.8 warps=5 epsilon=0.01 "
-        "inner_iterations=30 outer_iterations=10 median=5",
+        "MediaPipe, tvl1_optical_flow_calculator.cc: the defaults of OpenCV's CPU class",
     ),
     "flow_source": (COMPUTED, ""),
     "flow_bound": (20, README + ": 20 px"),
     "quantisation": (
         "mediapipe",
-        "MediaPipe, flow_quantizer_model.cc; its JPEG of quality 100 is left out",
+        "MediaPipe, flow_quantizer_model.cc; without its JPEG of quality 100",
     ),
-    "flip_rule": (
-        "negate-u",
-        OURS + "; Finspire13's code mirrors the picture of the flow alone (keep-u)",
-    ),
+    "flip_rule": ("negate-u", OURS + "; Finspire13's code mirrors the picture alone (keep-u)"),
 }
 """Settings of stream ``flow`` in every preset whose network has a form for it: kinetics-i3d's."""
 
@@ -106,18 +105,13 @@ _I3D = Preset(
     tail=("drop", OURS),
     decoder=("decord, pyav", OURS),
     dtype=("float16", OURS + "; published files are float32"),
-    open_questions=(
-        "which library resized: with or without averaging moves grey values by several levels",
-    ),
+    open_questions=("which library resized, with or without averaging: several grey levels",),
 )
 
 _RTFM = replace(
     _I3D,
     origin="Tian et al. 2021 (RTFM), the author's setup in issue 21",
-    graph=(
-        "i3d_r50_nonlocal",
-        "RTFM's README names Tushar-N/pytorch-resnet3d: the 32x2 baseline of video-nonlocal-net",
-    ),
+    graph=("i3d_r50_nonlocal", "RTFM's README: Tushar-N/pytorch-resnet3d, of video-nonlocal-net"),
     fps=("native", OURS + "; its UCF files have a row for each 16 native frames"),
     resize=("short 256", RTFM_AUTHOR + ": torchvision's Resize(256)"),
     filter=("pil-bilinear", RTFM_AUTHOR + ": the same, on PIL images: bilinear, averaging"),
@@ -128,25 +122,9 @@ _RTFM = replace(
     tail=("drop", OURS + "; " + GOWTHAM + " does so"),
     open_questions=(
         "resize: issue 53 has 256x256, which ignores the aspect",
-        "tail: the author's clips are filled up by repeating them (LoopPad); ShanghaiTech 01_047 "
-        "has 67 rows for 1,056 frames",
+        "tail: clips are filled up by LoopPad; ShanghaiTech 01_047 has 67 rows for 1,056 frames",
         "nobody has reproduced the published files to the digit",
     ),
-)
-
-_TORCHVISION = replace(
-    _I3D,
-    origin="torchvision, published transforms",
-    fps=("15", "meta of the weights: the rate of their published accuracy"),
-    filter=(
-        "opencv-bilinear",
-        TRANSFORMS + ": bilinear without averaging; OpenCV's is that to one grey level",
-    ),
-    crops=(1, TRANSFORMS),
-    crop_order=("centre", TRANSFORMS),
-    crop_size=(224, TRANSFORMS),
-    clip_length=(CLIP_LENGTH, "meta of the weights"),
-    open_questions=(),
 )
 
 
@@ -154,20 +132,25 @@ def _torchvision(
     graph: str, resize: str = "short 256", scaling: str = "torchvision-kinetics", **changes: Any
 ) -> Preset:
     """A classifier of torchvision with its published transforms."""
-    return replace(
-        _TORCHVISION,
+    as_published = dict(
+        origin="torchvision, published transforms",
         graph=(graph, "torchvision.models.video"),
+        fps=("15", META_FPS),
         resize=(resize, TRANSFORMS),
+        filter=("opencv-bilinear", TRANSFORMS + ": without averaging; OpenCV's, to one grey level"),
+        crops=(1, TRANSFORMS),
+        crop_order=("centre", TRANSFORMS),
+        crop_size=(224, TRANSFORMS),
         scaling=(scaling, TRANSFORMS),
-        **changes,
+        clip_length=(CLIP_LENGTH, "meta of the weights"),
+        open_questions=(),
     )
+    return replace(_I3D, **as_published | changes)
 
 
 def _trained_on(frames: int) -> Number:
     return (CLIP_LENGTH, f"the clips of this field; the published accuracy is of {frames} frames")
 
-
-_CROP_112 = (112, TRANSFORMS)
 
 PRESETS: dict[str, Preset] = {
     "i3d": _I3D,
@@ -179,8 +162,7 @@ PRESETS: dict[str, Preset] = {
         crop_order=("xd", XDVIODET + ": 0 is the centre, 1 to 4 the corners"),
         tail=("xd", XDVIODET + ", list/make_gt.py: (N - 1) // 16"),
         open_questions=(
-            "the order of the four corners: taken as top left, top right, bottom left, bottom "
-            "right",
+            "the order of the corners: taken as top left, top right, bottom left, bottom right",
             "resize, filter and decoder: the extraction was never published (its issue 31)",
         ),
     ),
@@ -208,11 +190,7 @@ PRESETS: dict[str, Preset] = {
         crops=(10, GOWTHAM),
         crop_order=("gowtham", GOWTHAM),
         crop_size=(224, GOWTHAM),
-        scaling=(
-            "[-1,1]",
-            GOWTHAM + ": x * 2 / 255 - 1, which is NOT what the weights were trained with (their "
-            "contrast times 0.45)",
-        ),
+        scaling=("[-1,1]", GOWTHAM + ": NOT that of the weights, but 0.45 times its contrast"),
         tail=("drop", GOWTHAM + ": N // 16, but videos of 16 frames or fewer end it"),
         open_questions=(
             "its frames went through JPEG at ffmpeg's default quality, which is not repeated here",
@@ -237,34 +215,24 @@ PRESETS: dict[str, Preset] = {
         origin="pytorchvideo, model zoo: I3D_8x8_R50",
         graph=("i3d_r50", "pytorchvideo/models/hub/resnet.py"),
         fps=("15/4", "SlowFast, I3D_8x8_R50.yaml: every 8th of 30 frames a second"),
-        resize=("short 256", "SlowFast, config/defaults.py: shorter side 256 in tests"),
-        filter=(
-            "opencv-bilinear",
-            "SlowFast: torch's bilinear; OpenCV's is that to one grey level",
-        ),
+        resize=("short 256", SLOWFAST + ": shorter side 256 in tests"),
+        filter=("opencv-bilinear", "SlowFast: torch's bilinear; OpenCV's, to one grey level"),
         crops=(1, "the middle one of SlowFast's three"),
         crop_order=("centre", OURS),
-        crop_size=(256, "SlowFast, config/defaults.py: 256 in tests"),
-        scaling=(
-            "(x-114.75)/57.375",
-            "SlowFast, config/defaults.py: mean 0.45, standard deviation 0.225",
-        ),
+        crop_size=(256, SLOWFAST + ": 256 in tests"),
+        scaling=("(x-114.75)/57.375", SLOWFAST + ": mean 0.45, standard deviation 0.225"),
         clip_length=(8, "SlowFast, I3D_8x8_R50.yaml: 8 frames"),
         clip_stride=(8, OURS + ": no overlap"),
         tail=("drop", OURS),
         open_questions=(),
     ),
-    "r3d_18": _torchvision("r3d_18", "128x171", crop_size=_CROP_112),
-    "r2plus1d_18": _torchvision("r2plus1d_18", "128x171", crop_size=_CROP_112),
+    "r3d_18": _torchvision("r3d_18", "128x171", crop_size=(112, TRANSFORMS)),
+    "r2plus1d_18": _torchvision("r2plus1d_18", "128x171", crop_size=(112, TRANSFORMS)),
     "s3d": _torchvision("s3d", "256x256", clip_length=_trained_on(128)),
     "swin3d_t": _torchvision("swin3d_t", scaling="imagenet", clip_length=_trained_on(32)),
     "swin3d_s": _torchvision("swin3d_s", scaling="imagenet", clip_length=_trained_on(32)),
     "swin3d_b": _torchvision("swin3d_b", scaling="imagenet", clip_length=_trained_on(32)),
-    "mvit_v2_s": _torchvision(
-        "mvit_v2_s",
-        scaling="(x-114.75)/57.375",
-        fps=("15/2", "meta of the weights: the rate of their published accuracy"),
-    ),
+    "mvit_v2_s": _torchvision("mvit_v2_s", scaling="(x-114.75)/57.375", fps=("15/2", META_FPS)),
     "arnet": replace(
         _I3D,
         origin="Wan et al. 2020 (AR-Net)",
@@ -297,22 +265,17 @@ def values_of(preset: str, stream: str = "rgb") -> dict[str, Any]:
     """
     if preset not in PRESETS:
         raise ValueError(f"{preset = }: allowed are {', '.join(PRESETS)}")
-    recipe = PRESETS[preset]
-    settings = recipe.settings
+    values = {name: value for name, (value, _) in PRESETS[preset].settings.items()}
     if stream == "flow":
-        graph, source = recipe.graph
-        if not recipe.has_flow:
-            raise ValueError(f"{preset = }: its network {graph} has no form for flow")
-        settings |= {"graph": (FLOW_GRAPHS[graph], source), **FLOW}
-    return {name: value for name, (value, _) in settings.items()}
+        if not PRESETS[preset].has_flow:
+            raise ValueError(f"{preset = }: its network {values['graph']} has no form for flow")
+        values["graph"] = FLOW_GRAPHS[values["graph"]]
+        values |= {name: value for name, (value, _) in FLOW.items()}
+    return values
 
 
 def resolve(
-    preset: str,
-    device: str,
-    weights: tuple[str, str],
-    overrides: Mapping[str, Any],
-    stream: str = "rgb",
+    preset: str, device: str, weights: tuple[str, str], overrides: Values, stream: str = "rgb"
 ) -> Spec:
     """The spec of a new feature folder.
 
@@ -328,17 +291,7 @@ def resolve(
     unknown = set(values) - {field.name for field in fields(Spec)}
     if unknown:
         raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")
-    name, sha256 = weights
-    return Spec(preset=preset, stream=stream, weights=name, weights_sha256=sha256, **values)
-
-
-def keep_precision_and_batch(spec: Spec, found: Spec, overrides: Mapping[str, Any]) -> Spec:
-    """``spec`` with the precision and batch of ``found``, the spec of the folder that is there.
-
-    What ``overrides`` name stays as it is in ``spec``.
-    """
-    kept = {name: getattr(found, name) for name in ("precision", "batch") if name not in overrides}
-    return replace(spec, **kept)
+    return Spec(preset, stream, weights=weights[0], weights_sha256=weights[1], **values)
 
 
 def fill_unknown(spec: Spec, preset: str) -> Spec:

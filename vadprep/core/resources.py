@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from contextlib import suppress
 from pathlib import Path
 
 SLURM_CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
@@ -14,8 +15,7 @@ CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def worker_cores() -> int:
-    """Cores for workers: those that this process is bound to, or the limit of SLURM or of a
-    container where that is lower."""
+    """Cores that this process is bound to, or the limit of SLURM or of a container if lower."""
     given = (os.environ.get(name, "") for name in SLURM_CORES)
     limits = [int(each) for each in given if each.isdecimal() and int(each)]
     if quota := core_quota():
@@ -55,23 +55,17 @@ def free_memory() -> int:
 def installed_version(*names: str) -> str:
     """Version of a package by the first of its ``names`` that is installed; empty for none."""
     for name in names:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return ""
 
 
 def cache_folder() -> Path:
-    """Folder of files that can be made or fetched again: ``$VADPREP_CACHE``, else
-    ``~/.cache/vadprep``."""
+    """``$VADPREP_CACHE``, else ``~/.cache/vadprep``: files that can be made or fetched again."""
     return Path(os.environ.get("VADPREP_CACHE") or Path.home() / ".cache" / "vadprep")
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a Python child process that imports this very package.
-
-    Its parent folder comes first on the path, whether the package is installed or not.
-    """
+    """The environment of a Python child process that imports this very package."""
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -16,7 +16,6 @@ T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-
 _requested: list[Stopped] = []
 """The stop that a signal requested in the running ``stop_on_signals`` block."""
 

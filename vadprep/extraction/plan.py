@@ -23,7 +23,6 @@ from vadprep.core.errors import SettingError, SpecError
 from vadprep.core.presets import (
     DEFAULT_PRESET,
     PRESETS,
-    keep_precision_and_batch,
     resolve,
     values_of,
 )
@@ -172,9 +171,9 @@ def resolve_plan(
         made = {}
         for stream, found in loaded.items():
             named = (found.name, found.sha256)
-            made[stream] = resolve(preset, place["device"], named, settings, stream)
-            if out and (earlier := read_spec(out / stream)):
-                made[stream] = keep_precision_and_batch(made[stream], earlier, settings)
+            earlier = read_spec(out / stream) if out else None
+            kept = {"precision": earlier.precision, "batch": earlier.batch} if earlier else {}
+            made[stream] = resolve(preset, place["device"], named, {**kept, **settings}, stream)
     reading = None
     if flow_from:
         reading = SavedFlow.open(Path(flow_from).absolute(), made["flow"])
