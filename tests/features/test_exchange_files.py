@@ -14,7 +14,7 @@ from support.trees import IDS
 from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError
 from vadprep.data import FrameBounds, frame_bounds, load_dataset
-from vadprep.features.exchange.arrays import form_of, read_features, write_text
+from vadprep.features.exchange.arrays import form_of, read_features, write_features
 from vadprep.features.exchange.export import segments_of
 from vadprep.features.exchange.layouts import (
     ALL_NAMINGS,
@@ -146,7 +146,7 @@ def test_spans_of_segments_tile_the_video(frames: int) -> None:
 def test_text_gives_every_float_back(tmp_path: Path) -> None:
     bits = np.random.default_rng(0).integers(0, 2**32, 640, dtype=np.uint32)
     rows = np.nan_to_num(bits.view(np.float32), posinf=0, neginf=0).reshape(32, 20)
-    write_text(tmp_path / "a_C.txt", rows)
+    write_features(tmp_path / "a_C.txt", rows)
     assert read_features({0: tmp_path / "a_C.txt"})[:, 0].tobytes() == rows.tobytes()
 
 

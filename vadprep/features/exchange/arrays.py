@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -18,8 +16,7 @@ from vadprep.core.errors import FeaturesError
 REMEDY = "copy the file again"
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """What the headers of a video's files say: [num_clips, num_crops, dim] of a float type."""
 
     num_clips: int
@@ -62,44 +59,35 @@ def _open(crops: Mapping[int, Path]) -> list[NDArray[np.floating]]:
         raise FeaturesError(
             f"{next(iter(crops.values()))}: crop {min(missing)} of {max(crops) + 1} is not there"
         )
-    arrays = [_array(crops[crop]) for crop in sorted(crops)]
-    for crop, array in enumerate(arrays):
+    arrays: list[NDArray[np.floating]] = []
+    for path in (crops[crop] for crop in range(len(crops))):
+        try:
+            if path.suffix == ".txt":  # a row a line, as Save_C3DFeatures_32Segments.m writes them
+                array = np.loadtxt(path, np.float32, comments=None, ndmin=2)
+            else:  # never np.load: a memory map cannot hold objects, so nothing is unpickled
+                array = open_memmap(path, mode="r")
+        except (OSError, ValueError) as error:
+            raise FeaturesError(f"{path}: cannot be read ({error}): {REMEDY}") from None
+        if array.ndim not in (2, 3) or array.dtype.kind != "f" or not array.size:
+            raise FeaturesError(
+                f"{path}: {array.dtype} {array.shape}: expected floats [num_clips, dim] or "
+                f"[num_clips, num_crops, dim]"
+            )
+        arrays.append(array)
         if array.shape != arrays[0].shape or (array.ndim == 3 and len(arrays) > 1):
-            raise FeaturesError(f"{crops[crop]}: {array.shape} where crop 0 is {arrays[0].shape}")
+            raise FeaturesError(f"{path}: {array.shape} where crop 0 is {arrays[0].shape}")
     return arrays
 
 
-def _array(path: Path) -> NDArray[np.floating]:
-    try:
-        # Never np.load: a memory map cannot hold objects, so nothing is ever unpickled.
-        array = _text(path) if path.suffix == ".txt" else open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise FeaturesError(f"{path}: cannot be read ({error}): {REMEDY}") from None
-    if array.ndim not in (2, 3) or array.dtype.kind != "f" or not array.size:
-        raise FeaturesError(
-            f"{path}: {array.dtype} {array.shape}: expected floats [num_clips, dim] or "
-            f"[num_clips, num_crops, dim]"
-        )
-    return array
+def write_features(path: Path, array: NDArray[np.floating]) -> None:
+    """Write an array as float32, what every reader of these files takes, by one rename.
 
-
-def _text(path: Path) -> NDArray[np.float32]:
-    """One row a line, as Save_C3DFeatures_32Segments.m writes them."""
-    lines = path.read_text(encoding="ascii").splitlines()
-    return np.array([line.split() for line in lines if line.strip()], dtype=np.float32)
-
-
-def write_npy(path: Path, array: NDArray[np.floating]) -> None:
-    """Write an array as float32, what every reader of these files takes, by one rename."""
+    Into a .txt file go rows as lines, with nine digits, which give every float32 back exactly.
+    """
     make_folder(path.parent)
+    array = np.ascontiguousarray(array, dtype=np.float32)
     with open_atomic(path) as stream:
-        np.save(stream, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
-
-
-def write_text(path: Path, rows: NDArray[np.floating]) -> None:
-    """Write rows as lines; nine digits, which give every float32 back exactly."""
-    make_folder(path.parent)
-    text = io.StringIO()
-    np.savetxt(text, np.asarray(rows, np.float32), fmt="%.9g")
-    with open_atomic(path) as stream:
-        stream.write(text.getvalue().encode())
+        if path.suffix == ".txt":
+            np.savetxt(stream, array.reshape(len(array), -1), fmt="%.9g")
+        else:
+            np.save(stream, array, allow_pickle=False)

@@ -16,7 +16,7 @@ from vadprep.core.errors import FeaturesError, ManifestError, SettingError
 from vadprep.core.records import Video
 from vadprep.core.spec import Spec
 from vadprep.data import Manifest, choose_manifest, file_names, video_intervals
-from vadprep.features.exchange.arrays import write_npy, write_text
+from vadprep.features.exchange.arrays import write_features
 from vadprep.features.exchange.import_ import imported_preset
 from vadprep.features.exchange.layouts import LAYOUTS, SEGMENT_LAYOUT
 from vadprep.features.exchange.spans import SEGMENTS
@@ -77,77 +77,71 @@ def export_features(
     table, out = choose_manifest(dataset, manifest), Path(out)
     opened = nullcontext(features) if isinstance(features, Features) else open_features(features)
     with opened as found:
-        return _export(found, table, out, layout, stream, on_progress)
-
-
-def _export(
-    features: Features,
-    manifest: Manifest,
-    out: Path,
-    layout: str,
-    stream: str,
-    on_progress: Callable[[int, int], None],
-) -> Exported:
-    if stream not in features.streams:
-        raise FeaturesError(f"no {stream} features here, only {', '.join(features.streams)}")
-    asked = [video for split in SPLITS for video in _ordered(manifest, split)]
-    videos = [video for video in asked if video.video_id in features]
-    if not videos:
-        raise FeaturesError(f"no train or test video of {manifest.path} has features here")
-    target = target_of(layout, [video.video_id for video in videos])
-    spec = features.specs[stream]
-    places = _places(videos, target, stream, spec.crops)
-    if target.splits_lines and not target.relative and str(out.resolve()).split()[1:]:
-        raise FeaturesError(f"{out}: the lists of {layout} cannot hold blanks: use another --out")
-    strays = _strays(out, target, stream, places)
-    if strays and not target.lists:
-        raise FeaturesError(
-            f"{strays}, and the code of {layout} reads all files of a folder: remove them, or use "
-            "another --out"
+        if stream not in found.streams:
+            raise FeaturesError(f"no {stream} features here, only {', '.join(found.streams)}")
+        asked = _ordered(table)
+        videos = [video for video in asked if video.video_id in found]
+        if not videos:
+            raise FeaturesError(f"no train or test video of {table.path} has features here")
+        target, spec = target_of(layout, [video.video_id for video in videos]), found.specs[stream]
+        if target.splits_lines and not target.relative and str(out.resolve()).split()[1:]:
+            raise FeaturesError(
+                f"{out}: the lists of {layout} cannot hold blanks: use another --out"
+            )
+        places = _places(videos, target, stream, spec.crops)
+        strays = _strays(out, target, stream, places)
+        if strays and not target.lists:
+            raise FeaturesError(
+                f"{strays}, and the code of {layout} reads all files of a folder: remove them, or "
+                f"use another --out"
+            )
+        for done, video in enumerate(videos, start=1):
+            snippets, files = found[video.video_id].stream(stream), places[video.video_id]
+            if layout == SEGMENT_LAYOUT and spec.preset != imported_preset(layout):
+                snippets = segments_of(snippets)
+            parts = snippets.swapaxes(0, 1) if target.naming.one_file_a_crop else [snippets]
+            for place, part in zip(files, parts, strict=True):
+                write_features(out / place, part)
+            on_progress(done, len(videos))
+        lists = _write_lists(videos, places, target, out, stream)
+        labels = _ground_truth(found, videos) if target.ground_truth else None
+        if labels is not None:
+            write_features(out / target.ground_truth, labels)
+            lists.append(out / target.ground_truth)
+        notes = [*_notes(videos, target, spec)]
+        if layout == SEGMENT_LAYOUT:
+            rows = f"rows of {snippets.shape[2]} numbers, {SEGMENTS} a video"
+            notes.append(f"{rows}: the code expects 4096, change it there")
+        if target.ground_truth and labels is None:
+            notes.append(
+                "no ground truth: the manifest has no intervals for an abnormal test video"
+            )
+        if strays:
+            notes.append(f"{strays}, and in none of its lists")
+        return Exported(
+            num_videos=len(videos),
+            lists=tuple(lists),
+            num_labels=0 if labels is None else len(labels),
+            missing=tuple(video.video_id for video in asked if video.video_id not in found),
+            notes=tuple(notes),
         )
-    for done, video in enumerate(videos, start=1):
-        snippets = features[video.video_id].stream(stream)
-        if layout == SEGMENT_LAYOUT and spec.preset != imported_preset(layout):
-            snippets = segments_of(snippets)
-        _write_video(snippets, places[video.video_id], target, out)
-        on_progress(done, len(videos))
-    lists = list(_write_lists(videos, places, target, out, stream))
-    labels = _ground_truth(features, videos) if target.ground_truth else None
-    if labels is not None:
-        write_npy(out / target.ground_truth, labels)
-        lists.append(out / target.ground_truth)
-    notes = [*_notes(videos, target, spec)]
-    if target.naming.suffix.endswith(".txt"):
-        dim = features[videos[0].video_id].stream(stream).shape[2]
-        notes.append(
-            f"rows of {dim} numbers, {SEGMENTS} a video: the code expects 4096, change it there"
-        )
-    if target.ground_truth and labels is None:
-        notes.append("no ground truth: the manifest has no intervals for an abnormal test video")
-    if strays:
-        notes.append(f"{strays}, and in none of its lists")
-    return Exported(
-        num_videos=len(videos),
-        lists=tuple(lists),
-        num_labels=0 if labels is None else len(labels),
-        missing=tuple(video.video_id for video in asked if video.video_id not in features),
-        notes=tuple(notes),
-    )
 
 
-def _ordered(manifest: Manifest, split: str) -> list[Video]:
-    """The videos of a split, abnormal ones first; raises ManifestError for one without label."""
-    videos = manifest.in_split(split)
+def _ordered(manifest: Manifest) -> list[Video]:
+    """Train and test videos, of each the abnormal ones first.
+
+    Raises ManifestError for a video without a label.
+    """
+    videos: list[Video] = []
+    for split in SPLITS:
+        videos += sorted(manifest.in_split(split), key=lambda video: video.label == 0)
     for video in videos:
         if video.label is None:
             raise ManifestError(
                 f"{manifest.path}: video {video.video_id!r}: no label: the lists of other code "
                 f"bases are in the order of labels: fill it in"
             )
-    return sorted(videos, key=lambda video: video.label == 0)
-
-
-# ---------------------------------------------------------------- features
+    return videos
 
 
 def _places(videos: Sequence[Video], target: Target, stream: str, num_crops: int) -> Places:
@@ -193,18 +187,6 @@ def _strays(out: Path, target: Target, stream: str, places: Places) -> str:
     return f"{out}: {len(strays)} feature files are not of this export, the first {strays[0]}"
 
 
-def _write_video(
-    snippets: NDArray[np.floating], places: Sequence[PurePosixPath], target: Target, out: Path
-) -> None:
-    if places[0].suffix == ".txt":
-        write_text(out / places[0], snippets.mean(axis=1, dtype=np.float32))
-    elif target.naming.one_file_a_crop:
-        for crop, place in enumerate(places):
-            write_npy(out / place, snippets[:, crop])
-    else:
-        write_npy(out / places[0], snippets)
-
-
 def segments_of(clips: NDArray[np.floating]) -> NDArray[np.float32]:
     """32 segments of clips [num_clips, num_crops, dim]: mean rows of length 1, [32, 1, dim].
 
@@ -231,9 +213,10 @@ def segments_of(clips: NDArray[np.floating]) -> NDArray[np.float32]:
 
 def _write_lists(
     videos: Sequence[Video], places: Places, target: Target, out: Path, stream: str
-) -> Iterator[Path]:
+) -> list[Path]:
     root = "" if target.relative else f"{out.resolve()}/"
-    for split, name in target.lists.items():
+    paths = [out / name.format(stream=stream) for name in target.lists]
+    for split, path in zip(SPLITS, paths, strict=False):
         label = " {}.0" if target.labelled and split == "train" else ""
         lines = [
             f"{root}{place}{label.format(video.label)}\n"
@@ -241,11 +224,10 @@ def _write_lists(
             if video.split == split
             for place in places[video.video_id][: target.listed_crops]
         ]
-        path = out / name.replace("{stream}", stream)
         make_folder(path.parent)
         with open_atomic(path) as file:
             file.write("".join(lines).encode("utf-8", "surrogateescape"))
-        yield path
+    return paths
 
 
 def _ground_truth(features: Features, videos: Sequence[Video]) -> NDArray[np.float32] | None:
@@ -294,7 +276,7 @@ def _notes(videos: Sequence[Video], target: Target, spec: Spec) -> Iterator[str]
             f"the training list begins with {lines} lines of abnormal videos: the code cuts it "
             f"after {target.abnormal_lines}, change that number there"
         )
-    named = target.by_name
+    named = target.normal_name
     wrong = [v for v in videos if named and (named in v.video_id) != (v.label == 0)]
     if wrong:
         yield (

@@ -36,7 +36,6 @@ from vadprep.features.exchange.spans import (
 )
 from vadprep.features.folder import StreamFolder, read_provenance, read_spec
 from vadprep.features.lease import leased
-from vadprep.features.plan import Place
 from vadprep.features.shard import Draft, write_failure
 from vadprep.features.writer import StreamWriter
 
@@ -101,36 +100,31 @@ def import_features(
     path = Path(out) / stream
     origin = {"layout": layout, "root": str(Path(tree).resolve())}
     if earlier := read_spec(path):  # what it says holds for the videos that come later, too
-        _check_origin(path, origin)
+        before = read_provenance(path).get("imported")
+        if before != origin:  # unknown fields of the spec would hide it
+            was = f"imported from {before['root']}" if before else "extracted"
+            raise SpecError(f"{path}: holds features {was}: use another --out")
         known = {"tail": earlier.tail, "fps": earlier.fps}
         request = replace(request, known={**known, **request.known})
     videos = [video for video in table.videos if video.video_id in files]
-    items = examine([(video, files[video.video_id]) for video in videos], request)
+    items = examine([Item(video, files[video.video_id]) for video in videos], request)
     spec = _spec(items, request)
     folder = StreamFolder.prepare(path, spec, list(files), provenance={"imported": origin})
     by_id = {item.video.video_id: item for item in items}
-    total, done = len(folder.plan.places), 0
+    done = 0
     with stop_on_signals(), leased(path, 0, 1, request_stop) as lease:
         writer = StreamWriter(folder, lease=lease)
         for shard, shard_ids in enumerate(folder.plan.shards):
             lease.check()
-            for position, video_id in enumerate(shard_ids):
+            for video_id in shard_ids:
                 if video_id in by_id:
-                    _import_video(writer, by_id[video_id], Place(shard, position), request)
+                    _import_video(writer, by_id[video_id], request)
                 check_stop()
                 done += 1
-                on_progress(done, total)
+                on_progress(done, len(folder.plan.places))
             writer.finish(shard)
     missing = tuple(video_id for video_id in ids if video_id not in files)
     return Imported(folder, missing, found.unused(files.values()), _notes(items, spec))
-
-
-def _check_origin(path: Path, origin: Mapping[str, str]) -> None:
-    """Raise SpecError if ``path`` has features of other files: unknown fields would hide it."""
-    before = read_provenance(path).get("imported")
-    if before != origin:
-        was = f"imported from {before['root']}" if before else "extracted"
-        raise SpecError(f"{path}: holds features {was}: use another --out")
 
 
 # ---------------------------------------------------------------- settings and spec
@@ -189,7 +183,7 @@ def imported_preset(layout: str) -> str:
     return f"imported-{layout}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Item:
     """One video: its files, and what they hold or why they cannot be used."""
 
@@ -201,47 +195,48 @@ class Item:
     problem: str = ""
 
 
-def examine(found: Sequence[tuple[Video, Mapping[int, Path]]], request: Request) -> list[Item]:
+def examine(items: list[Item], request: Request) -> list[Item]:
     """Read the headers of the files of each video, and find its tail rules or its problem.
 
     Raises FeaturesError, with the first problem, if every video has one.
     """
-    items = []
-    for video, crops in found:
+    for item in items:
         try:
-            items.append(Item(video, crops, form_of(crops)))
+            item.form = form_of(item.crops)
         except FeaturesError as error:
-            items.append(Item(video, crops, problem=str(error)))
-    forms = Counter((each.form.num_crops, each.form.dim) for each in items if each.form)
-    usual = forms.most_common(1)[0][0] if forms else (0, 0)
-    for index, item in enumerate(items):
-        if item.form:
+            item.problem = str(error)
+    views = Counter((item.form.num_crops, item.form.dim) for item in items if item.form)
+    crops, dim = views.most_common(1)[0][0] if views else (0, 0)
+    for item in items:
+        if item.form and (item.form.num_crops, item.form.dim) != (crops, dim):
+            item.problem = (
+                f"{item.form.num_crops} crops of dimension {item.form.dim} where most videos have "
+                f"{crops} of {dim}"
+            )
+        elif item.form:
             try:
-                items[index] = replace(item, tails=_tails(item.video, item.form, usual, request))
+                item.tails, _ = fitted(item.video, item.form.num_clips, request)
             except FeaturesError as error:
-                items[index] = replace(item, problem=str(error))
+                item.problem = str(error)
     if all(item.problem for item in items):
         raise FeaturesError(f"none of {len(items)} videos can be imported: {items[0].problem}")
     return items
 
 
-def _tails(video: Video, form: Form, usual: tuple[int, int], request: Request) -> frozenset[str]:
-    """Tail rules that give the number of clips; none if the spans come from the length.
+def fitted(video: Video, clips: int, request: Request) -> tuple[frozenset[str], NDArray[np.int64]]:
+    """Tail rules that give the number of clips, and the source frames of each: int64 [clips, 2].
 
-    Raises FeaturesError if no rule does, and for unusual crops or dimension.
+    No rules if the spans come from the length. Raises FeaturesError if no rule gives the number.
     """
-    if (form.num_crops, form.dim) != usual:
-        raise FeaturesError(
-            f"{form.num_crops} crops of dimension {form.dim} where most videos have {usual[0]} of "
-            f"{usual[1]}"
-        )
-    bounds, clips = frame_bounds(video), form.num_clips
+    bounds = frame_bounds(video)
     if request.by_length:
         if bounds.most is None:
             raise FeaturesError(
                 "no num_frames in the manifest, over which the rows could be spread: fill it in"
             )
-        return frozenset()
+        if request.layout == SEGMENT_LAYOUT and clips == SEGMENTS:
+            return frozenset(), segment_spans(bounds.most)
+        return frozenset(), even_spans(clips, bounds.most)
     resampling = resampling_of(video, request.fps_used)
     tails = matching_tails(clips, bounds, resampling)
     if not tails:
@@ -252,7 +247,7 @@ def _tails(video: Video, form: Form, usual: tuple[int, int], request: Request) -
             f"{clips} clips are not by tail rule {stated} but by {', '.join(sorted(tails))}: leave "
             f"--set tail out"
         )
-    return tails
+    return tails, clip_spans(clips, bounds, resampling)
 
 
 def _spec(items: Sequence[Item], request: Request) -> Spec:
@@ -293,44 +288,27 @@ def _notes(items: Sequence[Item], spec: Spec) -> tuple[str, ...]:
     return tuple(notes)
 
 
-# ---------------------------------------------------------------- writing
-
-
-def _import_video(writer: StreamWriter, item: Item, place: Place, request: Request) -> None:
+def _import_video(writer: StreamWriter, item: Item, request: Request) -> None:
     """Write a video, unless it is stored already. A kill may have cost only its journal row."""
-    row, exists = writer.rows.get(item.video.video_id), writer.is_finished(place)
+    video, folder = item.video, writer.folder
+    place = folder.plan.places[video.video_id]
+    row, exists = writer.rows.get(video.video_id), writer.is_finished(place)
     if exists and row is not None and row.is_done:
         return
     if not exists or row is not None:
-        _write_video(writer.folder, item, place, request)
-    writer.record(item.video.video_id)
-
-
-def _write_video(folder: StreamFolder, item: Item, place: Place, request: Request) -> None:
-    path = folder.partial_video(place)
-    make_folder(path.parent)
-    video = item.video
-    attributes = video.attributes | ({} if video.fps is None else {"fps_source": video.fps})
-    try:
-        if item.problem:
-            raise FeaturesError(item.problem)
-        features = read_features(item.crops)
-    except FeaturesError as error:
-        write_failure(path, folder.spec, attributes, str(error))
-        return
-    spans = _spans(video, len(features), request)
-    attributes["num_frames"] = max(int(spans[-1, 1]), frame_bounds(video).least or 0)
-    with Draft(path, folder.spec) as draft:
-        draft.append(features)
-        draft.commit(attributes, spans)
-
-
-def _spans(video: Video, clips: int, request: Request) -> NDArray[np.int64]:
-    """Source frames of the rows of a video without a problem: int64 [clips, 2]."""
-    bounds = frame_bounds(video)
-    if not request.by_length:
-        return clip_spans(clips, bounds, resampling_of(video, request.fps_used))
-    assert bounds.most is not None
-    if request.layout == SEGMENT_LAYOUT and clips == SEGMENTS:
-        return segment_spans(bounds.most)
-    return even_spans(clips, bounds.most)
+        path = folder.partial_video(place)
+        make_folder(path.parent)
+        attributes = video.attributes | ({} if video.fps is None else {"fps_source": video.fps})
+        try:
+            if item.problem:
+                raise FeaturesError(item.problem)
+            features = read_features(item.crops)
+            _, spans = fitted(video, len(features), request)
+        except FeaturesError as error:
+            write_failure(path, folder.spec, attributes, str(error))
+        else:
+            attributes["num_frames"] = max(int(spans[-1, 1]), frame_bounds(video).least or 0)
+            with Draft(path, folder.spec) as draft:
+                draft.append(features)
+                draft.commit(attributes, spans)
+    writer.record(video.video_id)

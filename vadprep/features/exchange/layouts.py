@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vadprep.core.errors import FeaturesError
@@ -39,20 +39,17 @@ class Naming:
 
     def parse(self, name: str) -> tuple[str, int] | None:
         """Id and crop of a file name; None when it is not of this naming."""
-        before, braces, after = self.suffix.partition("{}")
-        if not braces:
-            return _without(name, self.suffix)
-        stem = name.removesuffix(after)
-        if stem != name and stem[-1:].isdecimal() and stem[:-1].endswith(before):
-            video_id, crop = stem[:-1].removesuffix(before), int(stem[-1])
-            is_named = bool(video_id) and not (crop == 0 and self.first is not None)
-            return (video_id, crop) if is_named else None
-        return None if self.first is None else _without(name, self.first)
-
-
-def _without(name: str, suffix: str) -> tuple[str, int] | None:
-    video_id = name.removesuffix(suffix)
-    return (video_id, 0) if video_id and video_id != name else None
+        last = self.suffix
+        if self.one_file_a_crop:
+            before, after = map(re.escape, self.suffix.split("{}"))
+            if found := re.fullmatch(f"(.+){before}([0-9]){after}", name, re.DOTALL):
+                is_named = found[2] != "0" or self.first is None
+                return (found[1], int(found[2])) if is_named else None
+            if self.first is None:
+                return None
+            last = self.first
+        video_id = name.removesuffix(last)
+        return (video_id, 0) if video_id not in ("", name) else None
 
 
 ARRAY = Naming("_i3d.npy")
@@ -92,20 +89,28 @@ LABELS = re.compile(r"(.*[-_])?gt([-_.].*)?")
 """Names of ground truth, which lies beside the features in many trees."""
 
 
-@dataclass(frozen=True)
 class Tree:
     """The feature files in a folder, by video.
 
     ``videos`` maps the path of each file relative to the root, without what the naming adds, to
-    the paths of its crops by number.
+    the paths of its crops by number; ``places`` maps names to such paths. ``others`` are files that
+    are not of this naming.
     """
 
-    root: Path
-    naming: Naming
-    videos: Mapping[str, Mapping[int, Path]]
-    others: tuple[str, ...]
-    """Files that are not of this naming, relative to the root."""
-    _by_name: Mapping[str, list[str]] = field(default_factory=dict)
+    def __init__(self, root: Path, naming: Naming, files: Iterable[PurePosixPath]) -> None:
+        self.root, self.naming = root, naming
+        self.videos: dict[str, dict[int, Path]] = {}
+        self.places: dict[str, list[str]] = defaultdict(list)
+        self.others: list[str] = []
+        for path in files:
+            if (parsed := naming.parse(path.name)) is None:
+                self.others.append(str(path))
+                continue
+            name, crop = parsed
+            place = str(path.parent / name)
+            if place not in self.videos:
+                self.places[name].append(place)
+            self.videos.setdefault(place, {})[crop] = root / path
 
     def find(self, video_id: str) -> Mapping[int, Path]:
         """Files of a video by crop: at its id as a path, else the ones of that name; or none.
@@ -114,7 +119,7 @@ class Tree:
         """
         if video_id in self.videos:
             return self.videos[video_id]
-        places = self._by_name.get(PurePosixPath(video_id).name, [])
+        places = self.places.get(PurePosixPath(video_id).name, [])
         if len(places) > 1:
             raise FeaturesError(
                 f"{self.root}: features of {video_id!r} are there twice, {places[0]} and "
@@ -149,10 +154,17 @@ def read_tree(
     Without wanted ids: in the first naming that half of the files have. Folders named after another
     stream (``Flow``, ``FlowTest``) are passed over. Raises FeaturesError when there is none.
     """
-    files = [path for path in _files(root) if not _is_of_another_stream(path, stream)]
-    if not wanted:
-        files = [path for path in files if not LABELS.fullmatch(path.name)]
-    trees = [_tree(root, naming, files) for naming in namings]
+    if not root.is_dir():
+        raise FeaturesError(f"{root}: no such folder: correct the path")
+    others = tuple(name for name in STREAMS if name != stream)
+    files = [
+        PurePosixPath(folder, name)
+        for folder, names in file_names(root)
+        if not any(part.lower().startswith(others) for part in folder.parts)
+        for name in names
+        if wanted or not LABELS.fullmatch(name)
+    ]
+    trees = [Tree(root, naming, files) for naming in namings]
     best = max(trees, key=lambda tree: tree.explained(wanted))  # the first of equals
     if not best.explained(wanted):
         example = next(iter(wanted), "ID")
@@ -163,32 +175,3 @@ def read_tree(
             f"check the folder, --layout and the manifest"
         )
     return best
-
-
-def _files(root: Path) -> list[PurePosixPath]:
-    if not root.is_dir():
-        raise FeaturesError(f"{root}: no such folder: correct the path")
-    found = [folder / name for folder, names in file_names(root) for name in names]
-    return [PurePosixPath(path.as_posix()) for path in found]
-
-
-def _is_of_another_stream(path: PurePosixPath, stream: str) -> bool:
-    others = tuple(name for name in STREAMS if name != stream)
-    return any(part.lower().startswith(others) for part in path.parts[:-1])
-
-
-def _tree(root: Path, naming: Naming, files: Iterable[PurePosixPath]) -> Tree:
-    videos: dict[str, dict[int, Path]] = defaultdict(dict)
-    by_name: dict[str, list[str]] = defaultdict(list)
-    others = []
-    for path in files:
-        parsed = naming.parse(path.name)
-        if parsed is None:
-            others.append(str(path))
-            continue
-        name, crop = parsed
-        place = str(path.parent / name)
-        if place not in videos:
-            by_name[name].append(place)
-        videos[place][crop] = root / path
-    return Tree(root, naming, dict(videos), tuple(others), dict(by_name))

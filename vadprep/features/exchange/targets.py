@@ -6,7 +6,7 @@ Read in the repositories named; an export follows them, so that their code runs 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -16,8 +16,6 @@ UCF, XD, SHANGHAITECH = "UCF-Crime", "XD-Violence", "ShanghaiTech"
 
 STREAM_FOLDERS = {"rgb": "RGB", "flow": "Flow"}
 CLASS_FOLDERS = {0: "Normal", 1: "Anomaly"}
-NORMAL_IN_NAME = {UCF: "Normal", XD: "_label_A"}
-"""What the official loaders take for a normal video when they see it in a file name."""
 
 
 @dataclass(frozen=True)
@@ -25,140 +23,96 @@ class Target:
     """One form of a layout. Paths are relative to the folder of the export."""
 
     naming: Naming
-    folders: Mapping[str, str]
-    """Folder of the features by split; ``{stream}`` is RGB or Flow, ``{class}`` the label."""
-    lists: Mapping[str, str]
-    """List file by split; ``{stream}`` is rgb or flow. Empty where the code lists a folder."""
-    ground_truth: str
+    folders: tuple[str, str]
+    """Of the features of train and test; ``{stream}`` is RGB or Flow, ``{label}`` the class."""
+    lists: tuple[str, ...] = ()
+    """List files of train and test; ``{stream}`` is rgb or flow. None: the code lists a folder."""
+    ground_truth: str = ""
     """File of the flat frame labels of the test split, in the order of its list; "" for none."""
+    abnormal_lines: int | None = None
+    """Lines of abnormal videos that the code cuts off its training list, where it does."""
+    crop_order: str | None = None
+    """Order that the code's own features have, where it is known."""
     listed_crops: int | None = None
     """Number of crops of a video in a list; None for all."""
+    normal_name: str = ""
+    """What marks a normal video in its name, where the code takes labels from names."""
     relative: bool = False
     """The list has paths relative to the export, else whole ones."""
     labelled: bool = False
     """Lines of the training list end in the label."""
     splits_lines: bool = False
     """The code splits lines at blanks, so that no path may have one."""
-    by_name: str | None = None
-    """Part of a name that marks a normal video, where the code takes labels from names."""
-    abnormal_lines: int | None = None
-    """Lines of abnormal videos that the code cuts off its training list, where it does."""
-    crop_order: str | None = None
-    """Order that the code's own features have, where it is known."""
 
     def folder(self, stream: str, split: str, label: int) -> PurePosixPath:
         """Folder of the features of videos of a split and label, relative to the export."""
-        path = self.folders[split].replace("{stream}", STREAM_FOLDERS[stream])
-        return PurePosixPath(path.replace("{class}", CLASS_FOLDERS[label]))
-
-
-_TRAIN_TEST = {"train": "train", "test": "test"}
+        path = self.folders[split == "test"]
+        path = path.format(stream=STREAM_FOLDERS[stream], label=CLASS_FOLDERS[label])
+        return PurePosixPath(path)
 
 
 TARGETS: dict[str, dict[str, Target]] = {
     "rtfm": {
         UCF: Target(
-            naming=ARRAY,
-            folders={"train": "UCF_Train_ten_crop_i3d", "test": "UCF_Test_ten_crop_i3d"},
-            lists={"train": "list/ucf-i3d.list", "test": "list/ucf-i3d-test.list"},
-            ground_truth="list/gt-ucf.npy",
-            abnormal_lines=810,
-            crop_order="torchvision",
+            ARRAY, ("UCF_Train_ten_crop_i3d", "UCF_Test_ten_crop_i3d"),
+            ("list/ucf-i3d.list", "list/ucf-i3d-test.list"), "list/gt-ucf.npy",
+            abnormal_lines=810, crop_order="torchvision",
         ),
         SHANGHAITECH: Target(
-            naming=ARRAY,
-            folders={"train": "SH_Train_ten_crop_i3d", "test": "SH_Test_ten_crop_i3d"},
-            lists={
-                "train": "list/shanghai-i3d-train-10crop.list",
-                "test": "list/shanghai-i3d-test-10crop.list",
-            },
-            ground_truth="list/gt-sh.npy",
-            abnormal_lines=63,
-            crop_order="torchvision",
+            ARRAY, ("SH_Train_ten_crop_i3d", "SH_Test_ten_crop_i3d"),
+            ("list/shanghai-i3d-train-10crop.list", "list/shanghai-i3d-test-10crop.list"),
+            "list/gt-sh.npy", abnormal_lines=63, crop_order="torchvision",
         ),
     },
     "xdviodet": {
         XD: Target(
-            naming=PER_CROP,
-            folders={"train": "i3d-features/{stream}", "test": "i3d-features/{stream}Test"},
-            lists={"train": "list/{stream}.list", "test": "list/{stream}_test.list"},
-            ground_truth="list/gt.npy",
-            by_name=NORMAL_IN_NAME[XD],
-            crop_order="xd",
+            PER_CROP, ("i3d-features/{stream}", "i3d-features/{stream}Test"),
+            ("list/{stream}.list", "list/{stream}_test.list"), "list/gt.npy",
+            crop_order="xd", normal_name="_label_A",
         ),
     },
     "deepmil": {
         UCF: Target(
-            naming=PER_CROP,
-            folders={"train": "train/{stream}", "test": "test/{stream}"},
-            lists={"train": "list/ucf-i3d.list", "test": "list/ucf-i3d-test.list"},
-            ground_truth="list/gt-ucf.npy",
-            listed_crops=1,
-            abnormal_lines=810,
-            crop_order="xd",
+            PER_CROP, ("train/{stream}", "test/{stream}"),
+            ("list/ucf-i3d.list", "list/ucf-i3d-test.list"), "list/gt-ucf.npy",
+            abnormal_lines=810, crop_order="xd", listed_crops=1,
         ),
     },
     "urdmu": {
         UCF: Target(
-            naming=PER_CROP,
-            folders=_TRAIN_TEST,
-            lists={"train": "list/UCF_Train.list", "test": "list/UCF_Test.list"},
-            ground_truth="frame_label/gt-ucf.npy",
-            splits_lines=True,
-            by_name=NORMAL_IN_NAME[UCF],
-            abnormal_lines=8100,
-            crop_order="gowtham",
+            PER_CROP, ("train", "test"),
+            ("list/UCF_Train.list", "list/UCF_Test.list"), "frame_label/gt-ucf.npy",
+            abnormal_lines=8100, crop_order="gowtham", normal_name="Normal", splits_lines=True,
         ),
         XD: Target(
-            naming=PER_CROP,
-            folders={"train": "i3d-features/{stream}", "test": "i3d-features/{stream}Test"},
-            lists={"train": "list/XD_Train.list", "test": "list/XD_Test.list"},
-            ground_truth="frame_label/xd_gt.npy",
-            splits_lines=True,
-            by_name=NORMAL_IN_NAME[XD],
-            abnormal_lines=9525,
-            crop_order="xd",
+            PER_CROP, ("i3d-features/{stream}", "i3d-features/{stream}Test"),
+            ("list/XD_Train.list", "list/XD_Test.list"), "frame_label/xd_gt.npy",
+            abnormal_lines=9525, crop_order="xd", normal_name="_label_A", splits_lines=True,
         ),
     },
     "pel4vad": {
         UCF: Target(
-            naming=BARE_FIRST,
-            folders=_TRAIN_TEST,
-            lists={"train": "list/ucf/train.list", "test": "list/ucf/test.list"},
-            ground_truth="list/ucf/ucf-gt.npy",
-            relative=True,
-            by_name=NORMAL_IN_NAME[UCF],
-            crop_order="xd",
+            BARE_FIRST, ("train", "test"),
+            ("list/ucf/train.list", "list/ucf/test.list"), "list/ucf/ucf-gt.npy",
+            crop_order="xd", normal_name="Normal", relative=True,
         ),
         XD: Target(
-            naming=PER_CROP,
-            folders=_TRAIN_TEST,
-            lists={"train": "list/xd/train.list", "test": "list/xd/test.list"},
-            ground_truth="list/xd/xd-gt.npy",
-            relative=True,
-            by_name=NORMAL_IN_NAME[XD],
-            crop_order="xd",
+            PER_CROP, ("train", "test"),
+            ("list/xd/train.list", "list/xd/test.list"), "list/xd/xd-gt.npy",
+            crop_order="xd", normal_name="_label_A", relative=True,
         ),
         SHANGHAITECH: Target(
-            naming=UNDERSCORE,
-            folders=_TRAIN_TEST,
-            lists={"train": "list/sh/train.list", "test": "list/sh/test.list"},
-            ground_truth="list/sh/sh-gt.npy",
-            relative=True,
-            labelled=True,
-            splits_lines=True,
+            UNDERSCORE, ("train", "test"),
+            ("list/sh/train.list", "list/sh/test.list"), "list/sh/sh-gt.npy",
+            relative=True, labelled=True, splits_lines=True,
         ),
     },
     "sultani-txt": {
-        UCF: Target(
-            naming=TEXT,
-            # TrainingAnomalyDetector_public.py takes the first folder by name for abnormal.
-            folders={"train": "Train/{class}", "test": "Test"},
-            lists={},
-            ground_truth="",  # scored in MATLAB, from the annotation file
-        ),
+        # TrainingAnomalyDetector_public.py takes the first folder by name for abnormal. The scores
+        # are compared with the annotation file, in MATLAB.
+        UCF: Target(TEXT, ("Train/{label}", "Test")),
     },
-}
+}  # fmt: skip
 """Layout -> data set whose form it is -> what the code expects."""
 
 
