@@ -29,7 +29,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_back_end_is_timed_against_opencv(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_flow, "usable_cores", lambda: 2)
+    monkeypatch.setattr(bench_flow, "worker_cores", lambda: 2)
     report = bench_flow.bench_flow([clip], pairs=1, sizes=[(48, 64)])
     names = [each.backend for each in report.timings]
     assert names[:4] == [BASE, SELF, "CPU, 1 thread", "CPU, 2 threads"]
@@ -43,7 +43,7 @@ def test_each_back_end_is_timed_against_opencv(clip: Path, monkeypatch: pytest.M
 
 def test_nothing_is_compiled_in_what_is_timed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    monkeypatch.setattr(bench_flow, "usable_cores", lambda: 1)
+    monkeypatch.setattr(bench_flow, "worker_cores", lambda: 1)
     seen = []
 
     def watched(frames: NDArray[np.uint8], **options: object) -> NDArray[np.float32]:

@@ -17,8 +17,7 @@ from support.naive_flow import naive_flow
 from support.opencv_flow import check_agreement, opencv_flow
 
 from vadprep.cli.bench.flow import SIZES, grey_frames
-from vadprep.core.resources import SLURM_CORES
-from vadprep.flow import TVL1, cpu, tvl1, usable_cores
+from vadprep.flow import TVL1, cpu, tvl1
 from vadprep.flow.cpu import PlaneLayout, PyramidSolver
 from vadprep.video import open_frames
 
@@ -242,23 +241,6 @@ def test_the_pyramid_is_opencvs(walk: NDArray[np.uint8]) -> None:
 def test_planes_end_on_whole_vectors() -> None:
     for width in (3, 16, 17, 340):
         assert PlaneLayout(4, width).stride % 16 == 0
-
-
-def test_threads_follow_what_the_process_may_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bound_to = set(range(8))
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: bound_to)
-    monkeypatch.setattr("vadprep.core.resources.CONTROL_GROUP", tmp_path)
-    for name in ("OMP_NUM_THREADS", *SLURM_CORES):
-        monkeypatch.delenv(name, raising=False)
-    assert usable_cores() == 8
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
-    assert usable_cores() == 4
-    (tmp_path / "cpu.max").write_text("200000 100000\n")
-    assert usable_cores() == 2
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert usable_cores() == 1
 
 
 FLOW = """

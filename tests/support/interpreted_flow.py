@@ -38,12 +38,15 @@ def interpreted_flow(
 
 
 def compiled_for_an_h100(sizes: list[tuple[int, int]], settings: Any) -> dict[str, int]:
-    """How many times each kernel is compiled for sm_90 when scales of these sizes are launched."""
+    """How many times each kernel is compiled for sm_90 when scales of these sizes are launched.
+
+    The launches do nothing, so the settings must allow one round only.
+    """
     import torch
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from vadprep.flow.gpu import ScaleSolver
+    from vadprep.flow.gpu import solve_scale
 
     class Absent:
         """Stands for the driver of a GPU that is not here."""
@@ -67,5 +70,5 @@ def compiled_for_an_h100(sizes: list[tuple[int, int]], settings: Any) -> dict[st
     triton.runtime.driver.set_active(Absent())
     triton.JITFunction.run = compile_only
     for size in sizes:
-        ScaleSolver(2, size, settings, torch.empty(ScaleSolver.floats(2, size)))._chunk()
+        solve_scale(torch.zeros(3, *size), None, settings)
     return {name: len(found) for name, found in codes.items()}

@@ -64,19 +64,6 @@ mmaction2 are TL, TL mirrored, TR, TR mirrored, ...
 """
 
 
-def _five_crops(order: str, size: int, height: int, width: int) -> Boxes:
-    """Half a pixel of the centre is rounded to even, as torchvision does."""
-    bottom, right = height - size, width - size
-    centre = round(bottom / 2), round(right / 2)
-    if order == "mmaction":  # offsets in whole quarters: may miss the edge by up to 3 px
-        bottom, right = bottom // 4 * 4, right // 4 * 4
-        centre = bottom // 2, right // 2
-    places = {
-        "TL": (0, 0), "TR": (0, right), "BL": (bottom, 0), "BR": (bottom, right), "C": centre,
-    }  # fmt: skip
-    return tuple(Box(*places[name], size, size) for name in FIVE_CROPS[order].split())
-
-
 def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Boxes:
     """The ``count`` (1, 5 or 10) crops of side ``size`` px in a frame of ``height`` x ``width``.
 
@@ -86,14 +73,22 @@ def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Bo
     """
     if min(height, width) < size:
         raise ValueError(f"frame of {height} x {width} px is smaller than a crop of {size} px")
+    bottom, right = height - size, width - size
+    centre = round(bottom / 2), round(right / 2)  # halves to even, as torchvision has it
     if count == 1 and order in ("centre", *FIVE_CROPS):
-        return (_five_crops("xd", size, height, width)[0],)
+        return (Box(*centre, size, size),)
     if count not in (5, 10) or order not in FIVE_CROPS:
         raise ValueError(
             f"{count} crops in order {order!r}: allowed are 1 centre, and 5 or 10 in order "
             f"{', '.join(FIVE_CROPS)}"
         )
-    five = _five_crops(order, size, height, width)
+    if order == "mmaction":  # offsets in whole quarters: may miss the edge by up to 3 px
+        bottom, right = bottom // 4 * 4, right // 4 * 4
+        centre = bottom // 2, right // 2
+    places = {
+        "TL": (0, 0), "TR": (0, right), "BL": (bottom, 0), "BR": (bottom, right), "C": centre,
+    }  # fmt: skip
+    five = tuple(Box(*places[name], size, size) for name in FIVE_CROPS[order].split())
     if count == 5:
         return five
     if order == "mmaction":
@@ -136,10 +131,8 @@ def resize_taps(name: str, source: int, target: int) -> Taps:
     """Weights that take ``source`` px along one axis to ``target`` px.
 
     ``pil-bilinear`` and ``pil-lanczos`` widen the kernel when shrinking (antialiased),
-    ``opencv-bilinear`` does not. Raises ValueError for an unknown filter or an empty axis.
+    ``opencv-bilinear`` does not. Raises ValueError for an unknown filter.
     """
-    if source < 1 or target < 1:
-        raise ValueError(f"{source} px to {target} px: both are at least 1")
     if name not in FILTERS:
         raise ValueError(f"filter = {name!r}: allowed are {', '.join(FILTERS)}")
     return (_opencv_taps if name == "opencv-bilinear" else _pil_taps)(name, source, target)

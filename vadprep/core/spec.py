@@ -48,13 +48,11 @@ class Spec:
     preset: str
     """Name of the recipe this spec came from; overrides do not change it."""
     stream: str
-    """``rgb`` or ``flow``."""
     graph: str
     """Id of the network; tensor shapes alone do not identify it."""
     weights: str
     """Name of the weights, for example ``rgb_imagenet.pt`` or ``random:0``."""
     weights_sha256: str
-    """SHA-256 of the tensors."""
     fps: str
     """``native``, or the rate that frames are resampled to by index, as a fraction."""
     resize: str
@@ -77,13 +75,12 @@ class Spec:
     decoder: str
     """Decoders in the order in which they are tried."""
     precision: str
-    """Arithmetic of the network."""
     dtype: str
     """Number type in the shards."""
     batch: int
     """Views in one pass of the network; the last pass is padded to this number."""
     flow: str = NO_FLOW
-    """Flow algorithm with its settings, on grey resized frames (``flow.pictures``)."""
+    """Flow algorithm with its settings, on grey resized frames."""
     flow_source: str = NO_FLOW
     """``computed``, or what kind of saved flow was read: ``hdf5``, ``jpeg 95``."""
     flow_bound: int | str = NO_FLOW
@@ -166,21 +163,15 @@ def differences(ours: Spec, theirs: Spec) -> list[str]:
     """
     a, b = ours.identity(), theirs.identity()
     odd = [name for name in a if a[name] != b[name] or a[name] == UNKNOWN]
-    return [f"{name}: {_shown(ours, name)} / {_shown(theirs, name)}" for name in odd]
-
-
-def _shown(spec: Spec, name: str) -> str:
-    value = str(getattr(spec, name))
-    return f"{value[:12]} ({spec.weights})" if name == "weights_sha256" else value
+    for spec, values in ((ours, a), (theirs, b)):
+        values["weights_sha256"] = f"{spec.weights_sha256[:12]} ({spec.weights})"
+    return [f"{name}: {a[name]} / {b[name]}" for name in odd]
 
 
 def require_shared(ours: Spec, theirs: Spec, where: str) -> None:
     """Raise SpecError naming ``where`` unless two streams have frames, views and clips alike."""
-    lines = [
-        f"{name}: {getattr(ours, name)} / {getattr(theirs, name)}"
-        for name in SHARED_FIELDS
-        if getattr(ours, name) != getattr(theirs, name)
-    ]
+    pairs = [(name, getattr(ours, name), getattr(theirs, name)) for name in SHARED_FIELDS]
+    lines = [f"{name}: {one} / {other}" for name, one, other in pairs if one != other]
     if lines:
         raise SpecError(
             f"{where} holds features of stream {theirs.stream} that do not fit stream "

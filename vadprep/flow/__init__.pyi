@@ -1,4 +1,4 @@
-from .compute import TVL1 as TVL1, tvl1 as tvl1, usable_cores as usable_cores
+from .compute import TVL1 as TVL1, tvl1 as tvl1
 from .gpu import iteration_bytes as iteration_bytes, tvl1_cuda as tvl1_cuda
 from .quantise import (
     QUANTISE as QUANTISE,

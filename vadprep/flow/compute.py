@@ -6,7 +6,6 @@ of this field were trained on such flow (kinetics-i3d through MediaPipe).
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -120,11 +119,14 @@ def tvl1(
     VadprepError when there is no CUDA device.
     """
     settings = settings or TVL1()
-    check_frames(frames.shape, str(frames.dtype))
+    if frames.ndim != 3 or frames.dtype != np.uint8:
+        raise ValueError(f"frames {frames.dtype} {frames.shape}: expected grey uint8 [N, H, W]")
+    if len(frames) < 1 or min(frames.shape[1:]) < MIN_SIZE:
+        raise ValueError(f"frames {frames.shape}: expected 1 or more, with sides of {MIN_SIZE} px")
     if device == "cpu":
         from vadprep.flow.cpu import tvl1_cpu
 
-        return tvl1_cpu(frames, settings, threads or usable_cores())
+        return tvl1_cpu(frames, settings, threads or worker_cores())
     if device != "cuda":
         raise ValueError(f"{device = }: allowed are cpu, cuda")
     import torch
@@ -134,18 +136,3 @@ def tvl1(
     from vadprep.flow.gpu import tvl1_cuda
 
     return tvl1_cuda(torch.from_numpy(frames).cuda(), settings)[0].cpu().numpy()
-
-
-def check_frames(shape: tuple[int, ...], dtype: str) -> None:
-    """Raise ValueError unless frames of that kind are grey uint8 [N, H, W] with flow."""
-    if len(shape) != 3 or dtype.removeprefix("torch.") != "uint8":
-        raise ValueError(f"frames {dtype} {list(shape)}: expected grey uint8 [N, height, width]")
-    if shape[0] < 1 or min(shape[1:]) < MIN_SIZE:
-        raise ValueError(f"frames {list(shape)}: expected 1 or more, with sides of {MIN_SIZE} px")
-
-
-def usable_cores() -> int:
-    """``worker_cores``, or OMP_NUM_THREADS if fewer: Ray sets that to a worker's share."""
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    cores = worker_cores()
-    return min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vadprep.core.errors import DecodeError
+from vadprep.core.resources import worker_cores
 from vadprep.data import find_videos
-from vadprep.flow import TVL1, grey_of, tvl1, usable_cores
+from vadprep.flow import TVL1, grey_of, tvl1
 from vadprep.video import open_frames
 
 SIZES = ((224, 224), (256, 340))
@@ -111,7 +112,7 @@ def _timings(
 
 def available() -> tuple[dict[str, Method], list[str]]:
     """Back ends of this machine by name, and a line for each that is missing."""
-    cores, notes = usable_cores(), []
+    cores, notes = worker_cores(), []
     methods: dict[str, Method] = {}
     try:
         import cv2
