@@ -105,6 +105,6 @@ def whole(videos: Path) -> Path:
     from vadprep.features.shard import DONE
 
     folder = videos.parent / "whole"
-    reports = extract_all(folder, videos, in_process(make_standin()))
+    reports = extract_all(folder, videos, in_process(make_standin))
     assert {report.status for report in reports} == {DONE}
     return folder

@@ -121,7 +121,7 @@ def score(
     from vadprep.backbones import graph_of
     from vadprep.core.errors import SettingError
     from vadprep.data.sources import list_videos
-    from vadprep.extraction import repeatable_specs, resolve_plan, run_plan
+    from vadprep.extraction import resolve_plan, run_plan
     from vadprep.features import Features, open_features
     from vadprep.features.folder import is_feature_folder
     from vadprep.training import TrainingRun, load_run, score_features
@@ -139,9 +139,14 @@ def score(
         out = Path(folder) / "scores" / "features"
     videos, trained = list_videos(source), checkpoints[0]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    specs = repeatable_specs(trained.specs, weights, flow_weights, preset)
     plan = resolve_plan(
-        out, specs=specs, weights=weights, flow_weights=flow_weights, device=device, workers=1
+        out,
+        specs=trained.specs,
+        preset=preset,
+        weights=weights,
+        flow_weights=flow_weights,
+        device=device,
+        workers=1,
     )
     made = {spec.stream: spec for spec in plan.specs}
     check_features(trained, made, "extracting for the run", preset=preset)

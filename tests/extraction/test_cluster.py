@@ -18,10 +18,10 @@ from ray.cluster_utils import Cluster
 from support.interrupted import SPEC, extract_all, make_standin
 from support.kill_many import differences, files_in
 from support.standin import standin_extractor
+from vadprep.extraction.node_check import NodeCheck, node_check
 
 from vadprep.core.errors import ClusterError, WeightsError
 from vadprep.core.records import Report, Task, Video
-from vadprep.extraction.node_check import NodeCheck, node_check
 from vadprep.extraction.ray_runner import Pool, on_ray
 from vadprep.features.journal import read_events
 from vadprep.features.shard import DONE
@@ -252,28 +252,29 @@ def asked(tmp_path):
         path = root / f"{number}.mp4"
         path.write_bytes(b"x" * (number + 1))
         tasks.append(Task(Video(path.name, path.name), {}, path))
-    with node_check(tasks, out) as probe:
-        yield root, out, probe
+    with node_check(tasks, out) as check:
+        yield root, out, check
     assert list(out.iterdir()) == []
 
 
 def test_a_node_that_sees_everything_has_no_problem(asked):
-    _, out, probe = asked
-    assert probe.problem() == ""
-    assert len(probe.sources) == 3
-    assert [path.name for path in out.iterdir()] == [probe.token.name]
+    _, out, check = asked
+    check.require()
+    assert len(check.sources) == 3
+    assert [path.name for path in out.iterdir()] == [check.token.name]
 
 
 def test_a_node_with_other_videos_another_folder_or_another_version_is_told_apart(asked, tmp_path):
-    root, out, probe = asked
+    root, out, check = asked
     root.rename(tmp_path / "elsewhere")
-    assert "0.mp4 is not there: the videos must lie under the same path" in probe.problem()
+    with pytest.raises(ClusterError, match="0.mp4 is not there: the videos must lie under the"):
+        check.require()
     root.mkdir()
     (root / "0.mp4").write_bytes(b"other")
-    assert "0.mp4 has 5 bytes there and 1 here" in probe.problem()
-    other = NodeCheck(probe.version, (), tmp_path / "mine" / probe.token.name, probe.secret)
-    assert "another folder there" in other.problem()
-    impostor = NodeCheck(probe.version, (), probe.token, "of another run")
-    assert "another folder there" in impostor.problem()
-    older = NodeCheck("0.0.1", probe.sources, probe.token, probe.secret)
-    assert "not 0.0.1: install the same there" in older.problem()
+    with pytest.raises(ClusterError, match="0.mp4 has 5 bytes there and 1 here"):
+        check.require()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ClusterError, match="mine is another folder there"):
+        NodeCheck(check.version, (), tmp_path / "mine" / check.token.name).require()
+    with pytest.raises(ClusterError, match="not 0.0.1: install the same there"):
+        NodeCheck("0.0.1", check.sources, check.token).require()

@@ -68,7 +68,7 @@ def test_videos_are_a_folder_a_file_a_list_a_table_or_a_manifest(videos, tmp_pat
     [
         (None, "one of videos and dataset"),
         ([], "the list of videos is empty"),
-        (["/no/such.mp4"], "/no/such.mp4: no such file"),
+        (["/no/such.mp4"], "'/no/such.mp4' does not exist"),
         ("/no/such", "/no/such: no such folder"),
     ],
 )

@@ -11,11 +11,13 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from vadprep.core.records import Report, Task, Video
 from vadprep.extraction import ray_runner
-from vadprep.extraction.ray_runner import Pool, RayWorkers, Ready
+from vadprep.extraction.ray_runner import Pool, RayWorkers
 from vadprep.features.shard import DONE
 
 UNREACHABLE = ActorUnavailableError("no way", None)
 DEAD = ActorDiedError()
+READY = 1
+"""The answer of a worker that is ready: how many videos it can have in progress."""
 
 
 class ScriptedRay:
@@ -33,7 +35,7 @@ class ScriptedRay:
     def remote(self, kind: type) -> Any:
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._actor))
 
-    def _actor(self, make_worker: object) -> Any:
+    def _actor(self, *about: object) -> Any:
         number, script = self.count, iter(next(self._scripts, []))
         self.count += 1
 
@@ -47,7 +49,7 @@ class ScriptedRay:
 
         return SimpleNamespace(
             number=number,
-            ready=SimpleNamespace(remote=lambda check: call("ready", Ready("", 1, 1 << 40))),
+            ready=SimpleNamespace(remote=lambda: call("ready", READY)),
             work=SimpleNamespace(remote=work),
         )
 
@@ -67,10 +69,8 @@ class ScriptedRay:
         names = {"NodeManagerHostname": "h", "NodeManagerAddress": "1"}
         return [{"NodeID": "1f" * 28, "Alive": True, "Resources": {"CPU": 1}, **names}]
 
-    def cluster_resources(self) -> dict[str, float]:
+    def available_resources(self) -> dict[str, float]:
         return {"CPU": 1}
-
-    available_resources = cluster_resources
 
 
 def run(monkeypatch: pytest.MonkeyPatch, names: str, *scripts: list[Any]) -> list[str]:
@@ -82,14 +82,10 @@ def run(monkeypatch: pytest.MonkeyPatch, names: str, *scripts: list[Any]) -> lis
     scripted = ScriptedRay(*scripts)
     monkeypatch.setattr(ray_runner, "ray", scripted)
     monkeypatch.setattr(ray_runner.time, "sleep", forever)
-    monkeypatch.setattr(ray_runner, "LOOK_SECONDS", 1e-9)
     tasks = [Task(Video(name, name), {}) for name in names]
     reports: Iterator[Report] = RayWorkers(lambda: None, Pool(1), None).run(tasks, lambda _: None)
     assert sorted((each.video_id, each.status) for each in reports) == [(n, DONE) for n in names]
     return scripted.log
-
-
-READY = Ready("", 1, 1 << 40)
 
 
 def test_a_worker_that_stays_out_of_reach_and_is_dead_in_the_end_is_replaced(monkeypatch):

@@ -66,7 +66,7 @@ def drive(
     folder = StreamFolder.prepare(path, SPEC, ids, shard_size=3)
     with locked_extraction([folder], manifest, root, share or Share()) as extraction:
         extraction.recover()
-        extraction.run(in_process(worker), extraction.tasks(retry))
+        extraction.run(in_process(lambda: worker), retry_failed=retry)
     return folder
 
 
@@ -220,7 +220,7 @@ def test_what_a_stop_left_of_our_own_files_is_swept(tmp_path):
 
     extraction = Extraction([folder], manifest, root, Share())
     with pytest.raises(Stopped):
-        extraction.run(stopped, extraction.tasks())
+        extraction.run(stopped)
     assert [path.exists() for path in (*left, elsewhere)] == [False, False, True]
 
 
@@ -233,7 +233,7 @@ def test_a_shard_of_more_videos_than_may_be_open_becomes_final(tmp_path):
     highest = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 12, hard))
     try:
-        extraction.run(in_process(fake_worker), extraction.tasks())
+        extraction.run(in_process(lambda: fake_worker))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert folder.final_shards() == {0}
@@ -279,7 +279,7 @@ def test_failures_of_another_manifest_keep_no_parts_of_a_shard(tmp_path):
     fewer = Manifest(manifest.path, manifest.videos[:1])
     extraction = Extraction([folder], fewer, root, Share())
     extraction.recover()
-    extraction.run(in_process(fake_worker), extraction.tasks(retry_failed=True))
+    extraction.run(in_process(lambda: fake_worker), retry_failed=True)
     assert not list(folder.path.rglob("*.partial"))
     assert {row.video_id for row in stream_status(folder).failed} == set(IDS[1:])
 
@@ -387,7 +387,7 @@ def test_a_worker_that_dies_amid_a_file_when_the_run_ends_leaves_no_half_file(tm
     manifest, root = make_root(tmp_path / "videos")
 
     def runner(tasks, on_start):
-        yield in_process(fake_worker)(tasks, on_start).__next__()
+        yield in_process(lambda: fake_worker)(tasks, on_start).__next__()
         on_start(tasks[1])
         target = tasks[1].targets["rgb"]
         code = "import sys, time; open(sys.argv[1] + str(__import__('os').getpid()) + '-0', 'w')"
@@ -402,7 +402,7 @@ def test_a_worker_that_dies_amid_a_file_when_the_run_ends_leaves_no_half_file(tm
     folder = StreamFolder.prepare(path, SPEC, [each.video_id for each in manifest.videos], 3)
     extraction = Extraction([folder], manifest, root, Share())
     with pytest.raises(OutputError):
-        extraction.run(runner, extraction.tasks())
+        extraction.run(runner)
     assert not [name for name in tree(path) if ".tmp-" in name]
 
 

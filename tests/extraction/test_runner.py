@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import socket
 import tempfile
 import time
-import zlib
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -59,9 +56,6 @@ def test_ray_gives_the_bytes_of_one_process_in_a_session_that_leaves_nothing(
     folder = tmp_path / "f"
     place = Path(tempfile.mkdtemp(prefix="vp", dir="/tmp"))
     monkeypatch.setattr("tempfile.tempdir", str(place))
-    mine = f"vadprep-{zlib.crc32(socket.gethostname().encode()):08x}-4194304"
-    for name in (mine, "vadprep-00000000-4194304"):  # of no process here: but on another host?
-        (place / name).mkdir()
     where, has = [], {}
 
     def runner(tasks, on_start):
@@ -76,9 +70,8 @@ def test_ray_gives_the_bytes_of_one_process_in_a_session_that_leaves_nothing(
     assert signal.getsignal(signal.SIGTERM) is before  # Ray puts its own in place
     assert where
     assert has["object_store_memory"] == 100 << 20 and has["CPU"] == 2
-    assert [path.name for path in place.iterdir()] == ["vadprep-00000000-4194304"]
     assert not ray.is_initialized()
-    shutil.rmtree(place)
+    place.rmdir()  # nothing is left in it
 
 
 # ---------------------------------------------------------------- workers that die or fail
@@ -119,7 +112,7 @@ def test_a_video_that_kills_two_workers_is_left_for_the_next_run(tmp_path, video
     assert [report.video_id for report in skipped] == ["v3.mp4"]
     assert "2 workers died over it" in skipped[0].reason
     assert stream_status(StreamFolder.open(folder)).missing == ("v3.mp4",)
-    extract_all(folder, videos, in_process(make_standin()))
+    extract_all(folder, videos, in_process(make_standin))
     assert differences(folder, whole) == []
 
 
@@ -155,7 +148,7 @@ def test_of_two_videos_in_a_worker_that_dies_only_the_guilty_one_is_left(tmp_pat
     assert statuses.pop(f"v{VIDEOS - 1}.mp4") == SKIPPED and set(statuses.values()) == {DONE}
     starts = Counter(each.video_id for each in read_events(folder) if each.event == "start")
     assert sorted(starts.values()) == [1] * (VIDEOS - 2) + [2, 2]  # the guilty and its neighbour
-    extract_all(folder, videos, in_process(make_standin()))
+    extract_all(folder, videos, in_process(make_standin))
     assert differences(folder, whole) == []
 
 
@@ -213,7 +206,7 @@ def test_a_signal_stops_within_ten_seconds_and_leaves_nothing_behind(
     assert not [name for name in files_in(folder) if ".tmp" in name]
     committed = set(read_rows(folder))
     assert committed
-    extract_all(folder, videos, in_process(make_standin()))
+    extract_all(folder, videos, in_process(make_standin))
     assert differences(folder, whole) == []
 
 
@@ -232,7 +225,7 @@ def test_a_signal_to_all_processes_stops_the_run_though_rays_head_is_gone(tmp_pa
     _, words = process.communicate(timeout=50)  # Ray gives its head up after 60 s
     assert process.returncode == 75, words.decode()
     assert survivors(members) == []
-    extract_all(folder, videos, in_process(make_standin()))
+    extract_all(folder, videos, in_process(make_standin))
     assert differences(folder, whole) == []
 
 

@@ -26,7 +26,7 @@ from vadprep.core.spec import Spec
 from vadprep.extraction import extractor as extract
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.run import in_process
-from vadprep.extraction.streams import Branch, FlowStage
+from vadprep.extraction.streams import Branch
 from vadprep.features.journal import read_events
 from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE, FAILED, Draft, Shard, StoredVideo
@@ -131,8 +131,8 @@ def drifting(folder: Path, num_frames: int, step: int) -> Path:
 def test_tvl1_on_real_motion_stands_in_the_snippets(tmp_path):
     source = drifting(tmp_path / "a", 17, step=2)
     (spec,) = specs(("flow",), resize="64x80", crops=10, crop_order="xd", tail="xd")
-    stage = FlowStage(tvl1_method(spec.flow))
-    _, stored = extracted(source, Extractor([Branch(spec, UandV(), stage)]))
+    branch = Branch(spec, UandV(), tvl1_method(spec.flow))
+    _, stored = extracted(source, Extractor([branch]))
     u, v = features(stored["flow"])[0].T
     np.testing.assert_allclose(u[:5], 127 + 2 * 255 / 40, atol=1)  # 2 px to the right
     np.testing.assert_allclose(u[5:], 127 - 2 * 255 / 40, atol=1)  # mirrored: to the left
@@ -274,9 +274,9 @@ def test_a_kill_between_two_commits_costs_the_missing_stream_alone(tmp_path, vid
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
         patch.setattr(extract.Draft, "commit", commit)
-        extract_all(folder, videos, in_process(extractor), BOTH)
+        extract_all(folder, videos, in_process(lambda: extractor), BOTH)
     assert commits == ["rgb"]
-    extract_all(folder, videos, in_process(extractor), BOTH)
+    extract_all(folder, videos, in_process(lambda: extractor), BOTH)
     assert all_differences(folder, whole) == []
     starts = {
         name: [event.video_id for event in read_events(path) if event.event == "start"]
@@ -306,8 +306,8 @@ def test_real_clips_in_two_streams_are_killed_and_resumed(tmp_path, real_clips):
     for clip in real_clips.glob("*.mp4"):
         (videos / clip.name).symlink_to(clip)
     rgb, flow = SPECS.values()
-    branches = [standin_branch(rgb), Branch(flow, StandIn(), FlowStage(tvl1_method(flow.flow)))]
-    runner = in_process(Extractor(branches))
+    branches = [standin_branch(rgb), Branch(flow, StandIn(), tvl1_method(flow.flow))]
+    runner = in_process(lambda: Extractor(branches))
     extract_all(tmp_path / "whole", videos, runner, BOTH)
     with open_features(tmp_path / "whole") as found:
         lengths = {name.partition(".")[0]: len(found[name].spans) for name in found}
@@ -345,7 +345,7 @@ def written_worker(task: Task) -> Report:
 
 
 def test_a_crash_at_any_step_is_recovered_by_running_again(tmp_path, videos):
-    whole, runner = tmp_path / "whole", in_process(written_worker)
+    whole, runner = tmp_path / "whole", in_process(lambda: written_worker)
     extract_all(whole, videos, runner, BOTH)
     for at in range(1, 200):
         folder = tmp_path / f"crashed-{at}"

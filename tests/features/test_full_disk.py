@@ -110,5 +110,5 @@ def test_a_disk_that_refuses_stops_the_run_and_it_goes_on_afterwards(
     if harm is fill_up:  # the others forbid to remove files as well
         assert not [name for name in files_in(folder) if ".tmp-" in name]
     repair(disk)
-    extract_all(folder, videos, in_process(make_standin()))
+    extract_all(folder, videos, in_process(make_standin))
     assert differences(folder, whole) == []

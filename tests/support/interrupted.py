@@ -20,7 +20,7 @@ from vadprep.core.errors import VadprepError
 from vadprep.core.records import Report
 from vadprep.data import find_videos
 from vadprep.extraction.ray_runner import Pool, on_ray
-from vadprep.extraction.run import Progress, Runner, Worker, in_process, locked_extraction
+from vadprep.extraction.run import Progress, Runner, in_process, locked_extraction
 from vadprep.features.folder import StreamFolder
 from vadprep.features.writer import Share
 
@@ -39,8 +39,7 @@ def make_runner(name: str, workers: int = 1, streams: Sequence[str] = RGB) -> Ru
     """The runner ``process`` or ``ray``."""
     make = partial(standin_extractor, *(SPECS[stream] for stream in streams))
     if name == "process":
-        worker: Worker = make()
-        return in_process(worker)
+        return in_process(make)
     return on_ray(make, Pool(workers))
 
 
@@ -67,8 +66,7 @@ def extract_all(
     ]
     with locked_extraction(folders, manifest, videos, Share()) as extraction:
         extraction.recover()
-        if tasks := extraction.tasks():
-            extraction.run(runner, tasks, collect)
+        extraction.run(runner, collect)
     return reports
 
 

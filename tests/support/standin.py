@@ -8,7 +8,7 @@ from vadprep.core.clips import CLIP_LENGTH
 from vadprep.core.presets import resolve
 from vadprep.core.spec import Spec
 from vadprep.extraction.extractor import Extractor
-from vadprep.extraction.streams import Branch, FlowStage
+from vadprep.extraction.streams import Branch
 from vadprep.flow import SavedFlow
 
 GRID = 4
@@ -47,8 +47,8 @@ def standin_branch(
     save_to: SavedFlow | None = None,
     read_from: SavedFlow | None = None,
 ) -> Branch:
-    flow = FlowStage(standin_flow, save_to, read_from) if spec.stream == "flow" else None
-    return Branch(spec, network or StandIn(), flow)
+    flow = standin_flow if spec.stream == "flow" else None
+    return Branch(spec, network or StandIn(), flow, save_to, read_from)
 
 
 def standin_extractor(*specs: Spec) -> Extractor:

@@ -84,7 +84,7 @@ def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any)
 
     To continue after a stop, run the same command again.
     """
-    from vadprep.extraction import estimate, resolve_plan
+    from vadprep.extraction import estimate
 
     manifest, root, name, preset = chosen_videos(options)
     crops = options.pop("crops")
@@ -96,13 +96,12 @@ def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any)
     out, rank, world_size = out or Path("features") / name, options["rank"], options["world_size"]
     if rank >= world_size:
         raise click.UsageError(f"--rank {rank} of --world-size {world_size}: ranks count from 0")
+    options |= {"root": root, "retry_failed": retry_failed}
     if dry_run:
-        show_estimate(estimate(resolve_plan(out, **options), manifest, root, retry_failed))
+        show_estimate(estimate(manifest, out, **options))
         return
     with shown_progress() as progress:
-        made = vadprep.extract(
-            manifest, out, root=root, retry_failed=retry_failed, on_report=progress, **options
-        )
+        made = vadprep.extract(manifest, out, on_report=progress, **options)
     with made as features:
         streams = features.streams
     found = vadprep.status(out)

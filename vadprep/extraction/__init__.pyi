@@ -1,6 +1,5 @@
 from .api import VideoArrays as VideoArrays, extract as extract, extract_video as extract_video
 from .dry_run import Estimate as Estimate, estimate as estimate
 from .plan import ExtractionPlan as ExtractionPlan, resolve_plan as resolve_plan
-from .repeat import repeatable_specs as repeatable_specs
 from .run import OnReport as OnReport, Progress as Progress, run_plan as run_plan
 from .timing import StageSeconds as StageSeconds, stage_seconds as stage_seconds

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,21 @@ from vadprep.core.presets import DATASET_PRESETS
 from vadprep.core.records import Task, Video
 from vadprep.core.spec import Spec
 from vadprep.data import Manifest, find_videos, load_dataset, read_manifest
+from vadprep.data.sources import list_videos
 from vadprep.extraction.extractor import make_extractor
-from vadprep.extraction.plan import STALL_SECONDS, ExtractionPlan, resolve_plan
-from vadprep.extraction.run import OnReport, require_decoders, run_plan
+from vadprep.extraction.plan import (
+    ExtractionPlan,
+    FeatureOptions,
+    PlanOptions,
+    check_names,
+    resolve_plan,
+)
+from vadprep.extraction.run import OnReport, run_plan
 from vadprep.features.reader import Features, StreamReader
-from vadprep.features.shard import FAILED, stored_values
-from vadprep.video import MAX_DAMAGE
+from vadprep.features.shard import FAILED, Shard
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 VideoSources = str | Path | Sequence[str | Path] | Manifest
 
@@ -32,26 +42,9 @@ def extract(
     *,
     dataset: str | None = None,
     root: str | Path | None = None,
-    preset: str | None = None,
-    weights: str | Path | None = None,
-    flow_weights: str | Path | None = None,
-    streams: str | Sequence[str] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    specs: Mapping[str, Spec] | None = None,
-    device: str | None = None,
-    gpus: int | None = None,
-    workers: int | None = None,
-    address: str = "local",
-    rank: int = 0,
-    world_size: int = 1,
-    shard_size: int | None = None,
     retry_failed: bool = False,
-    max_damage: float = MAX_DAMAGE,
-    stall_seconds: float = STALL_SECONDS,
-    save_flow: str | Path | None = None,
-    flow_format: str | None = None,
-    flow_from: str | Path | None = None,
     on_report: OnReport | None = None,
+    **options: Unpack[PlanOptions],
 ) -> Features:
     """Extract the features of ``videos`` into the folder ``out`` and open them.
 
@@ -69,9 +62,8 @@ def extract(
     :param flow_weights: the same for stream ``flow``; ``weights`` by default if it is random
     :param streams: ``rgb``, ``flow`` or ``rgb,flow``; those of the preset by default
     :param settings: fields of the spec that replace the preset's, as ``{"fps": "native"}``
-    :param specs: stream -> spec: extract with these specs again; ``preset``, ``streams`` and
-        ``settings`` come from them. Their fields that are ``unknown`` come from the preset, the
-        weights and this machine
+    :param specs: stream -> spec: extract with these specs again; streams and settings come from
+        them, and fields that are ``unknown`` from ``preset``, the weights and this machine
     :param device: ``cpu`` or ``cuda``; ``cuda`` by default where there is a GPU
     :param gpus: number of GPUs, with a worker on each; all by default
     :param workers: number of workers on the CPU; one for each core by default
@@ -91,28 +83,7 @@ def extract(
     when another run is at work on the same shards, and Stopped at a signal. A video that cannot
     be read is no error: ``vadprep.status`` lists it with its reason.
     """
-    found = find_sources(videos, dataset, root)
-    plan = resolve_plan(
-        out or Path("features") / found.name,
-        preset=preset or found.preset,
-        weights=weights,
-        flow_weights=flow_weights,
-        streams=streams,
-        settings=settings,
-        specs=specs,
-        device=device,
-        gpus=gpus,
-        workers=workers,
-        address=address,
-        rank=rank,
-        world_size=world_size,
-        shard_size=shard_size,
-        max_damage=max_damage,
-        stall_seconds=stall_seconds,
-        save_flow=save_flow,
-        flow_format=flow_format,
-        flow_from=flow_from,
-    )
+    found, plan = plan_extraction(videos, out, dataset, root, options)
     folders = run_plan(plan, found.manifest, found.root, on_report, retry_failed)
     return Features({folder.spec.stream: StreamReader(folder) for folder in folders})
 
@@ -124,6 +95,19 @@ class Sources(NamedTuple):
     root: Path
     name: str
     preset: str | None = None
+
+
+def plan_extraction(
+    videos: VideoSources | None,
+    out: str | Path | None,
+    dataset: str | None,
+    root: str | Path | None,
+    options: PlanOptions,
+) -> tuple[Sources, ExtractionPlan]:
+    """The videos that ``extract`` is called for, and the plan to extract them."""
+    found = find_sources(videos, dataset, root)
+    options = {**options, "preset": options.get("preset") or found.preset}
+    return found, resolve_plan(out or Path("features") / found.name, **options)
 
 
 def find_sources(
@@ -142,31 +126,19 @@ def find_sources(
         return Sources(load_dataset(dataset), Path(root or ""), dataset, preset)
     if isinstance(videos, Manifest):
         return Sources(videos, Path(root or ""), videos.path.stem)
-    if isinstance(videos, (str, Path)) and Path(videos).suffix.lower() == ".csv":
+    if isinstance(videos, str | Path) and Path(videos).suffix.lower() == ".csv":
         return Sources(read_manifest(videos), Path(root or ""), Path(videos).stem)
     if root is not None:
         raise ManifestError(f"root = {root}: only a manifest or data set has a root; leave it out")
-    if not isinstance(videos, (str, Path)):
-        return _listed(videos or ())
-    path = Path(videos)
-    if path.is_file():  # with the id that it has as one of its folder
-        return Sources(_manifest(path, [path.name]), path.parent, path.stem)
-    return Sources(find_videos(path), path, path.resolve().name)
-
-
-def _listed(files: Iterable[str | Path]) -> Sources:
-    paths = list(dict.fromkeys(map(os.path.abspath, files)))
+    if isinstance(videos, str | Path) and not Path(videos).is_file():
+        return Sources(find_videos(videos), Path(videos), Path(videos).resolve().name)
+    paths = [video.path for video in list_videos(videos or ()).videos]
     if not paths:
         raise ManifestError("the list of videos is empty")
-    if gone := [path for path in paths if not os.path.exists(path)]:
-        raise ManifestError(f"{gone[0]}: no such file: correct the list of videos")
-    root = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
-    ids = [os.path.relpath(path, root) for path in paths]
-    return Sources(_manifest(root, ids), root, root.name)
-
-
-def _manifest(path: Path, ids: Iterable[str]) -> Manifest:
-    return Manifest(path, tuple(Video(video_id=each, path=each) for each in ids))
+    folder = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
+    ids = [os.path.relpath(path, folder) for path in paths]
+    name = Path(videos).stem if isinstance(videos, str | Path) else folder.name
+    return Sources(Manifest(folder, tuple(Video(each, each) for each in ids)), folder, name)
 
 
 @dataclass(frozen=True)
@@ -188,85 +160,37 @@ class VideoArrays:
 
 
 def extract_video(
-    path: str | Path,
-    *,
-    preset: str | None = None,
-    weights: str | Path | None = None,
-    flow_weights: str | Path | None = None,
-    streams: str | Sequence[str] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    device: str | None = None,
-    fps: float | None = None,
-    max_damage: float = MAX_DAMAGE,
+    path: str | Path, *, fps: float | None = None, **options: Unpack[FeatureOptions]
 ) -> VideoArrays:
-    """Extract one video file, or folder of frames, into memory; nothing is written.
+    """Extract one video file, or folder of frames, into memory; the disk holds nothing afterwards.
 
-    The arguments are those of ``extract``; ``fps`` is the frame rate of a folder of frames. The
-    numbers are those that ``extract`` stores. Raises DecodeError when the video cannot be read.
+    The arguments are ``preset``, ``weights``, ``flow_weights``, ``streams``, ``settings``,
+    ``device`` and ``max_damage`` of ``extract``; ``fps`` is the frame rate of a folder of frames.
+    The numbers are those that ``extract`` stores. Raises DecodeError when the video cannot be
+    read, and SettingError, WeightsError and SpecError as ``extract`` does.
     """
-    require_decoders()
-    plan = resolve_plan(
-        None,
-        preset=preset,
-        weights=weights,
-        flow_weights=flow_weights,
-        streams=streams,
-        settings=settings,
-        device=device,
-        max_damage=max_damage,
-    )
-    return _in_memory(plan, Path(path), fps)
-
-
-def _in_memory(plan: ExtractionPlan, path: Path, fps: float | None) -> VideoArrays:
-    path = path.absolute()
-    if not path.exists():
-        raise DecodeError(f"{path}: no such file or folder", "missing")
+    check_names(options, FeatureOptions)
+    plan = resolve_plan(None, **options)
+    source = Path(path).absolute()
+    if not source.exists():
+        raise DecodeError(f"{source}: no such file or folder", "missing")
     specs = {spec.stream: spec for spec in plan.specs}
-    arrays: dict[str, MemorySink] = {}
-
-    def open_sink(stream: str, _: Path) -> MemorySink:  # a new one for each decoder
-        arrays[stream] = MemorySink(specs[stream])
-        return arrays[stream]
-
-    task = Task(Video(path.name, path.name, fps=fps), dict.fromkeys(specs, path), path)
-    report = make_extractor(plan).extract(task, open_sink)
-    if report.status == FAILED:
-        raise DecodeError(f"{path}: {report.reason}", report.kind)
+    with tempfile.TemporaryDirectory(prefix="vadprep-") as folder:
+        targets = {stream: Path(folder, f"{stream}.h5") for stream in specs}
+        video = Video(source.name, source.name, fps=fps)
+        report = make_extractor(plan)(Task(video, targets, source))
+        if report.status == FAILED:
+            raise DecodeError(f"{source}: {report.reason}", report.kind)
+        arrays = {}
+        for stream, target in targets.items():
+            with Shard(target) as shard:
+                arrays[stream] = shard.features("000000")
+                spans = shard.video("000000").spans
     return VideoArrays(
-        rgb=arrays["rgb"].features() if "rgb" in arrays else None,
-        flow=arrays["flow"].features() if "flow" in arrays else None,
-        spans=next(iter(arrays.values())).spans,
+        rgb=arrays.get("rgb"),
+        flow=arrays.get("flow"),
+        spans=spans,
         fps=report.fps or None,
         num_frames=report.num_frames,
         specs=specs,
     )
-
-
-class MemorySink:
-    """Keeps the features of one stream of one video in memory."""
-
-    checksum = 0
-
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
-        self._blocks: list[NDArray[Any]] = []
-        self.spans: NDArray[np.int64] = np.zeros((0, 2), np.int64)
-
-    def __enter__(self) -> MemorySink:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def append(self, features: NDArray[np.floating]) -> None:
-        """Add features [n, num_crops, dim] in the spec's dtype; FeaturesError for infinite ones."""
-        self._blocks.append(stored_values(features, self._spec, "the video"))
-
-    def commit(self, attributes: object, spans: NDArray[np.int64]) -> None:
-        """Take the spans: the video is complete."""
-        self.spans = spans
-
-    def features(self) -> NDArray[Any]:
-        """The features [num_clips, num_crops, dim]."""
-        return np.concatenate(self._blocks)

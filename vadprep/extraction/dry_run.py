@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from vadprep.core.clips import Resampling, num_clips, num_flows
 from vadprep.core.crops import target_size
@@ -19,6 +21,7 @@ from vadprep.core.errors import DecodeError
 from vadprep.core.records import Task, Video
 from vadprep.core.spec import Spec
 from vadprep.data import Manifest, SourceIndex, size_of
+from vadprep.extraction.api import VideoSources, plan_extraction
 from vadprep.extraction.extractor import (
     CPU_THREADS,
     UNSTATED_FPS,
@@ -27,12 +30,15 @@ from vadprep.extraction.extractor import (
     make_extractor,
     stated_fps,
 )
-from vadprep.extraction.plan import ExtractionPlan
+from vadprep.extraction.plan import ExtractionPlan, PlanOptions
 from vadprep.extraction.timing import Stopwatch
 from vadprep.features.folder import StreamFolder, read_shard_size, read_spec
 from vadprep.features.journal import read_rows
 from vadprep.features.plan import Plan
 from vadprep.features.shard import DONE, FAILED
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PROBED_HEADERS = 20
 """Files whose header is read where the manifest has no frame counts; the rest go by bytes."""
@@ -83,64 +89,69 @@ class _Length(NamedTuple):
 
 
 def estimate(
-    plan: ExtractionPlan, manifest: Manifest, root: Path, retry_failed: bool = False
+    videos: VideoSources | None = None,
+    out: str | Path | None = None,
+    *,
+    dataset: str | None = None,
+    root: str | Path | None = None,
+    retry_failed: bool = False,
+    **options: Unpack[PlanOptions],
 ) -> Estimate:
-    """Videos, clips, bytes and time of an extraction; reads some headers and extracts a few clips
-    of some videos. Writes nothing."""
+    """Videos, clips, bytes and time of an extraction; the arguments are those of ``extract``.
+
+    Reads some headers and extracts a few clips of some videos. Writes nothing. Raises what
+    ``extract`` raises before it writes.
+    """
+    found, plan = plan_extraction(videos, out, dataset, root, options)
+    manifest, index = found.manifest, SourceIndex(found.root)
     extractor = make_extractor(replace(plan, save_flow=None))
-    index, sources = SourceIndex(root), dict[str, tuple[Video, Path]]()
-    left: dict[str, set[str]] = {}
-    finished: dict[str, Counter[str]] = {}
-    shards: dict[str, int] = {}
-    for spec in plan.specs:
-        name = spec.stream
-        left[name], finished[name], shards[name] = _share(plan, name, manifest, retry_failed)
+    shares = {spec.stream: _share(plan, spec.stream, manifest, retry_failed) for spec in plan.specs}
+    lacking: dict[str, tuple[str, ...]] = {}
+    sources: dict[str, tuple[Video, Path]] = {}
     for video in manifest.videos:
-        if any(video.video_id in ids for ids in left.values()):
+        names = tuple(name for name, (left, *_) in shares.items() if video.video_id in left)
+        if names:
             with suppress(DecodeError):  # missing: counted below
                 sources[video.video_id] = video, index.find(video)
+                lacking[video.video_id] = names
     lengths = _lengths(list(sources.values()), extractor)
-    used = {  # resampled frames
-        video_id: Resampling(each.fps, extractor.spec.fps_used()).count(round(each.frames))
-        for video_id, each in lengths.items()
-    }
-    clips = {
-        video_id: num_clips(count, extractor.spec.tail, extractor.spec.clip_length)
-        for video_id, count in used.items()
-    }
-    streams, flow_bytes, total_seconds = [], 0, 0.0
+    spec, used, clips = extractor.spec, dict[str, int](), dict[str, int]()
+    for video_id, each in lengths.items():
+        used[video_id] = Resampling(each.fps, spec.fps_used()).count(round(each.frames))
+        clips[video_id] = num_clips(used[video_id], spec.tail, spec.clip_length)
+    streams, flow_bytes = [], 0
     for spec in plan.specs:
-        name, dim = spec.stream, extractor.branches[spec.stream].network.dim
-        there = left[name] & sources.keys()
+        left, finished, shards = shares[spec.stream]
+        there = left & sources.keys()
         count = sum(clips[each] for each in there)
+        a_view = extractor.branches[spec.stream].dim * np.dtype(spec.dtype).itemsize
         streams.append(
             StreamEstimate(
                 spec=spec,
                 videos=len(there),
-                done=finished[name][DONE],
-                failed=finished[name][FAILED],
-                missing=len(left[name]) - len(there),
-                shards=shards[name],
+                done=finished[DONE],
+                failed=finished[FAILED],
+                missing=len(left) - len(there),
+                shards=shards,
                 frames=round(sum(lengths[each].frames for each in there)),
                 clips=count,
-                bytes=count * (spec.crops * dim * (2 if spec.dtype == "float16" else 4) + 16),
+                bytes=count * (spec.crops * a_view + 16),
             )
         )
-        if name == "flow" and plan.save_flow:
-            for each in there:  # u and v, a byte each a pixel
-                height, width = target_size(spec.resize, *lengths[each][2:])
-                flow_bytes += 2 * height * width * num_flows(used[each])
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for video_id in sources:
-        groups[tuple(name for name in left if video_id in left[name])].append(video_id)
-    for names, ids in groups.items():  # what the videos lack is measured for itself
-        seconds = _seconds_a_clip(extractor, names, [sources[each] for each in ids])
-        total_seconds += seconds * sum(clips[each] for each in ids)
+        if spec.stream == "flow":
+            for video_id in there:  # u and v, a byte each a pixel
+                height, width = target_size(spec.resize, *lengths[video_id][2:])
+                flow_bytes += 2 * height * width * num_flows(used[video_id])
+    seconds = 0.0
+    for names in set(lacking.values()):  # what the videos lack is measured for itself
+        ids = [video_id for video_id, lacks in lacking.items() if lacks == names]
+        a_clip = _seconds_a_clip(extractor, names, [sources[each] for each in ids])
+        seconds += a_clip * sum(clips[each] for each in ids)
     return Estimate(
         streams=tuple(streams),
         clips=sum(clips.values()),
         workers=plan.workers,
-        seconds=None if math.isnan(total_seconds) else total_seconds / plan.workers,
+        seconds=None if math.isnan(seconds) else seconds / plan.workers,
         flow_bytes=flow_bytes if plan.save_flow else None,
     )
 
@@ -191,35 +202,27 @@ def _lengths(sources: Sources, extractor: Extractor) -> dict[str, _Length]:
 
 
 def _seconds_a_clip(extractor: Extractor, names: Sequence[str], sources: Sources) -> float:
-    """Seconds of one worker for a clip of the streams ``names``, from the first clips of some of
-    ``sources``; NaN when none can be read."""
+    """Seconds of one worker for a clip of the streams ``names``; NaN when no file can be read.
+
+    Measured over the first clips of some of ``sources``, but for the very first, which wait for
+    the decoder to start and for what has to be compiled.
+    """
     step = max(1, len(sources) // TIMED_VIDEOS)
     measured: list[float] = []
     with fixed_threads(CPU_THREADS):  # as in the run itself
         for video, path in [*sources[::step], *sources][: 2 * TIMED_VIDEOS]:
-            with suppress(DecodeError):
-                measured.append(_measured(extractor, Task(video, dict.fromkeys(names, path), path)))
+            clips, laps = dict.fromkeys(names, 0), [(0, time.perf_counter())]
+            task = Task(video, dict.fromkeys(names, path), path)
+            with suppress(DecodeError), extractor.opened(video, path) as stream:
+                with closing(extractor.features(task, stream, Stopwatch())) as features:
+                    for name, batch in features:
+                        clips[name] += len(batch)
+                        if min(clips.values()) > laps[-1][0]:
+                            laps.append((min(clips.values()), time.perf_counter()))
+                        if laps[-1][0] > TIMED_CLIPS and len(laps) > 2:
+                            break
+                (first, began), (last, ended) = laps[1 if len(laps) > 2 else 0], laps[-1]
+                measured.append((ended - began) / max(last - first, 1))
             if len(measured) == TIMED_VIDEOS:
                 break
     return statistics.fmean(measured or [math.nan])
-
-
-def _measured(extractor: Extractor, task: Task) -> float:
-    """Seconds a clip of one video: from the first clips on, or of all when they come at once.
-
-    The first clips wait for the decoder to start and for what has to be compiled.
-    """
-    assert task.source is not None
-    clips = dict.fromkeys(task.targets, 0)
-    laps = [(0, time.perf_counter())]
-    with extractor.opened(task.video, task.source) as stream:
-        features = extractor.features(task, stream, extractor.resampling(stream), Stopwatch())
-        with closing(features):
-            for name, batch in features:
-                clips[name] += len(batch)
-                if min(clips.values()) > laps[-1][0]:
-                    laps.append((min(clips.values()), time.perf_counter()))
-                if laps[-1][0] > TIMED_CLIPS and len(laps) > 2:
-                    break
-    (first, began), (last, ended) = laps[1 if len(laps) > 2 else 0], laps[-1]
-    return (ended - began) / max(last - first, 1)

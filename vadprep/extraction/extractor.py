@@ -5,19 +5,17 @@ decoder -> frames, resampled and resized -> ``streams.Snippets`` of each stream 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vadprep.backbones import load_backbone
-from vadprep.backbones.adaptive_batch import AdaptiveBatch
 from vadprep.core.clips import Resampling, min_frames
 from vadprep.core.errors import DecodeError, OutOfMemory
 from vadprep.core.records import Report, Task, Video
@@ -25,9 +23,9 @@ from vadprep.core.signals import check_stop
 from vadprep.core.spec import require_shared
 from vadprep.data import fingerprint, frame_bounds
 from vadprep.extraction.plan import STALL_SECONDS, ExtractionPlan
-from vadprep.extraction.streams import Branch, FlowStage, Snippets
+from vadprep.extraction.streams import Branch, Snippets
 from vadprep.extraction.timing import Stopwatch, timed
-from vadprep.features.shard import DONE, FAILED, Attributes, Draft, write_failure
+from vadprep.features.shard import DONE, FAILED, Draft, write_failure
 from vadprep.flow import NO_FLOW_KIND, SavedFlow, tvl1_method
 from vadprep.video import (
     MAX_DAMAGE,
@@ -57,24 +55,6 @@ KILLED_KINDS = ("crashed", "stalled")
 """Failures that were the end of the decoder's process."""
 
 
-class Sink(Protocol):
-    """Takes the features of one stream of one video, as ``features.shard.Draft`` does."""
-
-    checksum: int
-
-    def __enter__(self) -> Sink: ...
-    def __exit__(self, *exception: object) -> None: ...
-    def append(self, features: NDArray[np.floating]) -> None:
-        """The next features [n, num_crops, dim]."""
-
-    def commit(self, attributes: Attributes, spans: NDArray[np.int64]) -> None:
-        """The video is good and complete."""
-
-
-OpenSink = Callable[[str, Path], Sink]
-"""Opens the sink of a stream, by its name and the path of its shard."""
-
-
 def make_extractor(plan: ExtractionPlan) -> Extractor:
     """The extractor of the streams.
 
@@ -88,10 +68,10 @@ def make_extractor(plan: ExtractionPlan) -> Extractor:
             spec.graph, stream.weights(), plan.device, spec.precision, spec.scaling
         )
         if spec.stream == "flow":
+            flow = tvl1_method(spec.flow)
             if plan.flow_from:  # its folder may be another on this node
                 SavedFlow.open(plan.flow_from.path, spec)
-            flow = FlowStage(tvl1_method(spec.flow), plan.save_flow, plan.flow_from)
-        branches.append(Branch(spec, network, flow))
+        branches.append(Branch(spec, network, flow, plan.save_flow, plan.flow_from))
     return Extractor(branches, plan.stall_seconds, plan.max_damage)
 
 
@@ -109,102 +89,105 @@ class Extractor:
         stall_seconds: float = STALL_SECONDS,
         max_damage: float = MAX_DAMAGE,
     ) -> None:
-        self.max_damage = max_damage
         self.branches = {branch.spec.stream: branch for branch in branches}
         self.spec = branches[0].spec
         """Of the first stream; what it says of frames, views and clips holds for all."""
         for branch in branches[1:]:
             require_shared(branch.spec, self.spec, "the same extraction")
-        self._networks = {
-            name: AdaptiveBatch(branch.network, branch.spec.batch)
-            for name, branch in self.branches.items()
-        }
-        self._stall_seconds = stall_seconds
+        self._stall_seconds, self._max_damage = stall_seconds, max_damage
 
     def __call__(self, task: Task) -> Report:
-        """Write the shards of ``task.video``; a video that cannot be read is reported, not raised.
+        """Write the shards of ``task.video``, by the first decoder that can read it.
 
-        Raises OutputError when the disk refuses, OutOfMemory when the network does not fit, and
-        whatever is no fault of the video (a bug): those are never recorded as a bad video.
+        A video that cannot be read is reported, not raised. Raises OutputError when the disk
+        refuses, OutOfMemory when the network does not fit, and whatever is no fault of the video
+        (a bug): those are never recorded as a bad video.
         """
-        report = self.extract(task, lambda name, path: Draft(path, self.branches[name].spec))
-        if report.status == FAILED:
-            attributes = task.video.attributes
-            for name, target in task.targets.items():
-                write_failure(target, self.branches[name].spec, attributes, report.reason)
-        return report
-
-    def extract(self, task: Task, open_sink: OpenSink) -> Report:
-        """Give the features of ``task.video`` to a sink for each stream, by the first decoder that
-        can read it. Raises as a call does; a failure is only reported."""
-        watch = Stopwatch()
+        video, watch = task.video, Stopwatch()
         retries: list[str] = []
-        reason = kind = ""
-        killed = 0
+        reason, kinds = "", list[str]()
         with fixed_threads(CPU_THREADS):
             for decoder in self.spec.decoder.split(", "):
                 try:
-                    report = self._decoded_by(decoder, task, open_sink, watch)
+                    report = self._decoded_by(decoder, task, watch)
                     return replace(report, retries=tuple(retries))
                 except torch.OutOfMemoryError as error:  # outside the network, which shrinks
                     raise OutOfMemory(
-                        f"the frames of {task.video.video_id!r} or their flow do not fit into the "
+                        f"the frames of {video.video_id!r} or their flow do not fit into the "
                         f"GPU's memory ({str(error).partition('.')[0]}): free memory there, or use "
                         "a smaller resize"
                     ) from error
                 except DecodeError as error:  # kept as text: its frames hold the video's memory
-                    reason, kind = str(error), error.kind
+                    reason = str(error)
+                    kinds.append(error.kind)
                 retries.append(f"{decoder}: {reason}")
-                killed += kind in KILLED_KINDS
-                if kind in FINAL_KINDS:
+                if kinds[-1] in FINAL_KINDS:
                     break
-        if killed > 1:
-            reason = f"{killed} decoders were lost over it. {'; '.join(retries)}"
+        if len(kinds) > 1 and all(kind in KILLED_KINDS for kind in kinds):
+            reason = f"{len(kinds)} decoders were lost over it. {'; '.join(retries)}"
+        for name, target in task.targets.items():
+            write_failure(target, self.branches[name].spec, video.attributes, reason)
         return Report(
-            video_id=task.video.video_id,
+            video_id=video.video_id,
             status=FAILED,
             reason=reason,
-            kind=kind,
+            kind=kinds[-1],
             retries=tuple(retries),
             seconds=watch.seconds,
         )
 
-    def _decoded_by(
-        self, decoder: str, task: Task, open_sink: OpenSink, watch: Stopwatch
-    ) -> Report:
+    def _decoded_by(self, decoder: str, task: Task, watch: Stopwatch) -> Report:
         if task.source is None:
             raise DecodeError(task.missing, "missing")
-        with self.opened(task.video, task.source, decoder) as stream, ExitStack() as resources:
-            sinks = {
-                name: resources.enter_context(open_sink(name, target))
+        video, spec = task.video, self.spec
+        with self.opened(video, task.source, decoder) as stream, ExitStack() as resources:
+            drafts = {
+                name: resources.enter_context(Draft(target, self.branches[name].spec))
                 for name, target in task.targets.items()
             }
-            resampling = self.resampling(stream)
-            features = self.features(task, stream, resampling, watch)
+            features = self.features(task, stream, watch)
             for name, batch in resources.enter_context(closing(features)):
                 check_stop()
                 with watch.stage("write"):
-                    sinks[name].append(batch)
-            report = stream.report
-            spans = resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)
-            bounds = frame_bounds(task.video)
-            note = length_note(stream.header, report, bounds, self.spec.clip_length)
-            attributes = self._attributes(task, stream, resampling, note)
-            batch_used = self._batch_used(task)
-            for name, sink in sinks.items():
-                used = {"batch_used": batch_used.get(name)}
+                    drafts[name].append(batch)
+            report, resampling = stream.report, self._resampling(stream)
+            spans = resampling.spans(report.num_frames, spec.tail, spec.clip_length)
+            note = length_note(stream.header, report, frame_bounds(video), spec.clip_length)
+            try:
+                file = fingerprint(task.source)
+            except OSError as error:
+                where = f"{task.source}: cannot be read again"
+                raise DecodeError(f"{where}: {error.strerror}") from error
+            fps = float(resampling.fps_source) if video.fps or not task.source.is_dir() else None
+            about = {
+                **video.attributes,
+                **file,
+                "num_frames": report.num_frames,
+                "num_frames_header": stream.header.num_frames,
+                "repaired_frames": report.repaired_frames,
+                "max_damage": self._max_damage,
+                "length_note": note or None,
+                "fps_source": fps,
+                "fps_used": fps and float(resampling.fps_used),
+                "decoder": report.decoder,
+            }
+            batch_used = {
+                name: used for name in drafts if (used := self.branches[name].reduced_batch)
+            }
+            for name, draft in drafts.items():
+                stored = {**about, "batch_used": batch_used.get(name)}
                 with watch.stage("write"):
-                    sink.commit({**attributes, **_known(used)}, spans)
+                    draft.commit({k: v for k, v in stored.items() if v is not None}, spans)
         return Report(
-            video_id=task.video.video_id,
+            video_id=video.video_id,
             status=DONE,
             decoder=report.decoder,
             num_clips=len(spans),
             num_frames=report.num_frames,
             repaired_frames=report.repaired_frames,
             length_note=note,
-            fps=float(attributes.get("fps_source", 0.0)),
-            checksums={name: sink.checksum for name, sink in sinks.items()},
+            fps=fps or 0.0,
+            checksums={name: draft.checksum for name, draft in drafts.items()},
             batch_used=batch_used,
             seconds={**watch.seconds, "decoding": round(report.seconds, 4)},
         )
@@ -221,15 +204,14 @@ class Extractor:
                 f"{self.spec.fps}: fill the manifest's column fps, or use --fps native",
                 "no-fps",
             )
-        name = decoder or self.spec.decoder.split(", ")[0]
         return open_frames(
             source,
-            decoder=name,
+            decoder=decoder or self.spec.decoder.split(", ")[0],
             fps=stated_fps(video),
             stall_seconds=self._stall_seconds,
         )
 
-    def resampling(self, stream: FrameStream) -> Resampling:
+    def _resampling(self, stream: FrameStream) -> Resampling:
         """Raises DecodeError for a rate to resample from that cannot be believed."""
         used, fps = self.spec.fps_used(), stream.header.fps
         if used and not MIN_FPS <= fps <= MAX_FPS:
@@ -242,18 +224,18 @@ class Extractor:
         return Resampling(fps, used)
 
     def features(
-        self, task: Task, stream: FrameStream, resampling: Resampling, watch: Stopwatch
+        self, task: Task, stream: FrameStream, watch: Stopwatch
     ) -> Generator[tuple[str, NDArray[np.float32]], None, None]:
         """Stream and features [n, num_crops, dim], in order within each stream.
 
         One pass over the frames for all streams of ``task``. Raises DecodeError at the end when
         too much of the video is lost or it is too short; saved flow appears if it is good.
         """
-        spec, header = self.spec, stream.header
+        spec, header, resampling = self.spec, stream.header, self._resampling(stream)
         transform = FrameTransform(
             header.height,
             header.width,
-            next(iter(self.branches.values())).network.device,
+            self.branches[spec.stream].batches.device,
             resize=spec.resize,
             filter=spec.filter,
             crops=spec.crops,
@@ -261,74 +243,33 @@ class Extractor:
             crop_size=spec.crop_size,
         )
         with ExitStack() as resources:
-            snippets = {
-                name: Snippets(
-                    self.branches[name].spec,
-                    self._networks[name],
-                    self.branches[name].flow_images(task.video.video_id, resources),
-                    transform.boxes,
-                    watch,
-                )
-                for name in task.targets
-            }
+            snippets = {}
+            for name in task.targets:
+                branch = self.branches[name]
+                flow = branch.flow_images(task.video.video_id, resources)
+                snippets[name] = Snippets(branch, flow, transform.boxes, watch)
             blocks = resampled(timed(stream, watch, "decode"), resampling)
             for frames in timed(map(transform.resize, blocks), watch, "resize"):
                 for name, each in snippets.items():
                     yield from ((name, batch) for batch in each.add(frames))
             for name, each in snippets.items():
                 yield from ((name, batch) for batch in each.flush())
-            self._check(task, stream, resampling)
-
-    def _batch_used(self, task: Task) -> dict[str, int]:
-        """Views a batch of the streams whose batches were made smaller, by now."""
-        used = {name: self._networks[name].batch for name in task.targets}
-        return {
-            name: batch for name, batch in used.items() if batch < self.branches[name].spec.batch
-        }
-
-    def _check(self, task: Task, stream: FrameStream, resampling: Resampling) -> None:
-        report = stream.report
-        expected = expected_frames(stream.header, report)
-        whole = max(expected, report.num_frames)
-        if report.repaired_frames + whole - report.num_frames > self.max_damage * whole:
-            raise DecodeError(
-                f"{report.num_frames} frames decoded of {expected} that the header states, "
-                f"{report.repaired_frames} of them repaired: more than {self.max_damage:.0%} are "
-                f"lost (--max-damage)",
-                "damaged",
-            )
-        if not len(resampling.spans(report.num_frames, self.spec.tail, self.spec.clip_length)):
-            need = min_frames(self.spec.tail, self.spec.clip_length)
-            raise DecodeError(
-                f"too short: {report.num_frames} frames give no clip by tail rule "
-                f"{self.spec.tail!r}, which needs {need} at the rate used",
-                "too-short",
-            )
-
-    def _attributes(
-        self, task: Task, stream: FrameStream, resampling: Resampling, note: str
-    ) -> Attributes:
-        """What the shard says of a video; raises DecodeError when its file cannot be read again."""
-        report, video, source = stream.report, task.video, task.source
-        assert source is not None
-        try:
-            file = fingerprint(source)
-        except OSError as error:
-            raise DecodeError(f"{source}: cannot be read again: {error.strerror}") from error
-        fps = float(resampling.fps_source) if video.fps or not source.is_dir() else None
-        known: dict[str, str | int | float | None] = {
-            **video.attributes,
-            **file,
-            "num_frames": report.num_frames,
-            "num_frames_header": stream.header.num_frames,
-            "repaired_frames": report.repaired_frames,
-            "max_damage": self.max_damage,
-            "length_note": note or None,
-            "fps_source": fps,
-            "fps_used": fps and float(resampling.fps_used),
-            "decoder": report.decoder,
-        }
-        return _known(known)
+            report, expected = stream.report, expected_frames(header, stream.report)
+            whole = max(expected, report.num_frames)
+            if report.repaired_frames + whole - report.num_frames > self._max_damage * whole:
+                raise DecodeError(
+                    f"{report.num_frames} frames decoded of {expected} that the header "
+                    f"states, {report.repaired_frames} of them repaired: more than "
+                    f"{self._max_damage:.0%} are lost (--max-damage)",
+                    "damaged",
+                )
+            if not len(resampling.spans(report.num_frames, spec.tail, spec.clip_length)):
+                need = min_frames(spec.tail, spec.clip_length)
+                raise DecodeError(
+                    f"too short: {report.num_frames} frames give no clip by tail rule "
+                    f"{spec.tail!r}, which needs {need} at the rate used",
+                    "too-short",
+                )
 
 
 def stated_fps(video: Video) -> Fraction:
@@ -345,10 +286,6 @@ def fixed_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _known(attributes: Mapping[str, str | int | float | None]) -> Attributes:
-    return {key: value for key, value in attributes.items() if value is not None}
 
 
 def resampled(

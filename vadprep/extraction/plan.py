@@ -6,11 +6,12 @@ which devices there are: it takes them from the plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
@@ -20,19 +21,25 @@ from vadprep.backbones.weights.catalog import stored_weights
 from vadprep.backbones.weights.load import RANDOM, weights_path
 from vadprep.core.crops import crop_boxes, resize_taps, target_size
 from vadprep.core.errors import SettingError, SpecError
-from vadprep.core.presets import (
-    DEFAULT_PRESET,
-    PRESETS,
-    resolve,
-    values_of,
-)
+from vadprep.core.presets import DEFAULT_PRESET, PRESETS, fill_unknown, resolve, values_of
 from vadprep.core.resources import worker_cores
-from vadprep.core.spec import STREAMS, UNKNOWN, Spec, require_equal, require_shared
+from vadprep.core.spec import (
+    COMPUTED,
+    NO_FLOW,
+    STREAMS,
+    UNKNOWN,
+    Spec,
+    require_equal,
+    require_shared,
+)
 from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.status import stream_status
 from vadprep.features.writer import Share
 from vadprep.flow import KINDS, TVL1, SavedFlow
 from vadprep.video import FILE_DECODERS, MAX_DAMAGE
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SETTABLE = (
     "fps", "resize", "filter", "crops", "crop_order", "scaling", "tail", "decoder", "precision",
@@ -42,6 +49,9 @@ SETTABLE = (
 
 SETTABLE_FLOW = ("flow", "flow_bound", "quantisation", "flip_rule")
 """Fields that a run with stream ``flow`` may set as well."""
+
+OF_THE_MACHINE = ("weights_sha256", "precision", "batch")
+"""Fields that no preset holds. Where they are unknown, the weights and this machine decide."""
 
 STREAM_SETS = (("rgb",), ("flow",), ("rgb", "flow"))
 STALL_SECONDS = 60.0
@@ -112,90 +122,39 @@ class ExtractionPlan:
         return replace(self, streams=tuple(replace(each, loaded=None) for each in self.streams))
 
 
-def resolve_plan(
-    out: str | Path | None,
-    *,
-    preset: str | None = None,
-    weights: str | Path | None = None,
-    flow_weights: str | Path | None = None,
-    streams: str | Sequence[str] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    specs: Mapping[str, Spec] | None = None,
-    device: str | None = None,
-    gpus: int | None = None,
-    workers: int | None = None,
-    address: str = "local",
-    rank: int = 0,
-    world_size: int = 1,
-    shard_size: int | None = None,
-    max_damage: float = MAX_DAMAGE,
-    stall_seconds: float = STALL_SECONDS,
-    save_flow: str | Path | None = None,
-    flow_format: str | None = None,
-    flow_from: str | Path | None = None,
-) -> ExtractionPlan:
-    """The plan of a run that writes into ``out``, or of one in memory.
+class FeatureOptions(TypedDict, total=False):
+    """Keyword arguments of ``extract`` that ``extract_video`` takes as well."""
 
-    The other arguments are those of ``extract``.
-    Reads the weights and what ``out`` holds; writes nothing. Raises SettingError, a ValueError,
-    for a setting that cannot be had, WeightsError for a bad weights file, and SpecError when
-    ``out`` holds features of another spec, when it holds another stream of other frames or clips,
-    or when this machine has not got the precision.
-    """
-    out = Path(out).resolve() if out else None
-    with setting_errors():
-        if specs:
-            preset, streams, repeated = _repeated(specs)
-            settings = {**repeated, **(settings or {})}
-        preset, settings = preset or DEFAULT_PRESET, settings or {}
-        chosen = _chosen_streams(streams, preset)
-        settable = SETTABLE + (SETTABLE_FLOW if "flow" in chosen else ())
-        if odd := [name for name in settings if name not in settable]:
-            raise ValueError(f"setting {odd[0]!r}: allowed are {', '.join(settable)}")
-        if stall_seconds <= 0:
-            raise ValueError(f"stall_seconds = {stall_seconds}: expected a positive number")
-        if not 0 <= max_damage <= 1:
-            raise ValueError(f"max_damage = {max_damage}: expected a share from 0 to 1")
-        if shard_size is not None and shard_size < 1:
-            raise ValueError(f"shard_size = {shard_size}: expected a whole number above 0")
-        _check_saved_flow(chosen, settings, save_flow, flow_from, flow_format)
-        place = _place(device, gpus, workers, address)
-        share = Share(rank, world_size)
-        sources = {each: _source(preset, each, weights, flow_weights, specs) for each in chosen}
-        for stream, source in sources.items():  # what can be refused without reading the weights
-            check_recipe(resolve(preset, place["device"], (source, ""), settings, stream))
-        loaded = {
-            stream: load_weights(source, values_of(preset, stream)["graph"])
-            for stream, source in sources.items()
-        }
-        made = {}
-        for stream, found in loaded.items():
-            named = (found.name, found.sha256)
-            earlier = read_spec(out / stream) if out else None
-            kept = {"precision": earlier.precision, "batch": earlier.batch} if earlier else {}
-            made[stream] = resolve(preset, place["device"], named, {**kept, **settings}, stream)
-    reading = None
-    if flow_from:
-        reading = SavedFlow.open(Path(flow_from).absolute(), made["flow"])
-        made["flow"] = replace(made["flow"], flow_source=reading.kind)
-    if address == "local":
-        for spec in made.values():
-            check_precision(spec.precision, torch.device(place["device"]))
-    if out:
-        _check_folders(out, made)
-    return ExtractionPlan(
-        streams=tuple(StreamPlan(made[each], sources[each], loaded[each]) for each in chosen),
-        out=out,
-        **place,
-        share=share,
-        shard_size=shard_size,
-        max_damage=max_damage,
-        stall_seconds=stall_seconds,
-        save_flow=SavedFlow(Path(save_flow).absolute(), KINDS[flow_format or "hdf5"])
-        if save_flow
-        else None,
-        flow_from=reading,
-    )
+    preset: str | None
+    weights: str | Path | None
+    flow_weights: str | Path | None
+    streams: str | Sequence[str] | None
+    settings: Mapping[str, Any] | None
+    device: str | None
+    max_damage: float
+
+
+class PlanOptions(FeatureOptions, total=False):
+    """Keyword arguments of ``extract``, which documents them, that become an ExtractionPlan."""
+
+    specs: Mapping[str, Spec] | None
+    gpus: int | None
+    workers: int | None
+    address: str
+    rank: int
+    world_size: int
+    shard_size: int | None
+    stall_seconds: float
+    save_flow: str | Path | None
+    flow_format: str | None
+    flow_from: str | Path | None
+
+
+def check_names(options: Iterable[str], allowed: type) -> None:
+    """Raise TypeError, as a call does, for a keyword argument that is not ``allowed``."""
+    for name in options:
+        if name not in allowed.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
 
 
 @contextmanager
@@ -207,23 +166,120 @@ def setting_errors() -> Iterator[None]:
         raise SettingError(str(error)) from error
 
 
-def _chosen_streams(streams: str | Sequence[str] | None, preset: str) -> tuple[str, ...]:
+@setting_errors()
+def resolve_plan(out: str | Path | None, **options: Unpack[PlanOptions]) -> ExtractionPlan:
+    """The plan of a run that writes into ``out``, or of one in memory.
+
+    The other arguments are those of ``extract``. Reads the weights and what ``out`` holds; writes
+    nothing. Raises SettingError, a ValueError, for a setting that cannot be used, WeightsError
+    for a bad weights file, SpecError when ``out`` holds features of another spec or another
+    stream of other frames or clips, when ``specs`` cannot be repeated, or when this machine does
+    not have the precision, and ModuleNotFoundError for a decoder that is not installed.
+    """
+    check_names(options, PlanOptions)
+    for name in ("decord", "av"):  # else each video would fail, or be left to the other decoder
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    out = Path(out).resolve() if out else None
+    if specs := options.get("specs"):
+        options = _repeating(specs, options)
+    preset, settings = options.get("preset") or DEFAULT_PRESET, options.get("settings") or {}
     values_of(preset)  # raises for an unknown preset
-    chosen = tuple(streams.split(",") if isinstance(streams, str) else streams or ())
-    chosen = chosen or PRESETS[preset].streams
-    if chosen not in STREAM_SETS:
-        words = ", ".join(map(",".join, STREAM_SETS))
-        raise ValueError(f"streams = {','.join(chosen)!r}: allowed are {words}")
-    return chosen
+    streams = options.get("streams") or PRESETS[preset].streams
+    streams = tuple(streams.split(",") if isinstance(streams, str) else streams)
+    _check_options(options, streams)
+    device, workers = _place(options)
+    share = Share(options.get("rank", 0), options.get("world_size", 1))
+    for stream in streams:  # what can be refused without reading the weights
+        check_recipe(resolve(preset, device, ("", ""), settings, stream))
+    save_flow, flow_from = options.get("save_flow"), options.get("flow_from")
+    plans = []
+    for stream in streams:
+        source = _weights_source(preset, stream, options)
+        found = load_weights(source, values_of(preset, stream)["graph"])
+        earlier = read_spec(out / stream) if out else None
+        kept = {"precision": earlier.precision, "batch": earlier.batch} if earlier else {}
+        named = (found.name, found.sha256)
+        spec = resolve(preset, device, named, {**kept, **settings}, stream)
+        if stream == "flow" and flow_from:
+            reading = SavedFlow.open(Path(flow_from).absolute(), spec)
+            spec = replace(spec, flow_source=reading.kind)
+        plans.append(StreamPlan(spec, source, found))
+    address = options.get("address", "local")
+    if address == "local":
+        for plan in plans:
+            check_precision(plan.spec.precision, torch.device(device))
+    if out:
+        _check_folders(out, {plan.spec.stream: plan.spec for plan in plans})
+    kind = KINDS[options.get("flow_format") or "hdf5"]
+    return ExtractionPlan(
+        streams=tuple(plans),
+        out=out,
+        device=device,
+        workers=workers,
+        address=address,
+        share=share,
+        shard_size=options.get("shard_size"),
+        max_damage=options.get("max_damage", MAX_DAMAGE),
+        stall_seconds=options.get("stall_seconds", STALL_SECONDS),
+        save_flow=SavedFlow(Path(save_flow).absolute(), kind) if save_flow else None,
+        flow_from=reading if flow_from else None,
+    )
 
 
-def _check_saved_flow(
-    streams: Sequence[str],
-    settings: Mapping[str, Any],
-    save_flow: object,
-    flow_from: object,
-    flow_format: str | None,
-) -> None:
+def _repeating(specs: Mapping[str, Spec], options: PlanOptions) -> PlanOptions:
+    """``options`` with the preset, streams and settings that extract with ``specs`` again.
+
+    A preset among ``options`` stands in for unknown fields. Raises SpecError for specs that no
+    extraction can repeat, and ValueError when the streams differ in a setting.
+    """
+    settings: dict[str, Any] = {}
+    preset = options.get("preset")
+    for stream, spec in specs.items():
+        spec = fill_unknown(spec, preset) if preset else spec
+        unknown = [name for name, value in spec.identity().items() if value == UNKNOWN]
+        unknown = [name for name in unknown if not (preset and name in OF_THE_MACHINE)]
+        reasons = []
+        if unknown or spec.preset not in PRESETS:
+            reasons.append(f"preset {spec.preset}, unknown: {', '.join(unknown) or 'nothing'}")
+        if spec.flow_source not in (NO_FLOW, COMPUTED, UNKNOWN):
+            reasons.append(f"flow was read from {spec.flow_source}")
+        if reasons:
+            remedy = "take a preset for what is unknown (--preset NAME), or " if unknown else ""
+            raise SpecError(
+                f"the features of the run cannot be extracted again ({', '.join(reasons)}): "
+                f"{remedy}score a feature folder (--features)"
+            )
+        fields = SETTABLE + (SETTABLE_FLOW if stream == "flow" else ())
+        values = {name: v for name in fields if (v := getattr(spec, name)) != UNKNOWN}
+        if odd := [name for name in values if settings.get(name, values[name]) != values[name]]:
+            raise ValueError(f"streams that differ in {odd[0]} cannot be extracted together")
+        settings |= values
+    return {
+        **options,
+        "preset": spec.preset,
+        "streams": [each for each in STREAMS if each in specs],
+        "settings": settings | dict(options.get("settings") or {}),
+    }
+
+
+def _check_options(options: PlanOptions, streams: tuple[str, ...]) -> None:
+    """Raise ValueError for an option that cannot be used, or not with these streams."""
+    if streams not in STREAM_SETS:
+        allowed = ", ".join(map(",".join, STREAM_SETS))
+        raise ValueError(f"streams = {','.join(streams)!r}: allowed are {allowed}")
+    settings = options.get("settings") or {}
+    settable = SETTABLE + (SETTABLE_FLOW if "flow" in streams else ())
+    if odd := [name for name in settings if name not in settable]:
+        raise ValueError(f"setting {odd[0]!r}: allowed are {', '.join(settable)}")
+    if (stall_seconds := options.get("stall_seconds", STALL_SECONDS)) <= 0:
+        raise ValueError(f"stall_seconds = {stall_seconds}: expected a positive number")
+    if not 0 <= (max_damage := options.get("max_damage", MAX_DAMAGE)) <= 1:
+        raise ValueError(f"max_damage = {max_damage}: expected a share from 0 to 1")
+    if (shard_size := options.get("shard_size")) is not None and shard_size < 1:
+        raise ValueError(f"shard_size = {shard_size}: expected a whole number above 0")
+    save_flow, flow_from = options.get("save_flow"), options.get("flow_from")
+    flow_format = options.get("flow_format")
     if flow_format and not save_flow:
         raise ValueError("--flow-format goes with --save-flow")
     if flow_format not in (None, *KINDS):
@@ -236,11 +292,12 @@ def _check_saved_flow(
         raise ValueError("saved flow is 8 bits: quantisation none cannot be saved")
 
 
-def _place(
-    device: str | None, gpus: int | None, workers: int | None, address: str
-) -> dict[str, Any]:
-    """Device, workers and address. By default every GPU of this machine, else every core."""
-    if address != "local" and gpus is None and workers is None:
+def _place(options: PlanOptions) -> tuple[str, int]:
+    """Device and number of workers. By default every GPU of this machine, else every core."""
+    device, gpus, workers = options.get("device"), options.get("gpus"), options.get("workers")
+    present, address = torch.cuda.device_count(), options.get("address", "local")
+    is_local = address == "local"
+    if not is_local and gpus is None and workers is None:
         raise ValueError(
             f"--address {address}: say how much of the cluster, --gpus N or --workers N"
         )
@@ -250,66 +307,40 @@ def _place(
         raise ValueError(f"device = {device!r}: allowed are cpu, cuda")
     if device == "cpu" and gpus:
         raise ValueError(f"gpus = {gpus} with device cpu: leave one of them out")
-    present = torch.cuda.device_count()
-    if device == "cuda" and not present and address == "local":
+    if device == "cuda" and not present and is_local:
         raise ValueError("device = 'cuda': this machine has no GPU")
     if device == "cuda" and gpus is None:
         gpus, workers = workers, None
-    if gpus is not None and gpus > present and address == "local":
+    if gpus is not None and gpus > present and is_local:
         raise ValueError(f"--gpus {gpus}: this machine has {present}; --workers N runs on the CPU")
-    if device != "cpu" and gpus is None and workers is None and present:
+    if device != "cpu" and gpus is None and workers is None:
         gpus = present
-    return {
-        "device": "cuda" if gpus else "cpu",
-        "workers": gpus or workers or worker_cores(),
-        "address": address,
-    }
+    return "cuda" if gpus else "cpu", gpus or workers or worker_cores()
 
 
-def _source(
-    preset: str,
-    stream: str,
-    weights: str | Path | None,
-    flow_weights: str | Path | None,
-    specs: Mapping[str, Spec] | None,
-) -> str:
-    """Where the weights of a stream are: those named, those of a repeated spec that are random,
-    else what ``vadprep weights get`` has fetched.
+def _weights_source(preset: str, stream: str, options: PlanOptions) -> str:
+    """Path or ``random:SEED`` of the weights of a stream: those named, those of a repeated spec
+    that are random, else what ``vadprep weights get`` has fetched.
 
     ``random:SEED`` serves stream ``flow`` as well. Raises ValueError when there are none.
     """
-    graph = values_of(preset, stream)["graph"]
-    named = str(weights) if weights else None
+    named, option = options.get("weights"), "--weights"
     if stream == "flow":
-        is_random = named is not None and named.startswith(RANDOM)
-        named = str(flow_weights) if flow_weights else named if is_random else None
-    if named is None and specs and specs[stream].is_random:
-        named = specs[stream].weights
+        is_random = str(named).startswith(RANDOM)
+        named = options.get("flow_weights") or (named if is_random else None)
+        option = "--flow-weights"
+    spec = (options.get("specs") or {}).get(stream)
+    if not named and spec and spec.is_random:
+        named = spec.weights
+    graph = values_of(preset, stream)["graph"]
     named = named or stored_weights(graph)
-    if named is None:
+    if not named and spec and spec.weights == UNKNOWN:
+        raise ValueError(f"the weights of the run's features are unknown: name them by {option}")
+    if not named and spec:
+        raise ValueError(f"the run's features are of {spec.weights}: name it by {option}")
+    if not named:
         raise ValueError(missing_weights_message(graph))
-    return named if named.startswith(RANDOM) else str(weights_path(named).absolute())
-
-
-def _repeated(specs: Mapping[str, Spec]) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    """Preset, streams and settings that extract with ``specs`` again.
-
-    Fields that are ``unknown`` are left to the preset and this machine. Raises ValueError when
-    the streams differ in a setting.
-    """
-    settings: dict[str, Any] = {}
-    for stream, spec in specs.items():
-        fields = SETTABLE + (SETTABLE_FLOW if stream == "flow" else ())
-        values = {name: v for name in fields if (v := getattr(spec, name)) != UNKNOWN}
-        differ = [name for name in values if settings.get(name, values[name]) != values[name]]
-        if differ:
-            raise ValueError(
-                f"the streams differ in {', '.join(differ)}, so that they cannot be extracted "
-                "together"
-            )
-        settings |= values
-    streams = tuple(each for each in STREAMS if each in specs)
-    return specs[streams[0]].preset, streams, settings
+    return str(named if str(named).startswith(RANDOM) else weights_path(str(named)).absolute())
 
 
 def check_recipe(spec: Spec) -> None:

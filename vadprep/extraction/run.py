@@ -8,16 +8,16 @@ recovers: the files say what is done, whatever a kill left.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -66,60 +66,20 @@ class Progress:
 OnReport = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
-class Tasks:
+class Tasks(NamedTuple):
     """What a run has to do: the videos that lack a stream, the longest first."""
 
-    tasks: tuple[Task, ...]
+    tasks: Sequence[Task]
     work: Mapping[str, float]
     """Id of a video -> its work in ``unit``."""
     unit: str
 
-    def __len__(self) -> int:
-        return len(self.tasks)
 
-    def start(self, specs: Iterable[Spec]) -> Progress:
-        """The progress before the first video."""
-        count, work = len(self), sum(self.work.values())
-        return Progress(tuple(specs), None, count, count, work, work, self.unit)
-
-
-def make_tasks(
-    manifest: Manifest, root: Path, lacking: Mapping[str, tuple[StreamFolder, set[str]]]
-) -> Tasks:
-    """The tasks of the videos of ``manifest``; ``lacking`` has for each stream its folder and the
-    ids that are to be done.
-
-    Work is frames where the manifest has those of all of them, else bytes. Raises ManifestError
-    for a video that is not where its path says, and twice elsewhere.
-    """
-    index, tasks = SourceIndex(root), []
-    for video in manifest.videos:
-        targets = {
-            name: folder.partial_video(folder.plan.places[video.video_id])
-            for name, (folder, ids) in lacking.items()
-            if video.video_id in ids
-        }
-        if targets:
-            try:
-                tasks.append(Task(video, targets, index.find(video)))
-            except DecodeError as error:
-                tasks.append(Task(video, targets, missing=str(error)))
-    unit = "frames" if all(task.video.num_frames for task in tasks) else "bytes"
-    work = {task.video.video_id: _work(task, unit) for task in tasks}
-    return Tasks(tuple(sorted(tasks, key=lambda task: -work[task.video.video_id])), work, unit)
-
-
-def _work(task: Task, unit: str) -> float:
-    if unit == "frames":
-        return float(task.video.num_frames or 0)
-    return float(size_of(task.source)) if task.source else 0.0
-
-
-def in_process(worker: Worker) -> Runner:
+def in_process(make_worker: Callable[[], Worker]) -> Runner:
     """A runner that does one task after the other in this process."""
 
     def run(tasks: Sequence[Task], on_start: OnStart) -> Generator[Report, None, None]:
+        worker = make_worker()
         for task in tasks:
             on_start(task)
             yield worker(task)
@@ -130,10 +90,12 @@ def in_process(worker: Worker) -> Runner:
 def make_runner(plan: ExtractionPlan) -> Runner:
     """In process for one worker on the CPU, else on Ray: a GPU wants several decoders."""
     if plan.workers == 1 and plan.address == "local" and plan.device == "cpu":
-        return in_process(make_extractor(plan))
-    from vadprep.extraction.ray_runner import on_ray, pool_of
+        return in_process(partial(make_extractor, plan))
+    from vadprep.extraction.ray_runner import GPU_POOL, Pool, on_ray
 
-    return on_ray(partial(make_extractor, plan.for_workers()), pool_of(plan))
+    pool = replace(GPU_POOL if plan.device == "cuda" else Pool(1), workers=plan.workers)
+    pool = replace(pool, address=plan.address, out=plan.out)
+    return on_ray(partial(make_extractor, plan.for_workers()), pool)
 
 
 def run_plan(
@@ -149,30 +111,21 @@ def run_plan(
     is not writable, LeaseError when another run is at work on the same shards, Stopped at a
     signal. Videos that cannot be read are in the journals, not raised.
     """
-    require_decoders()
-    root = root.resolve()
-    check_sources(manifest, root, _planned(plan))
-    check_writable(plan.folder(plan.specs[0].stream).parent)
+    root, paths = root.resolve(), [plan.folder(spec.stream) for spec in plan.specs]
+    check_sources(manifest, root, paths)
+    check_writable(paths[0].parent)
     if plan.save_flow:
         SavedFlow.prepare(plan.save_flow.path, plan.save_flow.kind, plan.specs[-1])
     ids = [video.video_id for video in manifest.videos]
     about = provenance(plan.device)
     folders = [
-        StreamFolder.prepare(plan.folder(spec.stream), spec, ids, plan.shard_size, about)
-        for spec in plan.specs
+        StreamFolder.prepare(path, spec, ids, plan.shard_size, about)
+        for path, spec in zip(paths, plan.specs, strict=True)
     ]
     with locked_extraction(folders, manifest, root, plan.share) as extraction:
         extraction.recover()
-        tasks = extraction.tasks(retry_failed)
-        if tasks:
-            where: dict[str, str | int] = {
-                "device": plan.device,
-                "workers": plan.workers,
-                "cores": worker_cores(),
-            }
-            extraction.run(make_runner(plan), tasks, on_report, where)
-        elif on_report:
-            on_report(tasks.start(plan.specs))
+        where = {"device": plan.device, "workers": plan.workers, "cores": worker_cores()}
+        extraction.run(make_runner(plan), on_report, retry_failed, **where)
     return folders
 
 
@@ -185,77 +138,92 @@ class Extraction:
         manifest: Manifest,
         root: Path,
         share: Share,
-        leases: Mapping[Path, Lease] | None = None,
+        leases: Sequence[Lease | None] = (None, None),
     ) -> None:
-        self.manifest = manifest
-        self.root = root
-        self.share = share
-        self.streams = {
-            each.spec.stream: StreamWriter(each, share, (leases or {}).get(each.path))
-            for each in folders
-        }
+        self.manifest, self.root, self.share = manifest, root, share
+        self.streams = [
+            StreamWriter(folder, share, lease)
+            for folder, lease in zip(folders, leases, strict=False)
+        ]
 
     def recover(self) -> None:
         """Bring the journals up to the files, and finish what a kill left half done."""
-        for stream in self.streams.values():
+        for stream in self.streams:
             stream.recover()
 
     def tasks(self, retry_failed: bool = False) -> Tasks:
-        """What is left to do, the longest video first."""
+        """What is left to do, the longest video first.
+
+        Work is frames where the manifest has those of all videos, else bytes. Raises
+        ManifestError for a video that is not where its path says, and twice elsewhere.
+        """
         ids = [video.video_id for video in self.manifest.videos]
-        lacking = {
-            name: (stream.folder, stream.lacking(ids, retry_failed))
-            for name, stream in self.streams.items()
-        }
-        return make_tasks(self.manifest, self.root, lacking)
+        for stream in self.streams:
+            stream.lacking(ids, retry_failed)
+        index, tasks = SourceIndex(self.root), []
+        for video in self.manifest.videos:
+            targets = {}
+            for stream in self._streams_of(video.video_id):
+                place = stream.folder.plan.places[video.video_id]
+                targets[stream.folder.spec.stream] = stream.folder.partial_video(place)
+            if targets:
+                try:
+                    tasks.append(Task(video, targets, index.find(video)))
+                except DecodeError as error:
+                    tasks.append(Task(video, targets, missing=str(error)))
+        unit = "frames" if all(task.video.num_frames for task in tasks) else "bytes"
+        work = {}
+        for task in tasks:
+            size = task.source and size_of(task.source)
+            work[task.video.video_id] = (task.video.num_frames if unit == "frames" else size) or 0
+        return Tasks(sorted(tasks, key=lambda task: -work[task.video.video_id]), work, unit)
 
     def run(
         self,
         runner: Runner,
-        tasks: Tasks,
         on_report: OnReport | None = None,
-        where: Mapping[str, str | int] | None = None,
+        retry_failed: bool = False,
+        **where: Any,
     ) -> None:
-        """Run ``tasks``, committing each as it is reported and each shard as it is complete.
+        """Do the tasks, committing each as it is reported and each shard as it is complete.
 
         ``where`` is what the events say of the machine. Raises Stopped when a signal has arrived;
         what is finished stays finished.
         """
-        progress = tasks.start(stream.folder.spec for stream in self.streams.values())
-        for stream in self.streams.values():
+        tasks, work, unit = self.tasks(retry_failed)
+        specs, total = tuple(stream.folder.spec for stream in self.streams), sum(work.values())
+        progress = Progress(specs, None, len(tasks), len(tasks), total, total, unit)
+        left: dict[str, Any] = {"videos_left": len(tasks), "work_left": total}
+        for stream in self.streams:
             stream.begin(
                 rank=self.share.rank,
                 world_size=self.share.world_size,
                 host=socket.gethostname(),
                 process=os.getpid(),
-                videos_left=progress.videos_left,
-                work_left=progress.work_left,
-                unit=tasks.unit,
-                **(where or {}),
+                **left,
+                unit=unit,
+                **where,
             )
         if on_report:
             on_report(progress)
+        if not tasks:
+            return
         try:
-            with closing(runner(tasks.tasks, self._start)) as reports:
+            with closing(runner(tasks, self._start)) as reports:
                 for report in reports:
-                    progress = replace(
-                        progress,
-                        report=report,
-                        videos_left=progress.videos_left - 1,
-                        work_left=progress.work_left - tasks.work[report.video_id],
-                    )
-                    left = {"videos_left": progress.videos_left, "work_left": progress.work_left}
+                    left["videos_left"] -= 1
+                    left["work_left"] -= work[report.video_id]
                     for stream in self._streams_of(report.video_id):
                         stream.commit(report, **left)
                     if on_report:
-                        on_report(progress)
+                        on_report(replace(progress, report=report, **left))
                     check_stop()
         finally:  # nothing half written stays behind
-            for stream in self.streams.values():
+            for stream in self.streams:
                 stream.sweep()
 
     def _streams_of(self, video_id: str) -> list[StreamWriter]:
-        return [stream for stream in self.streams.values() if video_id in stream.expected]
+        return [stream for stream in self.streams if video_id in stream.expected]
 
     def _start(self, task: Task) -> None:
         for stream in self._streams_of(task.video.video_id):
@@ -271,19 +239,22 @@ def locked_extraction(
     Raises LeaseError when another run does, Stopped when a signal arrives inside the block.
     """
     with stop_on_signals(), ExitStack() as held:
-        leases = {
-            path: held.enter_context(leased(path, share.rank, share.world_size, request_stop))
-            for path in (each.path for each in folders)
-        }
+        leases = [
+            held.enter_context(leased(each.path, share.rank, share.world_size, request_stop))
+            for each in folders
+        ]
         yield Extraction(folders, manifest, root, share, leases)
 
 
-def check_sources(manifest: Manifest, root: Path, planned: Container[str] = ()) -> None:
+def check_sources(manifest: Manifest, root: Path, folders: Sequence[Path]) -> None:
     """Raise ManifestError when not one of several videos is where the manifest has it, or when one
-    that is not ``planned`` yet is not there and twice elsewhere.
+    that is not planned yet in all ``folders`` is not there and twice elsewhere.
 
     A wrong root or path is found out before its ids are in a plan, which only grows.
     """
+    planned: set[str] = set()
+    if all(map(read_spec, folders)):
+        planned = set.intersection(*(set(StreamFolder.open(each).plan.places) for each in folders))
     index, found = SourceIndex(root), False
     for video in manifest.videos:
         if found and video.video_id in planned:
@@ -297,42 +268,18 @@ def check_sources(manifest: Manifest, root: Path, planned: Container[str] = ()) 
         )
 
 
-def _planned(plan: ExtractionPlan) -> set[str]:
-    """Ids that are in the plans of all streams already."""
-    paths = [plan.folder(spec.stream) for spec in plan.specs]
-    if not all(map(read_spec, paths)):
-        return set()
-    return set.intersection(*(set(StreamFolder.open(path).plan.places) for path in paths))
-
-
-def require_decoders() -> None:
-    """Raise ModuleNotFoundError when a decoder is not installed.
-
-    Without this each video would fail, or be left to the other decoder without a word.
-    """
-    for name in ("decord", "av"):
-        if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
 def provenance(device: str) -> dict[str, str]:
     """What merely happened: versions and machine. Not part of a spec's identity."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    processor = next(names, platform.processor())
+    if device == "cuda":  # of a cluster this process may have no GPU itself
+        is_here = torch.cuda.is_available()
+        processor = torch.cuda.get_device_name() if is_here else "GPUs of other nodes"
     return {
         "vadprep": vadprep.__version__,
         "python": sys.version.split()[0],
         **{name: installed_version(name) or NO_VERSION for name in SHAPING_PACKAGES},
         "machine": platform.platform(),
-        "processor": _gpu_name() if device == "cuda" else _cpu_name(),
+        "processor": processor,
     }
-
-
-def _gpu_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return "GPUs of other nodes"  # this process needs none in a cluster
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())

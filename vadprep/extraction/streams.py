@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,14 +20,7 @@ from vadprep.core.clips import CLIP_LENGTH, num_clips
 from vadprep.core.crops import Boxes
 from vadprep.core.spec import Spec
 from vadprep.extraction.timing import Stopwatch
-from vadprep.flow import (
-    ComputedFlow,
-    FlowImages,
-    FlowMethod,
-    FlowSource,
-    Quantisation,
-    SavedFlow,
-)
+from vadprep.flow import ComputedFlow, FlowImages, FlowMethod, FlowSource, Quantisation, SavedFlow
 from vadprep.video import crop
 
 STEP_FRAMES = {"cpu": 16, "cuda": 64}
@@ -38,23 +30,26 @@ Blocks of the decoder are a few large frames.
 """
 
 
-@dataclass(frozen=True)
-class FlowStage:
-    """Where the flow of stream ``flow`` comes from, and whether it is saved."""
-
-    method: FlowMethod
-    save_to: SavedFlow | None = None
-    read_from: SavedFlow | None = None
-    """Flow is read from here instead of being computed."""
-
-
-@dataclass(frozen=True)
 class Branch:
-    """One stream of an extraction: its spec, its network, and of ``flow`` its flow."""
+    """One stream of an extraction: its spec, its network, and of ``flow`` how flow is computed,
+    where it is saved, and where it is read from instead."""
 
-    spec: Spec
-    network: Network
-    flow: FlowStage | None = None
+    def __init__(
+        self,
+        spec: Spec,
+        network: Network,
+        flow: FlowMethod | None = None,
+        save_to: SavedFlow | None = None,
+        read_from: SavedFlow | None = None,
+    ) -> None:
+        self.spec, self.dim = spec, network.dim
+        self.batches = AdaptiveBatch(network, spec.batch)
+        self._flow, self._save_to, self._read_from = flow, save_to, read_from
+
+    @property
+    def reduced_batch(self) -> int | None:
+        """Views a batch, where memory sufficed for fewer than the spec has."""
+        return self.batches.batch if self.batches.batch < self.spec.batch else None
 
     def flow_images(self, video_id: str, resources: ExitStack) -> FlowImages | None:
         """The flow of one video; None of stream ``rgb``. ``resources`` closes its files.
@@ -62,20 +57,19 @@ class Branch:
         Saved flow appears when ``resources`` is closed without an exception. Raises DecodeError
         when there is no saved flow to read.
         """
-        if self.flow is None:
+        if self._flow is None:
             return None
         quantisation = Quantisation(self.spec.quantisation, int(self.spec.flow_bound))
+        device = self.batches.device
         source: FlowSource
-        if self.flow.read_from:
-            device = self.network.device
-            reader = self.flow.read_from.reader(video_id, quantisation, device)
+        if self._read_from:
+            reader = self._read_from.reader(video_id, quantisation, device)
             source = resources.enter_context(reader)
         else:
-            saver = self.flow.save_to and self.flow.save_to.writer(video_id)
+            saver = self._save_to and self._save_to.writer(video_id)
             keep = resources.enter_context(saver) if saver else None
-            source = ComputedFlow(self.flow.method, quantisation, keep)
-        step = STEP_FRAMES[self.network.device.type]
-        return FlowImages(source, quantisation, self.spec.flip_rule, step)
+            source = ComputedFlow(self._flow, quantisation, keep)
+        return FlowImages(source, quantisation, self.spec.flip_rule, STEP_FRAMES[device.type])
 
 
 class Snippets:
@@ -87,16 +81,11 @@ class Snippets:
     """
 
     def __init__(
-        self,
-        spec: Spec,
-        network: AdaptiveBatch,
-        flow: FlowImages | None,
-        boxes: Boxes,
-        watch: Stopwatch,
+        self, branch: Branch, flow: FlowImages | None, boxes: Boxes, watch: Stopwatch
     ) -> None:
-        self._spec, self._network, self._flow = spec, network, flow
+        self._spec, self._network, self._flow = branch.spec, branch.batches, flow
         self._boxes, self._watch = boxes, watch
-        self._clips = Clips(spec.tail, spec.clip_length)
+        self._clips = Clips(branch.spec.tail, branch.spec.clip_length)
         self._views: list[Tensor] = []
         """Views [16, size, size, channel] that wait for a full batch."""
         self._ready: list[Tensor] = []

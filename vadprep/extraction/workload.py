@@ -1,16 +1,20 @@
-"""Which video goes to which worker, and which is to blame when a worker dies.
-
-Arithmetic alone: ``ray_runner`` does what is decided here.
-"""
+"""Which nodes can do the work, which video goes to which worker, and which video is to blame when
+a worker dies. ``ray_runner`` does what is decided here."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
+import vadprep
+from vadprep.core.atomic import disk_errors, temporary_name
+from vadprep.core.errors import ClusterError
 from vadprep.core.records import SKIPPED, Report, Task
+from vadprep.data import size_of
 
 WORKER_ATTEMPTS = 2
 """Workers that may die over one video before it is left for the next run."""
@@ -20,6 +24,59 @@ BESIDE = "decoding"
 
 VIDEO_BYTES = 1 << 30
 """Memory of a video in progress, its decoder's included: ``vadprep bench memory``."""
+
+SAMPLE = 3
+"""Videos that are looked for on a node."""
+
+
+@dataclass(frozen=True)
+class NodeCheck:
+    """What a node must have: this version, the videos, and the folder that holds the token."""
+
+    version: str
+    sources: tuple[tuple[Path, int], ...]
+    """Some videos and their sizes in bytes."""
+    token: Path
+
+    def require(self) -> None:
+        """Raise ClusterError, or OutputError, with the reason why this node cannot do the work."""
+        mine, there = vadprep.__version__, self.token.parent
+        if mine != self.version:
+            raise ClusterError(f"it has vadprep {mine}, not {self.version}: install the same there")
+        for path, size in self.sources:
+            if not path.exists():
+                raise ClusterError(
+                    f"{path} is not there: the videos must lie under the same path on all nodes"
+                )
+            if (found := size_of(path)) != size:
+                raise ClusterError(
+                    f"{path} has {found} bytes there and {size} here: not the same file"
+                )
+        if not self.token.exists():
+            raise ClusterError(
+                f"{there} is another folder there: it must lie on a shared file system"
+            )
+        probe = temporary_name(there / "probe")
+        with disk_errors(there):
+            probe.touch()
+            probe.unlink()
+
+
+@contextmanager
+def node_check(tasks: Sequence[Task], out: Path) -> Iterator[NodeCheck]:
+    """The check for ``tasks`` with features under ``out``; its token is there meanwhile.
+
+    Raises OutputError when the token cannot be written.
+    """
+    sample = tasks[:: max(1, len(tasks) // SAMPLE)][:SAMPLE]
+    sources = tuple((task.source, size_of(task.source)) for task in sample if task.source)
+    token = temporary_name(out / "token")
+    try:
+        with disk_errors(token):
+            token.touch()
+        yield NodeCheck(vadprep.__version__, sources, token)
+    finally:
+        token.unlink(missing_ok=True)
 
 
 @dataclass(eq=False)
@@ -82,19 +139,18 @@ class Workload:
 
         ``is_blamed`` is False when it cannot have been a video, as when a whole node is gone.
         """
-        tasks, load.tasks = load.tasks, []
-        if is_blamed:
-            self._deaths.update(task.video.video_id for task in tasks)
-        deaths = [self._deaths[task.video.video_id] for task in tasks]
-        counted = list(zip(tasks, deaths, strict=True))
-        self._again.extendleft(task for task, count in reversed(counted) if not count)
-        self._suspects += [task for task, count in counted if 0 < count < WORKER_ATTEMPTS]
-        reason = f"{WORKER_ATTEMPTS} workers died over it; run again, with more memory?"
-        given_up = [
-            Report(task.video.video_id, SKIPPED, reason)
-            for task, count in counted
-            if count >= WORKER_ATTEMPTS
-        ]
+        given_up = []
+        for task in load.tasks:
+            video_id = task.video.video_id
+            self._deaths[video_id] += is_blamed
+            if not self._deaths[video_id]:
+                self._again.append(task)
+            elif self._deaths[video_id] < WORKER_ATTEMPTS:
+                self._suspects.append(task)
+            else:
+                reason = f"{WORKER_ATTEMPTS} workers died over it; run again, with more memory?"
+                given_up.append(Report(video_id, SKIPPED, reason))
+        load.tasks = []
         self.unfinished -= len(given_up)
         return given_up
 

@@ -23,7 +23,7 @@ from vadprep.core.presets import resolve
 from vadprep.core.records import Task, Video
 from vadprep.core.spec import STREAMS
 from vadprep.extraction.extractor import Extractor
-from vadprep.extraction.streams import Branch, FlowStage
+from vadprep.extraction.streams import Branch
 from vadprep.features.shard import DONE
 
 FPS = 25
@@ -78,7 +78,7 @@ def bench_memory(
 def _measure(video: Path, minutes: float, crops: int, resize: int) -> MemoryUse:
     fields = {"fps": "native", "crops": crops, "resize": f"{resize}x{resize}", "crop_size": resize}
     rgb, flow = (resolve("i3d", "cpu", ("random:0", "none"), fields, name) for name in STREAMS)
-    branches = [Branch(rgb, NoNetwork()), Branch(flow, NoNetwork(), FlowStage(no_motion))]
+    branches = [Branch(rgb, NoNetwork()), Branch(flow, NoNetwork(), no_motion)]
     targets = {name: video.with_name(f"{video.stem}-{crops}-{name}.h5") for name in STREAMS}
     start = time.perf_counter()
     with peak_memory() as peak:

@@ -87,7 +87,6 @@ def bench_plan(videos: int) -> PlanCosts:
 
 def _commit(extraction: Extraction, spec: Spec) -> tuple[float, float]:
     """Median of journaling a video: seconds, and those of the processor."""
-    tasks = extraction.tasks()
     seconds: list[tuple[float, float]] = []
 
     def runner(tasks: Sequence[Task], on_start: OnStart) -> Generator[Report, None, None]:
@@ -98,7 +97,7 @@ def _commit(extraction: Extraction, spec: Spec) -> tuple[float, float]:
             yield report
             seconds.append((time.perf_counter() - start[0], time.process_time() - start[1]))
 
-    extraction.run(runner, tasks)
+    extraction.run(runner)
     whole, work = zip(*seconds, strict=True)
     return statistics.median(whole), statistics.median(work)
 
