@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import vadprep
+from vadprep.extraction.plan import FeatureOptions, PlanOptions
 
+IN_MEMORY = FeatureOptions.__annotations__
 FUNCTIONS = [name for name in vadprep.__all__ if inspect.isfunction(getattr(vadprep, name))]
 
 
@@ -32,6 +34,17 @@ def test_a_function_has_types_and_says_what_it_raises(name: str) -> None:
     untyped = [each for each, p in signature.parameters.items() if p.annotation is p.empty]
     assert not untyped and signature.return_annotation is not signature.empty
     assert "Raises" in inspect.getdoc(function)
+
+
+def test_extraction_documents_each_of_its_options_and_refuses_others() -> None:
+    documented = inspect.getdoc(vadprep.extract) or ""
+    for name in (*inspect.signature(vadprep.extract).parameters, *PlanOptions.__annotations__):
+        assert name == "options" or f":param {name}:" in documented
+    assert all(f"``{name}``" in (vadprep.extract_video.__doc__ or "") for name in IN_MEMORY)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'weight'"):
+        vadprep.extract("clips/", weight="random:0")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'workers'"):
+        vadprep.extract_video("a.mp4", workers=1)  # type: ignore[call-arg]
 
 
 def test_importing_it_loads_neither_torch_nor_ray_nor_matplotlib() -> None:

@@ -18,11 +18,11 @@ from ray.cluster_utils import Cluster
 from support.interrupted import SPEC, extract_all, make_standin
 from support.kill_many import differences, files_in
 from support.standin import standin_extractor
-from vadprep.extraction.node_check import NodeCheck, node_check
 
 from vadprep.core.errors import ClusterError, WeightsError
 from vadprep.core.records import Report, Task, Video
 from vadprep.extraction.ray_runner import Pool, on_ray
+from vadprep.extraction.workload import NodeCheck, node_check
 from vadprep.features.journal import read_events
 from vadprep.features.shard import DONE
 

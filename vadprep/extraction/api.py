@@ -68,7 +68,8 @@ def extract(
     :param gpus: number of GPUs, with a worker on each; all by default
     :param workers: number of workers on the CPU; one for each core by default
     :param address: address of a Ray cluster to join
-    :param rank: number of this run among ``world_size`` that share the folder, from 0
+    :param rank: number of this run among those that share the folder, from 0
+    :param world_size: how many they are; rank R does every ``world_size``-th shard from R on
     :param shard_size: videos in a shard, when the folder is new
     :param retry_failed: do the videos that failed once more
     :param max_damage: share of a video's frames, 0 to 1, that may be repaired or missing
@@ -105,6 +106,7 @@ def plan_extraction(
     options: PlanOptions,
 ) -> tuple[Sources, ExtractionPlan]:
     """The videos that ``extract`` is called for, and the plan to extract them."""
+    check_names(options, PlanOptions)
     found = find_sources(videos, dataset, root)
     options = {**options, "preset": options.get("preset") or found.preset}
     return found, resolve_plan(out or Path("features") / found.name, **options)
