@@ -8,8 +8,8 @@ import torch
 from support.standin import StandIn, numbers_of, standin_branch, standin_spec
 from support.videos import write_video
 
-from vadprep.backbones import load_backbone, load_weights
-from vadprep.backbones.adaptive_batch import AdaptiveBatch
+from vadprep.backbones import Backbone, load_weights
+from vadprep.backbones.backbone import AdaptiveBatch
 from vadprep.core.errors import OutOfMemory
 from vadprep.core.records import Task, Video
 from vadprep.extraction.extractor import Extractor
@@ -95,9 +95,7 @@ def test_at_the_third_batch_no_clip_is_lost_or_doubled_and_it_is_recorded(tmp_pa
 
 @pytest.mark.gpu
 def test_a_full_gpu_halves_the_batch_and_the_features_agree():
-    backbone = load_backbone(
-        "inception_i3d", load_weights("random:0", "inception_i3d"), "cuda", "fp32"
-    )
+    backbone = Backbone(load_weights("random:0", "inception_i3d"), "cuda", "fp32")
     views = random_views(64, size=224)
     expected = AdaptiveBatch(backbone, batch=64)(views)
     torch.cuda.empty_cache()

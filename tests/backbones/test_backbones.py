@@ -16,12 +16,11 @@ from vadprep.backbones import (
     Weights,
     build,
     has_cpu_bf16,
-    load_backbone,
     load_weights,
 )
+from vadprep.backbones.backbone import tf32_only_if
 from vadprep.backbones.inception import InceptionI3D, same_padding
-from vadprep.backbones.inception_folded import BlockStem, FoldedStem, Stem, make_stem
-from vadprep.backbones.precision import tf32_only_if
+from vadprep.backbones.inception_folded import BlockStem, FoldedStem
 from vadprep.core.errors import SpecError
 
 GRAPH = "inception_i3d"
@@ -185,7 +184,7 @@ def test_flow_network_takes_two_channels() -> None:
 
 @pytest.fixture(scope="module")
 def backbone(weights: Weights) -> Backbone:
-    return load_backbone(GRAPH, weights, "cpu", "fp32")
+    return Backbone(weights, "cpu", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -206,14 +205,15 @@ def test_folded_network_equals_the_plain_one(
     [("[-1,1]", 0.5, 0.5), ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))],
 )
 def test_every_scaling_stands_in_the_stem(
-    weights: Weights, stem: Stem, name: str, mean: object, std: object
+    weights: Weights, stem: type[FoldedStem], name: str, mean: object, std: object
 ) -> None:
     """The zeros around the picture are added after scaling, so they must stay zeros."""
     views = torch.randint(0, 256, (1, 8, 20, 24, 3), generator=torch.Generator().manual_seed(0))
     means, stds = torch.as_tensor(mean), torch.as_tensor(std)
     clips = ((views / 255 - means) / stds).permute(0, 4, 1, 2, 3)
     expected = unit(dict(weights.state), "Conv3d_1a_7x7", clips, stride=2)
-    ours = make_stem(weights.state, "Conv3d_1a_7x7", SCALINGS[name], stem)
+    scaling = SCALINGS[name]
+    ours = stem(weights.state, "Conv3d_1a_7x7", scaling.mean, scaling.std)
     assert error(ours(views.byte()), expected) < 1e-5
 
 
@@ -239,7 +239,7 @@ def test_folded_flow_network_equals_the_plain_one(
     flow_weights: Weights, views: Tensor, precision: str, is_quantised: bool
 ) -> None:
     """Quantised flow in 8 bits, flow that was not in floats; tf32 has the blocked stem."""
-    backbone = load_backbone("inception_i3d_flow", flow_weights, "cpu", precision)
+    backbone = Backbone(flow_weights, "cpu", precision)
     flow = views[:1, ..., :2] if is_quantised else views[:1, ..., :2].float() / 300 - 0.4
     before = flow.clone()
     features = backbone(flow)
@@ -251,20 +251,18 @@ def test_folded_flow_network_equals_the_plain_one(
 def test_views_of_the_other_stream_are_refused(
     backbone: Backbone, flow_weights: Weights, views: Tensor
 ) -> None:
-    flow = load_backbone("inception_i3d_flow", flow_weights, "cpu", "fp32")
+    flow = Backbone(flow_weights, "cpu", "fp32")
     with pytest.raises(ValueError, match="224, 224, 3"):
         backbone(views[..., :2])
     with pytest.raises(ValueError, match="224, 224, 2"):
         flow(views)
-    with pytest.raises(ValueError, match="for inception_i3d_flow, not for inception_i3d"):
-        load_backbone(GRAPH, flow_weights, "cpu", "fp32")
 
 
 def test_bf16_error_is_a_few_percent(weights: Weights, features: Tensor, views: Tensor) -> None:
     """Random filters cancel more than trained ones, so this is an upper bound."""
     if not has_cpu_bf16():
         pytest.skip("processor without bfloat16")
-    half = load_backbone(GRAPH, weights, "cpu", "bf16")
+    half = Backbone(weights, "cpu", "bf16")
     assert 1e-4 < error(half(views[:1]), features[:1]) < 0.08
 
 
@@ -292,7 +290,7 @@ def test_same_call_gives_the_same_bytes_whatever_tf32_is_set_to(
 @pytest.mark.slow
 def test_features_of_random_weights_tell_clips_apart(views: Tensor) -> None:
     """Motion, appearance: a still clip and the next clip both differ clearly."""
-    plain = load_backbone(GRAPH, load_weights("random:0", GRAPH), "cpu", "fp32")
+    plain = Backbone(load_weights("random:0", GRAPH), "cpu", "fp32")
     still = views[:1, :1].expand_as(views[:1])
     first, second, frozen = (plain(clip) for clip in (views[:1], views[1:], still))
     assert error(second, first) > 0.1 and error(frozen, first) > 0.1
@@ -306,7 +304,7 @@ def test_views_of_another_shape_are_refused(backbone: Backbone, views: Tensor) -
 
 def test_fp16_is_refused_on_a_cpu(weights: Weights) -> None:
     with pytest.raises(SpecError, match="fp16 needs a GPU"):
-        load_backbone(GRAPH, weights, "cpu", "fp16")
+        Backbone(weights, "cpu", "fp16")
 
 
 def test_switches_of_torch_are_one_threads_at_a_time_and_put_back() -> None:
@@ -331,13 +329,13 @@ def test_switches_of_torch_are_one_threads_at_a_time_and_put_back() -> None:
 def test_bf16_is_refused_where_it_is_emulated(
     weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vadprep.backbones.precision.has_cpu_bf16", lambda: False)
+    monkeypatch.setattr("vadprep.backbones.backbone.has_cpu_bf16", lambda: False)
     with pytest.raises(SpecError, match="AVX512-BF16"):
-        load_backbone(GRAPH, weights, "cpu", "bf16")
+        Backbone(weights, "cpu", "bf16")
 
 
 def test_unknown_graph_and_precision(weights: Weights) -> None:
     with pytest.raises(ValueError, match="inception_i3d"):
         load_weights("random:0", "resnet")
     with pytest.raises(ValueError, match="fp32"):
-        load_backbone(GRAPH, weights, "cpu", "int8")
+        Backbone(weights, "cpu", "int8")

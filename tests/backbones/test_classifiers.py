@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from vadprep.backbones import GRAPHS, build, load_weights
-from vadprep.backbones.graphs import canonical_shapes, with_weights
-from vadprep.backbones.scaling import SCALINGS
-from vadprep.backbones.torchvision import CLASSIFIERS, torchvision_name
+from vadprep.backbones.graphs import SCALINGS, canonical_shapes, with_weights
+from vadprep.backbones.weights.names import torchvision_name
 
 torchvision = pytest.importorskip("torchvision")
 
+CLASSIFIERS = [name for name, graph in GRAPHS.items() if graph.head]
 SIZES = [
     ("r3d_18", 48),  # small views, which this one takes as well as its own
     *(pytest.param(each, GRAPHS[each].size, marks=pytest.mark.slow) for each in CLASSIFIERS),
@@ -42,7 +42,7 @@ def test_features_and_logits_are_torchvisions(name: str, size: int) -> None:
     with torch.inference_mode():
         features, logits = ours(clips), ours.logits(clips)
         torch.testing.assert_close(logits, theirs(clips))
-        expected = input_of_head(theirs, CLASSIFIERS[name].head, clips)
+        expected = input_of_head(theirs, GRAPHS[name].head, clips)
     assert features.shape == (1, GRAPHS[name].dim)
     torch.testing.assert_close(features, expected.flatten(1))
 

@@ -16,7 +16,7 @@ from vadprep.backbones.graphs import canonical_shapes
 from vadprep.backbones.weights.catalog import CATALOG
 from vadprep.backbones.weights.formats import read_file
 from vadprep.backbones.weights.load import convert
-from vadprep.backbones.weights.names import NAMINGS, caffe2_name, resnet_name
+from vadprep.backbones.weights.names import NAMINGS, PIERGIAJ, RESNET, caffe2_name, rename
 from vadprep.core.errors import WeightsError
 
 BLOCKS = {1: 3, 2: 4, 3: 6, 4: 3}
@@ -58,7 +58,7 @@ def test_resnet_names_are_a_bijection_on_the_full_list() -> None:
     names = resnet_names()
     assert len(names) == 267 and set(names) == set(canonical_shapes(NONLOCAL))
     for ours, (tushar, c2) in names.items():
-        assert (resnet_name(ours), caffe2_name(ours)) == (tushar, c2)
+        assert (rename(RESNET, ours), caffe2_name(ours)) == (tushar, c2)
     assert len({tushar for tushar, _ in names.values()}) == 267
     assert len({c2 for _, c2 in names.values()}) == 267
 
@@ -221,10 +221,8 @@ def test_files_that_fit_nothing_say_so(tmp_path: Path) -> None:
 
 
 def test_rgb_and_flow_are_told_apart_by_their_channels(tmp_path: Path) -> None:
-    from vadprep.backbones.weights.names import piergiaj_name
-
     for graph in ("inception_i3d", "inception_i3d_flow"):
-        state = {piergiaj_name(n): torch.zeros(s) for n, s in canonical_shapes(graph).items()}
+        state = {rename(PIERGIAJ, n): torch.zeros(s) for n, s in canonical_shapes(graph).items()}
         torch.save(state, tmp_path / "w.pt")
         assert load_weights(str(tmp_path / "w.pt")).graph == graph
     state["logits.conv3d.bias"] = torch.zeros(157)

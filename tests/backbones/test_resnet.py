@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vadprep.backbones import GRAPHS, Weights, build, load_backbone, load_weights
-from vadprep.backbones.graphs import canonical_shapes, with_weights
-from vadprep.backbones.scaling import SCALINGS
+from vadprep.backbones import Backbone, Weights, build, load_weights
+from vadprep.backbones.graphs import SCALINGS, canonical_shapes, inference_network, with_weights
 from vadprep.backbones.weights.load import save_weights
 from vadprep.core.errors import WeightsError
 
@@ -136,7 +135,7 @@ def test_folded_network_equals_the_plain_one(
     """From grey values on, so that the scaling is in it."""
     shape = (1, frames, size, size, 3)
     views = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(4)).byte()
-    folded = GRAPHS[graph].fold(weights.state, "fp32", SCALINGS[scaling])
+    folded = inference_network(graph, weights.state, "fp32", SCALINGS[scaling])
     network = with_weights(build(graph), weights.state)
     with torch.inference_mode():
         features = folded(views)
@@ -147,7 +146,7 @@ def test_folded_network_equals_the_plain_one(
 
 def test_the_backbone_refuses_the_clips_of_another_graph(weights: Weights) -> None:
     own = Weights("test", "", "i3d_r50_nonlocal", weights.state, "")
-    backbone = load_backbone("i3d_r50_nonlocal", own, "cpu", "fp32", "(x-114.75)/57.375")
+    backbone = Backbone(own, "cpu", "fp32", "(x-114.75)/57.375")
     with pytest.raises(ValueError, match=r"expected uint8 \[batch, 16, 224, 224, 3\]"):
         backbone(torch.zeros(1, 8, 256, 256, 3, dtype=torch.uint8))
 

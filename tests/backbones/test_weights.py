@@ -70,7 +70,6 @@ def test_names_of_other_projects(
     torch.save(foreign(weights, origin, tracked), tmp_path / "w.pt")
     loaded = load_weights(str(tmp_path / "w.pt"), GRAPH)
     assert (loaded.name, loaded.sha256) == ("w.pt", weights.sha256)
-    assert not loaded.is_random
     assert all(torch.equal(loaded.state[n], t) for n, t in weights.state.items())
 
 
@@ -197,7 +196,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_random_weights_are_those_of_their_seed(weights: Weights) -> None:
     again, other = load_weights("random:3", GRAPH), load_weights("random:4", GRAPH)
-    assert again.is_random and again.name == "random:3"
+    assert again.name == "random:3"
     assert again.sha256 == weights.sha256 != other.sha256
 
 

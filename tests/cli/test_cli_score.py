@@ -15,7 +15,7 @@ from support.runs import CAUTION, VIDEOS, cheaply, make_place, ok, train, write_
 from support.videos import write_video
 
 from vadprep import extraction, score
-from vadprep.backbones import has_cpu_bf16, load_backbone
+from vadprep.backbones import Backbone, has_cpu_bf16
 from vadprep.backbones.graphs import GRAPHS
 from vadprep.core.presets import resolve
 from vadprep.data.sources import list_videos
@@ -266,7 +266,7 @@ def test_plots_say_what_the_scores_must_not_be_taken_for(place, tmp_path, monkey
 @pytest.mark.slow
 def test_the_whole_line_with_the_real_network(tmp_path, patch):
     """Two videos: extract, train, score the features, score the videos: the same scores."""
-    patch.setattr(extractor, "load_backbone", load_backbone)
+    patch.setattr(extractor, "Backbone", Backbone)
     for name in "ab":
         write_video(tmp_path / f"{name}.mp4", 17)
     manifest = write_manifest(tmp_path / "m.csv", VIDEOS[:2])

@@ -17,19 +17,20 @@ from support.servers import Server
 from support.videos import write_video
 
 from vadprep.backbones import Weights, load_weights
-from vadprep.backbones.torchvision import torchvision_name
 from vadprep.backbones.weights import catalog, check
 from vadprep.backbones.weights.check import (
-    Published,
+    NORM,
     check_sample,
+    is_as_published,
     kinetics_classes,
     top5,
     top_classes,
 )
 from vadprep.backbones.weights.load import save_weights
-from vadprep.cli.weights import FOLDER_FPS, first_clips
+from vadprep.backbones.weights.names import torchvision_name
 from vadprep.core.errors import DecodeError, WeightsError
-from vadprep.video import open_frames
+from vadprep.video import first_clips, open_frames
+from vadprep.video.transforms import FOLDER_FPS
 
 NAME = "s3d"
 """The smallest network."""
@@ -94,7 +95,6 @@ def test_a_corrupt_file_leaves_nothing(server: Server, cache: Path) -> None:
 def test_the_list_for_programs_has_everything() -> None:
     rows = {row["name"]: row for row in json.loads(run("weights", "list", "--json").output)}
     assert rows["i3d-rgb"]["git_blob"] == "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a"
-    assert rows["i3d-rgb-deepmind"]["size"] == 50_818_176
     assert rows["r50-nonlocal"]["url"].endswith("/i3d_baseline_32x2_IN_pretrain_400k.pkl")
     assert {"graph", "licence", "sha256"} <= set(rows["s3d"])
 
@@ -226,10 +226,10 @@ def test_the_sample_is_compared_with_what_is_published(
     norm, logits = float(np.linalg.norm(instant.numpy())), {"yoga": instant[398].item()}
     values = {"norm": norm, "zumba": 9.0}
     values[changed] += 9.0 * (factor - 1)
-    published = Published(values["norm"], logits | {"zumba": values["zumba"]})
+    published = logits | {"zumba": values["zumba"], NORM: values["norm"]}
     monkeypatch.setitem(check.PUBLISHED, "inception_i3d_flow", published)
-    result = check_sample(Weights("w", "", "inception_i3d_flow", {}, ""), flow)
-    assert result.is_equal == is_equal and result.norm == pytest.approx(norm)
+    pairs = check_sample(Weights("w", "", "inception_i3d_flow", {}, ""), flow)
+    assert is_as_published(pairs) == is_equal and pairs[NORM][0] == pytest.approx(norm)
 
 
 def test_check_prints_what_is_not_the_original(

@@ -210,7 +210,7 @@ def test_a_preset_with_clips_of_8_frames(tmp_path: Path) -> None:
 
     write_video(tmp_path / "v.mp4", 20)
     with without_network() as patch:
-        patch.setattr(extractor, "load_backbone", lambda *settings: Short())
+        patch.setattr(extractor, "Backbone", lambda *settings: Short())
         done = extract(tmp_path, tmp_path / "f", "--preset", "ptv-r50")
     assert done.exit_code == 0, done.output
     assert shapes == [(1, 8, 256, 256, 3)] * 2

@@ -11,7 +11,7 @@ from support.stopped import stopped_after
 from support.tiny_features import tiny_set
 from support.training import train
 
-from vadprep.backbones import load_backbone, load_weights
+from vadprep.backbones import Backbone, load_weights
 from vadprep.core.errors import Stopped
 from vadprep.core.presets import FLOW
 from vadprep.flow import QUANTISE, Quantisation, grey_of, tvl1_method
@@ -35,8 +35,8 @@ def random_views(count: int) -> torch.Tensor:
 )
 def test_features_agree_with_the_cpu(precision: str, tolerance: float) -> None:
     weights, views = load_weights("random:0", GRAPH), random_views(2)
-    expected = load_backbone(GRAPH, weights, "cpu", "fp32")(views)
-    found = load_backbone(GRAPH, weights, "cuda", precision)(views).cpu()
+    expected = Backbone(weights, "cpu", "fp32")(views)
+    found = Backbone(weights, "cuda", precision)(views).cpu()
     assert float((found - expected).norm() / expected.norm()) < tolerance
 
 
@@ -79,7 +79,7 @@ def test_flow_of_a_moving_picture_agrees_with_the_cpu() -> None:
 
 
 def test_four_threads_give_the_bytes_of_one() -> None:
-    backbone = load_backbone(GRAPH, load_weights("random:0", GRAPH), "cuda", "fp32")
+    backbone = Backbone(load_weights("random:0", GRAPH), "cuda", "fp32")
     batches = [random_views(4) + each for each in range(4)]
     expected = [backbone(batch).cpu() for batch in batches]
     found: dict[int, torch.Tensor] = {}

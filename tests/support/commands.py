@@ -27,7 +27,7 @@ _cached_weights = functools.cache(load_weights)
 def without_network() -> Iterator[pytest.MonkeyPatch]:
     """Extractions inside the block run for real, but for the networks and TV-L1."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extractor, "load_backbone", lambda *settings: StandIn())
+        patch.setattr(extractor, "Backbone", lambda *settings: StandIn())
         patch.setattr(plan, "load_weights", _cached_weights)
         patch.setattr(extractor, "tvl1_method", lambda text: standin_flow)
         patch.delenv("VADPREP_ROOT", raising=False)

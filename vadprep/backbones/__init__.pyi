@@ -1,21 +1,20 @@
-from .adaptive_batch import (
+from .backbone import (
     AdaptiveBatch as AdaptiveBatch,
+    Backbone as Backbone,
     Network as Network,
-    free_device_memory as free_device_memory,
-)
-from .backbone import Backbone as Backbone, load_backbone as load_backbone
-from .graphs import (
-    GRAPHS as GRAPHS,
-    build as build,
-    graph_of as graph_of,
-    with_weights as with_weights,
-)
-from .precision import (
     check_precision as check_precision,
+    free_device_memory as free_device_memory,
     has_cpu_bf16 as has_cpu_bf16,
     tf32_only_if as tf32_only_if,
 )
-from .scaling import SCALINGS as SCALINGS, scaling_of as scaling_of
+from .graphs import (
+    GRAPHS as GRAPHS,
+    SCALINGS as SCALINGS,
+    build as build,
+    graph_of as graph_of,
+    scaling_of as scaling_of,
+    with_weights as with_weights,
+)
 from .weights.catalog import stored_weights as stored_weights
 from .weights.load import (
     RANDOM as RANDOM,

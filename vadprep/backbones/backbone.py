@@ -1,32 +1,109 @@
-"""A network on one device, ready to run."""
+"""A network on one device, ready to run, in batches that shrink to what the memory holds."""
 
 from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from vadprep.backbones.graphs import graph_of
-from vadprep.backbones.precision import DTYPES, check_precision, tf32_only_if
-from vadprep.backbones.scaling import scaling_of
+from vadprep.backbones.graphs import graph_of, inference_network, scaling_of
 from vadprep.backbones.weights.load import Weights
+from vadprep.core.errors import OutOfMemory, SpecError
+
+logger = logging.getLogger(__name__)
+
+MEMORY_ERRORS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+"""Words of a RuntimeError that means too little memory, by torch, by the CPU's allocator or by a
+CUDA library."""
+
+DTYPES = {
+    "fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
+}  # fmt: skip
+"""Type that activations are stored in; ``tf32`` rounds the factors of products inside."""
+
+
+def has_cpu_bf16() -> bool:
+    """True when this processor multiplies bfloat16 itself: emulated, a clip took 49 s, not 0.2."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and bool(
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise SpecError when ``device`` does not have ``precision``, ValueError for another name.
+
+    Where there is no TF32, on a CPU or an old card, fp32 serves: it is more exact.
+    """
+    if precision not in DTYPES:
+        raise ValueError(f"{precision = }: allowed are {', '.join(DTYPES)}")
+    if device.type == "cpu" and precision == "fp16":
+        raise SpecError(f"precision {precision} needs a GPU; on a CPU use fp32 or bf16")
+    if device.type == "cpu" and precision == "bf16" and not has_cpu_bf16():
+        raise SpecError(
+            "precision bf16 needs a processor with AVX512-BF16 or AMX, which this one "
+            "does not have (it would be emulated, a hundred times slower); use fp32"
+        )
+    if device.type == "cuda" and precision == "bf16":
+        major, _ = torch.cuda.get_device_capability(device)
+        if major < 8:
+            raise SpecError(f"precision {precision} needs an Ampere GPU or newer; use fp32")
+
+
+_FLAGS = threading.Lock()
+"""Held while one thread changes the process-wide switches of torch, which all threads share."""
+
+
+@contextmanager
+def tf32_only_if(allowed: bool) -> Iterator[None]:
+    """Allow TF32 products inside, or forbid them, and put the settings back afterwards.
+
+    Inside, cuDNN takes the same algorithm each time. One thread at a time.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    with _FLAGS:
+        before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+        matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+        cudnn.deterministic, cudnn.benchmark = True, False
+        try:
+            yield
+        finally:
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
+
+
+class Network(Protocol):
+    """What a ``Backbone`` is for a caller."""
+
+    device: torch.device
+    dim: int
+
+    def __call__(self, views: Tensor) -> Tensor:
+        """Features [batch, dim] of views [batch, 16, size, size, channel]."""
 
 
 class Backbone:
     """A network on one device in one precision: views in, float32 features out.
 
-    The same device, batch size and number of threads give the same bytes; the other views of
-    a batch do not matter.
+    ``precision`` is fp32, tf32, bf16 or fp16. The same device, batch size and number of threads
+    give the same bytes; the other views of a batch do not matter. Raises ValueError for an unknown
+    precision or scaling, and SpecError when the device does not have the precision.
     """
 
     def __init__(
-        self, weights: Weights, device: torch.device, precision: str, scaling: str
+        self, weights: Weights, device: str | torch.device, precision: str, scaling: str = "[-1,1]"
     ) -> None:
-        self.weights, self.device, self.precision = weights, device, precision
+        self.weights, self.device, self.precision = weights, torch.device(device), precision
+        check_precision(precision, self.device)
         graph = graph_of(weights.graph)
-        self.dim, self.channels = graph.dim, graph.channels
-        self.clip_length, self.size = graph.clip_length, graph.size
-        net = graph.fold(weights.state, precision, scaling_of(scaling))
-        self._net = net.eval().to(device, DTYPES[precision])
+        self.dim = graph.dim
+        self._shape = (graph.clip_length, graph.size, graph.size, graph.channels)
+        net = inference_network(weights.graph, weights.state, precision, scaling_of(scaling))
+        self._net = net.eval().to(self.device, DTYPES[precision])
 
     @torch.inference_mode()
     def __call__(self, views: Tensor) -> Tensor:
@@ -35,32 +112,52 @@ class Backbone:
         Views are [batch, clip_length, size, size, channel], such as [batch, 16, 224, 224, 3]:
         uint8, for flow also float32 in [-1, 1]. Raises ValueError for another shape or type.
         """
-        expected = (self.clip_length, self.size, self.size, self.channels)
-        types = (torch.uint8,) if self.channels == 3 else (torch.uint8, torch.float32)
-        if views.dtype not in types or tuple(views.shape[1:]) != expected:
+        types = (torch.uint8,) if self._shape[-1] == 3 else (torch.uint8, torch.float32)
+        if views.dtype not in types or tuple(views.shape[1:]) != self._shape:
             raise ValueError(
                 f"views: {views.dtype} {list(views.shape)}, expected uint8 [batch, "
-                f"{', '.join(map(str, expected))}]"
+                f"{', '.join(map(str, self._shape))}]"
             )
         with tf32_only_if(self.precision == "tf32"):
-            features: Tensor = self._net(views.to(self.device))
-        return features
+            return self._net(views.to(self.device))
 
 
-def load_backbone(
-    graph: str,
-    weights: Weights,
-    device: str | torch.device,
-    precision: str,
-    scaling: str = "[-1,1]",
-) -> Backbone:
-    """The network ready to run; ``precision`` is fp32, tf32, bf16 or fp16.
+class AdaptiveBatch:
+    """A network that takes any number of views, in batches padded to one size.
 
-    Raises ValueError for an unknown graph, precision or scaling and for weights of another
-    graph, and SpecError when the device does not have the precision.
+    Out of memory, it computes the same views in batches of half the size, and keeps that size.
     """
-    device = torch.device(device)
-    check_precision(precision, device)
-    if weights.graph != graph:
-        raise ValueError(f"weights {weights.name} are for {weights.graph}, not for {graph}")
-    return Backbone(weights, device, precision, scaling)
+
+    def __init__(self, network: Network, batch: int) -> None:
+        self._network, self.device = network, network.device
+        self.batch = batch  # views that go through the network at once; never grows
+
+    def __call__(self, views: Sequence[Tensor]) -> Tensor:
+        """Features [len(views), dim] on the CPU; OutOfMemory when a single view is too much."""
+        while True:
+            padded = [*views, *[torch.zeros_like(views[0])] * (-len(views) % self.batch)]
+            starts = range(0, len(padded), self.batch)
+            parts = (torch.stack(padded[start : start + self.batch]) for start in starts)
+            try:
+                return torch.cat([self._network(part).cpu() for part in parts])[: len(views)]
+            except (RuntimeError, MemoryError) as error:
+                text = str(error)
+                is_known = isinstance(error, MemoryError) or any(x in text for x in MEMORY_ERRORS)
+                if not is_known:
+                    raise
+                reason = text.partition("\n")[0] or type(error).__name__
+            # Here the error is gone, and with it the tensors that its frames held.
+            if self.batch == 1:
+                raise OutOfMemory(
+                    f"a single view does not fit into the memory of {self.device} ({reason}): free "
+                    "memory there, or use fewer workers or a smaller precision"
+                )
+            self.batch //= 2
+            logger.warning("out of memory: batches of %d views from here on", self.batch)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def free_device_memory() -> int:
+    """Free bytes on the GPU of this process; ``sys.maxsize`` where it uses none."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_initialized() else sys.maxsize

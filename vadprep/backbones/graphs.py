@@ -1,77 +1,122 @@
-"""The networks by graph id: an explicit table."""
+"""The networks by graph id, and the scalings of their input by name: two explicit tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from vadprep.backbones import inception, resnet
 from vadprep.backbones.inception_folded import FoldedInception
-from vadprep.backbones.scaling import Scaled, Scaling
-from vadprep.backbones.torchvision import CLASSIFIERS, VideoClassifier
 from vadprep.core.clips import CLIP_LENGTH
 from vadprep.core.errors import SettingError
 
-GraphId = str
 State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """(value - mean) / std, in units of 0..255: one number for all channels, or one for each."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, views: Tensor) -> Tensor:
+        """float32 [batch, channel, T, H, W] of uint8 [batch, T, H, W, channel]."""
+        values = views.float()
+        values = (values - values.new_tensor(self.mean)) / values.new_tensor(self.std)
+        return values.permute(0, 4, 1, 2, 3)
+
+
+SCALINGS: dict[str, Scaling] = {
+    # Inception-I3D; by habit, not by training, much of the R50 family
+    "[-1,1]": Scaling((127.5,), (127.5,)),
+    # video-nonlocal-net, SlowFast, pytorchvideo: 0.45 and 0.225 of 255
+    "(x-114.75)/57.375": Scaling((114.75,), (57.375,)),
+    "torchvision-kinetics": Scaling(  # r3d_18, r2plus1d_18 and s3d
+        (255 * 0.43216, 255 * 0.394666, 255 * 0.37645),
+        (255 * 0.22803, 255 * 0.22145, 255 * 0.216989)),
+    "imagenet": Scaling(  # swin3d
+        (255 * 0.485, 255 * 0.456, 255 * 0.406), (255 * 0.229, 255 * 0.224, 255 * 0.225)),
+}  # fmt: skip
+"""Scalings by the name that a spec has."""
+
+
+def scaling_of(name: str) -> Scaling:
+    """The scaling of that name; raises ValueError for an unknown one."""
+    if name not in SCALINGS:
+        raise ValueError(f"scaling = {name!r}: allowed are {', '.join(SCALINGS)}")
+    return SCALINGS[name]
+
+
+@dataclass(frozen=True)
 class Graph:
-    """One network: its readable form, its inference form, the clips it takes, its feature."""
+    """One network: its readable form, its feature, the clips it takes."""
 
     dim: int
     build: Callable[[], nn.Module]
     """The readable module, with ``logits``; the names of its tensors are the canonical ones."""
-    fold: Callable[[State, str, Scaling], nn.Module]
-    """Module from uint8 views to features, made of those tensors, laid out for a precision."""
-    size: int = 224
-    """Side of a view in px."""
+    size: int = 224  # side of a view in px
     clip_length: int = CLIP_LENGTH
-    channels: int = 3
-    """Of a view: 3 for RGB, 2 for flow."""
+    channels: int = 3  # of a view: 3 for RGB, 2 for flow
+    head: str = ""
+    """Of a network of torchvision: its own name of what turns the feature into logits."""
 
 
-def fold_nothing(
-    build: Callable[[], nn.Module], state: State, precision: str, scaling: Scaling
-) -> nn.Module:
-    """The readable network behind its scaling."""
-    return Scaled(with_weights(build(), state), scaling)
+def _torchvision(name: str, dim: int, head: str, size: int = 224, positions: int = 0) -> Graph:
+    """``size`` is the side of the crop that the weights were trained and published with."""
+    return Graph(dim, partial(TorchvisionNetwork, name, head, positions), size, head=head)
 
 
-def _classifier(name: str) -> Graph:
-    form, build = CLASSIFIERS[name], partial(VideoClassifier, name)
-    return Graph(form.dim, build, partial(fold_nothing, build), form.size)
+class TorchvisionNetwork(nn.Module):
+    """A classifier of torchvision whose feature is what its ``head`` is given."""
+
+    def __init__(self, name: str, head: str, positions: int) -> None:
+        """``positions``: axes of time and space that the head wants behind the channels."""
+        super().__init__()
+        import torchvision  # seconds: only who needs it
+
+        self.trunk = torchvision.models.get_model(name, weights=None)
+        self.head = getattr(self.trunk, head)
+        self.positions = positions
+        setattr(self.trunk, head, nn.Identity())
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features [batch, dim] of clips [batch, 3, 16, size, size]."""
+        return self.trunk(clips)
+
+    def logits(self, clips: Tensor) -> Tensor:
+        """Kinetics-400 logits [batch, 400]."""
+        features = self(clips)
+        return self.head(features.view(*features.shape, *[1] * self.positions)).flatten(1)
 
 
-def _resnet(build: Callable[[], resnet.ResNetI3D], size: int, clip_length: int) -> Graph:
-    return Graph(resnet.DIM, build, partial(resnet.fold_resnet, build), size, clip_length)
-
-
-GRAPHS: dict[GraphId, Graph] = {
-    "inception_i3d": Graph(inception.DIM, inception.InceptionI3D, FoldedInception),
-    "inception_i3d_flow": Graph(
-        inception.DIM, partial(inception.InceptionI3D, 2), FoldedInception, channels=2
-    ),
-    "i3d_r50": _resnet(resnet.i3d_r50, size=256, clip_length=8),
-    "i3d_r50_nonlocal": _resnet(resnet.i3d_r50_nonlocal, size=224, clip_length=CLIP_LENGTH),
-    **{name: _classifier(name) for name in CLASSIFIERS},
+GRAPHS: dict[str, Graph] = {
+    "inception_i3d": Graph(inception.DIM, inception.InceptionI3D),
+    "inception_i3d_flow": Graph(inception.DIM, partial(inception.InceptionI3D, 2), channels=2),
+    "i3d_r50": Graph(resnet.DIM, resnet.i3d_r50, size=256, clip_length=8),
+    "i3d_r50_nonlocal": Graph(resnet.DIM, resnet.i3d_r50_nonlocal),
+    "r3d_18": _torchvision("r3d_18", 512, "fc", size=112),
+    "r2plus1d_18": _torchvision("r2plus1d_18", 512, "fc", size=112),
+    "s3d": _torchvision("s3d", 1024, "classifier", positions=3),
+    "swin3d_t": _torchvision("swin3d_t", 768, "head"),
+    "swin3d_s": _torchvision("swin3d_s", 768, "head"),
+    "swin3d_b": _torchvision("swin3d_b", 1024, "head"),
+    "mvit_v2_s": _torchvision("mvit_v2_s", 768, "head"),
 }
 
 
-def graph_of(name: GraphId) -> Graph:
+def graph_of(name: str) -> Graph:
     """The graph of that id; raises SettingError for an unknown one."""
     if name not in GRAPHS:
         raise SettingError(f"graph = {name!r}: allowed are {', '.join(GRAPHS)}")
     return GRAPHS[name]
 
 
-def build(graph: GraphId) -> nn.Module:
+def build(graph: str) -> nn.Module:
     """The readable network in inference mode, its tensors not yet initialised to anything."""
     return graph_of(graph).build().eval()
 
@@ -84,14 +129,32 @@ def with_weights(network: nn.Module, state: State) -> nn.Module:
     return network.eval()
 
 
-@cache
-def canonical_shapes(graph: GraphId) -> Mapping[str, torch.Size]:
-    """Shape of each tensor that the weights of ``graph`` hold, by canonical name.
+def inference_network(graph: str, state: State, precision: str, scaling: Scaling) -> nn.Module:
+    """Module from uint8 views [batch, T, H, W, channel] to features, laid out for a precision."""
+    if graph.startswith("inception_i3d"):
+        return FoldedInception(state, precision, scaling.mean, scaling.std)
+    network = with_weights(build(graph), state)
+    if isinstance(network, resnet.ResNetI3D):
+        resnet.fold_batch_norm(network)
+    return Scaled(network, scaling)
 
-    Whole numbers are no weights: steps of training counted, tables of positions.
-    """
+
+class Scaled(nn.Module):
+    """A network of scaled clips as one of uint8 views."""
+
+    def __init__(self, network: nn.Module, scaling: Scaling) -> None:
+        super().__init__()
+        self.network, self.scaling = network, scaling
+
+    def forward(self, views: Tensor) -> Tensor:
+        """float32 [batch, dim] of uint8 [batch, T, H, W, channel]."""
+        dtype = next(self.network.parameters()).dtype  # bfloat16 could not hold what is scaled
+        return self.network(self.scaling(views).to(dtype)).to(torch.float32)
+
+
+@cache
+def canonical_shapes(graph: str) -> Mapping[str, torch.Size]:
+    """Canonical name -> shape of each tensor of weights for ``graph``: no counters, no indices."""
     with torch.device("meta"):
         state = graph_of(graph).build().state_dict()
-    return MappingProxyType(
-        {name: tensor.shape for name, tensor in state.items() if tensor.is_floating_point()}
-    )
+    return {name: tensor.shape for name, tensor in state.items() if tensor.is_floating_point()}

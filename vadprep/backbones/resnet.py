@@ -9,14 +9,11 @@ without a complaint and give nonsense.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-from vadprep.backbones.scaling import Scaled, Scaling
 
 DIM = 2048
 
@@ -59,13 +56,11 @@ class ResNetI3D(nn.Module):
         x = clips
         for block in self.blocks[:-1]:
             x = block(x)
-        pooled: Tensor = self.blocks[-1].pool(x)
-        return pooled.mean(dim=(2, 3, 4))
+        return self.blocks[-1].pool(x).mean(dim=(2, 3, 4))
 
     def logits(self, clips: Tensor) -> Tensor:
         """Kinetics-400 logits [batch, 400]."""
-        logits: Tensor = self.blocks[-1].proj(self(clips))
-        return logits
+        return self.blocks[-1].proj(self(clips))
 
 
 def i3d_r50() -> ResNetI3D:
@@ -85,22 +80,16 @@ def i3d_r50_nonlocal() -> ResNetI3D:
     return network
 
 
-def fold_resnet(
-    build: Callable[[], ResNetI3D], state: Mapping[str, Tensor], precision: str, scaling: Scaling
-) -> nn.Module:
-    """The network from uint8 views to features, batch norm inside the convolutions.
+def fold_batch_norm(network: ResNetI3D) -> None:
+    """Put each batch norm into its convolution, and lay the weights out channels last.
 
-    Folded in float64, so that it costs one rounding. Channels last, as views come.
+    Folded in float64, so that it costs one rounding.
     """
-    network = build().eval()
-    network.load_state_dict(dict(state))
     network.double()
     for module in network.modules():
         for conv, norm in NORM_OF.items():
             if getattr(module, norm, None) is not None:
-                setattr(
-                    module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
-                )
+                fused = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
+                setattr(module, conv, fused)
                 setattr(module, norm, nn.Identity())
     network.float().to(memory_format=torch.channels_last_3d)
-    return Scaled(network, scaling)

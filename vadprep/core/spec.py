@@ -66,7 +66,7 @@ class Spec:
     crop_size: int
     """Side of a crop in px."""
     scaling: str
-    """What the network sees of a value 0..255 (``backbones.scaling``), for example ``[-1,1]``."""
+    """What the network sees of a value 0..255 (``backbones.SCALINGS``), for example ``[-1,1]``."""
     clip_length: int
     clip_stride: int
     """Frames, resampled."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vadprep.backbones import load_backbone
+from vadprep.backbones import Backbone
 from vadprep.core.clips import Resampling, min_frames
 from vadprep.core.errors import DecodeError, OutOfMemory
 from vadprep.core.records import Report, Task, Video
@@ -64,9 +64,7 @@ def make_extractor(plan: ExtractionPlan) -> Extractor:
     branches = []
     for stream in plan.streams:
         spec, flow = stream.spec, None
-        network = load_backbone(
-            spec.graph, stream.weights(), plan.device, spec.precision, spec.scaling
-        )
+        network = Backbone(stream.weights(), plan.device, spec.precision, spec.scaling)
         if spec.stream == "flow":
             flow = tvl1_method(spec.flow)
             if plan.flow_from:  # its folder may be another on this node

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from vadprep.backbones import Weights, load_weights, missing_weights_message, scaling_of
-from vadprep.backbones.precision import check_precision
+from vadprep.backbones.backbone import check_precision
 from vadprep.backbones.weights.catalog import stored_weights
 from vadprep.backbones.weights.load import RANDOM, weights_path
 from vadprep.core.crops import crop_boxes, resize_taps, target_size

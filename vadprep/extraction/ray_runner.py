@@ -32,7 +32,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vadprep.backbones.adaptive_batch import free_device_memory
+from vadprep.backbones.backbone import free_device_memory
 from vadprep.core.errors import ClusterError, VadprepError
 from vadprep.core.records import Report, Task
 from vadprep.core.resources import free_memory, worker_cores

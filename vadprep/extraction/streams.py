@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vadprep.backbones.adaptive_batch import AdaptiveBatch, Network
+from vadprep.backbones.backbone import AdaptiveBatch, Network
 from vadprep.core.clips import CLIP_LENGTH, num_clips
 from vadprep.core.crops import Boxes
 from vadprep.core.spec import Spec

@@ -12,4 +12,8 @@ from .frame_stream import (
     count_frames as count_frames,
     open_frames as open_frames,
 )
-from .transforms import FrameTransform as FrameTransform, crop as crop
+from .transforms import (
+    FrameTransform as FrameTransform,
+    crop as crop,
+    first_clips as first_clips,
+)

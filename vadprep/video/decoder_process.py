@@ -38,8 +38,7 @@ MEMORY_BYTES = 4 << 30
 
 SLOTS = 3
 SLOT_BYTES = 16 << 20
-SLOT_FRAMES = 64
-"""The ring has few large slots; SLOT_FRAMES is the limit for small frames."""
+SLOT_FRAMES = 64  # the ring has few large slots; SLOT_FRAMES is the limit for small frames
 
 
 def ring_views(memory_fd: int, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], Frame]:
@@ -73,7 +72,11 @@ def write_frames(decoder: Decoder, control_fd: int, memory_fd: int) -> None:
             if place == 0:
                 if slot:
                     send(control_fd, frames=slot_frames)
-                waited_seconds += wait_for_slot(slot, returned)
+                wait_start = time.perf_counter()
+                while slot - int(returned[0]) >= SLOTS:
+                    # A SIGCONT that comes just before this is lost: the parent repeats it.
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                waited_seconds += time.perf_counter() - wait_start
             slots[slot % SLOTS, place] = good
             num_frames += 1
             due -= 1
@@ -88,15 +91,6 @@ def write_frames(decoder: Decoder, control_fd: int, memory_fd: int) -> None:
         "skipped_frames": decoder.num_skipped(),
     }
     send(control_fd, done=report)
-
-
-def wait_for_slot(slot: int, returned: NDArray[np.int64]) -> float:
-    """Stop this process until slot number ``slot`` is free; returns the seconds that it took."""
-    start = time.perf_counter()
-    while slot - int(returned[0]) >= SLOTS:
-        # A SIGCONT that comes just before this is lost: the parent repeats it.
-        os.kill(os.getpid(), signal.SIGSTOP)
-    return time.perf_counter() - start
 
 
 def send(control_fd: int, **message: Any) -> None:

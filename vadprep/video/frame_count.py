@@ -5,7 +5,7 @@ Both may be wrong, harmlessly or not. The check decides only how many frames are
 
 from __future__ import annotations
 
-from vadprep.core.clips import CLIP_LENGTH, TAIL_RULES, nearest_rates, num_clips
+from vadprep.core.clips import TAIL_RULES, nearest_rates, num_clips
 from vadprep.data import FrameBounds
 from vadprep.video.decoders.base import DecodeReport, VideoHeader
 
@@ -36,15 +36,11 @@ def expected_frames(header: VideoHeader, report: DecodeReport) -> int:
 
 
 def length_note(
-    header: VideoHeader,
-    report: DecodeReport,
-    bounds: FrameBounds = FrameBounds(None, None),  # noqa: B008  it is immutable
-    length: int = CLIP_LENGTH,
+    header: VideoHeader, report: DecodeReport, bounds: FrameBounds, clip_length: int
 ) -> str:
-    """Why the counts differ, in one line; empty where all agree.
+    """Why the counts differ, in one line; empty where all agree, or the header is off by one.
 
-    ``bounds`` are those of the manifest, ``length`` is the frames of a clip. A difference of one
-    frame to the header is not reported.
+    ``bounds`` are those of the manifest.
     """
     notes = []
     decoded, expected = report.num_frames, expected_frames(header, report)
@@ -60,7 +56,7 @@ def length_note(
         if not MIN_FPS <= header.fps <= MAX_FPS:
             notes.append(f"the header says {float(header.fps):.6g} frames a second")
         if stated and abs(stated - decoded) > 1:
-            cause = _cause(decoded, stated, length) or ": an edit list, or a wrong count"
+            cause = _cause(decoded, stated, clip_length) or ": an edit list, or a wrong count"
             notes.append(f"the header says {_frames(stated)}, the video has {decoded}{cause}")
         if seconds and end and seconds > 2 * end:
             times = f"the header says {seconds:.2f} s, the frames end at {end:.2f} s"
@@ -70,7 +66,7 @@ def length_note(
         notes.append(f"{skipped}: lost without an error, or a variable frame rate")
     bound = bounds.least if count < (bounds.least or 0) else bounds.most
     if bound and not bounds.allow(count) and not (is_truncated and abs(bound - count) <= 1):
-        cause = _cause(count, bound, length) or f": {count / bound:.3g} x as many"
+        cause = _cause(count, bound, clip_length) or f": {count / bound:.3g} x as many"
         notes.append(f"the manifest has {_frames(bound)}, the {source} has {count}{cause}")
     return "; ".join(notes)
 

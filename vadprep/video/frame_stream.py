@@ -1,10 +1,5 @@
 """Frames of one video, decoded in a process of its own that can be killed at any time.
 
-    with open_frames(path) as stream:
-        for block in stream:            # uint8 [n, height, width, 3], RGB, in order
-            ...
-    stream.report.num_frames
-
 Decoders crash, hang while they hold the GIL, and eat memory. In a child process that harms one
 video only: it ends as a ``DecodeError`` with a ``kind``, and the caller can try another decoder.
 The child is a fresh interpreter, never a fork of a process that holds CUDA or Ray. Everything
@@ -90,8 +85,6 @@ def _check_file(path: Path) -> None:
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
-    except PermissionError:
-        raise DecodeError(f"{path}: no permission to read it") from None
     except OSError as error:
         raise DecodeError(f"{path}: cannot be read: {error.strerror}") from None
     if not head:
@@ -109,7 +102,7 @@ def _folder_decoder(folder: Path) -> str:
     for name, decoder in FOLDER_DECODERS.items():
         if any(is_frame(entry, decoder.suffixes) for entry in names):
             return name
-    suffixes = sorted(suffix for each in FOLDER_DECODERS.values() for suffix in each.suffixes)
+    suffixes = sorted(frozenset().union(*(each.suffixes for each in FOLDER_DECODERS.values())))
     raise DecodeError(f"{folder}: no images ({', '.join(suffixes)})", "no-images")
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from vadprep.core.clips import Resampling
 from vadprep.core.crops import Box, Taps, crop_boxes, resize_taps, target_size
+from vadprep.core.errors import DecodeError
+from vadprep.core.presets import values_of
+from vadprep.video.frame_stream import open_frames
 
 PILLOW = {"pil-bilinear": Image.Resampling.BILINEAR, "pil-lanczos": Image.Resampling.LANCZOS}
 """Filters that Pillow itself applies on the CPU."""
+
+FOLDER_FPS = Fraction(25)  # assumed of a folder of frames by first_clips
 
 CHUNK_FRAMES = {"cpu": 1, "cuda": 64}
 """Frames resized at a time in torch: one stays in a core's cache, many fill a GPU."""
@@ -74,6 +84,29 @@ def crop(frames: Tensor, box: Box) -> Tensor:
     """The crop [n, box.height, box.width, channel] of frames [n, h, w, channel]."""
     part = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
     return part.flip(2) if box.mirrored else part
+
+
+def first_clips(video: Path, preset: str) -> Tensor:
+    """Centre crops of the first clips of a video, at most 10: uint8 [clip, T, size, size, 3].
+
+    Frames are resampled and views made as the preset says. Raises DecodeError for a video that
+    cannot be read or that has no whole clip.
+    """
+    values = values_of(preset)
+    rate, length = values["fps"], values["clip_length"]
+    with open_frames(video, decoder="pyav", fps=FOLDER_FPS) as stream:
+        resampling = Resampling(stream.header.fps, None if rate == "native" else Fraction(rate))
+        every = enumerate(frame.copy() for block in stream for frame in block)
+        resampled = (frame for i, frame in every for _ in range(resampling.repeats(i)))
+        frames = list(islice(resampled, 10 * length))
+    num_clips = len(frames) // length
+    if not num_clips:
+        message = f"{video}: {len(frames)} frames at {rate} fps, a clip has {length}"
+        raise DecodeError(f"{message}: take a longer video", "too-short")
+    clips = np.stack(frames[: num_clips * length])
+    settings = {name: values[name] for name in ("resize", "filter", "crop_size")}
+    transform = FrameTransform(clips.shape[1], clips.shape[2], "cpu", **settings)
+    return transform.crop(transform.resize(clips))[0].unflatten(0, (num_clips, length))
 
 
 class TapResize:

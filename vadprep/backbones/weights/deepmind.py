@@ -15,7 +15,9 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vadprep.backbones.graphs import canonical_shapes
-from vadprep.backbones.weights.names import deepmind_name
+from vadprep.backbones.weights.names import rename
 from vadprep.core.errors import WeightsError
 
 RELEASES = {"rgb_imagenet": "inception_i3d", "flow_imagenet": "inception_i3d_flow"}
@@ -35,32 +37,23 @@ TABLE = Path(__file__).with_name("deepmind_crc32c.csv")
 
 FOOTER_BYTES = 48
 MAGIC = 0xDB4775248B80FB57
-TRAILER_BYTES = 5
-"""Behind a block: its compression and its masked CRC."""
-FLOAT32 = 1
-"""DT_FLOAT in TensorFlow's types.proto."""
+TRAILER_BYTES = 5  # behind a block: its compression and its masked CRC
+FLOAT32 = 1  # DT_FLOAT in TensorFlow's types.proto
 DATA = ".data-00000-of-00001"
-
-State = Mapping[str, Tensor]
-Arrays = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor: where its bytes lie in the data file, and their masked CRC."""
+    """One float32 tensor: where its bytes lie in the data file, and their masked CRC."""
 
     shape: tuple[int, ...]
     offset: int
     crc: int
-    dtype: int = FLOAT32
 
     @property
     def size(self) -> int:
-        """Bytes of float32."""
+        """Bytes."""
         return 4 * math.prod(self.shape)
-
-
-# --- a checkpoint of TensorFlow -----------------------------------------------------------
 
 
 def masked_crc32c(content: bytes) -> int:
@@ -70,33 +63,41 @@ def masked_crc32c(content: bytes) -> int:
 
 
 def read_index(path: Path) -> dict[str, Entry]:
-    """Entries of an ``.index`` file by name; WeightsError when it is not one, or damaged."""
+    """Entries of an ``.index`` file by name; WeightsError when it is not one, or damaged.
+
+    An entry is a ``BundleEntryProto``: 1 type, 2 shape, 3 shard, 4 offset, 5 size, 6 CRC, 7 slices.
+    In the shape, field 2 is a dimension, of which field 1 is the size.
+    """
     table = path.read_bytes()
     if len(table) < FOOTER_BYTES or struct.unpack("<Q", table[-8:])[0] != MAGIC:
         raise WeightsError(f"{path}: not an index of a TensorFlow checkpoint: copy it again")
+    entries = {}
     try:
-        footer = _Reader(table[-FOOTER_BYTES:])
-        footer.varint(), footer.varint()  # place and size of the meta index, which is empty
-        entries = {}
-        for _, handle in _pairs(_block(table, footer, path)):
-            for key, value in _pairs(_block(table, _Reader(handle), path)):
-                if key:  # the entry without a name is the header
-                    entries[key.decode()] = _entry(value, key.decode(), path)
-    except (IndexError, struct.error, UnicodeDecodeError, KeyError) as error:
+        footer = BytesIO(table[-FOOTER_BYTES:])
+        _varint(footer), _varint(footer)  # place and size of the meta index, which is empty
+        blocks = [handle for _, handle in _pairs(_block(table, footer, path))]
+        pairs = [pair for each in blocks for pair in _pairs(_block(table, BytesIO(each), path))]
+        for key, value in pairs:
+            if not key:  # the header
+                continue
+            name, found = key.decode(), dict(_fields(value))
+            if found.get(3) or 7 in found:
+                raise WeightsError(f"{path}: {name} lies in another shard or in slices")
+            sizes = [dict(_fields(each)) for i, each in _fields(found.get(2, b"")) if i == 2]
+            entry = Entry(tuple(each.get(1, 0) for each in sizes), found.get(4, 0), found[6])
+            if found[1] != FLOAT32 or found.get(5, 0) != entry.size:
+                raise WeightsError(f"{path}: {name} of type {found[1]} is no float32 {entry.shape}")
+            entries[name] = entry
+    except (LookupError, TypeError, struct.error, UnicodeDecodeError) as error:
         raise WeightsError(f"{path}: damaged ({error}): copy it again") from error
     return entries
 
 
-def read_tensors(data: Path, index: Mapping[str, Entry]) -> Arrays:
-    """float32 tensors by name, each checked against its CRC.
-
-    Raises WeightsError that names the first tensor whose bytes are not those of the index.
-    """
+def read_tensors(data: Path, index: Mapping[str, Entry]) -> dict[str, NDArray[np.float32]]:
+    """Tensors by name; WeightsError names the first whose bytes are not those of the index."""
     content = np.fromfile(data, dtype=np.uint8)
     arrays = {}
     for name, entry in index.items():
-        if entry.dtype != FLOAT32:
-            raise WeightsError(f"{data}: {name} is no float32 (type {entry.dtype})")
         raw = content[entry.offset : entry.offset + entry.size]
         if len(raw) < entry.size:
             raise WeightsError(f"{data}: ends within {name}: download it again")
@@ -106,35 +107,26 @@ def read_tensors(data: Path, index: Mapping[str, Entry]) -> Arrays:
     return arrays
 
 
-class _Reader:
-    """Reads protocol-buffer and LevelDB numbers from the front of some bytes."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content, self._at = content, 0
-
-    def __bool__(self) -> bool:
-        return self._at < len(self._content)
-
-    def varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self._content[self._at]
-            self._at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-
-    def take(self, count: int) -> bytes:
-        if self._at + count > len(self._content):
-            raise IndexError(f"{count} bytes are wanted where fewer are left")
-        self._at += count
-        return self._content[self._at - count : self._at]
+def _varint(reader: BytesIO) -> int:
+    value = shift = 0
+    while True:
+        byte = reader.read(1)[0]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value
+        shift += 7
 
 
-def _block(table: bytes, handle: _Reader, path: Path) -> bytes:
+def _take(reader: BytesIO, count: int) -> bytes:
+    content = reader.read(count)
+    if len(content) < count:
+        raise IndexError(f"{count} bytes are wanted where fewer are left")
+    return content
+
+
+def _block(table: bytes, handle: BytesIO, path: Path) -> bytes:
     """Content of the block that a handle (offset, size) points at, its CRC checked."""
-    offset, size = handle.varint(), handle.varint()
+    offset, size = _varint(handle), _varint(handle)
     content = table[offset : offset + size + 1]
     (stored,) = struct.unpack("<I", table[offset + size + 1 : offset + size + TRAILER_BYTES])
     if masked_crc32c(content) != stored:
@@ -147,49 +139,46 @@ def _block(table: bytes, handle: _Reader, path: Path) -> bytes:
 def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values. A key is stored as what it shares with the one before, and the rest."""
     (restarts,) = struct.unpack("<I", block[-4:])
-    reader = _Reader(block[: len(block) - 4 * (restarts + 1)])
-    key = b""
-    while reader:
-        shared, own, length = reader.varint(), reader.varint(), reader.varint()
-        key = key[:shared] + reader.take(own)
-        yield key, reader.take(length)
+    end = len(block) - 4 * (restarts + 1)
+    reader, key = BytesIO(block[: max(0, end)]), b""
+    while reader.tell() < end:
+        shared, own, length = _varint(reader), _varint(reader), _varint(reader)
+        key = key[:shared] + _take(reader, own)
+        yield key, _take(reader, length)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field numbers and values of a protocol buffer."""
-    reader = _Reader(message)
-    while reader:
-        tag = reader.varint()
+def _fields(message: Any) -> Iterator[tuple[int, Any]]:
+    """Field numbers and values of a protocol buffer: numbers, or the bytes of another one."""
+    reader = BytesIO(message)
+    while reader.tell() < len(message):
+        tag = _varint(reader)
         match tag & 7:
             case 0:
-                yield tag >> 3, reader.varint()
+                yield tag >> 3, _varint(reader)
             case 2:
-                yield tag >> 3, reader.take(reader.varint())
+                yield tag >> 3, _take(reader, _varint(reader))
             case 5:
-                yield tag >> 3, struct.unpack("<I", reader.take(4))[0]
+                yield tag >> 3, int.from_bytes(_take(reader, 4), "little")
             case kind:
                 raise KeyError(f"field of wire type {kind}")
 
 
-def _entry(message: bytes, name: str, path: Path) -> Entry:
-    """``BundleEntryProto``: 1 type, 2 shape, 3 shard, 4 offset, 5 size, 6 CRC, 7 slices."""
-    found = dict(_fields(message))
-    if found.get(3) or 7 in found:
-        raise WeightsError(f"{path}: {name} lies in another shard or in slices: not supported")
-    entry = Entry(_shape(found.get(2, b"")), int(found.get(4, 0)), int(found[6]), int(found[1]))
-    if entry.dtype == FLOAT32 and found.get(5, 0) != entry.size:
-        raise WeightsError(f"{path}: {name} of shape {list(entry.shape)} has {found[5]!r} bytes")
-    return entry
+DEEPMIND_NAMES = {
+    # A slip of the release: in this one block the 3x3x3 convolution is called 0a, not 0b.
+    "Mixed_5b.Branch_2.Conv3d_0b_3x3": "Mixed_5b.Branch_2.Conv3d_0a_3x3",
+    ".conv.weight": "/conv_3d/w", ".bn.bias": "/batch_norm/beta",
+    ".bn.running_mean": "/batch_norm/moving_mean", ".bn.running_var": "/batch_norm/moving_variance",
+    "Logits.Conv3d_0c_1x1.weight": "Logits/Conv3d_0c_1x1/conv_3d/w",
+    "Logits.Conv3d_0c_1x1.bias": "Logits/Conv3d_0c_1x1/conv_3d/b", ".": "/",
+}  # fmt: skip
 
 
-def _shape(message: int | bytes) -> tuple[int, ...]:
-    """``TensorShapeProto``: 2 a dimension, of which 1 is the size."""
-    assert isinstance(message, bytes)
-    sizes = (dict(_fields(each)) for _, each in _fields(message) if isinstance(each, bytes))
-    return tuple(int(each.get(1, 0)) for each in sizes)
+def deepmind_name(name: str) -> str | None:
+    """The name in DeepMind's checkpoints behind ``RGB/inception_i3d/``.
 
-
-# --- a release of DeepMind ----------------------------------------------------------------
+    None for a batch-norm scale, which they do not have: it is 1.
+    """
+    return None if name.endswith(".bn.weight") else rename(DEEPMIND_NAMES, name)
 
 
 def released_crcs(release: str) -> dict[str, int]:
@@ -217,43 +206,28 @@ def released_index(release: str) -> dict[str, Entry]:
     return index
 
 
-def is_checkpoint(path: Path) -> bool:
-    """True for a file of a TensorFlow checkpoint, by its name."""
-    return path.name.endswith((".index", DATA))
+def read_checkpoint(path: Path, release: str = "") -> tuple[str, dict[str, Tensor]]:
+    """Graph id, and tensors under canonical names, of the checkpoint with that index or data file.
 
-
-def read_checkpoint(path: Path, release: str = "") -> Arrays:
-    """Tensors of the checkpoint that ``path``, its index or data file, belongs to.
-
-    Without an ``.index`` beside it, the bundled one of ``release`` serves. Raises WeightsError
-    for a file that is missing or damaged, with the name of the tensor.
+    Without ``.index``, the bundled one of ``release`` serves. The batch-norm scale of 1 is filled
+    in. Names that the graph does not have stay, for the caller to refuse. Raises WeightsError for
+    a file that is missing or damaged, with the name of the tensor, and for another network.
     """
     stem = path.name.removesuffix(".index").removesuffix(DATA)
     index_path, data = path.with_name(stem + ".index"), path.with_name(stem + DATA)
     if not data.is_file():
         raise WeightsError(f"{data}: no such file, which holds the tensors of {path.name}")
-    if index_path.is_file():
-        return read_tensors(data, read_index(index_path))
-    if release not in RELEASES:
+    if not index_path.is_file() and release not in RELEASES:
         raise WeightsError(
             f"{index_path}: no such file, without which the data file cannot be read "
             f"(only of {', '.join(RELEASES)} is it bundled: name one with --as)"
         )
-    return read_tensors(data, released_index(release))
-
-
-def scope_graph(arrays: Arrays) -> str | None:
-    """Graph id that the names of a checkpoint say, None for another network."""
-    scopes = {name.split("/")[0] for name in arrays}
-    return next((graph for graph, scope in SCOPES.items() if scopes == {scope}), None)
-
-
-def from_deepmind(arrays: Arrays, graph: str) -> dict[str, Tensor]:
-    """Tensors under canonical names, transposed, with the batch-norm scale of 1 filled in.
-
-    Names that the graph does not have stay as they are; the caller refuses them.
-    """
-    left = dict(arrays)
+    index = read_index(index_path) if index_path.is_file() else released_index(release)
+    left = read_tensors(data, index)
+    scopes = {name.split("/")[0] for name in left}
+    graph = next((graph for graph, scope in SCOPES.items() if scopes == {scope}), None)
+    if graph is None:
+        raise WeightsError(f"{path}: tensor {next(iter(left), '')!r} is of another network")
     state = {}
     for ours, shape in canonical_shapes(graph).items():
         theirs = deepmind_name(ours)
@@ -262,54 +236,28 @@ def from_deepmind(arrays: Arrays, graph: str) -> dict[str, Tensor]:
         elif (array := left.pop(f"{SCOPES[graph]}/inception_i3d/{theirs}", None)) is not None:
             ordered = array.transpose(4, 3, 0, 1, 2) if array.ndim == 5 else array
             state[ours] = torch.from_numpy(np.ascontiguousarray(ordered, dtype=np.float32))
-    return state | {name: torch.from_numpy(array.copy()) for name, array in left.items()}
+    return graph, state | {name: torch.from_numpy(array.copy()) for name, array in left.items()}
 
 
-@dataclass(frozen=True)
-class ReleaseComparison:
-    """An Inception-I3D against a release of DeepMind's."""
-
-    release: str
-    num_equal: int
-    """Of the 230 tensors that DeepMind has."""
-    differing: tuple[str, ...]
-    """Canonical names."""
-
-    @property
-    def is_original(self) -> bool:
-        """True when every tensor is DeepMind's to the bit."""
-        return not self.differing
-
-    def __str__(self) -> str:
-        if self.is_original:
-            return f"original: all {self.num_equal} tensors are DeepMind's {self.release}"
-        first = ", ".join(self.differing[:3])
-        more = f" and {len(self.differing) - 3} more" if len(self.differing) > 3 else ""
-        return (
-            f"NOT the original: {self.num_equal} tensors are DeepMind's {self.release}; "
-            f"not {first}{more}"
-        )
-
-
-def compare_with_release(state: State, graph: str) -> ReleaseComparison:
-    """Which tensors of an Inception-I3D are DeepMind's; ValueError for another graph.
+def compare_with_release(state: Mapping[str, Tensor], graph: str) -> tuple[list[str], str]:
+    """Canonical names of the tensors that are not DeepMind's to the bit, and a line for people.
 
     Batch-norm scales, which the release does not hold, count as equal when they are 1.
     """
-    release = next((name for name, of in RELEASES.items() if of == graph), None)
-    if release is None:
-        raise ValueError(f"{graph = }: CRCs are published for {', '.join(RELEASES.values())}")
-    crcs = released_crcs(release)
-    equal, differing = 0, []
+    release = next(name for name, of in RELEASES.items() if of == graph)
+    crcs, differing, num_equal = released_crcs(release), [], 0
     for ours, tensor in state.items():
         array, theirs = tensor.numpy(), deepmind_name(ours)
         if theirs is None:  # a batch-norm scale
             is_equal = bool((array == 1).all())
         else:
             ordered = array.transpose(2, 3, 4, 1, 0) if array.ndim == 5 else array
-            content = np.ascontiguousarray(ordered, dtype="<f4").tobytes()
-            is_equal = masked_crc32c(content) == crcs[theirs]
-            equal += is_equal
+            is_equal = masked_crc32c(ordered.astype("<f4").tobytes()) == crcs[theirs]
+            num_equal += is_equal
         if not is_equal:
             differing.append(ours)
-    return ReleaseComparison(release, equal, tuple(differing))
+    equal = f"{num_equal} tensors are DeepMind's {release}"
+    if not differing:
+        return [], f"original: all {equal}"
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    return differing, f"NOT the original: {equal}; not {', '.join(differing[:3])}{more}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _codecs
 import pickle
-import struct
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -22,31 +21,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vadprep.backbones.graphs import canonical_shapes
-from vadprep.backbones.weights.catalog import CATALOG
-from vadprep.backbones.weights.deepmind import (
-    from_deepmind,
-    is_checkpoint,
-    read_checkpoint,
-    scope_graph,
-)
+from vadprep.backbones.weights.catalog import CATALOG, DEEPMIND
+from vadprep.backbones.weights.deepmind import DATA, read_checkpoint
 from vadprep.backbones.weights.names import NAMINGS
 from vadprep.core.errors import WeightsError
 
 State = dict[str, Tensor]
-
 OWN = "vadprep"
-DEEPMIND = "google-deepmind/kinetics-i3d"
 CAFFE2 = "facebookresearch/video-nonlocal-net"
 """Origins that follow from the kind of file; the others follow from the names of tensors."""
-
-PYTORCH_HEADS = (b"PK", b"\x80")
-"""What ``torch.save`` begins a file with: a zip archive, or in older versions a pickle."""
-
-PICKLE_ERRORS = (
-    pickle.UnpicklingError, struct.error, AttributeError, EOFError, LookupError, MemoryError,
-    OSError, OverflowError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-"""What unpickling raises on bytes that are no pickle of tensors, or that ask for code."""
 
 ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
@@ -68,18 +51,15 @@ class Contents:
 
     path: Path
     tensors: State = field(repr=False)
-    origin: str = ""
-    """Who named the tensors, where the kind of file says so."""
-    graph: str = ""
-    """Graph id, where the file says it."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    """Of our own files."""
+    origin: str = ""  # who named the tensors, where the kind of file says so
+    graph: str = ""  # graph id, where the file says it
+    metadata: Mapping[str, str] = field(default_factory=dict)  # of our own files
 
 
 def read_file(path: Path, release: str = "") -> Contents:
     """Contents of a weights file: ours, a PyTorch or caffe2 pickle, a TensorFlow checkpoint.
 
-    ``release`` names the checkpoint of DeepMind's that a data file without index belongs to.
+    ``release`` is the release of DeepMind's that a data file without index belongs to.
     Raises WeightsError when the file is missing, damaged, or asks for code to be run.
     """
     if not path.is_file():
@@ -87,13 +67,17 @@ def read_file(path: Path, release: str = "") -> Contents:
             f"{path}: no such weights file: correct the path (vadprep weights list has names)"
         )
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if is_checkpoint(path):
-        arrays = read_checkpoint(path, release)
-        graph = scope_graph(arrays)
-        if graph is None:
-            raise WeightsError(f"{path}: tensor {next(iter(arrays), '')!r} is of another network")
-        return Contents(path, from_deepmind(arrays, graph), DEEPMIND, graph)
+        try:
+            with safe_open(path, framework="pt") as file:
+                said = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            message = f"{path}: not a whole safetensors file ({error}): copy it again"
+            raise WeightsError(message) from error
+        return Contents(path, state, OWN, said.get("graph", "None"), said)
+    if path.name.endswith((".index", DATA)):
+        graph, state = read_checkpoint(path, release)
+        return Contents(path, state, DEEPMIND, graph)
     if path.suffix == ".pkl":
         return Contents(path, _read_caffe2(path), CAFFE2)
     return Contents(path, _read_pytorch(path))
@@ -111,7 +95,7 @@ def _read_caffe2(path: Path) -> State:
     with open(path, "rb") as file:
         try:
             found = _Unpickler(file, encoding="latin1").load()
-        except PICKLE_ERRORS as error:
+        except Exception as error:  # as below
             raise WeightsError(
                 f"{path}: not a caffe2 pickle of arrays, truncated, or one that would run code "
                 f"({error}): download it again"
@@ -132,18 +116,10 @@ def _read_caffe2(path: Path) -> State:
 
 def _read_pytorch(path: Path) -> State:
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            head = file.read(2)
-            if head and not head.startswith(PYTORCH_HEADS):
-                raise WeightsError(
-                    f"{path}: not a weights file of a known kind: a PyTorch file, a TensorFlow "
-                    "checkpoint, a .pkl of caffe2 or a .safetensors of ours: correct the path"
-                )
-            file.seek(0)
-            # Of odd pickle protocols; we say it better below.
-            warnings.simplefilter("ignore", UserWarning)
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    except PICKLE_ERRORS as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of odd pickle protocols
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no pickle, or that ask for code, raise anything
         raise WeightsError(
             f"{path}: not a PyTorch file of tensors, truncated, or one that would run code "
             f"({type(error).__name__}); download it again"
@@ -158,32 +134,18 @@ def _read_pytorch(path: Path) -> State:
     return {k: v for k, v in found.items() if v.is_floating_point()}
 
 
-def _read_safetensors(path: Path) -> Contents:
-    try:
-        with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: not a whole safetensors file ({error}): copy it again"
-        ) from error
-    return Contents(path, state, OWN, said.get("graph", "None"), said)
-
-
 def identify(contents: Contents, declared: str = "") -> str:
-    """Graph id of a file: what it says, what it is declared to be, or what its names say.
+    """Graph id of a file: what it is declared to be, what it says, or what its names say.
 
     ``declared`` is a name in ``catalog.CATALOG``. Raises WeightsError when names leave it open, as
-    those of caffe2 do, and when the file says something else than was declared.
+    those of caffe2 do.
     """
     path = contents.path
-    if not declared and not contents.graph:
-        declared = next((n for n, each in CATALOG.items() if each.file_name == path.name), "")
-    wanted = CATALOG[declared].graph if declared else ""
-    if wanted and contents.graph not in ("", wanted):
-        raise WeightsError(f"{path}: made for graph {contents.graph}, not for {wanted}")
-    if contents.graph or wanted:
-        return contents.graph or wanted
+    if declared or contents.graph:
+        return CATALOG[declared].graph if declared else contents.graph
+    for published in CATALOG.values():
+        if published.file_name == path.name:
+            return published.graph
     if contents.origin == CAFFE2:
         raise WeightsError(
             f"{path}: the names of a caffe2 pickle fit networks of different strides: say what "
@@ -212,52 +174,36 @@ def canonical_state(contents: Contents, graph: str) -> tuple[State, str]:
     path, tensors, shapes = contents.path, contents.tensors, canonical_shapes(graph)
     if contents.graph not in ("", graph):
         raise WeightsError(f"{path}: made for graph {contents.graph}, not for {graph}")
-    if contents.graph:
-        origin, names = contents.origin, {name: name for name in shapes}
-        _require_names(set(shapes), set(tensors), path, graph)
-    else:
-        if contents.origin and contents.origin not in NAMINGS[graph]:
-            raise WeightsError(f"{path}: not {graph}: no weights of {contents.origin} are")
-        by_origin = {
-            origin: {name: translate(name) for name in shapes}
-            for origin, translate in NAMINGS[graph].items()
-        }
-        origin = min(by_origin, key=lambda each: len({*by_origin[each].values()} ^ set(tensors)))
-        names = by_origin[origin]
-        _require_names({*names.values()}, set(tensors), path, f"{graph} as named by {origin}")
-    state = {ours: tensors[theirs] for ours, theirs in names.items()}
-    _require_channels(state, path, graph)
+    namings = {contents.origin: str} if contents.graph else NAMINGS[graph]
+    by_origin = {each: {name: to(name) for name in shapes} for each, to in namings.items()}
+    origin = min(by_origin, key=lambda each: len({*by_origin[each].values()} ^ set(tensors)))
+    names = by_origin[origin]
+    theirs, found = {*names.values()}, set(tensors)
+    parts = [
+        f"{len(odd)} {kind}, such as {min(odd)}"
+        for kind, odd in {"missing": theirs - found, "unexpected": found - theirs}.items()
+        if odd
+    ]
+    if parts:
+        raise WeightsError(f"{path}: not {graph} as named by {origin}: tensors {'; '.join(parts)}")
+    state = {}
     for name, shape in shapes.items():
-        if state[name].shape != shape:
+        tensor = tensors[names[name]]
+        if {*tensor.shape[1:2], *shape[1:2]} == {2, 3}:  # the first convolution
+            kinds = {2: "flow (2 input channels)", 3: "RGB (3 input channels)"}
             raise WeightsError(
-                f"{path}: {name} is {list(state[name].shape)}, {graph} has {list(shape)}: "
+                f"{path}: weights for {kinds[tensor.shape[1]]}, but {graph} is for "
+                f"{kinds[shape[1]]}: --weights names those of stream rgb, --flow-weights those of "
+                "stream flow"
+            )
+        if tensor.shape != shape:
+            raise WeightsError(
+                f"{path}: {name} is {list(tensor.shape)}, {graph} has {list(shape)}: "
                 "weights of another network (Charades has 157 classes)"
             )
-        if not state[name].is_floating_point() or not state[name].isfinite().all():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise WeightsError(
                 f"{path}: {name} holds values that are not finite numbers: copy it again"
             )
-    return {name: tensor.float().contiguous() for name, tensor in state.items()}, origin
-
-
-def _require_names(wanted: set[str], found: set[str], path: Path, network: str) -> None:
-    missing, odd = sorted(wanted - found), sorted(found - wanted)
-    parts = [
-        f"{len(names)} {word}, such as {names[0]}"
-        for word, names in (("missing", missing), ("unexpected", odd))
-        if names
-    ]
-    if parts:
-        raise WeightsError(f"{path}: not {network}: tensors {'; '.join(parts)}")
-
-
-def _require_channels(state: State, path: Path, graph: str) -> None:
-    """Raise WeightsError where weights for RGB are given for flow, or the other way round."""
-    stem, shape = next(iter(canonical_shapes(graph).items()))
-    found, wanted = state[stem].shape[1:2], shape[1:2]
-    if found != wanted and {*found, *wanted} == {2, 3}:
-        kinds = {2: "flow (2 input channels)", 3: "RGB (3 input channels)"}
-        raise WeightsError(
-            f"{path}: weights for {kinds[found[0]]}, but {graph} is for {kinds[wanted[0]]}: "
-            "--weights names those of stream rgb, --flow-weights those of stream flow"
-        )
+        state[name] = tensor.float().contiguous()
+    return state, origin

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +27,11 @@ RANDOM = "random:"
 class Weights:
     """The tensors of one network under canonical names, and where they come from."""
 
-    name: str
-    """File name, or ``random:SEED``."""
-    sha256: str
-    """Of the tensors, so the same in whatever kind of file they came."""
+    name: str  # file name, or ``random:SEED``
+    sha256: str  # of the tensors, so the same in whatever kind of file they came
     graph: str
     state: Mapping[str, Tensor] = field(repr=False)
-    provenance: str
-    """One line for people."""
-
-    @property
-    def is_random(self) -> bool:
-        """True when the network was never trained."""
-        return self.name.startswith(RANDOM)
+    provenance: str  # one line for people
 
 
 def load_weights(spec: str, graph: str | None = None) -> Weights:
@@ -47,7 +39,7 @@ def load_weights(spec: str, graph: str | None = None) -> Weights:
 
     A file is our own ``.safetensors`` or one that ``convert`` takes. Without ``graph`` it has to
     say itself what it is. Raises WeightsError when it is missing, damaged or of another network,
-    ValueError for an unknown graph or a bad seed.
+    SettingError for an unknown graph or a bad seed.
     """
     if graph is not None:
         graph_of(graph)
@@ -84,14 +76,11 @@ def _read_weights(path: Path, graph: str | None, declared: str = "") -> Weights:
 def convert(path: Path, target: Path, declared: str = "") -> Weights:
     """Write the weights of a file as our own ``.safetensors``; returns them.
 
-    ``declared`` says which of ``catalog.CATALOG`` it is, where the file does not. What it was made
-    from is in the metadata. Raises WeightsError for a file that is damaged, of another
-    network or unclear, OutputError when ``target`` cannot be written.
+    ``declared`` says which of ``catalog.CATALOG`` it is, where the file does not. Raises
+    WeightsError for a file that is damaged, of another network or unclear, and OutputError.
     """
-    if declared and declared not in CATALOG:
-        raise SettingError(f"weights {declared!r}: allowed are {', '.join(CATALOG)}")
     weights = _read_weights(path, None, declared)
-    notes = {"source": path.name, "source_sha256": file_sha256(path)}
+    notes = {"source": path.name, "source_sha256": sha256(path.read_bytes()).hexdigest()}
     if declared:
         published = CATALOG[declared]
         notes |= {"known_as": declared, "url": published.url, "licence": published.licence}
@@ -99,18 +88,9 @@ def convert(path: Path, target: Path, declared: str = "") -> Weights:
     return weights
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def state_sha256(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and float32 bytes in order of name, hexadecimal."""
-    digest = hashlib.sha256()
+    digest = sha256()
     for name in sorted(state):
         array = state[name].numpy()
         digest.update(f"{name} {array.shape}\n".encode())
@@ -121,40 +101,30 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 def random_weights(spec: str, graph: str) -> Weights:
     """Untrained weights of ``random:SEED``, the same on every machine.
 
-    Each tensor has a generator of its own, seeded with its name. For runs without a weights
-    file: such features tell motions and appearances apart, but know nothing of Kinetics.
+    Their features tell motions and appearances apart, but know nothing of Kinetics. Each tensor
+    has a generator of its own, seeded with its name.
     """
-    name = f"{RANDOM}{random_seed(spec)}"
-    state = {
-        tensor: _random_tensor(f"{name} {tensor}", tensor, tuple(shape))
-        for tensor, shape in canonical_shapes(graph).items()
-    }
-    return Weights(name, state_sha256(state), graph, state, "random, for tests only")
-
-
-def random_seed(spec: str) -> int:
-    """SEED of ``random:SEED``; raises ValueError when it is no whole number."""
     seed = spec.removeprefix(RANDOM)
     if not seed.isdecimal():
         raise SettingError(f"weights = {spec!r}: expected {RANDOM}SEED with a whole number")
-    return int(seed)
+    name, state = f"{RANDOM}{int(seed)}", {}
+    for tensor, shape in canonical_shapes(graph).items():
+        if len(shape) > 1:
+            state[tensor] = _random_filters(f"{name} {tensor}", shape)
+        else:  # a norm that changes nothing
+            is_one = tensor.endswith(("weight", "running_var"))
+            state[tensor] = torch.ones(shape) if is_one else torch.zeros(shape)
+    return Weights(name, state_sha256(state), graph, state, "random, for tests only")
 
 
-def _random_tensor(key: str, name: str, shape: tuple[int, ...]) -> Tensor:
-    if len(shape) > 1:
-        return _random_filters(key, shape)
-    ones = name.endswith(("weight", "running_var"))  # a norm that changes nothing
-    return torch.ones(shape) if ones else torch.zeros(shape)
-
-
-def _random_filters(key: str, shape: tuple[int, ...]) -> Tensor:
+def _random_filters(key: str, shape: torch.Size) -> Tensor:
     """He-uniform filters (He et al. 2015, equation 10) whose sum is 0, float32 ``shape``.
 
     Activations after a ReLU share a large positive mean, and random filters pass it on until
     all features look alike. Filters that sum to 0 do not see it. Whole numbers keep the sums
     exact in any order, so the bytes depend on no vector unit and no thread count.
     """
-    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little")
+    seed = int.from_bytes(sha256(key.encode()).digest()[:4], "little")
     generator = torch.Generator().manual_seed(seed)
     limit, fan_in = 1 << 15, math.prod(shape[1:])
     steps = torch.randint(-limit, limit + 1, shape, generator=generator)
@@ -170,23 +140,16 @@ def missing_weights_message(graph: str) -> str:
         if published.graph == graph:
             lines += [f"  vadprep weights get {name}", f"    {published.url}"]
             lines += [f"    git hash-object gives {published.blob}"] if published.blob else []
-    lines.append(
-        f"  ({option} {RANDOM}0 runs an untrained network: for tests only, not for features)"
-    )
-    return "\n".join(lines)
+    untrained = f"{option} {RANDOM}0 runs an untrained network"
+    return "\n".join([*lines, f"  ({untrained}: for tests only, not for features)"])
 
 
 def save_weights(weights: Weights, path: Path, notes: Mapping[str, str] | None = None) -> None:
-    """Write our own ``.safetensors``: canonical names, the graph id in the metadata.
-
-    The file appears whole or not at all; raises OutputError when the disk refuses.
-    """
+    """Write our own ``.safetensors``; the file appears whole or not at all, or OutputError."""
     metadata = {
-        "graph": weights.graph,
-        "name": weights.name,
-        "sha256": weights.sha256,
-        "provenance": weights.provenance,
+        **{each: getattr(weights, each) for each in ("graph", "name", "sha256", "provenance")},
         "vadprep": vadprep.__version__,
+        **(notes or {}),
     }
     with open_atomic(path) as file:
-        file.write(save(dict(weights.state), metadata | dict(notes or {})))
+        file.write(save(dict(weights.state), metadata))

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vadprep.backbones import build, load_backbone, load_weights
+from vadprep.backbones import Backbone, build, load_weights
+from vadprep.backbones.backbone import tf32_only_if
 from vadprep.backbones.graphs import graph_of, with_weights
-from vadprep.backbones.precision import tf32_only_if
 from vadprep.extraction.extractor import fixed_threads
 
 
@@ -54,7 +54,7 @@ def bench_backbone(
 
     forms: dict[str, Callable[[Tensor], Tensor]] = {"plain fp32": run_plain}
     for precision in precisions:
-        forms[f"folded {precision}"] = load_backbone(graph, weights, device, precision)
+        forms[f"folded {precision}"] = Backbone(weights, device, precision)
     with fixed_threads(threads), torch.inference_mode():
         features = {name: form(views) for name, form in forms.items()}
         taken: dict[str, list[float]] = {name: [] for name in forms}

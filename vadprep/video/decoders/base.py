@@ -23,38 +23,26 @@ Frame = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """What the file says about itself. ``width`` and ``height`` are as displayed, after rotation.
+    """What the file says about itself."""
 
-    ``fps`` is the average frame rate (for a folder the one that the caller gives). ``num_frames``
-    is None where the container does not state it. ``rotation`` is the number of degrees
-    counter-clockwise that were applied. ``seconds`` is the time at which the video ends, None
-    where the container states no time for the video alone.
-    """
-
-    width: int
+    width: int  # as displayed, after rotation
     height: int
-    fps: Fraction
-    num_frames: int | None
-    rotation: int = 0
-    seconds: float | None = None
+    fps: Fraction  # the average; for a folder the one that the caller gives
+    num_frames: int | None  # None where the container does not state it
+    rotation: int = 0  # degrees counter-clockwise that were applied
+    seconds: float | None = None  # when the video ends; None where no time is stated for it alone
 
 
 @dataclass(frozen=True)
 class DecodeReport:
-    """What was decoded. ``seconds`` were spent on decoding, without waiting for the reader.
-
-    ``repaired_frames`` were lost and filled with the last good frame, or concealed by the codec
-    (by PyAV; decord stops at such a frame). ``end_seconds`` is the time at which the last frame
-    ends, None where frames have no time. ``skipped_frames`` fit into the gaps between the
-    timestamps: the container lost them without an error, or they never existed.
-    """
+    """What was decoded."""
 
     num_frames: int
-    repaired_frames: int
+    repaired_frames: int  # lost and filled with the last good frame, or concealed by the codec
     decoder: str
-    seconds: float
-    end_seconds: float | None = None
-    skipped_frames: int = 0
+    seconds: float  # spent on decoding, without waiting for the reader
+    end_seconds: float | None = None  # when the last frame ends; None where frames have no time
+    skipped_frames: int = 0  # fit into gaps between timestamps: lost silently, or never existed
 
 
 class Decoder:
@@ -66,16 +54,14 @@ class Decoder:
     """
 
     header: VideoHeader
-    num_concealed = 0
-    """Frames that the codec itself patched up, where it reports that."""
-    end_seconds: float | None = None
-    """Time at which the last frame ends; None where frames have no time."""
+    num_concealed = 0  # frames that the codec itself patched up, where it reports that
+    end_seconds: float | None = None  # when the last frame ends; None where frames have no time
 
     def __init__(self, path: Path, fps: Fraction | None) -> None:
         """``fps`` is the frame rate of a folder; a video file states its own."""
         self.path = path
+        # Frames missing between two others by the timestamps -> how often; -1 is half a frame.
         self.gaps: Counter[int] = Counter()
-        """Frames missing between two others by the timestamps -> how often; -1 is half a frame."""
 
     def __iter__(self) -> Iterator[Frame | None]:
         """Frames uint8 [height, width, 3] in RGB, in display order. None is a lost frame."""
@@ -93,8 +79,7 @@ class Decoder:
 class FolderDecoder(Decoder):
     """Decodes a folder with one file for each frame. A subclass reads one file in ``read``."""
 
-    suffixes: frozenset[str]
-    """File name endings of the frames, in lower case."""
+    suffixes: frozenset[str]  # file name endings of the frames, in lower case
 
     def __init__(self, path: Path, fps: Fraction | None) -> None:
         super().__init__(path, fps)

@@ -24,17 +24,12 @@ READ_AHEAD_FRAMES = 32
 MOST_READ_AHEAD_BYTES = 1 << 30
 """What decord may decode ahead before a seek to a keyframe ends it, or the video is given up."""
 
-FRAMES_BETWEEN_SEEKS = 32
-"""So that a video of keyframes alone is not sought at each of them."""
+FRAMES_BETWEEN_SEEKS = 32  # so that a video of keyframes alone is not sought at each of them
 
 SIGNS_OF_DAMAGE = re.compile(
     rb"conceal|error|corrupt|damaged|invalid|illegal|missing|could not find ref", re.IGNORECASE
 )
 """Words in FFmpeg's messages below decord: the frame is not the one that was encoded."""
-
-MISREAD_CONTAINERS = ("mpegts",)
-"""Of an intact transport stream decord leaves out the first group of pictures, and repeats the
-last frame as often (decord2 3.4): the count is right, and every frame in a wrong place."""
 
 
 class DecordDecoder(Decoder):
@@ -51,9 +46,10 @@ class DecordDecoder(Decoder):
         reader = PyAVDecoder(path)
         self.header = reader.header
         reader.close()
-        if reader.container in MISREAD_CONTAINERS:
-            message = f"{path}: decord misreads the container {reader.container}"
-            raise DecodeError(message, "damaged")
+        # Of an intact transport stream decord leaves out the first group of pictures, and repeats
+        # the last frame as often (decord2 3.4): the count is right, every frame in a wrong place.
+        if reader.container == "mpegts":
+            raise self._damaged("decord misreads the container mpegts")
         self._message_bytes = 0  # of FFmpeg's messages that were read
         self._allowed_bytes = 0  # of private memory, read ahead
         self._next_seek = 0  # index of a frame

@@ -76,8 +76,7 @@ class PyAVDecoder(Decoder):
         self._last_time: Fraction | None = None  # seconds, of the last good frame
         self._reformatter: Any = VideoReformatter()
         self._file, self._stream = _open(path)
-        self.container = str(self._file.format.name)
-        """FFmpeg's name of the container."""
+        self.container = str(self._file.format.name)  # FFmpeg's name of the container
         self._decoded = self._decode()
         first = next(self._decoded, None)
         if first is None:
