@@ -98,8 +98,6 @@ class Spec:
         _check("precision", self.precision, PRECISIONS)
         _check("dtype", self.dtype, DTYPES)
         self.fps_used()
-        if self.clip_length != UNKNOWN and self.clip_length < 1:
-            raise ValueError(f"{self.clip_length = }: clips have at least 1 frame")
         for name in FLOW_FIELDS:
             if (getattr(self, name) == NO_FLOW) != (self.stream == "rgb"):
                 raise ValueError(f"{name} = {getattr(self, name)!r} in stream {self.stream}")

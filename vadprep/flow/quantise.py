@@ -23,6 +23,9 @@ from vadprep.flow.compute import TVL1, tvl1
 FlowMethod = Callable[[Tensor], Tensor]
 """Flow float32 [n, h, w, 2] in px a frame between grey frames uint8 [n + 1, h, w]."""
 
+Keep = Callable[[Tensor], None]
+"""Takes images [n, h, w, 3] of a video, to save them."""
+
 FLOW_THREADS = 1
 """Threads of TV-L1 in a worker on CPU; more workers use more cores."""
 
@@ -40,19 +43,13 @@ def grey_of(frames: Tensor) -> Tensor:
     return total.bitwise_right_shift_(15).to(torch.uint8)
 
 
-# --- quantisation -------------------------------------------------------------------------
-
-
-def _scaled(flow: Tensor, bound: int) -> Tensor:
-    """Flow within the bound in [-1, 1]."""
-    return _quotient(flow.clamp(-bound, bound), bound)
-
-
 def _mediapipe(flow: Tensor, bound: int) -> Tensor:
+    """trunc(255 clip01((v + bound) / 2 bound)), 0 is 127: flow_quantizer_model.cc."""
     return _quotient(flow + bound, 2 * bound).clamp_(0, 1).mul_(255).to(torch.uint8)
 
 
 def _denseflow(flow: Tensor, bound: int) -> Tensor:
+    """round(255 (clip(v) + bound) / 2 bound), halves to even, 0 is 128: denseflow and TSN."""
     grey = flow.double().clamp_(-bound, bound).add_(bound).mul_(255)
     return _quotient(grey, 2 * bound).round_().to(torch.uint8)
 
@@ -63,18 +60,12 @@ def _quotient(values: Tensor, divisor: int) -> Tensor:
 
 
 QUANTISE: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "none": _scaled,
+    "none": lambda flow, bound: _quotient(flow.clamp(-bound, bound), bound),
     "mediapipe": _mediapipe,
     "denseflow": _denseflow,
 }
-"""Functions from flow float32 in px and a bound in px to images.
-
-========= ==================================== ================= =========================
-none      clip(v) / bound                      float32 [-1, 1]   README of kinetics-i3d
-mediapipe trunc(255 * clip01((v + 20) / 40))   uint8, 0 is 127   flow_quantizer_model.cc
-denseflow round(255 * (clip(v) + 20) / 40)     uint8, 0 is 128   denseflow, TSN (to even)
-========= ==================================== ================= =========================
-"""
+"""Functions from flow float32 in px and a bound in px to images: uint8, of ``none`` float32 in
+[-1, 1] (README of kinetics-i3d)."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +89,6 @@ class Quantisation:
         return QUANTISE[self.name](torch.stack([u, v, -u], dim=-1), self.bound)
 
 
-# --- from frames to images ----------------------------------------------------------------
-
-
 class FlowSource(Protocol):
     """Computes the flow between frames, or reads it."""
 
@@ -115,10 +103,7 @@ class ComputedFlow:
     """A FlowSource that computes flow, and passes all images to ``keep``, which saves them."""
 
     def __init__(
-        self,
-        method: FlowMethod,
-        quantisation: Quantisation,
-        keep: Callable[[Tensor], None] | None = None,
+        self, method: FlowMethod, quantisation: Quantisation, keep: Keep | None = None
     ) -> None:
         self._method, self._quantisation, self._keep = method, quantisation, keep
 

@@ -32,19 +32,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vadprep.core.atomic import (
-    disk_errors,
-    make_folder,
-    names_in,
-    open_atomic,
-    remove_stale,
-    sync_folder,
-    temporary_name,
-)
+from vadprep.core import atomic
 from vadprep.core.clips import num_flows
 from vadprep.core.errors import DecodeError, FeaturesError, SpecError
 from vadprep.core.spec import Spec
-from vadprep.flow.quantise import Quantisation
+from vadprep.flow.quantise import Keep, Quantisation
 
 JPEG_QUALITY = 95
 """OpenCV's default, which denseflow writes."""
@@ -100,12 +92,12 @@ class SavedFlow:
         """
         if spec.quantisation == "none":
             raise ValueError("saved flow is 8 bits: quantisation none has to be computed anew")
-        make_folder(path)
-        remove_stale(path)
+        atomic.make_folder(path)
+        atomic.remove_stale(path)
         recipe = {name: getattr(spec, name) for name in RECIPE}
         content = {"format": "vadprep-flow", "version": 1, "kind": kind, "recipe": recipe}
         try:
-            with open_atomic(path / "flow.json", replace=False) as stream:
+            with atomic.open_atomic(path / "flow.json", replace=False) as stream:
                 stream.write((json.dumps(content, indent=2) + "\n").encode())
         except FileExistsError:
             found = cls.open(path, spec)
@@ -142,7 +134,7 @@ class SavedFlow:
         return cls(path, kind)
 
     @contextmanager
-    def writer(self, video_id: str) -> Iterator[Callable[[Tensor], None]]:
+    def writer(self, video_id: str) -> Iterator[Keep]:
         """A function that appends images [n, h, w, 3] of a video; the file appears at the end.
 
         Nothing appears when the block is left by an exception. Raises OutputError when the disk
@@ -263,7 +255,7 @@ def _read_jpegs(path: Path, quantisation: Quantisation) -> tuple[int, Read]:
         )
         return np.stack([u, v, quantisation.mirror(u)], axis=-1)
 
-    return sum(name.startswith("flow_x_") for name in names_in(path)), read
+    return sum(name.startswith("flow_x_") for name in atomic.names_in(path)), read
 
 
 def _jpeg(folder: Path, axis: str, number: int) -> Path:
@@ -308,7 +300,7 @@ class _Sink(io.FileIO):
 @contextmanager
 def _write_hdf5(path: Path, video_id: str) -> Iterator[Append]:
     """A function that appends images. The file appears when the block ends without an exception."""
-    with open_atomic(path) as stream:
+    with atomic.open_atomic(path) as stream:
         sink = _Sink(stream.fileno(), "r+", closefd=False)
         with h5py.File(sink, "w", libver=("v110", "v110")) as file:
             content = np.bytes_(video_id.encode("utf-8", "surrogateescape"))
@@ -328,24 +320,24 @@ def _write_hdf5(path: Path, video_id: str) -> Iterator[Append]:
                     start = len(file[name])
                     file[name].resize(start + len(plane), axis=0)
                     file[name][start:] = plane
-                with disk_errors(path):
+                with atomic.disk_errors(path):
                     sink.check()
 
             yield append
-        with disk_errors(path):
+        with atomic.disk_errors(path):
             sink.check()
 
 
 @contextmanager
 def _write_jpegs(path: Path, video_id: str) -> Iterator[Append]:
     """As ``_write_hdf5``, but a folder of JPEGs."""
-    folder, count = temporary_name(path), 0
-    with disk_errors(path):
+    folder, count = atomic.temporary_name(path), 0
+    with atomic.disk_errors(path):
         folder.mkdir()
 
     def append(planes: Planes) -> None:
         nonlocal count
-        with disk_errors(path):
+        with atomic.disk_errors(path):
             for image in planes:
                 count += 1
                 for axis, plane in zip("xy", (image[..., 0], image[..., 1]), strict=True):
@@ -354,9 +346,9 @@ def _write_jpegs(path: Path, video_id: str) -> Iterator[Append]:
 
     try:
         yield append
-        with disk_errors(path):
+        with atomic.disk_errors(path):
             shutil.rmtree(path, ignore_errors=True)  # of a run that was killed before its features
             os.replace(folder, path)
-        sync_folder(path.parent)
+        atomic.sync_folder(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
