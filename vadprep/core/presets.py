@@ -1,7 +1,6 @@
 """The presets: named recipes of the field, each value beside the source it is taken from.
 
-To add a preset, add one entry to ``PRESETS``: a whole ``Preset``, or ``replace`` of one that is
-there with what differs. Nothing else has to be touched: the commands read this table.
+To add a preset, add one entry to ``PRESETS``: ``replace`` of the nearest one with what differs.
 """
 
 from __future__ import annotations
@@ -82,10 +81,7 @@ FLOW: Mapping[str, tuple[Any, str]] = {
     ),
     "flow_source": (COMPUTED, ""),
     "flow_bound": (20, README + ": 20 px"),
-    "quantisation": (
-        "mediapipe",
-        "MediaPipe, flow_quantizer_model.cc; without its JPEG of quality 100",
-    ),
+    "quantisation": ("mediapipe", "MediaPipe, flow_quantizer_model.cc; its JPEG is left out"),
     "flip_rule": ("negate-u", OURS + "; Finspire13's code mirrors the picture alone (keep-u)"),
 }
 """Settings of stream ``flow`` in every preset whose network has a form for it: kinetics-i3d's."""
@@ -129,9 +125,9 @@ _RTFM = replace(
 
 
 def _torchvision(
-    graph: str, resize: str = "short 256", scaling: str = "torchvision-kinetics", **changes: Any
+    graph: str, resize: str = "short 256", frames: int = CLIP_LENGTH, **changes: Any
 ) -> Preset:
-    """A classifier of torchvision with its published transforms."""
+    """A classifier of torchvision with its published transforms, trained on so many frames."""
     as_published = dict(
         origin="torchvision, published transforms",
         graph=(graph, "torchvision.models.video"),
@@ -141,15 +137,11 @@ def _torchvision(
         crops=(1, TRANSFORMS),
         crop_order=("centre", TRANSFORMS),
         crop_size=(224, TRANSFORMS),
-        scaling=(scaling, TRANSFORMS),
-        clip_length=(CLIP_LENGTH, "meta of the weights"),
+        scaling=("torchvision-kinetics", TRANSFORMS),
+        clip_length=(CLIP_LENGTH, f"clips of this field; the accuracy is of {frames} frames"),
         open_questions=(),
     )
     return replace(_I3D, **as_published | changes)
-
-
-def _trained_on(frames: int) -> Number:
-    return (CLIP_LENGTH, f"the clips of this field; the published accuracy is of {frames} frames")
 
 
 PRESETS: dict[str, Preset] = {
@@ -228,11 +220,13 @@ PRESETS: dict[str, Preset] = {
     ),
     "r3d_18": _torchvision("r3d_18", "128x171", crop_size=(112, TRANSFORMS)),
     "r2plus1d_18": _torchvision("r2plus1d_18", "128x171", crop_size=(112, TRANSFORMS)),
-    "s3d": _torchvision("s3d", "256x256", clip_length=_trained_on(128)),
-    "swin3d_t": _torchvision("swin3d_t", scaling="imagenet", clip_length=_trained_on(32)),
-    "swin3d_s": _torchvision("swin3d_s", scaling="imagenet", clip_length=_trained_on(32)),
-    "swin3d_b": _torchvision("swin3d_b", scaling="imagenet", clip_length=_trained_on(32)),
-    "mvit_v2_s": _torchvision("mvit_v2_s", scaling="(x-114.75)/57.375", fps=("15/2", META_FPS)),
+    "s3d": _torchvision("s3d", "256x256", frames=128),
+    "swin3d_t": _torchvision("swin3d_t", frames=32, scaling=("imagenet", TRANSFORMS)),
+    "swin3d_s": _torchvision("swin3d_s", frames=32, scaling=("imagenet", TRANSFORMS)),
+    "swin3d_b": _torchvision("swin3d_b", frames=32, scaling=("imagenet", TRANSFORMS)),
+    "mvit_v2_s": _torchvision(
+        "mvit_v2_s", fps=("15/2", META_FPS), scaling=("(x-114.75)/57.375", TRANSFORMS)
+    ),
     "arnet": replace(
         _I3D,
         origin="Wan et al. 2020 (AR-Net)",

@@ -63,10 +63,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a task; small enough to travel between processes.
-
-    The streams of a task share its fate: all are done, or none.
-    """
+    """What became of a task: all its streams are done, or none."""
 
     video_id: str
     status: str
@@ -77,7 +74,7 @@ class Report:
     num_frames: int = 0
     repaired_frames: int = 0
     length_note: str = ""
-    """Why the number of frames differs from header or manifest (``video.length_note``)."""
+    """Why the number of frames differs from header or manifest."""
     fps: float = 0.0
     """Frame rate of the source; 0 where nothing states it."""
     checksums: Mapping[str, int] = field(default_factory=dict)
