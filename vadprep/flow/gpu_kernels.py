@@ -108,43 +108,36 @@ def _cubic(fraction):
 
 
 @triton.jit
-def _sampled(image, gradients, y, x, height, width):
-    """Image and its two gradients at [ROWS, COLUMNS] fractional places, zero outside.
-
-    At the very place: OpenCV 5 does so, older ones rounded it to 1/32 px.
-    """
-    plane = height * width
-    # The clamp changes nothing, as four pixels out all is zero, but keeps the integers in range.
-    y = tl.minimum(tl.maximum(y, -4.0), height + 4.0)
-    x = tl.minimum(tl.maximum(x, -4.0), width + 4.0)
-    top = tl.floor(y)
-    left = tl.floor(x)
-    down = _cubic(y - top)
-    across = _cubic(x - left)
-    value = tl.zeros_like(y)
-    slope_x = tl.zeros_like(y)
-    slope_y = tl.zeros_like(y)
-    for tap in tl.static_range(16):
-        row = top.to(tl.int32) + (tap // 4 - 1)
-        column = left.to(tl.int32) + (tap % 4 - 1)
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        at = row * width + column
-        weight = down[tap // 4] * across[tap % 4]
-        value += weight * tl.load(image + at, mask=inside, other=0.0)
-        slope_x += weight * tl.load(gradients + at, mask=inside, other=0.0)
-        slope_y += weight * tl.load(gradients + plane + at, mask=inside, other=0.0)
-    return value, slope_x, slope_y
-
-
-@triton.jit
 def _linearise(flow, images, gradients, warped, y, x, height, width):
-    """Store the residual at a flow: its slopes, and what it is without flow."""
+    """Store the residual at a flow: its slopes, and what it is without flow.
+
+    The second image and its gradients are taken at [ROWS, COLUMNS] fractional places, zero outside:
+    at the very place, as in OpenCV 5; older ones rounded it to 1/32 px.
+    """
     plane = height * width
     inside = (y < height) & (x < width)
     here = tl.minimum(y, height - 1) * width + tl.minimum(x, width - 1)
     u = tl.load(flow + here)
     v = tl.load(flow + plane + here)
-    value, slope_x, slope_y = _sampled(images + plane, gradients, y + v, x + u, height, width)
+    # The clamp changes nothing, as four pixels out all is zero, but keeps the integers in range.
+    to_y = tl.minimum(tl.maximum(y + v, -4.0), height + 4.0)
+    to_x = tl.minimum(tl.maximum(x + u, -4.0), width + 4.0)
+    top = tl.floor(to_y)
+    left = tl.floor(to_x)
+    down = _cubic(to_y - top)
+    across = _cubic(to_x - left)
+    value = tl.zeros_like(to_y)
+    slope_x = tl.zeros_like(to_y)
+    slope_y = tl.zeros_like(to_y)
+    for tap in tl.static_range(16):
+        row = top.to(tl.int32) + (tap // 4 - 1)
+        column = left.to(tl.int32) + (tap % 4 - 1)
+        is_there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        at = row * width + column
+        weight = down[tap // 4] * across[tap % 4]
+        value += weight * tl.load(images + plane + at, mask=is_there, other=0.0)
+        slope_x += weight * tl.load(gradients + at, mask=is_there, other=0.0)
+        slope_y += weight * tl.load(gradients + plane + at, mask=is_there, other=0.0)
     constant = value - slope_x * u - slope_y * v - tl.load(images + here)
     tl.store(warped + here, constant, mask=inside)
     tl.store(warped + plane + here, slope_x, mask=inside)
@@ -195,20 +188,6 @@ def _shrinkage(slope_x, slope_y, step):
 
 
 @triton.jit
-def _neighbourhood(y, x, height, width):
-    """Places of pixels and of six neighbours, which beyond the border repeat it.
-
-    So differences across the border are zero, as they should be.
-    """
-    row = y * width
-    above = tl.maximum(y - 1, 0) * width
-    below = tl.minimum(y + 1, height - 1) * width
-    before = tl.maximum(x - 1, 0)
-    after = tl.minimum(x + 1, width - 1)
-    return row + x, row + before, row + after, above + x, above + after, below + x, below + before
-
-
-@triton.jit
 def _dual_step(flow, p, places, plane, step):
     """New p1, p2 and their divergence, for one component of the flow."""
     at, at_left, at_right, at_up, at_up_right, at_down, at_down_left = places
@@ -234,24 +213,19 @@ def _dual_step(flow, p, places, plane, step):
 
 
 @triton.jit
-def _thresholded(u, v, constant, slope_x, slope_y, threshold):
-    """Flow nearest to (u, v) by the data term, residual |constant + slope * (u, v)|."""
-    square = slope_x * slope_x + slope_y * slope_y
-    residual = constant + (slope_x * u + slope_y * v)
-    bound = threshold * square
-    inner = tl.where(square > EPSILON, -residual / tl.maximum(square, EPSILON), 0.0)
-    factor = tl.where(residual > bound, -threshold, inner)
-    factor = tl.where(residual < -bound, threshold, factor)
-    return u + factor * slope_x, v + factor * slope_y
-
-
-@triton.jit
 def _iterated(flow, old, new, p, new_p, data, y, x, height, width, threshold, theta, step):
     """Squared updates of the flow's pixels, after a dual and a primal step are stored."""
     plane = height * width
     inside = (y < height) & (x < width)
-    places = _neighbourhood(tl.minimum(y, height - 1), tl.minimum(x, width - 1), height, width)
-    here = places[0]
+    # Neighbours beyond the border repeat it, so differences across it are zero, as they should be.
+    y, x = tl.minimum(y, height - 1), tl.minimum(x, width - 1)
+    row = y * width
+    above = tl.maximum(y - 1, 0) * width
+    below = tl.minimum(y + 1, height - 1) * width
+    before = tl.maximum(x - 1, 0)
+    after = tl.minimum(x + 1, width - 1)
+    here = row + x
+    places = here, row + before, row + after, above + x, above + after, below + x, below + before
 
     p11, p12, div_u = _dual_step(flow, p, places, plane, step)
     p21, p22, div_v = _dual_step(flow + plane, p + 2 * plane, places, plane, step)
@@ -260,9 +234,15 @@ def _iterated(flow, old, new, p, new_p, data, y, x, height, width, threshold, th
     constant = tl.load(data + here)
     slope_x = tl.load(data + plane + here)
     slope_y = tl.load(data + 2 * plane + here)
-    u, v = _thresholded(old_u, old_v, constant, slope_x, slope_y, threshold)
-    u += theta * div_u
-    v += theta * div_v
+    # The flow nearest to the old one by the data term, residual |constant + slope * (u, v)|.
+    square = slope_x * slope_x + slope_y * slope_y
+    residual = constant + (slope_x * old_u + slope_y * old_v)
+    bound = threshold * square
+    inner = tl.where(square > EPSILON, -residual / tl.maximum(square, EPSILON), 0.0)
+    factor = tl.where(residual > bound, -threshold, inner)
+    factor = tl.where(residual < -bound, threshold, factor)
+    u = old_u + factor * slope_x + theta * div_u
+    v = old_v + factor * slope_y + theta * div_v
     tl.store(new + here, u, mask=inside)
     tl.store(new + plane + here, v, mask=inside)
     tl.store(new_p + here, p11, mask=inside)
