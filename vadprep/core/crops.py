@@ -135,46 +135,34 @@ def resize_taps(name: str, source: int, target: int) -> Taps:
     """
     if name not in FILTERS:
         raise ValueError(f"filter = {name!r}: allowed are {', '.join(FILTERS)}")
-    return (_opencv_taps if name == "opencv-bilinear" else _pil_taps)(name, source, target)
-
-
-def _pil_taps(name: str, source: int, target: int) -> Taps:
-    if source == target:  # Pillow copies an axis that keeps its length
-        ones = np.full((target, 1), 1 << PIL_BITS, dtype=np.int32)
-        return Taps(np.arange(target), ones, PIL_BITS)
-    kernel, half_width = PIL_KERNELS[name]
-    ratio = source / target
-    stretch = max(ratio, 1.0)
-    support = half_width * stretch
-    centre = (np.arange(target) + 0.5) * ratio
-    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-    stop = np.minimum((centre + support + 0.5).astype(np.int64), source)
-    taps = int((stop - first).max())
-    columns = first[:, None] + np.arange(taps)
-    weights = kernel((columns - centre[:, None] + 0.5) / stretch)
-    weights[columns >= stop[:, None]] = 0.0
-    weights /= weights.sum(axis=1, keepdims=True)
-    # Pillow rounds halves away from zero.
-    fixed = np.copysign(np.floor(np.abs(weights) * (1 << PIL_BITS) + 0.5), weights)
-    return _inside(first, fixed, source, PIL_BITS)
-
-
-def _opencv_taps(name: str, source: int, target: int) -> Taps:
-    # OpenCV works in float32 here; its weights are rounded halves to even.
-    position = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)
-    first = np.floor(position).astype(np.int64)
-    fraction = (position - first.astype(np.float32)).astype(np.float64)
-    fraction[(first < 0) | (first >= source - 1)] = 0.0
-    first = first.clip(0, source - 1)
-    right = np.rint(fraction * (1 << OPENCV_BITS))
-    pairs = np.stack([(1 << OPENCV_BITS) - right, right], axis=1)
-    return _inside(first, pairs, source, OPENCV_BITS)
-
-
-def _inside(first: NDArray[np.int64], fixed: NDArray[np.float64], source: int, bits: int) -> Taps:
-    """The same taps, shifted so that none lies beyond the input."""
+    if name == "opencv-bilinear":
+        # OpenCV works in float32 here; its weights are rounded halves to even.
+        position = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)
+        first, bits = np.floor(position).astype(np.int64), OPENCV_BITS
+        fraction = (position - first.astype(np.float32)).astype(np.float64)
+        fraction[(first < 0) | (first >= source - 1)] = 0.0
+        first = first.clip(0, source - 1)
+        right = np.rint(fraction * (1 << bits))
+        fixed = np.stack([(1 << bits) - right, right], axis=1)
+    elif source == target:  # Pillow copies an axis that keeps its length
+        first, bits = np.arange(target), PIL_BITS
+        fixed = np.full((target, 1), 1 << bits, dtype=np.float64)
+    else:
+        kernel, half_width = PIL_KERNELS[name]
+        ratio, bits = source / target, PIL_BITS
+        stretch = max(ratio, 1.0)
+        support = half_width * stretch
+        centre = (np.arange(target) + 0.5) * ratio
+        first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
+        stop = np.minimum((centre + support + 0.5).astype(np.int64), source)
+        columns = first[:, None] + np.arange(int((stop - first).max()))
+        weights = kernel((columns - centre[:, None] + 0.5) / stretch)
+        weights[columns >= stop[:, None]] = 0.0
+        weights /= weights.sum(axis=1, keepdims=True)
+        # Pillow rounds halves away from zero.
+        fixed = np.copysign(np.floor(np.abs(weights) * (1 << bits) + 0.5), weights)
     fixed = fixed[:, :source]  # what is cut off has weight 0
-    shift = np.maximum(first + fixed.shape[1] - source, 0)
+    shift = np.maximum(first + fixed.shape[1] - source, 0)  # so that no tap is beyond the input
     columns = np.arange(fixed.shape[1]) - shift[:, None]
     moved = np.take_along_axis(fixed, columns.clip(0), axis=1)
     moved[columns < 0] = 0
