@@ -6,7 +6,7 @@ To add a preset, add one entry to ``PRESETS``: ``replace`` of the nearest one wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vadprep.core.clips import CLIP_LENGTH
@@ -275,16 +275,13 @@ def resolve(
 
     ``device`` is ``cpu`` or ``cuda``, ``weights`` is (name, SHA-256), and ``overrides`` replace
     fields of the preset; those about flow are left out of stream ``rgb``. Raises ValueError for
-    an unknown preset, field or value, and for a preset without a network for flow.
+    an unknown preset or value, and for a preset without a network for flow.
     """
     if stream == "rgb":
         overrides = {name: value for name, value in overrides.items() if name not in FLOW_FIELDS}
     values = {**values_of(preset, stream), **DEVICE_DEFAULTS[device], **overrides}
     if "crops" in overrides and "crop_order" not in overrides:
         values["crop_order"] = CROP_ORDERS.get(overrides["crops"], UNKNOWN)
-    unknown = set(values) - {field.name for field in fields(Spec)}
-    if unknown:
-        raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")
     return Spec(preset, stream, weights=weights[0], weights_sha256=weights[1], **values)
 
 

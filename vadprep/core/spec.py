@@ -23,8 +23,6 @@ NO_FLOW = "-"
 """Value in stream ``rgb`` of the fields that are about flow."""
 COMPUTED = "computed"
 """``flow_source`` of flow that was not read from disk."""
-QUANTISATIONS = ("none", "mediapipe", "denseflow")
-FLIP_RULES = ("negate-u", "keep-u")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
 CROP_COUNTS = (1, 5, 10)
@@ -102,8 +100,8 @@ class Spec:
             if (getattr(self, name) == NO_FLOW) != (self.stream == "rgb"):
                 raise ValueError(f"{name} = {getattr(self, name)!r} in stream {self.stream}")
         if self.stream == "flow":
-            _check("quantisation", self.quantisation, QUANTISATIONS)
-            _check("flip_rule", self.flip_rule, FLIP_RULES)
+            _check("quantisation", self.quantisation, ("none", "mediapipe", "denseflow"))
+            _check("flip_rule", self.flip_rule, ("negate-u", "keep-u"))
             bound = self.flow_bound
             if bound != UNKNOWN and (not isinstance(bound, int) or bound < 1):
                 raise ValueError(f"flow_bound = {bound!r}: expected a whole number of px above 0")
