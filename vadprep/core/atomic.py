@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, and errors of the disk in one line.
 
-A file is written under ``NAME.tmp-<host>-<pid>-<n>`` in the same folder, flushed to the
-disk, and renamed. So a reader, a crash or a second writer never meets half a file.
+A file is written under ``NAME.tmp-<host>-<pid>-<n>`` in the same folder, flushed, and renamed.
 """
 
 from __future__ import annotations

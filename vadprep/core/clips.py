@@ -22,17 +22,14 @@ Spans = NDArray[np.int64]
 """[num_clips, 2]: the source frames [start, stop) of each clip; they tile [0, last stop)."""
 
 CLIP_LENGTH = 16
-"""Frames of a clip, and the stride between clips: the clips of this field do not overlap.
-
-Where a ``length`` is taken, a network wants clips of another.
-"""
+"""Frames of a clip, and the stride between clips. Some networks want another ``length``."""
 
 TAIL_RULES: dict[str, Callable[[int, int], int]] = {
     "drop": lambda frames, length: frames // length,
     "xd": lambda frames, length: max(frames - 1, 0) // length,
     "repeat-last": lambda frames, length: -(-frames // length),
 }
-"""Number of clips of so many (resampled) frames, for clips of a length.
+"""Number of clips of a length in so many (resampled) frames.
 
 ``drop`` leaves out an incomplete last clip; ``xd`` keeps one frame back for the flow of the last
 pair (XDVioDet); ``repeat-last`` repeats the last frame until the last clip is full.
@@ -84,11 +81,7 @@ class Resampling:
         return self.count(source_index + 1) - self.count(source_index)
 
     def spans(self, num_source_frames: int, tail: str, length: int = CLIP_LENGTH) -> Spans:
-        """Source frames [start, stop) that each clip answers for.
-
-        The last stop never passes ``num_source_frames``: frames that ``repeat-last`` makes up
-        answer for nothing.
-        """
+        """Spans of all clips. Frames that ``repeat-last`` makes up answer for nothing."""
         clips = num_clips(self.count(num_source_frames), tail, length)
         edges = [min(self.source(length * k), num_source_frames) for k in range(clips + 1)]
         return np.array([edges[:-1], edges[1:]], dtype=np.int64).T.copy()
@@ -96,9 +89,7 @@ class Resampling:
 
 def frames_in_spans(spans: Spans, count: int = CLIP_LENGTH) -> NDArray[np.int64]:
     """``count`` source frames of each span in even steps: int64 [num_clips, count]."""
-    widths = spans[:, 1] - spans[:, 0]
-    frames: NDArray[np.int64] = spans[:, :1] + np.arange(count) * widths[:, None] // count
-    return frames
+    return np.asarray(spans[:, :1] + np.arange(count) * np.diff(spans) // count)
 
 
 def segment_edges(num_snippets: int, segments: int) -> NDArray[np.int64]:

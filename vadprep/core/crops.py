@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 class Box:
     """One crop: pixels [top, top + height) x [left, left + width) of the resized frame.
 
-    ``mirrored`` crops are flipped left to right after cutting, so a box always counts from
-    the left edge of the frame as it is.
+    ``mirrored`` crops are flipped left to right after cutting.
     """
 
     top: int
@@ -45,9 +44,6 @@ def target_size(resize: str, height: int, width: int) -> tuple[int, int]:
         case [size] if sides := re.fullmatch(r"(0*[1-9]\d*)x(0*[1-9]\d*)", size):
             return int(sides[1]), int(sides[2])
     raise ValueError(f"{resize = }: allowed are 'short 256' and 'HEIGHTxWIDTH' in px")
-
-
-# --- crops --------------------------------------------------------------------------------
 
 
 FIVE_CROPS = {
@@ -95,9 +91,6 @@ def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Bo
         return tuple(replace(box, mirrored=flip) for box in five for flip in (False, True))
     # Of the mirrored frame, in coordinates of the frame: the left edge counts from the right one.
     return five + tuple(replace(b, left=width - b.left - b.width, mirrored=True) for b in five)
-
-
-# --- resize -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,7 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Preset:
-    """One recipe: where it comes from, its settings, and what nobody has written down.
-
-    The settings are fields of ``Spec``, which says what each means; each is (value, source).
-    """
+    """One recipe. The settings are fields of ``Spec``, which says what each means."""
 
     origin: str
     """Whose recipe it is: authors and year, paper, repository."""
@@ -253,10 +250,7 @@ DEVICE_DEFAULTS = {
 
 
 def values_of(preset: str, stream: str = "rgb") -> dict[str, Any]:
-    """Field of ``Spec`` -> value that a preset has for a stream.
-
-    Raises ValueError for an unknown preset, and for one whose network has no form for flow.
-    """
+    """Field of ``Spec`` -> value of a preset. ValueError if unknown, or without a form for flow."""
     if preset not in PRESETS:
         raise ValueError(f"{preset = }: allowed are {', '.join(PRESETS)}")
     values = {name: value for name, (value, _) in PRESETS[preset].settings.items()}
@@ -271,11 +265,10 @@ def values_of(preset: str, stream: str = "rgb") -> dict[str, Any]:
 def resolve(
     preset: str, device: str, weights: tuple[str, str], overrides: Values, stream: str = "rgb"
 ) -> Spec:
-    """The spec of a new feature folder.
+    """The spec of a new feature folder on ``cpu`` or ``cuda``; ``weights`` is (name, SHA-256).
 
-    ``device`` is ``cpu`` or ``cuda``, ``weights`` is (name, SHA-256), and ``overrides`` replace
-    fields of the preset; those about flow are left out of stream ``rgb``. Raises ValueError for
-    an unknown preset or value, and for a preset without a network for flow.
+    ``overrides`` replace fields of the preset; those about flow are left out of stream ``rgb``.
+    Raises ValueError as ``values_of``, and for a value that is not allowed.
     """
     if stream == "rgb":
         overrides = {name: value for name, value in overrides.items() if name not in FLOW_FIELDS}
@@ -286,10 +279,9 @@ def resolve(
 
 
 def fill_unknown(spec: Spec, preset: str) -> Spec:
-    """``spec`` with the values of a preset where it says ``unknown``.
+    """``spec`` with the values of a preset where it says ``unknown``; raises as ``values_of``.
 
-    What no preset holds stays unknown: weights, precision, batch. Raises ValueError for an
-    unknown preset, and for one whose network has no form for the stream.
+    What no preset holds stays unknown: weights, precision, batch.
     """
     values = values_of(preset, spec.stream)
     filled = {name: value for name, value in values.items() if getattr(spec, name) == UNKNOWN}
