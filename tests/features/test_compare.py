@@ -34,9 +34,8 @@ from vadprep.features.compare.alignment import (
     named_orders,
     paired_clips,
 )
-from vadprep.features.compare.compare import Comparison, compare
+from vadprep.features.compare.compare import Comparison, FeatureSet, compare, open_pair
 from vadprep.features.compare.measures import cosines
-from vadprep.features.compare.sets import open_pair
 from vadprep.features.exchange.export import export_features
 from vadprep.features.reader import open_features
 from vadprep.video import FrameTransform
@@ -47,11 +46,8 @@ FRAMES = {"street": 208, "yard": 213, "gate": 224}
 SETTINGS = dict(resize="short 64", filter="pil-bilinear", crops=5, crop_order="xd", crop_size=56)
 
 
-class InMemory:
+class InMemory(FeatureSet):
     """A feature set of arrays."""
-
-    spec: Spec | None = None
-    clip_length = 16
 
     def __init__(self, features: Mapping[str, NDArray[np.float32]], frames: bool = True) -> None:
         self.features = features

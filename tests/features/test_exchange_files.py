@@ -22,10 +22,11 @@ from vadprep.features.exchange.layouts import (
     BARE_FIRST,
     LAYOUTS,
     PER_CROP,
+    TARGETS,
     Naming,
+    data_set_of,
 )
 from vadprep.features.exchange.spans import clip_spans, matching_tails, segment_spans
-from vadprep.features.exchange.targets import TARGETS, data_set_of
 
 NATIVE = Resampling(Fraction(25))
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,7 @@ FRAME = (256, 340)
 """Height and width in px of the frame on which the crops of two orders are compared."""
 
 
-@dataclass(frozen=True)
-class VideoClips:
+class VideoClips(NamedTuple):
     """Numbers of clips of one video in both sets, and its (resampled) frames if known."""
 
     a: int
@@ -66,15 +66,16 @@ def count_clips(
 
     ``clip_lengths`` are the frames of a clip in A and in B.
     """
-    a = np.array([video.a for video in videos])
-    b = np.array([video.b for video in videos])
+    a, b = (np.array([video[side] for video in videos]) for side in (0, 1))
     half = len(videos) / 2
     ratio = float((b.sum() + half) / (a.sum() + half))
     same_rate = bool((np.abs(a - b) <= 1).all())
-    frames = [(video.frames_a, video.frames_b) for video in videos]
+    frames_a, frames_b = ([video[side] for video in videos] for side in (2, 3))
     if same_rate:  # frames that one set knows are those of the other, too
-        frames = [(y if x is None else x, x if y is None else y) for x, y in frames]
-    firsts, seconds = zip(*frames, strict=True)
+        frames_a, frames_b = (
+            [y if x is None else x for x, y in zip(one, other, strict=True)]
+            for one, other in ((frames_a, frames_b), (frames_b, frames_a))
+        )
     return ClipCounts(
         num_videos=len(videos),
         num_equal=int((a == b).sum()),
@@ -83,8 +84,8 @@ def count_clips(
         ratio=1.0 if same_rate else ratio,
         error=float(half / a.sum()),
         is_constant=bool((np.abs(b - ratio * a) <= NEAR).all()),
-        rules=(_rules(a, firsts, clip_lengths[0]), _rules(b, seconds, clip_lengths[1])),
-        where=_where(a != b, firsts, clip_lengths[0]) if same_rate else "",
+        rules=(_rules(a, frames_a, clip_lengths[0]), _rules(b, frames_b, clip_lengths[1])),
+        where=_where(a != b, frames_a, clip_lengths[0]) if same_rate else "",
     )
 
 
@@ -127,16 +128,15 @@ def best_order(similarity: NDArray[np.floating]) -> tuple[int, ...]:
     Exact, over sets of taken crops: 10 crops are 10,240 steps.
     """
     best: dict[frozenset[int], tuple[float, tuple[int, ...]]] = {frozenset(): (0.0, ())}
-    num_crops = len(similarity)
-    for row in range(num_crops):
+    for row in similarity:
         step: dict[frozenset[int], tuple[float, tuple[int, ...]]] = {}
         for taken, (total, order) in best.items():
-            for crop in set(range(num_crops)) - taken:
-                sum_, key = total + float(similarity[row, crop]), taken | {crop}
-                if key not in step or sum_ > step[key][0]:
-                    step[key] = (sum_, (*order, crop))
+            for crop in set(range(len(row))) - taken:
+                key, found = taken | {crop}, (total + float(row[crop]), (*order, crop))
+                if key not in step or found[0] > step[key][0]:
+                    step[key] = found
         best = step
-    return best[frozenset(range(num_crops))][1]
+    return best[frozenset(range(len(similarity)))][1]
 
 
 def named_orders(order: tuple[int, ...]) -> list[tuple[str, str]]:
@@ -147,9 +147,8 @@ def named_orders(order: tuple[int, ...]) -> list[tuple[str, str]]:
     if len(order) not in (5, 10):
         return []
     views = {name: crop_boxes(name, len(order), 224, *FRAME) for name in FIVE_CROPS}
-    pairs = [pair for two in combinations(FIVE_CROPS, 2) for pair in (two, two[::-1])]
-    return [(a, b) for a, b in pairs if _leads(order, views[a], views[b])]
-
-
-def _leads(order: tuple[int, ...], a: tuple[object, ...], b: tuple[object, ...]) -> bool:
-    return all(a[i] == b[crop] for i, crop in enumerate(order))
+    return [
+        (a, b)
+        for a, b in permutations(FIVE_CROPS, 2)
+        if all(views[a][i] == views[b][crop] for i, crop in enumerate(order))
+    ]

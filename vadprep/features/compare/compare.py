@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.clips import CLIP_LENGTH, Resampling
 from vadprep.core.errors import FeaturesError
-from vadprep.core.spec import UNKNOWN, differences
+from vadprep.core.spec import UNKNOWN, Spec, differences
 from vadprep.features.compare.alignment import (
     ClipCounts,
     VideoClips,
@@ -32,7 +35,10 @@ from vadprep.features.compare.measures import (
     same_scene,
     spread,
 )
-from vadprep.features.compare.sets import FeatureSet, open_pair
+from vadprep.features.exchange.arrays import Tree, form_of, read_features, read_tree
+from vadprep.features.exchange.layouts import ALL_NAMINGS
+from vadprep.features.folder import stream_folders
+from vadprep.features.reader import Features, open_features
 
 SAMPLE = 20
 """Number of videos that are read by default, evenly among the common ones."""
@@ -49,17 +55,17 @@ Form = tuple[int, int, int]
 """[num_clips, num_crops, dim] of a video."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class VideoRow:
-    """One video that was read, all its clips."""
+    """One video that was read, all its clips; nan where the dimensions differ."""
 
     video_id: str
     clips_a: int
     clips_b: int
     num_compared: int
-    cosine_mean: float
-    cosine_least: float
-    largest_difference: float
+    cosine_mean: float = math.nan
+    cosine_least: float = math.nan
+    largest_difference: float = math.nan
     """Largest |a - b|, as a fraction of the largest |a|."""
 
 
@@ -82,15 +88,8 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """The same as values for JSON; nan becomes None."""
-        return dict(_without_nan(asdict(self)))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+        text = json.dumps(asdict(self))
+        return dict(json.loads(text, parse_constant=lambda name: None))
 
 
 def compare_features(
@@ -119,13 +118,31 @@ def compare(a: FeatureSet, b: FeatureSet, sample: int | None = SAMPLE) -> Compar
         )
     forms, unread = _forms(a, b, common)
     counts = count_clips(
-        [VideoClips(forms[i][0][0], forms[i][1][0], a.frames(i), b.frames(i)) for i in forms],
+        [
+            VideoClips(one[0], other[0], a.frames(i), b.frames(i))
+            for i, (one, other) in forms.items()
+        ],
         (a.clip_length, b.clip_length),
     )
     chosen = _evenly(list(forms), sample)
-    evidence = _studied(a, b, _evenly(chosen, STUDIED), counts)
+    one, other = forms[chosen[0]]
+    evidence = Evidence(counts, crops=(one[1], other[1]), dims=(one[2], other[2]))
+    pairs = [_window(a.read(each), b.read(each), counts) for each in _evenly(chosen, STUDIED)]
+    _study(evidence, pairs)
     rows = [_row(each, a.read(each), b.read(each), evidence) for each in chosen]
-    evidence = replace(evidence, **_summed(rows), by_specs=_by_specs(a, b))
+    clips = sum(row.num_compared for row in rows)
+    evidence.num_clips = clips
+    evidence.cosine_mean = sum(row.cosine_mean * row.num_compared for row in rows) / clips
+    evidence.cosine_least = min(row.cosine_least for row in rows)
+    evidence.largest_difference = max(row.largest_difference for row in rows)
+    orders = [each.spec.crop_order if each.spec else UNKNOWN for each in (a, b)]
+    evidence.declared_orders = orders[0], orders[1]
+    declared: list[str] = []
+    if a.spec and b.spec:
+        lines = differences(a.spec, b.spec)
+        declared = [line for line in lines if UNKNOWN not in line]
+        if len(declared) == len(lines):  # both are complete
+            evidence.by_specs = tuple(line.partition(":")[0] for line in lines)
     return Comparison(
         num_a=len(a.ids),
         num_b=len(b.ids),
@@ -135,7 +152,7 @@ def compare(a: FeatureSet, b: FeatureSet, sample: int | None = SAMPLE) -> Compar
         evidence=evidence,
         verdict=verdict(evidence),
         differences=tuple(likely_differences(evidence)),
-        declared=_declared(a, b),
+        declared=tuple(declared),
     )
 
 
@@ -169,40 +186,6 @@ def _evenly(ids: Sequence[str], most: int | None) -> list[str]:
     return [ids[each] for each in np.linspace(0, len(ids) - 1, most).astype(int)]
 
 
-def _studied(
-    set_a: FeatureSet, set_b: FeatureSet, ids: Sequence[str], counts: ClipCounts
-) -> Evidence:
-    """What a window of clips of some videos shows about crops, network and values.
-
-    Where the sets have other numbers of crops, the mean over the crops is compared.
-    """
-    pairs = [_window(set_a.read(each), set_b.read(each), counts) for each in ids]
-    crops, dims = (tuple(x.shape[axis] for x in pairs[0]) for axis in (1, 2))
-    mixed = [(a.mean(axis=1), b.mean(axis=1)) for a, b in pairs]
-    course, chance = same_course(mixed)
-    orders = [UNKNOWN if each.spec is None else each.spec.crop_order for each in (set_a, set_b)]
-    evidence = Evidence(
-        counts=counts,
-        crops=(crops[0], crops[1]),
-        dims=(dims[0], dims[1]),
-        same_course=course,
-        course_by_chance=chance,
-        unit_length=(_has_unit_length(pairs, 0), _has_unit_length(pairs, 1)),
-        declared_orders=(orders[0], orders[1]),
-    )
-    if dims[0] != dims[1]:
-        return evidence
-    evidence = replace(
-        evidence,
-        same_features=same_features(mixed),
-        same_profile=same_profile(mixed),
-        scene_by_chance=same_scene(mixed),
-    )
-    if crops[0] == crops[1] and crops[0] > 1:
-        evidence = replace(evidence, order=_order(pairs))
-    return replace(evidence, spread=spread([_ordered(pair, evidence) for pair in pairs]))
-
-
 def _paired(a: int, b: int, counts: ClipCounts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the clips of A and of B that show the same time, where a video has so many."""
     return paired_clips(a, b, counts.ratio if counts.is_constant else b / a)
@@ -215,18 +198,30 @@ def _window(a: NDArray[np.float32], b: NDArray[np.float32], counts: ClipCounts) 
     return a[ours[start : start + WINDOW]], b[theirs[start : start + WINDOW]]
 
 
-def _has_unit_length(pairs: Sequence[Pair], side: int) -> bool:
-    lengths = np.concatenate([np.linalg.norm(pair[side], axis=-1).ravel() for pair in pairs])
-    return bool(np.abs(lengths - 1).max() < 1e-2)
+def _study(evidence: Evidence, pairs: Sequence[Pair]) -> None:
+    """Add what a window of clips of some videos shows about crops, network and values.
 
-
-def _order(pairs: Sequence[Pair]) -> tuple[int, ...]:
-    """The order of the crops with the highest correlation; unchanged if the gain is small."""
-    likeness = crop_likeness(pairs)
-    order, plain = best_order(likeness), tuple(range(len(likeness)))
-    rows = np.arange(len(likeness))
-    gain = float((likeness[rows, list(order)] - likeness[rows, rows]).mean())
-    return order if gain > ORDER_GAIN else plain
+    Where the sets have other numbers of crops, the mean over the crops is compared.
+    """
+    mixed = [(a.mean(axis=1), b.mean(axis=1)) for a, b in pairs]
+    evidence.same_course, evidence.course_by_chance = same_course(mixed)
+    lengths = [
+        np.concatenate([np.linalg.norm(pair[side], axis=-1).ravel() for pair in pairs])
+        for side in (0, 1)
+    ]
+    unit_a, unit_b = (bool(np.abs(each - 1).max() < 1e-2) for each in lengths)
+    evidence.unit_length = unit_a, unit_b
+    if evidence.dims[0] != evidence.dims[1]:
+        return
+    evidence.same_features = same_features(mixed)
+    evidence.same_profile = same_profile(mixed)
+    evidence.scene_by_chance = same_scene(mixed)
+    if evidence.crops[0] == evidence.crops[1] > 1:
+        likeness = crop_likeness(pairs)
+        order, rows = best_order(likeness), np.arange(len(likeness))
+        gain = float((likeness[rows, list(order)] - likeness[rows, rows]).mean())
+        evidence.order = order if gain > ORDER_GAIN else tuple(rows.tolist())
+    evidence.spread = spread([_ordered(pair, evidence) for pair in pairs])
 
 
 def _ordered(pair: Pair, evidence: Evidence) -> Pair:
@@ -240,9 +235,9 @@ def _ordered(pair: Pair, evidence: Evidence) -> Pair:
 def _row(
     video_id: str, a: NDArray[np.float32], b: NDArray[np.float32], evidence: Evidence
 ) -> VideoRow:
-    """All clips of a video, crop by crop; nan where the dimensions differ."""
+    """All clips of a video, crop by crop."""
     ours, theirs = _paired(len(a), len(b), evidence.counts)
-    row = VideoRow(video_id, len(a), len(b), len(ours), math.nan, math.nan, math.nan)
+    row = VideoRow(video_id, len(a), len(b), len(ours))
     if evidence.dims[0] != evidence.dims[1]:
         return row
     alike, off, peak = [], 0.0, 0.0
@@ -253,36 +248,105 @@ def _row(
         off = max(off, float(np.abs(x - y).max()))
         peak = max(peak, float(np.abs(x).max()))
     every = np.concatenate(alike)
-    return replace(
-        row,
-        cosine_mean=float(every.mean()),
-        cosine_least=float(every.min()),
-        largest_difference=off / (peak or 1.0),
-    )
+    row.cosine_mean, row.cosine_least = float(every.mean()), float(every.min())
+    row.largest_difference = off / (peak or 1.0)
+    return row
 
 
-def _summed(rows: Sequence[VideoRow]) -> dict[str, Any]:
-    clips = sum(row.num_compared for row in rows)
-    return {
-        "num_clips": clips,
-        "cosine_mean": sum(row.cosine_mean * row.num_compared for row in rows) / clips,
-        "cosine_least": min(row.cosine_least for row in rows),
-        "largest_difference": max(row.largest_difference for row in rows),
-    }
+# ---------------------------------------------------------------- what is compared
 
 
-def _declared(a: FeatureSet, b: FeatureSet) -> tuple[str, ...]:
-    """Lines of fields in which the specs differ, where both know; names of weights do not count."""
-    if a.spec is None or b.spec is None:
-        return ()
-    return tuple(line for line in differences(a.spec, b.spec) if UNKNOWN not in line)
+class FeatureSet:
+    """Features of one stream by video id."""
 
+    ids: tuple[str, ...]
+    spec: Spec | None = None
+    """What is known of how they were made; None for a tree."""
 
-def _by_specs(a: FeatureSet, b: FeatureSet) -> tuple[str, ...] | None:
-    """Names of the fields in which two specs differ; None where one does not know all of them."""
-    if a.spec is None or b.spec is None:
+    @property
+    def clip_length(self) -> int:
+        """Frames of a clip, at the rate of the features."""
+        return self.spec.clip_length if self.spec else CLIP_LENGTH
+
+    def form(self, video_id: str) -> tuple[int, int, int]:
+        """[num_clips, num_crops, dim] of a video, without reading it."""
+        raise NotImplementedError
+
+    def read(self, video_id: str) -> NDArray[np.float32]:
+        """Features of a video, float32 [num_clips, num_crops, dim]."""
+        raise NotImplementedError
+
+    def frames(self, video_id: str) -> int | None:
+        """Frames of the video at the rate of the features, where that is known."""
         return None
-    ours, theirs = a.spec.identity(), b.spec.identity()
-    if UNKNOWN in (*ours.values(), *theirs.values()):
-        return None
-    return tuple(name for name in ours if ours[name] != theirs[name])
+
+
+class FolderSet(FeatureSet):
+    """One stream of a feature folder of ours."""
+
+    def __init__(self, features: Features, stream: str) -> None:
+        self._features, self._stream = features, stream
+        self.ids, self.spec = tuple(features), features.specs[stream]
+
+    def form(self, video_id: str) -> tuple[int, int, int]:
+        video = self._features[video_id]
+        return video.num_clips, video.num_crops, video.dim
+
+    def read(self, video_id: str) -> NDArray[np.float32]:
+        return self._features[video_id].stream(self._stream).astype(np.float32)
+
+    def frames(self, video_id: str) -> int | None:
+        video = self._features[video_id]
+        if self._features.specs[self._stream].fps == "native":
+            return video.num_frames
+        rates = [video.attributes.get(f"fps_{name}") for name in ("source", "used")]
+        if None in rates:
+            return None
+        source, used = (Fraction(float(fps)).limit_denominator(1001) for fps in rates if fps)
+        return Resampling(source, used).count(video.num_frames)
+
+
+class TreeSet(FeatureSet):
+    """The files of another code base; its ids are file names without what the naming adds."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self.ids = tuple(
+            name if len(places) == 1 else place
+            for name, places in tree.places.items()
+            for place in places
+        )
+
+    def form(self, video_id: str) -> tuple[int, int, int]:
+        """The form of the first file. Others that differ are found when the video is read."""
+        crops = self._tree.find(video_id)
+        first = form_of({0: crops.get(0, next(iter(crops.values())))})
+        return first.num_clips, first.num_crops if len(crops) == 1 else len(crops), first.dim
+
+    def read(self, video_id: str) -> NDArray[np.float32]:
+        return read_features(self._tree.find(video_id)).astype(np.float32)
+
+
+def open_set(path: Path, stream: str, wanted: Collection[str] = ()) -> FeatureSet:
+    """The features of a stream in ``path``; a tree is read in the naming that has ``wanted``.
+
+    Raises FeaturesError when there are none.
+    """
+    if not path.is_dir():
+        raise FeaturesError(f"{path}: no such folder: correct the path")
+    folders = stream_folders(path)
+    if not folders:
+        return TreeSet(read_tree(path, ALL_NAMINGS, stream, wanted))
+    if stream not in folders:
+        there = ", ".join(folders)
+        raise FeaturesError(f"{path}: no {stream} features there, only {there}: --stream {there}")
+    return FolderSet(open_features(folders[stream].path), stream)
+
+
+def open_pair(a: Path, b: Path, stream: str) -> tuple[FeatureSet, FeatureSet]:
+    """Both sets, a tree in the naming that has the ids of the other where that is ours."""
+    if stream_folders(a) or not stream_folders(b):
+        first = open_set(a, stream)
+        return first, open_set(b, stream, first.ids)
+    second = open_set(b, stream)
+    return open_set(a, stream, second.ids), second

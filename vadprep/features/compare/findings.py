@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import permutations
 
 from vadprep.core.clips import nearest_rates
 from vadprep.core.spec import UNKNOWN
 from vadprep.features.compare.alignment import ClipCounts, named_orders
 from vadprep.features.compare.measures import Spread
 
-EQUAL = 0.0
 ROUNDED = 1e-3
 """Largest difference that rounding to 16 bits leaves, as a fraction of the largest value."""
 CLOSE = 0.999
@@ -31,14 +31,6 @@ CHANCE = 0.15
 SCALED = math.log(1.1)
 """Features that vary by more than a tenth more or less: the input was scaled otherwise."""
 
-STRAYED = (
-    "the same scenes, but their clips do not change alike: shifted or in another order in time, or "
-    "other pixels of videos in which little changes"
-)
-MADE_ALIKE = (
-    "by the specs both were made alike: the files of the videos differ, or the devices or library "
-    "versions"
-)
 SCALINGS = {"[0,1]": 1 / 255, "[-1,1]": 1 / 127.5, "(x-114.75)/57.375": 1 / 57.375, "[0,255]": 1.0}
 """What one grey level becomes."""
 
@@ -51,7 +43,7 @@ class Difference:
     sure: str = "likely"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evidence:
     """All that was measured of two sets; nan where there was too little to measure."""
 
@@ -111,7 +103,7 @@ def verdict(evidence: Evidence) -> str:
     same_counts = evidence.counts.num_equal == evidence.counts.num_videos
     same_crops = evidence.crops[0] == evidence.crops[1] and not evidence.is_reordered
     if same_counts and same_crops and evidence.largest_difference <= ROUNDED:
-        return "equal up to rounding" if evidence.largest_difference > EQUAL else "equal"
+        return "equal up to rounding" if evidence.largest_difference else "equal"
     return "unrelated" if evidence.same_videos is False else "different"
 
 
@@ -128,7 +120,10 @@ def likely_differences(evidence: Evidence) -> Iterator[Difference]:
         return
     if evidence.by_specs is not None:
         if not evidence.by_specs and found == "different":
-            yield Difference(MADE_ALIKE)
+            yield Difference(
+                "by the specs both were made alike: the files of the videos differ, or the devices "
+                "or library versions"
+            )
         return
     yield from _of_counts(evidence.counts)
     yield from _of_crops(evidence)
@@ -165,60 +160,54 @@ def _of_crops(evidence: Evidence) -> Iterator[Difference]:
     if ours != theirs:
         yield Difference(f"A has {ours} crops, B {theirs}", "certain")
     elif evidence.is_reordered and evidence.same_network:
-        moved = [
-            f"B's crop {theirs} is A's crop {ours}"
-            for ours, theirs in enumerate(evidence.order)
-            if ours != theirs
-        ]
+        pairs = enumerate(evidence.order)
+        moved = [f"B's crop {there} is A's crop {here}" for here, there in pairs if here != there]
         named = [
             f"{a} in A and {b} in B"
             for a, b in named_orders(evidence.order)
-            if all(d in (UNKNOWN, o) for d, o in zip(evidence.declared_orders, (a, b), strict=True))
+            if evidence.declared_orders[0] in (UNKNOWN, a)
+            and evidence.declared_orders[1] in (UNKNOWN, b)
         ]
         order = f" ({' or '.join(named)})" if named else ""
         yield Difference(f"another order of the crops{order}: {', '.join(moved)}")
 
 
 def _of_values(evidence: Evidence) -> Iterator[Difference]:
-    if evidence.spread is None:
-        yield Difference(
-            f"other networks: features of dimension {evidence.dims[0]} and {evidence.dims[1]}",
-            "certain",
-        )
+    """Another network, or what changes the input of one: its scaling, or the pixels."""
+    found = evidence.spread
+    same_rate = evidence.counts.same_rate  # else the clips show other frames, which explains much
+    if found is None:
+        dims = f"{evidence.dims[0]} and {evidence.dims[1]}"
+        yield Difference(f"other networks: features of dimension {dims}", "certain")
     elif evidence.largest_difference <= ROUNDED:
         return
-    elif evidence.same_network:
-        yield from _of_pixels(evidence, evidence.spread)
-    elif evidence.same_videos:
+    elif not evidence.same_network and evidence.same_videos:
         yield Difference(
             "other weights or another network: the same videos, but no feature of B follows the "
             "feature of A that has its number"
         )
-    else:
+    elif not evidence.same_network:
         yield Difference("too few clips to tell other weights from other videos", "possible")
-
-
-def _of_pixels(evidence: Evidence, found: Spread) -> Iterator[Difference]:
-    """What changes the input of one network: its scaling, or the pixels."""
-    if evidence.unit_length[0] != evidence.unit_length[1]:
+    elif evidence.unit_length[0] != evidence.unit_length[1]:
         name = "A" if evidence.unit_length[0] else "B"
         yield Difference(f"the snippets of {name} were scaled to length 1", "certain")
-        return
-    same_rate = evidence.counts.same_rate  # else the clips show other frames, which explains much
-    if math.isnan(found.scale):
+    elif math.isnan(found.scale):
         yield Difference("too few clips, or none that changes, to tell what differs", "possible")
     elif not evidence.same_time:
         if same_rate:
-            yield Difference(STRAYED, "possible")
+            yield Difference(
+                "the same scenes, but their clips do not change alike: shifted or in another order "
+                "in time, or other pixels of videos in which little changes",
+                "possible",
+            )
     elif abs(math.log(found.scale)) > SCALED:
         yield Difference(
             f"another scaling of the input: B's features vary {found.scale:.3g} times as much as "
             f"A's{_scalings(found.scale)}"
         )
         if found.correlation < MIXED and same_rate:
-            yield Difference(
-                "the pixels may differ as well, by another resize or decoder", "possible"
-            )
+            text = "the pixels may differ as well, by another resize or decoder"
+            yield Difference(text, "possible")
     elif found.correlation > CLOSE:
         yield Difference("nearly equal, as after another precision, device or library version")
     elif same_rate:
@@ -230,9 +219,11 @@ def _of_pixels(evidence: Evidence, found: Spread) -> Iterator[Difference]:
 
 def _scalings(scale: float) -> str:
     """The pairs of known scalings whose ratio is within a quarter of ``scale``."""
-    pairs = [(a, b, SCALINGS[b] / SCALINGS[a]) for a in SCALINGS for b in SCALINGS if a != b]
-    off = {(a, b): abs(math.log(ratio / scale)) for a, b, ratio in pairs}
-    near = sorted((pair for pair in off if off[pair] < 1 / 4), key=lambda pair: off[pair])
+    off = {
+        (a, b): abs(math.log(SCALINGS[b] / SCALINGS[a] / scale))
+        for a, b in permutations(SCALINGS, 2)
+    }
+    near = sorted((pair for pair in off if off[pair] < 1 / 4), key=off.__getitem__)
     if not near:
         return ", the ratio of no two known scalings (a trained network is not linear)"
     options = " or ".join(f"B was made with {b} scaling and A with {a}" for a, b in near)

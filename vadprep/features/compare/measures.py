@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Snippets of the same clips of one video in A and in B."""
 
-Pair64 = tuple[NDArray[np.float64], NDArray[np.float64]]
-
 MOST_FEATURES = 256
 """Features among which each is looked for."""
 FEWEST_CLIPS = 8
@@ -60,9 +58,9 @@ def spread(pairs: Sequence[Pair]) -> Spread:
     return Spread(ab / math.sqrt(aa * bb), scale, shift)
 
 
-def _centred(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Values [num_clips, ...] without their mean over the clips."""
-    return values - values.mean(axis=0, keepdims=True)
+def _centred(values: NDArray[np.float32], axis: int = 0) -> NDArray[np.float32]:
+    """Values [num_clips, ...] without their mean over the clips, or another axis."""
+    return values - values.mean(axis=axis, keepdims=True)
 
 
 def same_features(pairs: Sequence[Pair]) -> float:
@@ -86,16 +84,17 @@ def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return rows / np.where(lengths == 0, 1.0, lengths)
 
 
+def _video_means(pairs: Sequence[Pair], side: int) -> NDArray[np.float64]:
+    """The mean snippet of each video in A (side 0) or in B: [num_videos, dim]."""
+    return np.stack([pair[side].mean(axis=0, dtype=np.float64) for pair in pairs])
+
+
 def same_profile(pairs: Sequence[Pair]) -> float:
     """Correlation over the features of their means in A and in B.
 
     High for one network on any videos, near 0 for two networks.
     """
-    means = [
-        np.mean([pair[side].mean(axis=0, dtype=np.float64) for pair in pairs], axis=0)
-        for side in (0, 1)
-    ]
-    return _correlation(means[0], means[1])
+    return _correlation(*(_video_means(pairs, side).mean(axis=0) for side in (0, 1)))
 
 
 def same_scene(pairs: Sequence[Pair]) -> float:
@@ -107,9 +106,8 @@ def same_scene(pairs: Sequence[Pair]) -> float:
     """
     if len(pairs) < 3:
         return math.nan
-    sides = [np.stack([pair[side].mean(axis=0, dtype=np.float64) for pair in pairs])
-             for side in (0, 1)]  # fmt: skip
-    a, b = (_unit(side - side.mean(axis=0)) for side in sides)
+    means = [_video_means(pairs, side) for side in (0, 1)]
+    a, b = (_unit(each - each.mean(axis=0)) for each in means)
     alike = a @ b.T
     nearer = (alike >= np.diagonal(alike)[:, None]).sum(axis=1) - 1
     return float(nearer.mean() / (len(pairs) - 1))
@@ -127,9 +125,14 @@ def same_course(pairs: Sequence[Pair]) -> tuple[float, float]:
     grams = [(_gram(a), _gram(b)) for a, b in pairs if len(a) >= FEWEST_CLIPS]
     if not grams:
         return math.nan, math.nan
-    own = [_course(a, b) for a, b in grams]
-    others = _other_videos(grams) if len(grams) > 2 else [_shifted(a, b) for a, b in grams]
-    by_chance = [np.mean(np.array(each) >= mine) for mine, each in zip(own, others, strict=True)]
+    own, by_chance = [], []
+    for number, (a, b) in enumerate(grams):
+        if len(grams) > 2:
+            partners = [other for i, (_, other) in enumerate(grams) if i != number]
+        else:
+            partners = [np.roll(b, shift, axis=(0, 1)) for shift in range(2, len(b) - 1)]
+        own.append(_course(a, b))
+        by_chance.append(np.mean([_course(a, other) >= own[-1] for other in partners]))
     return float(np.mean(own)), float(np.mean(by_chance))
 
 
@@ -138,19 +141,6 @@ def _gram(snippets: NDArray[np.float32]) -> NDArray[np.float64]:
     centred = _centred(snippets).astype(np.float64)
     products: NDArray[np.float64] = centred @ centred.T
     return products
-
-
-def _other_videos(grams: Sequence[Pair64]) -> list[list[float]]:
-    """The course of each video of A against those of all other videos of B."""
-    return [
-        [_course(a, b) for j, (_, b) in enumerate(grams) if i != j]
-        for i, (a, _) in enumerate(grams)
-    ]
-
-
-def _shifted(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[float]:
-    """The course of a video of A against its partner, shifted by two clips and more."""
-    return [_course(a, np.roll(b, shift, axis=(0, 1))) for shift in range(2, len(b) - 1)]
 
 
 def _course(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -184,7 +174,7 @@ def crop_likeness(pairs: Sequence[Pair]) -> NDArray[np.float64]:
     ``pairs`` are [num_clips, num_crops, dim]. What all crops of a clip share is taken away, so
     that a crop differs from its neighbours.
     """
-    own = [(_own(a), _own(b)) for a, b in pairs]
+    own = [(_centred(a, axis=1), _centred(b, axis=1)) for a, b in pairs]
     products = sum(np.einsum("tid,tjd->ij", a, b, dtype=np.float64) for a, b in own)
     norms = [
         np.sqrt(sum(np.einsum("tid,tid->i", pair[side], pair[side]) for pair in own))
@@ -193,7 +183,3 @@ def crop_likeness(pairs: Sequence[Pair]) -> NDArray[np.float64]:
     outer = np.outer(norms[0], norms[1])
     likeness: NDArray[np.float64] = products / np.where(outer == 0, 1.0, outer)
     return likeness
-
-
-def _own(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return values - values.mean(axis=1, keepdims=True)

@@ -1,9 +1,11 @@
-"""The feature files of one video: .npy arrays or lines of numbers, read without running code."""
+"""Feature files of other code: .npy arrays or lines of numbers, read without running code."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.errors import FeaturesError
+from vadprep.core.spec import STREAMS
+from vadprep.data import file_names
+from vadprep.features.exchange.layouts import Naming
 
 REMEDY = "copy the file again"
 
@@ -91,3 +96,97 @@ def write_features(path: Path, array: NDArray[np.floating]) -> None:
             np.savetxt(stream, array.reshape(len(array), -1), fmt="%.9g")
         else:
             np.save(stream, array, allow_pickle=False)
+
+
+# ---------------------------------------------------------------- files in a folder
+
+LABELS = re.compile(r"(.*[-_])?gt([-_.].*)?")
+"""Names of ground truth, which lies beside the features in many trees."""
+
+
+class Tree:
+    """The feature files in a folder, by video.
+
+    ``videos`` maps the path of each file relative to the root, without what the naming adds, to
+    the paths of its crops by number; ``places`` maps names to such paths. ``others`` are files that
+    are not of this naming.
+    """
+
+    def __init__(self, root: Path, naming: Naming, files: Iterable[PurePosixPath]) -> None:
+        self.root, self.naming = root, naming
+        self.videos: dict[str, dict[int, Path]] = {}
+        self.places: dict[str, list[str]] = defaultdict(list)
+        self.others: list[str] = []
+        for path in files:
+            if (parsed := naming.parse(path.name)) is None:
+                self.others.append(str(path))
+                continue
+            name, crop = parsed
+            place = str(path.parent / name)
+            if place not in self.videos:
+                self.places[name].append(place)
+            self.videos.setdefault(place, {})[crop] = root / path
+
+    def find(self, video_id: str) -> Mapping[int, Path]:
+        """Files of a video by crop: at its id as a path, else the ones of that name; or none.
+
+        Raises FeaturesError if files of that name are in two folders.
+        """
+        if video_id in self.videos:
+            return self.videos[video_id]
+        places = self.places.get(PurePosixPath(video_id).name, [])
+        if len(places) > 1:
+            raise FeaturesError(
+                f"{self.root}: features of {video_id!r} are there twice, {places[0]} and "
+                f"{places[1]}: name the folder of one of them"
+            )
+        return self.videos[places[0]] if places else {}
+
+    def explained(self, wanted: Collection[str] = ()) -> int:
+        """How many of the ``wanted`` videos have their first crop here.
+
+        Without wanted ids, 1 when half of the files are of such videos, else 0.
+        """
+        whole = {place: crops for place, crops in self.videos.items() if 0 in crops}
+        if not wanted:
+            num_files = sum(map(len, self.videos.values())) + len(self.others)
+            return int(2 * sum(map(len, whole.values())) >= num_files > 0)
+        named = {PurePosixPath(place).name for place in whole}
+        return sum(each in whole or PurePosixPath(each).name in named for each in wanted)
+
+    def unused(self, used: Iterable[Mapping[int, Path]]) -> tuple[str, ...]:
+        """Files relative to the root that are in none of ``used``, what ``find`` gave."""
+        taken = {path for crops in used for path in crops.values()}
+        left = {path for crops in self.videos.values() for path in crops.values()} - taken
+        return (*sorted(path.relative_to(self.root).as_posix() for path in left), *self.others)
+
+
+def read_tree(
+    root: Path, namings: Iterable[Naming], stream: str, wanted: Collection[str] = ()
+) -> Tree:
+    """The files under ``root`` in the naming that has most of the ``wanted`` ids.
+
+    Without wanted ids: in the first naming that half of the files have. Folders named after another
+    stream (``Flow``, ``FlowTest``) are passed over. Raises FeaturesError when there is none.
+    """
+    if not root.is_dir():
+        raise FeaturesError(f"{root}: no such folder: correct the path")
+    others = tuple(name for name in STREAMS if name != stream)
+    files = [
+        PurePosixPath(folder, name)
+        for folder, names in file_names(root)
+        if not any(part.lower().startswith(others) for part in folder.parts)
+        for name in names
+        if wanted or not LABELS.fullmatch(name)
+    ]
+    trees = [Tree(root, naming, files) for naming in namings]
+    best = max(trees, key=lambda tree: tree.explained(wanted))  # the first of equals
+    if not best.explained(wanted):
+        example = next(iter(wanted), "ID")
+        expected = ", ".join(sorted({tree.naming.name(example) for tree in trees}))
+        there = f"there is {files[0]}" if files else "there is no file"
+        raise FeaturesError(
+            f"{root}: no {stream} features in this layout (looked for {expected}; {there}): "
+            f"check the folder, --layout and the manifest"
+        )
+    return best

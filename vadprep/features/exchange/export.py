@@ -18,9 +18,8 @@ from vadprep.core.spec import Spec
 from vadprep.data import Manifest, choose_manifest, file_names, video_intervals
 from vadprep.features.exchange.arrays import write_features
 from vadprep.features.exchange.import_ import imported_preset
-from vadprep.features.exchange.layouts import LAYOUTS, SEGMENT_LAYOUT
+from vadprep.features.exchange.layouts import LAYOUTS, SEGMENT_LAYOUT, Target, target_of
 from vadprep.features.exchange.spans import SEGMENTS
-from vadprep.features.exchange.targets import Target, target_of
 from vadprep.features.reader import Features, VideoFeatures, open_features
 
 SPLITS = ("train", "test")

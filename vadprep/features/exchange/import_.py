@@ -23,8 +23,8 @@ from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, UNKNOWN, Spec
 from vadprep.data import Manifest, choose_manifest, frame_bounds
-from vadprep.features.exchange.arrays import Form, form_of, read_features
-from vadprep.features.exchange.layouts import LAYOUTS, SEGMENT_LAYOUT, read_tree
+from vadprep.features.exchange.arrays import Form, form_of, read_features, read_tree
+from vadprep.features.exchange.layouts import LAYOUTS, SEGMENT_LAYOUT
 from vadprep.features.exchange.spans import (
     SEGMENTS,
     clip_spans,

@@ -1,4 +1,6 @@
-"""How other code bases name the feature files of a video, and which of them a folder holds.
+"""How other code bases name and list feature files, read in the repositories named.
+
+An export follows them, so that their code runs on it unchanged.
 
 An id is never taken apart at a dot, ``#`` or ``=``: what follows it in a file name is matched as
 a whole. (I3D_Feature_Extraction_resnet cuts at the first dot, which maps the 3,954 training
@@ -8,14 +10,9 @@ videos of XD-Violence to 2,197 files.)
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-
-from vadprep.core.errors import FeaturesError
-from vadprep.core.spec import STREAMS
-from vadprep.data import file_names
+from pathlib import PurePosixPath
 
 
 @dataclass(frozen=True)
@@ -66,18 +63,7 @@ LAYOUTS: dict[str, tuple[Naming, ...]] = {
     "pel4vad": (BARE_FIRST, PER_CROP, UNDERSCORE),
     "sultani-txt": (TEXT,),
 }
-"""The namings that files of a layout may have.
-
-=========== ================================ ============================================
-rtfm        ``ID_i3d.npy``                   [num_clips, num_crops, dim]; RTFM, MGFN, S3R
-xdviodet    ``ID__0.npy`` to ``ID__4.npy``   [num_clips, dim]; XDVioDet
-deepmil     ``ID__0.npy`` or ``ID.npy``, ... [num_clips, dim]; Roc-Ng's UCF-Crime features
-urdmu       ``ID__0.npy`` to ``ID__9.npy``   [num_clips, dim]; UR-DMU
-pel4vad     UCF-Crime ``ID.npy``, ``ID__1.npy``, ...; XD-Violence ``ID__0.npy``, ...;
-            ShanghaiTech ``ID_0.npy``, ...   [num_clips, dim]; PEL4VAD
-sultani-txt ``ID_C.txt``                     32 lines of numbers, segments; Sultani et al.
-=========== ================================ ============================================
-"""
+"""The namings that files of a layout may have; the README has a table of them."""
 
 SEGMENT_LAYOUT = "sultani-txt"
 """The layout whose rows are segments of a video, not clips."""
@@ -85,93 +71,123 @@ SEGMENT_LAYOUT = "sultani-txt"
 ALL_NAMINGS = (ARRAY, TEXT, PER_CROP, UNDERSCORE, BARE_FIRST)
 """Every naming, those that explain fewer files by chance first."""
 
-LABELS = re.compile(r"(.*[-_])?gt([-_.].*)?")
-"""Names of ground truth, which lies beside the features in many trees."""
+
+# ---------------------------------------------------------------- what other code expects
+
+UCF, XD, SHANGHAITECH = "UCF-Crime", "XD-Violence", "ShanghaiTech"
+
+STREAM_FOLDERS = {"rgb": "RGB", "flow": "Flow"}
+CLASS_FOLDERS = {0: "Normal", 1: "Anomaly"}
 
 
-class Tree:
-    """The feature files in a folder, by video.
+@dataclass(frozen=True)
+class Target:
+    """One form of a layout. Paths are relative to the folder of the export."""
 
-    ``videos`` maps the path of each file relative to the root, without what the naming adds, to
-    the paths of its crops by number; ``places`` maps names to such paths. ``others`` are files that
-    are not of this naming.
-    """
+    naming: Naming
+    folders: tuple[str, str]
+    """Of the features of train and test; ``{stream}`` is RGB or Flow, ``{label}`` the class."""
+    lists: tuple[str, ...] = ()
+    """List files of train and test; ``{stream}`` is rgb or flow. None: the code lists a folder."""
+    ground_truth: str = ""
+    """File of the flat frame labels of the test split, in the order of its list; "" for none."""
+    abnormal_lines: int | None = None
+    """Lines of abnormal videos that the code cuts off its training list, where it does."""
+    crop_order: str | None = None
+    """Order that the code's own features have, where it is known."""
+    listed_crops: int | None = None
+    """Number of crops of a video in a list; None for all."""
+    normal_name: str = ""
+    """What marks a normal video in its name, where the code takes labels from names."""
+    relative: bool = False
+    """The list has paths relative to the export, else whole ones."""
+    labelled: bool = False
+    """Lines of the training list end in the label."""
+    splits_lines: bool = False
+    """The code splits lines at blanks, so that no path may have one."""
 
-    def __init__(self, root: Path, naming: Naming, files: Iterable[PurePosixPath]) -> None:
-        self.root, self.naming = root, naming
-        self.videos: dict[str, dict[int, Path]] = {}
-        self.places: dict[str, list[str]] = defaultdict(list)
-        self.others: list[str] = []
-        for path in files:
-            if (parsed := naming.parse(path.name)) is None:
-                self.others.append(str(path))
-                continue
-            name, crop = parsed
-            place = str(path.parent / name)
-            if place not in self.videos:
-                self.places[name].append(place)
-            self.videos.setdefault(place, {})[crop] = root / path
-
-    def find(self, video_id: str) -> Mapping[int, Path]:
-        """Files of a video by crop: at its id as a path, else the ones of that name; or none.
-
-        Raises FeaturesError if files of that name are in two folders.
-        """
-        if video_id in self.videos:
-            return self.videos[video_id]
-        places = self.places.get(PurePosixPath(video_id).name, [])
-        if len(places) > 1:
-            raise FeaturesError(
-                f"{self.root}: features of {video_id!r} are there twice, {places[0]} and "
-                f"{places[1]}: name the folder of one of them"
-            )
-        return self.videos[places[0]] if places else {}
-
-    def explained(self, wanted: Collection[str] = ()) -> int:
-        """How many of the ``wanted`` videos have their first crop here.
-
-        Without wanted ids, 1 when half of the files are of such videos, else 0.
-        """
-        whole = {place: crops for place, crops in self.videos.items() if 0 in crops}
-        if not wanted:
-            num_files = sum(map(len, self.videos.values())) + len(self.others)
-            return int(2 * sum(map(len, whole.values())) >= num_files > 0)
-        named = {PurePosixPath(place).name for place in whole}
-        return sum(each in whole or PurePosixPath(each).name in named for each in wanted)
-
-    def unused(self, used: Iterable[Mapping[int, Path]]) -> tuple[str, ...]:
-        """Files relative to the root that are in none of ``used``, what ``find`` gave."""
-        taken = {path for crops in used for path in crops.values()}
-        left = {path for crops in self.videos.values() for path in crops.values()} - taken
-        return (*sorted(path.relative_to(self.root).as_posix() for path in left), *self.others)
+    def folder(self, stream: str, split: str, label: int) -> PurePosixPath:
+        """Folder of the features of videos of a split and label, relative to the export."""
+        path = self.folders[split == "test"]
+        path = path.format(stream=STREAM_FOLDERS[stream], label=CLASS_FOLDERS[label])
+        return PurePosixPath(path)
 
 
-def read_tree(
-    root: Path, namings: Iterable[Naming], stream: str, wanted: Collection[str] = ()
-) -> Tree:
-    """The files under ``root`` in the naming that has most of the ``wanted`` ids.
+TARGETS: dict[str, dict[str, Target]] = {
+    "rtfm": {
+        UCF: Target(
+            ARRAY, ("UCF_Train_ten_crop_i3d", "UCF_Test_ten_crop_i3d"),
+            ("list/ucf-i3d.list", "list/ucf-i3d-test.list"), "list/gt-ucf.npy",
+            abnormal_lines=810, crop_order="torchvision",
+        ),
+        SHANGHAITECH: Target(
+            ARRAY, ("SH_Train_ten_crop_i3d", "SH_Test_ten_crop_i3d"),
+            ("list/shanghai-i3d-train-10crop.list", "list/shanghai-i3d-test-10crop.list"),
+            "list/gt-sh.npy", abnormal_lines=63, crop_order="torchvision",
+        ),
+    },
+    "xdviodet": {
+        XD: Target(
+            PER_CROP, ("i3d-features/{stream}", "i3d-features/{stream}Test"),
+            ("list/{stream}.list", "list/{stream}_test.list"), "list/gt.npy",
+            crop_order="xd", normal_name="_label_A",
+        ),
+    },
+    "deepmil": {
+        UCF: Target(
+            PER_CROP, ("train/{stream}", "test/{stream}"),
+            ("list/ucf-i3d.list", "list/ucf-i3d-test.list"), "list/gt-ucf.npy",
+            abnormal_lines=810, crop_order="xd", listed_crops=1,
+        ),
+    },
+    "urdmu": {
+        UCF: Target(
+            PER_CROP, ("train", "test"),
+            ("list/UCF_Train.list", "list/UCF_Test.list"), "frame_label/gt-ucf.npy",
+            abnormal_lines=8100, crop_order="gowtham", normal_name="Normal", splits_lines=True,
+        ),
+        XD: Target(
+            PER_CROP, ("i3d-features/{stream}", "i3d-features/{stream}Test"),
+            ("list/XD_Train.list", "list/XD_Test.list"), "frame_label/xd_gt.npy",
+            abnormal_lines=9525, crop_order="xd", normal_name="_label_A", splits_lines=True,
+        ),
+    },
+    "pel4vad": {
+        UCF: Target(
+            BARE_FIRST, ("train", "test"),
+            ("list/ucf/train.list", "list/ucf/test.list"), "list/ucf/ucf-gt.npy",
+            crop_order="xd", normal_name="Normal", relative=True,
+        ),
+        XD: Target(
+            PER_CROP, ("train", "test"),
+            ("list/xd/train.list", "list/xd/test.list"), "list/xd/xd-gt.npy",
+            crop_order="xd", normal_name="_label_A", relative=True,
+        ),
+        SHANGHAITECH: Target(
+            UNDERSCORE, ("train", "test"),
+            ("list/sh/train.list", "list/sh/test.list"), "list/sh/sh-gt.npy",
+            relative=True, labelled=True, splits_lines=True,
+        ),
+    },
+    "sultani-txt": {
+        # TrainingAnomalyDetector_public.py takes the first folder by name for abnormal. The scores
+        # are compared with the annotation file, in MATLAB.
+        UCF: Target(TEXT, ("Train/{label}", "Test")),
+    },
+}  # fmt: skip
+"""Layout -> data set whose form it is -> what the code expects."""
 
-    Without wanted ids: in the first naming that half of the files have. Folders named after another
-    stream (``Flow``, ``FlowTest``) are passed over. Raises FeaturesError when there is none.
-    """
-    if not root.is_dir():
-        raise FeaturesError(f"{root}: no such folder: correct the path")
-    others = tuple(name for name in STREAMS if name != stream)
-    files = [
-        PurePosixPath(folder, name)
-        for folder, names in file_names(root)
-        if not any(part.lower().startswith(others) for part in folder.parts)
-        for name in names
-        if wanted or not LABELS.fullmatch(name)
-    ]
-    trees = [Tree(root, naming, files) for naming in namings]
-    best = max(trees, key=lambda tree: tree.explained(wanted))  # the first of equals
-    if not best.explained(wanted):
-        example = next(iter(wanted), "ID")
-        expected = ", ".join(sorted({tree.naming.name(example) for tree in trees}))
-        there = f"there is {files[0]}" if files else "there is no file"
-        raise FeaturesError(
-            f"{root}: no {stream} features in this layout (looked for {expected}; {there}): "
-            f"check the folder, --layout and the manifest"
-        )
-    return best
+
+def data_set_of(video_ids: Collection[str]) -> str:
+    """The data set whose naming the ids have; UCF-Crime's form serves any other, too."""
+    if all("_label_" in video_id for video_id in video_ids):
+        return XD
+    if all(re.fullmatch(r"\d\d_\d{3,4}", video_id) for video_id in video_ids):
+        return SHANGHAITECH
+    return UCF
+
+
+def target_of(layout: str, video_ids: Collection[str]) -> Target:
+    """The form of a layout for these videos: their data set's own, else the first it has."""
+    forms = TARGETS[layout]
+    return forms.get(data_set_of(video_ids), next(iter(forms.values())))
