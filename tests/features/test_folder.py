@@ -73,7 +73,7 @@ def test_unknown_matches_nothing_not_even_itself():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("tail", "loop"), ("crops", 3), ("fps", "fast"), ("fps", "0"), ("dtype", "int8"), ("hue", 1)],
+    [("tail", "loop"), ("crops", 3), ("fps", "fast"), ("fps", "0"), ("dtype", "int8")],
 )
 def test_a_bad_setting_is_a_value_error_that_shows_it(field, value):
     with pytest.raises(ValueError, match=field):
