@@ -38,7 +38,7 @@ def test_the_ratio_is_that_of_the_clips_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [WorkersRun("rgb", 1, 100, 50.0, 1.0), WorkersRun("rgb", 2, 100, 25.0, 7.0)]
-    monkeypatch.setattr(workers, "bench_workers", lambda *_: runs)
+    monkeypatch.setattr(workers, "bench_workers", lambda *_: iter(runs))
     rows = table("workers", tmp_path)
     assert [row[-2:] for row in rows[:3]] == [
         ["clips/s", "ratio"],

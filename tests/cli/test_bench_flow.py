@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from support.videos import write_video
@@ -100,15 +99,3 @@ def test_frames_are_neighbours_from_the_middle(clip: Path) -> None:
 def test_a_clip_that_is_too_short_is_named(clip: Path) -> None:
     with pytest.raises(DecodeError, match="street.mp4: 150 frames where 400 are asked for"):
         bench_flow.grey_frames(clip, (24, 32), 400)
-
-
-def test_bytes_are_counted_scale_by_scale() -> None:
-    planes = 15  # read: u, v, 4 of p, 3 of the data term; written: u, v, 4 of p
-    moved = bench_flow.bytes_moved(torch.tensor([[2, 5], [1, 0]]), [(10, 20), (8, 16)])
-    assert moved == planes * 4 * (3 * 200 + 5 * 128)
-
-
-@pytest.mark.gpu
-def test_a_gpu_cannot_beat_a_copy(clip: Path) -> None:
-    frames = torch.from_numpy(bench_flow.grey_frames(clip, (256, 340), 33)).cuda()
-    assert 0.01 < bench_flow.bandwidth_share(frames) < 2  # above 1 from the cache alone

@@ -103,17 +103,15 @@ def estimate(
     ``extract`` raises before it writes.
     """
     found, plan = plan_extraction(videos, out, dataset, root, options)
-    manifest, index = found.manifest, SourceIndex(found.root)
-    extractor = make_extractor(replace(plan, save_flow=None))
-    shares = {spec.stream: _share(plan, spec.stream, manifest, retry_failed) for spec in plan.specs}
-    lacking: dict[str, tuple[str, ...]] = {}
+    index, extractor = SourceIndex(found.root), make_extractor(replace(plan, save_flow=None))
+    shares = {
+        spec.stream: _share(plan, spec.stream, found.manifest, retry_failed) for spec in plan.specs
+    }
     sources: dict[str, tuple[Video, Path]] = {}
-    for video in manifest.videos:
-        names = tuple(name for name, (left, *_) in shares.items() if video.video_id in left)
-        if names:
+    for video in found.manifest.videos:
+        if any(video.video_id in left for left, *_ in shares.values()):
             with suppress(DecodeError):  # missing: counted below
                 sources[video.video_id] = video, index.find(video)
-                lacking[video.video_id] = names
     lengths = _lengths(list(sources.values()), extractor)
     spec, used, clips = extractor.spec, dict[str, int](), dict[str, int]()
     for video_id, each in lengths.items():
@@ -142,16 +140,14 @@ def estimate(
             for video_id in there:  # u and v, a byte each a pixel
                 height, width = target_size(spec.resize, *lengths[video_id][2:])
                 flow_bytes += 2 * height * width * num_flows(used[video_id])
-    seconds = 0.0
-    for names in set(lacking.values()):  # what the videos lack is measured for itself
-        ids = [video_id for video_id, lacks in lacking.items() if lacks == names]
-        a_clip = _seconds_a_clip(extractor, names, [sources[each] for each in ids])
-        seconds += a_clip * sum(clips[each] for each in ids)
+    lacking = [stream.spec.stream for stream in streams if stream.videos]
+    a_clip = _seconds_a_clip(extractor, lacking, list(sources.values()))
+    total = sum(clips.values())
     return Estimate(
         streams=tuple(streams),
-        clips=sum(clips.values()),
+        clips=total,
         workers=plan.workers,
-        seconds=None if math.isnan(seconds) else seconds / plan.workers,
+        seconds=None if math.isnan(a_clip) else a_clip * total / plan.workers,
         flow_bytes=flow_bytes if plan.save_flow else None,
     )
 
@@ -164,17 +160,18 @@ def _share(
     folder, shards, rows = plan.folder(stream), Plan(), {}
     if read_spec(folder):
         shards, rows = StreamFolder.open(folder).plan, read_rows(folder)
-    if retry_failed:
-        rows = {each: row for each, row in rows.items() if row.status != FAILED}
     ids = [video.video_id for video in manifest.videos]
     shards.extend(ids, plan.shard_size or read_shard_size(folder))
     rank, ranks = plan.share.rank, plan.share.world_size
-    mine = [each for each in ids if shards.places[each].shard % ranks == rank]
-    return (
-        {each for each in mine if each not in rows},
-        Counter(rows[each].status for each in mine if each in rows),
-        len(shards.shards[rank::ranks]),
-    )
+    left, finished = set[str](), Counter[str]()
+    for video_id in ids:
+        if shards.places[video_id].shard % ranks == rank:
+            row = rows.get(video_id)
+            if row is None or (retry_failed and row.status == FAILED):
+                left.add(video_id)
+            else:
+                finished[row.status] += 1
+    return left, finished, len(shards.shards[rank::ranks])
 
 
 def _lengths(sources: Sources, extractor: Extractor) -> dict[str, _Length]:

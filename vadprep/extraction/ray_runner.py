@@ -23,13 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorUnavailableError,
-    ActorUnschedulableError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-)
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vadprep.backbones.backbone import free_device_memory
@@ -69,9 +63,6 @@ LOOK_SECONDS = 1.0
 
 MAX_STARTS = 3
 """Workers in a row that may die on a node while they get ready."""
-
-LOST = (RayActorError, ActorUnschedulableError, OutOfMemoryError)
-"""What Ray raises when a worker, or the way to it, is lost."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +264,7 @@ class RayWorkers:
         except ActorUnavailableError:
             if handle.is_ready or task is None:
                 self._ask(handle)  # the answer comes when Ray knows what became of it
-        except LOST as error:
+        except RayError as error:  # the worker, or the way to it, is lost
             self._lost(handle, error)
         else:
             if task:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from vadprep.features.journal import Event
 
@@ -68,8 +68,7 @@ def timed(blocks: Iterable[Block], watch: Stopwatch, stage: str) -> Iterator[Blo
         yield block
 
 
-@dataclass(frozen=True)
-class SlowVideo:
+class SlowVideo(NamedTuple):
     """One of the videos that took longest."""
 
     video_id: str
@@ -91,35 +90,29 @@ class StageSeconds:
 
     def as_json(self) -> dict[str, Any]:
         """All of it for programs."""
-        return asdict(self)
+        return {**asdict(self), "slowest": [each._asdict() for each in self.slowest]}
 
 
 def stage_seconds(events: Iterable[Event]) -> StageSeconds:
     """Sums over ``events``, those of a rank in their order."""
     seconds: Counter[str] = Counter()
     started: dict[str, float] = {}
-    slowest: list[tuple[float, str, int]] = []
-    videos = clips = 0
-    decoding: float | None = 0.0
+    timed, decoding = list[SlowVideo](), list[float | None]()
     for event in events:
-        video_id = event.video_id
         if event.event == "start":
-            started[video_id] = event.time
+            started[event.video_id] = event.time
         elif event.event == "committed" and event.is_end:
-            spent, count = dict(event.seconds or {}), event.num_clips or 0
-            own = spent.pop(DECODING, None)
-            decoding = None if own is None or decoding is None else decoding + own
-            whole = event.time - started.pop(video_id, event.time)
+            spent = dict(event.seconds or {})
+            decoding.append(spent.pop(DECODING, None))
+            whole = event.time - started.pop(event.video_id, event.time)
             spent[OTHER] = max(0.0, whole - sum(spent.values()))
             seconds.update(spent)
-            videos, clips = videos + 1, clips + count
-            entry = (max(whole, sum(spent.values())), video_id, count)
-            keep = heapq.heappush if len(slowest) < SLOWEST else heapq.heappushpop
-            keep(slowest, entry)
+            timed.append(SlowVideo(event.video_id, sum(spent.values()), event.num_clips or 0))
+    known = [each for each in decoding if each is not None]
     return StageSeconds(
-        videos,
-        clips,
-        dict(seconds),
-        decoding if videos else None,
-        tuple(SlowVideo(each, took, count) for took, each, count in sorted(slowest, reverse=True)),
+        videos=len(timed),
+        clips=sum(each.num_clips for each in timed),
+        seconds=dict(seconds),
+        decoding_seconds=sum(known) if timed and len(known) == len(timed) else None,
+        slowest=tuple(heapq.nlargest(SLOWEST, timed, key=lambda each: each.seconds)),
     )

@@ -1,5 +1,5 @@
 from .compute import TVL1 as TVL1, tvl1 as tvl1
-from .gpu import iteration_bytes as iteration_bytes, tvl1_cuda as tvl1_cuda
+from .gpu import tvl1_cuda as tvl1_cuda
 from .quantise import (
     QUANTISE as QUANTISE,
     ComputedFlow as ComputedFlow,

@@ -67,11 +67,6 @@ def tvl1_cuda(
     return flow, counts
 
 
-def iteration_bytes(height: int, width: int) -> int:
-    """Bytes that one iteration of one pair moves at least, at a scale of this size."""
-    return kernels.PLANES_MOVED * 4 * height * width
-
-
 def _coarse_to_fine(frames: Tensor, settings: TVL1) -> tuple[Tensor, Tensor]:
     """Flow float32 [pair, 2, H, W] of frames uint8 [pair + 1, H, W]; iterations [pair, scale]."""
     pyramid, step = [frames.float()], 1 / settings.scale_step

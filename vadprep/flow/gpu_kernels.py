@@ -43,9 +43,6 @@ WARP = tl.constexpr(2)
 DONE = tl.constexpr(3)
 """What can be next. A warp is followed by a median at once."""
 
-PLANES_MOVED = 15
-"""Planes an iteration must read or write at least: u, v, 4 of p, 3 warped; u, v, 4 of p."""
-
 EPSILON = tl.constexpr(1.1920929e-07)
 """Of float32; a squared gradient up to this counts as none."""
 

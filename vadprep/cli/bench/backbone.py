@@ -17,15 +17,13 @@ from vadprep.extraction.extractor import fixed_threads
 
 
 class Timing(NamedTuple):
-    """One form of the network."""
+    """One form of the network: median seconds for a clip, and its speed-up and the relative error
+    of its features (Euclidean norm) against the plain form."""
 
     form: str
     seconds: float
-    """Median for one clip."""
     speedup: float
-    """Time of the plain form divided by that of this one."""
     relative_error: float
-    """Of the features against those of the plain form, in the Euclidean norm."""
 
 
 def bench_backbone(

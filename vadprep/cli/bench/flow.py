@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from PIL import Image
 from vadprep.core.errors import DecodeError
 from vadprep.core.resources import worker_cores
 from vadprep.data import find_videos
-from vadprep.flow import TVL1, grey_of, tvl1
+from vadprep.flow import grey_of, tvl1
 from vadprep.video import open_frames
 
 SIZES = ((224, 224), (256, 340))
@@ -30,27 +30,22 @@ NOISE = 1e-4
 """Standard deviation, in grey levels, of the noise that shows how chaotic the method is."""
 BASE = "OpenCV"
 SELF = "OpenCV, noise of 1e-4 grey levels added"
-COPIED_BYTES = 1 << 30
-"""Read and written together, in the copy that GPUs are compared with."""
 
 Flow = NDArray[np.float32]
-Result = TypeVar("Result")
 Method = Callable[[NDArray[np.uint8]], Flow]
 
 
 class FlowTiming(NamedTuple):
-    """One back end at one size, over the pairs of all videos."""
+    """One back end at one size, over the pairs of all videos: seconds a pair (median of the
+    videos' means), its speed-up over OpenCV, and the mean and the 99th percentile of the lengths
+    of the difference to OpenCV's flow in px. The last three are None without OpenCV."""
 
     size: tuple[int, int]
     backend: str
     seconds: float
-    """A pair; the median over the videos of their means."""
-    speedup: float | None
-    """Median over the videos of OpenCV's time by this one's. None for OpenCV, or without it."""
-    mean: float | None
-    """px. Mean length of the difference to OpenCV's flow."""
-    p99: float | None
-    """px. Its 99th percentile."""
+    speedup: float | None = None
+    mean: float | None = None
+    p99: float | None = None
 
 
 class FlowBench(NamedTuple):
@@ -74,7 +69,7 @@ def bench_flow(
     found = [[p / v.path for v in find_videos(p).videos] if p.is_dir() else [p] for p in videos]
     files = sum(found, [])
     methods, notes = available()
-    shares, timings = list[float](), list[FlowTiming]()
+    timings = []
     for size in sizes:
         for method in methods.values():  # ours are compiled, on a GPU partly for each size
             method(np.zeros((2, *size), np.uint8))
@@ -86,28 +81,15 @@ def bench_flow(
                 start = time.perf_counter()
                 flows[name].append(method(frames))
                 seconds[name].append((time.perf_counter() - start) / pairs)
-            if torch.cuda.is_available():
-                shares.append(bandwidth_share(torch.from_numpy(frames).cuda()))
-        timings += _timings(size, seconds, flows)
-    if shares:
-        notes.append(
-            f"{torch.cuda.get_device_name()}: its iterations alone move memory at "
-            f"{statistics.median(shares):.0%} of the rate of a plain copy"
-        )
+        for name, taken in seconds.items():
+            against = []
+            if BASE in seconds and name != BASE:
+                pairs_of_flow = zip(flows[name], flows[BASE], strict=True)
+                off = [np.linalg.norm(a - b, axis=-1).ravel() for a, b in pairs_of_flow]
+                errors, speedups = np.concatenate(off), np.array(seconds[BASE]) / taken
+                against = [np.median(speedups), errors.mean(), np.quantile(errors, 0.99)]
+            timings.append(FlowTiming(size, name, statistics.median(taken), *map(float, against)))
     return FlowBench(len(files) * pairs, timings, notes)
-
-
-def _timings(
-    size: tuple[int, int], seconds: dict[str, list[float]], flows: dict[str, list[Flow]]
-) -> Iterator[FlowTiming]:
-    for name, taken in seconds.items():
-        speedup = mean = p99 = None
-        if BASE in seconds and name != BASE:
-            speedup = statistics.median(np.array(seconds[BASE]) / taken)
-            pairs = zip(flows[name], flows[BASE], strict=True)
-            off = np.concatenate([np.linalg.norm(a - b, axis=-1).ravel() for a, b in pairs])
-            mean, p99 = float(off.mean()), float(np.quantile(off, 0.99))
-        yield FlowTiming(size, name, statistics.median(taken), speedup, mean, p99)
 
 
 def available() -> tuple[dict[str, Method], list[str]]:
@@ -130,35 +112,6 @@ def available() -> tuple[dict[str, Method], list[str]]:
     else:
         notes.append("no CUDA device here: the GPU back end was not measured")
     return methods, notes
-
-
-def bandwidth_share(frames: torch.Tensor) -> float:
-    """Bytes a second that the iterations of TV-L1 move on a GPU, by those of a copy."""
-    from vadprep.flow import tvl1_cuda
-
-    (_, iterations), seconds = _on_device(lambda: tvl1_cuda(frames, TVL1()))
-    moved = bytes_moved(iterations, TVL1().sizes(*frames.shape[1:]))
-    memory = torch.empty(COPIED_BYTES // 2, dtype=torch.uint8, device=frames.device)
-    _, copying = _on_device(memory.clone)  # reads it and writes it
-    return moved / seconds / (COPIED_BYTES / copying)
-
-
-def bytes_moved(iterations: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> int:
-    """Bytes that ``iterations`` int [pairs, scales] read and write at least."""
-    from vadprep.flow import iteration_bytes
-
-    counts = iterations.sum(dim=0).tolist()
-    return sum(n * iteration_bytes(*size) for n, size in zip(counts, sizes, strict=True))
-
-
-def _on_device(work: Callable[[], Result]) -> tuple[Result, float]:
-    """The result of the second of two calls, and the seconds until the device has it."""
-    work()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    result = work()
-    torch.cuda.synchronize()
-    return result, time.perf_counter() - start
 
 
 def opencv_flow(cv2: Any, frames: NDArray[np.uint8], noise: float) -> Flow:

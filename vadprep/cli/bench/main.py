@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import click
 
 from vadprep.cli.help import group
-from vadprep.cli.options import FOLDER
+from vadprep.cli.options import COUNT, FOLDER
 from vadprep.cli.text import Cells, show
 from vadprep.core.errors import SettingError
+
+option = partial(click.option, show_default=True)
 
 
 @group("bench", example="vadprep bench backbone")
@@ -19,12 +22,17 @@ def bench() -> None:
 
 
 @bench.command("memory", example="vadprep bench memory")
-@click.option("--minutes", default="2,120", show_default=True, help="Lengths of the videos.")
+@option("--minutes", default="2,120", help="Lengths of the videos.")
 def memory(minutes: str) -> None:
     """Peak memory of a short and of a long video."""
     from vadprep.cli.bench.memory import bench_memory
 
-    lengths = parsed_minutes(minutes)
+    try:
+        lengths = [float(each) for each in minutes.split(",")]
+    except ValueError:
+        lengths = [math.nan]
+    if not all(0 < each < math.inf for each in lengths):
+        raise SettingError(f"--minutes {minutes}: expected numbers above 0, such as 2,120")
     rows: list[Cells] = [("minutes", "crops", "frames", "seconds", "peak MiB above the start")]
     for use in bench_memory(lengths):
         numbers = f"{use.seconds:.1f}", f"{use.peak_bytes / 2**20:.0f}"
@@ -33,39 +41,29 @@ def memory(minutes: str) -> None:
 
 
 @bench.command("plan", example="vadprep bench plan --videos 10000")
-@click.option(
-    "--videos", type=click.IntRange(1000), default=1_000_000, show_default=True, help="How many."
-)
+@option("--videos", type=click.IntRange(1000), default=1_000_000, help="How many.")
 def plan(videos: int) -> None:
     """Planning, commits and status of many videos, against 10,000."""
     from vadprep.cli.bench.plan import bench_plan
 
-    names = (
-        "table of videos, s", "first planning, s", "planning again, s",
-        "peak above the start, MiB", "peak of the process, MiB",
-        "a commit, ms", "a commit without the disk, ms", "a status, ms",
-    )  # fmt: skip
     small, large = bench_plan(10_000), bench_plan(videos)
     rows: list[Cells] = [("videos", "10,000", f"{videos:,}", "ratio")]
-    for name, few, many in zip(names, small, large, strict=True):
-        rows.append((name, f"{few:.2f}", f"{many:.2f}", f"{many / few:.2f}"))
+    for name, few in small.items():
+        rows.append((name, f"{few:.2f}", f"{large[name]:.2f}", f"{large[name] / few:.2f}"))
     show(rows)
 
 
 @bench.command("workers", example="vadprep bench workers clips/")
 @click.argument("clips", type=FOLDER)
-@click.option("--streams", default="rgb,flow", show_default=True, help="Streams to extract.")
-@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Times.")
-@click.option("--workers", type=click.IntRange(2), default=2, show_default=True, help="Number.")
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device."
-)
+@option("--streams", default="rgb,flow", help="Streams to extract.")
+@option("--repeat", type=COUNT, default=3, help="Times.")
+@option("--workers", type=click.IntRange(2), default=2, help="Number.")
+@option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device.")
 def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -> None:
     """Clips per second of one worker and of several."""
     from vadprep.cli.bench.workers import bench_workers
 
-    head = ("stream", "workers", "clips", "s", "starting, s", "clips/s", "ratio")
-    rows: list[Cells] = [head]
+    rows: list[Cells] = [("stream", "workers", "clips", "s", "starting, s", "clips/s", "ratio")]
     one = 0.0
     for run in bench_workers(clips, streams.split(","), repeat, device, workers):
         speed = run.clips / run.seconds
@@ -77,21 +75,10 @@ def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -
         click.echo("measured on this machine's CPU; to know the ratio of GPUs, measure there")
 
 
-def parsed_minutes(text: str) -> list[float]:
-    """``2,120`` as numbers above 0."""
-    try:
-        lengths = [float(each) for each in text.split(",")]
-    except ValueError:
-        lengths = []
-    if not lengths or not all(0 < each < math.inf for each in lengths):
-        raise SettingError(f"--minutes {text}: expected numbers above 0, such as 2,120")
-    return lengths
-
-
 @bench.command("backbone", example="vadprep bench backbone --graph s3d")
-@click.option("--graph", default="inception_i3d", show_default=True, help="Network.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="On a CPU.")
+@option("--graph", default="inception_i3d", help="Network.")
+@option("--device", default="cpu", help="cpu or cuda.")
+@option("--threads", type=COUNT, default=1, help="On a CPU.")
 def backbone(graph: str, device: str, threads: int) -> None:
     """Seconds for a clip: plain network against ours, and the error."""
     from vadprep.backbones import has_cpu_bf16
@@ -109,9 +96,7 @@ def backbone(graph: str, device: str, threads: int) -> None:
 
 @bench.command("flow", example="vadprep bench flow clip.mp4")
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option(
-    "--pairs", type=click.IntRange(1), default=4, show_default=True, help="Pairs of each video."
-)
+@option("--pairs", type=COUNT, default=4, help="Pairs of each video.")
 def flow(videos: tuple[Path, ...], pairs: int) -> None:
     """TV-L1: each back end against OpenCV, speed and agreement."""
     from vadprep.cli.bench.flow import bench_flow
@@ -129,20 +114,10 @@ def flow(videos: tuple[Path, ...], pairs: int) -> None:
 
 
 @bench.command("train", example="vadprep bench train --heads ddl")
-@click.option(
-    "--heads", default="sultani,rtfm,arnet,csltal,ddl", show_default=True, help="Which heads."
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option(
-    "--videos",
-    type=click.IntRange(2),
-    default=400,
-    show_default=True,
-    help="Videos held in memory.",
-)
-@click.option(
-    "--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to time."
-)
+@option("--heads", default="sultani,rtfm,arnet,csltal,ddl", help="Which heads.")
+@option("--device", default="cpu", help="cpu or cuda.")
+@option("--videos", type=click.IntRange(2), default=400, help="Videos held in memory.")
+@option("--steps", type=COUNT, default=5, help="Steps to time.")
 def train(heads: str, device: str, videos: int, steps: int) -> None:
     """Seconds for an epoch of each head at the size of XD-Violence."""
     import torch

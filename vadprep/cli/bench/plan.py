@@ -11,15 +11,13 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from vadprep.core.presets import resolve
 from vadprep.core.records import Report, Task
-from vadprep.core.spec import Spec
 from vadprep.data import read_manifest
 from vadprep.extraction.run import Extraction, OnStart
 from vadprep.features.folder import StreamFolder
@@ -31,84 +29,59 @@ FOLDER_VIDEOS = 1000
 COMMITS = 50
 ROUNDS = 5
 
-T = TypeVar("T")
 
+def bench_plan(videos: int) -> dict[str, float]:
+    """Costs of a plan of ``videos`` videos, each with its unit.
 
-class PlanCosts(NamedTuple):
-    """Costs of a plan of some videos."""
-
-    table_seconds: float
-    """Reading the table of videos."""
-    plan_seconds: float
-    """Making the folder, recovering and ordering the tasks: what a first run does."""
-    again_seconds: float
-    """The same in a folder that exists."""
-    peak_mib: float
-    """Memory at its peak above that before the table was read."""
-    process_mib: float
-    """Memory of the process at its peak, with PyTorch in it."""
-    commit_ms: float
-    """Median of journaling one video, with the waits for the disk."""
-    commit_work_ms: float
-    """Of that, time of the processor."""
-    status_ms: float
-
-
-def bench_plan(videos: int) -> PlanCosts:
-    """Costs of a plan of ``videos`` videos."""
+    ``first planning`` makes the folder, recovers and orders the tasks, as a first run does. A
+    commit journals one video; without the disk only the processor's time counts.
+    """
     spec = resolve("i3d", "cpu", ("random:0", "none"), {})
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        root, table = write_videos(folder, videos)
-        _, pages, *_ = map(int, Path("/proc/self/statm").read_text().split())
-        table_seconds, manifest = _timed(lambda: read_manifest(table))
-
-        def planned() -> Extraction:
-            ids = (video.video_id for video in manifest.videos)
-            stream = StreamFolder.prepare(folder / "out" / "rgb", spec, ids)
-            extraction = Extraction([stream], manifest, root, Share())
-            extraction.recover()
-            extraction.tasks()
-            return extraction
-
-        plan_seconds = _timed(planned)[0]
-        again_seconds, extraction = _timed(planned)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        commit_seconds, commit_work = _commit(extraction, spec)
-        seconds = statistics.median(
-            _timed(lambda: status(folder / "out"))[0] for _ in range(ROUNDS)
-        )
-    above = peak - pages * mmap.PAGESIZE
-    return PlanCosts(
-        table_seconds, plan_seconds, again_seconds, above / 2**20, peak / 2**20,
-        1e3 * commit_seconds, 1e3 * commit_work, 1e3 * seconds,
-    )  # fmt: skip
-
-
-def _commit(extraction: Extraction, spec: Spec) -> tuple[float, float]:
-    """Median of journaling a video: seconds, and those of the processor."""
-    seconds: list[tuple[float, float]] = []
+    commits: list[tuple[float, float]] = []
 
     def runner(tasks: Sequence[Task], on_start: OnStart) -> Generator[Report, None, None]:
         for task in tasks[:COMMITS]:
             on_start(task)
-            report = _extracted(task, spec)
+            with Draft(task.targets["rgb"], spec) as draft:
+                draft.append(np.zeros((1, 1, 4), np.float32))
+                draft.commit(task.video.attributes | {"num_frames": 16}, np.array([[0, 16]]))
             start = time.perf_counter(), time.process_time()
-            yield report
-            seconds.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+            yield Report(task.video.video_id, DONE, num_clips=1, checksums={"rgb": draft.checksum})
+            commits.append((time.perf_counter() - start[0], time.process_time() - start[1]))
 
-    extraction.run(runner)
-    whole, work = zip(*seconds, strict=True)
-    return statistics.median(whole), statistics.median(work)
-
-
-def _extracted(task: Task, spec: Spec) -> Report:
-    """The report of a video whose features are four numbers."""
-    with Draft(task.targets["rgb"], spec) as draft:
-        draft.append(np.zeros((1, 1, 4), np.float32))
-        draft.commit({"video_id": task.video.video_id, "num_frames": 16}, np.array([[0, 16]]))
-    checksums = {"rgb": draft.checksum}
-    return Report(task.video.video_id, DONE, num_clips=1, num_frames=16, checksums=checksums)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        root, table = write_videos(folder, videos)
+        _, pages, *_ = map(int, Path("/proc/self/statm").read_text().split())
+        clock = [time.perf_counter()]
+        manifest = read_manifest(table)
+        clock.append(time.perf_counter())
+        for _ in range(2):
+            ids = [video.video_id for video in manifest.videos]
+            stream = StreamFolder.prepare(folder / "out" / "rgb", spec, ids)
+            extraction = Extraction([stream], manifest, root, Share())
+            extraction.recover()
+            extraction.tasks()
+            clock.append(time.perf_counter())
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        extraction.run(runner)
+        statuses = []
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
+            status(folder / "out")
+            statuses.append(time.perf_counter() - start)
+    table_seconds, first_seconds, again_seconds = np.diff(clock).tolist()
+    whole, work = (1e3 * statistics.median(each) for each in zip(*commits, strict=True))
+    return {
+        "table of videos, s": table_seconds,
+        "first planning, s": first_seconds,
+        "planning again, s": again_seconds,
+        "peak above the start, MiB": (peak - pages * mmap.PAGESIZE) / 2**20,
+        "peak of the process, MiB": peak / 2**20,
+        "a commit, ms": whole,
+        "a commit without the disk, ms": work,
+        "a status, ms": 1e3 * statistics.median(statuses),
+    }
 
 
 def write_videos(folder: Path, videos: int) -> tuple[Path, Path]:
@@ -126,9 +99,3 @@ def write_videos(folder: Path, videos: int) -> tuple[Path, Path]:
             frames = 500 + number * 7919 % 9000
             rows.write(f"{name},{part}/{name}.mp4,train,0,Normal,{frames},,25,\n")
     return root, table
-
-
-def _timed(call: Callable[[], T]) -> tuple[float, T]:
-    start = time.perf_counter()
-    result = call()
-    return time.perf_counter() - start, result

@@ -21,15 +21,13 @@ CROPS = 5
 
 
 class HeadTiming(NamedTuple):
-    """One head on the slice."""
+    """One head: seconds a step, the share of forward and backward in them (the rest makes the
+    batch, moves it, and updates the weights), and steps in an epoch of the slice and of the set."""
 
     head: str
     seconds_a_step: float
     share: float
-    """Of the time of a step, spent in forward and backward; the rest makes the batch, moves it,
-    and updates the weights."""
     steps_of_slice: int
-    """In an epoch of the slice; then of the whole set."""
     steps_of_whole: int
     epochs: int
 
