@@ -138,7 +138,5 @@ def weights_top5(weights_spec: str, video: Path) -> None:
     found = load_weights(weights_spec)
     preset = preset_of_graph(found.graph)
     rows: list[Cells] = [("class", "probability", "logit")]
-    for each in top5(found, first_clips(video, preset)):
-        rows.append((each.label, each.probability, each.logit))
-    show(rows)
+    show([*rows, *top5(found, first_clips(video, preset))])
     click.echo(f"{found.graph}, weights {found.name}, views of preset {preset}, centre crop")

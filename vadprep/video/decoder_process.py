@@ -108,8 +108,7 @@ def die_with_parent(lifeline_fd: int) -> None:
     fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline_fd, 10, signal.SIGKILL)  # 10: F_SETSIG, which fcntl does not name
     flags = fcntl.fcntl(lifeline_fd, fcntl.F_GETFL)
-    fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
-    os.set_blocking(lifeline_fd, False)
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
     try:
         os.read(lifeline_fd, 1)  # b"": the parent was gone before the kernel was asked
     except BlockingIOError:

@@ -23,9 +23,6 @@ PILLOW = {"pil-bilinear": Image.Resampling.BILINEAR, "pil-lanczos": Image.Resamp
 
 FOLDER_FPS = Fraction(25)  # assumed of a folder of frames by first_clips
 
-CHUNK_FRAMES = {"cpu": 1, "cuda": 64}
-"""Frames resized at a time in torch: one stays in a core's cache, many fill a GPU."""
-
 
 class FrameTransform:
     """Resizes and crops the frames of one video, all of ``height`` x ``width`` pixels.
@@ -127,7 +124,8 @@ class TapResize:
         between, end = (columns.bits, rows.bits) if self._rounds_between else (0, 2 * rows.bits)
         self._columns = _Pass(columns, between, device, interleaved=3)
         self._rows = _Pass(rows, end, device)
-        self._chunk = CHUNK_FRAMES.get(device.type, 1)
+        # Frames at a time: one stays in a core's cache, many fill a GPU.
+        self._chunk = 64 if device.type == "cuda" else 1
 
     def __call__(self, frames: Tensor) -> Tensor:
         """uint8 [n, h, w, 3]."""

@@ -7,9 +7,8 @@ called "playing cricket" only when all three do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +21,6 @@ from vadprep.core.errors import SettingError, WeightsError
 from vadprep.core.presets import PRESETS
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A class of Kinetics-400, its mean logit, and its softmax probability."""
-
-    label: str
-    logit: float
-    probability: float
-
-
 def kinetics_classes() -> list[str]:
     """The 400 classes in order of their index, which is alphabetical in every release."""
     from torchvision.models.video import R3D_18_Weights
@@ -38,11 +28,11 @@ def kinetics_classes() -> list[str]:
     return R3D_18_Weights.KINETICS400_V1.meta["categories"]
 
 
-def top_classes(logits: Tensor) -> list[Prediction]:
-    """The five best classes of logits [400], the best first."""
+def top_classes(logits: Tensor) -> list[tuple[str, float, float]]:
+    """The five best classes of logits [400], the best first: name, softmax probability, logit."""
     classes, shares = kinetics_classes(), logits.softmax(dim=0)
     order = logits.argsort(descending=True)[:5].tolist()
-    return [Prediction(classes[i], logits[i].item(), shares[i].item()) for i in order]
+    return [(classes[i], shares[i].item(), logits[i].item()) for i in order]
 
 
 def preset_of_graph(graph: str) -> str:
@@ -55,13 +45,13 @@ def preset_of_graph(graph: str) -> str:
 
 def classifier(weights: Weights) -> Callable[[Tensor], Tensor]:
     """Function from scaled clips [batch, channel, T, H, W] to logits [batch, 400]."""
-    network = with_weights(build(weights.graph), weights.state)
-    return cast(Callable[[Tensor], Tensor], network.logits)
+    network: Any = with_weights(build(weights.graph), weights.state)
+    return network.logits
 
 
 @torch.inference_mode()
-def top5(weights: Weights, clips: Tensor) -> list[Prediction]:
-    """The five best classes by the mean logits of one view of several clips.
+def top5(weights: Weights, clips: Tensor) -> list[tuple[str, float, float]]:
+    """``top_classes`` of the mean logits of one view of several clips.
 
     ``clips`` are uint8 [clip, T, size, size, channel], made as ``preset_of_graph`` says.
     """

@@ -37,7 +37,6 @@ TABLE = Path(__file__).with_name("deepmind_crc32c.csv")
 
 FOOTER_BYTES = 48
 MAGIC = 0xDB4775248B80FB57
-TRAILER_BYTES = 5  # behind a block: its compression and its masked CRC
 FLOAT32 = 1  # DT_FLOAT in TensorFlow's types.proto
 DATA = ".data-00000-of-00001"
 
@@ -125,10 +124,13 @@ def _take(reader: BytesIO, count: int) -> bytes:
 
 
 def _block(table: bytes, handle: BytesIO, path: Path) -> bytes:
-    """Content of the block that a handle (offset, size) points at, its CRC checked."""
+    """Content of the block that a handle (offset, size) points at, its CRC checked.
+
+    Behind it are a byte that says how it is compressed, and its masked CRC in four.
+    """
     offset, size = _varint(handle), _varint(handle)
     content = table[offset : offset + size + 1]
-    (stored,) = struct.unpack("<I", table[offset + size + 1 : offset + size + TRAILER_BYTES])
+    (stored,) = struct.unpack("<I", table[offset + size + 1 : offset + size + 5])
     if masked_crc32c(content) != stored:
         raise WeightsError(f"{path}: a block is damaged (CRC-32C differs): copy it again")
     if content[-1] != 0:

@@ -27,9 +27,7 @@ from vadprep.backbones.weights.names import NAMINGS
 from vadprep.core.errors import WeightsError
 
 State = dict[str, Tensor]
-OWN = "vadprep"
 CAFFE2 = "facebookresearch/video-nonlocal-net"
-"""Origins that follow from the kind of file; the others follow from the names of tensors."""
 
 ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
@@ -74,7 +72,7 @@ def read_file(path: Path, release: str = "") -> Contents:
         except (SafetensorError, OSError) as error:
             message = f"{path}: not a whole safetensors file ({error}): copy it again"
             raise WeightsError(message) from error
-        return Contents(path, state, OWN, said.get("graph", "None"), said)
+        return Contents(path, state, "vadprep", said.get("graph", "None"), said)
     if path.name.endswith((".index", DATA)):
         graph, state = read_checkpoint(path, release)
         return Contents(path, state, DEEPMIND, graph)

@@ -34,12 +34,13 @@ class Weights:
     provenance: str  # one line for people
 
 
-def load_weights(spec: str, graph: str | None = None) -> Weights:
+def load_weights(spec: str, graph: str | None = None, declared: str = "") -> Weights:
     """Weights from a file, from ``random:SEED``, or under a name of ``vadprep weights list``.
 
     A file is our own ``.safetensors`` or one that ``convert`` takes. Without ``graph`` it has to
-    say itself what it is. Raises WeightsError when it is missing, damaged or of another network,
-    SettingError for an unknown graph or a bad seed.
+    say itself what it is, or ``declared`` says which of ``catalog.CATALOG``. Raises WeightsError
+    when it is missing, damaged, unclear or of another network, SettingError for an unknown graph
+    or a bad seed.
     """
     if graph is not None:
         graph_of(graph)
@@ -47,20 +48,7 @@ def load_weights(spec: str, graph: str | None = None) -> Weights:
         if graph is None:
             raise SettingError(f"weights = {spec!r} are of any network: name a file")
         return random_weights(spec, graph)
-    return _read_weights(weights_path(spec), graph)
-
-
-def weights_path(spec: str) -> Path:
-    """The file that ``spec`` is or names; WeightsError for a name whose file is not here yet."""
-    path = Path(spec)
-    if spec not in CATALOG or path.is_file():
-        return path
-    if not converted_path(spec).is_file():
-        raise WeightsError(f"weights {spec} are not here yet: vadprep weights get {spec}")
-    return converted_path(spec)
-
-
-def _read_weights(path: Path, graph: str | None, declared: str = "") -> Weights:
+    path = weights_path(spec)
     contents = read_file(path, CATALOG[declared].origin if declared else "")
     if graph is None or contents.origin == CAFFE2:  # whose names leave the graph open
         identified = identify(contents, declared)
@@ -73,13 +61,22 @@ def _read_weights(path: Path, graph: str | None, declared: str = "") -> Weights:
     return Weights(name, state_sha256(state), graph, state, provenance)
 
 
+def weights_path(spec: str) -> Path:
+    """The file that ``spec`` is or names; WeightsError for a name whose file is not here yet."""
+    path = Path(spec)
+    if spec not in CATALOG or path.is_file():
+        return path
+    if not converted_path(spec).is_file():
+        raise WeightsError(f"weights {spec} are not here yet: vadprep weights get {spec}")
+    return converted_path(spec)
+
+
 def convert(path: Path, target: Path, declared: str = "") -> Weights:
     """Write the weights of a file as our own ``.safetensors``; returns them.
 
-    ``declared`` says which of ``catalog.CATALOG`` it is, where the file does not. Raises
-    WeightsError for a file that is damaged, of another network or unclear, and OutputError.
+    Raises WeightsError as ``load_weights`` does, and OutputError.
     """
-    weights = _read_weights(path, None, declared)
+    weights = load_weights(str(path), None, declared)
     notes = {"source": path.name, "source_sha256": sha256(path.read_bytes()).hexdigest()}
     if declared:
         published = CATALOG[declared]
