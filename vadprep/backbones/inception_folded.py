@@ -42,7 +42,7 @@ class FoldedConv(nn.Module):
         return F.conv3d(x, self.weight, self.bias, padding=self.padding).relu_()
 
 
-def doubled(x: Tensor, views: Tensor, twice_mean: Means) -> Tensor:
+def double_and_centre(x: Tensor, views: Tensor, twice_mean: Means) -> Tensor:
     """2 (pixel - mean) in place; ``x`` is a copy of ``views`` [..., channel] in another type.
 
     Exact in bfloat16 and float16 for uint8 and a mean of 127.5. Views that are floats (flow
@@ -52,7 +52,7 @@ def doubled(x: Tensor, views: Tensor, twice_mean: Means) -> Tensor:
     return x.mul_(2).sub_(mean) if views.dtype == torch.uint8 else x.mul_(255).add_(255 - mean)
 
 
-class FoldedStem(nn.Module):
+class FoldedStem(FoldedConv):
     """The 7x7x7 convolution of stride 2, straight from pixels [batch, T, H, W, channel].
 
     It computes on 2 (x - mean), with weights divided by 2 std. For the scaling [-1,1] that is
@@ -60,11 +60,9 @@ class FoldedStem(nn.Module):
     """
 
     def __init__(self, state: State, name: str, mean: Means, std: Means) -> None:
-        super().__init__()
         weight, bias = fold(state, name)
-        weight = self.arrange(weight / (2 * weight.new_tensor(std).view(1, -1, 1, 1, 1)))
-        weight = weight.contiguous(memory_format=torch.channels_last_3d)
-        self.weight, self.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+        twice_std = 2 * weight.new_tensor(std).view(1, -1, 1, 1, 1)
+        super().__init__(self.arrange(weight / twice_std), bias)
         self.twice_mean = tuple(2 * each for each in mean)
 
     def arrange(self, weight: Tensor) -> Tensor:
@@ -72,7 +70,7 @@ class FoldedStem(nn.Module):
         return weight
 
     def forward(self, views: Tensor) -> Tensor:
-        x = doubled(views.to(self.weight.dtype, copy=True), views, self.twice_mean)
+        x = double_and_centre(views.to(self.weight.dtype, copy=True), views, self.twice_mean)
         pads = [0, 0]
         for axis in (3, 2, 1):
             pads += same_padding(x.shape[axis], 7, 2)
@@ -99,7 +97,9 @@ class BlockStem(FoldedStem):
         x = self.weight.new_zeros(batch, t + 3, h + 3, w + 3, 8 * channels)
         inner = x[:, 1:-2, 1:-2, 1:-2].unflatten(-1, (2, 2, 2, channels))
         blocks = views.reshape(batch, t, 2, h, 2, w, 2, channels)
-        doubled(inner.copy_(blocks.permute(0, 1, 3, 5, 2, 4, 6, 7)), views, self.twice_mean)
+        double_and_centre(
+            inner.copy_(blocks.permute(0, 1, 3, 5, 2, 4, 6, 7)), views, self.twice_mean
+        )
         return F.conv3d(x.permute(0, 4, 1, 2, 3), self.weight, self.bias).relu_()
 
 
