@@ -97,7 +97,7 @@ class TorchvisionNetwork(nn.Module):
 GRAPHS: dict[str, Graph] = {
     "inception_i3d": Graph(inception.DIM, inception.InceptionI3D),
     "inception_i3d_flow": Graph(inception.DIM, partial(inception.InceptionI3D, 2), channels=2),
-    "i3d_r50": Graph(resnet.DIM, resnet.i3d_r50, size=256, clip_length=8),
+    "i3d_r50": Graph(resnet.DIM, resnet.ResNetI3D, size=256, clip_length=8),
     "i3d_r50_nonlocal": Graph(resnet.DIM, resnet.i3d_r50_nonlocal),
     "r3d_18": _torchvision("r3d_18", 512, "fc", size=112),
     "r2plus1d_18": _torchvision("r2plus1d_18", 512, "fc", size=112),

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DIM = 1024
-NUM_CLASSES = 400
 BATCH_NORM_EPS = 1e-3  # of Sonnet's BatchNorm, which has an offset but no scale (here a scale of 1)
 
 Triple = tuple[int, int, int]
@@ -152,7 +151,7 @@ class InceptionI3D(nn.Module):
             else:
                 self.add_module(name, layer)
             channels = getattr(layer, "channels", channels)
-        self.Logits = _branch(Conv3d_0c_1x1=nn.Conv3d(DIM, NUM_CLASSES, 1))
+        self.Logits = _branch(Conv3d_0c_1x1=nn.Conv3d(DIM, 400, 1))
 
     def _pooled(self, x: Tensor) -> Tensor:
         for name in LAYERS:

@@ -18,24 +18,24 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 DIM = 2048
 
 ALTERNATING = (
-    (3, 1, 1),
-    [(3, 1, 1), (1, 1, 1)],
-    [(3, 1, 1), (1, 1, 1)],
-    [(1, 1, 1), (3, 1, 1)],
-)
+    (3, 1, 1), [(3, 1, 1), (1, 1, 1)], [(3, 1, 1), (1, 1, 1)], [(1, 1, 1), (3, 1, 1)],
+)  # fmt: skip
 """First kernels of the bottlenecks, stage by stage: which blocks look along time."""
 
-NORM_OF = {"conv": "norm", "branch1_conv": "branch1_norm"} | {
-    f"conv_{each}": f"norm_{each}" for each in "abc"
-}
+NORM_OF = {
+    "conv": "norm", "branch1_conv": "branch1_norm",
+    "conv_a": "norm_a", "conv_b": "norm_b", "conv_c": "norm_c",
+}  # fmt: skip
 """Names of pytorchvideo: convolution and the batch norm behind it, in one module."""
 
 
 class ResNetI3D(nn.Module):
-    """Features and Kinetics-400 logits; tensor names are pytorchvideo's."""
+    """pytorchvideo's I3D_8x8_R50 with its tensor names, for at least 8 frames and 224 px.
+
+    ``changes`` are arguments of its ``create_resnet``.
+    """
 
     def __init__(self, **changes: Any) -> None:
-        """``changes`` are arguments of pytorchvideo's ``create_resnet``."""
         super().__init__()
         with warnings.catch_warnings():  # fvcore scripts a loss of its own on import
             warnings.simplefilter("ignore", FutureWarning)
@@ -61,11 +61,6 @@ class ResNetI3D(nn.Module):
     def logits(self, clips: Tensor) -> Tensor:
         """Kinetics-400 logits [batch, 400]."""
         return self.blocks[-1].proj(self(clips))
-
-
-def i3d_r50() -> ResNetI3D:
-    """pytorchvideo's I3D_8x8_R50, for clips of at least 8 frames and 224 px."""
-    return ResNetI3D()
 
 
 def i3d_r50_nonlocal() -> ResNetI3D:
