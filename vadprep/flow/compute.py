@@ -46,18 +46,15 @@ class TVL1:
     """Side of the median filter in px: 5, 3, or 1 for none."""
 
     def __post_init__(self) -> None:
-        for name in ("tau", "lambda_", "theta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be positive")
-        for name in ("scales", "warps", "inner_iterations", "outer_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be 1 or more")
-        if not 0 < self.scale_step < 1:
-            raise ValueError(f"scale_step = {self.scale_step!r}: must be between 0 and 1")
-        if not self.epsilon >= 0:
-            raise ValueError(f"epsilon = {self.epsilon!r}: must be 0 or more")
-        if self.median not in (1, 3, 5):
-            raise ValueError(f"median = {self.median!r}: allowed are 1, 3, 5")
+        rules = {
+            "scale_step": (0 < self.scale_step < 1, "must be between 0 and 1"),
+            "epsilon": (self.epsilon >= 0, "must be 0 or more"),
+            "median": (self.median in (1, 3, 5), "allowed are 1, 3, 5"),
+        }
+        for name, value in asdict(self).items():
+            is_allowed, rule = rules.get(name, (value > 0, "must be positive"))
+            if not is_allowed:
+                raise ValueError(f"{name} = {value!r}: {rule}")
 
     def text(self) -> str:
         """The settings as a spec holds them: ``tvl1 tau=0.25 lambda=0.15 ...``."""
