@@ -37,7 +37,7 @@ NO_TORCH = {"core", "data", "features", "evaluation"}
 ROW_OF = {room: row for row, rooms in enumerate(LADDER) for room in rooms}
 LIGHT = [
     *("features.reader", "data.manifest", "data.datasets", "core.spec", "features.shard"),
-    *("features.status", "features.verify", "features.merge", "cli.main"),
+    *("features.status", "features.merge", "cli.main"),
     *("features.exchange.import_", "features.exchange.export", "features.compare.compare"),
 ]
 

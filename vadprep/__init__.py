@@ -122,13 +122,14 @@ def score(
     from vadprep.core.errors import SettingError
     from vadprep.data.sources import list_videos
     from vadprep.extraction import resolve_plan, run_plan
-    from vadprep.features import Features, open_features
-    from vadprep.features.folder import is_feature_folder
+    from vadprep.features import Features, open_features, stream_folders
     from vadprep.training import TrainingRun, load_run, score_features
     from vadprep.training.checkpoint import check_dimension, check_features
 
     checkpoints = load_run(run)
-    if isinstance(source, Features) or isinstance(source, str | Path) and is_feature_folder(source):
+    if isinstance(source, Features) or (
+        isinstance(source, str | Path) and ("://" in str(source) or stream_folders(source))
+    ):
         if weights or flow_weights:
             raise SettingError("weights belong to videos: stored features name their own")
         return score_features(checkpoints, source, preset=preset)

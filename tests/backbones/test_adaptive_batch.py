@@ -13,7 +13,7 @@ from vadprep.backbones.backbone import AdaptiveBatch
 from vadprep.core.errors import OutOfMemory
 from vadprep.core.records import Task, Video
 from vadprep.extraction.extractor import Extractor
-from vadprep.features.shard import DONE, Shard
+from vadprep.features.shard import DONE, read_video
 
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 9 bytes"
 SHORTAGES = [
@@ -82,7 +82,7 @@ def test_at_the_third_batch_no_clip_is_lost_or_doubled_and_it_is_recorded(tmp_pa
     assert network.sizes[:5] == [4, 4, 4, 2, 2] and set(network.sizes[3:]) == {2}
     assert {report.status for report in reports.values()} == {DONE}
     assert reports["whole"].batch_used == {} and reports["halved"].batch_used == {"rgb": 2}
-    whole, halved = (Shard(tmp_path / f"{name}.h5").video("000000") for name in reports)
+    whole, halved = (read_video(tmp_path / f"{name}.h5") for name in reports)
     assert "batch_used" not in whole.attributes and halved.attributes["batch_used"] == 2
     features = np.concatenate(list(halved.blocks()))
     assert features.tobytes() == np.concatenate(list(whole.blocks())).tobytes()

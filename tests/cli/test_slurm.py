@@ -26,7 +26,7 @@ from support.videos import write_video
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows
 from vadprep.features.lease import Run, running
-from vadprep.features.verify import verify_stream
+from vadprep.features.status import verify_stream
 
 JOBS = Path(__file__).parents[2] / "slurm"
 SMALL = ("--gres=none", "--cpus-per-task=1", "--mem=1800")

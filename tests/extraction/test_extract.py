@@ -20,7 +20,7 @@ from vadprep.core.spec import Spec
 from vadprep.extraction import extractor as extract, timing as stopwatch
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.timing import Stopwatch
-from vadprep.features.shard import DONE, FAILED, Shard, StoredVideo
+from vadprep.features.shard import DONE, FAILED, StoredVideo, read_video
 from vadprep.video import FrameStream
 
 SMALL = {"resize": "32x32", "crop_size": 32}
@@ -38,7 +38,7 @@ def extracted(
     target = source.with_name(f"{source.name}-{spec.hash[:8]}.h5")
     video = Video("a", source.name, "train", 1, "fire", fps=fps)
     report = Extractor([standin_branch(spec, network)])(Task(video, {"rgb": target}, source))
-    return report, Shard(target).video("000000")
+    return report, read_video(target)
 
 
 def features(stored: StoredVideo) -> np.ndarray:
@@ -176,7 +176,7 @@ def test_real_clips_at_their_own_rate(tmp_path, real_clips, name, frames, clips)
         task = Task(Video("a", source.name), {"rgb": target}, source)
         report = standin_extractor(spec)(task)
         assert (report.num_frames, report.num_clips) == (frames, clips)
-        assert Shard(target).video("000000").spans[-1, 1] == 16 * clips
+        assert read_video(target).spans[-1, 1] == 16 * clips
     if name == "Deadpool":
         assert 16 * clips == 528
 

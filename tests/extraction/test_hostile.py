@@ -41,7 +41,7 @@ from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Row, read_rows
 from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE
-from vadprep.features.verify import verify_stream
+from vadprep.features.status import verify_stream
 from vadprep.video.decoder_process import MEMORY_BYTES
 
 

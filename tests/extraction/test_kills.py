@@ -19,7 +19,7 @@ from support.kill_many import HITS, Hit, differences, kill_many, make_videos, mo
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows
 from vadprep.features.reader import open_features
-from vadprep.features.verify import verify_stream
+from vadprep.features.status import verify_stream
 
 
 @pytest.mark.slow

@@ -22,13 +22,11 @@ from vadprep.core.records import SKIPPED, Report, Task, Video
 from vadprep.core.signals import check_stop, stop_on_signals
 from vadprep.data import Manifest
 from vadprep.extraction.run import Extraction, in_process, locked_extraction
-from vadprep.features import tables
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
 from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE, FAILED, Draft, write_failure
-from vadprep.features.status import stream_status
-from vadprep.features.verify import verify_stream
+from vadprep.features.status import stream_status, verify_stream
 from vadprep.features.writer import Share
 
 SPEC = small_spec()
@@ -128,7 +126,7 @@ class Crash(BaseException):
 def crash_points(monkeypatch, at: int, after: bool) -> list[str]:
     """Let the ``at``-th step that changes the disk be the last; returns the steps taken."""
     steps: list[str] = []
-    real = {name: getattr(os, name) for name in ("replace", "write", "pwrite", "link")}
+    real = {name: getattr(os, name) for name in ("replace", "fsync", "link")}
 
     def step(name):
         def call(*args, **kwargs):
@@ -349,16 +347,16 @@ def test_a_missing_file_is_a_task_without_a_source(tmp_path):
 def test_a_full_disk_stops_the_run_and_the_next_goes_on(undisturbed, tmp_path, monkeypatch):
     manifest, root, folder = undisturbed
     path = tmp_path / "full"
-    real, calls = tables.os.write, []
+    real, calls = os.fsync, []
 
-    def write(descriptor: int, content: bytes) -> int:
-        calls.append(content)
-        if 9 <= len(calls) < 12:
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if 19 <= len(calls) < 24:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(descriptor, content)
+        real(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tables.os, "write", write)
+        patch.setattr(os, "fsync", fsync)
         with pytest.raises(OutputError, match="the disk is full: make space"):
             drive(path, manifest, root)
     drive(path, manifest, root)

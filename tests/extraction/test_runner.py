@@ -37,8 +37,7 @@ from vadprep.extraction.run import in_process
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
 from vadprep.features.shard import DONE
-from vadprep.features.status import stream_status
-from vadprep.features.verify import verify_stream
+from vadprep.features.status import stream_status, verify_stream
 
 VIDEOS = 7
 

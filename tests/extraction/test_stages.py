@@ -18,17 +18,12 @@ def event(time: float, name: str, video_id: str = "", **values: object) -> Event
     return Event(time, name, video_id, **values)
 
 
-def run_event(time: float, rank: int = 0, world_size: int = 1, **values: object):
-    known = {"workers": 1, "decoders": 1, "cores": 2, "device": "cpu", **values}
-    return event(time, "run", rank=rank, world_size=world_size, **known)
-
-
 def committed(time: float, video_id: str, clips: int, **seconds: float):
     return event(time, "committed", video_id, num_clips=clips, seconds=seconds)
 
 
 EVENTS = [
-    run_event(0),
+    event(0, "run"),
     event(0, "start", "a"),
     committed(10, "a", 10, decode=6.0, compute=2.0, write=1.0, decoding=8.0),
     event(10, "start", "bad"),

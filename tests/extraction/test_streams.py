@@ -29,7 +29,7 @@ from vadprep.extraction.run import in_process
 from vadprep.extraction.streams import Branch
 from vadprep.features.journal import read_events
 from vadprep.features.reader import open_features
-from vadprep.features.shard import DONE, FAILED, Draft, Shard, StoredVideo
+from vadprep.features.shard import DONE, FAILED, Draft, StoredVideo, read_video
 from vadprep.flow import QUANTISE, SavedFlow, tvl1_method
 from vadprep.video import open_frames
 
@@ -49,7 +49,7 @@ def extracted(
     folder.mkdir(exist_ok=True)
     targets = {name: folder / f"{name}.h5" for name in extractor.branches}
     report = extractor(Task(Video("a", source.name), targets, source))
-    return report, {name: Shard(path).video("000000") for name, path in targets.items()}
+    return report, {name: read_video(path) for name, path in targets.items()}
 
 
 def features(stored: StoredVideo) -> np.ndarray:

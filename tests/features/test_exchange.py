@@ -23,7 +23,7 @@ from vadprep.features.exchange.export import clip_labels, frames_of
 from vadprep.features.exchange.layouts import TARGETS
 from vadprep.features.exchange.spans import clip_spans
 from vadprep.features.reader import open_features
-from vadprep.features.verify import verify_stream
+from vadprep.features.status import verify_stream
 
 FORMS = [
     (layout, name) for layout, forms in TARGETS.items() for name in forms if layout != "sultani-txt"
@@ -115,7 +115,7 @@ def test_a_count_that_no_rule_gives_is_an_error_that_names_the_ratio(tmp_path: P
     tree = per_crop_files(tmp_path / "RGB", {ids[0]: 80, ids[1]: 100})
     manifest = manifest_of(ids, 1600)
     folder = imported(tree, manifest, tmp_path / "f").folder
-    reason = str(folder.stored(folder.plan.places[ids[0]]).attributes["reason"])
+    reason = str(folder.stored(ids[0]).attributes["reason"])
     assert "80 clips where 1600 frames give 99-100: 0.8 x as many, as 24 is to 30 fps" in reason
     only = manifest_of(ids[:1], 1600)
     with pytest.raises(FeaturesError, match="none of 1 videos can be imported: 80 clips"):
@@ -145,7 +145,7 @@ def test_missing_damaged_and_foreign_files_are_told_apart(tmp_path: Path) -> Non
     result = imported(tmp_path / "t", manifest_of(ids), tmp_path / "f")
     assert result.missing == tuple(ids[2:])
     assert result.others == tuple(f"RGB/other__{crop}.npy" for crop in range(5))
-    stored = result.folder.stored(result.folder.plan.places[ids[1]])
+    stored = result.folder.stored(ids[1])
     assert "crop 2 of 5 is not there" in str(stored.attributes["reason"])
 
 
@@ -178,7 +178,7 @@ def test_the_same_import_goes_on_and_tries_failed_videos_again(tmp_path: Path) -
     (tree / f"{ids[1]}__4.npy").write_bytes(whole[:-1])
     folder = imported(tree, manifest_of(ids), tmp_path / "f").folder
     before = os.stat(folder.shard(0)).st_mtime_ns
-    assert not folder.stored(folder.plan.places[ids[1]]).is_done
+    assert not folder.stored(ids[1]).is_done
     (tree / f"{ids[1]}__4.npy").write_bytes(whole)
     per_crop_files(tmp_path / "late", {ids[3]: 3})
     for path in (tmp_path / "late").iterdir():

@@ -7,11 +7,11 @@ import multiprocessing
 import os
 import pickle
 import shutil
-from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
+from support.commands import run
 from support.stored import (
     ODD_IDS,
     failed_video,
@@ -19,20 +19,32 @@ from support.stored import (
     row_of,
     small_spec,
     stored_video,
+    videos_in,
     write_folder,
 )
 
 from vadprep.core.errors import FeaturesError, ShardError, SpecError
 from vadprep.core.presets import resolve
 from vadprep.core.spec import UNKNOWN, Spec, differences
-from vadprep.features.folder import StreamFolder, read_shard_size
-from vadprep.features.journal import Journal, last_events, read_events, read_rows
-from vadprep.features.plan import SHARD_SIZE, Place, Plan, grow_plan, read_plan
+from vadprep.features.folder import (
+    SHARD_SIZE,
+    Place,
+    Plan,
+    StreamFolder,
+    grow_plan,
+    read_plan,
+)
+from vadprep.features.journal import (
+    Journal,
+    csv_bytes,
+    last_events,
+    read_events,
+    read_rows,
+    read_table,
+)
 from vadprep.features.reader import open_features
-from vadprep.features.shard import Shard, StoredVideo, crc32, write_shard
-from vadprep.features.status import stream_status
-from vadprep.features.tables import csv_bytes, read_table
-from vadprep.features.verify import verify_stream
+from vadprep.features.shard import StoredVideo, crc32, opened_shard, write_shard
+from vadprep.features.status import stream_status, verify_stream
 
 VIDEOS = [stored_video(each, num_clips=n + 1) for n, each in enumerate(ODD_IDS)]
 
@@ -101,21 +113,29 @@ def test_a_grown_manifest_is_planned_behind_what_is_there(tmp_path):
 GROWN = [*ODD_IDS, 'n\n"1","2"', 'x,"5"\r\n', *(f"new {n}" for n in range(9))]
 
 
-def test_a_plan_whose_growing_was_cut_short_is_read_without_the_addition(tmp_path):
-    """Older versions wrote additions in place, which a kill could cut short anywhere."""
+def test_a_plan_that_is_cut_short_is_an_error_and_never_a_shorter_plan(tmp_path):
+    path = tmp_path / "plan.csv"
+    plan = grow_plan(path, GROWN, 3)
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 5):
+        path.write_bytes(whole[:size])
+        try:
+            assert read_plan(path).places == {}, size  # of the header alone
+        except FeaturesError as error:
+            assert str(path) in str(error)  # noqa: PT017
+    path.write_bytes(whole)
+    assert read_plan(path) == plan
+
+
+def test_a_plan_that_was_added_to_in_place_is_read_and_grows(tmp_path):
+    """As versions before did it: each addition says how many videos there were then."""
     path = tmp_path / "plan.csv"
     grow_plan(path, ODD_IDS, 3)
     first = path.read_bytes()
-    grow_plan(path, GROWN, 3)
-    second = path.read_bytes()
-    old = csv_bytes([*read_table(path)][len(ODD_IDS) + 1 :], "\r\n")
-    for size in range(0, len(old), 5):
-        path.write_bytes(first + old[:size])
-        assert list(read_plan(path).places) == list(ODD_IDS), size
-        grow_plan(path, GROWN, 3)
-        assert path.read_bytes() == second, size
-    path.write_bytes(first + old)
-    assert read_plan(path).shards[3][0] == GROWN[len(ODD_IDS)]
+    plan = grow_plan(path, GROWN, 3)
+    path.write_bytes(first + csv_bytes([*read_table(path)][len(ODD_IDS) + 1 :], "\r\n"))
+    assert read_plan(path) == plan
+    assert grow_plan(path, [*GROWN, "z"], 3).shards[:-1] == plan.shards
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
@@ -126,15 +146,6 @@ def test_ranks_that_extend_a_plan_at_once_write_one(tmp_path):
         plans = pool.starmap(grow_plan, [(tmp_path / "plan.csv", many, 3)] * 8)
     assert all(plan == plans[0] for plan in plans)
     assert (tmp_path / "plan.csv").read_bytes() == (tmp_path / "alone").read_bytes()
-
-
-def test_a_plan_of_the_older_version_grows(tmp_path):
-    path = tmp_path / "plan.csv"
-    old = [("video_id", "shard"), *((each, number // 3) for number, each in enumerate(ODD_IDS))]
-    path.write_bytes(csv_bytes(old, "\r\n"))
-    plan = grow_plan(path, GROWN, 3)
-    assert read_plan(path) == plan
-    assert plan.shards[:3] == [list(ODD_IDS[n : n + 3]) for n in (0, 3, 6)]
 
 
 def test_a_flipped_bit_in_a_plan_is_an_error_and_never_a_shorter_plan(tmp_path):
@@ -157,15 +168,15 @@ def test_a_folder_keeps_the_shard_size_it_was_made_with(tmp_path):
     ]
     grown = StreamFolder.prepare(tmp_path, small_spec(), "abcdefgh", 3)
     assert grown.plan.shards[3:] == [["f", "g", "h"]]
-    assert read_shard_size(tmp_path) == 2
-    assert read_shard_size(tmp_path / "none") == SHARD_SIZE
+    assert grown.shard_size == 2
+    assert StreamFolder.prepare(tmp_path / "new", small_spec(), "ab").shard_size == SHARD_SIZE
 
 
 def test_a_shard_size_that_is_none_is_refused(tmp_path):
     StreamFolder.prepare(tmp_path, small_spec(), "ab", 2)
     text = (tmp_path / "spec.json").read_text()
     (tmp_path / "spec.json").write_text(text.replace('"shard_size": 2', '"shard_size": 0'))
-    with pytest.raises(FeaturesError, match="spec.json: damaged: shard_size"):
+    with pytest.raises(FeaturesError, match="spec.json: damaged.*shard_size is 0"):
         StreamFolder.prepare(tmp_path, small_spec(), "abc")
 
 
@@ -245,7 +256,7 @@ def test_a_damaged_event_is_an_error_that_names_its_file(tmp_path):
 @pytest.mark.parametrize("ranks", [(0, 1), (1, 0), (0, 0)])
 def test_the_later_row_of_a_video_counts(tmp_path, failed_at, status, ranks):
     Journal(tmp_path, ranks[0]).add(row_of(stored_video("a"), 0))  # at 1.0
-    failed = replace(row_of(failed_video("a"), 0), time=failed_at)
+    failed = row_of(failed_video("a"), 0)._replace(time=failed_at)
     Journal(tmp_path, ranks[1]).add(failed)
     assert read_rows(tmp_path)["a"].status == status
 
@@ -265,6 +276,18 @@ def test_the_loader_gives_every_done_video_by_id(tmp_path):
             assert (found.label, found.split, found.fps) == (0, "train", 25.0)
 
 
+def test_an_unknown_id_is_a_key_error_that_says_what_to_do(tmp_path):
+    write_folder(tmp_path / "rgb", [stored_video("good one.mp4"), failed_video("bad.mp4")])
+    with open_features(tmp_path) as features:
+        assert "bad.mp4" not in features and features.get("bad.mp4") is None
+        with pytest.raises(KeyError) as caught:
+            features["good one"]
+    assert isinstance(caught.value, FeaturesError)
+    line = f"vadprep status {tmp_path}/rgb --video 'good one'"
+    assert str(caught.value).endswith(line) and "similar ids: 'good one.mp4'" in str(caught.value)
+    assert run("status", tmp_path / "rgb", "--video", "good one").exit_code == 1
+
+
 def test_the_loader_reads_videos_of_unfinished_shards_and_without_a_journal(tmp_path):
     folder = StreamFolder.prepare(tmp_path / "rgb", small_spec(), ["a", "b", "c"], 2)
     folder.partial(0).mkdir()
@@ -281,7 +304,7 @@ def test_a_file_of_its_own_stands_for_the_video_in_the_final_shard(tmp_path):
     folder.partial(0).mkdir()
     write_shard(folder.partial_video(place), small_spec(), [again])
     assert folder.location(place) == (folder.partial_video(place), "000000")
-    assert np.array_equal(features_of(folder.stored(place)), features_of(again))
+    assert np.array_equal(features_of(folder.stored("b")), features_of(again))
     Journal(folder.path, 0).add(row_of(again, 0))
     assert verify_stream(folder).problems == ()
     with open_features(tmp_path) as features:
@@ -400,10 +423,10 @@ def test_verify_finds_any_flipped_byte_of_features_and_spans(tmp_path, where):
 
 def contents(path):
     """All that can be read from a shard."""
-    with Shard(path) as shard:
-        videos = [shard.video(group) for group in shard]
+    videos = videos_in(path)
+    with opened_shard(path) as (_, spec):
         return [
-            shard.spec,
+            spec,
             *((each.attributes, each.spans.tolist()) for each in videos),
             *(features_of(each).tobytes() for each in videos if each.is_done),
         ]

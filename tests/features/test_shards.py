@@ -12,7 +12,7 @@ from typing import NoReturn
 import h5py
 import numpy as np
 import pytest
-from support.stored import ODD_IDS, failed_video, features_of, small_spec, stored_video
+from support.stored import ODD_IDS, failed_video, features_of, small_spec, stored_video, videos_in
 
 from vadprep.core import atomic as files
 from vadprep.core.atomic import (
@@ -25,7 +25,7 @@ from vadprep.core.atomic import (
 )
 from vadprep.core.errors import FeaturesError, OutputError, ShardError, Stopped
 from vadprep.features import shard as shards
-from vadprep.features.shard import Draft, Shard, write_failure, write_shard
+from vadprep.features.shard import Draft, opened_shard, read_video, write_failure, write_shard
 
 SPEC = small_spec()
 
@@ -33,16 +33,15 @@ SPEC = small_spec()
 def test_what_was_written_comes_back(tmp_path):
     videos = [stored_video(each, num_clips=n + 1, num_crops=5) for n, each in enumerate(ODD_IDS)]
     write_shard(tmp_path / "a.h5", SPEC, [*videos, failed_video("bad", "no frames")])
-    with Shard(tmp_path / "a.h5") as shard:
-        assert shard.spec == SPEC
-        assert list(shard) == [f"{n:06d}" for n in range(len(videos) + 1)]
-        for group, video in zip(shard, videos, strict=False):
-            found = shard.video(group)
-            assert found.attributes == video.attributes
-            assert np.array_equal(found.spans, video.spans)
-            assert np.array_equal(shard.features(group), features_of(video))
-        bad = shard.video(f"{len(videos):06d}")
-        assert (bad.video_id, bad.is_done, bad.attributes["reason"]) == ("bad", False, "no frames")
+    with opened_shard(tmp_path / "a.h5") as (file, spec):
+        assert spec == SPEC
+        assert list(file) == [f"{n:06d}" for n in range(len(videos) + 1)]
+    *done, bad = videos_in(tmp_path / "a.h5")
+    for found, video in zip(done, videos, strict=True):
+        assert found.attributes == video.attributes
+        assert np.array_equal(found.spans, video.spans)
+        assert np.array_equal(features_of(found), features_of(video))
+    assert (bad.video_id, bad.is_done, bad.attributes["reason"]) == ("bad", False, "no frames")
 
 
 def test_plain_h5py_reads_a_shard_and_its_checksums(tmp_path):
@@ -60,8 +59,7 @@ def test_a_copy_of_a_shard_has_the_same_bytes(tmp_path):
     first, second = tmp_path / "a.h5", tmp_path / "b.h5"
     write_shard(first, SPEC, [stored_video(each, num_clips=9) for each in ODD_IDS])
     time.sleep(1.1)  # HDF5 keeps times in whole seconds
-    with Shard(first) as shard:
-        write_shard(second, SPEC, [shard.video(group) for group in shard])
+    write_shard(second, SPEC, videos_in(first))
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -75,9 +73,9 @@ def test_a_draft_becomes_a_shard_of_one_and_leaves_nothing_else(tmp_path):
         assert list(tmp_path.iterdir()) == []
         draft.commit({"video_id": "x", "num_frames": 8}, spans)
     assert list(tmp_path.iterdir()) == [target]
-    with Shard(target) as shard:
-        assert np.array_equal(shard.features("000000"), features.astype(np.float16))
-        assert shard.video("000000").attributes["features_crc32"] == draft.checksum
+    found = read_video(target)
+    assert np.array_equal(features_of(found), features.astype(np.float16))
+    assert found.attributes["features_crc32"] == draft.checksum
 
 
 def test_an_abandoned_draft_leaves_nothing(tmp_path):
@@ -105,8 +103,8 @@ def test_an_attribute_that_is_missing_or_odd_is_named(tmp_path, name, value):
         del file["000000"].attrs[name]
         if value:
             file["000000"].attrs[name] = value
-    with Shard(path) as shard, pytest.raises(ShardError) as caught:
-        shard.video("000000")
+    with pytest.raises(ShardError) as caught:
+        read_video(path)
     for word in (str(path), "group 000000", f"attribute {name}"):
         assert word in str(caught.value)
 
@@ -115,8 +113,7 @@ def test_a_video_is_read_in_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "BLOCK_BYTES", 4 * 2 * 3)
     video = stored_video("x", num_clips=8)
     write_shard(tmp_path / "a.h5", SPEC, [video])
-    with Shard(tmp_path / "a.h5") as shard:
-        blocks = list(shard.video("000000").blocks())
+    blocks = list(read_video(tmp_path / "a.h5").blocks())
     assert [len(block) for block in blocks] == [3, 3, 2]
     assert np.array_equal(np.concatenate(blocks), features_of(video))
 
@@ -128,8 +125,8 @@ def test_a_flipped_bit_in_the_features_is_found(tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(features_of(video).tobytes()) + 100] ^= 1
     path.write_bytes(content)
-    with Shard(path) as shard, pytest.raises(ShardError, match="a.h5, group 000000, features"):
-        shard.features("000000")
+    with pytest.raises(ShardError, match="a.h5, group 000000, features"):
+        features_of(read_video(path))
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5, 0.9])
@@ -138,29 +135,28 @@ def test_a_truncated_shard_is_a_named_error(tmp_path, keep):
     write_shard(path, SPEC, [stored_video(each, num_clips=60) for each in ODD_IDS])
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    with pytest.raises(ShardError, match="a.h5"), Shard(path) as shard:
-        for group in shard:
-            shard.features(group)
+    with pytest.raises(ShardError, match="a.h5"):
+        for video in videos_in(path):
+            features_of(video)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(5000)])
 def test_another_file_is_no_shard(tmp_path, content):
     (tmp_path / "a.h5").write_bytes(content)
     with pytest.raises(ShardError, match="a.h5"):
-        Shard(tmp_path / "a.h5")
+        read_video(tmp_path / "a.h5")
 
 
 def test_a_foreign_hdf5_file_is_no_shard(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = 1
     with pytest.raises(ShardError, match="format"):
-        Shard(tmp_path / "a.h5")
+        read_video(tmp_path / "a.h5")
 
 
 def test_a_failure_is_a_group_with_a_reason(tmp_path):
     write_failure(tmp_path / "a.h5", SPEC, {"video_id": "x"}, "too short")
-    with Shard(tmp_path / "a.h5") as shard:
-        assert shard.video("000000").attributes["reason"] == "too short"
+    assert read_video(tmp_path / "a.h5").attributes["reason"] == "too short"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])

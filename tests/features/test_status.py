@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import pytest
 from support.commands import message, run
@@ -18,13 +17,12 @@ from support.stored import (
     write_folder,
 )
 
-from vadprep.features import journal
+from vadprep.features import folder as folder_module, journal
 from vadprep.features.folder import StreamFolder
-from vadprep.features.journal import COLUMNS, Event, Journal, read_rows
+from vadprep.features.journal import Event, Journal, Row, csv_bytes, read_rows
 from vadprep.features.lease import Run
 from vadprep.features.status import (
     Pace,
-    Running,
     array_of,
     last_world_size,
     missing_ranks,
@@ -32,17 +30,16 @@ from vadprep.features.status import (
     status,
     stream_status,
 )
-from vadprep.features.tables import csv_bytes
 
 IDS = [*ODD_IDS, *(f'v{n}, "q"\n' for n in range(6))]
 
 
 def test_the_rows_of_older_versions_are_read_and_added_to(tmp_path):
-    """They have columns of running totals, or none of ``reason`` in another order."""
+    """They have columns of running totals."""
     folder = StreamFolder.prepare(tmp_path, small_spec(), IDS, 4)
     rows = [row_of(stored_video(each), 0) for each in IDS[:5]]
     more = ("against", "total_done", "last_notable")
-    old = [(*COLUMNS, *more), *((*astuple(row), "0@1.5", 3, 0) for row in rows)]
+    old = [(*Row._fields, *more), *((*row, "0@1.5", 3, 0) for row in rows)]
     (tmp_path / "manifest-00000.csv").write_bytes(csv_bytes(old))
     assert list(read_rows(tmp_path).values()) == rows
     Journal(tmp_path, 0).add(row_of(stored_video(IDS[5]), 1))
@@ -53,7 +50,7 @@ def test_the_rows_of_older_versions_are_read_and_added_to(tmp_path):
 def test_a_video_that_was_done_again_counts_once(tmp_path):
     folder = StreamFolder.prepare(tmp_path, small_spec(), IDS, 4)
     for rank, video in enumerate([failed_video(IDS[0]), stored_video(IDS[0])]):
-        Journal(tmp_path, rank).add(replace(row_of(video, 0), time=10.0 + rank))
+        Journal(tmp_path, rank).add(row_of(video, 0)._replace(time=10.0 + rank))
     Journal(tmp_path, 0).add(row_of(stored_video("of no plan"), 0))
     found = stream_status(folder)
     assert (found.done, found.failed, len(found.missing)) == (1, (), len(IDS) - 1)
@@ -64,8 +61,7 @@ def test_status_says_why_a_video_is_missing(tmp_path):
     videos = [stored_video("good.mp4"), failed_video("bad.mp4", "no frames")]
     write_folder(path, videos)
     StreamFolder.prepare(path, small_spec(), ["good.mp4", "bad.mp4", "later.mp4", "now.mp4"], 2)
-    Journal(path, 0).event("start", "now.mp4")
-    write_lease(path, ELSEWHERE)
+    write_lease(path, replace(ELSEWHERE, in_flight=("now.mp4",)))
     found = status(tmp_path / "f")["rgb"]
     assert found.why("good.mp4").startswith(f"done: 3 clips in {path}/shards/shard-00000.h5")
     assert found.why("bad.mp4").startswith("failed: no frames")
@@ -79,7 +75,7 @@ def test_status_says_why_a_video_is_missing(tmp_path):
 
 def test_in_a_long_plan_an_id_is_compared_with_few(folder, monkeypatch):
     StreamFolder.prepare(folder.path, small_spec(), ["a long name.mp4", "another name.mp4"])
-    monkeypatch.setattr(sys.modules[stream_status.__module__], "MOST_COMPARED", 1)
+    monkeypatch.setattr(folder_module, "MOST_COMPARED", 1)
     found = status(folder.path.parent)["rgb"]
     assert found.why("a long name").endswith("similar ids: 'a long name.mp4'")
 
@@ -105,26 +101,25 @@ RUN = [
 def test_the_pace_of_a_rank_is_that_of_its_last_run_since_its_first_video():
     """Before that, networks were loaded: 100 s do not count."""
     third = event(400, "committed", "c", num_clips=50, work_left=300.0)
-    found = rank_pace([*RUN, third], 7, now=400)
-    assert found.running == ()
+    found = rank_pace([*RUN, third], now=400)
     assert found.videos_per_second == pytest.approx(2 / 200)
     assert found.clips_per_second == pytest.approx(50 / 200)
     assert found.seconds_left == pytest.approx(300 / (300 / 200))
-    assert rank_pace(RUN[:6], 7, now=290) == Pace((Running("b", 7, 101), Running("c", 7, 201)))
+    assert rank_pace(RUN[:4], now=190) == Pace()
 
 
 def test_the_pace_is_that_of_the_last_minutes():
     ends = [
         event(10.0 * n, "committed", f"{n}", num_clips=1, work_left=1000.0 - n) for n in range(200)
     ]
-    found = rank_pace(ends, 0, now=1990)
+    found = rank_pace(ends, now=1990)
     assert found.videos_per_second == pytest.approx(0.1)
     assert found.seconds_left == pytest.approx(801 / 0.1)
 
 
 def test_long_videos_are_looked_at_further_back():
     ends = [event(1000.0 * n, "committed", f"{n}", num_clips=5) for n in range(20)]
-    assert rank_pace(ends, 0, now=19000).videos_per_second == pytest.approx(1e-3)
+    assert rank_pace(ends, now=19000).videos_per_second == pytest.approx(1e-3)
 
 
 DEAD = replace(Run.of_this_process(0, 2), process=1 << 22)
@@ -138,9 +133,9 @@ def test_only_a_run_with_a_lease_is_running(tmp_path, holder, running):
     Journal(tmp_path, 0).event("run")
     Journal(tmp_path, 0).event("start", IDS[0])
     if holder:
-        write_lease(tmp_path, holder)
+        write_lease(tmp_path, replace(holder, in_flight=(IDS[0],)))
     found = stream_status(folder)
-    assert len(found.pace.running) == len(found.runs) == running
+    assert len(found.running) == len(found.runs) == running
 
 
 # ---------------------------------------------------------------- ranks

@@ -34,7 +34,7 @@ from vadprep.core.errors import VadprepError
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Event, read_events, read_rows
 from vadprep.features.reader import open_features
-from vadprep.features.verify import verify_stream
+from vadprep.features.status import verify_stream
 
 TESTS = Path(__file__).parents[1]
 SECONDS_TO_DIE = 2.0

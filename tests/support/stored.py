@@ -11,7 +11,15 @@ from vadprep.core.presets import resolve
 from vadprep.core.spec import Spec
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Journal, Row
-from vadprep.features.shard import DONE, FAILED, StoredVideo, crc32, write_shard
+from vadprep.features.shard import (
+    DONE,
+    FAILED,
+    StoredVideo,
+    crc32,
+    opened_shard,
+    read_video,
+    write_shard,
+)
 
 ODD_IDS = (
     "..",
@@ -54,6 +62,13 @@ def stored_video(
 
 def features_of(video: StoredVideo) -> np.ndarray:
     return np.concatenate(list(video.blocks()))
+
+
+def videos_in(path: Path) -> list[StoredVideo]:
+    """All videos of a shard."""
+    with opened_shard(path) as (file, _):
+        groups = list(file)
+    return [read_video(path, group) for group in groups]
 
 
 def failed_video(video_id: str, reason: str = "broken") -> StoredVideo:

@@ -33,8 +33,7 @@ from vadprep.evaluation.scores import evaluate, known_intervals, read_scores
 from vadprep.extraction import ExtractionPlan, OnReport, resolve_plan, run_plan
 from vadprep.features.folder import stream_folders
 from vadprep.features.reader import Features, open_features
-from vadprep.features.status import stream_status
-from vadprep.features.verify import verify_stream
+from vadprep.features.status import stream_status, verify_stream
 from vadprep.heads.ddl import DDLConfig
 from vadprep.training import TrainingRun, train
 from vadprep.video import open_frames

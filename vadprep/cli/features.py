@@ -120,7 +120,8 @@ def show_status(results: Sequence[Status]) -> None:
         for run in result.runs:
             click.echo(f"running, {result.spec.stream}: {_running(run)}")
     for result in results:
-        if (pace := result.pace).running:
+        if result.running:
+            pace = result.pace
             left = "time left unknown"
             if pace.seconds_left is not None:
                 left = f"about {duration(pace.seconds_left)} left of what runs"
@@ -153,7 +154,7 @@ def status_rows(results: Sequence[Status]) -> list[Cells]:
     rows: list[Cells] = [heads.split()]
     for each in results:
         spec = each.spec
-        counts = (each.planned, each.done, len(each.pace.running), len(each.failed))
+        counts = (each.planned, each.done, len(each.running), len(each.failed))
         sums = (len(each.missing), each.num_clips, each.num_frames, each.repaired_frames)
         shards = f"{each.shards_final} of {each.shards_planned}"
         weights = f"{spec.weights} (NOT TRAINED)" if spec.is_random else spec.weights
@@ -175,7 +176,7 @@ def _running(run: Run) -> str:
 def status_json(status: Status) -> dict[str, Any]:
     """The status of a stream for programs, with every id."""
     spec, pace = status.spec, status.pace
-    running = {each.video_id: {"rank": each.rank, "since": each.since} for each in pace.running}
+    running = {video_id: {"rank": rank} for video_id, rank in status.running.items()}
     return {
         **{name: getattr(spec, name) for name in ("stream", "preset", "weights")},
         "spec_hash": spec.hash,

@@ -27,8 +27,8 @@ from vadprep.extraction.plan import (
     resolve_plan,
 )
 from vadprep.extraction.run import OnReport, run_plan
-from vadprep.features.reader import Features, StreamReader
-from vadprep.features.shard import FAILED, Shard
+from vadprep.features.reader import Features
+from vadprep.features.shard import FAILED, read_video
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -86,7 +86,7 @@ def extract(
     """
     found, plan = plan_extraction(videos, out, dataset, root, options)
     folders = run_plan(plan, found.manifest, found.root, on_report, retry_failed)
-    return Features({folder.spec.stream: StreamReader(folder) for folder in folders})
+    return Features({folder.spec.stream: folder for folder in folders})
 
 
 class Sources(NamedTuple):
@@ -183,11 +183,9 @@ def extract_video(
         report = make_extractor(plan)(Task(video, targets, source))
         if report.status == FAILED:
             raise DecodeError(f"{source}: {report.reason}", report.kind)
-        arrays = {}
-        for stream, target in targets.items():
-            with Shard(target) as shard:
-                arrays[stream] = shard.features("000000")
-                spans = shard.video("000000").spans
+        stored = {stream: read_video(target) for stream, target in targets.items()}
+        arrays = {stream: each.features() for stream, each in stored.items()}
+        spans = next(iter(stored.values())).spans
     return VideoArrays(
         rgb=arrays.get("rgb"),
         flow=arrays.get("flow"),

@@ -32,9 +32,8 @@ from vadprep.extraction.extractor import (
 )
 from vadprep.extraction.plan import ExtractionPlan, PlanOptions
 from vadprep.extraction.timing import Stopwatch
-from vadprep.features.folder import StreamFolder, read_shard_size, read_spec
+from vadprep.features.folder import SHARD_SIZE, Plan, StreamFolder, read_spec
 from vadprep.features.journal import read_rows
-from vadprep.features.plan import Plan
 from vadprep.features.shard import DONE, FAILED
 
 if TYPE_CHECKING:
@@ -157,11 +156,12 @@ def _share(
 ) -> tuple[set[str], Counter[str], int]:
     """Ids of this rank's videos of a stream that are left to do, how many of the others are done
     and failed, and its number of shards."""
-    folder, shards, rows = plan.folder(stream), Plan(), {}
-    if read_spec(folder):
-        shards, rows = StreamFolder.open(folder).plan, read_rows(folder)
+    path, shards, size, rows = plan.folder(stream), Plan(), SHARD_SIZE, {}
+    if read_spec(path):
+        folder = StreamFolder.open(path)
+        shards, size, rows = folder.plan, folder.shard_size, read_rows(path)
     ids = [video.video_id for video in manifest.videos]
-    shards.extend(ids, plan.shard_size or read_shard_size(folder))
+    shards.extend(ids, plan.shard_size or size)
     rank, ranks = plan.share.rank, plan.share.world_size
     left, finished = set[str](), Counter[str]()
     for video_id in ids:

@@ -30,7 +30,7 @@ from vadprep.core.spec import Spec
 from vadprep.data import Manifest, SourceIndex, size_of
 from vadprep.extraction.extractor import make_extractor
 from vadprep.extraction.plan import ExtractionPlan
-from vadprep.features.folder import StreamFolder, check_writable, read_spec
+from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.lease import Lease, leased
 from vadprep.features.writer import Share, StreamWriter
 from vadprep.flow import SavedFlow
@@ -113,7 +113,6 @@ def run_plan(
     """
     root, paths = root.resolve(), [plan.folder(spec.stream) for spec in plan.specs]
     check_sources(manifest, root, paths)
-    check_writable(paths[0].parent)
     if plan.save_flow:
         SavedFlow.prepare(plan.save_flow.path, plan.save_flow.kind, plan.specs[-1])
     ids = [video.video_id for video in manifest.videos]

@@ -16,10 +16,15 @@ from .shard import (
     DONE as DONE,
     FAILED as FAILED,
     Draft as Draft,
-    Shard as Shard,
     StoredVideo as StoredVideo,
     write_failure as write_failure,
 )
-from .status import Status as Status, status as status, stream_status as stream_status
-from .verify import Verification as Verification, verify as verify, verify_stream as verify_stream
+from .status import (
+    Status as Status,
+    Verification as Verification,
+    status as status,
+    stream_status as stream_status,
+    verify as verify,
+    verify_stream as verify_stream,
+)
 from .writer import Share as Share, StreamWriter as StreamWriter

@@ -2,7 +2,7 @@
 
     FEATURES/rgb/
       spec.json                        created exclusively, then compared; also the shard size
-      plan.csv                         video_id -> shard; see ``plan``
+      plan.csv                         video_id -> shard
       shards/shard-00017.h5            final
       shards/shard-00017.partial/000003.h5   a finished video, a shard of one
       manifest-<rank>.csv  events-<rank>.jsonl   see ``journal``
@@ -14,37 +14,155 @@ final. The journal can always be completed from them.
 
 from __future__ import annotations
 
+import csv
+import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from vadprep.core.atomic import disk_errors, make_folder, names_in, open_atomic, temporary_name
-from vadprep.core.errors import FeaturesError
+from vadprep.core.atomic import make_folder, names_in, open_atomic
+from vadprep.core.errors import FeaturesError, ShardError
 from vadprep.core.spec import STREAMS, Spec, require_equal
-from vadprep.features.lease import Run, running
-from vadprep.features.plan import SHARD_SIZE, Place, Plan, grow_plan, read_plan
+from vadprep.features.journal import csv_bytes, read_rows, read_table
 from vadprep.features.remote import AnyPath, RemotePath, as_path
-from vadprep.features.shard import Shard, StoredVideo
+from vadprep.features.shard import StoredVideo, read_video
+
+SHARD_SIZE = 64
+"""Videos in a shard, unless another number is given when the folder is made."""
+
+MOST_COMPARED = 20_000
+"""Ids that an unknown one is compared with, which takes 0.1 ms each; of more only those that
+contain it, or that it contains."""
+
+# ---------------------------------------------------------------- plan.csv
+
+PLAN_COLUMNS = ("video_id", "shard", "number", "planned")
+"""``number`` counts the videos from 1, ``planned`` is the number of the last one that was added
+at the same time: so a plan that is cut short is found out."""
+
+
+class Place(NamedTuple):
+    """Place of a video: the number of its shard and its position (group) in it."""
+
+    shard: int
+    position: int
+
+    @property
+    def group(self) -> str:
+        return f"{self.position:06d}"
+
+
+@dataclass
+class Plan:
+    """Which shard each video belongs to: a function of the manifest and the shard size alone."""
+
+    places: dict[str, Place] = field(default_factory=dict)
+    shards: list[list[str]] = field(default_factory=list)
+
+    def add(self, video_id: str, shard: int) -> None:
+        """Put a new video at the end of the last shard or into the next; else ValueError."""
+        if shard == len(self.shards):
+            self.shards.append([])
+        if video_id in self.places or shard != len(self.shards) - 1:
+            raise ValueError(f"{video_id!r} is out of order or listed twice")
+        self.places[video_id] = Place(shard, len(self.shards[shard]))
+        self.shards[shard].append(video_id)
+
+    def extend(self, video_ids: Iterable[str], shard_size: int) -> bool:
+        """Put ids that are new into new shards, in their order; True when there were any."""
+        first, added = len(self.shards), 0
+        for video_id in video_ids:
+            if video_id not in self.places:
+                self.add(video_id, first + added // shard_size)
+                added += 1
+        return bool(added)
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in ``plan.csv``, empty where there is none; raises FeaturesError naming the row that
+    is wrong."""
+    plan = Plan()
+    if not path.exists():
+        return plan
+    try:
+        rows = read_table(path)
+        if not next(rows, None):
+            raise ValueError("no header")
+        total = 0
+        for count, (video_id, shard, number, planned) in enumerate(rows, 1):
+            plan.add(video_id, int(shard))
+            total = int(planned)
+            if int(number) != count:
+                raise ValueError(f"number is {number}, not {count}")
+        if total != len(plan.places):
+            raise ValueError(f"{total} videos were planned")
+    except (ValueError, csv.Error) as error:
+        raise FeaturesError(
+            f"{path}, row {len(plan.places) + 2}: expected video_id,shard ({error}): restore the "
+            "file or, if it was made from one manifest, remove it and run the same extract again"
+        ) from None
+    return plan
+
+
+def grow_plan(path: Path, video_ids: Iterable[str], shard_size: int) -> Plan:
+    """The plan in ``path``, extended by those of ``video_ids`` that it lacks, in new shards.
+
+    Ranks that start at the same time write the same bytes, each by one rename. Raises
+    FeaturesError when another run has added other videos at the same time.
+    """
+    plan = read_plan(path)
+    if not plan.extend(video_ids, shard_size) and path.exists():
+        return plan
+    planned = len(plan.places)
+    places = enumerate(plan.places.items(), 1)
+    rows = [(video_id, place.shard, number, planned) for number, (video_id, place) in places]
+    content = csv_bytes([PLAN_COLUMNS, *rows], "\r\n")
+    with open_atomic(path) as stream:
+        stream.write(content)
+    if path.read_bytes() != content:
+        raise FeaturesError(f"{path}: another run has added other videos just now: run this again")
+    return plan
+
+
+def similar_ids(video_id: str, ids: Collection[str]) -> str:
+    """``; similar ids: ...``, or nothing when there are none."""
+    if len(ids) > MOST_COMPARED:
+        ids = [each for each in ids if each in video_id or video_id in each][:MOST_COMPARED]
+    near = difflib.get_close_matches(video_id, ids, 3)
+    return f"; similar ids: {', '.join(map(repr, near))}" if near else ""
+
+
+# ---------------------------------------------------------------- the folder
+
+SHARD, PARTIAL, VIDEO = "shard-{:05d}.h5", "shard-{:05d}.partial", "{:06d}.h5"
 
 
 @dataclass(frozen=True)
 class StreamFolder:
-    """The folder ``FEATURES/<stream>`` with its spec and plan."""
+    """The folder ``FEATURES/<stream>`` with its spec and plan.
+
+    At a URL (``path`` is a RemotePath) it is as it was when it was opened, complete or not, and
+    read with few requests: the plan names the shards, so that nothing needs to be listed.
+    """
 
     path: Path
     spec: Spec
     plan: Plan = field(default_factory=Plan, repr=False, compare=False)
+    shard_size: int = SHARD_SIZE
+    """Videos in a shard, as the folder was made."""
+    provenance: dict[str, Any] = field(default_factory=dict, compare=False)
+    """How the folder was made, as it says itself."""
 
     @classmethod
     def open(cls, path: Path) -> StreamFolder:
         """Open an existing folder; raises FeaturesError when it is none or its plan is damaged."""
-        spec = read_spec(path)
-        if spec is None:
+        found = _read_spec_file(path)
+        if found is None:
             raise FeaturesError(f"{path}: no feature folder (spec.json is missing)")
-        plan = path / "plan.csv"
-        return cls(path, spec, read_plan(plan) if plan.exists() else Plan())
+        return cls(path, found[0], read_plan(path / "plan.csv"), *found[1:])
 
     @classmethod
     def prepare(
@@ -62,117 +180,105 @@ class StreamFolder:
         spec.
         """
         make_folder(path / "shards")
-        _write_spec(path, spec, shard_size or SHARD_SIZE, provenance or {})
-        size = shard_size or read_shard_size(path)
-        return cls(path, spec, grow_plan(path / "plan.csv", video_ids, size))
-
-    @property
-    def plan_path(self) -> Path:
-        return self.path / "plan.csv"
+        content = {
+            "format": "vadprep-features",
+            "version": 1,
+            "hash": spec.hash,
+            "spec": json.loads(spec.to_json()),
+            "shard_size": shard_size or SHARD_SIZE,
+            "provenance": provenance or {},
+        }
+        file = path / "spec.json"
+        if not file.exists():
+            # Another rank may be first: then its spec is compared.
+            with suppress(FileExistsError), open_atomic(file, replace=False) as stream:
+                stream.write((json.dumps(content, indent=2) + "\n").encode())
+        found = _read_spec_file(path)
+        assert found
+        require_equal(spec, found[0], str(path))
+        plan = grow_plan(path / "plan.csv", video_ids, shard_size or found[1])
+        return cls(path, spec, plan, *found[1:])
 
     def shard(self, shard: int) -> Path:
         """Path of a final shard, whether it exists yet or not."""
-        return self.path / "shards" / f"shard-{shard:05d}.h5"
+        return self.path / "shards" / SHARD.format(shard)
 
     def partial(self, shard: int) -> Path:
         """Folder of a shard's finished videos while it is not final."""
-        return self.path / "shards" / f"shard-{shard:05d}.partial"
+        return self.path / "shards" / PARTIAL.format(shard)
 
     def partial_video(self, place: Place) -> Path:
         """Path of one finished video while its shard is not final."""
-        return self.partial(place.shard) / f"{place.group}.h5"
+        return self.partial(place.shard) / VIDEO.format(place.position)
 
     def final_shards(self) -> set[int]:
         """Numbers of the shards that are final."""
-        planned = len(self.plan.shards)
-        return {n for n in _numbers(self.path / "shards", "shard-", ".h5") if n < planned}
+        return _existing(self.path / "shards", SHARD, len(self.plan.shards))
 
     def partial_shards(self) -> set[int]:
         """Numbers of the shards that have a folder of finished videos."""
-        return set(_numbers(self.path / "shards", "shard-", ".partial"))
-
-    def unfinished_shards(self) -> set[int]:
-        """Numbers of the shards that are not final, or whose parts still lie beside them."""
-        return (set(range(len(self.plan.shards))) - self.final_shards()) | self.partial_shards()
+        if isinstance(self.path, RemotePath):
+            return set(range(len(self.plan.shards))) - self.final_shards()
+        return _existing(self.path / "shards", PARTIAL, len(self.plan.shards))
 
     def finished(self, shard: int) -> set[int]:
         """Positions of the videos, done or failed, of a shard that is not final."""
-        return set(_numbers(self.partial(shard), "", ".h5"))
-
-    def runs(self) -> list[Run]:
-        """The runs that work on it now, by their leases."""
-        return running(self.path)
+        return _existing(self.partial(shard), VIDEO, len(self.plan.shards[shard]))
 
     def location(self, place: Place) -> tuple[Path, str]:
         """File and group of the video at ``place``: its own file if it has one, else the shard.
 
-        A video that was extracted again has its own file beside the final shard for a while.
+        A video that was extracted again has its own file beside the final shard for a while. It
+        is not looked for at a URL.
         """
-        own = self.partial_video(place)
-        return (own, "000000") if own.exists() else (self.shard(place.shard), place.group)
+        own, final = self.partial_video(place), self.shard(place.shard)
+        is_remote = isinstance(self.path, RemotePath)
+        is_own = not final.exists() if is_remote else own.exists()
+        return (own, "000000") if is_own else (final, place.group)
 
-    def stored(self, place: Place) -> StoredVideo:
-        """The finished video at ``place``; holds no file open."""
-        path, group = self.location(place)
-        with Shard(path) as shard:
-            return shard.video(group)
+    def done_ids(self) -> list[str]:
+        """Ids of the videos that are done, in the order of the plan.
 
+        The files are asked where the journal has no row: a copied folder, or a kill just then.
+        """
+        rows = read_rows(self.path)
+        found = {each: rows.get(each) or self.find(each) for each in self.plan.places}
+        return [video_id for video_id, video in found.items() if video and video.is_done]
 
-def _numbers(folder: Path, prefix: str, suffix: str) -> Iterator[int]:
-    for name in names_in(folder):
-        digits = name.removeprefix(prefix).removesuffix(suffix)
-        if name == f"{prefix}{digits}{suffix}" and digits.isdecimal():
-            yield int(digits)
+    def find(self, video_id: str) -> StoredVideo | None:
+        """A planned video that is done or has failed, by the files; None before that."""
+        is_finished = self.location(self.plan.places[video_id])[0].exists()
+        return self.stored(video_id) if is_finished else None
 
-
-class RemoteFolder(StreamFolder):
-    """A StreamFolder at a URL, as it was when it was opened, read with few requests.
-
-    A complete folder needs no listing: its plan names the shards. Files of single videos are
-    looked for where a listing shows their folder or, without listings, where a shard is missing.
-    """
-
-    path: RemotePath  # type: ignore[assignment]  # reading needs no more of a Path than it has
-
-    def final_shards(self) -> set[int]:
-        return {shard for shard in range(len(self.plan.shards)) if self.shard(shard).exists()}
-
-    def partial_shards(self) -> set[int]:
-        return {shard for shard in range(len(self.plan.shards)) if self._has_partial(shard)}
-
-    def finished(self, shard: int) -> set[int]:
-        count = len(self.plan.shards[shard]) if self._has_partial(shard) else 0
-        return {n for n in range(count) if self.partial_video(Place(shard, n)).exists()}
-
-    def runs(self) -> list[Run]:
-        return []  # they work on disks
-
-    def location(self, place: Place) -> tuple[Path, str]:
-        if self._has_partial(place.shard):
-            return super().location(place)
-        return self.shard(place.shard), place.group
-
-    def _has_partial(self, shard: int) -> bool:
-        if self.path.lists:
-            return self.partial(shard).exists()
-        return not self.shard(shard).exists()
+    def stored(self, video_id: str) -> StoredVideo:
+        """A finished video; raises ShardError when its shard is missing, damaged or another's, and
+        SpecError when it is of another spec. No file stays open."""
+        path, group = self.location(self.plan.places[video_id])
+        video = read_video(path, group, self.spec)
+        if video.video_id != video_id:
+            raise ShardError(
+                f"{path}, group {group}: holds {video.video_id!r} where plan.csv has {video_id!r}"
+            )
+        return video
 
 
-def stream_folders(path: AnyPath) -> dict[str, StreamFolder]:
-    """Stream -> folder for each stream in FEATURES, or for the one folder ``path`` itself."""
+def _existing(folder: AnyPath, name: str, count: int) -> set[int]:
+    """The numbers below ``count`` for which ``folder`` has a file or folder ``name``."""
+    if isinstance(folder, RemotePath):
+        return {number for number in range(count) if (folder / name.format(number)).exists()}
+    names = set(names_in(folder))
+    return {number for number in range(count) if name.format(number) in names} if names else set()
+
+
+def stream_folders(source: str | AnyPath) -> dict[str, StreamFolder]:
+    """Stream -> folder for each stream in FEATURES, or for the one folder ``source`` itself."""
+    path = as_path(source)
     paths = [path] if (path / "spec.json").exists() else [path / name for name in STREAMS]
-    kind = RemoteFolder if isinstance(path, RemotePath) else StreamFolder
-    folders = [kind.open(cast(Path, each)) for each in paths if (each / "spec.json").exists()]
-    return {folder.spec.stream: folder for folder in folders}
+    there = [cast(Path, each) for each in paths if (each / "spec.json").exists()]
+    return {folder.spec.stream: folder for folder in map(StreamFolder.open, there)}
 
 
-def is_feature_folder(path: str | AnyPath) -> bool:
-    """True for a URL, and for a folder that holds the spec of a stream."""
-    place = as_path(path)
-    return isinstance(place, RemotePath) or bool(stream_folders(place))
-
-
-def required_folders(path: AnyPath) -> dict[str, StreamFolder]:
+def required_folders(path: str | AnyPath) -> dict[str, StreamFolder]:
     """``stream_folders``; raises FeaturesError when there are none."""
     folders = stream_folders(path)
     if not folders:
@@ -184,74 +290,23 @@ def required_folders(path: AnyPath) -> dict[str, StreamFolder]:
     return folders
 
 
-# ---------------------------------------------------------------- spec.json
-
-
 def read_spec(path: Path) -> Spec | None:
     """The spec of the folder ``path``, None when there is none."""
-    content = _spec_file(path)
-    if content is None:
-        return None
+    found = _read_spec_file(path)
+    return found[0] if found else None
+
+
+def _read_spec_file(path: Path) -> tuple[Spec, int, dict[str, Any]] | None:
+    """Spec, shard size and provenance of the folder ``path``, None when there is none."""
     file = path / "spec.json"
     try:
-        return Spec.from_json(json.dumps(content["spec"]), str(file))
-    except KeyError as error:
-        raise FeaturesError(f"{file}: damaged: {error} is missing") from error
-
-
-def read_shard_size(path: Path) -> int:
-    """Videos in a shard of the folder ``path``: what it was made with, else SHARD_SIZE."""
-    size = (_spec_file(path) or {}).get("shard_size", SHARD_SIZE)
-    if not isinstance(size, int) or size < 1:
-        raise FeaturesError(f"{path / 'spec.json'}: damaged: shard_size is {size!r}")
-    return size
-
-
-def read_provenance(path: Path) -> dict[str, Any]:
-    """How the folder ``path`` was made, as it says itself; empty when there is no folder."""
-    return dict((_spec_file(path) or {}).get("provenance", {}))
-
-
-def _spec_file(path: Path) -> dict[str, Any] | None:
-    file = path / "spec.json"
-    try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_bytes())
+        spec = Spec.from_json(json.dumps(content["spec"]), str(file))
+        shard_size, provenance = content["shard_size"], dict(content["provenance"])
+        if not isinstance(shard_size, int) or shard_size < 1:
+            raise ValueError(f"shard_size is {shard_size!r}")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise FeaturesError(f"{file}: damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise FeaturesError(f"{file}: damaged: expected a JSON object")
-    return content
-
-
-def _write_spec(path: Path, spec: Spec, shard_size: int, provenance: dict[str, Any]) -> None:
-    """Write spec.json, or compare with the one that exists."""
-    content = {
-        "format": "vadprep-features",
-        "version": 1,
-        "hash": spec.hash,
-        "spec": json.loads(spec.to_json()),
-        "shard_size": shard_size,
-        "provenance": provenance,
-    }
-    file = path / "spec.json"
-    if not file.exists():
-        try:
-            with open_atomic(file, replace=False) as stream:
-                stream.write((json.dumps(content, indent=2) + "\n").encode())
-        except FileExistsError:  # another rank was first: compare with its spec
-            pass
-    found = read_spec(path)
-    assert found is not None
-    require_equal(spec, found, str(path))
-
-
-def check_writable(path: Path) -> None:
-    """Make ``path``; raise OutputError unless this process can write and rename a file there."""
-    make_folder(path)
-    probe = temporary_name(path / ".write-probe")  # of our own: other ranks check as well
-    with disk_errors(path):
-        with open_atomic(probe):
-            pass
-        probe.unlink()
+    except (KeyError, TypeError, ValueError) as error:
+        raise FeaturesError(f"{file}: damaged: {error!r}") from error
+    return spec, shard_size, provenance

@@ -6,32 +6,38 @@
 
 Lines are only ever added, by one process a rank. A kill can cut the last line: readers ignore it,
 and it is removed when the rank starts again. Of several rows of a video the latest counts.
+
+Every cell of a table is quoted. Ids and reasons may hold quotes and line breaks, so a row ends at
+a line break outside quotes: one before which the number of quotes is even.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import re
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field, fields
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vadprep.core.atomic import open_atomic
+from vadprep.core.atomic import disk_errors, open_atomic
 from vadprep.core.errors import FeaturesError
 from vadprep.features.shard import DONE, StoredVideo
-from vadprep.features.tables import append, csv_bytes, cut, read_table, whole_size
 
 LAST_BYTES = 4 << 20
 """Bytes at the end of a file of events that ``last_events`` reads."""
 
+_CUT_ROW = re.compile(rb'(?:"[^"]*(?:""[^"]*)*",)*(?:"[^"]*(?:""[^"]*)*"?)?\r?')
+"""What a kill can leave of a row."""
 
-@dataclass(frozen=True, slots=True)
-class Row:
+
+class Row(NamedTuple):
     """One finished video in manifest-<rank>.csv."""
 
     video_id: str
@@ -57,10 +63,6 @@ class Row:
         return self.status == DONE
 
 
-COLUMNS = tuple(each.name for each in fields(Row))
-"""Folders of before have more columns, which are not read."""
-
-
 def row_of(stored: StoredVideo, shard: int) -> Row:
     """The row of a video as it is stored in shard number ``shard``, finished now."""
     known = stored.attributes
@@ -79,47 +81,27 @@ def row_of(stored: StoredVideo, shard: int) -> Row:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of events-<rank>.jsonl; what an event does not say is None."""
+class Event(NamedTuple):
+    """What is read of a line of events-<rank>.jsonl; more is written for people."""
 
     time: float
     """Seconds since 1970."""
     event: str
-    """``run`` (a run of the rank begins), ``start``, ``committed``, ``failed``, ``skipped``, or
-    ``copied`` (from the folder ``source``)."""
+    """``run`` (a run of the rank begins), ``start``, ``committed``, ``failed`` or ``skipped``."""
     video_id: str = ""
-    shard: int | None = None
-    num_clips: int | None = None
-    seconds: Mapping[str, float] | None = None
+    num_clips: int = 0
+    seconds: Mapping[str, float] = {}
     """Seconds of each stage of the work on a video."""
-    recovered: bool | None = None
+    recovered: bool = False
     """True for a video whose file was there already, after a kill."""
-    rank: int | None = None
     world_size: int | None = None
-    device: str | None = None
-    workers: int | None = None
-    decoders: int | None = None
-    cores: int | None = None
-    videos_left: int | None = None
     work_left: float | None = None
-    """Of the rank: frames, or bytes of the files, as the event ``run`` says in ``unit``."""
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """All other values: host, process, unit, source, and those of the video's Report."""
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Event:
-        """The event of a line, as JSON gives it."""
-        known = {name: value for name, value in values.items() if name in _EVENT_FIELDS}
-        return cls(**known, more={name: values[name] for name in values.keys() - known.keys()})
+    """Of the rank: frames, or bytes of the files."""
 
     @property
     def is_end(self) -> bool:
         """True when a video was finished or given up just now."""
         return self.event in ("committed", "failed", "skipped") and not self.recovered
-
-
-_EVENT_FIELDS = {each.name for each in fields(Event)} - {"more"}
 
 
 class Journal:
@@ -129,51 +111,99 @@ class Journal:
         self._manifest = folder / f"manifest-{rank:05d}.csv"
         self._events = folder / f"events-{rank:05d}.jsonl"
         if self._events.exists():
-            size, end = _end_of(self._events)
-            cut(self._events, size - len(end) + end.rfind(b"\n") + 1)
-        if not self._manifest.exists():
+            _cut(self._events, self._events.read_bytes().rfind(b"\n") + 1)
+        self.is_new = not self._manifest.exists()
+        """True at the first run, or when the file was removed."""
+        if self.is_new:
             with open_atomic(self._manifest) as stream:
-                stream.write(csv_bytes([COLUMNS]))
+                stream.write(csv_bytes([Row._fields]))
         with _named(self._manifest):
-            cut(self._manifest, whole_size(self._manifest.read_bytes()))
-        self.is_new = not any(rows_in(self._manifest))
-        """True when there were no rows: at the first run, or when the file was removed."""
+            _cut(self._manifest, _whole_size(self._manifest.read_bytes()))
 
     def add(self, row: Row) -> None:
         """Append a finished video."""
-        append(self._manifest, csv_bytes([astuple(row)]))
+        _append(self._manifest, csv_bytes([row]))
 
     def event(self, event: str, video_id: str = "", /, **values: Any) -> None:
-        """Append one event; see ``Event`` for ``values``."""
+        """Append one event; ``Event`` has those of the ``values`` that are read again."""
         line = {"time": round(time.time(), 3), "event": event, "video_id": video_id, **values}
-        append(self._events, (json.dumps(line) + "\n").encode())
+        _append(self._events, (json.dumps(line) + "\n").encode())
+
+
+def _append(path: Path, content: bytes) -> None:
+    with disk_errors(path), open(path, "ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _cut(path: Path, size: int) -> None:
+    """Remove what follows the first ``size`` bytes."""
+    if path.stat().st_size > size:
+        with disk_errors(path):
+            os.truncate(path, size)
+
+
+def _files(folder: Path, pattern: str) -> dict[int, Path]:
+    """Rank -> its file; a copy that somebody has made beside it is not one."""
+    paths = sorted(folder.glob(pattern), key=lambda path: path.name)
+    ranks = (path.name.partition("-")[2].partition(".")[0] for path in paths)
+    return {int(rank): path for rank, path in zip(ranks, paths, strict=True) if rank.isdecimal()}
+
+
+# ---------------------------------------------------------------- tables
+
+
+def csv_bytes(rows: Iterable[Iterable[object]], end: str = "\n") -> bytes:
+    """Rows as they are written to the file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end, quoting=csv.QUOTE_ALL).writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def read_table(path: Path) -> Iterator[list[str]]:
+    """The header and all whole rows of a table; raises csv.Error when it is no such table."""
+    content = path.read_bytes()
+    text = content[: _whole_size(content)].decode("utf-8", "surrogateescape")
+    return csv.reader(io.StringIO(text, newline=""), strict=True)
+
+
+def _whole_size(content: bytes) -> int:
+    """Number of bytes up to the end of the last whole row.
+
+    Raises csv.Error when more than the last row is wrong: then the file was not cut but damaged.
+    """
+    size = content.rfind(b"\n") + 1
+    quotes = content.count(b'"', 0, size)
+    while quotes % 2:
+        end = content.rfind(b"\n", 0, size - 1) + 1
+        quotes, size = quotes - content.count(b'"', end, size), end
+    if not _CUT_ROW.fullmatch(content, size):
+        raise csv.Error(f"no row at byte {size}")
+    return size
 
 
 def read_rows(folder: Path) -> dict[str, Row]:
     """The finished videos of all ranks by id: of each the latest row, at the same time ``done``.
 
-    Raises FeaturesError at a damaged manifest-<rank>.csv.
+    Raises FeaturesError at a damaged manifest-<rank>.csv. Further columns of older folders are
+    not read.
     """
     rows: dict[str, Row] = {}
     for path in _files(folder, "manifest-*.csv").values():
-        for row in rows_in(path):
-            old = rows.get(row.video_id)
-            if old is None or (row.time, row.is_done) >= (old.time, old.is_done):
-                rows[row.video_id] = row
+        with _named(path):
+            table = read_table(path)
+            cells = itemgetter(*map(next(table, []).index, Row._fields))
+            for cell in map(cells, table):
+                name, shard, status, clips, frames, repaired, fps, decoder, checksum, why, at = cell
+                row = Row(
+                    name, int(shard), status, int(clips), int(frames), int(repaired), float(fps),
+                    decoder, checksum, why, float(at),
+                )  # fmt: skip
+                old = rows.get(name)
+                if old is None or (row.time, row.is_done) >= (old.time, old.is_done):
+                    rows[name] = row
     return rows
-
-
-def rows_in(path: Path) -> Iterator[Row]:
-    """The rows of one rank in order; raises FeaturesError at a damaged one."""
-    with _named(path):
-        rows = read_table(path)
-        cells = itemgetter(*map(next(rows, []).index, COLUMNS))
-        for row in map(cells, rows):
-            name, shard, status, clips, frames, repaired, fps, decoder, checksum, reason, at = row
-            yield Row(
-                name, int(shard), status, int(clips), int(frames), int(repaired), float(fps),
-                decoder, checksum, reason, float(at),
-            )  # fmt: skip
 
 
 @contextmanager
@@ -187,44 +217,36 @@ def _named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _files(folder: Path, pattern: str) -> dict[int, Path]:
-    """Rank -> its file; a copy that somebody has made beside it is not one."""
-    paths = sorted(folder.glob(pattern), key=lambda path: path.name)
-    ranks = (path.name.partition("-")[2].partition(".")[0] for path in paths)
-    return {int(rank): path for rank, path in zip(ranks, paths, strict=True) if rank.isdecimal()}
+# ---------------------------------------------------------------- events
 
 
 def read_events(folder: Path) -> Iterator[Event]:
     """The events of all ranks, rank by rank, in the order in which they were written."""
     for path in _files(folder, "events-*.jsonl").values():
-        with path.open("rb") as file:
-            yield from _events_in(path, file)
+        yield from _events_in(path, sys.maxsize)
 
 
 def last_events(folder: Path) -> dict[int, list[Event]]:
     """Rank -> its last events, in order: those in the last LAST_BYTES of its file."""
-    events = {}
-    for rank, path in _files(folder, "events-*.jsonl").items():
-        size, end = _end_of(path)
-        events[rank] = list(_events_in(path, end.splitlines(keepends=True)[size > len(end) :]))
-    return events
+    paths = _files(folder, "events-*.jsonl")
+    return {rank: list(_events_in(path, LAST_BYTES)) for rank, path in paths.items()}
 
 
-def _events_in(path: Path, lines: Iterable[bytes]) -> Iterator[Event]:
-    for line in lines:
-        if line.endswith(b"\n"):
-            try:
-                event = Event.of(json.loads(line))
-            except (AttributeError, TypeError, ValueError) as error:
-                raise FeaturesError(
-                    f"{path}: damaged ({error!r}): remove it, no features are lost with it"
-                ) from error
-            yield event
-
-
-def _end_of(path: Path) -> tuple[int, bytes]:
-    """Size of a file, and its last LAST_BYTES."""
+def _events_in(path: Path, most: int) -> Iterator[Event]:
+    """The events in the last ``most`` bytes of a file."""
     with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - LAST_BYTES))
-        return size, file.read()
+        start = max(0, file.seek(0, os.SEEK_END) - most)
+        file.seek(start)
+        if start:
+            file.readline()  # what is left of a line
+        for line in file:
+            if line.endswith(b"\n"):
+                try:
+                    values = json.loads(line)
+                    known = {name: values[name] for name in Event._fields if name in values}
+                    event = Event(**known)
+                except (TypeError, ValueError) as error:
+                    raise FeaturesError(
+                        f"{path}: damaged ({error!r}): remove it, no features are lost with it"
+                    ) from error
+                yield event

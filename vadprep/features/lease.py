@@ -7,13 +7,10 @@ shard in common. The file is created exclusively, before the run looks for other
 that begin at once each sees the other's, or at least one does, and whoever sees a living one
 stops. So two may both stop, but never both go on.
 
-The file is a heartbeat: it is written again every few seconds and removed when the run ends. A
-lease of a dead process of this machine is removed at once. Any other is watched; clocks of hosts
-are never compared. What stays the same for STALE_SECONDS is of a dead run, and is removed.
-
-The file is written in place, through the descriptor of its creation. A run that was suspended
-while its lease was removed then writes into a file without a name and cannot bring it back; it
-notices at its next heartbeat or commit, and ends.
+The file is a heartbeat: it is written again every few seconds, in place, and removed when the run
+ends. A lease of a dead process of this machine is removed at once. Any other is watched; clocks of
+hosts are never compared. What stays the same for STALE_SECONDS is of a dead run, and is removed. A
+run that was suspended meanwhile notices it at its next heartbeat or commit, and ends.
 """
 
 from __future__ import annotations
@@ -28,12 +25,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vadprep.core.atomic import disk_errors, is_alive, names_in
-from vadprep.core.errors import LeaseError, VadprepError
+from vadprep.core.errors import LeaseError, OutputError, VadprepError
 
 logger = logging.getLogger(__name__)
 
@@ -70,37 +67,18 @@ class Run:
     num_frames: int = 0
     in_flight: tuple[str, ...] = ()
     """Ids of the videos that are being extracted."""
-    silent_seconds: float = 0.0
+    silent_seconds: float = field(default=0.0, compare=False)
     """Since the file was last written; only known to its readers."""
 
     @classmethod
     def of_this_process(cls, rank: int, world_size: int) -> Run:
         """The run of this process."""
-        process = os.getpid()
-        return cls(
-            rank=rank,
-            world_size=world_size,
-            host=socket.gethostname(),
-            process=process,
-            machine=_machine(),
-            began=_begin_of(process),
-            job=_slurm_job(),
-            since=time.time(),
-        )
-
-    @classmethod
-    def read(cls, name: str, content: bytes) -> Run:
-        """The run of a lease; a file that is half written says no more than its name."""
-        match = NAME.fullmatch(name)
-        assert match
-        rank, world_size, host, process = match.groups()
-        values: dict[str, Any] = {}
-        with suppress(ValueError, TypeError):
-            values = dict(json.loads(content))
-        known = {each.name: values[each.name] for each in fields(Run) if each.name in values}
-        known["in_flight"] = tuple(known.get("in_flight", ()))
-        named = {"rank": int(rank), "world_size": int(world_size), "host": host}
-        return cls(**known | named | {"process": int(process)})
+        process, known = os.getpid(), os.environ
+        job = known.get("SLURM_JOB_ID", "")
+        if "SLURM_ARRAY_JOB_ID" in known and "SLURM_ARRAY_TASK_ID" in known:
+            job = f"{known['SLURM_ARRAY_JOB_ID']}_{known['SLURM_ARRAY_TASK_ID']}"
+        place = socket.gethostname(), process, _machine(), _begin_of(process)
+        return cls(rank, world_size, *place, job, since=time.time())
 
     @property
     def name(self) -> str:
@@ -141,30 +119,27 @@ def _begin_of(process: int) -> int:
     return -1 if after_name[0] in "ZX" else int(after_name[19])
 
 
-def _slurm_job() -> str:
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
-
-
 def running(folder: Path) -> list[Run]:
     """The runs that have a lease in the folder of a stream, by rank, without those that are known
     to be dead. Of a run on another machine only ``silent_seconds`` tells whether it lives.
     """
-    runs = []
-    for path, content in _leases(folder).items():
-        with suppress(FileNotFoundError):
-            silent = max(0.0, time.time() - path.stat().st_mtime)
-            runs.append(replace(Run.read(path.name, content), silent_seconds=silent))
-    return [run for run in runs if not run.is_dead]
+    return [run for run in _leases(folder) if not run.is_dead]
 
 
-def _leases(folder: Path) -> dict[Path, bytes]:
-    found = {}
-    for name in sorted(names_in(folder)):
+def _leases(folder: Path) -> Iterator[Run]:
+    """The runs of all leases; a file that is half written says no more than its name."""
+    for match in filter(None, map(NAME.fullmatch, sorted(names_in(folder)))):
+        path, known = folder / match[0], dict[str, Any]()
         with suppress(FileNotFoundError):
-            if NAME.fullmatch(name):
-                found[folder / name] = (folder / name).read_bytes()
-    return found
+            with suppress(ValueError, TypeError):
+                values = dict(json.loads(path.read_bytes()))
+                known = {
+                    each.name: values[each.name] for each in fields(Run) if each.name in values
+                }
+            known["in_flight"] = tuple(known.get("in_flight", ()))
+            known["silent_seconds"] = max(0.0, time.time() - path.stat().st_mtime)
+            known |= {"rank": int(match[1]), "world_size": int(match[2])}
+            yield Run(**known | {"host": match[3], "process": int(match[4])})
 
 
 class Lease:
@@ -176,7 +151,7 @@ class Lease:
         self._beats = self._length = 0
         with disk_errors(self.path):
             self.path.unlink(missing_ok=True)  # of a dead process with our number
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            open(self.path, "x").close()
 
     def started(self, video_id: str) -> None:
         """A video is being extracted."""
@@ -194,78 +169,59 @@ class Lease:
             in_flight=tuple(each for each in run.in_flight if each != video_id),
         )
 
-    def is_lost(self) -> bool:
-        """True when another run has removed it. Opens it: on NFS that asks the server."""
-        try:
-            os.close(os.open(self.path, os.O_RDONLY))
-        except FileNotFoundError:
-            return True
-        except OSError:  # the disk is in trouble: no sign that it was removed
-            return False
-        return False
-
     def check(self) -> None:
-        """Raise LeaseError when the lease does not exist any more. Called before a commit."""
-        if self.is_lost():
+        """Raise LeaseError when another run has removed the lease. Called before a commit."""
+        try:
+            open(self.path).close()  # on NFS that asks the server
+        except FileNotFoundError:
             raise LeaseError(
                 f"{self.path}: another run has taken over this run's shards, since it gave no "
                 f"sign of life for {STALE_SECONDS:g} s (suspended?): it ends here, and what it "
                 "had committed is safe"
-            )
+            ) from None
+        except OSError:  # the disk is in trouble: no sign that it was removed
+            pass
 
     def write(self) -> None:
         """Write it again, in place, filled up to cover the longest text so far."""
+        self.check()
         self._beats += 1
         text = json.dumps(asdict(replace(self._run, beat=self._beats))).encode()
         self._length = max(self._length, len(text))
-        with disk_errors(self.path):
-            os.pwrite(self._file, text.ljust(self._length), 0)
-            os.fsync(self._file)
+        with disk_errors(self.path), open(self.path, "r+b") as file:
+            file.write(text.ljust(self._length))
+            file.flush()
+            os.fsync(file.fileno())
 
     def acquire(self) -> None:
         """Wait until no other run has a lease on one of the shards.
 
         Raises LeaseError when one does and is alive.
         """
-        seen: dict[Path, tuple[bytes, float]] = {}
+        folder, mine = self.path.parent, self._run
+        seen: dict[str, tuple[Run, float]] = {}
         """What a lease held, and when it was first seen."""
-        while rivals := self._rivals():
-            now = time.monotonic()
-            for path, (content, other) in rivals.items():
-                if path not in seen:
+        while True:
+            others = [run for run in _leases(folder) if run.name != mine.name and run.meets(mine)]
+            for other in others:
+                path, now = folder / other.name, time.monotonic()
+                if other.name not in seen and not other.is_dead:
                     logger.warning("%s: another run? Watching it for %g s", path, STALE_SECONDS)
-                before, since = seen.setdefault(path, (content, now))
-                if content != before:
+                before, since = seen.setdefault(other.name, (other, now))
+                if other.is_dead:
+                    path.unlink(missing_ok=True)
+                elif other != before:
                     end_it = f"scancel {other.job}" if other.job else f"kill {other.process} there"
                     raise LeaseError(
-                        f"{path.parent}: another run works on shards of rank {self._run.rank} of "
-                        f"{self._run.world_size}: {other}; wait for its end, or end it ({end_it})"
+                        f"{folder}: another run works on shards of rank {mine.rank} of "
+                        f"{mine.world_size}: {other}; wait for its end, or end it ({end_it})"
                     )
-                if now - since > STALE_SECONDS:
+                elif now - since > STALE_SECONDS:
                     logger.warning("%s: no sign of life, its shards are taken over", path)
                     path.unlink(missing_ok=True)
+            if not others:
+                return self.check()
             time.sleep(LOOK_SECONDS)
-        self.check()
-
-    def _rivals(self) -> dict[Path, tuple[bytes, Run]]:
-        """Leases on shards of this run, and what they hold; those of the dead are removed."""
-        rivals = {}
-        for path, content in _leases(self.path.parent).items():
-            other = Run.read(path.name, content)
-            if path == self.path or not other.meets(self._run):
-                continue
-            if other.is_dead:
-                path.unlink(missing_ok=True)
-            else:
-                rivals[path] = content, other
-        return rivals
-
-    def close(self) -> None:
-        """Remove it; another's stays, since the name is of this process."""
-        with suppress(OSError):  # on NFS: one that is lost
-            os.close(self._file)
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -280,7 +236,17 @@ def leased(
     """
     lease = Lease(folder, Run.of_this_process(rank, world_size))
     ended = threading.Event()
-    thread = threading.Thread(target=_beat, args=(lease, ended, on_loss), daemon=True)
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            try:
+                lease.write()
+            except LeaseError:
+                return on_loss()
+            except OutputError:  # a full disk: the next heartbeat may succeed
+                pass
+
+    thread = threading.Thread(target=beat, daemon=True)
     try:
         lease.write()
         thread.start()
@@ -293,13 +259,5 @@ def leased(
         ended.set()
         if thread.ident:
             thread.join()
-        lease.close()
-
-
-def _beat(lease: Lease, ended: threading.Event, on_loss: Callable[[], None]) -> None:
-    while not ended.wait(BEAT_SECONDS):
-        if lease.is_lost():
-            on_loss()
-            return
-        with suppress(VadprepError):  # a full disk: the next heartbeat may succeed
-            lease.write()
+        with suppress(OSError):
+            lease.path.unlink(missing_ok=True)

@@ -7,28 +7,18 @@ plan, so that extract can go on in the new folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from vadprep.core.atomic import remove_stale
 from vadprep.core.errors import FeaturesError, SpecError
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, differences, require_shared
-from vadprep.features.folder import (
-    StreamFolder,
-    check_writable,
-    read_provenance,
-    read_shard_size,
-    read_spec,
-    required_folders,
-)
-from vadprep.features.journal import read_rows
+from vadprep.features.folder import StreamFolder, read_spec, required_folders
 from vadprep.features.lease import leased
-from vadprep.features.plan import Place
-from vadprep.features.reader import StreamReader
-from vadprep.features.remote import AnyPath, as_path
+from vadprep.features.remote import AnyPath
 from vadprep.features.shard import StoredVideo
 from vadprep.features.writer import StreamWriter
 
@@ -53,120 +43,97 @@ def merge(
     or holds something else; SpecError when specs differ; ShardError at damage; OutputError when
     the disk refuses; LeaseError when another run works in ``out``; Stopped at a signal.
     """
-    with ExitStack() as stack:
-        readers: dict[str, list[StreamReader]] = {}
-        for source in sources:
-            for stream, folder in required_folders(as_path(source)).items():
-                reader = stack.enter_context(closing(StreamReader(folder)))
-                readers.setdefault(stream, []).append(reader)
-        _check_specs(readers)
-        parts = [_Stream(Path(out) / name, each, shard_size) for name, each in readers.items()]
-        check_writable(Path(out))
-        total, done = sum(len(part.origins) for part in parts), 0
+    found: dict[str, list[StreamFolder]] = {}
+    for source in sources:
+        for stream, folder in required_folders(source).items():
+            found.setdefault(stream, []).append(folder)
+    _check_specs(found)
+    origins = {stream: _origins(each) for stream, each in found.items()}
+    made = {name: _provenance(Path(out) / name, each, shard_size) for name, each in found.items()}
+    total, done, folders = sum(map(len, origins.values())), 0, []
+    with stop_on_signals(GO_ON):
+        for stream, (first, *_) in found.items():
+            path, ids, size = Path(out) / stream, list(origins[stream]), first.shard_size
+            new = StreamFolder.prepare(path, first.spec, ids, shard_size or size, made[stream])
+            with leased(path, 0, 1, request_stop) as lease:
+                writer = StreamWriter(new, lease=lease)
+                for each in (path.parent, path, path / "shards"):
+                    remove_stale(each)
+                for shard, ids in enumerate(new.plan.shards):
+                    lease.check()
+                    _copy(writer, shard, origins[stream])
+                    done += len(ids)
+                    progress(done, max(done, total))
+                    check_stop()
+            folders.append(new)
+    return folders
 
-        def copied(videos: int) -> None:
-            nonlocal done
-            done += videos
-            progress(done, max(done, total))
-            check_stop()
 
-        with stop_on_signals(GO_ON):
-            return [part.copy(copied) for part in parts]
-
-
-def _check_specs(readers: dict[str, list[StreamReader]]) -> None:
+def _check_specs(found: Mapping[str, Sequence[StreamFolder]]) -> None:
     """Raise SpecError unless all folders of a stream have one spec, and the streams fit."""
-    for each in readers.values():
-        for a, b in pairwise(reader.folder for reader in each):
+    for folders in found.values():
+        for a, b in pairwise(folders):
             if lines := differences(a.spec, b.spec):
                 raise SpecError(
                     f"{a.path} and {b.path} hold features of different specs: {'; '.join(lines)}. "
                     "Only features of one spec can be joined"
                 )
-    if len(readers) == len(STREAMS):
-        rgb, flow = (readers[stream][0].folder for stream in STREAMS)
+    if len(found) == len(STREAMS):
+        rgb, flow = (found[stream][0] for stream in STREAMS)
         require_shared(rgb.spec, flow.spec, str(flow.path))
 
 
-class _Stream:
-    """One stream of the new folder, checked when it is made, written by ``copy``."""
-
-    def __init__(self, path: Path, readers: Sequence[StreamReader], shard_size: int | None) -> None:
-        self.path, self.readers = path, readers
-        self.shard_size = shard_size or read_shard_size(readers[0].folder.path)
-        found = {str(each.folder.path.resolve()): each.folder.path for each in readers}
-        self.provenance = {"repacked": {name: read_provenance(at) for name, at in found.items()}}
-        self.origins = _origins(readers)
-        """Video id -> the folder it is taken from."""
-        if str(path.resolve()) in found:
-            raise FeaturesError(f"{path}: its features are to be read: choose another --out")
-        made = read_provenance(path), read_shard_size(path)
-        if read_spec(path) and made != (self.provenance, self.shard_size):
+def _provenance(
+    path: Path, folders: Sequence[StreamFolder], shard_size: int | None
+) -> dict[str, Any]:
+    """How the folder ``path`` is made; raises FeaturesError when it is a source, or has features
+    that were made otherwise."""
+    found = {str(each.path.resolve()): each.provenance for each in folders}
+    provenance, size = {"repacked": found}, shard_size or folders[0].shard_size
+    if str(path.resolve()) in found:
+        raise FeaturesError(f"{path}: its features are to be read: choose another --out")
+    if read_spec(path):
+        there = StreamFolder.open(path)
+        if (there.provenance, there.shard_size) != (provenance, size):
             raise FeaturesError(
                 f"{path}: holds features that were not made of {', '.join(found)} with "
-                f"--shard-size {self.shard_size}: choose another --out"
+                f"--shard-size {size}: choose another --out"
             )
-
-    def copy(self, copied: Callable[[int], None]) -> StreamFolder:
-        """Bring every shard as far as the sources are; ``copied`` gets its number of videos.
-
-        What is in the new folder already, from an earlier call or from extract, stays.
-        """
-        spec = self.readers[0].folder.spec
-        folder = StreamFolder.prepare(
-            self.path, spec, list(self.origins), self.shard_size, self.provenance
-        )
-        times = {
-            video_id: row.time
-            for reader in self.readers
-            for video_id, row in read_rows(reader.folder.path).items()
-            if self.origins.get(video_id) is reader
-        }
-        with leased(self.path, 0, 1, request_stop) as lease:
-            writer = StreamWriter(folder, lease=lease)
-            for path in (self.path.parent, self.path, self.path / "shards"):
-                remove_stale(path)
-            for shard, ids in enumerate(folder.plan.shards):
-                lease.check()
-                remove_stale(folder.partial(shard))
-                self._finish(writer, shard)
-                for position, video_id in enumerate(ids):
-                    if video_id not in writer.rows and writer.is_finished(Place(shard, position)):
-                        if origin := self.origins.get(video_id):
-                            file = str(origin.location(video_id)[0])
-                            writer.journal.event("copied", video_id, shard=shard, source=file)
-                        writer.record(video_id, times.get(video_id))
-                copied(len(ids))
-        return folder
-
-    def _finish(self, writer: StreamWriter, shard: int) -> None:
-        found = {}
-        if not writer.folder.shard(shard).exists():
-            for video_id in writer.folder.plan.shards[shard]:
-                origin = self.origins.get(video_id)  # extract may have planned more since
-                if origin and (video := _finished(origin, video_id)):
-                    found[video_id] = video
-        writer.finish(shard, found)
+    return provenance
 
 
-def _origins(readers: Sequence[StreamReader]) -> dict[str, StreamReader]:
+def _copy(writer: StreamWriter, shard: int, origins: Mapping[str, StreamFolder]) -> None:
+    """Bring a shard as far as the sources are. What it has already, from an earlier call or from
+    extract, stays; extract may have planned more videos since."""
+    folder, videos = writer.folder, {}
+    remove_stale(folder.partial(shard))
+    if not folder.shard(shard).exists():
+        for video_id in folder.plan.shards[shard]:
+            if video_id in origins and (video := origins[video_id].find(video_id)):
+                videos[video_id] = video
+    writer.finish(shard, videos)
+    writer.adopt(shard)
+
+
+def _origins(folders: Sequence[StreamFolder]) -> dict[str, StreamFolder]:
     """Video id -> the folder it is taken from, in the order of the plans.
 
     Of a video in several folders that is the first which has done it, else the first in which it
     has failed. Raises FeaturesError naming the videos of which two folders have different features.
     """
-    origins: dict[str, StreamReader] = {}
+    origins: dict[str, StreamFolder] = {}
     different = []
-    for reader in readers:
-        for video_id in reader.folder.plan.places:
-            other = origins.setdefault(video_id, reader)
-            if other is not reader:
-                ours, theirs = _finished(other, video_id), _finished(reader, video_id)
-                if theirs and (ours is None or theirs.is_done > ours.is_done):
-                    origins[video_id] = reader
-                if ours and theirs and _differ(ours, theirs):
-                    paths = f"{other.folder.path} and {reader.folder.path}"
-                    different.append(f"{video_id!r} in {paths}")
+    for folder in folders:
+        for video_id in folder.plan.places:
+            other = origins.setdefault(video_id, folder)
+            if other is folder or not (theirs := folder.find(video_id)):
+                continue
+            ours = other.find(video_id)
+            if ours is None or theirs.is_done > ours.is_done:
+                origins[video_id] = folder
+            elif ours.is_done and theirs.is_done and _content(ours) != _content(theirs):
+                paths = f"{other.path} and {folder.path}"
+                different.append(f"{video_id!r} in {paths}")
     if different:
         more = f" and {len(different) - NAMED} more" if len(different) > NAMED else ""
         raise FeaturesError(
@@ -176,12 +143,6 @@ def _origins(readers: Sequence[StreamReader]) -> dict[str, StreamReader]:
     return origins
 
 
-def _finished(reader: StreamReader, video_id: str) -> StoredVideo | None:
-    return reader.stored(video_id) if reader.is_finished(video_id) else None
-
-
-def _differ(a: StoredVideo, b: StoredVideo) -> bool:
-    """True when both are done with other features or spans, by their checksums."""
-    names = ("features_crc32", "spans_crc32")
-    same = all(a.attributes.get(name) == b.attributes.get(name) for name in names)
-    return a.is_done and b.is_done and (not same or (a.shape, a.dtype) != (b.shape, b.dtype))
+def _content(video: StoredVideo) -> tuple[object, ...]:
+    checksums = (video.attributes[name] for name in ("features_crc32", "spans_crc32"))
+    return *checksums, video.shape, video.dtype

@@ -6,104 +6,24 @@
     video.spans    int64 [num_clips, 2]: the source frames each snippet answers for
 
 Needs numpy and h5py only, and fsspec where the folder is a URL (``s3://bucket/xd``). Safe with
-forked and with spawned DataLoader workers: each process opens its own files.
+forked and with spawned DataLoader workers: no file stays open between two reads.
 """
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.errors import FeaturesError, ShardError, SpecError
-from vadprep.core.spec import Spec, require_equal
-from vadprep.features.folder import StreamFolder, required_folders
-from vadprep.features.journal import read_rows
-from vadprep.features.remote import AnyPath, as_path
-from vadprep.features.shard import Shard, StoredVideo
-
-OPEN_FILES = 16
-"""Shards kept open a process."""
-
-
-class StreamReader:
-    """Reads the finished videos of one stream, opening shards as they are needed."""
-
-    def __init__(self, folder: StreamFolder) -> None:
-        self.folder = folder
-        self._open: OrderedDict[Path, Shard] = OrderedDict()
-        self._process = os.getpid()
-
-    def ids(self) -> list[str]:
-        """Ids of the videos that are done, in the order of the plan.
-
-        The files are asked where the journal has no row: a copied folder, or a kill just then.
-        """
-        rows = read_rows(self.folder.path)
-
-        def is_done(video_id: str) -> bool:
-            if video_id in rows:
-                return rows[video_id].is_done
-            return self.is_finished(video_id) and self.stored(video_id).is_done
-
-        return [video_id for video_id in self.folder.plan.places if is_done(video_id)]
-
-    def location(self, video_id: str) -> tuple[Path, str]:
-        """File and group of a planned video; the file is missing before it is finished."""
-        return self.folder.location(self.folder.plan.places[video_id])
-
-    def is_finished(self, video_id: str) -> bool:
-        """True when the video is done or has failed, by the files."""
-        return self.location(video_id)[0].exists()
-
-    def stored(self, video_id: str) -> StoredVideo:
-        """What the shard holds of a video; raises ShardError when it is damaged or another's."""
-        shard, group = self._shard(video_id)
-        video = shard.video(group)
-        if video.video_id != video_id:
-            raise ShardError(
-                f"{shard.path}, group {group}: holds {video.video_id!r} where plan.csv has "
-                f"{video_id!r}"
-            )
-        return video
-
-    def features(self, video_id: str) -> NDArray[Any]:
-        """Features of a video, checked against their CRC: [num_clips, num_crops, dim]."""
-        shard, group = self._shard(video_id)
-        return shard.features(group)
-
-    def _shard(self, video_id: str) -> tuple[Shard, str]:
-        if self._process != os.getpid():  # forked: the parent's handles are not ours
-            self._open, self._process = OrderedDict(), os.getpid()
-        path, group = self.location(video_id)
-        if path not in self._open:
-            shard = Shard(path)
-            try:
-                require_equal(self.folder.spec, shard.spec, str(path))
-            except SpecError:
-                shard.close()
-                raise
-            self._open[path] = shard
-            if len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(path)
-        return self._open[path], group
-
-    def close(self) -> None:
-        """Close the files this process opened."""
-        if self._process == os.getpid():
-            for shard in self._open.values():
-                shard.close()
-        self._open = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict()}
+from vadprep.core.errors import FeaturesError
+from vadprep.core.spec import Spec
+from vadprep.features.folder import StreamFolder, required_folders, similar_ids
+from vadprep.features.remote import AnyPath
+from vadprep.features.shard import StoredVideo
 
 
 class VideoFeatures:
@@ -113,19 +33,20 @@ class VideoFeatures:
     damaged.
     """
 
-    def __init__(self, video_id: str, readers: Mapping[str, StreamReader]) -> None:
+    def __init__(self, video_id: str, folders: Mapping[str, StreamFolder]) -> None:
         self.video_id = video_id
-        self._readers = readers
+        self._folders = folders
 
     def stream(self, name: str) -> NDArray[Any]:
         """Features of a stream: [num_clips, num_crops, dim], float16 or float32."""
-        if name not in self._readers:
+        if name not in self._folders:
             raise FeaturesError(
-                f"no {name} features here, only {', '.join(self._readers)}: "
+                f"no {name} features here, only {', '.join(self._folders)}: "
                 f"run extract with --streams {name}"
             )
         self._stored  # noqa: B018  the spans of all streams agree
-        return self._readers[name].features(self.video_id)
+        # Asked for anew: its shard may have become final since.
+        return self._folders[name].stored(self.video_id).features()
 
     @property
     def rgb(self) -> NDArray[Any]:
@@ -137,12 +58,11 @@ class VideoFeatures:
 
     @cached_property
     def _stored(self) -> StoredVideo:
-        stored = [reader.stored(self.video_id) for reader in self._readers.values()]
-        if any(not np.array_equal(stored[0].spans, other.spans) for other in stored[1:]):
-            raise FeaturesError(
-                f"{self.video_id!r}: the spans of {' and '.join(self._readers)} differ"
-            )
-        return stored[0]
+        first, *others = (folder.stored(self.video_id) for folder in self._folders.values())
+        if any(not np.array_equal(first.spans, each.spans) for each in others):
+            names = " and ".join(self._folders)
+            raise FeaturesError(f"{self.video_id!r}: the spans of {names} differ")
+        return first
 
     @property
     def spans(self) -> NDArray[np.int64]:
@@ -165,12 +85,12 @@ class VideoFeatures:
     @property
     def num_frames(self) -> int:
         """Source frames decoded."""
-        return int(self._stored.attributes["num_frames"])
+        return int(self.attributes["num_frames"])
 
     @property
     def fps(self) -> float | None:
         """Frames a second of the source, None for a folder of frames without any."""
-        fps = self._stored.attributes.get("fps_source")
+        fps = self.attributes.get("fps_source")
         return None if fps is None else float(fps)
 
     @property
@@ -193,33 +113,50 @@ class VideoFeatures:
         return self._stored.attributes
 
     def __repr__(self) -> str:
-        return f"VideoFeatures({self.video_id!r}, {'+'.join(self._readers)}, {self._stored.shape})"
+        return f"VideoFeatures({self.video_id!r}, {'+'.join(self._folders)}, {self._stored.shape})"
+
+
+class UnknownVideoError(FeaturesError, KeyError):
+    """No features of a video are here. ``vadprep status --video`` says why."""
+
+    __str__ = Exception.__str__  # KeyError shows its message in quotes
 
 
 class Features(Mapping[str, VideoFeatures]):
     """Video id -> features, for the videos that every stream has done."""
 
-    def __init__(self, readers: Mapping[str, StreamReader]) -> None:
-        self._readers = dict(readers)
-        ids = [reader.ids() for reader in self._readers.values()]
-        common = set(ids[0]).intersection(*ids[1:])
+    def __init__(self, folders: Mapping[str, StreamFolder]) -> None:
+        self._folders = dict(folders)
+        first, *others = (folder.done_ids() for folder in folders.values())
+        common = set(first).intersection(*others)
         self._videos = {
-            video_id: VideoFeatures(video_id, self._readers)
-            for video_id in ids[0]
-            if video_id in common
+            each: VideoFeatures(each, self._folders) for each in first if each in common
         }
 
     @property
     def streams(self) -> tuple[str, ...]:
-        return tuple(self._readers)
+        return tuple(self._folders)
 
     @property
     def specs(self) -> dict[str, Spec]:
         """The spec of each stream."""
-        return {name: reader.folder.spec for name, reader in self._readers.items()}
+        return {name: folder.spec for name, folder in self._folders.items()}
 
     def __getitem__(self, video_id: str) -> VideoFeatures:
+        """The features of a video; raises UnknownVideoError, a KeyError, when it is not done."""
+        if video_id not in self._videos:
+            path = next(iter(self._folders.values())).path
+            raise UnknownVideoError(
+                f"{path}: no features of {video_id!r}{similar_ids(video_id, self._videos)}; for "
+                f"the reason: vadprep status {path} --video {shlex.quote(video_id)}"
+            )
         return self._videos[video_id]
+
+    def __contains__(self, video_id: object) -> bool:
+        return video_id in self._videos
+
+    def get(self, video_id: str, default: Any = None) -> Any:
+        return self._videos.get(video_id, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._videos)
@@ -228,9 +165,7 @@ class Features(Mapping[str, VideoFeatures]):
         return len(self._videos)
 
     def close(self) -> None:
-        """Close the files this process opened."""
-        for reader in self._readers.values():
-            reader.close()
+        """Nothing needs to be closed: no file stays open between two reads."""
 
     def __enter__(self) -> Features:
         return self
@@ -245,8 +180,7 @@ def open_features(path: str | AnyPath) -> Features:
     ``path`` may be a URL that fsspec reads, as ``s3://bucket/xd`` or ``https://host/xd``: only
     the videos that are asked for are fetched. Raises FeaturesError when there are none.
     """
-    folders = required_folders(as_path(path))
-    return Features({name: StreamReader(folder) for name, folder in folders.items()})
+    return Features(required_folders(path))
 
 
 STREAM_CHOICES: dict[str, tuple[str, ...]] = {

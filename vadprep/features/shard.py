@@ -42,8 +42,8 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import disk_errors, open_atomic
 from vadprep.core.errors import FeaturesError, ShardError
-from vadprep.core.spec import Spec
-from vadprep.features.remote import AnyPath, opened
+from vadprep.core.spec import Spec, require_equal
+from vadprep.features.remote import AnyPath, opened_file
 
 FORMAT = "vadprep-shard"
 VERSION = 1
@@ -58,8 +58,9 @@ REMEDY = "remove the file and run the same extract again"
 DAMAGE = (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError)
 """What h5py raises at a damaged file."""
 
-KINDS = dict(video_id=str, status=str, num_frames=int, features_crc32=int, spans_crc32=int)
-"""Attributes that a done video must have; a failed one has the first two."""
+FAILED_KINDS = dict(video_id=str, status=str)
+DONE_KINDS = FAILED_KINDS | dict(num_frames=int, features_crc32=int, spans_crc32=int)
+"""Attributes that a video must have, by its status."""
 
 DONE, FAILED = "done", "failed"
 Attributes = Mapping[str, str | int | float]
@@ -69,8 +70,8 @@ Attributes = Mapping[str, str | int | float]
 class StoredVideo:
     """One video as it is stored in a shard, or is to be.
 
-    ``blocks`` gives the features in order, [n, num_crops, dim] each; ``spans`` is int64
-    [num_clips, 2]. Both are empty for a failed video.
+    ``blocks`` gives the features in order, [n, num_crops, dim] each, and raises ShardError at the
+    end when they are damaged; ``spans`` is int64 [num_clips, 2]. Both are empty for a failed video.
     """
 
     attributes: Attributes
@@ -87,10 +88,14 @@ class StoredVideo:
     def is_done(self) -> bool:
         return self.attributes["status"] == DONE
 
+    def features(self) -> NDArray[Any]:
+        """All features of a done video: [num_clips, num_crops, dim]."""
+        return np.concatenate(list(self.blocks()))
+
 
 def crc32(array: NDArray[Any], start: int = 0) -> int:
-    """CRC-32 of the bytes of a contiguous array, continuing from ``start``."""
-    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data, start)
+    """CRC-32 of the bytes of an array, continuing from ``start``."""
+    return zlib.crc32(np.ascontiguousarray(array).data, start)
 
 
 def write_shard(path: Path, spec: Spec, videos: Sequence[StoredVideo]) -> None:
@@ -103,20 +108,24 @@ def write_shard(path: Path, spec: Spec, videos: Sequence[StoredVideo]) -> None:
         holes = _lay_out(image, spec, videos)
         _copy_metadata(image.fileno(), out)
         for video, offsets in zip(videos, holes, strict=True):
-            if video.is_done:
-                _write_array(out, offsets[0], video.blocks(), video, "features")
-                _write_array(out, offsets[1], [video.spans], video, "spans")
+            arrays = ("features", video.blocks()), ("spans", [video.spans])
+            for (name, blocks), offset in zip(arrays, offsets, strict=False):
+                out.seek(offset)
+                checksum = 0
+                for block in blocks:
+                    checksum = crc32(block, checksum)
+                    out.write(np.ascontiguousarray(block).data)
+                if checksum != video.attributes[f"{name}_crc32"]:
+                    raise ShardError(
+                        f"{name} of {video.video_id!r} changed on the way: checksum differs"
+                    )
 
 
 def _lay_out(image: io.FileIO, spec: Spec, videos: Sequence[StoredVideo]) -> list[list[int]]:
-    """Write all but the numbers; returns the byte offsets of each video's features and spans."""
-    root: Attributes = {
-        "format": FORMAT,
-        "version": VERSION,
-        "stream": spec.stream,
-        "spec": spec.to_json(),
-        "spec_hash": spec.hash,
-    }
+    """Write all but the numbers; returns the byte offsets of features and spans of each video,
+    none for a failed one."""
+    root: dict[str, str | int] = {"format": FORMAT, "version": VERSION, "stream": spec.stream}
+    root |= {"spec": spec.to_json(), "spec_hash": spec.hash}
     # Without the times of their making the same videos give the same bytes.
     group_options = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
     group_options.set_obj_track_times(False)
@@ -151,130 +160,6 @@ def _set_attributes(group: h5py.Group, attributes: Attributes) -> None:
             group.attrs[key] = value
 
 
-def _copy_metadata(descriptor: int, out: BinaryIO) -> None:
-    """Copy what HDF5 wrote, leaving the holes where the numbers go."""
-    size = os.fstat(descriptor).st_size
-    os.ftruncate(out.fileno(), size)
-    start = 0
-    while start < size:
-        try:
-            start = os.lseek(descriptor, start, os.SEEK_DATA)
-        except OSError:  # ENXIO: only holes are left
-            return
-        stop = os.lseek(descriptor, start, os.SEEK_HOLE)
-        out.seek(start)
-        out.write(os.pread(descriptor, stop - start, start))
-        start = stop
-
-
-def _write_array(
-    out: BinaryIO, offset: int, blocks: Iterable[NDArray[Any]], video: StoredVideo, name: str
-) -> None:
-    out.seek(offset)
-    checksum = 0
-    for block in blocks:
-        checksum = crc32(block, checksum)
-        out.write(np.ascontiguousarray(block).view(np.uint8).reshape(-1).data)
-    if checksum != video.attributes[f"{name}_crc32"]:
-        raise ShardError(f"{name} of {video.video_id!r} changed on the way: checksum differs")
-
-
-class Shard:
-    """A shard: its spec and its videos by group name. Use as a context manager.
-
-    Raises ShardError when ``path`` is no shard, is cut off, or is of a later version. ``path``
-    may be a RemotePath: then only what is asked for is fetched.
-    """
-
-    def __init__(self, path: AnyPath) -> None:
-        self.path = path
-        try:
-            self._file = opened(path)
-        except FileNotFoundError:
-            raise ShardError(f"{path}: missing: run the same extract again") from None
-        except DAMAGE as error:
-            raise ShardError(f"{path}: not a readable HDF5 file ({error}): {REMEDY}") from error
-        try:
-            self.spec = self._read_spec()
-        except BaseException:
-            self.close()
-            raise
-
-    def _read_spec(self) -> Spec:
-        with self._checked():
-            known = self._file.with_file(_attributes)
-            if (known.get("format"), known.get("version")) != (FORMAT, VERSION):
-                raise ShardError(
-                    f"{self.path}: attribute format/version is {known.get('format')!r}/"
-                    f"{known.get('version')!r}, expected {FORMAT!r}/{VERSION}"
-                )
-            spec = Spec.from_json(str(known["spec"]), f"{self.path}, attribute spec")
-            if spec.hash != known["spec_hash"]:
-                raise ShardError(f"{self.path}: attribute spec_hash does not fit attribute spec")
-        return spec
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> Shard:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[str]:
-        """Names of the groups, in order."""
-        with self._checked():
-            return iter(self._file.with_file(list))
-
-    def video(self, name: str) -> StoredVideo:
-        """The video in group ``name``, without its features: ``blocks()`` opens the file anew."""
-        with self._checked(name):
-            video = self._file.with_file(lambda file: _stored(file[name], self.path, name))
-        where = f"{self.path}, group {name} ({video.video_id!r})"
-        if video.spans.shape != (video.shape[0], 2):
-            raise ShardError(f"{where}: spans {video.spans.shape} for features {video.shape}")
-        if video.is_done and crc32(video.spans) != video.attributes["spans_crc32"]:
-            raise ShardError(f"{where}, spans: checksum differs: {REMEDY}")
-        return video
-
-    def features(self, name: str) -> NDArray[Any]:
-        """All features of the video in group ``name``: [num_clips, num_crops, dim].
-
-        Raises ShardError when their checksum does not match.
-        """
-        video = self.video(name)
-        features = self.rows(name, slice(None))
-        if crc32(features) != video.attributes["features_crc32"]:
-            raise ShardError(
-                f"{self.path}, group {name}, features of {video.video_id!r}: checksum differs: "
-                f"{REMEDY}"
-            )
-        return features
-
-    def rows(self, name: str, rows: slice) -> NDArray[Any]:
-        """Features of some snippets of the video in group ``name``, without a check."""
-        with self._checked(name):
-            numbers: NDArray[Any] = self._file.with_file(lambda file: file[name]["features"][rows])
-        return numbers
-
-    @contextmanager
-    def _checked(self, group: str | None = None) -> Iterator[None]:
-        """Turn what h5py raises at a damaged file into a ShardError that says where."""
-        try:
-            yield
-        except DAMAGE as error:
-            where = str(self.path) if group is None else f"{self.path}, group {group}"
-            raise ShardError(f"{where}: damaged: {error}: {REMEDY}") from error
-
-
-def _blocks(path: AnyPath, name: str, num_rows: int, step: int) -> Iterator[NDArray[Any]]:
-    """The features of a video, ``step`` snippets at a time."""
-    with Shard(path) as shard:
-        for start in range(0, num_rows, step):
-            yield shard.rows(name, slice(start, start + step))
-
-
 def _attributes(group: h5py.Group) -> dict[str, Any]:
     """The attributes of a group as str, int or float."""
     known = {}
@@ -285,32 +170,90 @@ def _attributes(group: h5py.Group) -> dict[str, Any]:
     return known
 
 
-def _stored(group: h5py.Group, path: AnyPath, name: str) -> StoredVideo:
-    """The video in a group; raises ValueError naming what is missing or odd."""
-    known = _attributes(group)
-    is_done = known.get("status") == DONE
-    for key, kind in KINDS.items() if is_done else (("video_id", str), ("status", str)):
-        if not isinstance(known.get(key), kind):
-            found = repr(known[key]) if key in known else "missing"
-            raise ValueError(f"attribute {key} is {found}, expected {kind.__name__}")
-    if not is_done:
-        if known["status"] != FAILED:
-            raise ValueError(f"attribute status is {known['status']!r}, expected done or failed")
-        return StoredVideo(known)
-    features, spans = _array(group, "features", "float", 3), _array(group, "spans", "int64", 2)
-    row_bytes = features.dtype.itemsize * math.prod(features.shape[1:])
-    step = max(1, BLOCK_BYTES // max(1, row_bytes))
-    blocks = partial(_blocks, path, name, features.shape[0], step)
-    return StoredVideo(known, features.shape, features.dtype.name, spans[()], blocks)
+def _copy_metadata(descriptor: int, out: BinaryIO) -> None:
+    """Copy what HDF5 wrote, leaving the holes where the numbers go."""
+    stop, size = 0, os.fstat(descriptor).st_size
+    os.ftruncate(out.fileno(), size)
+    while stop < size:
+        try:
+            start = os.lseek(descriptor, stop, os.SEEK_DATA)
+        except OSError:  # ENXIO: only holes are left
+            return
+        stop = os.lseek(descriptor, start, os.SEEK_HOLE)
+        out.seek(start)
+        out.write(os.pread(descriptor, stop - start, start))
 
 
-def _array(group: h5py.Group, name: str, kind: str, ndim: int) -> h5py.Dataset:
-    """The data set ``name``; raises ValueError when it is no array of that kind."""
-    array = group[name]
-    is_array = isinstance(array, h5py.Dataset) and array.ndim == ndim
-    if not is_array or not array.dtype.name.startswith(kind):
-        raise ValueError(f"{name} is {array!r}, expected {ndim} dimensions of {kind}")
-    return array
+@contextmanager
+def opened_shard(path: AnyPath, group: str = "/") -> Iterator[tuple[h5py.Group, Spec]]:
+    """A group of a shard to read from, and the spec of the shard.
+
+    Raises ShardError, which says where, when ``path`` is missing, no shard, damaged, or of a later
+    version. Of a file at a URL only what is asked for is fetched.
+    """
+    try:
+        with opened_file(path) as file:
+            known = _attributes(file)
+            if (known.get("format"), known.get("version")) != (FORMAT, VERSION):
+                raise ShardError(
+                    f"{path}: attribute format/version is {known.get('format')!r}/"
+                    f"{known.get('version')!r}, expected {FORMAT!r}/{VERSION}"
+                )
+            spec = Spec.from_json(str(known["spec"]), f"{path}, attribute spec")
+            if spec.hash != known["spec_hash"]:
+                raise ShardError(f"{path}: attribute spec_hash does not fit attribute spec")
+            yield file[group], spec
+    except FileNotFoundError:
+        raise ShardError(f"{path}: missing: run the same extract again") from None
+    except DAMAGE as error:
+        where = str(path) if group == "/" else f"{path}, group {group}"
+        raise ShardError(f"{where}: damaged: {error}: {REMEDY}") from error
+
+
+def read_video(path: AnyPath, name: str = "000000", spec: Spec | None = None) -> StoredVideo:
+    """The video in group ``name``, without its features: ``blocks()`` opens the file anew.
+
+    Raises SpecError when the shard is not of ``spec``.
+    """
+    with opened_shard(path, name) as (group, found_spec):
+        if spec:
+            require_equal(spec, found_spec, str(path))
+        known = _attributes(group)
+        status = known.get("status")
+        for key, kind in (DONE_KINDS if status == DONE else FAILED_KINDS).items():
+            if not isinstance(known.get(key), kind):
+                there = repr(known[key]) if key in known else "missing"
+                raise ValueError(f"attribute {key} is {there}, expected {kind.__name__}")
+        if status not in (DONE, FAILED):
+            raise ValueError(f"attribute status is {status!r}, expected done or failed")
+        if status == FAILED:
+            return StoredVideo(known)
+        for array, dtype, ndim in (("features", "float", 3), ("spans", "int64", 2)):
+            found = group[array]
+            is_array = isinstance(found, h5py.Dataset) and found.ndim == ndim
+            if not is_array or not found.dtype.name.startswith(dtype):
+                raise ValueError(f"{array} is {found!r}, expected {ndim} axes of {dtype}")
+        features, spans = group["features"], group["spans"][()]
+        if spans.shape != (len(features), 2):
+            raise ValueError(f"spans {spans.shape} for features {features.shape}")
+        if crc32(spans) != known["spans_crc32"]:
+            raise ValueError(f"spans of {known['video_id']!r}: checksum differs")
+        blocks = partial(_blocks, path, name)
+        return StoredVideo(known, features.shape, features.dtype.name, spans, blocks)
+
+
+def _blocks(path: AnyPath, name: str) -> Iterator[NDArray[Any]]:
+    """The features of a video, some snippets at a time; ShardError when their checksum differs."""
+    checksum, start, stop = 0, 0, 1
+    while start < stop:
+        with opened_shard(path, name) as (group, _):
+            array, expected = group["features"], group.attrs["features_crc32"]
+            stop, row_bytes = len(array), array.dtype.itemsize * math.prod(array.shape[1:])
+            block = array[start : start + max(1, BLOCK_BYTES // max(1, row_bytes))]
+        checksum, start = crc32(block, checksum), start + len(block)
+        yield block
+    if checksum != expected:
+        raise ShardError(f"{path}, group {name}, features: checksum differs: {REMEDY}")
 
 
 class Draft:
@@ -340,7 +283,13 @@ class Draft:
 
         Raises FeaturesError when one is not finite, as when a number exceeds what the dtype holds.
         """
-        block = stored_values(features, self.spec, str(self.path))
+        with np.errstate(over="ignore"):
+            block = features.astype(self.spec.dtype)
+        if not np.isfinite(block).all():
+            raise FeaturesError(
+                f"{self.path}: features that are not finite with precision {self.spec.precision}, "
+                f"dtype {self.spec.dtype}: use --precision fp32 --set dtype=float32 and a new --out"
+            )
         self.checksum = crc32(block, self.checksum)
         self._shape = (self._shape[0] + len(block), block.shape[1], block.shape[2])
         with disk_errors(self.path):
@@ -350,12 +299,8 @@ class Draft:
         """Publish the video with ``attributes`` (status and checksums are added here)."""
         with disk_errors(self.path):
             self._file.flush()
-        checked = {
-            **attributes,
-            "status": DONE,
-            "features_crc32": self.checksum,
-            "spans_crc32": crc32(spans),
-        }
+        checksums = {"features_crc32": self.checksum, "spans_crc32": crc32(spans)}
+        checked = {**attributes, "status": DONE, **checksums}
         video = StoredVideo(checked, self._shape, self.spec.dtype, spans, self._blocks)
         write_shard(self.path, self.spec, [video])
 
@@ -363,19 +308,6 @@ class Draft:
         self._file.seek(0)
         while block := self._file.read(BLOCK_BYTES):
             yield np.frombuffer(block, np.uint8)
-
-
-def stored_values(features: NDArray[np.floating], spec: Spec, where: str) -> NDArray[Any]:
-    """``features`` in the dtype of ``spec``; raises FeaturesError naming ``where`` when one is not
-    finite."""
-    with np.errstate(over="ignore"):
-        block = features.astype(spec.dtype)
-    if not np.isfinite(block).all():
-        raise FeaturesError(
-            f"{where}: features that are not finite with precision {spec.precision}, "
-            f"dtype {spec.dtype}: use --precision fp32 --set dtype=float32 and a new --out"
-        )
-    return block
 
 
 def write_failure(path: Path, spec: Spec, attributes: Attributes, reason: str) -> None:

@@ -1,45 +1,36 @@
-"""How far a feature folder is, how fast it goes on, and what became of each video."""
+"""How far a feature folder is, how fast it goes on, what became of each video, and whether what
+it holds is sound."""
 
 from __future__ import annotations
 
-import difflib
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
-from vadprep.core.errors import FeaturesError
-from vadprep.core.spec import Spec
-from vadprep.features.folder import StreamFolder, required_folders
+import numpy as np
+
+from vadprep.core.clips import check_spans
+from vadprep.core.errors import FeaturesError, ShardError, SpecError, VadprepError
+from vadprep.core.spec import UNKNOWN, Spec
+from vadprep.features.folder import StreamFolder, required_folders, similar_ids
 from vadprep.features.journal import Event, Row, last_events, read_rows
-from vadprep.features.lease import Run
-from vadprep.features.remote import AnyPath, as_path
+from vadprep.features.lease import Run, running
+from vadprep.features.remote import AnyPath
+from vadprep.features.shard import REMEDY, StoredVideo
 
 WINDOW_SECONDS = 300.0
 WINDOW_VIDEOS = 10
 """The pace is that of the last minutes, or of so many videos where they take longer."""
 
-MOST_COMPARED = 20_000
-"""Planned ids that an unknown one is compared with, which takes 0.1 ms each; of a longer plan
-only those that contain it, or that it contains."""
 
+class Pace(NamedTuple):
+    """How fast the ranks that run are now."""
 
-@dataclass(frozen=True)
-class Running:
-    """A video that is being extracted."""
-
-    video_id: str
-    rank: int
-    since: float
-    """Seconds since 1970."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """What the ranks that run are doing now."""
-
-    running: tuple[Running, ...] = ()
     videos_per_second: float = 0.0
     clips_per_second: float = 0.0
     seconds_left: float | None = None
@@ -60,30 +51,23 @@ class Status:
     """Videos that are done but not as long as header or manifest say, with the likely cause."""
     missing: tuple[str, ...]
     """Videos without a row, those that are being extracted among them."""
+    planned: int
+    done: int
     num_clips: int
     num_frames: int
     repaired_frames: int
     """Sums over the videos that are done."""
+    shards_planned: int
     shards_final: int
     runs: tuple[Run, ...]
     """Those that work on it now, by their leases."""
+    running: Mapping[str, int]
+    """Video that is being extracted -> rank of its run."""
     pace: Pace
 
     @property
     def spec(self) -> Spec:
         return self.folder.spec
-
-    @property
-    def planned(self) -> int:
-        return len(self.folder.plan.places)
-
-    @property
-    def shards_planned(self) -> int:
-        return len(self.folder.plan.shards)
-
-    @property
-    def done(self) -> int:
-        return len(self.rows) - len(self.failed)
 
     @property
     def is_complete(self) -> bool:
@@ -94,18 +78,13 @@ class Status:
         """One line on a video: done, failed with the reason, running, missing, or not planned."""
         place, row = self.folder.plan.places.get(video_id), self.rows.get(video_id)
         if place is None:
-            ids: Iterable[str] = self.folder.plan.places
-            if self.planned > MOST_COMPARED:
-                ids = [each for each in ids if each in video_id or video_id in each][:MOST_COMPARED]
-            near = difflib.get_close_matches(video_id, ids, 3)
-            like = f"; similar ids: {', '.join(map(repr, near))}" if near else ""
-            return (
-                f"not in {self.folder.plan_path}: no extraction to this folder had this video{like}"
-            )
+            near = similar_ids(video_id, self.folder.plan.places)
+            plan = self.folder.path / "plan.csv"
+            return f"not in {plan}: no extraction to this folder had this video{near}"
         file, group = self.folder.location(place)
         if row is None:
-            running = [each for each in self.pace.running if each.video_id == video_id]
-            what = f"being extracted by rank {running[0].rank}" if running else "not extracted yet"
+            rank = self.running.get(video_id)
+            what = "not extracted yet" if rank is None else f"being extracted by rank {rank}"
             return f"{what}: planned for {self.folder.shard(place.shard)}, run the same extract"
         if row.is_done:
             note = f"; {row.reason}" if row.reason else ""
@@ -119,7 +98,7 @@ def status(path: str | AnyPath) -> dict[str, Status]:
     ``status(path)["rgb"].why(video_id)`` says why a video is missing. Raises FeaturesError when
     there are no features or a table is damaged.
     """
-    return {name: stream_status(each) for name, each in required_folders(as_path(path)).items()}
+    return {name: stream_status(each) for name, each in required_folders(path).items()}
 
 
 def stream_status(folder: StreamFolder) -> Status:
@@ -127,7 +106,11 @@ def stream_status(folder: StreamFolder) -> Status:
     found, places = read_rows(folder.path), folder.plan.places
     rows = {each: found[each] for each in places if each in found}
     done = [row for row in rows.values() if row.is_done]
-    runs = folder.runs()
+    runs = running(folder.path) if isinstance(folder.path, Path) else []
+    events, now = last_events(folder.path) if runs else {}, time.time()
+    live = {run.rank for run in runs} & events.keys()
+    paces = [rank_pace(events[rank], now) for rank in live]
+    left = [pace.seconds_left for pace in paces if pace.seconds_left is not None]
     return Status(
         folder=folder,
         rows=rows,
@@ -135,65 +118,42 @@ def stream_status(folder: StreamFolder) -> Status:
         repaired=tuple(row for row in done if row.repaired_frames),
         noted=tuple(row for row in done if row.reason),
         missing=tuple(each for each in places if each not in rows),
+        planned=len(places),
+        done=len(done),
         num_clips=sum(row.num_clips for row in done),
         num_frames=sum(row.num_frames for row in done),
         repaired_frames=sum(row.repaired_frames for row in done),
+        shards_planned=len(folder.plan.shards),
         shards_final=len(folder.final_shards()),
         runs=tuple(runs),
-        pace=_pace(folder.path, {run.rank for run in runs}),
+        running={video_id: run.rank for run in runs for video_id in run.in_flight},
+        pace=Pace(
+            sum(pace.videos_per_second for pace in paces),
+            sum(pace.clips_per_second for pace in paces),
+            max(left, default=None),
+        ),
     )
 
 
-# ---------------------------------------------------------------- pace
-
-
-def _pace(path: Path, live: set[int]) -> Pace:
-    """The pace of the stream in ``path``, of the ranks that run now."""
-    events = last_events(path) if live else {}
-    now = time.time()
-    paces = [rank_pace(each, rank, now) for rank, each in events.items() if rank in live]
-    return Pace(
-        tuple(each for pace in paces for each in pace.running),
-        sum(pace.videos_per_second for pace in paces),
-        sum(pace.clips_per_second for pace in paces),
-        max((pace.seconds_left for pace in paces if pace.seconds_left is not None), default=None),
-    )
-
-
-def rank_pace(events: Sequence[Event], rank: int, now: float) -> Pace:
+def rank_pace(events: Sequence[Event], now: float) -> Pace:
     """The pace of one rank by the events of its last run, since the end of its first video."""
     begin = max((number for number, each in enumerate(events) if each.event == "run"), default=0)
     events = events[begin:]
-    started: dict[str, float] = {}
-    for event in events:
-        if event.event == "start":
-            started[event.video_id] = event.time
-        elif event.is_end:
-            started.pop(event.video_id, None)
-    running = tuple(Running(each, rank, since) for each, since in started.items())
     ends = [each for each in events if each.is_end]
     if not ends:
-        return Pace(running)
+        return Pace()
     since = ends[-WINDOW_VIDEOS - 1].time if len(ends) > WINDOW_VIDEOS else ends[0].time
     start = max(ends[0].time, min(since, now - WINDOW_SECONDS))
     inside = [each for each in ends if each.time > start]
     seconds = max(now - start, 1e-3)
-    return Pace(
-        running,
-        len(inside) / seconds,
-        sum(each.num_clips or 0 for each in inside) / seconds,
-        _seconds_left(events, start, seconds),
-    )
-
-
-def _seconds_left(events: Iterable[Event], start: float, seconds: float) -> float | None:
-    """The work that is left, at the speed of the ``seconds`` since ``start``."""
     left = [(each.time, each.work_left) for each in events if each.work_left is not None]
-    if len(left) < 2:
-        return None
-    before = max((each for each in left if each[0] <= start), default=left[0])[1]
-    now = left[-1][1]
-    return now * seconds / (before - now) if before > now else None
+    _, before = max((each for each in left if each[0] <= start), default=(left or [(0, 0)])[0])
+    after = left[-1][1] if left else 0
+    return Pace(
+        len(inside) / seconds,
+        sum(each.num_clips for each in inside) / seconds,
+        after * seconds / (before - after) if before > after else None,
+    )
 
 
 # ---------------------------------------------------------------- ranks of a job array
@@ -207,23 +167,21 @@ def missing_ranks(folders: Iterable[StreamFolder], world_size: int) -> list[int]
     """
     ranks = set()
     for each in folders:
-        if not each.plan_path.exists():
+        if not (each.path / "plan.csv").exists():
             raise FeaturesError(f"{each.path}: no plan.csv yet: run the same extract again")
-        ranks |= {shard % world_size for shard in each.unfinished_shards()}
+        planned = set(range(len(each.plan.shards)))
+        # Parts beside a final shard are work left, too.
+        unfinished = (planned - each.final_shards()) | each.partial_shards()
+        ranks |= {shard % world_size for shard in unfinished}
     return sorted(ranks)
 
 
 def last_world_size(folders: Iterable[StreamFolder]) -> int | None:
     """The number of ranks of the run that started a video last; None when none has."""
-    starts = [
-        (event.time, event.world_size)
-        for folder in folders
-        for events in last_events(folder.path).values()
-        for event in events
-        if event.world_size
-    ]
+    ranks = (events for folder in folders for events in last_events(folder.path).values())
+    starts = [event for events in ranks for event in events if event.world_size]
     # Of events of one millisecond the one that was written last.
-    return max(reversed(starts), key=lambda start: start[0])[1] if starts else None
+    return max(reversed(starts), key=attrgetter("time")).world_size if starts else None
 
 
 def array_of(ranks: Sequence[int]) -> str:
@@ -231,3 +189,75 @@ def array_of(ranks: Sequence[int]) -> str:
     runs = groupby(enumerate(ranks), key=lambda pair: pair[1] - pair[0])
     spans = ([rank for _, rank in group] for _, group in runs)
     return ",".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else f"{s[0]}" for s in spans)
+
+
+# ---------------------------------------------------------------- verify
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify`` read and what it found wrong, a line each."""
+
+    path: Path
+    videos: int
+    clips: int
+    bytes: int
+    problems: tuple[str, ...]
+
+
+def verify(path: str | AnyPath) -> dict[str, Verification]:
+    """Stream -> what was read and found wrong, of features in a folder or at a URL.
+
+    Raises FeaturesError when there are no features or a table is damaged.
+    """
+    return {name: verify_stream(each) for name, each in required_folders(path).items()}
+
+
+def verify_stream(folder: StreamFolder) -> Verification:
+    """Read everything: checksums, shapes, finite values, spans against frame counts.
+
+    What is damaged is a problem, not an exception, and the rest is read none the less; only a
+    damaged table (plan.csv, manifest-*.csv) raises FeaturesError.
+    """
+    rows = read_rows(folder.path)
+    problems: dict[str, None] = {}  # a shard that cannot be read is one for all its videos
+    videos = clips = size = 0
+    dim: int | None = None
+    for video_id, place in folder.plan.places.items():
+        try:
+            if video_id not in rows:
+                raise FeaturesError("not extracted yet; run the same extract again")
+            stored = folder.stored(video_id)
+            _check(stored, rows[video_id], folder.spec, dim)
+        except (ShardError, SpecError) as error:  # names its file
+            problems[str(error)] = None
+        except (VadprepError, ValueError) as error:
+            problems[f"{folder.location(place)[0]}: {video_id!r}: {error}"] = None
+        else:
+            if stored.is_done:
+                dim = dim or stored.shape[2]
+                videos, clips = videos + 1, clips + stored.shape[0]
+                size += math.prod(stored.shape) * np.dtype(stored.dtype).itemsize
+    return Verification(folder.path, videos, clips, size, tuple(problems))
+
+
+def _check(stored: StoredVideo, row: Row, spec: Spec, dim: int | None) -> None:
+    """Raise FeaturesError or ValueError for the first thing that is wrong with a video."""
+    if stored.is_done != row.is_done:
+        raise FeaturesError("manifest and shard disagree on its status")
+    if not stored.is_done:
+        return
+    for name, found, expected in (
+        ("crops", stored.shape[1], spec.crops),
+        ("dtype", stored.dtype, spec.dtype),
+        ("dimension", stored.shape[2], dim),
+    ):
+        if found != expected and expected not in (None, UNKNOWN):
+            raise FeaturesError(f"features: {name} {found}, expected {expected}: {REMEDY}")
+    is_finite = all([bool(np.isfinite(block).all()) for block in stored.blocks()])  # reads all
+    checksum = stored.attributes["features_crc32"]
+    if f"{checksum:08x}" != row.checksum or stored.shape[0] != row.num_clips:
+        raise FeaturesError("the row in manifest-*.csv is of other features")
+    if not is_finite:
+        raise FeaturesError("features: values that are not finite")
+    check_spans(stored.spans, int(stored.attributes["num_frames"]))

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vadprep.core.atomic import disk_errors, is_temporary, make_folder, names_in, remove_stale
@@ -21,7 +21,6 @@ from vadprep.core.records import SKIPPED, Report
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Journal, Row, read_rows, row_of
 from vadprep.features.lease import Lease
-from vadprep.features.plan import Place
 from vadprep.features.shard import DONE, FAILED, StoredVideo, write_shard
 
 EVENTS = {DONE: "committed", FAILED: "failed", SKIPPED: "skipped"}
@@ -72,38 +71,36 @@ class StreamWriter:
 
     def recover(self) -> None:
         """Bring the journal up to the files, and finish what a kill left half done."""
-        path = self.folder.path
+        path, owned = self.folder.path, self.share.owned(self.folder)
+
+        def is_sole(name: str) -> bool:
+            number = name.removeprefix("shard-").removesuffix(".h5")
+            return self.lease is not None and number.isdecimal() and int(number) in owned
+
         for common in (path.parent, path):
             remove_stale(common)
-        remove_stale(path / "shards", self._is_sole)
+        remove_stale(path / "shards", is_sole)
         final, partial = self.folder.final_shards(), self.folder.partial_shards()
-        for shard in self.share.owned(self.folder):
-            ids = self.folder.plan.shards[shard]
-            fresh: set[int] = set()
+        for shard in owned:
             if shard in partial:
                 remove_stale(self.folder.partial(shard), lambda name: self.lease is not None)
-                fresh = self.folder.finished(shard)
-            for position in range(len(ids)) if shard in final else sorted(fresh):
-                row = self.rows.get(ids[position])
-                # A row that replaced a failure is lost when its file was removed.
-                if row is None or (not row.is_done and (position in fresh or self.journal.is_new)):
-                    self._adopt(Place(shard, position))
+            if shard in final or shard in partial:
+                self.adopt(shard)
             if shard in partial:
                 self.finish(shard)
 
-    def _is_sole(self, name: str) -> bool:
-        """True for the name of a shard that nobody else may write now."""
-        number = name.removeprefix("shard-").removesuffix(".h5")
-        share = self.share
-        is_mine = number.isdecimal() and int(number) % share.world_size == share.rank
-        return self.lease is not None and is_mine
-
-    def _adopt(self, place: Place) -> None:
-        """Journal a video whose file was committed just before a kill."""
-        stored = self.folder.stored(place)
-        if stored.is_done or stored.video_id not in self.rows:
-            self.journal.event("committed", stored.video_id, shard=place.shard, recovered=True)
-            self._add(row_of(stored, place.shard))
+    def adopt(self, shard: int) -> None:
+        """Journal the videos of a shard that have a file but no row: a kill can come between."""
+        ids, fresh = self.folder.plan.shards[shard], self.folder.finished(shard)
+        is_final = self.folder.shard(shard).exists()
+        for position in range(len(ids)) if is_final else sorted(fresh):
+            row = self.rows.get(ids[position])
+            # A row that replaced a failure is lost when its file was removed.
+            if row is None or (not row.is_done and (position in fresh or self.journal.is_new)):
+                stored = self.folder.stored(ids[position])
+                if row is None or stored.is_done:
+                    self.journal.event("committed", ids[position], shard=shard, recovered=True)
+                    self._add(row_of(stored, shard))
 
     def lacking(self, video_ids: Iterable[str], retry_failed: bool) -> set[str]:
         """Those of ``video_ids`` that this rank has to do: unfinished, or failed and retried."""
@@ -154,21 +151,15 @@ class StreamWriter:
         if not self._left[shard]:
             self.finish(shard)
 
-    def record(self, video_id: str, at: float | None = None) -> None:
-        """Add the row of a finished video, as its file says, finished now or at the time ``at``."""
-        place = self.folder.plan.places[video_id]
-        row = row_of(self.folder.stored(place), place.shard)
-        self._add(row if at is None else replace(row, time=at))
+    def record(self, video_id: str) -> None:
+        """Add the row of a finished video, as its file says, finished now."""
+        self._add(row_of(self.folder.stored(video_id), self._shard(video_id)))
 
     def _add(self, row: Row) -> None:
         if earlier := self.rows.get(row.video_id):  # the clock of its host may be ahead of ours
-            row = replace(row, time=max(row.time, earlier.time + 0.001))
+            row = row._replace(time=max(row.time, earlier.time + 0.001))
         self.journal.add(row)
         self.rows[row.video_id] = row
-
-    def is_finished(self, place: Place) -> bool:
-        """True when there is a file with the video at ``place``, done or failed."""
-        return self.folder.location(place)[0].exists()
 
     def finish(self, shard: int, videos: Mapping[str, StoredVideo] | None = None) -> None:
         """Make ``shard`` final when all its videos are finished, here or in ``videos``.
@@ -176,42 +167,38 @@ class StreamWriter:
         Otherwise those of ``videos`` that have no file yet get one. A video with a file of its
         own replaces what a shard that is final already holds of it.
         """
-        ids, videos = self.folder.plan.shards[shard], videos or {}
-        path, partial = self.folder.shard(shard), self.folder.partial(shard)
-        fresh = self.folder.finished(shard)
-        places = {video_id: Place(shard, position) for position, video_id in enumerate(ids)}
+        folder, spec = self.folder, self.folder.spec
+        places = {each: folder.plan.places[each] for each in folder.plan.shards[shard]}
+        path, partial, fresh = folder.shard(shard), folder.partial(shard), folder.finished(shard)
         is_final = path.exists()
-        new = {
-            video_id: video
-            for video_id, video in videos.items()
-            if not is_final and places[video_id].position not in fresh
-        }
-        if not is_final and len(fresh) + len(new) < len(ids):
+        offered = {} if is_final or videos is None else videos
+        new = {each: video for each, video in offered.items() if places[each].position not in fresh}
+        if is_final or len(fresh) + len(new) == len(places):
+            if fresh or new:
+                found = [new.get(each) or folder.stored(each) for each in places]
+                write_shard(path, spec, found)
+            if partial.exists():
+                with disk_errors(partial):
+                    shutil.rmtree(partial)
+        else:
             for video_id, video in new.items():
                 make_folder(partial)
-                write_shard(self.folder.partial_video(places[video_id]), self.folder.spec, [video])
-            return
-        if fresh or new:
-            found = [new.get(each) or self.folder.stored(place) for each, place in places.items()]
-            write_shard(path, self.folder.spec, found)
-        if partial.exists():
-            with disk_errors(partial):
-                shutil.rmtree(partial)
+                write_shard(folder.partial_video(places[video_id]), spec, [video])
 
     def sweep(self) -> None:
         """Remove half files of workers that were ended while writing, once they are dead.
 
         Half files of this process are removed as well: a signal can leave some.
         """
-        remove_stale(self.folder.path / "shards", with_own=True)
-        deadline = time.monotonic() + SECONDS_TO_DIE
-        folders = [self.folder.partial(shard) for shard in self._started]
-        while folders and time.monotonic() < deadline:
-            for folder in folders:
+        shards, deadline = self.folder.path / "shards", time.monotonic() + SECONDS_TO_DIE
+        partials = [self.folder.partial(shard) for shard in self._started]
+        while True:
+            for folder in (shards, *partials):
                 remove_stale(folder, with_own=True)
-            folders = [each for each in folders if any(map(is_temporary, names_in(each)))]
-            if folders:
-                time.sleep(0.05)
+            is_left = any(is_temporary(name) for folder in partials for name in names_in(folder))
+            if not is_left or time.monotonic() > deadline:
+                return
+            time.sleep(0.05)
 
     def _shard(self, video_id: str) -> int:
         return self.folder.plan.places[video_id].shard

@@ -34,7 +34,7 @@ from vadprep.features.exchange.spans import (
     resampling_of,
     segment_spans,
 )
-from vadprep.features.folder import StreamFolder, read_provenance, read_spec
+from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.lease import leased
 from vadprep.features.shard import Draft, write_failure
 from vadprep.features.writer import StreamWriter
@@ -100,7 +100,7 @@ def import_features(
     path = Path(out) / stream
     origin = {"layout": layout, "root": str(Path(tree).resolve())}
     if earlier := read_spec(path):  # what it says holds for the videos that come later, too
-        before = read_provenance(path).get("imported")
+        before = StreamFolder.open(path).provenance.get("imported")
         if before != origin:  # unknown fields of the spec would hide it
             was = f"imported from {before['root']}" if before else "extracted"
             raise SpecError(f"{path}: holds features {was}: use another --out")
@@ -292,7 +292,7 @@ def _import_video(writer: StreamWriter, item: Item, request: Request) -> None:
     """Write a video, unless it is stored already. A kill may have cost only its journal row."""
     video, folder = item.video, writer.folder
     place = folder.plan.places[video.video_id]
-    row, exists = writer.rows.get(video.video_id), writer.is_finished(place)
+    row, exists = writer.rows.get(video.video_id), folder.location(place)[0].exists()
     if exists and row is not None and row.is_done:
         return
     if not exists or row is not None:
