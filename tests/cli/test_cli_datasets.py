@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from support.commands import message, run, without_network
-from support.videos import write_video
 
 from vadprep.core.presets import PRESETS
 
@@ -16,14 +15,6 @@ from vadprep.core.presets import PRESETS
 def patch():
     with without_network() as patch:
         yield patch
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    """A folder with one video of 20 frames."""
-    folder = tmp_path_factory.mktemp("videos")
-    write_video(folder / "a.mp4", 20)
-    return folder
 
 
 def test_datasets_are_listed_and_shown():

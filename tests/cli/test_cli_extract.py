@@ -26,14 +26,6 @@ def patch():
         yield patch
 
 
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    """A folder with one video of 20 frames."""
-    folder = tmp_path_factory.mktemp("videos")
-    write_video(folder / "a.mp4", 20)
-    return folder
-
-
 @pytest.mark.slow
 def test_the_command_line_and_the_library_give_the_same_features(videos, tmp_path, patch):
     """A process of its own and the real network, against a call in this process."""

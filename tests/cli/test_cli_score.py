@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.commands import CHEAP, message, run
-from support.runs import CAUTION, VIDEOS, cheaply, make_place, ok, train, write_manifest
+from support.runs import CAUTION, VIDEOS, cheaply, ok, train, write_manifest
 from support.videos import write_video
 
 from vadprep import extraction, score
@@ -27,12 +27,6 @@ from vadprep.extraction import extractor
 def patch():
     with cheaply() as patch:
         yield patch
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder with videos, a manifest m.csv, their features f and a run r on them."""
-    return make_place(tmp_path_factory.mktemp("place"))
 
 
 def changed(folder: Path, out: Path, **changes: object) -> Path:

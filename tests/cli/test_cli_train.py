@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import CHEAP, message, run
-from support.runs import CAUTION, VIDEOS, cheaply, make_place, ok, train, write_manifest
+from support.runs import CAUTION, VIDEOS, cheaply, ok, train, write_manifest
 from support.stored import stored_video, write_folder
 
 from vadprep.cli.train import HEAD_NAMES
@@ -24,12 +24,6 @@ from vadprep.training import log as logs, loop as fit
 def patch():
     with cheaply() as patch:
         yield patch
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder with videos, a manifest m.csv, their features f and a run r on them."""
-    return make_place(tmp_path_factory.mktemp("place"))
 
 
 def bundled_features():

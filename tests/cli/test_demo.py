@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 from click.testing import CliRunner
@@ -45,11 +44,7 @@ def test_the_demo_trains_on_both_streams(tmp_path, monkeypatch) -> None:
         result = run(*command)
         again = run(*command)
     assert result.exit_code == 0, result.output
-    assert "there already" not in result.output
     assert again.exit_code == 0, again.output
-    for stage, left in (("draw videos", 6), ("extract", 6), ("train ddl", 2), ("train on", 2)):
-        pattern = f"^{stage}.*, {left} of {left} were there already +[0-9]"
-        assert re.search(pattern, again.output, re.MULTILINE), again.output
     report = json.loads((tmp_path / "report.json").read_text())
     assert set(report["specs"]) == {"rgb", "flow"} and report["random_weights"] is True
     config = json.loads((tmp_path / "runs" / "ddl-concat" / "seed-0" / "config.json").read_text())

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from support.commands import extract, message, run, without_network
 from support.stored import (
+    FLOW,
     ODD_IDS,
+    VIDEOS,
     failed_video,
     features_of,
     small_spec,
@@ -32,8 +34,6 @@ from vadprep.features.reader import open_features
 from vadprep.features.shard import StoredVideo, crc32, write_shard
 from vadprep.features.status import stream_status, verify_stream
 
-FLOW = resolve("i3d", "cpu", ("w", "0"), {}, "flow")
-VIDEOS = [stored_video(each, num_clips=n + 1) for n, each in enumerate(ODD_IDS)]
 BAD = failed_video("bad", "no frames")
 
 

@@ -21,7 +21,9 @@ import pytest
 from support.commands import message, run
 from support.servers import FolderServer
 from support.stored import (
+    FLOW,
     ODD_IDS,
+    VIDEOS,
     failed_video,
     features_of,
     small_spec,
@@ -31,7 +33,6 @@ from support.stored import (
 )
 
 from vadprep.core.errors import FeaturesError, ShardError, SpecError
-from vadprep.core.presets import resolve
 from vadprep.features import remote
 from vadprep.features.folder import Place, StreamFolder
 from vadprep.features.merge import merge
@@ -40,8 +41,6 @@ from vadprep.features.remote import RemotePath
 from vadprep.features.shard import write_shard
 from vadprep.features.status import verify_stream
 
-FLOW = resolve("i3d", "cpu", ("w", "0"), {}, "flow")
-VIDEOS = [stored_video(each, num_clips=n + 1) for n, each in enumerate(ODD_IDS)]
 KINDS = ("http", "http that lists", "s3", "memory")
 
 

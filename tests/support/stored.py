@@ -60,6 +60,11 @@ def stored_video(
     )
 
 
+FLOW = resolve("i3d", "cpu", ("w", "0"), {}, "flow")
+VIDEOS = [stored_video(each, num_clips=n + 1) for n, each in enumerate(ODD_IDS)]
+"""Of odd ids, each with another number of clips."""
+
+
 def features_of(video: StoredVideo) -> np.ndarray:
     return np.concatenate(list(video.blocks()))
 

@@ -20,15 +20,7 @@ import numpy as np
 import vadprep
 from vadprep import data
 from vadprep.cli.help import command, group
-from vadprep.cli.options import (
-    FEATURES,
-    FILE,
-    FOLDER,
-    ROOT_HELP,
-    chosen_manifest,
-    manifest_options,
-    warn,
-)
+from vadprep.cli.options import FEATURES, FILE, chosen_manifest, manifest_options, root_option, warn
 from vadprep.cli.text import MOST_LISTED, Cells, show, show_list, shown_bar
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import ManifestError
@@ -70,7 +62,7 @@ def dataset_rows(manifests: Iterable[tuple[str, data.Manifest]]) -> list[Cells]:
 
 @datasets.command("check", example="vadprep datasets check mine.csv --root /data/videos")
 @click.argument("name", metavar="NAME|CSV")
-@click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", default=Path(), help=ROOT_HELP)
+@root_option
 @click.option("--no-decode", is_flag=True, help="Only look for the files; do not count frames.")
 def datasets_check(name: str, root: Path, no_decode: bool) -> None:
     """Find missing, extra and unreadable files of a data set or manifest."""

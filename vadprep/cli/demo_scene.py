@@ -1,12 +1,9 @@
 """The data set of ``vadprep demo``: drawn videos of a street under a surveillance camera.
 
-Every video shows the same plaza beside the same road. People walk, and everyday things happen
-that also excite a detector of mere change: a bus or car passes, a cyclist, a group crosses, a
-cloud dims the light, the exposure flickers, the camera shakes. An abnormal video has one more
-event during one interval, which is known to the frame: a fight, a crash or a fire.
-
-Videos come in pairs, one normal and one abnormal, with the same length and the same kinds of
-everyday happenings. So only the event tells the two classes apart.
+Every video shows the same plaza beside the same road, where people walk and everyday things
+happen that also excite a detector of mere change. An abnormal video has one event more, in an
+interval that is known to the frame. Videos come in pairs, one normal and one abnormal, with the
+same length and the same kinds of everyday happenings: only the event tells them apart.
 
 Places are pixels of a canvas twice as large as the frame, x to the right and y down. The depth of
 a thing is the y of the ground under it; people grow with it.
@@ -112,25 +109,23 @@ def _poses(depth: float, way: Floats) -> Floats:
     return np.stack([CANVAS_WIDTH / 2 + way, zero + depth, stride, -stride, stride, zero])
 
 
-def _limb_end(start: Point, angle: float, length: float) -> Point:
-    """End of a limb: angle 0 hangs straight down, pi points up."""
-    return start[0] + length * np.sin(angle), start[1] + length * np.cos(angle)
-
-
 def _person(look: Look, depth: float, poses: Floats, interval: Interval = ALWAYS) -> Thing:
+    def end(start: Point, angle: float, length: float) -> Point:  # of a limb; angle 0 is down
+        return start[0] + length * np.sin(angle), start[1] + length * np.cos(angle)
+
     def draw(draw: Draw, frame: int) -> None:
         (shirt, trousers, skin), (x, y, stride, *arms, lean) = look, poses[:, frame]
         tall = 0.34 * y
         width = max(2, round(0.09 * tall))
         hip = (x + 0.45 * tall * np.sin(lean), y - 0.46 * tall)
-        neck = _limb_end(hip, np.pi - lean * 1.5, 0.36 * tall)
-        head = _limb_end(neck, np.pi - lean, 0.10 * tall)
+        neck = end(hip, np.pi - lean * 1.5, 0.36 * tall)
+        head = end(neck, np.pi - lean, 0.10 * tall)
         draw.ellipse(_box(x + 0.12 * tall, y, 0.26 * tall, 0.05 * tall), SHADOW)
         for swing in (stride, -stride):
             draw.line([hip, (x + 0.46 * tall * np.sin(swing), y)], trousers, width)
         draw.line([hip, neck], shirt, 2 * width)
         for swing in arms:
-            hand = _limb_end(neck, swing, 0.36 * tall)
+            hand = end(neck, swing, 0.36 * tall)
             draw.line([neck, hand], shirt, width)
             draw.ellipse(_box(*hand, 0.5 * width, 0.5 * width), skin)
         draw.ellipse(_box(*head, 0.065 * tall, 0.08 * tall), skin)
@@ -303,17 +298,18 @@ def _street(rng: Rng) -> Image.Image:
     """The empty scene: RGB [CANVAS_HEIGHT, CANVAS_WIDTH], with grain of stone and asphalt."""
     image = Image.new("RGB", (CANVAS_WIDTH, CANVAS_HEIGHT), (116, 110, 104))
     draw, wide, joint = ImageDraw.Draw(image, "RGBA"), CANVAS_WIDTH, (98, 93, 88)
-    draw.rectangle((0, 0, wide, 110), (132, 106, 90))
+    for top, bottom, colour in (
+        (0, 110, (132, 106, 90)), (110, 136, (140, 136, 130)), (137, 232, (84, 84, 88)),
+        (230, 237, (170, 166, 160)),
+    ):  # fmt: skip
+        draw.rectangle((0, top, wide, bottom), colour)
     for x in range(-20, wide, 66):  # window, shop, awning
         draw.rectangle((x + 12, 8, x + 46, 44), (196, 190, 178))
         draw.rectangle((x + 16, 12, x + 42, 40), (70, 84, 96))
         draw.rectangle((x + 4, 62, x + 60, 106), (62, 66, 70))
         draw.rectangle((x + 2, 54, x + 62, 64), (112, 60, 54) if x % 4 else (66, 88, 80))
-    draw.rectangle((0, 110, wide, 136), (140, 136, 130))
-    draw.rectangle((0, 137, wide, 232), (84, 84, 88))
     for x in range(0, wide, 56):
         draw.polygon([(x, 186), (x + 28, 186), (x + 26, 190), (x - 2, 190)], (196, 194, 184))
-    draw.rectangle((0, 230, wide, 237), (170, 166, 160))
     for row in range(1, 9):
         draw.line([(0, 236 + 2.4 * row**1.9), (wide, 236 + 2.4 * row**1.9)], joint, 1)
     for n in range(-14, 15):

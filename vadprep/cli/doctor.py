@@ -5,18 +5,17 @@ Needs the base installation only: what is missing is a finding, not an error.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -62,8 +61,7 @@ PACKAGES = {
 """Package -> what does not work without it."""
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that was checked."""
 
     topic: str
@@ -88,9 +86,9 @@ def doctor(folder: Path, as_json: bool) -> None:
     """
     findings = list(examine(folder))
     if as_json:
-        click.echo(json.dumps([asdict(each) for each in findings], indent=2))
+        click.echo(json.dumps([each._asdict() for each in findings], indent=2))
         return
-    show([("what", "found", "cost", "what to do"), *map(astuple, findings)])
+    show([("what", "found", "cost", "what to do"), *findings])
 
 
 def examine(folder: Path) -> Iterator[Finding]:
@@ -186,7 +184,6 @@ def _decoder(name: str) -> Finding:
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
-    """Space, speed, and what shards and leases need of the file system."""
     try:
         yield Finding("disk space", f"{size(shutil.disk_usage(folder).free)} free in {folder}")
         with (
@@ -202,22 +199,6 @@ def _disk(folder: Path) -> Iterator[Finding]:
             cost, remedy = "shards and saved flow wait for the disk", "write to a local disk"
             found = f"{size(rate)} per second written"
             yield _found("disk speed", found, rate > SLOW_DISK, cost, remedy)
-            why = _refusal(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB))
-            cost, remedy = "two downloads of a file may collide", "put VADPREP_CACHE elsewhere"
-            yield _found("file locks", f"no ({why})" if why else "yes", not why, cost, remedy)
-            why = _refusal(lambda: os.link(file.name, Path(probe, "link")))
-            cost = "two runs that start in the same second may both start"
-            found = f"no ({why})" if why else "yes"
-            yield _found("hard links", found, not why, cost, "start one run first")
     except OSError as error:
         found = f"{folder}: {os.strerror(error.errno or 0)}"
         yield Finding("disk", found, "features cannot be written there", "choose another folder")
-
-
-def _refusal(act: Callable[[], None]) -> str:
-    """Why the file system refuses ``act``; empty when it does not."""
-    try:
-        act()
-    except OSError as error:
-        return os.strerror(error.errno or 0)
-    return ""

@@ -12,15 +12,7 @@ import vadprep
 from vadprep.cli.features import show_status
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import COUNT, FOLDER, chosen_videos, parsed_fields, video_options
-from vadprep.cli.text import (
-    Cells,
-    duration,
-    show,
-    show_list,
-    show_untrained,
-    shown_progress,
-    size,
-)
+from vadprep.cli.text import duration, show, show_list, show_untrained, shown_progress, size
 from vadprep.core.presets import PRESETS
 from vadprep.core.spec import CROP_COUNTS, PRECISIONS
 from vadprep.features import Share, Status
@@ -138,12 +130,6 @@ def show_estimate(found: Estimate) -> None:
         )
         for each in found.streams
     ]
-    names = ("stream", "spec", "videos to do", "shards", "source frames", "clips", "features")
-    blank = [""] * (len(columns) - 1)
-    rows: list[Cells] = list(zip(names, *columns, strict=True))
-    if found.flow_bytes is not None:
-        saved = f"{size(found.flow_bytes)} at 2 bytes a pixel, before compression"
-        rows.insert(0, ("flow to be saved", saved, *blank))
     time = "nothing to do" if not found.clips else "unknown: no file could be read"
     if found.clips and found.seconds is not None:
         each_clip = f"{found.seconds * found.workers / found.clips:.3f} s a clip"
@@ -151,7 +137,13 @@ def show_estimate(found: Estimate) -> None:
             f"{duration(found.seconds)} ({each_clip}, {found.workers} at once; estimated from a "
             "short measurement on this machine)"
         )
-    show([*rows, ("time", time, *blank)])
+    names = ("stream", "spec", "videos to do", "shards", "source frames", "clips", "features")
+    blank = [""] * (len(columns) - 1)
+    rows = [*zip(names, *columns, strict=True), ("time", time, *blank)]
+    if found.flow_bytes is not None:
+        saved = f"{size(found.flow_bytes)} at 2 bytes a pixel, before compression"
+        rows.insert(0, ("flow to be saved", saved, *blank))
+    show(rows)
 
 
 def show_unsaved(found: Status, path: Path, form: str) -> None:

@@ -24,31 +24,24 @@ FEATURES = click.Path()
 """A feature folder as a text: it may be a URL."""
 COUNT = click.IntRange(1)
 ROOT_HELP = "Folder of the videos. Default: $VADPREP_ROOT, else the current folder."
+root_option = click.option(
+    "--root", type=FOLDER, envvar="VADPREP_ROOT", default=Path(), help=ROOT_HELP
+)
 SPLIT_HELP = "CSV with columns video_id,split; or an included list such as ped2-00."
-MANIFEST_OPTIONS = (
-    click.option("--dataset", help="Included data set; see vadprep datasets list."),
-    click.option("--manifest", type=FILE, help="CSV file that lists your videos."),
-    advanced("--split-file", help=SPLIT_HELP),
-)
-VIDEO_OPTIONS = (
-    *MANIFEST_OPTIONS,
-    click.option("--videos", type=PATH, help="Folder with videos, or one video file."),
-    click.option("--root", type=FOLDER, envvar="VADPREP_ROOT", help=ROOT_HELP),
-)
+dataset_option = click.option("--dataset", help="Included data set; see vadprep datasets list.")
+manifest_option = click.option("--manifest", type=FILE, help="CSV file that lists your videos.")
+split_option = advanced("--split-file", help=SPLIT_HELP)
+videos_option = click.option("--videos", type=PATH, help="Folder with videos, or one video file.")
 
 
 def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that name a manifest: ``dataset, manifest, split_file``."""
-    for option in reversed(MANIFEST_OPTIONS):
-        command = option(command)
-    return command
+    return dataset_option(manifest_option(split_option(command)))
 
 
 def video_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``manifest_options``, or a folder of videos or one video, and the folder of the files."""
-    for option in reversed(VIDEO_OPTIONS):
-        command = option(command)
-    return command
+    return manifest_options(videos_option(root_option(command)))
 
 
 def chosen_manifest(
@@ -106,7 +99,7 @@ def chosen_videos(options: dict[str, Any]) -> Sources:
     if videos is None:
         preset = DATASET_PRESETS.get(options["dataset"])
         manifest, name = chosen_manifest(options, "--dataset, --manifest and --videos")
-        return Sources(manifest, root or Path(), name, preset)
+        return Sources(manifest, root, name, preset)
     if any([options.pop(name) for name in ("dataset", "manifest", "split_file")]):
         raise click.UsageError(
             "--videos cannot be combined with --dataset, --manifest, --split-file"
