@@ -91,12 +91,8 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
 
 # ---------------------------------------------------------------- presets
 
-OVERVIEW = {
-    "graph": "graph", "fps": "fps", "resize": "resize", "filter": "filter", "crops": "crops",
-    "crop_order": "order", "crop_size": "size", "scaling": "scaling", "clip_length": "clip",
-    "tail": "tail",
-}  # fmt: skip
-"""Fields of a preset that the overview shows, and their headings."""
+OVERVIEW = "graph fps resize filter crops crop_order crop_size scaling clip_length tail".split()
+"""Fields of a preset that the overview shows."""
 
 
 @command("presets", example="vadprep presets i3d")
@@ -107,7 +103,7 @@ def presets(name: str | None) -> None:
     With NAME: every setting of this preset, and what its authors did not publish.
     """
     if name is None:
-        rows: list[Cells] = [("preset", "streams", *OVERVIEW.values(), "source")]
+        rows: list[Cells] = [("preset", "streams", *OVERVIEW, "source")]
         for key, each in PRESETS.items():
             values = (each.settings[field][0] for field in OVERVIEW)
             rows.append((key, ",".join(each.streams), *values, each.origin))

@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vadprep.backbones.weights.catalog import (
-    CATALOG,
-    SAMPLES,
-    converted_path,
-    download_path,
-    weights_folder,
-)
+from vadprep.backbones.weights import catalog
+from vadprep.backbones.weights.catalog import CATALOG, SAMPLES
 from vadprep.cli.help import group
 from vadprep.cli.options import FILE, PATH
 from vadprep.cli.text import Cells, show, shown_bar
@@ -40,18 +35,20 @@ def weights_list(as_json: bool) -> None:
     rows: list[Cells] = [("name", "graph", "file", "licence", "identified by", "here")]
     records = []
     for name, each in {**CATALOG, **SAMPLES}.items():
-        here = "downloaded" if download_path(name).is_file() else "-"
-        if name in CATALOG and converted_path(name).is_file():
+        here = "downloaded" if catalog.download_path(name).is_file() else "-"
+        if name in CATALOG and catalog.converted_path(name).is_file():
             here = "ready"
         kind = "git blob id" if each.blob else "SHA-256, part" if each.sha256 else "nothing"
         rows.append((name, each.graph, each.file_name, each.licence, kind, here))
         record = {"name": name, **asdict(each), "here": here}
-        records.append(record | {"git_blob": record.pop("blob")})
+        record["git_blob"] = record.pop("blob")
+        records.append(record)
     if as_json:
         click.echo(json.dumps(records, indent=2))
         return
     show(rows)
-    click.echo(f"folder: {weights_folder()} (set by VADPREP_CACHE); vadprep weights get NAME")
+    folder = catalog.weights_folder()
+    click.echo(f"folder: {folder} (set by VADPREP_CACHE); vadprep weights get NAME")
 
 
 @weights.command("get", example="vadprep weights get i3d-rgb")
@@ -61,7 +58,7 @@ def weights_get(name: str) -> None:
     from vadprep.backbones.weights.download import fetch
 
     published = CATALOG.get(name) or SAMPLES[name]
-    target = download_path(name)
+    target = catalog.download_path(name)
     with shown_bar(name) as progress:
         sha256 = fetch(published, target, progress)
     click.echo(f"{target}")
@@ -70,7 +67,7 @@ def weights_get(name: str) -> None:
     if name in CATALOG:
         from vadprep.backbones.weights.load import convert
 
-        _show(convert(target, converted_path(name), name), converted_path(name))
+        _show(convert(target, catalog.converted_path(name), name), catalog.converted_path(name))
 
 
 def _show(made: Weights, path: Path) -> None:
@@ -114,7 +111,7 @@ def weights_check(weights_spec: str, sample: Path | None) -> None:
         return
     differing, line = compare_with_release(found.state, found.graph)
     click.echo(line)
-    sample = sample or download_path(SAMPLE_OF[found.graph])
+    sample = sample or catalog.download_path(SAMPLE_OF[found.graph])
     if not sample.is_file():
         click.echo(f"sample clip: not here; vadprep weights get {SAMPLE_OF[found.graph]}")
         sys.exit(1 if differing else 0)
