@@ -110,11 +110,9 @@ def test_the_help_loads_nothing_heavy():
     assert not loaded & {"torch", "ray", "matplotlib", "h5py", "rich", "vadprep.features"}
 
 
-@pytest.mark.parametrize("command", ["status", "verify", "merge", "datasets", "presets", "import"])
-def test_commands_on_files_load_no_torch(command):
-    code = (
-        f"from vadprep.cli.main import main; main(['{command}', '--help'], standalone_mode=False)"
-    )
+def test_the_help_of_commands_loads_no_torch():
+    code = "from vadprep.cli.main import COMMANDS, main\nfor name in COMMANDS:\n"
+    code += "    main([name, '--help'], standalone_mode=False)"
     assert not modules_after(code) & {"torch", "ray", "matplotlib", "rich", "av", "decord"}
 
 
