@@ -27,15 +27,15 @@ from vadprep.core.spec import UNKNOWN, Spec
 from vadprep.extraction.api import extract
 from vadprep.extraction.extractor import resampled
 from vadprep.extraction.streams import Clips
-from vadprep.features.compare.alignment import (
+from vadprep.features.compare.compare import Comparison, FeatureSet, compare, open_pair
+from vadprep.features.compare.measures import (
     VideoClips,
     best_order,
+    cosines,
     count_clips,
     named_orders,
     paired_clips,
 )
-from vadprep.features.compare.compare import Comparison, FeatureSet, compare, open_pair
-from vadprep.features.compare.measures import cosines
 from vadprep.features.exchange.export import export_features
 from vadprep.features.reader import open_features
 from vadprep.video import FrameTransform

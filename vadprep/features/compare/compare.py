@@ -17,18 +17,16 @@ from numpy.typing import NDArray
 from vadprep.core.clips import CLIP_LENGTH, Resampling
 from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import UNKNOWN, Spec, differences
-from vadprep.features.compare.alignment import (
-    ClipCounts,
-    VideoClips,
-    best_order,
-    count_clips,
-    paired_clips,
-)
 from vadprep.features.compare.findings import Difference, Evidence, likely_differences, verdict
 from vadprep.features.compare.measures import (
+    ClipCounts,
     Pair,
+    VideoClips,
+    best_order,
     cosines,
+    count_clips,
     crop_likeness,
+    paired_clips,
     same_course,
     same_features,
     same_profile,

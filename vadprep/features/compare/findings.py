@@ -9,8 +9,7 @@ from itertools import permutations
 
 from vadprep.core.clips import nearest_rates
 from vadprep.core.spec import UNKNOWN
-from vadprep.features.compare.alignment import ClipCounts, named_orders
-from vadprep.features.compare.measures import Spread
+from vadprep.features.compare.measures import ClipCounts, Spread, named_orders
 
 ROUNDED = 1e-3
 """Largest difference that rounding to 16 bits leaves, as a fraction of the largest value."""

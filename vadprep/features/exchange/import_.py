@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +105,8 @@ def import_features(
             raise SpecError(f"{path}: holds features {was}: use another --out")
         known = {"tail": earlier.tail, "fps": earlier.fps}
         request = replace(request, known={**known, **request.known})
-    videos = [video for video in table.videos if video.video_id in files]
-    items = examine([Item(video, files[video.video_id]) for video in videos], request)
+    items = [Item(each, files[each.video_id]) for each in table.videos if each.video_id in files]
+    examine(items, request)
     spec = _spec(items, request)
     folder = StreamFolder.prepare(path, spec, list(files), provenance={"imported": origin})
     by_id = {item.video.video_id: item for item in items}
@@ -160,12 +159,6 @@ class Request:
         """True if the spans come from the length of the video, not from the number of clips."""
         return self.spans == "stretch" or self.layout == SEGMENT_LAYOUT
 
-    @property
-    def fps_used(self) -> Fraction | None:
-        """The frame rate of the features, as far as it was stated."""
-        fps = self.known.get("fps", UNKNOWN)
-        return None if fps in ("native", UNKNOWN) else Fraction(fps)
-
     def spec(self, **found: Any) -> Spec:
         """The spec with what was ``found`` and what is known, ``unknown`` elsewhere.
 
@@ -195,7 +188,7 @@ class Item:
     problem: str = ""
 
 
-def examine(items: list[Item], request: Request) -> list[Item]:
+def examine(items: Sequence[Item], request: Request) -> None:
     """Read the headers of the files of each video, and find its tail rules or its problem.
 
     Raises FeaturesError, with the first problem, if every video has one.
@@ -220,7 +213,6 @@ def examine(items: list[Item], request: Request) -> list[Item]:
                 item.problem = str(error)
     if all(item.problem for item in items):
         raise FeaturesError(f"none of {len(items)} videos can be imported: {items[0].problem}")
-    return items
 
 
 def fitted(video: Video, clips: int, request: Request) -> tuple[frozenset[str], NDArray[np.int64]]:
@@ -237,7 +229,7 @@ def fitted(video: Video, clips: int, request: Request) -> tuple[frozenset[str], 
         if request.layout == SEGMENT_LAYOUT and clips == SEGMENTS:
             return frozenset(), segment_spans(bounds.most)
         return frozenset(), even_spans(clips, bounds.most)
-    resampling = resampling_of(video, request.fps_used)
+    resampling = resampling_of(video, request.known.get("fps", UNKNOWN))
     tails = matching_tails(clips, bounds, resampling)
     if not tails:
         raise FeaturesError(mismatch(clips, bounds, resampling, video.fps))

@@ -22,25 +22,26 @@ from vadprep.core.clips import (
 )
 from vadprep.core.errors import FeaturesError
 from vadprep.core.records import Video
+from vadprep.core.spec import UNKNOWN
 from vadprep.data import FrameBounds
 
 SEGMENTS = 32
 """Rows of a video in Sultani et al.'s files, whatever its length."""
 
 
-def resampling_of(video: Video, fps_used: Fraction | None) -> Resampling:
-    """The change of frame rate of the features: none where ``fps_used`` is None.
+def resampling_of(video: Video, fps: str) -> Resampling:
+    """The change of frame rate to ``fps``, a value of the spec; none where that is no number.
 
     Raises FeaturesError if the manifest has no frame rate to change.
     """
-    if fps_used is None:
+    if fps in ("native", UNKNOWN):
         return Resampling(Fraction(1))
     if video.fps is None:
         raise FeaturesError(
-            f"{video.video_id!r}: features at {fps_used} fps have no spans without the frame rate "
+            f"{video.video_id!r}: features at {fps} fps have no spans without the frame rate "
             f"of the video: fill the manifest's column fps"
         )
-    return Resampling(Fraction(video.fps).limit_denominator(1001), fps_used)
+    return Resampling(Fraction(video.fps).limit_denominator(1001), Fraction(fps))
 
 
 def matching_tails(clips: int, bounds: FrameBounds, resampling: Resampling) -> frozenset[str]:
