@@ -154,13 +154,14 @@ def tvl1_cpu(frames: NDArray[np.uint8], settings: TVL1, threads: int) -> NDArray
     """
     num_pairs, height, width = len(frames) - 1, *frames.shape[1:]
     flow = np.empty((num_pairs, height, width, 2), np.float32)
+    grey = list(frames)
     own = threading.local()
 
     def start() -> None:
         own.solver = PyramidSolver(height, width, settings)
 
     def solve(pair: int) -> None:
-        flow[pair] = own.solver.flow(frames[pair], frames[pair + 1])
+        flow[pair] = own.solver.flow(grey[pair], grey[pair + 1])
 
     with ThreadPoolExecutor(max(1, min(threads, num_pairs)), initializer=start) as pool:
         list(pool.map(solve, range(num_pairs)))
@@ -198,6 +199,8 @@ class PyramidSolver:
         self.scales = [PlaneLayout(*size) for size in settings.sizes(height, width)]
         self.iterations = 0
         """Iterations so far, times the pixels of their scale."""
+        self._last: tuple[object, list[Plane]] = None, []
+        """The second frame of the last pair and its pyramid: the first of the next pair."""
         self._points = (
             tuple(np.zeros(TILE, np.int32) for _ in range(2)),
             tuple(np.zeros(4 * TILE, np.float32) for _ in range(3)),
@@ -214,7 +217,9 @@ class PyramidSolver:
 
     def flow(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The flow [H, W, 2] from one frame uint8 [H, W] to the next, coarse to fine."""
-        before, after = self.pyramid(first), self.pyramid(second)
+        before = self._last[1] if first is self._last[0] else self.pyramid(first)
+        after = self.pyramid(second)
+        self._last = second, after
         for plane in self._flow[-1][:2]:
             plane[:] = 0
         for level in reversed(range(len(self.scales))):
