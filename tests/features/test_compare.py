@@ -37,7 +37,6 @@ from vadprep.features.compare.measures import (
     paired_clips,
 )
 from vadprep.features.exchange.export import export_features
-from vadprep.features.reader import open_features
 from vadprep.video import FrameTransform
 
 FRAMES = {"street": 208, "yard": 213, "gate": 224}
@@ -344,8 +343,7 @@ IDS = ["Abuse001_x264", "Normal_Videos001_x264", "Arson011_x264", "Normal_Videos
 @pytest.mark.parametrize("layout", ["rtfm", "pel4vad", "urdmu"])
 def test_a_tree_is_compared_with_the_folder_it_came_from(layout: str, tmp_path: Path) -> None:
     feature_folder(tmp_path / "ours", IDS, 10)
-    with open_features(tmp_path / "ours") as ours:
-        export_features(ours, tmp_path / "tree", layout=layout, manifest=manifest_of(IDS))
+    export_features(tmp_path / "ours", tmp_path / "tree", layout=layout, manifest=manifest_of(IDS))
     for pair in (("ours", "tree"), ("tree", "ours"), ("tree", "tree")):
         found = compare(*open_pair(tmp_path / pair[0], tmp_path / pair[1], "rgb"))
         assert (found.num_common, found.evidence.crops) == (4, (10, 10))

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError, ManifestError, SpecError
 from vadprep.core.spec import UNKNOWN
 from vadprep.data import Manifest, frame_bounds, load_dataset
-from vadprep.features.exchange import export_features, import_features
+from vadprep.features.exchange import Exported, export_features, import_features
 from vadprep.features.exchange.export import clip_labels, frames_of
 from vadprep.features.exchange.layouts import TARGETS
 from vadprep.features.exchange.spans import clip_spans
@@ -33,6 +34,10 @@ FORMS = [
 def imported(tree: Path, manifest: Manifest, out: Path, layout: str = "xdviodet", **known: object):
     spans = str(known.pop("spans", "fit"))
     return import_features(tree, out, layout=layout, manifest=manifest, spans=spans, settings=known)
+
+
+def exported(folder: Path, out: str, **options: Any) -> Exported:
+    return export_features(folder / "ours", folder / out, **options)
 
 
 # ---------------------------------------------------------------- round trips
@@ -60,8 +65,7 @@ def test_in_and_out_again_is_exact_to_the_byte(tmp_path: Path) -> None:
     for split, names in (("RGB", ids[:2]), ("RGBTest", ids[2:])):
         per_crop_files(tmp_path / "i3d-features" / split, dict.fromkeys(names, 3), crops=5)
     imported(tmp_path / "i3d-features", manifest_of(ids), tmp_path / "ours")
-    with open_features(tmp_path / "ours") as ours:
-        export_features(ours, tmp_path / "out", layout="xdviodet", manifest=manifest_of(ids))
+    exported(tmp_path, "out", layout="xdviodet", manifest=manifest_of(ids))
     for path in (tmp_path / "i3d-features").rglob("*.npy"):
         assert (tmp_path / "out" / path.relative_to(tmp_path)).read_bytes() == path.read_bytes()
 
@@ -70,8 +74,7 @@ def test_segments_come_back_as_they_were(tmp_path: Path) -> None:
     ids = IDS["UCF-Crime"]
     manifest = manifest_of(ids, 853)
     feature_folder(tmp_path / "ours", ids, crops=1)
-    with open_features(tmp_path / "ours") as ours:
-        export_features(ours, tmp_path / "out", layout="sultani-txt", manifest=manifest)
+    exported(tmp_path, "out", layout="sultani-txt", manifest=manifest)
     folder = imported(tmp_path / "out", manifest, tmp_path / "back", "sultani-txt").folder
     assert folder.spec.clip_stride == UNKNOWN and folder.spec.preset == "imported-sultani-txt"
     with open_features(tmp_path / "back") as back:
@@ -308,8 +311,7 @@ def test_lists_have_abnormal_videos_first(tmp_path: Path) -> None:
     videos = manifest_of(ids[1::-1] + ids[3:1:-1]).videos
     manifest = Manifest(Path("m.csv"), (videos[1], videos[0], videos[3], videos[2]))
     feature_folder(tmp_path / "ours", ids, 1)
-    with open_features(tmp_path / "ours") as ours:
-        result = export_features(ours, tmp_path / "out", layout="rtfm", manifest=manifest)
+    result = exported(tmp_path, "out", layout="rtfm", manifest=manifest)
     for path, first in zip(result.lists, ("Abuse001_x264", "Arson001_x264"), strict=False):
         assert path.read_text().splitlines()[0].endswith(f"{first}_i3d.npy")
 
@@ -317,10 +319,7 @@ def test_lists_have_abnormal_videos_first(tmp_path: Path) -> None:
 def test_what_the_official_code_would_stumble_over_is_said(tmp_path: Path) -> None:
     ids = ["Abuse001_x264", "plain", "Arson011_x264", "Normal_Videos_003"]
     feature_folder(tmp_path / "ours", ids, 10)
-    with open_features(tmp_path / "ours") as ours:
-        notes = export_features(
-            ours, tmp_path / "out", layout="urdmu", manifest=manifest_of(ids)
-        ).notes
+    notes = exported(tmp_path, "out", layout="urdmu", manifest=manifest_of(ids)).notes
     assert "crops stay in the order xd, the code's own are gowtham" in notes[0]
     assert "begins with 10 lines of abnormal videos: the code cuts it after 8100" in notes[1]
     assert "wrong for 1 here, the first 'plain'" in notes[2]
@@ -339,9 +338,8 @@ def test_an_id_that_is_no_safe_file_name_is_refused(
     video_id: str, layout: str, reason: str, tmp_path: Path
 ) -> None:
     feature_folder(tmp_path / "ours", [video_id], 1)
-    with open_features(tmp_path / "ours") as ours:
-        with pytest.raises(FeaturesError, match=reason):
-            export_features(ours, tmp_path / "out", layout=layout, manifest=manifest_of([video_id]))
+    with pytest.raises(FeaturesError, match=reason):
+        exported(tmp_path, "out", layout=layout, manifest=manifest_of([video_id]))
     assert not (tmp_path / "out").exists()
 
 
@@ -349,51 +347,46 @@ def test_two_videos_never_share_a_file(tmp_path: Path) -> None:
     ids = ["a", "a__1"]
     feature_folder(tmp_path / "ours", ids, 5)
     videos = tuple(v for v in manifest_of(ids).videos)
-    with open_features(tmp_path / "ours") as ours:
-        with pytest.raises(FeaturesError, match="'a' and 'a__1' are both train/a__1.npy"):
-            export_features(
-                ours, tmp_path / "out", layout="pel4vad", manifest=Manifest(Path("m"), videos)
-            )
+    with pytest.raises(FeaturesError, match="'a' and 'a__1' are both train/a__1.npy"):
+        exported(
+            tmp_path,
+            "out",
+            layout="pel4vad",
+            manifest=Manifest(Path("m"), videos),
+        )
 
 
 def test_feature_files_of_an_earlier_export_are_noted(tmp_path: Path) -> None:
     ids = IDS["UCF-Crime"]
     feature_folder(tmp_path / "ours", ids, 5)
-    with open_features(tmp_path / "ours") as ours:
-        whole = manifest_of(ids)
-        for _ in range(2):  # the same again is the same
-            assert "not of" not in str(
-                export_features(ours, tmp_path / "o", layout="deepmil", manifest=whole).notes
-            )
-        less = Manifest(Path("m.csv"), whole.videos[1:])
-        note = export_features(ours, tmp_path / "o", layout="deepmil", manifest=less).notes[-1]
-        assert note.startswith(f"{tmp_path / 'o'}: 5 feature files are not of this export, the fi")
-        assert "the first train/RGB/Abuse001_x264__0.npy, and in none of its lists" in note
+    whole = manifest_of(ids)
+    for _ in range(2):  # the same again is the same
+        assert "not of" not in str(exported(tmp_path, "o", layout="deepmil", manifest=whole).notes)
+    less = Manifest(Path("m.csv"), whole.videos[1:])
+    note = exported(tmp_path, "o", layout="deepmil", manifest=less).notes[-1]
+    assert note.startswith(f"{tmp_path / 'o'}: 5 feature files are not of this export, the fi")
+    assert "the first train/RGB/Abuse001_x264__0.npy, and in none of its lists" in note
 
 
 def test_where_no_list_says_what_is_meant_other_feature_files_are_refused(tmp_path: Path) -> None:
     ids = IDS["UCF-Crime"]
     feature_folder(tmp_path / "ours", ids, 1)
-    with open_features(tmp_path / "ours") as ours:
-        whole = manifest_of(ids)
-        export_features(ours, tmp_path / "o", layout="sultani-txt", manifest=whole)
-        export_features(ours, tmp_path / "o", layout="sultani-txt", manifest=whole)
-        first = tmp_path / "o" / "Train" / "Anomaly" / "Abuse001_x264_C.txt"
-        less = Manifest(Path("m.csv"), whole.videos[1:])
-        with pytest.raises(FeaturesError, match="Train/Anomaly/Abuse.*: remove them, or use anoth"):
-            export_features(ours, tmp_path / "o", layout="sultani-txt", manifest=less)
-        first.unlink()
-        export_features(ours, tmp_path / "o", layout="sultani-txt", manifest=less)
+    whole = manifest_of(ids)
+    exported(tmp_path, "o", layout="sultani-txt", manifest=whole)
+    exported(tmp_path, "o", layout="sultani-txt", manifest=whole)
+    first = tmp_path / "o" / "Train" / "Anomaly" / "Abuse001_x264_C.txt"
+    less = Manifest(Path("m.csv"), whole.videos[1:])
+    with pytest.raises(FeaturesError, match="Train/Anomaly/Abuse.*: remove them, or use anoth"):
+        exported(tmp_path, "o", layout="sultani-txt", manifest=less)
+    first.unlink()
+    exported(tmp_path, "o", layout="sultani-txt", manifest=less)
 
 
 def test_a_video_without_a_label_has_no_place_in_a_list(tmp_path: Path) -> None:
     feature_folder(tmp_path / "ours", ["a"], 1)
     videos = (replace(manifest_of(["a"]).videos[0], label=None),)
-    with open_features(tmp_path / "ours") as ours:
-        with pytest.raises(ManifestError, match="video 'a': no label"):
-            export_features(
-                ours, tmp_path / "out", layout="rtfm", manifest=Manifest(Path("m"), videos)
-            )
+    with pytest.raises(ManifestError, match="video 'a': no label"):
+        exported(tmp_path, "out", layout="rtfm", manifest=Manifest(Path("m"), videos))
 
 
 # ---------------------------------------------------------------- command line
