@@ -6,6 +6,7 @@ used, so that reading features loads neither torch nor Ray.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -123,7 +124,7 @@ def score(
     from vadprep.data.sources import list_videos
     from vadprep.extraction import resolve_plan, run_plan
     from vadprep.features import Features, open_features, stream_folders
-    from vadprep.training import TrainingRun, load_run, score_features
+    from vadprep.training import load_run, score_features
     from vadprep.training.checkpoint import check_dimension, check_features
 
     checkpoints = load_run(run)
@@ -134,10 +135,9 @@ def score(
             raise SettingError("weights belong to videos: stored features name their own")
         return score_features(checkpoints, source, preset=preset)
     if out is None:
-        folder = run.folder if isinstance(run, TrainingRun) else run
-        if not isinstance(folder, str | Path):
+        if not isinstance(run, str | os.PathLike):
             raise SettingError("name the folder for the features of the videos: out=")
-        out = Path(folder) / "scores" / "features"
+        out = Path(run) / "scores" / "features"
     videos, trained = list_videos(source), checkpoints[0]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     plan = resolve_plan(

@@ -19,7 +19,7 @@ from vadprep.backbones import Backbone, has_cpu_bf16
 from vadprep.backbones.graphs import GRAPHS
 from vadprep.core.presets import resolve
 from vadprep.data.sources import list_videos
-from vadprep.evaluation.scores import Origin, read_origin, read_scores
+from vadprep.evaluation.scores import Origin, read_scores
 from vadprep.extraction import extractor
 
 
@@ -56,7 +56,7 @@ def test_videos_are_scored_as_their_features_are(place, tmp_path):
         np.testing.assert_array_equal(same.snippets, scores.snippets)
         np.testing.assert_array_equal(same.spans, scores.spans)
     assert len(list(tmp_path.glob("*.png"))) == 4
-    assert read_origin(tmp_path / "scores.h5") == Origin({"rgb": "random:0"})
+    assert read_scores(tmp_path / "scores.h5").origin == Origin({"rgb": "random:0"})
 
 
 def test_alarms_and_frames_of_a_video_are_written(place, tmp_path):
@@ -111,7 +111,7 @@ def test_a_preset_stands_in_for_what_imported_features_do_not_tell(place, import
     assumed = record["taken_from_preset"]["rgb"]
     assert (assumed["fps"], assumed["resize"]) == ("24", "short 256")
     assert not {"tail", "crops", "weights_sha256"} & set(assumed)
-    found = read_origin(tmp_path / "s" / "scores.h5")
+    found = read_scores(tmp_path / "s" / "scores.h5").origin
     assert found == Origin({"rgb": "random:0"}, False, "xd")
     spec = json.loads((tmp_path / "s/features/rgb/spec.json").read_text())["spec"]
     assert (spec["fps"], spec["tail"], spec["crops"]) == ("24", "drop", 5)
@@ -251,7 +251,7 @@ def test_runs_whose_features_cannot_be_made_again(changes, options, expected, pl
 def test_plots_say_what_the_scores_must_not_be_taken_for(place, tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr(
-        "vadprep.evaluation.alarms.plot_video", lambda *each: titles.append(each[-1])
+        "vadprep.evaluation.plots.plot_video", lambda *each: titles.append(each[-1])
     )
     ok("score", place / "r", "--features", place / "f", "--out", tmp_path)
     assert titles == [CAUTION] * 4

@@ -16,8 +16,8 @@ from support.stored import stored_video, write_folder
 
 from vadprep.cli.train import HEAD_NAMES
 from vadprep.data import load_dataset
-from vadprep.evaluation.scores import Origin, read_origin, read_scores
-from vadprep.training import log as logs, loop as fit
+from vadprep.evaluation.scores import Origin, read_scores
+from vadprep.training import loop
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_features_that_are_named_need_a_manifest_that_is_named(place, tmp_path, 
 
 
 def test_training_stopped_by_a_signal_goes_on_with_resume(place, tmp_path, monkeypatch):
-    steps, step = [], fit._step
+    steps, step = [], loop.train_step
 
     def interrupted(*arguments):
         steps.append(arguments)
@@ -81,7 +81,7 @@ def test_training_stopped_by_a_signal_goes_on_with_resume(place, tmp_path, monke
         return step(*arguments)
 
     named = ("--manifest", place / "m.csv", "--features", place / "f", "--out", tmp_path / "r")
-    monkeypatch.setattr(fit, "_step", interrupted)
+    monkeypatch.setattr(loop, "train_step", interrupted)
     stopped = message(run("train", "ddl", *named), 75)
     assert stopped == "stopped by SIGTERM; every full epoch is saved, go on with --resume"
     assert len(steps) == 3
@@ -96,19 +96,19 @@ def test_random_weights_and_the_control_are_named_in_every_result(place, tmp_pat
     metrics = json.loads((tmp_path / "r/metrics.json").read_text())
     found = {name: metrics[name] for name in ("weights", "random_weights", "control")}
     assert found == {"weights": {"rgb": "random:0"}, "random_weights": True, "control": True}
-    assert read_origin(tmp_path / "r/scores-last.h5") == Origin({"rgb": "random:0"}, True)
+    assert read_scores(tmp_path / "r/scores-last.h5").origin == Origin({"rgb": "random:0"}, True)
 
 
 def test_epochs_are_shown_now_and_then(place, tmp_path, caplog, monkeypatch):
     def shown() -> list[str]:
         caplog.clear()
-        train(place, tmp_path / f"r-{logs.SHOWN_SECONDS}", "--seeds", "3")
-        return [each.getMessage() for each in caplog.records if each.name == "vadprep.epochs"]
+        train(place, tmp_path / f"r-{loop.SHOWN_SECONDS}", "--seeds", "3")
+        return [each.getMessage() for each in caplog.records if each.name == loop.__name__]
 
     first, last = shown()
     assert re.fullmatch(r"seed 3, epoch 1 of 3: loss [\d.]+", first)
     assert re.fullmatch(r"seed 3, epoch 3 of 3: loss [\d.]+", last)
-    monkeypatch.setattr(logs, "SHOWN_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SHOWN_SECONDS", 0.0)
     epochs = json.loads((tmp_path / "r-10.0/config.json").read_text())["config"]["epochs"]
     assert len(shown()) == epochs == 3
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from vadprep.core.clips import runs
-from vadprep.evaluation.alarms import files_of, safe_name, write_alarms
-from vadprep.evaluation.metrics import VideoScores, find_alarms
-from vadprep.evaluation.scores import Origin
+from vadprep.evaluation.metrics import VideoScores
+from vadprep.evaluation.plots import files_of, safe_name, write_alarms
+from vadprep.evaluation.scores import Origin, Scores
 
 ORIGIN = Origin({"rgb": "random:0"})
 
@@ -37,8 +37,8 @@ def test_runs(flags, expected):
 
 
 def test_an_alarm_starts_at_the_threshold_in_frames_and_seconds():
-    frames = video([0.2, 0.5, 0.9, 0.1, 0.6]).frames()
-    assert find_alarms(frames, 0.5, 25.0) == [
+    scores = video([0.2, 0.5, 0.9, 0.1, 0.6])
+    assert scores.alarms(0.5) == [
         {
             "start_frame": 16,
             "stop_frame": 48,
@@ -54,19 +54,19 @@ def test_an_alarm_starts_at_the_threshold_in_frames_and_seconds():
             "highest": 0.6,
         },
     ]
-    assert [each["start_frame"] for each in find_alarms(frames, 0.55, 25.0)] == [32, 64]
-    assert find_alarms(frames, 1.0, 25.0) == []
+    assert [each["start_frame"] for each in scores.alarms(0.55)] == [32, 64]
+    assert scores.alarms(1.0) == []
 
 
 def test_without_a_rate_there_are_frames_only():
-    (alarm,) = find_alarms(np.array([0.0, 0.7]), 0.5, None)
-    assert (alarm["start_frame"], alarm["stop_frame"]) == (1, 2)
+    (alarm,) = video([0.0, 0.7], None).alarms(0.5)
+    assert (alarm["start_frame"], alarm["stop_frame"]) == (16, 32)
     assert alarm["start_seconds"] is None and alarm["stop_seconds"] is None
 
 
 def test_files_hold_every_frame_and_every_video(tmp_path):
     scores = {"a/b#=.mp4": video([0.25, 0.75]), "images": video([0.5], None), "none": video([])}
-    found = write_alarms(tmp_path, scores, 0.5, ORIGIN, {"run": "r"}, plots=False)
+    found = write_alarms(tmp_path, Scores(scores, ORIGIN), 0.5, {"run": "r"}, plots=False)
     record = json.loads((tmp_path / "scores.json").read_text())
     assert (record["run"], record["threshold"]) == ("r", 0.5)
     assert (record["weights"], record["random_weights"]) == ({"rgb": "random:0"}, True)
@@ -84,7 +84,7 @@ def test_files_hold_every_frame_and_every_video(tmp_path):
 
 
 def test_a_plot_stands_beside_the_frames(tmp_path):
-    write_alarms(tmp_path, {"a": video([0.5])}, 0.5, ORIGIN, {})
+    write_alarms(tmp_path, Scores({"a": video([0.5])}, ORIGIN), 0.5, {})
     (entry,) = json.loads((tmp_path / "scores.json").read_text())["videos"]
     assert (entry["frames"], entry["plot"]) == ("000000-a.csv", "000000-a.png")
     assert (tmp_path / entry["plot"]).read_bytes().startswith(b"\x89PNG")
@@ -93,8 +93,8 @@ def test_a_plot_stands_beside_the_frames(tmp_path):
 def test_files_of_earlier_scores_go_and_others_stay(tmp_path):
     for name in ("notes.csv", "000007-c.csv"):
         (tmp_path / name).write_text("mine")
-    write_alarms(tmp_path, {"a": video([0.5]), "b": video([0.5])}, 0.5, ORIGIN, {})
-    write_alarms(tmp_path, {"c": video([0.5])}, 0.5, ORIGIN, {}, plots=False)
+    write_alarms(tmp_path, Scores({"a": video([0.5]), "b": video([0.5])}, ORIGIN), 0.5, {})
+    write_alarms(tmp_path, Scores({"c": video([0.5])}, ORIGIN), 0.5, {}, plots=False)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["000000-c.csv", "000007-c.csv", "notes.csv", "scores.json"]
 

@@ -59,20 +59,6 @@ def test_worked_example():
     assert average_precision_trapezoid(labels, scores) == pytest.approx(1 / 2 + 1 / 2 * 5 / 6)
 
 
-@pytest.mark.parametrize(
-    "labels, scores, message",
-    [
-        ([True, True], [0.1, 0.2], "every scored frame is abnormal"),
-        ([False, False], [0.1, 0.2], "no scored frame is abnormal"),
-        ([True, False], [0.1, np.nan], "1 scores are not finite"),
-        ([True, False], [0.1], "expected two equal"),
-    ],
-)
-def test_figures_refuse(labels, scores, message):
-    with pytest.raises(ValueError, match=message):
-        roc_auc(np.array(labels), np.array(scores))
-
-
 def video(snippets, num_frames, edges):
     spans = np.stack([edges[:-1], edges[1:]], axis=1)
     return VideoScores(np.array(snippets, float), spans, num_frames, 25.0)
@@ -117,13 +103,6 @@ def test_intervals_are_cut_at_the_frames_that_were_scored():
     scores, _ = two_videos()
     metrics = compute_metrics(scores, known({"a": ((0, 16),), "b": ((30, 37),)}))
     assert metrics.num_abnormal_frames == 16 + 2
-
-
-def test_ids_that_do_not_match_are_listed():
-    scores, intervals = two_videos()
-    intervals["c"] = intervals.pop("a")
-    with pytest.raises(ValueError, match=r"without ground truth: 1 \(a\); .*not scored: 1 \(c\)"):
-        compute_metrics(scores, intervals)
 
 
 @pytest.mark.parametrize(
@@ -237,8 +216,6 @@ def test_alarms_start_at_a_half():
     labels = np.array([False, False, False, False, True])
     scores = np.array([0.5, np.nextafter(0.5, 0), 0.9, 0.0, 0.9])
     assert false_alarm_rate(labels, scores) == 0.5
-    with pytest.raises(ValueError, match="every scored frame is abnormal"):
-        false_alarm_rate(labels[4:], scores[4:])
 
 
 def test_a_snippet_is_abnormal_by_half_of_its_span():

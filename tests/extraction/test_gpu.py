@@ -16,7 +16,7 @@ from vadprep.core.errors import Stopped
 from vadprep.core.presets import FLOW
 from vadprep.flow import QUANTISE, Quantisation, grey_of, tvl1_method
 from vadprep.heads import HEADS
-from vadprep.training.checkpoint import RESUME
+from vadprep.training.loop import RESUME
 from vadprep.video import FrameTransform
 from vadprep.video.transforms import TapResize
 

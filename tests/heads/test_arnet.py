@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,11 +13,13 @@ from vadprep.heads import HEADS
 from vadprep.heads.arnet import (
     ARNet,
     ARNetConfig,
+    center_loss,
     dynamic_mil_loss,
-    masked_center_loss,
-    padded_center_loss,
 )
 from vadprep.heads.base import HeadOutput
+
+masked_center_loss = partial(center_loss, form="masked")
+padded_center_loss = partial(center_loss, form="padded")
 
 
 def naive_dynamic_mil(rows, alpha, selection):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -15,14 +16,17 @@ from vadprep.heads.rtfm import (
     NonLocal,
     RTFMConfig,
     active_norm,
-    cross_entropy_each,
-    cross_entropy_of_mean,
-    hinge_magnitude_loss,
+    classification_loss,
+    magnitude_loss,
     masked_norm,
     roughness,
     select,
-    squared_magnitude_loss,
 )
+
+squared_magnitude_loss = partial(magnitude_loss, form="squared")
+hinge_magnitude_loss = partial(magnitude_loss, form="hinge")
+cross_entropy_of_mean = partial(classification_loss, form="mean")
+cross_entropy_each = partial(classification_loss, form="each")
 
 LENGTHS, LABELS = (7, 2, 9, 1, 5), (1.0, 0.0, 0.0, 1.0, 1.0)
 

@@ -89,7 +89,7 @@ def aucs(features, out: Path, head: str, control: bool, draws=DRAWS, seeds=SEEDS
         )
         folder = out / ("control" if control else "runs") / head / draw
         report = train(features, manifest, config, folder)
-        found += [metrics.values["frame_auc"] for metrics in report.by_seed.values()]
+        found += [entry["frame_auc"] for entry in report.entries()]
     return found
 
 

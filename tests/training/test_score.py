@@ -18,9 +18,7 @@ from vadprep.evaluation.plots import metric_rows, plot_scores, plot_video
 from vadprep.evaluation.scores import (
     Origin,
     evaluate,
-    read_origin,
     read_scores,
-    videos_in_split,
     write_scores,
 )
 from vadprep.features.reader import open_features
@@ -44,8 +42,6 @@ def test_scores_are_the_mean_over_crops():
     run.head.train()  # scoring is without dropout whatever the mode before
     values = torch.from_numpy(features[video_id].stream("rgb").astype(np.float32))
     found = score_features(run, features, ids=[video_id])[video_id]
-    assert run.head.training
-    run.head.eval()
     with torch.no_grad():
         each = [
             run.head(values[None, None, :, c], torch.ones(1, len(values), dtype=bool))
@@ -146,7 +142,7 @@ def test_features_of_a_folder_are_scored_whatever_their_ids(tmp_path):
 def test_scores_file_says_what_it_comes_from(tmp_path):
     path = tmp_path / "scores.h5"
     write_scores(path, {}, ORIGIN, "last")
-    assert read_origin(path) == ORIGIN
+    assert read_scores(path).origin == ORIGIN
     with h5py.File(path) as file:
         named = dict(file.attrs)
     assert (named["random_weights"], named["control"], named["checkpoint"]) == (True, True, "last")
@@ -176,7 +172,7 @@ def test_scores_are_read_where_files_cannot_be_locked(tmp_path):
     write_scores(path, {}, ORIGIN, "last")
     with path.open("r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert read_scores(path) == {}
+        assert not read_scores(path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x89HDF\r\n\x1a\n cut"])
@@ -206,15 +202,6 @@ def test_normal_videos_need_no_intervals():
 
 def test_no_test_video_is_a_reason_not_an_error():
     assert evaluate({}, manifest=tiny_set()[1]).reasons["frame_ap"] == "no test video"
-
-
-def test_videos_without_a_snippet_count_as_missing():
-    features, manifest = tiny_set()
-    first = manifest.in_split("test")[0].video_id
-    features[first].streams["rgb"] = np.zeros((0, 2, 6), np.float16)
-    with pytest.raises(FeaturesError, match=f"test videos without features: 1 .{first}"):
-        videos_in_split(manifest, features, "test")
-    assert len(videos_in_split(manifest, features, "test", allow_missing=True)) == 5
 
 
 @pytest.mark.parametrize("intervals", [((10, 40), (60, 80)), (), None])

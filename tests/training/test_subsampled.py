@@ -14,8 +14,6 @@ from vadprep.training.csltal_protocol import (
     evaluate_subsampled,
     frame_curve,
     proposal_scores,
-    proposals,
-    spline,
     subsampled_rows,
 )
 
@@ -35,25 +33,21 @@ def test_every_third_row_is_fed_in(num_snippets, rows):
     assert subsampled_rows(num_snippets).tolist() == rows
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 40])
-def test_spline_is_that_of_scipy(count):
-    ndimage = pytest.importorskip("scipy.ndimage")
-    values = np.random.default_rng(count).random(count)
-    np.testing.assert_allclose(spline(values), ndimage.zoom(values, 16, order=3), atol=1e-9)
-
-
 def test_small_scores_are_zero_and_overshoot_is_cut():
-    curve = frame_curve(np.array([0.0, 1.0, 1.0, 0.04, 0.04]))
-    assert spline(np.array([0.0, 1.0, 1.0, 0.04, 0.04])).max() > 1
+    ndimage = pytest.importorskip("scipy.ndimage")
+    values = np.array([0.0, 1.0, 1.0, 0.04, 0.04])
+    spline, curve = ndimage.zoom(values, 16, order=3), frame_curve(values)
+    assert spline.max() > 1
     assert curve.max() == 1 and curve[0] == 0 and curve[-1] == 0
     assert not ((curve > 0) & (curve < 0.05)).any()
+    kept = (curve > 0) & (curve < 1)
+    np.testing.assert_allclose(curve[kept], spline[kept], atol=1e-9)
 
 
 def test_proposals_are_runs_above_the_threshold_with_their_mean():
     curve = np.array([0.5, 0.7, 0.35, 0.2, 0.36, 0.0, 0.9])
-    assert proposals(curve) == [(0, 2), (4, 5), (6, 7)]
     assert proposal_scores(curve).tolist() == pytest.approx([0.6, 0.6, 0, 0, 0.36, 0, 0.9])
-    assert proposals(np.zeros(3)) == []
+    assert not proposal_scores(np.zeros(3)).any()
 
 
 def test_the_largest_proposal_alone_is_divided_by_two_frames_less():
@@ -71,7 +65,7 @@ def test_the_config_of_the_head_says_what_a_proposal_is(monkeypatch):
     found = []
     for form in ("runs", "largest"):
         head = HEADS["csltal"].build(1, CSLTALConfig(proposals=form))
-        monkeypatch.setattr(head, "score", lambda x: (x[0, :, 0].double(), None))
+        monkeypatch.setattr(head, "score", lambda x: (x[0, :, 0].double(), x[0].max().item()))
         found.append(evaluate_subsampled(head, features, {"a": Truth(((0, 16),), 1)}, ("rgb",)))
     both = [each.pop("proposal_auc") for each in found], [each.pop("proposal_ap") for each in found]
     assert found[0] == found[1] and all(runs > largest for runs, largest in both)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -27,12 +27,9 @@ from vadprep.cli.options import (
 from vadprep.cli.text import MOST_LISTED, Cells, show, shown_progress
 from vadprep.core.errors import CheckpointError, SettingError
 from vadprep.core.presets import PRESETS
-from vadprep.evaluation.metrics import ALARM
+from vadprep.evaluation.metrics import ALARM, METRICS, Values, with_mean
 from vadprep.evaluation.plots import metric_rows
-from vadprep.evaluation.scores import check_tested, read_json, read_origin, read_scores
-
-if TYPE_CHECKING:
-    from vadprep.training.results import Values
+from vadprep.evaluation.scores import SCORES, read_json, read_scores, seed_folders
 
 HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
 """As in ``heads.HEADS``, which needs torch."""
@@ -77,7 +74,6 @@ def train(
 ) -> None:
     """Train a head on features; write its test scores and metrics."""
     from vadprep.core.signals import stop_on_signals
-    from vadprep.training.log import shown_epochs
 
     if not (options["dataset"] or options["manifest"] or features):
         options["dataset"] = dataset_here()
@@ -89,10 +85,11 @@ def train(
     except ValueError:
         raise SettingError(f"--seeds {seeds}: expected whole numbers such as 0,1,2") from None
     features, out = features or f"features/{name}", out or Path("runs") / f"{head}-{name}"
-    with stop_on_signals(CONTINUE), shown_epochs():
+    logging.getLogger("vadprep.training.loop").setLevel(logging.INFO)  # a line an epoch
+    with stop_on_signals(CONTINUE):
         report = vadprep.train(head, features, dataset=name, out=out, **options)
     show_caution(out, report.origin.caution())
-    show(metric_rows(report.columns(), next(iter(report.by_seed.values())).reasons))
+    show(metric_rows(report.columns(), report.entries()[0]["undefined"]))
     show_protocols(report.protocols())
     count = f"{len(report.by_seed)} run{'s' * (len(report.by_seed) != 1)}"
     parts = f"{count} in {out}, settings {report.settings}, percent", report.remark()
@@ -130,23 +127,14 @@ def parsed(text: str) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every category.")
 def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     """Compute the metrics of a run, on its own or another manifest."""
-    from vadprep.training.checkpoint import seed_folders
-    from vadprep.training.results import by_protocol, saved_protocols, with_mean
-
     folders = list(seed_folders(run).values()) or [run]
     if not (options["dataset"] or options["manifest"]):
         options = recorded_source(folders[0]) | {k: v for k, v in options.items() if v}
     manifest, _ = chosen_manifest(options, with_paths=False)
-    paths = {folder: folder / "scores-last.h5" for folder in folders}
-    origins = {folder: read_origin(path) for folder, path in paths.items()}
-    scores = {folder: read_scores(path) for folder, path in paths.items()}
-    found, stale = {}, set[str]()
-    for folder in folders:
-        check_tested(scores[folder], manifest, missing_in(folder))
-        protocols, hold = saved_protocols(folder, scores[folder], manifest)
-        metrics = vadprep.evaluate(scores[folder], manifest=manifest, coverage=coverage)
-        found[folder] = replace(metrics, protocols=protocols if hold else {})
-        stale |= set() if hold else set(protocols)
+    found = {
+        folder: vadprep.evaluate(folder, manifest=manifest, coverage=coverage) for folder in folders
+    }
+    origins = {folder: read_scores(folder / SCORES).origin for folder in folders}
     if as_json:
         record = {str(f): {**m.as_json(), **origins[f].as_json()} for f, m in found.items()}
         click.echo(json.dumps(record, indent=2))
@@ -155,17 +143,13 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     reasons = {name: why for metrics in found.values() for name, why in metrics.reasons.items()}
     columns = {folder.name: metrics.values for folder, metrics in found.items()}
     show(metric_rows(with_mean(columns), reasons))
-    show_protocols(by_protocol({folder.name: metrics for folder, metrics in found.items()}))
-    for protocol in sorted(stale):
-        click.echo(
-            f"{protocol}: only known on the manifest of the training, see metrics.json of the run"
-        )
-
-
-def missing_in(run: Path) -> list[str]:
-    """Videos that ``train --allow-missing`` left out."""
-    path = run / "config.json"
-    return list(read_json(path).get("missing", ())) if path.exists() else []
+    protocols: dict[str, dict[str, Values]] = {}
+    for folder, metrics in found.items():
+        for name, values in metrics.protocols.items():
+            protocols.setdefault(name, {})[folder.name] = values
+    show_protocols({name: with_mean(columns) for name, columns in protocols.items()})
+    for name in sorted(reasons.keys() - set(METRICS)):
+        click.echo(f"{name}: {reasons[name]}")
 
 
 def recorded_source(run: Path) -> dict[str, Any]:
@@ -213,7 +197,7 @@ def score(
     VIDEO is a video file or a folder of videos.
     """
     from vadprep.core.atomic import make_folder
-    from vadprep.evaluation.alarms import write_alarms
+    from vadprep.evaluation.plots import write_alarms
     from vadprep.evaluation.scores import write_scores
     from vadprep.training.checkpoint import load_run
 
@@ -239,7 +223,7 @@ def score(
     write_scores(out / "scores.h5", scores, scores.origin, str(run))
     head, filled = checkpoints[0].head_name, dict(scores.from_preset)
     about = {"run": str(run), "head": head, "taken_from_preset": filled}
-    high = write_alarms(out, scores, threshold, scores.origin, about, not no_plots)
+    high = write_alarms(out, scores, threshold, about, not no_plots)
     show_alarms(high, threshold)
     scored = f"{len(scores)} of {count}" if scores.missing else count
     noun = "video" if count == 1 else "videos"

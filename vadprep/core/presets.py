@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vadprep.core.clips import CLIP_LENGTH
+from vadprep.core.errors import SettingError
 from vadprep.core.spec import COMPUTED, FLOW_FIELDS, UNKNOWN, Spec
 
 Text = tuple[str, str]
@@ -250,13 +251,13 @@ DEVICE_DEFAULTS = {
 
 
 def values_of(preset: str, stream: str = "rgb") -> dict[str, Any]:
-    """Field of ``Spec`` -> value of a preset. ValueError if unknown, or without a form for flow."""
+    """Field of ``Spec`` -> value of a preset. SettingError if unknown, or no form for flow."""
     if preset not in PRESETS:
-        raise ValueError(f"{preset = }: allowed are {', '.join(PRESETS)}")
+        raise SettingError(f"{preset = }: allowed are {', '.join(PRESETS)}")
     values = {name: value for name, (value, _) in PRESETS[preset].settings.items()}
     if stream == "flow":
         if not PRESETS[preset].has_flow:
-            raise ValueError(f"{preset = }: its network {values['graph']} has no form for flow")
+            raise SettingError(f"{preset = }: its network {values['graph']} has no form for flow")
         values["graph"] = FLOW_GRAPHS[values["graph"]]
         values |= {name: value for name, (value, _) in FLOW.items()}
     return values

@@ -17,6 +17,7 @@ video_auc, _ap      over videos; a score is the head's own, else the highest of 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,30 +34,24 @@ NUM_LISTED = 10
 ALARM = 0.5
 """Score from which on a frame is an alarm, in every paper that gives a false alarm rate."""
 
-Metric = Callable[[NDArray[np.bool_], NDArray[np.floating]], float]
-"""Of labels bool [N] and scores float [N]."""
+Values = Mapping[str, float | None]
+"""Metrics by name, as fractions of 1; None where one is undefined."""
+
+
+# Every metric takes labels bool [N] and scores float [N]; both classes have to be there.
 
 
 def roc_auc(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
-    """Probability that an abnormal frame scores above a normal one; a tie counts half.
-
-    ``labels`` bool [N], ``scores`` float [N]; scikit-learn's ``roc_auc_score``. Raises ValueError
-    when only one class is there or a score is not finite.
-    """
+    """Probability that an abnormal frame scores above a normal one; a tie counts half."""
     from sklearn.metrics import roc_auc_score
 
-    check_scores(labels, scores, both_classes=True)
     return float(roc_auc_score(labels, scores))
 
 
 def average_precision(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
-    """Step-wise area under precision-recall, sum of (R_n - R_n-1) P_n.
-
-    scikit-learn's ``average_precision_score``. Arguments and errors as in ``roc_auc``.
-    """
+    """Step-wise area under precision-recall, sum of (R_n - R_n-1) P_n."""
     from sklearn.metrics import average_precision_score
 
-    check_scores(labels, scores, both_classes=True)
     return float(average_precision_score(labels, scores))
 
 
@@ -65,23 +60,15 @@ def average_precision_trapezoid(labels: NDArray[np.bool_], scores: NDArray[np.fl
 
     XDVioDet and its descendants compute ``auc(recall, precision)``. It interpolates linearly,
     which is optimistic, so it is never the same number as ``average_precision``.
-    Arguments and errors as in ``roc_auc``.
     """
     from sklearn.metrics import auc, precision_recall_curve
 
-    check_scores(labels, scores, both_classes=True)
     precision, recall, _ = precision_recall_curve(labels, scores)
     return float(auc(recall, precision))
 
 
 def false_alarm_rate(labels: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
-    """FP / (FP + TN) at ``ALARM``: alarms among the frames that are not abnormal.
-
-    Raises ValueError when every frame is abnormal or a score is not finite.
-    """
-    check_scores(labels, scores)
-    if labels.all():
-        raise ValueError("every scored frame is abnormal: there is none to be a false alarm")
+    """FP / (FP + TN) at ``ALARM``: alarms among the frames that are not abnormal."""
     return float(np.mean(scores[~labels] >= ALARM))
 
 
@@ -90,18 +77,6 @@ def one_class(labels: NDArray[np.bool_], of: str = "frame") -> str:
     if labels.all():
         return f"every scored {of} is abnormal"
     return "" if labels.any() else f"no scored {of} is abnormal"
-
-
-def check_scores(
-    labels: NDArray[np.bool_], scores: NDArray[np.floating], both_classes: bool = False
-) -> None:
-    """Raise ValueError unless both are [N], every score is finite, and both classes are there."""
-    if labels.shape != scores.shape or labels.ndim != 1:
-        raise ValueError(f"{labels.shape = }, {scores.shape = }: expected two equal [N]")
-    if not np.all(np.isfinite(scores)):
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} scores are not finite")
-    if both_classes and (reason := one_class(labels)):
-        raise ValueError(f"{reason}: the metric needs both classes")
 
 
 @dataclass(frozen=True)
@@ -124,49 +99,35 @@ class VideoScores:
         return frame_scores(self.snippets, self.spans, self.num_frames, coverage)
 
     def alarms(self, threshold: float = ALARM) -> list[dict[str, Any]]:
-        """Where the video scores ``threshold`` or more, see ``find_alarms``."""
-        return find_alarms(self.frames(), threshold, self.fps)
+        """Runs of frames that score ``threshold`` or more, half-open, in order.
+
+        Each has ``start_frame`` and ``stop_frame``, the same in seconds (None without ``fps``),
+        and its ``highest`` score.
+        """
+        frames, fps = self.frames(), self.fps
+        return [
+            {
+                "start_frame": start,
+                "stop_frame": stop,
+                "start_seconds": round(start / fps, 3) if fps else None,
+                "stop_seconds": round(stop / fps, 3) if fps else None,
+                "highest": float(frames[start:stop].max()),
+            }
+            for start, stop in runs(frames >= threshold)
+        ]
 
     def of_video(self) -> float:
         """The score of the video as a whole: the head's own, else the highest of its snippets."""
         return float(self.snippets.max()) if self.overall is None else self.overall
 
 
-def find_alarms(
-    frames: NDArray[np.float64], threshold: float, fps: float | None
-) -> list[dict[str, Any]]:
-    """Runs of frame scores [n] of ``threshold`` or more, half-open, in order.
-
-    Each has ``start_frame`` and ``stop_frame``, the same in seconds (None without ``fps``), and
-    its ``highest`` score.
-    """
-    return [
-        {
-            "start_frame": start,
-            "stop_frame": stop,
-            "start_seconds": round(start / fps, 3) if fps else None,
-            "stop_seconds": round(stop / fps, 3) if fps else None,
-            "highest": float(frames[start:stop].max()),
-        }
-        for start, stop in runs(frames >= threshold)
-    ]
-
-
-FRAME_METRICS: dict[str, Metric] = {
-    "frame_auc": roc_auc,
-    "frame_ap": average_precision,
-    "frame_ap_trapezoid": average_precision_trapezoid,
-}
-"""Metrics over the pooled frames, by their names in metrics.json."""
-
-NEED_INTERVALS = (*FRAME_METRICS, "far", "frame_auc_abnormal", "segment_auc", "segment_ap")
-"""Metrics that need the intervals of all videos."""
-
+NEED_INTERVALS = (
+    *("frame_auc", "frame_ap", "frame_ap_trapezoid", "far", "frame_auc_abnormal"),
+    *("segment_auc", "segment_ap"),
+)
 NEED_LABELS = ("video_auc", "video_ap")
-"""Metrics that need the labels of all videos."""
-
 METRICS = (*NEED_INTERVALS, *NEED_LABELS)
-"""All metrics, in the order of metrics.json."""
+"""All metrics, in the order of metrics.json, by what they need to know of every video."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +151,7 @@ class Truth:
 class Metrics:
     """Metrics of one set of scores, fractions of 1. A metric that is None has a reason."""
 
-    values: Mapping[str, float | None]
+    values: Values
     """By name, in the order of metrics.json."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Why a metric is None, by its name."""
@@ -200,10 +161,10 @@ class Metrics:
     num_abnormal_frames: int = 0
     coverage: str = "cut"
     """What frames after the last span score (``clips.COVERAGES``)."""
-    per_category: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    per_category: Mapping[str, Values] = field(default_factory=dict)
     """By category of the abnormal videos: ``num_videos``, ``frame_auc`` and ``frame_ap`` together
     with all normal videos, ``frame_auc_abnormal`` without any."""
-    protocols: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    protocols: Mapping[str, Values] = field(default_factory=dict)
     """Metrics under protocols of single papers, which compare with nothing else, by name."""
 
     def as_json(self) -> dict[str, Any]:
@@ -239,35 +200,33 @@ def compute_metrics(
     """Metrics of ``scores`` against the ``truth`` of the same ids.
 
     The order of either mapping does not matter. Metrics of frames are undefined when the
-    intervals of a video are unknown, all when there is no video. Raises ValueError when the ids
-    differ.
+    intervals of a video are unknown, all when there is no video.
     """
-    _check_ids(scores, truth)
     if not scores:
         reasons = dict.fromkeys(METRICS, "no test video")
         return Metrics(dict.fromkeys(METRICS), reasons, coverage=coverage)
-    unknown = {video_id for video_id in scores if truth[video_id].intervals is None}
-    frames, segments = dict[str, Pair](), list[Pair]()
-    for video_id in filter(lambda each: each not in unknown, scores):
-        video, values = scores[video_id], scores[video_id].frames(coverage)
-        labels = frame_labels(truth[video_id].intervals or (), video.num_frames)
+    frames, segments, unknown = dict[str, Pair](), list[Pair](), list[str]()
+    for video_id, video in scores.items():
+        intervals = truth[video_id].intervals
+        if intervals is None:
+            unknown.append(video_id)
+            continue
+        labels, values = frame_labels(intervals, video.num_frames), video.frames(coverage)
         frames[video_id] = labels[: len(values)], values
         segments.append((segment_labels(labels, video.spans), video.snippets))
-    found: dict[str, float | str] = _video_metrics(scores, truth)
+    found, by_category = _frame_metrics(frames, segments, truth)
     if unknown:
         reason = f"anomalous intervals unknown for {listed(unknown)}"
-        found |= dict.fromkeys(NEED_INTERVALS, reason)
-    else:
-        found |= _frame_metrics(frames, segments, truth)
-    labels = np.concatenate([each for each, _ in frames.values()] or [np.zeros(0, bool)])
+        found, by_category = dict.fromkeys(NEED_INTERVALS, reason), {}
+    found |= _video_metrics(scores, truth)
     return Metrics(
         values={n: v if isinstance(v := found[n], float) else None for n in METRICS},
         reasons={n: v for n in METRICS if isinstance(v := found[n], str)},
         num_videos=len(scores),
-        num_frames=len(labels),
-        num_abnormal_frames=int(np.count_nonzero(labels)),
+        num_frames=sum(len(labels) for labels, _ in frames.values()),
+        num_abnormal_frames=sum(int(labels.sum()) for labels, _ in frames.values()),
         coverage=coverage,
-        per_category={} if unknown else _category_metrics(frames, truth),
+        per_category=by_category,
     )
 
 
@@ -285,41 +244,38 @@ def abnormal_frames(labels: NDArray[np.bool_], spans: NDArray[np.int64]) -> NDAr
 
 def _frame_metrics(
     frames: Mapping[str, Pair], segments: Sequence[Pair], truth: Mapping[str, Truth]
-) -> dict[str, float | str]:
-    """The metrics of ``NEED_INTERVALS``, or why there is none."""
+) -> tuple[dict[str, float | str], dict[str, dict[str, float | None]]]:
+    """The metrics of ``NEED_INTERVALS``, or why there is none, and ``Metrics.per_category``."""
+    abnormal = {each: pair for each, pair in frames.items() if truth[each].is_abnormal}
+    normal = [pair for each, pair in frames.items() if each not in abnormal]
+    members: dict[str, list[Pair]] = {}
+    for video_id, pair in abnormal.items():
+        for category in filter(None, truth[video_id].category.split("|")):
+            members.setdefault(category, []).append(pair)
+    by_category: dict[str, dict[str, float | None]] = {}
+    for category, own in sorted(members.items()):
+        among = [*own, *normal]
+        metrics = [
+            _pooled(roc_auc, among),
+            _pooled(average_precision, among),
+            _pooled(roc_auc, own),
+        ]
+        named = zip(("frame_auc", "frame_ap", "frame_auc_abnormal"), metrics, strict=True)
+        numbers = {name: value if isinstance(value, float) else None for name, value in named}
+        by_category[category] = {"num_videos": len(own), **numbers}
     if not any(len(values) for _, values in frames.values()):
-        return dict.fromkeys(NEED_INTERVALS, "no frame was scored")
-    abnormal = [pair for video_id, pair in frames.items() if truth[video_id].is_abnormal]
-    normal = [pair for video_id, pair in frames.items() if not truth[video_id].is_abnormal]
-    return {
-        **{name: _pooled(metric, [*frames.values()]) for name, metric in FRAME_METRICS.items()},
+        return dict.fromkeys(NEED_INTERVALS, "no frame was scored"), by_category
+    pooled = [*frames.values()]
+    found = {
+        "frame_auc": _pooled(roc_auc, pooled),
+        "frame_ap": _pooled(average_precision, pooled),
+        "frame_ap_trapezoid": _pooled(average_precision_trapezoid, pooled),
         "far": _pooled(false_alarm_rate, normal, "no normal video"),
-        "frame_auc_abnormal": _pooled(roc_auc, abnormal, "no abnormal video"),
+        "frame_auc_abnormal": _pooled(roc_auc, [*abnormal.values()], "no abnormal video"),
         "segment_auc": _pooled(roc_auc, segments),
         "segment_ap": _pooled(average_precision, segments),
     }
-
-
-def _category_metrics(
-    frames: Mapping[str, Pair], truth: Mapping[str, Truth]
-) -> dict[str, dict[str, float | None]]:
-    """``Metrics.per_category``."""
-    normal = [pair for video_id, pair in frames.items() if not truth[video_id].is_abnormal]
-    members: dict[str, list[Pair]] = {}
-    for video_id, pair in frames.items():
-        if truth[video_id].is_abnormal:
-            for category in filter(None, truth[video_id].category.split("|")):
-                members.setdefault(category, []).append(pair)
-    found: dict[str, dict[str, float | None]] = {}
-    for category, own in sorted(members.items()):
-        metrics = {
-            "frame_auc": _pooled(roc_auc, [*own, *normal]),
-            "frame_ap": _pooled(average_precision, [*own, *normal]),
-            "frame_auc_abnormal": _pooled(roc_auc, own),
-        }
-        numbers = {n: v if isinstance(v, float) else None for n, v in metrics.items()}
-        found[category] = {"num_videos": len(own), **numbers}
-    return found
+    return found, by_category
 
 
 def _video_metrics(
@@ -339,7 +295,7 @@ def _video_metrics(
 
 
 def _pooled(
-    metric: Metric, pairs: Sequence[Pair], empty: str = "", of: str = "frame"
+    metric: Callable[..., float], pairs: Sequence[Pair], empty: str = "", of: str = "frame"
 ) -> float | str:
     """The metric over all pairs joined, or in words why it is not defined."""
     if not sum(len(labels) for labels, _ in pairs):
@@ -356,14 +312,31 @@ def listed(ids: Iterable[str]) -> str:
     return f"{len(names)} ({', '.join(names[:NUM_LISTED])}{more})"
 
 
-def _check_ids(scores: Mapping[str, Any], truth: Mapping[str, Any]) -> None:
-    problems = [
-        f"{what}: {listed(ids)}"
-        for ids, what in (
-            (scores.keys() - truth.keys(), "scored but without ground truth"),
-            (truth.keys() - scores.keys(), "with ground truth but not scored"),
-        )
-        if ids
-    ]
-    if problems:
-        raise ValueError("videos do not match: " + "; ".join(problems))
+# ---------------------------------------------------------------- over seeds
+
+
+def mean_and_spread(seeds: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Mean and sample standard deviation of each number that all seeds have, by name.
+
+    None where it is None for a seed; the deviation of one seed, too. Mappings may hold others.
+    """
+    mean, spread = dict[str, Any](), dict[str, Any]()
+    for name in seeds[0] if seeds else ():
+        values = [each[name] for each in seeds if name in each]
+        if len(values) < len(seeds):
+            continue
+        if isinstance(values[0], Mapping):
+            mean[name], spread[name] = mean_and_spread(values)
+        else:
+            known = None not in values
+            mean[name] = statistics.fmean(values) if known else None
+            spread[name] = statistics.stdev(values) if known and len(values) > 1 else None
+    return mean, spread
+
+
+def with_mean(columns: Mapping[str, Values]) -> dict[str, Values]:
+    """Columns of seeds, and where there are several their ``mean`` and ``spread``."""
+    if len(columns) < 2:
+        return dict(columns)
+    mean, spread = mean_and_spread([*columns.values()])
+    return {**columns, "mean": mean, "spread": spread}

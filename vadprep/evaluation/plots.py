@@ -1,4 +1,4 @@
-"""Plots of scores as PNG files, and metrics as rows of a table."""
+"""Scores for people and programs: plots, tables of metrics, and where scores are high."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vadprep.core.atomic import make_folder, open_atomic
+from vadprep.core.atomic import make_folder, open_atomic, write_json
+from vadprep.core.errors import CheckpointError
 from vadprep.core.records import Interval
 from vadprep.data import Manifest, choose_manifest
 from vadprep.evaluation.metrics import VideoScores
-from vadprep.evaluation.scores import read_origin, read_scores, truth_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from vadprep.evaluation.scores import Scores, read_json, read_scores, truth_of
 
 SCORE_COLOUR = "#1f4e79"
 ANOMALY_COLOUR = "#e8a598"
@@ -43,8 +40,8 @@ def plot_scores(
     the disk refuses. Needs matplotlib.
     """
     if not isinstance(scores, Mapping):
-        note = "; ".join(filter(None, (note, read_origin(Path(scores)).caution())))
         scores = read_scores(Path(scores))
+        note = "; ".join(filter(None, (note, scores.origin.caution())))
     truth = {}
     if dataset is not None or manifest is not None:
         truth = truth_of(scores, choose_manifest(dataset, manifest, with_paths=False))
@@ -81,7 +78,25 @@ def plot_video(
     figure = Figure(figsize=(10, 2.8), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _draw(axes, scores.frames(), intervals, scores.fps)
+    frames, rate = scores.frames(), scores.fps or 1.0
+    end = max(len(frames), 1) / rate
+    for number, (start, stop) in enumerate(intervals or ()):
+        once = "anomalous" if number == 0 else None
+        axes.axvspan(start / rate, stop / rate, color=ANOMALY_COLOUR, lw=0, label=once)
+        end = max(end, stop / rate)
+    edges = np.arange(len(frames) + 1) / rate
+    label = "score" if intervals is not None else "score (ground truth unknown)"
+    axes.stairs(frames, edges, baseline=None, color=SCORE_COLOUR, lw=1.4, label=label)
+    axes.set_xlim(0, end)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "", "0.5", "", "1"])
+    axes.set_xlabel("time in seconds" if scores.fps else "frame")
+    axes.set_ylabel("anomaly score")
+    axes.grid(axis="y", color="0.9", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    # Above the axes, where no score can be under it.
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9)
     half = TITLE_LENGTH // 2 - 1  # both ends of an id tell videos apart
     name = video_id if len(video_id) <= TITLE_LENGTH else f"{video_id[:half]}...{video_id[-half:]}"
     heading = f"{name}\n{note}" if note else name
@@ -93,33 +108,6 @@ def plot_video(
         stream.write(content.getvalue())
 
 
-def _draw(
-    axes: Axes,
-    frame_scores: NDArray[np.float64],
-    intervals: Sequence[Interval] | None,
-    fps: float | None,
-) -> None:
-    rate = fps or 1.0
-    end = max(len(frame_scores), 1) / rate
-    for number, (start, stop) in enumerate(intervals or ()):
-        once = "anomalous" if number == 0 else None
-        axes.axvspan(start / rate, stop / rate, color=ANOMALY_COLOUR, lw=0, label=once)
-        end = max(end, stop / rate)
-    edges = np.arange(len(frame_scores) + 1) / rate
-    label = "score" if intervals is not None else "score (ground truth unknown)"
-    axes.stairs(frame_scores, edges, baseline=None, color=SCORE_COLOUR, lw=1.4, label=label)
-    axes.set_xlim(0, end)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "", "0.5", "", "1"])
-    axes.set_xlabel("time in seconds" if fps else "frame")
-    axes.set_ylabel("anomaly score")
-    axes.grid(axis="y", color="0.9", lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    # Above the axes, where no score can be under it.
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9)
-
-
 def metric_rows(
     columns: Mapping[str, Mapping[str, float | None]], reasons: Mapping[str, str] | None = None
 ) -> list[tuple[str, ...]]:
@@ -128,19 +116,65 @@ def metric_rows(
     Values are in percent with two decimals, as papers print them; one that is None is a dash,
     with its reason, where given, in a last cell.
     """
-    reasons = reasons or {}
     names = list(dict.fromkeys(name for values in columns.values() for name in values))
-    head = ("metric", *columns, *(["why not"] if reasons else []))
-    rows = [
-        (
-            name,
-            *(_percent(values.get(name)) for values in columns.values()),
-            *([reasons.get(name, "")] if reasons else []),
+    reasons = {name: why for name, why in (reasons or {}).items() if name in names}
+    rows = [("metric", *columns, *(["why not"] if reasons else []))]
+    for name in names:
+        found = [values.get(name) for values in columns.values()]
+        cells = ["-" if value is None else f"{100 * value:.2f}" for value in found]
+        rows.append((name, *cells, *([reasons.get(name, "")] if reasons else [])))
+    return rows
+
+
+# ---------------------------------------------------------------- alarms
+
+
+def write_alarms(
+    folder: Path, scores: Scores, threshold: float, about: Mapping[str, Any], plots: bool = True
+) -> dict[str, list[dict[str, Any]]]:
+    """Write scores and alarms of each video into ``folder``; returns the alarms of each.
+
+    scores.json holds ``about``, and every video with its alarms and its files: 000000-NAME.csv
+    (frame, seconds, score; frames after the last span are left out) and its plot 000000-NAME.png.
+    Each file appears at once; files of earlier scores in the folder go. Raises OutputError when
+    the disk refuses.
+    """
+    earlier, videos = files_of(folder), list[dict[str, Any]]()
+    for index, (video_id, video) in enumerate(scores.items()):
+        name, frames = f"{index:06d}-{safe_name(video_id)}", video.frames()
+        rows = ["frame,seconds,score"]
+        for frame, score in enumerate(frames.tolist()):
+            seconds = f"{frame / video.fps:.3f}" if video.fps else ""
+            rows.append(f"{frame},{seconds},{score:.6f}")
+        with open_atomic(folder / f"{name}.csv") as stream:
+            stream.write("".join(f"{row}\n" for row in rows).encode())
+        if plots:
+            plot_video(folder / f"{name}.png", video_id, video, None, scores.origin.caution())
+        videos.append(
+            {
+                "video_id": video_id,
+                "frames": f"{name}.csv",
+                "plot": f"{name}.png" if plots else None,
+                "num_frames": video.num_frames,
+                "num_frames_scored": len(frames),
+                "fps": video.fps,
+                "score": video.of_video() if len(video.snippets) else None,
+                "alarms": video.alarms(threshold),
+            }
         )
-        for name in names
-    ]
-    return [head, *rows]
+    record = {**about, **scores.origin.as_json(), "threshold": threshold, "videos": videos}
+    write_json(folder / "scores.json", record)
+    for name in earlier - files_of(folder):
+        (folder / name).unlink(missing_ok=True)
+    return {video["video_id"]: video["alarms"] for video in videos}
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+def files_of(folder: Path) -> set[str]:
+    """Names of the CSVs and plots that scores.json in ``folder`` names; none without one."""
+    try:
+        videos = read_json(folder / "scores.json").get("videos")
+    except CheckpointError:
+        return set()
+    known = [each for each in videos if isinstance(each, dict)] if isinstance(videos, list) else []
+    named = [str(each.get(key)) for each in known for key in ("frames", "plot")]
+    return {name for name in named if re.fullmatch(r"\d{6,}-[^/]*\.(csv|png)", name)}

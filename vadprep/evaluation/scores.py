@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,24 @@ import h5py
 import numpy as np
 
 from vadprep.core.atomic import open_atomic
-from vadprep.core.errors import CheckpointError, FeaturesError, ManifestError
+from vadprep.core.errors import CheckpointError, ManifestError
 from vadprep.core.records import Interval, Video
 from vadprep.data import Manifest, choose_manifest, video_intervals
-from vadprep.evaluation.metrics import Metrics, Truth, VideoScores, compute_metrics, listed
-from vadprep.features import Features, VideoFeatures
+from vadprep.evaluation.metrics import (
+    Metrics,
+    Truth,
+    Values,
+    VideoScores,
+    compute_metrics,
+    listed,
+    same_entry,
+)
+from vadprep.features import VideoFeatures
 
 LAST = "checkpoint-last"
 """Name of the checkpoint of the last step in a run folder."""
+SCORES = "scores-last.h5"
+"""Its scores of the test videos."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -114,28 +123,6 @@ FORMAT = "vadprep-scores"
 FORMAT_VERSION = 1
 
 
-def videos_in_split(
-    manifest: Manifest, features: Features, split: str, allow_missing: bool = False
-) -> tuple[Video, ...]:
-    """Videos of a split that have at least one snippet, in the order of the manifest.
-
-    Raises FeaturesError that lists the others, unless ``allow_missing``.
-    """
-    videos = manifest.in_split(split)
-    there = tuple(
-        video
-        for video in videos
-        if video.video_id in features and features[video.video_id].num_clips
-    )
-    missing = {video.video_id for video in videos} - {video.video_id for video in there}
-    if missing and not allow_missing:
-        raise FeaturesError(
-            f"{split} videos without features: {listed(missing)}. Extract them, or go on "
-            f"without them (--allow-missing)"
-        )
-    return there
-
-
 def evaluate(
     scores: Mapping[str, VideoScores] | str | Path,
     *,
@@ -145,36 +132,72 @@ def evaluate(
 ) -> Metrics:
     """Metrics of scores against the ground truth of the same videos, as fractions of 1.
 
-    ``scores`` are by video id, or a scores file such as ``RUN/scores-last.h5``. The ground truth
-    is that of a bundled data set or of a manifest (opened, or the path of its CSV). ``coverage``
-    says what frames after the last span score (``clips.COVERAGES``). Metrics are undefined, with
-    the reason, where intervals or labels of a video are unknown. Raises CheckpointError for a
-    scores file that is missing or damaged, ManifestError that lists ids without a row, and for an
-    interval past the end of a video.
+    ``scores`` are by video id, a scores file such as ``RUN/scores-last.h5``, or the run folder of
+    a seed: then they have to be those of split test, and metrics under the protocol of a single
+    paper, which need the network, are taken from the run where the ground truth is still the same.
+    The ground truth is that of a bundled data set or of a manifest (opened, or the path of its
+    CSV). ``coverage`` says what frames after the last span score (``clips.COVERAGES``). Metrics
+    are undefined, with the reason, where intervals or labels of a video are unknown. Raises
+    CheckpointError for a file that is missing or damaged, ManifestError that lists ids without a
+    row, and for an interval past the end of a video.
     """
-    found = scores if isinstance(scores, Mapping) else read_scores(Path(scores))
-    truth = truth_of(found, choose_manifest(dataset, manifest, with_paths=False))
-    return compute_metrics(found, truth, coverage)
+    rows, folder = choose_manifest(dataset, manifest, with_paths=False), None
+    if isinstance(scores, str | Path):
+        path = Path(scores)
+        if not path.is_file() and path.suffix != ".h5":
+            folder, path = path, path / SCORES
+        scores = read_scores(path)
+    if folder:
+        _check_tested(folder, scores, rows)
+    truth = truth_of(scores, rows)
+    metrics = compute_metrics(scores, truth, coverage)
+    if folder and (folder / "metrics.json").exists():
+        saved = read_json(folder / "metrics.json")["last"]
+        protocols = protocols_that_hold(saved, scores, truth)
+        reason = "only known on the manifest of the training, see metrics.json of the run"
+        gone = {name: reason for name in saved.get("protocols", {}) if name not in protocols}
+        metrics = replace(metrics, protocols=protocols, reasons={**metrics.reasons, **gone})
+    return metrics
 
 
-def check_tested(
-    scored: Collection[str], manifest: Manifest, missing: Collection[str] = ()
-) -> None:
+def protocols_that_hold(
+    saved: Mapping[str, Any], scores: Mapping[str, VideoScores], truth: Mapping[str, Truth]
+) -> Mapping[str, Values]:
+    """Metrics under protocols of single papers in an entry of metrics.json, made from ``scores``.
+
+    None unless all else in the entry is what the ground truth gives now, numbers to 1e-9.
+    """
+    found = saved.get("protocols", {})
+    if not found:
+        return {}
+    now = replace(compute_metrics(scores, truth, saved["coverage"]), protocols=found)
+    return found if same_entry({**saved, **now.as_json()}, saved) else {}
+
+
+def _check_tested(folder: Path, scored: Collection[str], manifest: Manifest) -> None:
     """Raise ManifestError, listing ids, unless ``scored`` are the videos of split test.
 
-    Videos in ``missing`` had no features when the run was made.
+    All but those that had no features when the run was made.
     """
+    path = folder / "config.json"
+    missing = set(read_json(path).get("missing", ())) if path.exists() else set()
     tests = {video.video_id for video in manifest.in_split("test")}
     known = {video.video_id for video in manifest.videos}
     for ids, what in (
         (known & set(scored) - tests, "scored videos of another split than test"),
-        (tests - set(scored) - set(missing), "videos of split test without scores"),
+        (tests - set(scored) - missing, "videos of split test without scores"),
     ):
         if ids:
             raise ManifestError(
                 f"{manifest.path}: column 'split': {what}: {listed(ids)}: metrics would be those "
                 "of another set: use the manifest of the run, or correct the column"
             )
+
+
+def seed_folders(folder: Path) -> dict[int, Path]:
+    """Run folders of single seeds in the folder of a run of several, by seed, in order."""
+    found = {path.name.removeprefix("seed-"): path for path in folder.glob("seed-*")}
+    return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}
 
 
 Timed = VideoScores | VideoFeatures
@@ -239,39 +262,26 @@ def write_scores(
         stream.write(buffer.getvalue())
 
 
-def read_scores(path: Path) -> dict[str, VideoScores]:
+def read_scores(path: Path) -> Scores:
     """What ``write_scores`` wrote; raises CheckpointError for a missing or damaged file."""
-    with _opened(path) as file:
-        return {
-            str(group.attrs["video_id"]): VideoScores(
-                group["scores"][:],
-                group["spans"][:],
-                int(group.attrs["num_frames"]),
-                *(float(group.attrs[n]) if n in group.attrs else None for n in ("fps", "overall")),
-            )
-            for group in file.values()
-        }
-
-
-def read_origin(path: Path) -> Origin:
-    """What the scores in a file come from; raises as ``read_scores`` does."""
-    with _opened(path) as file:
-        preset = str(file.attrs.get("preset", ""))
-        return Origin(json.loads(file.attrs["weights"]), bool(file.attrs["control"]), preset)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """A scores file of this version; what goes wrong inside becomes a CheckpointError."""
     try:
         with h5py.File(path, "r", locking=False) as file:  # NFS often has no locks
             found = (file.attrs.get("format"), file.attrs.get("version"))
             if found != (FORMAT, FORMAT_VERSION):
                 raise CheckpointError(f"{path}: not a scores file of this version: {found}")
-            yield file
+            weights, preset = json.loads(file.attrs["weights"]), str(file.attrs.get("preset", ""))
+            origin = Origin(weights, bool(file.attrs["control"]), preset)
+            scores = {}
+            for group in file.values():
+                known = group.attrs
+                fps, overall = (float(known[n]) if n in known else None for n in ("fps", "overall"))
+                scores[str(known["video_id"])] = VideoScores(
+                    group["scores"][:], group["spans"][:], int(known["num_frames"]), fps, overall
+                )
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: scores are missing or damaged: not there; {_why_not_there(path)}"
         ) from None
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: scores are missing or damaged: {error}") from error
+    return Scores(scores, origin)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.errors import FeaturesError
+from vadprep.core.errors import FeaturesError, SettingError
 from vadprep.core.spec import Spec
 from vadprep.features.folder import StreamFolder, required_folders, similar_ids
 from vadprep.features.remote import AnyPath
@@ -192,9 +192,9 @@ STREAM_CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def streams_of(choice: str, available: Sequence[str]) -> tuple[str, ...]:
-    """The streams of a choice; raises ValueError or, when one is not there, FeaturesError."""
+    """The streams of a choice; raises SettingError or, when one is not there, FeaturesError."""
     if choice not in STREAM_CHOICES:
-        raise ValueError(f"streams = {choice!r}: allowed are {', '.join(STREAM_CHOICES)}")
+        raise SettingError(f"streams = {choice!r}: allowed are {', '.join(STREAM_CHOICES)}")
     missing = set(STREAM_CHOICES[choice]) - set(available)
     if missing:
         raise FeaturesError(

@@ -22,7 +22,7 @@ from vadprep.heads.losses import cross_entropy, top_values, zero_of
 class ARNetConfig(HeadConfig):
     """Settings of AR-Net; the defaults are the official code's for ShanghaiTech.
 
-    Left out: the best of 23 test evaluations, one after every 200 steps (see ``best_epochs.MOST``),
+    Left out: the best of 23 test evaluations, one after every 200 steps (see ``results.MOST``),
     and the signs of eqs. 2 and 5, which are misprints.
     """
 
@@ -48,7 +48,7 @@ class ARNetConfig(HeadConfig):
     """``batch`` averages over all selected snippets of the batch, so that long videos weigh more
     (official), ``video`` over those of each video first (paper, eq. 5)."""
     center: Literal["padded", "masked"] = "padded"
-    """See ``padded_center_loss`` (official) and ``masked_center_loss`` (paper, eq. 7)."""
+    """See ``center_loss``: ``padded`` (official) or ``masked`` (paper, eq. 7)."""
     center_weight: float = 20.0
     """lambda; 0 is the paper's ablation."""
 
@@ -75,11 +75,10 @@ class ARNet(Head):
 
     def loss(self, output: HeadOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Weighted terms ``dmil`` and ``center``."""
-        config = self.config
-        center = padded_center_loss if config.center == "padded" else masked_center_loss
+        config, scores = self.config, output.scores
         return {
-            "dmil": dynamic_mil_loss(output.scores, labels, mask, config.alpha, config.selection),
-            "center": config.center_weight * center(output.scores, labels, mask),
+            "dmil": dynamic_mil_loss(scores, labels, mask, config.alpha, config.selection),
+            "center": config.center_weight * center_loss(scores, labels, mask, config.center),
         }
 
 
@@ -105,27 +104,21 @@ def dynamic_mil_loss(
     return (entropy.sum(dim=1) / chosen.sum(dim=1)).mean()
 
 
-def masked_center_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Mean over normal videos of the variance of their scores, 1/T sum (s_t - mean s)^2 (eq. 7).
+def center_loss(
+    scores: Tensor, labels: Tensor, mask: Tensor, form: Literal["padded", "masked"]
+) -> Tensor:
+    """Mean over normal videos of the variance of their scores. Zero without a normal video.
 
-    Zero without a normal video. Arguments as in ``dynamic_mil_loss``.
+    ``masked`` (paper, eq. 7): 1/T sum (s_t - mean s)^2. ``padded`` (official): the unbiased
+    variance of a row, with the scores of its padding; the longest video of a batch decides how
+    many these are. Zero where rows have one snippet. Arguments as in ``dynamic_mil_loss``.
     """
     normal, valid = scores[labels <= 0], mask[labels <= 0]
-    if not len(normal):
+    if not len(normal) or (form == "padded" and normal.shape[1] == 1):
         return zero_of(scores)
+    if form == "padded":
+        return normal.var(dim=1).mean()
     lengths = valid.sum(dim=1)
     means = normal.masked_fill(~valid, 0.0).sum(dim=1) / lengths
     squares = (normal - means[:, None]).square().masked_fill(~valid, 0.0)
     return (squares.sum(dim=1) / lengths).mean()
-
-
-def padded_center_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Mean over normal videos of the unbiased variance of a row, padding included (official).
-
-    Padding rows of zeros have a score, which enters the variance; the longest video of a batch
-    decides how often. Zero where rows have one snippet, and without a normal video.
-    """
-    normal = scores[labels <= 0]
-    if not len(normal) or normal.shape[1] == 1:
-        return zero_of(scores)
-    return normal.var(dim=1).mean()

@@ -32,7 +32,7 @@ the two in the future are zeroed before every step."""
 class CSLTALConfig(HeadConfig):
     """Settings of CSL-TAL; the defaults are the official code's for XD-Violence.
 
-    Left out: the best of many test evaluations (see ``best_epochs.MOST``). The standard metrics are
+    Left out: the best of many test evaluations (see ``results.MOST``). The standard metrics are
     of all snippets and of the mean over crops; the paper's own protocol is reported beside them.
     """
 

@@ -25,8 +25,6 @@ from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput
 from vadprep.heads.losses import cross_entropy, top_mean, zero_of, zipped
 
-Prior = Literal["post", "pre", "none"]
-Scaling = Literal["width", "head", "none"]
 Pairs = Literal["means", "all", "zipped"]
 
 _MAX_ATTENTION_ENTRIES = 2**22
@@ -37,10 +35,9 @@ _MAX_ATTENTION_ENTRIES = 2**22
 class DDLConfig(HeadConfig):
     """Settings of DDL; the defaults are those published for XD-Violence.
 
-    Left out of what the siblings do: the best of the test evaluations after each epoch (see
-    ``best_epochs.MOST``), a head split that mixes time and heads, a prior that is learnt, an MLP
-    without its second GELU, masks on the top-k alone, and scores smoothed at the test, which the
-    paper does not have.
+    Left out of what the siblings do: the best of many test evaluations (see ``results.MOST``), a
+    head split that mixes time and heads, a prior that is learnt, an MLP without its second GELU,
+    masks on the top-k alone, and scores smoothed at the test, which the paper does not have.
     """
 
     cosine_epochs: int | None = 60
@@ -51,10 +48,10 @@ class DDLConfig(HeadConfig):
     """Total width of the attention, over all heads (D_h)."""
     sigma: float = 6.0
     """Variance of the distance prior, in snippets squared."""
-    prior: Prior = "post"
+    prior: Literal["post", "pre", "none"] = "post"
     """``post`` adds the prior to the softmax (paper), ``pre`` to its argument (siblings),
     ``none`` is the paper's ablation."""
-    scaling: Scaling = "width"
+    scaling: Literal["width", "head", "none"] = "width"
     """Dot products are divided by sqrt(total width) (siblings), sqrt(head width), or not."""
     hidden: int = 512
     """Width of the first layer of the MLP."""
@@ -146,14 +143,9 @@ class DDL(Head):
         super().__init__(dim, config)
         self.attention = LocalAwareAttention(dim, config)
         # A 1x1 convolution over time is a linear map of each snippet.
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, config.hidden),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, config.embedding),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-        )
+        first = [nn.Linear(dim, config.hidden), nn.GELU(), nn.Dropout(config.dropout)]
+        second = [nn.Linear(config.hidden, config.embedding), nn.GELU(), nn.Dropout(config.dropout)]
+        self.mlp = nn.Sequential(*first, *second)
         self.classifier = nn.Conv1d(config.embedding, 1, config.kernel)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv1d):

@@ -31,7 +31,7 @@ from vadprep.heads.sampling import sampler
 class RTFMConfig(HeadConfig):
     """Settings of RTFM; the defaults are the official code's for ShanghaiTech and UCF-Crime.
 
-    Left out: the best of the test evaluations after every five steps (see ``best_epochs.MOST``),
+    Left out: the best of the test evaluations after every five steps (see ``results.MOST``),
     and the paper's "ReLU and dropout" after the last of the three layers: with a ReLU there is no
     score in [0, 1], so the sigmoid of the official code stands there. Videos of fewer than k
     snippets, at which the official code fails, have all of theirs selected.
@@ -59,22 +59,19 @@ class RTFMConfig(HeadConfig):
     affinity: Literal["dot", "softmax"] = "dot"
     """TSA: dot products over T (official), or their softmax, an attention map."""
     affinity_width: int | None = None
-    """Channels of the dot products; None for half a branch (official, 256 at D = 2048). The paper
-    has D / 4."""
+    """Channels of the dot products; None for half a branch (official); the paper has D / 4."""
     dropout: float = 0.7
     """After the first two of the three layers."""
     dropout_features: bool = True
-    """Drop out the MTN's output too, by the same share (official); the paper speaks of the layers
-    only."""
+    """Drop out the MTN's output too (official); the paper speaks of the layers only."""
     k: int = 3
-    """Snippets of largest magnitude that stand for a video (32 // 10); a shorter one has all its
-    snippets."""
+    """Snippets of largest magnitude that stand for a video (32 // 10)."""
     selection_dropout: float = 0.7
     """Share of the snippets that cannot be selected in a step (official; the paper has none)."""
     classification: Literal["mean", "each"] = "mean"
     """Cross-entropy of the mean of the k scores (official), or the sum over each (paper)."""
     magnitude: Literal["squared", "hinge"] = "squared"
-    """See ``squared_magnitude_loss`` (official) and ``hinge_magnitude_loss`` (paper, eq. 4)."""
+    """See ``magnitude_loss``: ``squared`` (official) or ``hinge`` (paper, eq. 4)."""
     margin: float = 100.0
     """m: of the magnitudes of an abnormal and a normal video."""
     magnitude_weight: float = 1e-4
@@ -181,16 +178,9 @@ class RTFM(Head):
         super().__init__(dim, config)
         self.network = TemporalNetwork(dim, config)
         self.dropout = nn.Dropout(config.dropout if config.dropout_features else 0.0)
-        self.classifier = nn.Sequential(
-            nn.Linear(dim, 512),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(512, 128),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(128, 1),
-            nn.Sigmoid(),
-        )
+        first = [nn.Linear(dim, 512), nn.ReLU(), nn.Dropout(config.dropout)]
+        second = [nn.Linear(512, 128), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.classifier = nn.Sequential(*first, *second, nn.Linear(128, 1), nn.Sigmoid())
         initialise(self, nn.init.xavier_uniform_)
 
     def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
@@ -207,12 +197,10 @@ class RTFM(Head):
         eligible = torch.ones_like(magnitudes)
         eligible = functional.dropout(eligible, config.selection_dropout, self.training)
         chosen = select(magnitudes * eligible, mask, config.k)
-        classify = cross_entropy_of_mean if config.classification == "mean" else cross_entropy_each
-        compare = squared_magnitude_loss if config.magnitude == "squared" else hinge_magnitude_loss
-        magnitude = compare(features, *chosen, labels, config.margin)
+        magnitude = magnitude_loss(features, *chosen, labels, config.margin, config.magnitude)
         active = scores[abnormal], mask[abnormal]
         return {
-            "classification": classify(scores, *chosen, labels),
+            "classification": classification_loss(scores, *chosen, labels, config.classification),
             "magnitude": config.magnitude_weight * magnitude,
             "sparsity": config.sparsity * active_norm(*active, config.sparsity_norm),
             "smoothness": config.smoothness * roughness(*active, config.smooth_across),
@@ -234,54 +222,45 @@ def _mean_over(values: Tensor, count: Tensor) -> Tensor:
     return values.masked_fill(~count, 0.0).sum(dim=-1) / count.sum(dim=-1)
 
 
-def cross_entropy_of_mean(scores: Tensor, chosen: Tensor, count: Tensor, labels: Tensor) -> Tensor:
-    """Mean over videos of the cross-entropy of the mean of the chosen scores (official).
-
-    ``scores`` float [N, T] in [0, 1], ``chosen`` and ``count`` of ``select``, ``labels`` [N].
-    """
-    return cross_entropy(_mean_over(scores.gather(1, chosen), count), labels).mean()
-
-
-def cross_entropy_each(scores: Tensor, chosen: Tensor, count: Tensor, labels: Tensor) -> Tensor:
-    """Mean over videos of the sum of the cross-entropies of the chosen scores (paper, eq. 5)."""
-    each = cross_entropy(scores.gather(1, chosen), labels[:, None])
-    return each.masked_fill(~count, 0.0).sum(dim=1).mean()
-
-
-def squared_magnitude_loss(
-    features: Tensor, chosen: Tensor, count: Tensor, labels: Tensor, margin: float
+def classification_loss(
+    scores: Tensor, chosen: Tensor, count: Tensor, labels: Tensor, form: Literal["mean", "each"]
 ) -> Tensor:
-    """Mean of (|m - |mean x_a|| + |mean x_n|)^2 over pairs and crops (official).
+    """Mean over videos of the cross-entropy of the chosen scores.
 
-    mean x is the mean of the chosen features of a crop, a for the i-th abnormal and n for the
-    i-th normal video. Zero when a class is missing. ``features`` float [N, C, T, D].
+    Of their ``mean`` (official), or the sum over ``each`` (paper, eq. 5). ``scores`` float [N, T]
+    in [0, 1], ``chosen`` and ``count`` of ``select``, ``labels`` [N].
     """
-    kept = _chosen_features(features, chosen).masked_fill(~count[:, None, :, None], 0.0)
-    means = kept.sum(dim=2) / count.sum(dim=1)[:, None, None]
-    abnormal, normal = zipped(means.norm(dim=2), labels)
-    if not len(abnormal):
-        return zero_of(features)
-    return (((margin - abnormal).abs() + normal) ** 2).mean()
+    taken = scores.gather(1, chosen)
+    if form == "mean":
+        return cross_entropy(_mean_over(taken, count), labels).mean()
+    return cross_entropy(taken, labels[:, None]).masked_fill(~count, 0.0).sum(dim=1).mean()
 
 
-def hinge_magnitude_loss(
-    features: Tensor, chosen: Tensor, count: Tensor, labels: Tensor, margin: float
+def magnitude_loss(
+    features: Tensor,
+    chosen: Tensor,
+    count: Tensor,
+    labels: Tensor,
+    margin: float,
+    form: Literal["squared", "hinge"],
 ) -> Tensor:
-    """Mean of max(0, m - (g_a - g_n)) over pairs and crops (paper, eq. 4).
+    """Mean over crops and pairs of the i-th abnormal (a) and the i-th normal (n) video.
 
-    g is the mean of the norms of the chosen features; else as in ``squared_magnitude_loss``.
+    ``squared`` (official): (|m - |mean x_a|| + |mean x_n|)^2, mean x being the mean of the chosen
+    features of a crop. ``hinge`` (paper, eq. 4): max(0, m - (g_a - g_n)), g being the mean of
+    their norms. Zero when a class is missing. ``features`` float [N, C, T, D].
     """
-    norms = _chosen_features(features, chosen).norm(dim=3)
-    abnormal, normal = zipped(_mean_over(norms, count[:, None].expand_as(norms)), labels)
-    if not len(abnormal):
-        return zero_of(features)
-    return (margin - (abnormal - normal)).clamp(min=0).mean()
-
-
-def _chosen_features(features: Tensor, chosen: Tensor) -> Tensor:
-    """[N, C, k, D] of [N, C, T, D]: the same rows of every crop."""
     _, crops, _, dim = features.shape
-    return features.gather(2, chosen[:, None, :, None].expand(-1, crops, -1, dim))
+    kept = features.gather(2, chosen[:, None, :, None].expand(-1, crops, -1, dim))
+    if form == "squared":
+        sums = kept.masked_fill(~count[:, None, :, None], 0.0).sum(dim=2)
+        abnormal, normal = zipped((sums / count.sum(dim=1)[:, None, None]).norm(dim=2), labels)
+        terms = ((margin - abnormal).abs() + normal) ** 2
+    else:
+        norms = kept.norm(dim=3)
+        abnormal, normal = zipped(_mean_over(norms, count[:, None].expand_as(norms)), labels)
+        terms = (margin - (abnormal - normal)).clamp(min=0)
+    return terms.mean() if len(terms) else zero_of(features)
 
 
 def active_norm(scores: Tensor, mask: Tensor, norm: Literal["l2", "l1"]) -> Tensor:

@@ -28,7 +28,7 @@ class SultaniConfig(HeadConfig):
     DeepMIL's are ``sampling`` segments-32, ``optimizer`` adam with ``weight_decay`` 5e-5,
     ``halving_epochs`` 10 and ``weight_penalty`` 0, ``middle`` relu, ``dropout_scores`` true,
     ``pairs`` zipped and seed 2333. Left out: the choice among test evaluations (see
-    ``best_epochs.MOST``), and the official code's last score for the frames up to round(30 *
+    ``results.MOST``), and the official code's last score for the frames up to round(30 *
     seconds): what frames after the last span score is ``coverage`` of ``training.train``.
     """
 
@@ -87,22 +87,14 @@ class Sultani(Head):
 
     def __init__(self, dim: int, config: SultaniConfig) -> None:
         super().__init__(dim, config)
+        middle = nn.ReLU() if config.middle == "relu" else nn.Identity()
+        first = [nn.Linear(dim, config.width), nn.ReLU(), nn.Dropout(config.dropout)]
+        second = [nn.Linear(config.width, config.narrow), middle, nn.Dropout(config.dropout)]
+        last = nn.Dropout(config.dropout) if config.dropout_scores else nn.Identity()
         self.layers = nn.Sequential(
-            nn.Linear(dim, config.width),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.width, config.narrow),
-            nn.ReLU() if config.middle == "relu" else nn.Identity(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.narrow, 1),
-            nn.Sigmoid(),
-            nn.Dropout(config.dropout) if config.dropout_scores else nn.Identity(),
+            *first, *second, nn.Linear(config.narrow, 1), nn.Sigmoid(), last
         )
         initialise(self.layers, nn.init.xavier_normal_)  # "glorot_normal" of Keras
-
-    def weights(self) -> list[Tensor]:
-        """The three weight matrices."""
-        return [layer.weight for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
         """Scores alone, of each snippet on its own."""
@@ -116,7 +108,8 @@ class Sultani(Head):
         shared = 1 if config.pairs == "all" else max(int(abnormal.sum()), 1)
         active = output.scores[abnormal].masked_fill(~mask[abnormal], 0.0)
         changes = squared_changes(output.scores[abnormal], mask[abnormal])
-        squares = [weight.square().sum() for weight in self.weights()]
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        squares = [layer.weight.square().sum() for layer in linear]
         return {
             "ranking": ranking_loss(output.scores, labels, mask, config.pairs),
             "sparsity": config.sparsity * active.sum() / shared,

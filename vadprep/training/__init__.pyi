@@ -1,5 +1,6 @@
 from .checkpoint import (
     Checkpoint as Checkpoint,
+    Run as Run,
     load_checkpoint as load_checkpoint,
     load_run as load_run,
 )

@@ -19,7 +19,7 @@ from vadprep.core.errors import FeaturesError
 from vadprep.core.resources import free_memory
 from vadprep.features import VideoFeatures, read_snippets
 from vadprep.heads import HeadConfig
-from vadprep.heads.sampling import Sampler, sampler
+from vadprep.heads.sampling import sampler
 
 
 @dataclass(frozen=True)
@@ -39,44 +39,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device, ready for a head."""
-        return Batch(
-            self.snippets.to(device).float(),
-            self.mask.to(device),
-            self.labels.to(device),
-            self.video_ids,
-        )
-
-
-class Store:
-    """Video id -> snippets float [T, C, D], read once where memory allows, else each time.
-
-    ``sample`` is applied on reading. Raises FeaturesError that names the video that cannot be
-    trained on.
-    """
-
-    def __init__(
-        self,
-        features: Mapping[str, VideoFeatures],
-        streams: Sequence[str],
-        sample: Sampler,
-        most_bytes: int,
-    ) -> None:
-        self._features, self._streams, self._sample = features, streams, sample
-        self._held: dict[str, torch.Tensor] = {}
-        self._room = most_bytes
-
-    def __getitem__(self, video_id: str) -> torch.Tensor:
-        if video_id in self._held:
-            return self._held[video_id]
-        snippets = torch.from_numpy(read_snippets(self._features[video_id], self._streams))
-        if not len(snippets):
-            raise FeaturesError(f"{video_id}: has no snippet, it cannot be trained on")
-        if not self._sample.is_random:
-            snippets = self._sample.take(snippets, 0, np.random.default_rng(0))
-        if snippets.nbytes <= self._room:
-            self._room -= snippets.nbytes
-            self._held[video_id] = snippets
-        return snippets
+        snippets, mask, labels = (x.to(device) for x in (self.snippets, self.mask, self.labels))
+        return Batch(snippets.float(), mask, labels, self.video_ids)
 
 
 class TrainingBags:
@@ -95,12 +59,12 @@ class TrainingBags:
         most_bytes: int | None = None,
     ) -> None:
         """``most_bytes`` of features are held in memory: half of what is free by default."""
-        self.labels = dict(labels)
-        self.config = config
+        self.labels, self.config = dict(labels), config
+        self._features, self._streams = features, streams
         self._sampler = sampler(config.sampling)
-        room = free_memory() // 2 if most_bytes is None else most_bytes
-        self._store = Store(features, streams, self._sampler, room)
-        shapes = {video_id: self._store[video_id].shape for video_id in sorted(labels)}
+        self._room = free_memory() // 2 if most_bytes is None else most_bytes
+        self._held: dict[str, torch.Tensor] = {}
+        shapes = {video_id: self._snippets(video_id).shape for video_id in sorted(labels)}
         self.dim = _only({each: shape[2] for each, shape in shapes.items()}, "dimension")
         self._items: list[tuple[str, slice]] = []
         if config.crops == "axis":
@@ -114,6 +78,20 @@ class TrainingBags:
         """Items: videos times crops, or videos."""
         return len(self._items)
 
+    def _snippets(self, video_id: str) -> torch.Tensor:
+        """float [T, C, D], sampled where that is not random; held where memory allows."""
+        if video_id in self._held:
+            return self._held[video_id]
+        snippets = torch.from_numpy(read_snippets(self._features[video_id], self._streams))
+        if not len(snippets):
+            raise FeaturesError(f"{video_id}: has no snippet, it cannot be trained on")
+        if not self._sampler.is_random:
+            snippets = self._sampler.take(snippets, 0, np.random.default_rng(0))
+        if snippets.nbytes <= self._room:
+            self._room -= snippets.nbytes
+            self._held[video_id] = snippets
+        return snippets
+
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of each feature over all snippets: float64 [dim] each.
 
@@ -122,7 +100,7 @@ class TrainingBags:
         """
         count, mean, squares = 0, *torch.zeros(2, self.dim, dtype=torch.float64)
         for video_id in sorted(self.labels):
-            for rows in self._store[video_id].unbind(dim=1):
+            for rows in self._snippets(video_id).unbind(dim=1):
                 variance, own = torch.var_mean(rows.double(), dim=0, correction=0)
                 step, share = own - mean, len(rows) / (count + len(rows))
                 squares += len(rows) * variance + count * share * step.square()
@@ -132,8 +110,6 @@ class TrainingBags:
 
     def relabelled(self, labels: Mapping[str, int]) -> TrainingBags:
         """The same snippets under other labels, sharing memory."""
-        if labels.keys() != self.labels.keys():
-            raise ValueError("the new labels are not for the same videos")
         other = copy(self)
         other.labels = dict(labels)
         return other
@@ -152,7 +128,7 @@ class TrainingBags:
         return config.steps_per_epoch or -(-larger // (config.batch_size // 2))
 
     def repeated(self) -> str:
-        """What has to be said once of a class that is smaller than its half of a batch."""
+        """A warning for a class that is smaller than its half of a batch, else an empty string."""
         if self.config.batches == "shuffled":
             return ""
         half = self.config.batch_size // 2
@@ -162,48 +138,26 @@ class TrainingBags:
 
     def batches(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, by (seed, epoch) alone, so that an epoch can be repeated."""
-        for step, items in enumerate(self._composed(seed, epoch), epoch * self.num_batches):
-            yield self._collate(items, seed, step)
-
-    def _composed(self, seed: int, epoch: int) -> Iterator[list[int]]:
-        config, num_batches = self.config, self.num_batches
-        if config.batches == "shuffled":
-            yield from shuffled_batches(len(self), config.batch_size, seed, epoch)
-            return
+        size, count, rule = self.config.batch_size, self.num_batches, self.config.batches
+        order = _permutation(len(self), seed, epoch) if rule == "shuffled" else []
         by_label = {label: self.of_label(label) for label in (1, 0)}
-        passes, half = config.batches == "balanced", config.batch_size // 2
-        for step in range(epoch * num_batches, (epoch + 1) * num_batches):
-            yield [
-                item
-                for label, items in by_label.items()
-                for item in half_batch(items, half, passes, (seed, label, step))
-            ]
-
-    def _collate(self, items: Sequence[int], seed: int, step: int) -> Batch:
-        chosen = [self._items[item] for item in items]
-        video_ids = tuple(video_id for video_id, _ in chosen) * self._sampler.num_views
-        bags = [self._store[video_id][:, crops] for video_id, crops in chosen]
-        if self._sampler.is_random:
-            random = np.random.default_rng((seed, step))
-            bags = [
-                self._sampler.take(bag, self.labels[video_id], random)
-                for bag, video_id in zip(bags * self._sampler.num_views, video_ids, strict=True)
-            ]
-        padded = torch.nn.utils.rnn.pad_sequence(bags, batch_first=True)
-        lengths = torch.tensor([len(bag) for bag in bags])
-        return Batch(
-            padded.transpose(1, 2),
-            torch.arange(padded.shape[1]) < lengths[:, None],
-            torch.tensor([float(self.labels[video_id]) for video_id in video_ids]),
-            video_ids,
-        )
-
-
-def shuffled_batches(num_items: int, size: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """All items once, in an order of (seed, epoch); the last batch may be smaller."""
-    order = _permutation(num_items, seed, epoch)
-    for start in range(0, num_items, size):
-        yield order[start : start + size]
+        for index, step in enumerate(range(epoch * count, (epoch + 1) * count)):
+            items = order[index * size : (index + 1) * size]
+            if rule != "shuffled":
+                for label, own in by_label.items():
+                    items += half_batch(own, size // 2, rule == "balanced", (seed, label, step))
+            chosen = [self._items[item] for item in items]
+            video_ids = tuple(video_id for video_id, _ in chosen) * self._sampler.num_views
+            bags = [self._snippets(video_id)[:, crops] for video_id, crops in chosen]
+            if self._sampler.is_random:
+                views, random = bags * self._sampler.num_views, np.random.default_rng((seed, step))
+                labelled = zip(views, video_ids, strict=True)
+                bags = [self._sampler.take(bag, self.labels[i], random) for bag, i in labelled]
+            padded = torch.nn.utils.rnn.pad_sequence(bags, batch_first=True)
+            lengths = torch.tensor([len(bag) for bag in bags])
+            mask = torch.arange(padded.shape[1]) < lengths[:, None]
+            labels = torch.tensor([float(self.labels[video_id]) for video_id in video_ids])
+            yield Batch(padded.transpose(1, 2), mask, labels, video_ids)
 
 
 def half_batch(items: Sequence[int], half: int, passes: bool, entropy: Sequence[int]) -> list[int]:

@@ -1,4 +1,8 @@
-"""The training loop, one for all heads.
+"""The training loop, one for all heads, with its log and the state that it goes on from.
+
+RUN/log.csv             one row a step: learning rate, total loss and its terms
+RUN/events.out.*        means over each epoch and the snapshots for TensorBoard
+RUN/resume.safetensors  network, optimiser, random state after the last full epoch
 
 The order of the items depends on (seed, epoch), the learning rate on the epoch, everything else
 on the state that is saved after each epoch: a run that is stopped at any step and resumed ends
@@ -7,29 +11,43 @@ with the same bytes as one that was not.
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import logging
 import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 
-from vadprep.core.errors import TrainingError
+from vadprep.core.atomic import open_atomic
+from vadprep.core.errors import CheckpointError, TrainingError
 from vadprep.core.signals import check_stop
 from vadprep.evaluation.metrics import listed
 from vadprep.heads import Head
 from vadprep.training.bags import Batch, TrainingBags
-from vadprep.training.best_epochs import Snapshots
-from vadprep.training.checkpoint import RESUME, load_state, save_state
-from vadprep.training.log import EPOCHS, IS_LAST, STEPS, epoch_scalars, read_rows, write_rows
+from vadprep.training.checkpoint import fill
+
+if TYPE_CHECKING:
+    from vadprep.training.results import Snapshots
+
+_LOG = logging.getLogger(__name__)
+
+STEPS = "log.csv"
+RESUME = "resume.safetensors"
+SHOWN_SECONDS = 10.0
+"""Least time between two epochs that are logged; the last one always is."""
 
 
 def train_epochs(
-    head: Head,
-    bags: TrainingBags,
-    seed: int,
-    folder: Path,
-    snapshots: Snapshots | None = None,
+    head: Head, bags: TrainingBags, seed: int, folder: Path, snapshots: Snapshots
 ) -> None:
     """Train ``head`` in place: log each step, save the state after each epoch.
 
@@ -41,17 +59,15 @@ def train_epochs(
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    config = head.config
-    device = next(head.parameters()).device
+    config, device = head.config, next(head.parameters()).device
     optimizer = head.new_optimizer()
     log: list[dict[str, Any]] = []
-    first = 0
+    first, shown = 0, -math.inf
     if (folder / RESUME).exists():
         progress = load_state(folder / RESUME, head, optimizer)
         first = progress["epochs"]
         log = read_rows(folder / STEPS, progress["steps"])
-        if snapshots:
-            snapshots.resume(first)
+        snapshots.resume(first)
     with ExitStack() as stack:
         writer: SummaryWriter | None = None
         for epoch in range(first, config.epochs):
@@ -62,42 +78,122 @@ def train_epochs(
             for batch in bags.batches(seed, epoch):
                 check_stop()
                 row = {"epoch": epoch, "step": len(log), "learning_rate": rate}
-                log.append(row | _step(head, optimizer, batch.to(device)))
+                log.append(row | train_step(head, optimizer, batch.to(device)))
                 if not math.isfinite(log[-1]["total"]):
                     write_rows(folder / STEPS, log)  # a run that goes on cuts it back
-                    terms = [name for name in log[-1] if name != "total"] + ["total"]
+                    terms = [*(name for name in log[-1] if name != "total"), "total"]
                     name = next(each for each in terms if not math.isfinite(log[-1][each]))
                     raise TrainingError(
                         f"loss term {name!r} is {log[-1][name]} at epoch {epoch}, step "
                         f"{log[-1]['step']} (videos {listed(set(batch.video_ids))}): look at "
                         f"their features and at {STEPS}, or lower the learning rate"
                     )
-            snapshot = snapshots.take(epoch) if snapshots else {}
+            snapshot = snapshots.take(epoch)
             write_rows(folder / STEPS, log)
             if writer is None:  # after an epoch that is complete; TensorBoard then hides later ones
                 writer = stack.enter_context(SummaryWriter(folder, purge_step=epoch))
-            for tag, value in epoch_scalars(log[start:], snapshot).items():
-                writer.add_scalar(tag, value, epoch)
+            names = [name for name in log[-1] if name not in ("epoch", "step")]
+            means = {f"train/{n}": statistics.fmean(row[n] for row in log[start:]) for n in names}
+            for name, value in {**means, **snapshot}.items():
+                if name != "epoch" and value is not None:
+                    writer.add_scalar(name, value, epoch)
             writer.flush()
             save_state(folder / RESUME, head, optimizer, {"epochs": epoch + 1, "steps": len(log)})
-            is_last = {IS_LAST: epoch + 1 == config.epochs}
-            shown = (seed, epoch + 1, config.epochs, log[-1]["total"])
-            EPOCHS.info("seed %d, epoch %d of %d: loss %.4f", *shown, extra=is_last)
+            if epoch + 1 == config.epochs or time.monotonic() - shown >= SHOWN_SECONDS:
+                shown, count = time.monotonic(), f"{epoch + 1} of {config.epochs}"
+                _LOG.info("seed %d, epoch %s: loss %.4f", seed, count, log[-1]["total"])
 
 
 def losses(head: Head, batch: Batch) -> dict[str, torch.Tensor]:
     """The terms of the loss of a batch, and their sum, which is to be minimised, as ``total``."""
     terms = head.loss(head(batch.snippets, batch.mask), batch.labels, batch.mask)
-    return terms | {"total": torch.stack(list(terms.values())).sum()}
+    return {"total": torch.stack(list(terms.values())).sum(), **terms}
 
 
-def _step(head: Head, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
+def train_step(head: Head, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
     """One update, if the loss is finite; returns it and its terms as they were before."""
     terms = losses(head, batch)
     numbers = torch.stack(list(terms.values())).tolist()  # the one wait for the GPU
-    values: dict[str, float] = dict(zip(terms, numbers, strict=True))
-    if math.isfinite(values["total"]):
+    if math.isfinite(numbers[0]):
         optimizer.zero_grad()
         terms["total"].backward()
         optimizer.step()
-    return {"total": values.pop("total"), **values}
+    return dict(zip(terms, numbers, strict=True))
+
+
+# ---------------------------------------------------------------- tables
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table at once; None is an empty cell. Every row has the columns of the first."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    with open_atomic(path) as stream:
+        stream.write(text.getvalue().encode())
+
+
+def read_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
+    """The first rows as text, so that they are written back unchanged.
+
+    Raises CheckpointError for a table that has fewer rows, or is not there.
+    """
+    rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+    if len(rows) < num_rows:
+        raise CheckpointError(
+            f"{path}: {len(rows)} rows where {num_rows} were written: it was cut short, train "
+            f"again in another folder"
+        )
+    return rows[:num_rows]
+
+
+# ---------------------------------------------------------------- resume state
+
+
+def save_state(
+    path: Path, head: Head, optimizer: torch.optim.Optimizer, progress: Mapping[str, int]
+) -> None:
+    """Write what resuming needs, in one file at once: a kill leaves the state before it.
+
+    ``progress`` is JSON in the file's header. The random states are those of this moment.
+    """
+    tensors = {f"model.{key}": value for key, value in head.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    device = next(head.parameters()).device
+    if device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with open_atomic(path) as stream:
+        stream.write(safetensors.torch.save(content, {"progress": json.dumps(dict(progress))}))
+
+
+def load_state(path: Path, head: Head, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Put network, optimiser and random state back as ``save_state`` found them.
+
+    Returns the progress. Raises CheckpointError when the file is damaged or does not fit.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress: dict[str, int] = json.loads((file.metadata() or {})["progress"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        parts = {key: key.removeprefix("model.") for key in tensors if key.startswith("model.")}
+        fill(head, {name: tensors[key] for key, name in parts.items()}, path)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key in tensors:
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = tensors[key]
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        torch.set_rng_state(tensors["random.cpu"])
+        device = next(head.parameters()).device
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"], device)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: cannot resume from it ({error}): remove it to train from the start"
+        ) from error
+    return progress

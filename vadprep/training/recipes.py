@@ -7,13 +7,13 @@ authors' features, and users who extracted their own lost 8 to 27 points.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import NamedTuple
 
 from vadprep.heads import head_kind
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """One published result and its reproductions."""
 
     head: str

@@ -1,95 +1,227 @@
-"""What a training gave, over its seeds: metrics.json."""
+"""What a training gives: the last step, and beside it the best epochs, over its seeds.
+
+RUN/checkpoint-last.*, scores-last.h5   the head after the last step
+RUN/*-best-on-validation.*              highest video AUC on training videos that were held out
+RUN/*-best-on-test.*                    chosen on the very videos it is judged by, as in most papers
+RUN/snapshots.csv                       metrics of each snapshot
+RUN/metrics.json                        an entry for each of the three; over seeds their mean
+
+Nothing that is computed here has any influence on the training.
+"""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vadprep.data import Manifest
-from vadprep.evaluation.metrics import METRICS, Metrics, VideoScores, same_entry
-from vadprep.evaluation.scores import Origin, evaluate, read_json
+from vadprep.core.spec import Spec
+from vadprep.evaluation.metrics import (
+    METRICS,
+    Metrics,
+    Truth,
+    Values,
+    VideoScores,
+    compute_metrics,
+    mean_and_spread,
+    with_mean,
+)
+from vadprep.evaluation.scores import (
+    Origin,
+    protocols_that_hold,
+    read_json,
+    read_scores,
+    write_scores,
+)
+from vadprep.features import Features
+from vadprep.heads import Head
+from vadprep.training.checkpoint import Checkpoint, save_checkpoint
+from vadprep.training.csltal_protocol import NAME as SUBSAMPLED, evaluate_subsampled
+from vadprep.training.loop import read_rows, write_rows
+from vadprep.training.scoring import score_videos
 
+MOST = 20
+"""Snapshots of a run, evenly spread over its epochs, the last one included.
+
+Official codes look more often and report the highest test metric: RTFM's after every five steps,
+thousands of times, AR-Net's 23 times, those of DDL's authors after each epoch. Left out on
+purpose: here the last step counts, and fewer looks make the best on test less lucky.
+"""
+
+SNAPSHOTS = "snapshots.csv"
 LAST = "last"
 CHOICES = ("best_on_validation", "best_on_test")
 """How an epoch beside the last one is chosen."""
-PARTS = ("per_category", "protocols")
-"""Of an entry of metrics.json: further metrics, by name."""
-Values = Mapping[str, float | None]
-"""Metrics by name, as fractions of 1."""
+
+Entry = Mapping[str, Any]
+"""An entry of metrics.json, ``Metrics.as_json``; of a best epoch also ``epoch``, ``chosen_by``."""
 
 
 @dataclass(frozen=True)
-class TrainingRun:
-    """A finished training: its folder and its metrics on the test split, over its seeds."""
+class EvaluationSet:
+    """The videos that a head is evaluated on between the epochs and at the end."""
+
+    features: Features
+    specs: Mapping[str, Spec]
+    """Settings of the features that are used, by stream."""
+    truth: Mapping[str, Truth]
+    """Ground truth of each test video, in the order that they are scored in."""
+    coverage: str
+    validation: Mapping[str, Truth]
+    """The label of each training video that is held out; may be empty."""
+    test_metric: str
+    """What the best epoch on the test split is chosen by."""
+
+    def score(
+        self, head: Head, truth: Mapping[str, Truth]
+    ) -> tuple[dict[str, VideoScores], Metrics]:
+        """Scores of the videos of ``truth`` and their metrics."""
+        scores = score_videos(head, self.features, tuple(truth), tuple(self.specs))
+        return scores, compute_metrics(scores, truth, self.coverage)
+
+
+class Snapshots:
+    """Scores a head between epochs and at the end; keeps its best states in the run folder."""
+
+    def __init__(self, folder: Path, run: Checkpoint, data: EvaluationSet, most: int) -> None:
+        self._folder, self._run, self._data = folder, run, data
+        self._epochs = snapshot_epochs(run.config.epochs, most)
+        self._rows: list[dict[str, Any]] = []
+
+    def resume(self, num_epochs: int) -> None:
+        """Go on after ``num_epochs`` epochs; later snapshots are forgotten and taken again."""
+        num_rows = sum(epoch < num_epochs for epoch in self._epochs)
+        self._rows = read_rows(self._folder / SNAPSHOTS, num_rows) if num_rows else []
+
+    def take(self, epoch: int) -> dict[str, Any]:
+        """Score the head as it is after ``epoch``, and keep it where it is the best so far.
+
+        Returns the row of snapshots.csv, empty for an epoch without a snapshot. Of equal epochs
+        the later is the best: it trained longer.
+        """
+        if epoch not in self._epochs:
+            return {}
+        head, data, metric = self._run.head, self._data, self._data.test_metric
+        scores, metrics = data.score(head, data.truth)
+        auc = data.score(head, data.validation)[1].values["video_auc"]
+        row = {"epoch": epoch, "validation/video_auc": auc}
+        row |= {f"test/{name}": metrics.values[name] for name in METRICS}
+        held_out = f"{len(data.validation)} training videos held out"
+        for choice, column, chosen_by in (
+            (CHOICES[0], "validation/video_auc", f"video_auc {auc or 0:.4f} on {held_out}"),
+            (CHOICES[1], f"test/{metric}", f"{metric} on the test split itself: optimistic"),
+        ):
+            value = row[column]
+            before = [float(each[column]) for each in self._rows if each[column] not in (None, "")]
+            if value is not None and all(value >= each for each in before):
+                metrics = self._save(choice, scores, metrics, epoch=epoch, chosen_by=chosen_by)
+        self._rows.append(row)
+        write_rows(self._folder / SNAPSHOTS, self._rows)
+        return row
+
+    def finish(self) -> dict[str, Entry | None]:
+        """Score and keep the head after the last step: entries of metrics.json by their names.
+
+        None for a choice where there was nothing to choose by.
+        """
+        metrics = self._save(LAST, *self._data.score(self._run.head, self._data.truth))
+        return {LAST: metrics.as_json()} | {choice: self._chosen(choice) for choice in CHOICES}
+
+    def _save(
+        self, choice: str, scores: Mapping[str, VideoScores], metrics: Metrics, **about: object
+    ) -> Metrics:
+        """Write checkpoint and scores; returns the metrics with those of the head's own paper."""
+        run, data = self._run, self._data
+        if run.head_name == "csltal" and not metrics.protocols:
+            own = evaluate_subsampled(run.head, data.features, data.truth, tuple(data.specs))
+            metrics = replace(metrics, protocols={SUBSAMPLED: own})
+        checkpoint, path = _names(choice)
+        write_scores(self._folder / path, scores, run.origin, checkpoint)
+        run = replace(run, metrics={**about, **metrics.as_json()})
+        save_checkpoint(self._folder, run, checkpoint)
+        return metrics
+
+    def _chosen(self, choice: str) -> Entry | None:
+        """The saved scores by the ground truth of now, which may be another in a run that goes on.
+
+        Protocols need the network of then, and are left out where the truth is another.
+        """
+        checkpoint, path = _names(choice)
+        if not self._rows or not (self._folder / f"{checkpoint}.json").exists():
+            return None
+        scores, truth = read_scores(self._folder / path), self._data.truth
+        if scores.keys() != truth.keys():
+            return None
+        saved = read_json(self._folder / f"{checkpoint}.json")["metrics"]
+        metrics = compute_metrics(scores, truth, self._data.coverage)
+        metrics = replace(metrics, protocols=protocols_that_hold(saved, scores, truth))
+        return {**saved, **metrics.as_json()}
+
+
+def snapshot_epochs(epochs: int, most: int) -> frozenset[int]:
+    """At most ``most`` epochs of 0 .. epochs - 1, evenly spread, the last one among them."""
+    most = min(most, epochs)
+    return frozenset(epochs * (index + 1) // most - 1 for index in range(most))
+
+
+def _names(choice: str) -> tuple[str, str]:
+    """Names of a choice's checkpoint, without the suffix, and of its scores."""
+    name = choice.replace("_", "-")
+    return f"checkpoint-{name}", f"scores-{name}.h5"
+
+
+@dataclass(frozen=True)
+class TrainingRun(os.PathLike[str]):
+    """A finished training: its folder, as which it counts, and its results over its seeds."""
 
     folder: Path
-    head: str
     settings: str
     """Where the settings of the head come from, ``heads.HeadSettings``."""
     origin: Origin
-    by_seed: Mapping[int, Metrics]
-    """Metrics of the last step."""
-    best: Mapping[int, Mapping[str, Mapping[str, Any] | None]] = field(default_factory=dict)
-    """By seed and by ``CHOICES``: the entry of metrics.json of the epoch chosen."""
-    missing: tuple[str, ...] = ()
-    """Videos of the train and test split that had no features."""
+    by_seed: Mapping[int, Mapping[str, Entry | None]]
+    """Results by seed, then by ``last``, ``best_on_validation`` and ``best_on_test``."""
 
-    @property
-    def seed_folders(self) -> dict[int, Path]:
-        """The folder of each seed; the run folder itself when there is one."""
-        alone = len(self.by_seed) == 1
-        return {
-            seed: self.folder if alone else self.folder / f"seed-{seed}" for seed in self.by_seed
-        }
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
-    def entries(self, choice: str = LAST) -> dict[int, Mapping[str, Any]]:
-        """Entries of metrics.json by seed, of the last step or of a choice.
-
-        Empty unless every seed has one.
-        """
-        if choice == LAST:
-            return {seed: metrics.as_json() for seed, metrics in self.by_seed.items()}
-        found = {seed: self.best.get(seed, {}).get(choice) for seed in self.by_seed}
-        entries = {seed: entry for seed, entry in found.items() if entry is not None}
-        return entries if len(entries) == len(found) else {}
+    def entries(self, choice: str = LAST) -> list[Entry]:
+        """The entry of each seed; empty unless every seed has one."""
+        found = [each for seed in self.by_seed.values() if (each := seed[choice])]
+        return found if len(found) == len(self.by_seed) else []
 
     def mean(self, choice: str = LAST) -> dict[str, float | None]:
         """Mean of each metric over the seeds, None unless every seed has it."""
-        return over([_standard(entry) for entry in self.entries(choice).values()], _mean)
+        return mean_and_spread(_standard(self.entries(choice)))[0]
 
     def spread(self, choice: str = LAST) -> dict[str, float | None]:
         """Sample standard deviation over the seeds, None below two seeds."""
-        return over([_standard(entry) for entry in self.entries(choice).values()], _spread)
+        return mean_and_spread(_standard(self.entries(choice)))[1]
 
     def columns(self, protocol: str = "") -> dict[str, Values]:
         """Columns of a table: the last step of each seed and over them, then the best epochs.
 
         Of the standard metrics, or of those under the protocol of a single paper.
         """
-        chosen = {
-            choice: {
-                seed: entry["protocols"][protocol] if protocol else _standard(entry)
-                for seed, entry in self.entries(choice).items()
-                if not protocol or protocol in entry["protocols"]
-            }
-            for choice in (LAST, *CHOICES)
-        }
-        columns = with_mean({f"seed {seed}": values for seed, values in chosen[LAST].items()})
-        for choice in CHOICES:
-            name, seeds = choice.replace("_", " "), [*chosen[choice].values()]
-            if len(seeds) == len(self.by_seed) == 1:
-                columns[name] = seeds[0]
-            elif len(seeds) == len(self.by_seed):
-                columns[f"{name}, mean"] = over(seeds, _mean)
-                columns[f"{name}, spread"] = over(seeds, _spread)
+        columns: dict[str, Values] = {}
+        for choice in (LAST, *CHOICES):
+            entries, name = self.entries(choice), choice.replace("_", " ")
+            values = _standard(entries)
+            if protocol:
+                values = [each["protocols"].get(protocol) for each in entries]
+            if choice == LAST:
+                names = [f"seed {seed}" for seed in self.by_seed]
+                columns = with_mean(dict(zip(names, values, strict=True)))
+            elif values and None not in values:
+                mean, spread = mean_and_spread(values)
+                over = {f"{name}, mean": mean, f"{name}, spread": spread}
+                columns |= over if len(values) > 1 else {name: mean}
         return columns
 
     def protocols(self) -> dict[str, dict[str, Values]]:
         """``columns`` under each protocol of a single paper, by its name."""
-        names = [entry["protocols"].keys() for entry in self.entries().values()]
+        names = [entry["protocols"].keys() for entry in self.entries()]
         return {name: self.columns(name) for name in sorted(set.intersection(*map(set, names)))}
 
     def remark(self) -> str:
@@ -102,85 +234,16 @@ class TrainingRun:
 
     def as_json(self) -> dict[str, Any]:
         """metrics.json: with one seed the metrics of that run, with several the mean of them."""
-        seeds = [
-            {"seed": seed, LAST: metrics.as_json()}
-            | {choice: self.best.get(seed, {}).get(choice) for choice in CHOICES}
-            for seed, metrics in self.by_seed.items()
-        ]
-        found: dict[str, Any] = {choice: seeds[0][choice] for choice in (LAST, *CHOICES)}
-        if len(seeds) > 1:
-            for choice in found:
-                entries = [*self.entries(choice).values()]
-                spread = {"spread": _entry_over(entries, _spread)} if entries else {}
-                found[choice] = _entry_over(entries, _mean) | spread if entries else None
+        seeds = [{"seed": seed, **entries} for seed, entries in self.by_seed.items()]
+        found: dict[str, Any] = {}
+        for choice in (LAST, *CHOICES):
+            entries = self.entries(choice)
+            found[choice] = entries[0] if entries else None
+            if len(entries) > 1:
+                mean, spread = mean_and_spread(_standard(entries, "per_category", "protocols"))
+                found[choice] = {**mean, "spread": spread}
         return {**found, "seeds": seeds, "settings": self.settings, **self.origin.as_json()}
 
 
-def _standard(entry: Mapping[str, Any]) -> dict[str, float | None]:
-    return {name: entry[name] for name in METRICS}
-
-
-def _entry_over(
-    entries: Sequence[Mapping[str, Any]], reduce: Callable[[list[float]], float | None]
-) -> dict[str, Any]:
-    """``reduce`` of the seeds, laid out as the entry of one: its metrics and ``PARTS``."""
-    found: dict[str, Any] = over([_standard(entry) for entry in entries], reduce)
-    for part in PARTS:
-        shared = set.intersection(*(set(entry[part]) for entry in entries))
-        found[part] = {
-            name: over([entry[part][name] for entry in entries], reduce) for name in sorted(shared)
-        }
-    return found
-
-
-def over(
-    seeds: Sequence[Values], reduce: Callable[[list[float]], float | None]
-) -> dict[str, float | None]:
-    """``reduce`` of each metric over the seeds, None unless every seed has it."""
-    found: dict[str, float | None] = {}
-    for name in seeds[0] if seeds else ():
-        values = [each for seed in seeds if (each := seed[name]) is not None]
-        found[name] = reduce(values) if len(values) == len(seeds) else None
-    return found
-
-
-def _mean(values: list[float]) -> float:
-    return statistics.fmean(values)
-
-
-def _spread(values: list[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def with_mean(columns: Mapping[str, Values]) -> dict[str, Values]:
-    """Columns of seeds, and where there are several their ``mean`` and ``spread``."""
-    if len(columns) < 2:
-        return dict(columns)
-    seeds = [*columns.values()]
-    return {**columns, "mean": over(seeds, _mean), "spread": over(seeds, _spread)}
-
-
-def by_protocol(columns: Mapping[str, Metrics]) -> dict[str, dict[str, Values]]:
-    """Metrics under protocols of single papers, by protocol and column, and over the columns."""
-    found: dict[str, dict[str, Values]] = {}
-    for column, metrics in columns.items():
-        for name, values in metrics.protocols.items():
-            found.setdefault(name, {})[column] = values
-    return {name: with_mean(values) for name, values in found.items()}
-
-
-def saved_protocols(
-    folder: Path, scores: Mapping[str, VideoScores], manifest: Manifest
-) -> tuple[Mapping[str, Values], bool]:
-    """Metrics under protocols of single papers in a run folder, and if they hold for ``manifest``.
-
-    They need the network and its features, so they are not computed again. They hold where all
-    else in the same entry of metrics.json is what ``manifest`` gives for the run's ``scores``.
-    """
-    path = folder / "metrics.json"
-    saved = read_json(path)[LAST] if path.exists() else {}
-    found = saved.get("protocols", {})
-    if not found:
-        return {}, True
-    again = evaluate(scores, manifest=manifest, coverage=saved["coverage"])
-    return found, same_entry(replace(again, protocols=found).as_json(), saved)
+def _standard(entries: Sequence[Entry], *more: str) -> list[dict[str, Any]]:
+    return [{name: entry[name] for name in (*METRICS, *more)} for entry in entries]

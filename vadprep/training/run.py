@@ -1,11 +1,4 @@
-"""Training: from features and manifest to a run folder (the loop itself is in ``loop``).
-
-    RUN/config.json      what was asked for and resolved
-    RUN/log.csv ...      losses and snapshots, see ``log``
-    RUN/checkpoint-*     the trained head, see ``checkpoint``; at its best, see ``best_epochs``
-    RUN/scores-last.h5   scores of the test videos
-    RUN/metrics.json     metrics of the last step, and beside it of the best epochs
-    RUN/seed-<n>/        one such folder for each seed, when there are several
+"""Training: from features and manifest to a run folder (the files of it: see README.md).
 
 The same features, manifest, settings and seed give the same bytes on the same machine with the
 same number of threads, also when the run was interrupted at any step and resumed. Only the names
@@ -20,7 +13,7 @@ import logging
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +22,23 @@ import torch
 
 from vadprep.core.atomic import make_folder, write_json
 from vadprep.core.clips import COVERAGES
-from vadprep.core.errors import CheckpointError, ManifestError, SettingError, TrainingError
+from vadprep.core.errors import (
+    CheckpointError,
+    FeaturesError,
+    ManifestError,
+    SettingError,
+    TrainingError,
+)
 from vadprep.core.records import Video
-from vadprep.core.spec import Spec
 from vadprep.data import Manifest, choose_manifest
-from vadprep.evaluation.metrics import Metrics, listed
-from vadprep.evaluation.scores import (
-    LAST,
-    read_json,
-    truth_of,
-    videos_in_split,
-    write_scores,
-)
-from vadprep.features import STREAM_CHOICES, Features, open_features, streams_of
-from vadprep.heads import HeadConfig, HeadSettings, head_kind
+from vadprep.evaluation.metrics import Truth, listed
+from vadprep.evaluation.scores import LAST, Origin, read_json, seed_folders, truth_of
+from vadprep.features import Features, open_features, streams_of
+from vadprep.heads import Changes, head_kind
 from vadprep.training.bags import TrainingBags, shuffled_labels
-from vadprep.training.best_epochs import MOST, EvaluationSet, Snapshots, snapshot_epochs
-from vadprep.training.checkpoint import (
-    RESUME,
-    Checkpoint,
-    origin_of,
-    save_checkpoint,
-    seed_folders,
-    spec_records,
-)
-from vadprep.training.log import STEPS
-from vadprep.training.loop import train_epochs
-from vadprep.training.results import TrainingRun
+from vadprep.training.checkpoint import Checkpoint, spec_records
+from vadprep.training.loop import RESUME, STEPS, train_epochs
+from vadprep.training.results import MOST, Entry, EvaluationSet, Snapshots, TrainingRun
 from vadprep.training.scoring import exact_arithmetic
 
 _LOG = logging.getLogger(__name__)
@@ -63,71 +46,8 @@ _LOG = logging.getLogger(__name__)
 PROVENANCE = {"source", "threads"}
 """Fields of config.json that only record circumstances: a run may go on under others."""
 
-MOST_DIFFERENCES = 8
-"""Fields of config.json that an error names."""
-
 TEST_METRICS = {"xd": "frame_ap_trapezoid"}
 """Metric that a data set is judged by; frame AUC for the others."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A training with everything resolved but the seed."""
-
-    head: str
-    settings: HeadSettings
-    specs: Mapping[str, Spec]
-    manifest: Manifest
-    bags: TrainingBags
-    evaluation_set: EvaluationSet
-    missing: tuple[str, ...]
-    streams: str
-    snapshots: int
-    control: bool
-    resume: bool
-    device: str
-    source: Mapping[str, str]
-
-    def record(self, bags: TrainingBags, seed: int) -> dict[str, Any]:
-        """config.json: all that decides the result, and ``PROVENANCE``."""
-        labels = json.dumps(bags.labels, sort_keys=True).encode()
-        return {
-            "head": self.head,
-            "settings": self.settings.name,
-            "config": asdict(self.settings.config),
-            "streams": self.streams,
-            "specs": spec_records(self.specs),
-            "seed": seed,
-            "device": self.device,
-            "control": "shuffled labels" if self.control else None,
-            "coverage": self.evaluation_set.coverage,
-            "dim": bags.dim,
-            "num_train_videos": len(bags.labels),
-            "num_train_items": len(bags),
-            "num_test_videos": len(self.evaluation_set.truth),
-            "validation": list(self.evaluation_set.validation),
-            "snapshots": self.snapshots,
-            "train_labels_sha256": hashlib.sha256(labels).hexdigest(),
-            "missing": list(self.missing),
-            "source": dict(self.source),
-            "threads": [torch.get_num_threads()],
-        }
-
-    def run(self, folder: Path, results: Mapping[int, _Result]) -> TrainingRun:
-        """The record of the run in ``folder``, from its results by seed."""
-        return TrainingRun(
-            folder,
-            self.head,
-            self.settings.name,
-            origin_of(self.specs, self.control),
-            {seed: last for seed, (last, _) in results.items()},
-            {seed: best for seed, (_, best) in results.items()},
-            self.missing,
-        )
-
-
-_Result = tuple[Metrics, Mapping[str, Mapping[str, Any] | None]]
-"""Metrics of the last step, and of the best epochs by ``best_epochs.CHOICES``."""
 
 
 def train(
@@ -139,7 +59,7 @@ def train(
     out: str | Path | None = None,
     seeds: Sequence[int] = (),
     schedule: str = "published",
-    settings: Mapping[str, Any] | HeadConfig | None = None,
+    settings: Changes | None = None,
     streams: str = "rgb",
     validation: float = 0.0,
     snapshots: int = MOST,
@@ -156,24 +76,19 @@ def train(
     they only choose among snapshots of it, and those metrics are labelled so.
 
     Args:
-        head: a name in ``vadprep.heads.HEADS``.
         features: an opened feature folder, or its path or URL.
-        dataset: a bundled data set: its manifest is used unless another is given, and its
-            published settings. The name of the manifest file by default. A data set without
-            settings of its own takes those of the head's fallback.
+        dataset: a bundled data set: its manifest, unless another is given, and its published
+            settings, else those of the head's first data set. By default the manifest's file name.
         manifest: an opened manifest or the path of its CSV.
         out: the run folder; ``runs/HEAD-DATASET`` by default.
-        seeds: one run each, in ``out/seed-N`` when there are several; the seed of the published
-            settings by default.
+        seeds: one run each, in ``out/seed-N`` when there are several; the published one by default.
         schedule: ``published``, or ``small`` for data sets of tens of videos.
-        settings: single settings of the head by name, or a config with all of them.
         streams: ``rgb``, ``flow`` or ``concat``.
-        validation: share of the training videos of each class, the same for every seed, that is
-            held out to choose an epoch by.
+        validation: share of the training videos of each class that is held out to choose an epoch
+            by, the same for every seed.
         snapshots: how often at most the test split and the held-out videos are scored during a
             training; 0 never. Papers look more often and report the best.
-        control: train on labels dealt to other videos: frame AUC is about 0.5 in the mean over
-            many seeds.
+        control: train on labels dealt to other videos: frame AUC is about 0.5 over many seeds.
         coverage: what frames after the last span score: ``cut`` or ``hold``.
         allow_missing: go on without videos that have no features; config.json lists them.
         resume: go on from the last full epoch of the same run.
@@ -188,11 +103,12 @@ def train(
     """
     rows = choose_manifest(None if manifest is not None else dataset, manifest, with_paths=False)
     name = dataset or rows.path.stem
-    chosen = head_kind(head).settings(name, schedule, settings or {})
+    chosen, config = head_kind(head).settings(name, schedule, settings)
+    seeds = seeds or (config.seed,)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
-    _check_choices(streams, coverage, seeds, validation, snapshots)
     folder = Path(out or Path("runs") / f"{head}-{name}")
+    _check(folder, coverage, seeds, validation, snapshots, resume)
     if source is None:
         is_bundled = manifest is None
         source = {"dataset": name} if is_bundled else {"manifest": str(rows.path.absolute())}
@@ -200,41 +116,48 @@ def train(
         if isinstance(features, str | Path):
             features = stack.enter_context(open_features(features))
         used = streams_of(streams, features.streams)
-        videos = videos_in_split(rows, features, "train", allow_missing)
-        tests = videos_in_split(rows, features, "test", allow_missing)
-        labels = training_labels(videos, rows.path)
+        videos, missing = _videos_by_split(rows, features, allow_missing)
+        labels = training_labels(videos["train"], rows.path)
         held_out = held_out_videos(labels, validation)
-        shown = {video_id: label for video_id, label in labels.items() if video_id not in held_out}
-        wanted = {video.video_id for split in ("train", "test") for video in rows.in_split(split)}
-        evaluation_set = EvaluationSet(
-            features=features,
-            streams=used,
-            truth=truth_of({video.video_id: features[video.video_id] for video in tests}, rows),
-            coverage=coverage,
-            validation={video_id: labels[video_id] for video_id in held_out},
-            test_metric=TEST_METRICS.get(name, "frame_auc"),
-        )
-        plan = _Plan(
-            head=head,
-            settings=chosen,
-            specs={stream: features.specs[stream] for stream in used},
-            manifest=rows,
-            bags=TrainingBags(features, shown, used, chosen.config),
-            evaluation_set=evaluation_set,
-            missing=tuple(sorted(wanted - {video.video_id for video in (*videos, *tests)})),
-            streams=streams,
-            snapshots=snapshots,
-            control=control,
-            resume=resume,
-            device=device,
-            source=source,
-        )
-        if repeated := plan.bags.repeated():
+        validated = {video_id: Truth(None, labels.pop(video_id)) for video_id in held_out}
+        tests = {video.video_id: features[video.video_id] for video in videos["test"]}
+        metric, truth = TEST_METRICS.get(name, "frame_auc"), truth_of(tests, rows)
+        specs = {stream: features.specs[stream] for stream in used}
+        data = EvaluationSet(features, specs, truth, coverage, validated, metric)
+        bags = TrainingBags(features, labels, used, config)
+        if repeated := bags.repeated():
             _LOG.warning("%s", repeated)
-        seeds = seeds or (chosen.config.seed,)
-        _check_seeds(folder, seeds, resume)
-        folders = {seed: folder if len(seeds) == 1 else folder / f"seed-{seed}" for seed in seeds}
-        run = plan.run(folder, {seed: _train_seed(plan, seed, folders[seed]) for seed in seeds})
+        record = {
+            "head": head,
+            "settings": chosen,
+            "config": asdict(config),
+            "streams": streams,
+            "specs": spec_records(specs),
+            "device": device,
+            "control": "shuffled labels" if control else None,
+            "coverage": coverage,
+            "dim": bags.dim,
+            "num_train_videos": len(labels),
+            "num_train_items": len(bags),
+            "num_test_videos": len(truth),
+            "validation": list(held_out),
+            "snapshots": snapshots,
+            "missing": missing,
+            "source": dict(source),
+            "threads": [torch.get_num_threads()],
+        }
+        origin = Origin({stream: spec.weights for stream, spec in specs.items()}, control)
+        run = TrainingRun(folder, chosen, origin, {})
+        kinds = {video.video_id: video.category for video in rows.videos}
+        for seed in seeds:
+            if control:
+                bags = bags.relabelled(shuffled_labels(labels, kinds, seed))
+            place = folder if len(seeds) == 1 else folder / f"seed-{seed}"
+            dealt = hashlib.sha256(json.dumps(bags.labels, sort_keys=True).encode()).hexdigest()
+            own = {**record, "seed": seed, "train_labels_sha256": dealt}
+            results = {seed: _train_seed(place, own, bags, data, resume)}
+            run = replace(run, by_seed={**run.by_seed, **results})
+            write_json(place / "metrics.json", replace(run, by_seed=results).as_json())
     write_json(folder / "metrics.json", run.as_json())
     return run
 
@@ -247,12 +170,13 @@ def check_device(name: str) -> None:
         raise SettingError(f"device = {name!r}: this machine has {', '.join(allowed)}")
 
 
-def _check_choices(
-    streams: str, coverage: str, seeds: Sequence[int], validation: float, snapshots: int
+def _check(
+    out: Path, coverage: str, seeds: Sequence[int], validation: float, snapshots: int, resume: bool
 ) -> None:
-    """Raise SettingError for an argument of ``train`` that no data set allows."""
-    if streams not in STREAM_CHOICES:
-        raise SettingError(f"streams = {streams!r}: allowed are {', '.join(STREAM_CHOICES)}")
+    """Raise SettingError for an argument of ``train`` that no data set allows.
+
+    CheckpointError unless metrics.json will cover every seed that ``out`` then holds.
+    """
     if coverage not in COVERAGES:
         raise SettingError(f"{coverage = }: allowed are {', '.join(COVERAGES)}")
     if len(set(seeds)) != len(seeds):
@@ -261,14 +185,8 @@ def _check_choices(
         raise SettingError(f"seeds = {seeds}: allowed are 0 to {2**32 - 1}")
     if not 0 <= validation < 1:
         raise SettingError(f"{validation = }: a share, 0 or more and below 1")
-    if snapshots < 0:
-        raise SettingError(f"{snapshots = }: 0 or more")
     if validation and not snapshots:
         raise SettingError(f"{validation = }: without snapshots no epoch can be chosen by it")
-
-
-def _check_seeds(out: Path, seeds: Sequence[int], resume: bool) -> None:
-    """Raise CheckpointError unless metrics.json will cover every seed that ``out`` then holds."""
     if len(seeds) > 1 and (out / "config.json").exists():
         raise CheckpointError(f"{out}: holds a run of one seed: use another --out")
     found = seed_folders(out)
@@ -278,6 +196,28 @@ def _check_seeds(out: Path, seeds: Sequence[int], resume: bool) -> None:
             f"{out}: holds seeds {there}, asked for {asked}: use another --out, or --resume "
             f"with all those seeds and any more"
         )
+
+
+def _videos_by_split(
+    manifest: Manifest, features: Features, allow_missing: bool
+) -> tuple[dict[str, list[Video]], list[str]]:
+    """Videos of train and test with at least one snippet, and the ids of the others, sorted.
+
+    Raises FeaturesError that lists the others, unless ``allow_missing``.
+    """
+    found, missing = dict[str, list[Video]](), list[str]()
+    for split in ("train", "test"):
+        videos = manifest.in_split(split)
+        there = [v for v in videos if v.video_id in features and features[v.video_id].num_clips]
+        others = {video.video_id for video in videos} - {video.video_id for video in there}
+        if others and not allow_missing:
+            raise FeaturesError(
+                f"{split} videos without features: {listed(others)}. Extract them, or go on "
+                f"without them (--allow-missing)"
+            )
+        found[split] = there
+        missing += others
+    return found, sorted(missing)
 
 
 def held_out_videos(labels: Mapping[str, int], share: float) -> tuple[str, ...]:
@@ -298,10 +238,7 @@ def held_out_videos(labels: Mapping[str, int], share: float) -> tuple[str, ...]:
 
 
 def training_labels(videos: Sequence[Video], path: Path) -> dict[str, int]:
-    """Labels by id; raises ManifestError for a video without one or a class without videos.
-
-    ``path`` is that of the manifest, which is named.
-    """
+    """Labels by id; raises ManifestError for a video without one or a class without videos."""
     unlabelled = [video.video_id for video in videos if video.label is None]
     if unlabelled:
         raise ManifestError(
@@ -318,37 +255,27 @@ def training_labels(videos: Sequence[Video], path: Path) -> dict[str, int]:
     return labels
 
 
-def _train_seed(plan: _Plan, seed: int, folder: Path) -> _Result:
-    """Train one seed, score its last step, and save and evaluate it."""
-    bags, config, device = plan.bags, plan.settings.config, torch.device(plan.device)
-    if plan.control:
-        kinds = {video.video_id: video.category for video in plan.manifest.videos}
-        bags = bags.relabelled(shuffled_labels(bags.labels, kinds, seed))
+def _train_seed(
+    folder: Path, record: Mapping[str, Any], bags: TrainingBags, data: EvaluationSet, resume: bool
+) -> dict[str, Entry | None]:
+    """Train one seed as ``record``, its config.json, says; entries of its metrics.json."""
+    name, seed, device = record["head"], record["seed"], torch.device(record["device"])
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), exact_arithmetic():
         torch.manual_seed(seed)
         try:
-            head = head_kind(plan.head).build(bags.dim, config).to(device)
+            head = head_kind(name).build(bags.dim, bags.config).to(device)
         except RuntimeError as error:  # torch has no other for a lack of memory on a CPU
-            reason = str(error).partition("\n")[0]
-            raise TrainingError(
-                f"{plan.head} with settings {plan.settings.name} cannot be built on {device}: "
-                f"{reason}"
-            ) from error
-        if config.standardize:
+            reason = f"cannot be built on {device}: {str(error).splitlines()[0]}"
+            raise TrainingError(f"{name} with settings {record['settings']} {reason}") from error
+        if bags.config.standardize:
             head.fit_standardization(*bags.statistics())
-        run = Checkpoint(plan.head, head, plan.streams, plan.specs, seed, plan.control)
-        epochs = snapshot_epochs(config.epochs, plan.snapshots)
-        with _claimed(folder, plan.record(bags, seed), plan.resume):
-            snapshots = Snapshots(folder, run, plan.evaluation_set, epochs)
+        control = record["control"] is not None
+        run = Checkpoint(name, head, record["streams"], data.specs, seed, control)
+        snapshots = Snapshots(folder, run, data, record["snapshots"])
+        with _claimed(folder, record, resume):
             train_epochs(head, bags, seed, folder, snapshots)
-    scores, metrics = plan.evaluation_set.score(head)
-    write_scores(folder / "scores-last.h5", scores, run.origin, LAST)
-    metrics = replace(metrics, protocols=plan.evaluation_set.protocols(run))
-    save_checkpoint(folder, replace(run, metrics=metrics.as_json()))
-    result = metrics, snapshots.chosen()
-    write_json(folder / "metrics.json", plan.run(folder, {seed: result}).as_json())
-    return result
+    return snapshots.finish()
 
 
 @contextmanager
@@ -366,12 +293,11 @@ def _claimed(folder: Path, record: Mapping[str, Any], resume: bool) -> Iterator[
     else:
         found = read_json(path)
         if differing := differences(found, record):
-            more = f"; and {len(differing) - MOST_DIFFERENCES} more"
+            if len(differing) > 9:
+                differing[8:] = [f"and {len(differing) - 8} more"]
             raise CheckpointError(
-                f"{folder}: holds another run (there / asked for): "
-                f"{'; '.join(differing[:MOST_DIFFERENCES])}"
-                f"{more * (len(differing) > MOST_DIFFERENCES)}. "
-                f"Use the same settings, or another --out"
+                f"{folder}: holds another run (there / asked for): {'; '.join(differing)}. Use the "
+                f"same settings, or another --out"
             )
         threads = dict.fromkeys([*found.get("threads", []), *record["threads"]])
         updated = {**found, "source": record["source"], "threads": list(threads)}
