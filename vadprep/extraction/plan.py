@@ -190,12 +190,13 @@ def resolve_plan(out: str | Path | None, **options: Unpack[PlanOptions]) -> Extr
     _check_options(options, streams)
     device, workers = _place(options)
     share = Share(options.get("rank", 0), options.get("world_size", 1))
+    sources = {}
     for stream in streams:  # what can be refused without reading the weights
         check_recipe(resolve(preset, device, ("", ""), settings, stream))
+        sources[stream] = _weights_source(preset, stream, options)
     save_flow, flow_from = options.get("save_flow"), options.get("flow_from")
     plans = []
-    for stream in streams:
-        source = _weights_source(preset, stream, options)
+    for stream, source in sources.items():
         found = load_weights(source, values_of(preset, stream)["graph"])
         earlier = read_spec(out / stream) if out else None
         kept = {"precision": earlier.precision, "batch": earlier.batch} if earlier else {}
