@@ -62,32 +62,6 @@ def chosen_manifest(
     return manifest, dataset or path.stem
 
 
-def manifest_source(options: dict[str, Any]) -> dict[str, str]:
-    """What names the manifest in ``options``, in a form that is valid in any folder."""
-    source = {name: options[name] for name in ("dataset", "manifest", "split_file")}
-    if source["manifest"]:
-        source["manifest"] = source["manifest"].absolute()
-    split_file = source["split_file"]
-    if split_file and data.split_path(split_file) == Path(split_file):
-        source["split_file"] = Path(split_file).absolute()  # not a bundled one
-    return {name: str(value) for name, value in source.items() if value}
-
-
-def dataset_here() -> str:
-    """The one bundled data set that has a feature folder in ./features.
-
-    Raises UsageError for none or several, with their names.
-    """
-    here = [name for name in data.dataset_names() if Path("features", name).is_dir()]
-    if len(here) == 1:
-        return here[0]
-    found = f"are features of {', '.join(here)}" if here else "is no included data set"
-    raise click.UsageError(
-        f"in ./features there {found}: name the videos by one of --dataset "
-        f"({', '.join(here or data.dataset_names())}) and --manifest"
-    )
-
-
 def chosen_videos(options: dict[str, Any]) -> Sources:
     """The videos that exactly one of ``--dataset``, ``--manifest`` and ``--videos`` names.
 

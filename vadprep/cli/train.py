@@ -13,17 +13,9 @@ from typing import Any
 import click
 
 import vadprep
+from vadprep import data
 from vadprep.cli.help import advanced, command
-from vadprep.cli.options import (
-    FEATURES,
-    FOLDER,
-    PATH,
-    assignments,
-    chosen_manifest,
-    dataset_here,
-    manifest_options,
-    manifest_source,
-)
+from vadprep.cli.options import FEATURES, FOLDER, assignments, chosen_manifest, manifest_options
 from vadprep.cli.text import MOST_LISTED, Cells, show, shown_progress
 from vadprep.core.errors import CheckpointError, SettingError
 from vadprep.core.presets import PRESETS
@@ -94,6 +86,32 @@ def train(
     count = f"{len(report.by_seed)} run{'s' * (len(report.by_seed) != 1)}"
     parts = f"{count} in {out}, settings {report.settings}, percent", report.remark()
     click.echo("; ".join(filter(None, parts)))
+
+
+def manifest_source(options: dict[str, Any]) -> dict[str, str]:
+    """What names the manifest in ``options``, in a form that is valid in any folder."""
+    source = {name: options[name] for name in ("dataset", "manifest", "split_file")}
+    if source["manifest"]:
+        source["manifest"] = source["manifest"].absolute()
+    split_file = source["split_file"]
+    if split_file and data.split_path(split_file) == Path(split_file):
+        source["split_file"] = Path(split_file).absolute()  # not a bundled one
+    return {name: str(value) for name, value in source.items() if value}
+
+
+def dataset_here() -> str:
+    """The one bundled data set that has a feature folder in ./features.
+
+    Raises UsageError for none or several, with their names.
+    """
+    here = [name for name in data.dataset_names() if Path("features", name).is_dir()]
+    if len(here) == 1:
+        return here[0]
+    found = f"are features of {', '.join(here)}" if here else "is no included data set"
+    raise click.UsageError(
+        f"in ./features there {found}: name the videos by one of --dataset "
+        f"({', '.join(here or data.dataset_names())}) and --manifest"
+    )
 
 
 def show_caution(run: Path, caution: str) -> None:
@@ -174,7 +192,7 @@ def recorded_source(run: Path) -> dict[str, Any]:
 
 @command("score", example="vadprep score runs/ddl-xd clip.mp4")
 @click.argument("run", type=FOLDER)
-@click.argument("videos", type=PATH, nargs=-1, metavar="[VIDEO]...")
+@click.argument("videos", type=click.Path(path_type=Path), nargs=-1, metavar="[VIDEO]...")
 @click.option("--features", type=FEATURES, help="Score this feature folder instead of videos.")
 @click.option("--weights", help="Weights of the network, if they are not fetched.")
 @advanced("--flow-weights", help="Weights of the network of stream flow.")
