@@ -43,7 +43,7 @@ def test_a_preset_fits_its_network_and_says_where_it_is_from(name: str) -> None:
 
 
 SPECS = {
-    "i3d": "24417724", "xd": "4a4f4955", "ucf": "c8ad0615", "rtfm-r50": "a3046ba9",
+    "i3d": "8fcc2027", "xd": "aa82be2d", "ucf": "c8ad0615", "rtfm-r50": "a3046ba9",
     "gowtham-r50": "fca860ce", "urdmu": "c9b0d1be", "ptv-r50": "98a68844", "r3d_18": "63047c93",
     "r2plus1d_18": "b8a0d1ea", "s3d": "917d6bb5", "swin3d_t": "91f5a9bb", "swin3d_s": "10bd1ec0",
     "swin3d_b": "41e8453f", "mvit_v2_s": "fa0ae2be", "arnet": "6010a192",

@@ -305,7 +305,7 @@ class Fake(Decoder):
 
     def __iter__(self):
         for number in range(40):
-            yield np.full((48, 64, 3), number, np.uint8)
+            yield np.full((48, 64, 3), number, np.uint8), number / 25
         {then}
 
 control, lifeline, memory = map(int, sys.argv[1:])

@@ -119,15 +119,6 @@ def zero_frames(path: Path, sound: bytes) -> None:
         container.start_encoding()
 
 
-def two_sizes(path: Path, sound: bytes) -> None:
-    """A transport stream whose frames grow in the middle."""
-    small = write_video(path.with_name("1.ts"), FRAMES, codec="libx264")
-    large = write_video(path.with_name("2.ts"), FRAMES, codec="libx264", size=(128, 96))
-    path.write_bytes(small.read_bytes() + large.read_bytes())
-    small.unlink()
-    large.unlink()
-
-
 def without_keyframes(path: Path, sound: bytes) -> None:
     """A transport stream of which nothing can be decoded: packets between keyframes alone."""
     source = write_video(path.with_name("1.ts"), FRAMES, codec="libx264")
@@ -242,7 +233,7 @@ def sparse(path: Path, sound: bytes) -> None:
 
 # ---------------------------------------------------------------- the kinds
 
-UNREADABLE = "no video can be read from it"
+UNREADABLE = "no video of a format that is read"
 TEXT = "text, not a video"
 LOST = "more than 10% are lost"
 
@@ -265,7 +256,6 @@ BAD: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
     "sound.mp4": (lambda path, sound: write_audio(path), "no video stream"),
     "no frame.mp4": (zero_frames, "no video stream"),
     "one frame.mp4": (lambda path, sound: write_video(path, 1), "too short: 1 frames"),
-    "two sizes.ts": (two_sizes, "frames change size from 64x48 to 128x96"),
     "no keyframe.ts": (without_keyframes, "no frame can be decoded"),
     "zeros for frames.mp4": (
         lambda path, sound: path.write_bytes(patched(sound, b"mdat", 4, bytes(2000))),
@@ -337,7 +327,7 @@ class Fake(Decoder):
 
     def __iter__(self):
         for number in range({frames}):
-            yield np.full((48, 64, 3), number, np.uint8)
+            yield np.full((48, 64, 3), number, np.uint8), number / 25
         {then}
 
 control, lifeline, memory = map(int, sys.argv[1:])

@@ -10,6 +10,7 @@ from vadprep.core.spec import Spec
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.streams import Branch
 from vadprep.flow import SavedFlow
+from vadprep.video import MAX_DAMAGE
 
 GRID = 4
 
@@ -51,8 +52,8 @@ def standin_branch(
     return Branch(spec, network or StandIn(), flow, save_to, read_from)
 
 
-def standin_extractor(*specs: Spec) -> Extractor:
-    return Extractor([standin_branch(spec) for spec in specs])
+def standin_extractor(*specs: Spec, max_damage: float = MAX_DAMAGE) -> Extractor:
+    return Extractor([standin_branch(spec) for spec in specs], max_damage=max_damage)
 
 
 def numbers_of(feature: torch.Tensor) -> list[int]:

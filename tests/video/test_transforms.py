@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vadprep.core.crops import crop_boxes, target_size
+from vadprep.core.errors import DecodeError
 from vadprep.video import FrameTransform
 from vadprep.video.transforms import TapResize
 
@@ -101,3 +102,12 @@ def test_block_of_another_size_is_refused() -> None:
 def test_crop_larger_than_the_frame_is_refused() -> None:
     with pytest.raises(ValueError, match="smaller than a crop"):
         FrameTransform(240, 320, "cpu", resize="200x300")
+
+
+def test_a_thin_frame_that_would_be_resized_to_a_huge_one_is_refused() -> None:
+    """It fails alone: 16000x2 with a shorter side of 256 would have two million columns."""
+    with pytest.raises(
+        DecodeError, match="16000x2 pixels would be resized to 2048000x256"
+    ) as found:
+        FrameTransform(2, 16000, "cpu", resize="short 256")
+    assert found.value.kind == "too-large"

@@ -12,8 +12,10 @@ to stand still after its last frame: see "Flow at the end of a video" in the REA
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,26 +56,44 @@ def num_flows(num_frames: int) -> int:
 
 
 class Resampling:
-    """Frame-rate change by index on the source timeline: which source frames are seen.
+    """Frame-rate change: which source frames are seen. No frame is blended or re-encoded.
 
-    Resampled frame i shows the source frame on screen at time i / fps_used, that is
-    s(i) = floor(i * fps_source / fps_used), in exact rational arithmetic. No frame is blended
-    or re-encoded. ``fps_used=None`` keeps the native rate, s(i) = i.
+    Resampled frame i shows the source frame on screen at time i / fps_used. By index that is
+    s(i) = floor(i * fps_source / fps_used), in exact rational arithmetic; with ``fps_used=None``
+    s(i) = i. With ``times`` it is the last frame that begins by then.
+
+    ``times`` are seconds from the first frame to each one, in order, and at the end those to the
+    end of the video. The list may still grow: what is asked of a frame takes the begin of the
+    next. Time stamps are rounded, so a frame begins ``tolerance`` seconds earlier.
     """
 
-    def __init__(self, fps_source: Fraction, fps_used: Fraction | None = None) -> None:
+    def __init__(
+        self,
+        fps_source: Fraction,
+        fps_used: Fraction | None = None,
+        times: Sequence[float] | None = None,
+        tolerance: float = 1e-6,
+    ) -> None:
         if fps_source <= 0 or (fps_used is not None and fps_used <= 0):
             raise ValueError(f"{fps_source = }, {fps_used = }: frame rates are positive")
         self.fps_source = fps_source
         self.fps_used = fps_source if fps_used is None else fps_used
         self._step = fps_source / self.fps_used
+        self._times = None if fps_used is None else times
+        self._tolerance = tolerance
 
     def source(self, index: int) -> int:
         """s(index): source frame shown by resampled frame ``index``."""
+        if self._times is not None:
+            shown = float(index / self.fps_used) + self._tolerance
+            return max(0, bisect_right(self._times, shown) - 1)
         return index * self._step.numerator // self._step.denominator
 
     def count(self, num_source_frames: int) -> int:
         """Number of resampled frames i with s(i) < ``num_source_frames``."""
+        if self._times is not None:
+            stop = self._times[num_source_frames] - self._tolerance
+            return max(0, ceil(stop * self.fps_used)) if num_source_frames else 0
         return -(-num_source_frames * self._step.denominator // self._step.numerator)
 
     def repeats(self, source_index: int) -> int:

@@ -40,6 +40,7 @@ class Preset:
     tail: Text
     decoder: Text
     dtype: Text
+    sampling: Text
     open_questions: tuple[str, ...] = ()
     """What the authors did not publish; ``vadprep presets NAME`` prints it."""
     streams: tuple[str, ...] = ("rgb",)
@@ -99,6 +100,7 @@ _I3D = Preset(
     tail=("drop", OURS),
     decoder=("decord, pyav", OURS),
     dtype=("float16", OURS + "; published files are float32"),
+    sampling=("times", OURS + ": the frame on screen, as a converted file has it"),
     open_questions=("which library resized, with or without averaging: several grey levels",),
 )
 
@@ -137,6 +139,7 @@ def _torchvision(
         crop_size=(224, TRANSFORMS),
         scaling=("torchvision-kinetics", TRANSFORMS),
         clip_length=(CLIP_LENGTH, f"clips of this field; the accuracy is of {frames} frames"),
+        sampling=("index", "torchvision, VideoClips.resample_video"),
         open_questions=(),
     )
     return replace(_I3D, **as_published | changes)
@@ -212,6 +215,7 @@ PRESETS: dict[str, Preset] = {
         crop_size=(256, SLOWFAST + ": 256 in tests"),
         scaling=("(x-114.75)/57.375", SLOWFAST + ": mean 0.45, standard deviation 0.225"),
         clip_length=(8, "SlowFast, I3D_8x8_R50.yaml: 8 frames"),
+        sampling=("index", "SlowFast, datasets/decoder.py: temporal_sampling"),
         clip_stride=(8, OURS + ": no overlap"),
         tail=("drop", OURS),
         open_questions=(),
@@ -276,6 +280,8 @@ def resolve(
     values = {**values_of(preset, stream), **DEVICE_DEFAULTS[device], **overrides}
     if "crops" in overrides and "crop_order" not in overrides:
         values["crop_order"] = CROP_ORDERS.get(overrides["crops"], UNKNOWN)
+    if values["fps"] == "native":
+        values["sampling"] = "index"
     return Spec(preset, stream, weights=weights[0], weights_sha256=weights[1], **values)
 
 

@@ -26,11 +26,12 @@ COMPUTED = "computed"
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
 CROP_COUNTS = (1, 5, 10)
+SAMPLINGS = ("times", "index")
 FLOW_FIELDS = ("flow", "flow_source", "flow_bound", "quantisation", "flip_rule")
 """Fields of ``Spec`` that are about flow."""
 SHARED_FIELDS = (
-    "fps", "resize", "filter", "crops", "crop_order", "crop_size", "clip_length", "clip_stride",
-    "tail", "decoder",
+    "fps", "sampling", "resize", "filter", "crops", "crop_order", "crop_size", "clip_length",
+    "clip_stride", "tail", "decoder",
 )  # fmt: skip
 """Fields that all streams of a feature folder share: the same frames, views and clips."""
 
@@ -52,7 +53,7 @@ class Spec:
     """Name of the weights, for example ``rgb_imagenet.pt`` or ``random:0``."""
     weights_sha256: str
     fps: str
-    """``native``, or the rate that frames are resampled to by index, as a fraction."""
+    """``native``, or the rate that frames are resampled to, as a fraction."""
     resize: str
     """``short 256`` keeps the aspect; ``256x340`` is height x width."""
     filter: str
@@ -77,6 +78,9 @@ class Spec:
     """Number type in the shards."""
     batch: int
     """Views in one pass of the network; the last pass is padded to this number."""
+    sampling: str = "index"
+    """How frames are resampled to ``fps``: by ``times``, the frame on screen at a time by the time
+    stamps; by ``index``, as if all frames lasted equally long (also of features before 0.2)."""
     flow: str = NO_FLOW
     """Flow algorithm with its settings, on grey resized frames."""
     flow_source: str = NO_FLOW
@@ -95,6 +99,7 @@ class Spec:
         _check("tail", self.tail, TAIL_RULES)
         _check("precision", self.precision, PRECISIONS)
         _check("dtype", self.dtype, DTYPES)
+        _check("sampling", self.sampling, SAMPLINGS)
         self.fps_used()
         for name in FLOW_FIELDS:
             if (getattr(self, name) == NO_FLOW) != (self.stream == "rgb"):
@@ -114,7 +119,7 @@ class Spec:
     @property
     def hash(self) -> str:
         """SHA-256 of the identity in canonical JSON, hexadecimal."""
-        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(_written(self.identity()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -136,7 +141,7 @@ class Spec:
 
     def to_json(self) -> str:
         """The spec as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(_written(asdict(self)), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Spec:
@@ -145,6 +150,11 @@ class Spec:
             return cls(**json.loads(text))
         except (ValueError, TypeError) as error:
             raise SpecError(f"{where}: not a feature spec of this version: {error}") from error
+
+
+def _written(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields as they are stored: there was no ``sampling`` when ``index`` was the only rule."""
+    return {k: v for k, v in values.items() if (k, v) != ("sampling", "index")}
 
 
 def _check(name: str, value: object, allowed: Any) -> None:

@@ -17,7 +17,7 @@ from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest
 READ_BYTES = 1 << 20
 
 FRAME_SUFFIXES = {
-    "images": frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")),
+    "images": frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")),
 }
 """Decoder of a folder of frames -> the file name endings, in lower case, that it reads."""
 

@@ -219,7 +219,8 @@ class Extractor:
                 f"or use --fps native",
                 "no-fps",
             )
-        return Resampling(fps, used)
+        times = stream.times if self.spec.sampling == "times" else None
+        return Resampling(fps, used, times, max(1e-6, stream.header.tick / 2))
 
     def features(
         self, task: Task, stream: FrameStream, watch: Stopwatch
@@ -291,7 +292,7 @@ def resampled(
 ) -> Iterator[NDArray[np.uint8]]:
     """Blocks of resampled frames from blocks of source frames, both [n, H, W, 3] in order.
 
-    No block is longer than the longest source block, or than the repeats of one frame.
+    No block is longer than the longest source block.
     """
     seen = 0
     for block in blocks:
@@ -300,8 +301,6 @@ def resampled(
         if all(count == 1 for count in repeats):
             yield block
             continue
-        step = max(1, len(block) // max(1, *repeats))
-        for start in range(0, len(block), step):
-            part = slice(start, start + step)
-            if any(repeats[part]):
-                yield np.repeat(block[part], repeats[part], axis=0)
+        shown = np.repeat(np.arange(len(block)), repeats)
+        for start in range(0, len(shown), len(block)):
+            yield block[shown[start : start + len(block)]]

@@ -42,13 +42,16 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 SETTABLE = (
-    "fps", "resize", "filter", "crops", "crop_order", "scaling", "tail", "decoder", "precision",
-    "dtype", "batch",
+    "fps", "sampling", "resize", "filter", "crops", "crop_order", "scaling", "tail", "decoder",
+    "precision", "dtype", "batch",
 )  # fmt: skip
 """Fields of a spec that a run may set; the network fixes the others."""
 
 SETTABLE_FLOW = ("flow", "flow_bound", "quantisation", "flip_rule")
 """Fields that a run with stream ``flow`` may set as well."""
+
+KEPT = ("sampling", "precision", "batch")
+"""Fields that a folder keeps, when no other value is asked for."""
 
 OF_THE_MACHINE = ("weights_sha256", "precision", "batch")
 """Fields that no preset holds. Where they are unknown, the weights and this machine decide."""
@@ -199,7 +202,7 @@ def resolve_plan(out: str | Path | None, **options: Unpack[PlanOptions]) -> Extr
     for stream, source in sources.items():
         found = load_weights(source, values_of(preset, stream)["graph"])
         earlier = read_spec(out / stream) if out else None
-        kept = {"precision": earlier.precision, "batch": earlier.batch} if earlier else {}
+        kept = {name: getattr(earlier, name) for name in KEPT} if earlier else {}
         named = (found.name, found.sha256)
         spec = resolve(preset, device, named, {**kept, **settings}, stream)
         if stream == "flow" and flow_from:

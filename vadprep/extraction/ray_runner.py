@@ -50,6 +50,7 @@ OBJECT_STORE_BYTES = 100 << 20
 ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a FutureWarning without GPUs
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under uv run, else Ray packs the working directory
 }
 
 LONGEST_TEMP = 26

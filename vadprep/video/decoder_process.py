@@ -1,9 +1,9 @@
 """The child process of a FrameStream: it decodes one video into shared memory.
 
-    python -m vadprep.video.decoder_process DECODER PATH FPS  CONTROL_FD LIFELINE_FD MEMORY_FD
+    main(DECODER, PATH, FPS, CONTROL_FD, LIFELINE_FD, MEMORY_FD)
 
     parent  --- lifeline pipe: never written, its closing kills the child -------->  child
-            <-- control pipe: JSON lines: header, frames..., done or error ---------
+            <-- control pipe: JSON lines: header, times of frames..., done or error ---------
             <-> memory: [page: int64 slots given back][slot 0][slot 1][slot 2] <->
 
 A child with no free slot stops itself by SIGSTOP until the parent gives one back. Waiting in
@@ -19,7 +19,6 @@ import mmap
 import os
 import resource
 import signal
-import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -62,33 +61,37 @@ def write_frames(decoder: Decoder, control_fd: int, memory_fd: int) -> None:
     returned, slots = ring_views(memory_fd, shape)
     send(control_fd, header=vars(header) | {"fps": str(header.fps)}, shape=shape)
     good: Frame | None = None
-    num_frames = num_lost = due = 0  # due: frames to write, of which all but one were lost
-    for frame in decoder:
+    num_frames = num_lost = 0
+    due: list[float] = []  # times of frames to write, of which all but one were lost
+    times: list[float] = []  # of the frames in the slot
+    for frame, seconds in decoder:
         good = good if frame is None else frame
         num_lost += frame is None
-        due += 1
+        due.append(seconds)
         while due and good is not None:
             slot, place = divmod(num_frames, slot_frames)
             if place == 0:
                 if slot:
-                    send(control_fd, frames=slot_frames)
+                    send(control_fd, times=[*times, due[0]])
                 wait_start = time.perf_counter()
                 while slot - int(returned[0]) >= SLOTS:
                     # A SIGCONT that comes just before this is lost: the parent repeats it.
                     os.kill(os.getpid(), signal.SIGSTOP)
                 waited_seconds += time.perf_counter() - wait_start
+                times = []
             slots[slot % SLOTS, place] = good
+            times.append(due.pop(0))
             num_frames += 1
-            due -= 1
     if good is None:
         raise DecodeError("no frame can be decoded", kind="damaged")
-    send(control_fd, frames=(num_frames - 1) % slot_frames + 1)
+    end = times[-1] if decoder.end_seconds is None else decoder.end_seconds
+    send(control_fd, times=[*times, end])
     report = {
         "num_frames": num_frames,
         "repaired_frames": num_lost + decoder.num_concealed,
         "seconds": time.perf_counter() - start - waited_seconds,
         "end_seconds": decoder.end_seconds,
-        "skipped_frames": decoder.num_skipped(),
+        "notes": [*header.notes, *decoder.notes],
     }
     send(control_fd, done=report)
 
@@ -138,7 +141,3 @@ def main(decoder: str, path: str, fps: str, *fds: str) -> None:
         write_frames(found, control_fd, memory_fd)
     except DecodeError as error:
         send(control_fd, error=str(error), kind=error.kind)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

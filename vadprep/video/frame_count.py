@@ -18,9 +18,6 @@ MIN_FPS, MAX_FPS = 1, 1000
 RATE_TOLERANCE = 0.002
 """Of a ratio of frame counts to a ratio of frame rates, besides a frame or two: 29.97 is 30."""
 
-FEW_SKIPPED = 0.05
-"""Share of skipped frames up to which they are reported; a variable frame rate skips more."""
-
 
 def expected_frames(header: VideoHeader, report: DecodeReport) -> int:
     """Frames that the file should have given; the decoded ones if its header states nothing.
@@ -61,9 +58,7 @@ def length_note(
         if seconds and end and seconds > 2 * end:
             times = f"the header says {seconds:.2f} s, the frames end at {end:.2f} s"
             notes.append(f"{times}: a wrong duration")
-    if 0 < report.skipped_frames <= FEW_SKIPPED * decoded:
-        skipped = f"the timestamps skip {_frames(report.skipped_frames)}"
-        notes.append(f"{skipped}: lost without an error, or a variable frame rate")
+    notes += report.notes
     bound = bounds.least if count < (bounds.least or 0) else bounds.most
     if bound and not bounds.allow(count) and not (is_truncated and abs(bound - count) <= 1):
         cause = _cause(count, bound, clip_length) or f": {count / bound:.3g} x as many"

@@ -35,6 +35,13 @@ _HEAD_BYTES = 64
 
 _TICK_SECONDS = 0.02
 _MAX_STDERR_BYTES = 1 << 20
+CHILD = (
+    "import sys; sys.path.remove('') if '' in sys.path else None; "
+    "from vadprep.video.decoder_process import main; main(*sys.argv[1:])"
+)
+"""Program of the child. It imports nothing from the working directory, where a file may be called
+``numbers.py``; ``python -m`` would."""
+
 _PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 """Signals that the parent handles. It decides when the child ends."""
 
@@ -61,8 +68,7 @@ def open_frames(
             raise ValueError(f"{path} is a folder of frames: {fps = }, expected its frame rate")
     else:
         _check_file(path)
-    module = "vadprep.video.decoder_process"
-    command = [sys.executable, "-m", module, decoder, str(path), str(fps or "")]
+    command = [sys.executable, "-c", CHILD, decoder, str(path), str(fps or "")]
     return FrameStream(path, decoder, command, stall_seconds)
 
 
@@ -89,7 +95,8 @@ def _check_file(path: Path) -> None:
         raise DecodeError(f"{path}: cannot be read: {error.strerror}") from None
     if not head:
         raise DecodeError(f"{path}: the file is empty", kind="empty")
-    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+    is_text = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
+    if is_text and not head.startswith(b"YUV4MPEG2 "):
         raise DecodeError(f"{path}: text, not a video; playlists are not followed")
 
 
@@ -122,6 +129,9 @@ class FrameStream:
         self.path, self.decoder = path, decoder
         self._stall_seconds = stall_seconds
         self._report: DecodeReport | None = None
+        self.times: list[float] = []
+        """Seconds from the first frame to each one that was given so far, and to the next one,
+        or the end of the video."""
         self._buffer = b""
         self._fds: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -133,7 +143,8 @@ class FrameStream:
             self.close()
             raise
         fields = message["header"]
-        self.header = VideoHeader(**fields | {"fps": Fraction(fields["fps"])})
+        exact = {"fps": Fraction(fields["fps"]), "notes": tuple(fields["notes"])}
+        self.header = VideoHeader(**fields | exact)
         self._ring = ring_views(self._memory_fd, message["shape"])
 
     @property
@@ -146,11 +157,14 @@ class FrameStream:
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         while "done" not in (message := self._next_message()):
             assert self._ring is not None
-            yield self._ring[1][self._ring[0][0] % SLOTS, : message["frames"]]
+            self.times[-1:] = message["times"]
+            yield self._ring[1][self._ring[0][0] % SLOTS, : len(message["times"]) - 1]
             if self._ring and self._process:  # else closed while the reader had the block
                 self._ring[0][0] += 1
                 self._process.send_signal(signal.SIGCONT)
-        self._report = DecodeReport(decoder=self.decoder, **message["done"])
+        done = message["done"]
+        done["notes"] = tuple(done["notes"])
+        self._report = DecodeReport(decoder=self.decoder, **done)
         self.close()
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from vadprep.core.clips import Resampling
 from vadprep.core.crops import Box, Taps, crop_boxes, resize_taps, target_size
 from vadprep.core.errors import DecodeError
 from vadprep.core.presets import values_of
+from vadprep.video.decoders.base import MAX_PIXELS
 from vadprep.video.frame_stream import open_frames
 
 PILLOW = {"pil-bilinear": Image.Resampling.BILINEAR, "pil-lanczos": Image.Resampling.LANCZOS}
@@ -29,7 +30,7 @@ class FrameTransform:
 
     The settings are those of a spec (``core.crops`` says what is allowed). A block goes to the
     device once, as uint8; all crops are cut from it there. Raises ValueError when a crop does not
-    fit.
+    fit, DecodeError for frames so thin that the resized ones are larger than MAX_PIXELS.
     """
 
     def __init__(
@@ -46,6 +47,12 @@ class FrameTransform:
     ) -> None:
         self.device = torch.device(device)
         self.size = target_size(resize, height, width)
+        if self.size[0] * self.size[1] > MAX_PIXELS:
+            raise DecodeError(
+                f"frames of {width}x{height} pixels would be resized to {self.size[1]}x"
+                f"{self.size[0]}: use --set resize=HEIGHTxWIDTH, or cut the video to a usual shape",
+                "too-large",
+            )
         self.boxes = crop_boxes(crop_order, crops, crop_size, *self.size)
         self._frame = (height, width, 3)
         # Pillow takes a quarter of the time of the same sums in torch on a CPU (measured).

@@ -162,13 +162,15 @@ class Request:
     def spec(self, **found: Any) -> Spec:
         """The spec with what was ``found`` and what is known, ``unknown`` elsewhere.
 
-        Fields with a default are about flow: in stream ``rgb`` they keep it.
+        Fields with a default are about flow: in stream ``rgb`` they keep it. Spans of imported
+        features are counted by index.
         """
         unknown: dict[str, Any] = {
             each.name: UNKNOWN if each.default is MISSING or self.stream == "flow" else each.default
             for each in fields(Spec)
         }
-        return Spec(**unknown | {"stream": self.stream} | found | dict(self.known))
+        fixed = {"stream": self.stream, "sampling": "index"}
+        return Spec(**unknown | fixed | found | dict(self.known))
 
 
 def imported_preset(layout: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +17,23 @@ from vadprep.data import FRAME_SUFFIXES
 MAX_PIXELS = 7680 * 4320
 """The limit of a frame. A header with a larger frame is taken to be wrong."""
 
+IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+"""What Pillow may open, whatever a file is called: others start programs (EPS), or read fonts."""
+
 Frame = NDArray[np.uint8]
+"""uint8 [height, width, 3] in RGB."""
+
+TimedFrame = tuple[Frame | None, float]
+"""A frame, None for a lost one, and the seconds from the first frame to it."""
+
+SIGNS_OF_DAMAGE = re.compile(
+    r"conceal|error|corrupt|damaged|invalid|illegal|missing|could not find ref|mismatch|bad vlc|"
+    r"overdetermined|overflow|overread|block unavailable|MVs not available|slice end not reached|"
+    r"marker bit|junk bits|dc<|reference \d+ >= |"
+    r"filter context - w: (\d+ h: \d+) .*incoming frame - w: (?!\1 )",
+    re.IGNORECASE,
+)
+"""Words in FFmpeg's messages: the frame is not the one that was encoded."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +44,11 @@ class VideoHeader:
     height: int
     fps: Fraction  # the average; for a folder the one that the caller gives
     num_frames: int | None  # None where the container does not state it
-    rotation: int = 0  # degrees counter-clockwise that were applied
-    seconds: float | None = None  # when the video ends; None where no time is stated for it alone
+    rotation: int = 0  # degrees counter-clockwise that were applied, after the mirror
+    mirrored: bool = False  # the picture was turned upside down
+    seconds: float | None = None  # length; None where none is stated for the video alone
+    notes: tuple[str, ...] = ()  # what is unusual, in one phrase each
+    tick: float = 0.0  # seconds; time stamps are multiples of it
 
 
 @dataclass(frozen=True)
@@ -41,8 +59,8 @@ class DecodeReport:
     repaired_frames: int  # lost and filled with the last good frame, or concealed by the codec
     decoder: str
     seconds: float  # spent on decoding, without waiting for the reader
-    end_seconds: float | None = None  # when the last frame ends; None where frames have no time
-    skipped_frames: int = 0  # fit into gaps between timestamps: lost silently, or never existed
+    end_seconds: float | None = None  # from the begin of the first frame to the end of the last
+    notes: tuple[str, ...] = ()  # those of the header, and what was unusual while decoding
 
 
 class Decoder:
@@ -55,25 +73,16 @@ class Decoder:
 
     header: VideoHeader
     num_concealed = 0  # frames that the codec itself patched up, where it reports that
-    end_seconds: float | None = None  # when the last frame ends; None where frames have no time
+    end_seconds: float | None = None  # from the begin of the first frame to the end of the last
 
     def __init__(self, path: Path, fps: Fraction | None) -> None:
         """``fps`` is the frame rate of a folder; a video file states its own."""
         self.path = path
-        # Frames missing between two others by the timestamps -> how often; -1 is half a frame.
-        self.gaps: Counter[int] = Counter()
+        self.notes: list[str] = []  # what was unusual, besides the notes of the header
 
-    def __iter__(self) -> Iterator[Frame | None]:
-        """Frames uint8 [height, width, 3] in RGB, in display order. None is a lost frame."""
+    def __iter__(self) -> Iterator[TimedFrame]:
+        """The frames in display order, with their times."""
         raise NotImplementedError
-
-    def num_skipped(self) -> int:
-        """Frames that fit into the gaps between the timestamps.
-
-        0 where some frames are closer than half of the average distance: then the frame rate is
-        variable, and a gap does not mean a loss.
-        """
-        return 0 if min(self.gaps, default=0) < 0 else sum(k * n for k, n in self.gaps.items())
 
 
 class FolderDecoder(Decoder):
@@ -87,11 +96,29 @@ class FolderDecoder(Decoder):
             raise ValueError(f"{path}: a folder of frames needs the frame rate, fps=")
         names = [entry.name for entry in path.iterdir() if is_frame(entry.name, self.suffixes)]
         self._files = [path / name for name in sorted(names, key=natural_key)]
+        self._check_numbers(names)
         first = next((frame for frame in map(self.read, self._files) if frame is not None), None)
         if first is None:
             message = f"{path}: none of its {len(self._files)} frames can be read"
             raise DecodeError(message, "damaged")
         self.header = VideoHeader(first.shape[1], first.shape[0], fps, len(self._files))
+        self.end_seconds = float(len(self._files) / fps)
+
+    def _check_numbers(self, names: list[str]) -> None:
+        """Raise DecodeError when two frames have one number; note numbers that are missing."""
+        stems: dict[tuple[tuple[str, int], ...], str] = {}
+        for name in names:
+            key = tuple(natural_key(Path(name).stem)[0])
+            if key in stems:
+                raise _refused(self.path, f"{stems[key]} and {name} are one frame: remove one")
+            stems[key] = name
+        texts = {tuple(text for text, _ in key) for key in stems}
+        if len(texts) == 1 and sum(number >= 0 for _, number in next(iter(stems))) == 1:
+            numbers = sorted(max(number for _, number in key) for key in stems)
+            if gaps := numbers[-1] - numbers[0] + 1 - len(numbers):
+                self.notes.append(
+                    f"{gaps} numbers of frames are missing between the first and last"
+                )
 
     def read(self, file: Path) -> Frame | None:
         """The frame uint8 [height, width, 3] in RGB of one file; None where it is unreadable.
@@ -100,9 +127,9 @@ class FolderDecoder(Decoder):
         """
         raise NotImplementedError
 
-    def __iter__(self) -> Iterator[Frame | None]:
-        height, width = self.header.height, self.header.width
-        for file in self._files:
+    def __iter__(self) -> Iterator[TimedFrame]:
+        height, width, fps = self.header.height, self.header.width, self.header.fps
+        for index, file in enumerate(self._files):
             frame = self.read(file)
             if frame is not None and frame.shape != (height, width, 3):
                 raise DecodeError(
@@ -110,28 +137,40 @@ class FolderDecoder(Decoder):
                     f"before it have {width}x{height}",
                     "damaged",
                 )
-            yield frame
+            yield frame, float(index / fps)
 
 
 class ImageFolder(FolderDecoder):
-    """Images, read by Pillow. Grey, palette and 16-bit images become RGB."""
+    """Images, read by Pillow and turned as they say. Grey, palette and 16-bit ones become RGB."""
 
     suffixes = FRAME_SUFFIXES["images"]
 
     def read(self, file: Path) -> Frame | None:
-        """The image uint8 [height, width, 3]; None where it cannot be read."""
-        from PIL import Image
+        """The image uint8 [height, width, 3]; None where it cannot be read.
+
+        Raises DecodeError for an image of more than one page and for one of fractions.
+        """
+        from PIL import Image, ImageOps
 
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=IMAGE_FORMATS) as image:
                 check_size(file, *image.size)
-                if not image.mode.startswith(("I", "F")):
-                    return np.asarray(image.convert("RGB"))
+                if getattr(image, "n_frames", 1) > 1:
+                    raise _refused(file, "it has several pages: write each into a file of its own")
+                if image.mode == "F":
+                    raise _refused(file, "it holds fractions: convert it to 8 or 16 bits a value")
+                turned = ImageOps.exif_transpose(image)
+                if not turned.mode.startswith("I"):
+                    return np.asarray(turned.convert("RGB"))
                 # 16-bit grey, which Pillow would clip and not scale
-                grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+                grey = (np.asarray(turned).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
+
+
+def _refused(file: Path, why: str) -> DecodeError:
+    return DecodeError(f"{file}: {why}", "unreadable")
 
 
 def is_frame(name: str, suffixes: frozenset[str]) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vadprep.core.errors import DecodeError
-from vadprep.video.decoders.base import Decoder, Frame
+from vadprep.video.decoders.base import SIGNS_OF_DAMAGE, Decoder, Frame, TimedFrame
 from vadprep.video.decoders.pyav import DECODE_THREADS, PyAVDecoder
 
 READ_AHEAD_BYTES = 16 << 20
@@ -25,11 +25,6 @@ MOST_READ_AHEAD_BYTES = 1 << 30
 """What decord may decode ahead before a seek to a keyframe ends it, or the video is given up."""
 
 FRAMES_BETWEEN_SEEKS = 32  # so that a video of keyframes alone is not sought at each of them
-
-SIGNS_OF_DAMAGE = re.compile(
-    rb"conceal|error|corrupt|damaged|invalid|illegal|missing|could not find ref", re.IGNORECASE
-)
-"""Words in FFmpeg's messages below decord: the frame is not the one that was encoded."""
 
 
 class DecordDecoder(Decoder):
@@ -50,11 +45,15 @@ class DecordDecoder(Decoder):
         # the last frame as often (decord2 3.4): the count is right, every frame in a wrong place.
         if reader.container == "mpegts":
             raise self._damaged("decord misreads the container mpegts")
-        self._message_bytes = 0  # of FFmpeg's messages that were read
+        if reader.timeline.holes:
+            raise self._damaged("decord does not fill the holes in the time stamps")
+        if self.header.mirrored:
+            raise self._damaged("decord does not mirror pictures")
+        self._message_bytes = os.fstat(sys.stderr.fileno()).st_size  # of messages that were read
         self._allowed_bytes = 0  # of private memory, read ahead
         self._next_seek = 0  # index of a frame
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[TimedFrame]:
         decord = _import_decord()
         num_read = num_frames = 0
         height, width = self.header.height, self.header.width
@@ -62,6 +61,10 @@ class DecordDecoder(Decoder):
             reader = decord.VideoReader(str(self.path), num_threads=DECODE_THREADS)
             num_frames = len(reader)
             keyframes = set(map(int, reader.get_key_indices()))
+            # The time stamps are start and end in s, [n, 2].
+            times = np.asarray(reader.get_frame_timestamp(range(num_frames)), np.float64)
+            times -= times[0, 0]
+            self.end_seconds = float(times[-1, 1])
             while num_read < num_frames:
                 frame = reader.next().asnumpy()
                 self._limit_read_ahead(reader, num_read, frame, num_read in keyframes)
@@ -72,13 +75,9 @@ class DecordDecoder(Decoder):
                         f"says {width}x{height}"
                     )
                 # decord takes the padding of narrow rows for more channels (48 px: [h, 48, 4]).
-                yield frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
+                frame = frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
+                yield frame, float(times[num_read, 0])
                 num_read += 1
-            if num_read:  # the timestamps are start and end in s, [n, 2]
-                times = np.asarray(reader.get_frame_timestamp(range(num_read)), np.float64)
-                self.end_seconds = float(times[-1, 1])
-                gaps = (np.diff(times[:, 0]) * float(self.header.fps)).round().astype(int) - 1
-                self.gaps.update(gaps.tolist())
         except StopIteration:
             raise self._damaged(f"decord: {num_read} of {num_frames} frames") from None
         except (decord.DECORDError, RuntimeError) as error:
@@ -101,9 +100,9 @@ class DecordDecoder(Decoder):
         start = self._message_bytes if self._message_bytes < size else 0  # the parent emptied it
         text = os.pread(sys.stderr.fileno(), size - start, start)
         self._message_bytes = size
-        for line in text.splitlines():
+        for line in text.decode(errors="replace").splitlines():
             if SIGNS_OF_DAMAGE.search(line):
-                words = re.sub(r"^\[[^]]*\] ", "", line.decode(errors="replace"))
+                words = re.sub(r"^\[[^]]*\] ", "", line)
                 raise self._damaged(f"decord: {words}")
 
     def _limit_read_ahead(self, reader: Any, index: int, frame: Frame, is_key: bool) -> None:

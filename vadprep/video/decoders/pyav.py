@@ -1,15 +1,14 @@
 """The decoder PyAV: it skips what is broken and counts what is missing.
 
-What it cannot notice: a change after which the stream is still valid. Of 26 bits flipped one at a
-time in three real H.264 clips 22 were noticed: all 18 in clips of High profile and 4 of 8 in the
-clip of Baseline profile. Of VP8 hardly any are noticed, because VP8 has no checks. Further: what a
-patched frame changes in the frames after it, up to the next keyframe (one frame was counted, 1 to
-76 were changed); the missing end of a transport stream, which states no length; raw frames under a
-header with other dimensions.
+What it cannot notice: a change after which the stream is still valid. The README of the room says
+which share of flipped bits is noticed in each codec. Further: what a patched frame changes in the
+frames after it, up to the next keyframe; the missing end of a transport stream, which states no
+length; raw frames under a header with other dimensions.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -19,14 +18,25 @@ from typing import Any
 import numpy as np
 
 from vadprep.core.errors import DecodeError
-from vadprep.video.decoders.base import Decoder, Frame, VideoHeader, check_size
+from vadprep.video.decoders.base import (
+    SIGNS_OF_DAMAGE,
+    Decoder,
+    Frame,
+    TimedFrame,
+    VideoHeader,
+    check_size,
+)
+from vadprep.video.timeline import Timeline, timeline_of
 
 DECODE_THREADS = 1
 """Many videos are decoded side by side: threads within one video would only get in the way."""
 
+RAW = ("h264", "hevc", "m4v", "mjpeg", "mpegvideo", "obu")
+"""Elementary streams: they have no time stamps, and FFmpeg's reader of them says 25 always."""
+
 CONTAINERS = (
-    "asf", "asf_o", "av1", "avi", "dhav", "dv", "flv", "h264", "hevc", "ivf", "m4v", "matroska",
-    "mjpeg", "mov", "mp4", "mpeg", "mpegts", "mpegvideo", "mxf", "nut", "ogg", "rm", "webm",
+    "asf", "asf_o", "avi", "dhav", "dv", "flv", "gif", "ivf", "matroska", "mov", "mp4", "mpeg",
+    "mpegts", "mxf", "nut", "ogg", "rm", "webm", "yuv4mpegpipe", *RAW,
 )  # fmt: skip
 """Formats of FFmpeg that are read. Playlists, lists of files and patterns of names are not: with
 them FFmpeg would open whatever the file names, other videos or network addresses. decord has no
@@ -34,8 +44,18 @@ such option, but it only gets files that PyAV has opened before, and that do not
 
 FFMPEG_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
 
+ONE_FRAME_A_PACKET = ("h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "prores", "ffv1")
+"""Codecs whose packets with a time stamp each give a frame, if none is lost. Others have packets
+of hidden frames."""
+
 MAX_READ_ERRORS = 100
 """After so many errors of the container's reader in a row, the rest of the file is given up."""
+
+RAW_FPS = Fraction(25)
+"""Of an elementary stream that states no frame rate, like MJPEG."""
+
+GUESSED_LENGTHS = ("avi", "mpegts", "mpeg")
+"""Containers that state no length: FFmpeg guesses it from the size or the last time stamps."""
 
 
 def _open(path: Path) -> tuple[Any, Any]:
@@ -45,128 +65,289 @@ def _open(path: Path) -> tuple[Any, Any]:
     try:
         file = av.open(str(path), options=FFMPEG_OPTIONS, metadata_errors="replace")
     except av.error.FFmpegError as error:
-        raise DecodeError(f"{path}: no video can be read from it: {error.strerror}") from None
+        raise DecodeError(f"{path}: {_cause(error)}") from None
     stream: Any = file.streams.best("video")
     if stream is None:
         raise DecodeError(f"{path}: it has no video stream", kind="no-video")
     codec = stream.codec_context
     if codec is None:
-        raise DecodeError(f"{path}: no decoder for its codec")
+        raise DecodeError(f"{path}: FFmpeg has no decoder for its codec: convert it to H.264")
     codec.thread_count = DECODE_THREADS
     check_size(path, codec.width, codec.height)
     return file, stream
 
 
-class PyAVDecoder(Decoder):
-    """One pass over a video file with PyAV. It compares packets with frames.
+def _cause(error: Any) -> str:
+    """Why a file could not be opened, and what to do."""
+    words = error.log[2].strip() if error.log else str(error.strerror)
+    if "moov atom not found" in words:
+        return (
+            "its index is missing (moov atom not found), as when a recording was cut off: "
+            "repair it, for example with untrunc, or record it again"
+        )
+    return (
+        f"it is no video of a format that is read, or its header is damaged or encrypted "
+        f"({words}): check that it plays, or convert it with ffmpeg"
+    )
 
-    After the first error, the frames that are missing between two good ones are counted from
-    their timestamps, in average frame durations, but never more than the packets that were put in
-    without a frame coming out (less the codec's usual delay). So the gaps of a variable frame rate
-    are not taken for losses. At the end of the file, those packets alone count.
+
+def _packets(file: Any, stream: Any) -> Iterator[Any]:
+    """Packets of a stream, None for one that cannot be read."""
+    import av
+
+    packets = file.demux(stream)
+    errors = 0
+    while errors < MAX_READ_ERRORS:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.error.FFmpegError:
+            errors += 1
+            packets = file.demux(stream)
+            yield None
+            continue
+        errors = 0
+        yield packet
+
+
+class _Converter:
+    """Frames of FFmpeg -> uint8 [height, width, 3] in RGB, as the ffmpeg command line gives them.
+
+    Chroma is interpolated by FFmpeg's scale filter with its flag bicubic, by matrix, range and
+    field order of the frame; the display matrix turns and mirrors it. A frame of another size is
+    scaled to the size of the first.
+    """
+
+    def __init__(self, first: Any) -> None:
+        self.size = first.width, first.height
+        self.rotation, self.is_mirrored = 0, False
+        for each in first.side_data:
+            if each.type.name == "DISPLAYMATRIX":
+                a, b, _, c, d, *_ = np.frombuffer(bytes(each), np.int32).astype(float)
+                self.is_mirrored = bool(a * d < b * c)
+                # An angle between quarter turns counts as none.
+                self.rotation = first.rotation % 360 if first.rotation % 90 == 0 else 0
+        self._kind: Any = None
+
+    def __call__(self, frame: Any) -> Frame:
+        kind = frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
+        if kind != self._kind:
+            self._kind = kind
+            self._source, self._sink = self._graph(frame)
+        self._source.push(frame)
+        rgb: Frame = self._sink.pull().to_ndarray()
+        return self.turned(rgb)
+
+    def turned(self, rgb: Frame) -> Frame:
+        """The picture [height, width, 3] as a player shows it."""
+        return np.rot90(rgb[::-1] if self.is_mirrored else rgb, self.rotation // 90)
+
+    def _graph(self, frame: Any) -> tuple[Any, Any]:
+        import av
+
+        self._graph_in_use = graph = av.filter.Graph()
+        base = frame.time_base or Fraction(1, 1000)
+        source = graph.add(
+            "buffer",
+            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:"
+            f"time_base={base.numerator}/{base.denominator}:"
+            f"colorspace={int(frame.colorspace)}:range={int(frame.color_range)}",
+        )
+        width, height = self.size
+        links = [
+            source,
+            graph.add("scale", f"{width}:{height}:flags=bicubic"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
+        for one, other in zip(links, links[1:], strict=False):
+            one.link_to(other)
+        graph.configure()
+        return source, links[-1]
+
+
+class PyAVDecoder(Decoder):
+    """One pass over a video file with PyAV. It compares frames with the packets that are there.
+
+    The packets of the whole file are read once before, without decoding. A frame that they
+    announce and that does not come is lost: with a codec of one frame a packet always, with
+    others after the first error, and then never more than the packets that were put in without a
+    frame coming out (less the codec's usual delay).
     """
 
     def __init__(self, path: Path, fps: Fraction | None = None) -> None:
-        from av.video.reformatter import VideoReformatter
-
         super().__init__(path, fps)
         self._pending = 0  # packets put in for which no frame has come out
         self._delay = 0  # the most packets that were pending before the first error
         self._broken = False  # there has been an error
-        self._last_time: Fraction | None = None  # seconds, of the last good frame
-        self._reformatter: Any = VideoReformatter()
+        self._num_marked = self._num_suspect = 0  # corrupt frames; packets with a sign of damage
         self._file, self._stream = _open(path)
         self.container = str(self._file.format.name)  # FFmpeg's name of the container
         self._decoded = self._decode()
         first = next(self._decoded, None)
         if first is None:
-            raise DecodeError(f"{path}: no frame can be decoded", kind="damaged")
+            message = f"{path}: no frame can be decoded: it is damaged, or encrypted"
+            raise DecodeError(message, kind="damaged")
         check_size(path, first.width, first.height)
-        self._first = first
-        rate = self._stream.average_rate or self._stream.guessed_rate
+        self._first, self._convert = first, _Converter(first)
+        self._size = self._convert.size
+        rate, notes = self._frame_rate()
+        self.timeline = self._read_timeline(float(rate))
+        """Of the file; its numbers of frames are those of sound ones."""
+        turns = self._convert.rotation % 180 != 0
+        self.header = VideoHeader(
+            width=first.height if turns else first.width,
+            height=first.width if turns else first.height,
+            fps=rate,
+            num_frames=self._stream.frames or None,
+            rotation=self._convert.rotation,
+            mirrored=self._convert.is_mirrored,
+            seconds=self._header_seconds(),
+            notes=(*notes, *self.timeline.notes),
+            tick=float(self._stream.time_base),
+        )
+
+    def _frame_rate(self) -> tuple[Fraction, list[str]]:
+        """The average frame rate, and what to say of it and of the choice of the stream."""
+        from av.stream import Disposition
+
+        stream, notes = self._stream, []
+        videos = [
+            each
+            for each in self._file.streams.video
+            if not each.disposition & Disposition.attached_pic
+        ]
+        if len(videos) > 1:
+            notes.append(
+                f"stream {stream.index} of {len(videos)} video streams is read: to read another, "
+                "copy it to a file of its own (ffmpeg -map 0:N -c copy)"
+            )
+        if self.container not in RAW:
+            rate = stream.average_rate or stream.guessed_rate
+        elif not (rate := stream.codec_context.framerate):
+            rate = RAW_FPS
+            notes.append(f"the raw stream states no frame rate: {RAW_FPS} is assumed")
         if not rate:
-            raise DecodeError(f"{path}: the container states no frame rate")
-        # As in decord: an angle between quarter turns counts as none, and of a mirroring matrix
-        # only the rotation is applied.
-        rotation = first.rotation % 360 if first.rotation % 90 == 0 else 0
-        size = (first.height, first.width) if rotation % 180 else (first.width, first.height)
-        frames = self._stream.frames or None
-        self.header = VideoHeader(*size, rate, frames, rotation, self._header_seconds())
+            raise DecodeError(f"{self.path}: the container states no frame rate")
+        return rate, notes
+
+    def _read_timeline(self, fps: float) -> Timeline:
+        """The timeline of the file, which is opened once more for it."""
+        if self.container in RAW:
+            return Timeline(np.empty(0), 1 / fps)
+        file, stream = _open(self.path)
+        with file:
+            # Time stamps of AVI are numbers of slots, in the order of decoding.
+            shown = [
+                (packet.dts if self.container == "avi" else packet.pts, packet.duration or 0)
+                for packet in _packets(file, stream)
+                if packet and packet.size and not packet.is_discard
+            ]
+        unit = float(stream.time_base)
+        timed = [(start * unit, length * unit) for start, length in shown if start is not None]
+        return timeline_of(timed, fps, slots=self.container == "avi")
 
     def _header_seconds(self) -> float | None:
-        """Time at which the video ends by the header; sound may go on after it."""
-        if self.container == "avi":  # FFmpeg guesses it from the size of the file
-            return None
-        if self._stream.duration:
-            return float(self._stream.duration * self._stream.time_base)
-        clock = self._stream.metadata.get("DURATION", "")  # of Matroska, 00:00:03.600000000
+        """Seconds from the first frame to the end of the last one by the header.
+
+        None where the header does not state them for the video alone: sound may go on after it.
+        """
+        stream = self._stream
+        clock = stream.metadata.get("DURATION", "")  # of Matroska, 00:00:03.600000000
         if match := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", clock):
             hours, minutes, seconds = map(float, match.groups())
-            return 3600 * hours + 60 * minutes + seconds
-        if self._file.duration and len(self._file.streams) == 1:
-            return float(self._file.duration / 1e6)
-        return None
+            start = float((stream.start_time or 0) * stream.time_base)
+            return 3600 * hours + 60 * minutes + seconds - start
+        is_alone = len(self._file.streams) == 1
+        if self.container in GUESSED_LENGTHS or not (is_alone or "mp4" in self.container):
+            return None
+        if stream.duration:
+            return float(stream.duration * stream.time_base)
+        return float(self._file.duration / 1e6) if self._file.duration else None
 
     def close(self) -> None:
         """Close the file."""
         self._decoded.close()
         self._file.close()
 
-    def __iter__(self) -> Iterator[Frame | None]:
-        frame = self._first
-        width, height = frame.width, frame.height
-        while frame is not None:
-            if (frame.width, frame.height) != (width, height):
-                raise DecodeError(
-                    f"{self.path}: frames change size from {width}x{height} to "
-                    f"{frame.width}x{frame.height}",
-                    kind="damaged",
-                )
-            yield from [None] * self._num_lost_before(frame)
-            # BICUBIC (of the chroma) with default range and matrix is what decord's scale filter
-            # does, bit for bit. PyAV's own default is BILINEAR, and off by one at odd sizes.
-            rgb = self._reformatter.reformat(frame, format="rgb24", interpolation="BICUBIC")
-            yield np.rot90(rgb.to_ndarray(), self.header.rotation // 90)
-            frame = next(self._decoded, None)
+    def __iter__(self) -> Iterator[TimedFrame]:
+        timeline = self.timeline
+        index, last = 0, -timeline.step  # place of the next frame, time of the one before
+        picture: Frame | None = None
+        for frame in itertools.chain([self._first], self._decoded):
+            at = self._place(frame, index)
+            gap = self._num_lost_before(frame, index, at)
+            gap += sum(timeline.holes.get(each, 0) for each in range(index, at + 1))
+            now = timeline.seconds(at)
+            for each in range(gap):  # slots of AVI without data repeat the picture before
+                fill = picture if self.container == "avi" and not self._broken else None
+                yield fill, last + (each + 1) * (now - last) / (gap + 1)
+            picture = self._converted(frame, at)
+            yield picture, now
+            index, last = at + 1, now
+            length = float((frame.duration or 0) * (frame.time_base or 0))
+            self.end_seconds = now + max(length, timeline.step)
+        is_counted = self._gives_one_frame_a_packet(self._first)
+        lost = len(timeline.stamps) - index if is_counted else 0
         if self._broken:
-            yield from [None] * self._pending
+            lost = max(lost, 0 if is_counted and len(timeline.stamps) else self._pending)
+        for each in range(lost):
+            yield None, timeline.seconds(index + each)
 
-    def _num_lost_before(self, frame: Any) -> int:
-        """Frames missing before ``frame``, which becomes the last good one."""
-        gap, fps, last = 0, self.header.fps, self._last_time
-        if frame.pts is not None:  # average frame durations since the frame before, less one
-            if last is None:
-                last = (self._stream.start_time or 0) * self._stream.time_base - 1 / fps
-            self._last_time = now = frame.pts * frame.time_base
-            self.end_seconds = float(now + 1 / fps)
-            gap = round((now - last) * fps) - 1
-        lost = max(0, min(gap, self._pending - 1 - self._delay)) if self._broken else 0
-        self.gaps[gap - lost] += 1
+    def _place(self, frame: Any, index: int) -> int:
+        """Place of a frame on the timeline; ``index`` is that of the next one announced."""
+        stamps = self.timeline.stamps
+        if frame.pts is None or not len(stamps) or (self.container == "avi" and not self._broken):
+            return index
+        seconds = float(frame.pts * frame.time_base) - self.timeline.step / 4
+        return max(index, int(np.searchsorted(stamps, seconds)))
+
+    def _gives_one_frame_a_packet(self, frame: Any) -> bool:
+        """An interlaced frame may come in two packets, one a field."""
+        codec = self._stream.codec_context.name
+        return codec in ONE_FRAME_A_PACKET and not frame.interlaced_frame
+
+    def _num_lost_before(self, frame: Any, index: int, at: int) -> int:
+        """Frames that did not come, of those announced at places ``index`` to ``at``."""
+        lost = at - index
+        if not (index and self._gives_one_frame_a_packet(frame)):
+            lost = max(0, min(lost, self._pending - 1 - self._delay)) if self._broken else 0
         self._pending = max(0, self._pending - 1 - lost)
         if not self._broken:
             self._delay = max(self._delay, self._pending)
-        self.num_concealed += bool(frame.is_corrupt)
+        self._num_marked += bool(frame.is_corrupt)
+        self.num_concealed = max(self._num_marked, self._num_suspect)
         return lost
+
+    def _converted(self, frame: Any, at: int) -> Frame:
+        size = frame.width, frame.height
+        if size != self._size:
+            check_size(self.path, *size)
+            self.notes.append(
+                f"the frames change size from {self._size[0]}x{self._size[1]} to "
+                f"{size[0]}x{size[1]} at frame {at}: all are scaled to the first size"
+            )
+            self._size = size
+        return self._convert(frame)
 
     def _decode(self) -> Generator[Any, None, None]:
         """Frames of the stream in display order; an error only sets ``_broken``."""
         import av
 
-        packets = self._file.demux(self._stream)
-        errors = 0
-        while errors < MAX_READ_ERRORS:
-            try:
-                packet = next(packets)
-                errors = 0
-                self._pending += packet.size > 0  # an empty packet flushes the decoder
-            except StopIteration:
-                return
-            except av.error.FFmpegError:
+        av.logging.set_level(av.logging.WARNING)
+        codec = self._stream.codec_context.codec.name
+        for packet in _packets(self._file, self._stream):
+            if packet is None:
                 self._broken = True
-                errors += 1
-                packets = self._file.demux(self._stream)
                 continue
-            try:
-                yield from packet.decode()
-            except av.error.FFmpegError:
-                self._broken = True
+            self._pending += packet.size > 0  # an empty packet flushes the decoder
+            with av.logging.Capture(local=False) as messages:
+                try:
+                    frames = packet.decode()
+                except av.error.FFmpegError:
+                    self._broken = True
+                    continue
+            words = [text for _, name, text in messages if name == codec]
+            self._num_suspect += packet.is_corrupt or any(map(SIGNS_OF_DAMAGE.search, words))
+            yield from frames

@@ -1,0 +1,409 @@
+"""Pixels, times and damage of videos that ffmpeg makes, held against what ffmpeg says of them."""
+
+from __future__ import annotations
+
+import random
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from support.ffmpeg import X264, cli_frames, ffmpeg, make
+from support.videos import numbered_frame, read_numbers
+
+from vadprep.core.clips import Resampling
+from vadprep.core.errors import DecodeError
+from vadprep.data import FrameBounds
+from vadprep.extraction.extractor import resampled
+from vadprep.video import expected_frames, length_note, open_frames
+from vadprep.video.decoders import DECODERS
+from vadprep.video.decoders.base import Decoder
+from vadprep.video.decoders.pyav import PyAVDecoder
+
+X265 = ("-c:v", "libx265", "-x265-params", "log-level=none", "-preset", "ultrafast")
+VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8")
+INTERLACED = ("-flags", "+ildct+ilme")
+
+
+def decoded(decoder: Decoder) -> tuple[np.ndarray, list[float], int]:
+    """Frames [n, height, width, 3] with lost ones filled, their times, and how many were lost."""
+    frames, times, lost = [], [], 0
+    for frame, seconds in decoder:
+        lost += frame is None
+        frames.append(frames[-1] if frame is None else np.array(frame))
+        times.append(seconds)
+    return np.stack(frames), times, lost
+
+
+# ---------------------------------------------------------------- pixels
+
+PIXELS = {
+    "a.mp4": X264,
+    "422.mp4": (*X264, "-pix_fmt", "yuv422p"),
+    "444.mp4": (*X264, "-pix_fmt", "yuv444p"),
+    "ten bits.mp4": (*X264, "-pix_fmt", "yuv420p10le"),
+    "422 ten bits.mp4": (*X264, "-pix_fmt", "yuv422p10le"),
+    "grey.mp4": (*X264, "-pix_fmt", "gray"),
+    "full.mp4": (*X264, "-pix_fmt", "yuvj420p"),
+    "rgb.mp4": ("-c:v", "libx264rgb"),
+    "h265 ten bits.mp4": (*X265, "-pix_fmt", "yuv420p10le"),
+    "vp9 ten bits.webm": (*VP9, "-pix_fmt", "yuv420p10le"),
+    "alpha.webm": (*VP9, "-pix_fmt", "yuva420p"),
+    "mjpeg.avi": ("-c:v", "mjpeg"),
+    "mjpeg 444.avi": ("-c:v", "mjpeg", "-pix_fmt", "yuvj444p"),
+    "prores.mov": ("-c:v", "prores"),
+    "huffyuv.avi": ("-c:v", "huffyuv", "-pix_fmt", "yuv422p"),
+    "lossless.mkv": ("-c:v", "ffv1", "-pix_fmt", "bgr0"),
+    "411.avi": ("-c:v", "rawvideo", "-pix_fmt", "yuv411p"),
+    "uyvy.avi": ("-c:v", "rawvideo", "-pix_fmt", "uyvy422"),
+    "top first.mp4": (*X264, *INTERLACED, "-x264-params", "tff=1", "-vf", "setfield=tff"),
+    "bottom first.mp4": (*X264, *INTERLACED, "-x264-params", "bff=1", "-vf", "setfield=bff"),
+    "interlaced ten bits.mp4": (*X264, *INTERLACED, "-pix_fmt", "yuv420p10le"),
+    "interlaced.mpg": ("-c:v", "mpeg2video", *INTERLACED, "-vf", "setfield=tff"),
+    "interlaced.ts": ("-c:v", "mpeg2video", *INTERLACED, "-vf", "setfield=tff"),
+    "interlaced.mp4": ("-c:v", "mpeg2video", *INTERLACED, "-vf", "setfield=tff"),
+    "interlaced 422.ts": ("-c:v", "mpeg2video", "-pix_fmt", "yuv422p", *INTERLACED),
+    "odd.mkv": (*VP9, "-s", "61x45"),
+    "odd width.mkv": (*VP9, "-s", "61x48"),
+    "odd height.mkv": (*VP9, "-s", "64x45"),
+    "narrow.mkv": (*VP9, "-s", "48x36"),
+    "odd.avi": ("-c:v", "mpeg4", "-s", "61x45"),
+    "odd mjpeg.avi": ("-c:v", "mjpeg", "-s", "61x45"),
+    "h263.avi": ("-c:v", "h263", "-s", "128x96"),
+} | {
+    f"{matrix} {levels}.mp4": (
+        *X264, "-vf", f"scale=out_range={levels},setparams=colorspace={matrix}:range={levels}",
+    )
+    for matrix in ("bt709", "smpte170m", "bt2020nc", "bt470bg", "smpte240m")
+    for levels in ("tv", "pc")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PIXELS)
+def test_both_decoders_give_the_pixels_of_ffmpeg(tmp_path: Path, name: str) -> None:
+    path = make(tmp_path / name, *PIXELS[name])
+    expected = cli_frames(path)
+    np.testing.assert_array_equal(decoded(DECODERS["pyav"](path, None))[0], expected)
+    try:
+        found = decoded(DECODERS["decord"](path, None))[0]
+    except DecodeError:  # the video is left to PyAV; only transport streams are, when sound
+        assert path.suffix == ".ts"
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("mirror", [(), ("-display_hflip",), ("-display_vflip",)])
+def test_pictures_are_turned_and_mirrored_as_a_player_shows_them(
+    tmp_path: Path, degrees: int, mirror: tuple[str, ...]
+) -> None:
+    sound = make(tmp_path / "sound.mp4", *X264)
+    path = tmp_path / "a.mp4"
+    ffmpeg("-display_rotation", degrees, *mirror, "-i", sound, "-c", "copy", path)
+    expected = cli_frames(path)
+    np.testing.assert_array_equal(decoded(PyAVDecoder(path))[0], expected)
+    if mirror:
+        with pytest.raises(DecodeError, match="decord does not mirror"):
+            DECODERS["decord"](path, None)
+    else:
+        np.testing.assert_array_equal(decoded(DECODERS["decord"](path, None))[0], expected)
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mkv", "mp4", "flv"])
+def test_another_size_in_mid_stream_is_scaled_to_the_first_with_a_note(
+    tmp_path: Path, suffix: str
+) -> None:
+    parts = [make(tmp_path / f"{size}.ts", *X264, size=size) for size in ("64x48", "128x96")]
+    whole = tmp_path / "whole.ts"
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"file {part.name}\n" for part in parts))
+    ffmpeg("-f", "concat", "-i", listed, "-c", "copy", whole)
+    path = tmp_path / f"a.{suffix}"
+    ffmpeg("-i", whole, "-c", "copy", path)
+    decoder = PyAVDecoder(path)
+    frames, _, lost = decoded(decoder)
+    np.testing.assert_array_equal(frames, cli_frames(path))
+    assert frames.shape == (24, 48, 64, 3) and not lost
+    assert decoder.notes == [
+        "the frames change size from 64x48 to 128x96 at frame 12: all are scaled to the first size"
+    ]
+    with pytest.raises(DecodeError):  # left to PyAV, which says so
+        decoded(DECODERS["decord"](path, None))
+
+
+# ---------------------------------------------------------------- times
+
+
+def write_varying(path: Path, chosen: str, *options: object, length: int = 130) -> Path:
+    """A video of the frames n of ``length`` that ``chosen`` takes, at their times n / 25 s."""
+    filters = f"select='{chosen}'"
+    source = f"testsrc2=size=64x48:rate=25:duration={length / 25}"
+    passed = ("-fps_mode", "passthrough", "-enc_time_base", "1/1000")
+    ffmpeg("-f", "lavfi", "-i", source, "-vf", filters, *passed, *options, path)
+    return path
+
+
+VARYING = {
+    "a.mp4": X264,
+    "a.mkv": X264,
+    "a.webm": VP9,
+    "a.ts": X264,
+    "a.flv": X264,
+    "a.mov": ("-c:v", "mpeg4"),
+    "a.nut": ("-c:v", "mpeg4"),
+    "a.wmv": ("-c:v", "wmv2"),
+}
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("name", VARYING)
+def test_frames_of_a_variable_rate_have_their_times(
+    tmp_path: Path, name: str, decoder: str
+) -> None:
+    ticks = [*range(30), *range(30, 130, 5)]
+    path = write_varying(tmp_path / name, "lt(n,30)+not(mod(n,5))", *VARYING[name])
+    if decoder == "decord" and path.suffix in (".ts", ".wmv"):
+        pytest.skip("decord leaves these to PyAV")
+    found = DECODERS[decoder](path, None)
+    _, times, lost = decoded(found)
+    np.testing.assert_allclose(times, np.array(ticks) / 25, atol=2e-3)
+    assert not lost
+    assert found.header.notes[0] == "the frame rate varies, from 5 to 25 frames a second"
+
+
+def write_stamped(path: Path, stamps: list[int], codec: str) -> Path:
+    """A video of numbered frames that begin at ``stamps`` in milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, stamp in enumerate(stamps):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number))
+            frame.pts, frame.time_base = stamp, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def without_bytes(source: Path, path: Path, start: float, stop: float) -> Path:
+    """A copy of a file without the bytes between two fractions of its length."""
+    content = source.read_bytes()
+    path.write_bytes(content[: int(start * len(content))] + content[int(stop * len(content)) :])
+    return path
+
+
+@pytest.mark.parametrize("cut", [(0.3, 0.4), (0.5, 0.6), (0.6, 0.75)])
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_a_hole_is_filled_counted_and_reported(
+    tmp_path: Path, suffix: str, cut: tuple[float, float]
+) -> None:
+    sound = make(tmp_path / f"sound.{suffix}", *X264, frames=100)
+    path = without_bytes(sound, tmp_path / f"a.{suffix}", *cut)
+    decoder = PyAVDecoder(path)
+    frames, times, lost = decoded(decoder)
+    assert len(frames) == 100 and lost >= 3
+    np.testing.assert_allclose(times, np.arange(100) / 25, atol=2e-3)
+    (note,) = [each for each in decoder.header.notes if "missing in the time stamps" in each]
+    start, stop = map(float, re.findall(r"from (.*) to (.*) s", note)[0])
+    assert 4 * cut[0] - 1 < start < stop < 4 * cut[1] + 1
+    whole = cli_frames(sound).astype(int)
+    differences = [np.abs(frames[-1] - each).mean() for each in whole]
+    assert np.argmin(differences) == 99  # time stays right after it
+    with pytest.raises(DecodeError):
+        decoded(DECODERS["decord"](path, None))
+
+
+def test_a_long_pause_that_a_frame_states_is_no_hole(tmp_path: Path) -> None:
+    path = write_varying(tmp_path / "a.mp4", "lt(n,60)+gte(n,100)", *X264, length=160)
+    decoder = PyAVDecoder(path)
+    _, times, lost = decoded(decoder)
+    assert not lost and times[60] == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mjpeg", "libx264"])
+@pytest.mark.parametrize("every", [2, 4])
+def test_empty_slots_of_an_avi_repeat_the_picture(tmp_path: Path, every: int, codec: str) -> None:
+    path = tmp_path / "a.avi"
+    source = "testsrc2=size=64x48:rate=25:duration=2"
+    options = ("-fps_mode", "vfr", "-enc_time_base", "1/25", "-bf", "0")
+    chosen = f"select='not(mod(n,{every}))'"
+    ffmpeg("-f", "lavfi", "-i", source, "-vf", chosen, "-c:v", codec, *options, path)
+    frames, times, lost = decoded(PyAVDecoder(path))
+    pictures = cli_frames(path)
+    count = (len(pictures) - 1) * every + 1
+    assert len(frames) == count and not lost
+    np.testing.assert_allclose(times, np.arange(count) / 25)
+    np.testing.assert_array_equal(frames, pictures.repeat(every, axis=0)[:count])
+
+
+def test_a_jump_of_the_clock_takes_no_memory_and_no_time(tmp_path: Path) -> None:
+    sound = make(tmp_path / "a.ts", *X264, frames=25)
+    late = tmp_path / "late.ts"
+    ffmpeg("-i", sound, "-c", "copy", "-output_ts_offset", 50_000, late)
+    path = tmp_path / "both.ts"
+    path.write_bytes(sound.read_bytes() + late.read_bytes())
+    decoder = PyAVDecoder(path)
+    _, times, lost = decoded(decoder)
+    assert lost <= 1 and len(times) in (50, 51) and times[-1] < 3
+    assert any("jump by 4999" in note or "jump by 5000" in note for note in decoder.header.notes)
+
+
+@pytest.mark.parametrize("rate", ["30", "24", "30000/1001", "50", "15"])
+@pytest.mark.parametrize("name", ["a.h264", "a.hevc", "a.m2v"])
+def test_a_raw_stream_has_the_rate_that_it_states(tmp_path: Path, name: str, rate: str) -> None:
+    codec = {"a.h264": X264, "a.hevc": X265, "a.m2v": ("-c:v", "mpeg2video")}[name]
+    if name == "a.m2v" and rate == "15":
+        pytest.skip("MPEG-2 knows no 15 frames a second")
+    path = make(tmp_path / name, *codec, frames=30, fps=rate)
+    decoder = PyAVDecoder(path)
+    frames, times, lost = decoded(decoder)
+    assert decoder.header.fps == Fraction(rate) and len(frames) == 30 and not lost
+    assert times[-1] == pytest.approx(29 / Fraction(rate)) and not decoder.header.notes
+
+
+@pytest.mark.parametrize("name", ["a.mjpeg", "a.obu"])
+def test_a_raw_stream_without_a_rate_is_said_to_have_25(tmp_path: Path, name: str) -> None:
+    codec = ("-c:v", "mjpeg") if name == "a.mjpeg" else ("-c:v", "libsvtav1", "-preset", "12")
+    decoder = PyAVDecoder(make(tmp_path / name, *codec, fps=30))
+    assert decoder.header.fps == 25
+    assert "states no frame rate: 25 is assumed" in decoder.header.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.gif", ()), ("a.y4m", ()), ("a.ivf", VP9), ("a.mxf", ("-c:v", "mpeg2video"))],
+)
+def test_other_containers_of_pictures_are_video(
+    tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    path = make(tmp_path / name, *options, fps=10 if name != "a.mxf" else 25)
+    with open_frames(path, decoder="pyav") as stream:
+        frames = np.concatenate([block.copy() for block in stream])
+    np.testing.assert_array_equal(frames, cli_frames(path))
+    # The begin of each frame, and the end of the last one.
+    expected = [float(k / stream.header.fps) for k in range(13)]
+    assert stream.times == pytest.approx(expected, abs=0.01)
+
+
+def test_several_video_streams_are_named(tmp_path: Path) -> None:
+    one = make(tmp_path / "1.mp4", *X264)
+    two = make(tmp_path / "2.mp4", *X264, size="128x96")
+    path = tmp_path / "a.mkv"
+    ffmpeg("-i", one, "-i", two, "-map", "0", "-map", "1", "-c", "copy", path)
+    (note,) = PyAVDecoder(path).header.notes
+    assert re.match("stream [01] of 2 video streams is read: to read another, copy it", note)
+
+
+CLOCKS = {
+    "long sound.wmv": ("-c:v", "wmv2", "-c:a", "wmav2"),
+    "long sound.mp4": (*X264, "-c:a", "aac"),
+    "long sound.mkv": (*X264, "-c:a", "aac"),
+    "long sound.ts": (*X264, "-c:a", "aac"),
+    "long sound.flv": ("-c:v", "flv", "-c:a", "aac"),
+    "long sound.avi": ("-c:v", "mpeg4", "-c:a", "mp3"),
+    "long sound.webm": (*VP9, "-c:a", "libopus"),
+    "long sound.mpg": ("-c:v", "mpeg2video", "-c:a", "mp2"),
+    "late.mkv": (*X264, "-output_ts_offset", "0.2"),
+    "late.ts": (*X264, "-output_ts_offset", "40000"),
+    "late.mp4": (*X264, "-output_ts_offset", "3"),
+    "late.flv": ("-c:v", "flv", "-output_ts_offset", "3"),
+    "late.webm": (*VP9, "-output_ts_offset", "3"),
+}
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_length_begin_and_end_are_read_on_the_clock_of_the_video(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    sound = ["-f", "lavfi", "-t", 6, "-i", "anullsrc"] if name.startswith("long") else []
+    source = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=2"]
+    ffmpeg(*source, *sound, *CLOCKS[name], path)
+    with open_frames(path, decoder="pyav") as stream:
+        count = sum(len(block) for block in stream)
+    whole = 51 if path.suffix == ".avi" else 50  # the second slot of the AVI is empty
+    assert count == whole and not length_note(
+        stream.header, stream.report, FrameBounds(None, None), 16
+    )
+    assert expected_frames(stream.header, stream.report) == whole
+    assert stream.report.end_seconds == pytest.approx(2, abs=0.05)
+
+
+# ---------------------------------------------------------------- damage
+
+DAMAGE = {
+    "a.mp4": (("-c:v", "libx264", "-preset", "veryfast"), 0.5),
+    "av1.mp4": (("-c:v", "libsvtav1", "-preset", "12"), 0.5),
+    "ffv1.mkv": (("-c:v", "ffv1", "-slicecrc", "1"), 1.0),
+    "a.ts": (("-c:v", "mpeg2video", "-q:v", "3"), 0.3),
+    "mpeg4.avi": (("-c:v", "mpeg4", "-q:v", "3"), 0.3),
+    "h263.avi": (("-c:v", "h263"), 0.2),
+}
+"""File -> codec, and the least share of flipped bits that has to be noticed."""
+
+
+def share_noticed(sound: Path, flips: int, seed: int = 0) -> tuple[int, int]:
+    """Of single flipped bits that change a frame: how many are noticed, and how many there are."""
+    content, draw = sound.read_bytes(), random.Random(seed)
+    whole = decoded(PyAVDecoder(sound))[0]
+    noticed = changed = 0
+    for _ in range(flips):
+        damaged = bytearray(content)
+        place = draw.randrange(len(content) // 10, len(content) * 9 // 10)
+        damaged[place] ^= 1 << draw.randrange(8)
+        path = sound.with_stem("flipped")
+        path.write_bytes(damaged)
+        try:
+            decoder = PyAVDecoder(path)
+            frames, _, lost = decoded(decoder)
+        except DecodeError:
+            noticed, changed = noticed + 1, changed + 1
+            continue
+        differs = frames.shape != whole.shape or not np.array_equal(frames, whole)
+        changed += differs
+        noticed += differs and bool(lost or decoder.num_concealed)
+    return noticed, changed
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_flipped_bits_are_noticed_where_the_codec_can_tell(tmp_path: Path, name: str) -> None:
+    options, least = DAMAGE[name]
+    sound = make(tmp_path / name, *options, frames=40, size="128x96")
+    noticed, changed = share_noticed(sound, 12)
+    assert changed and noticed >= least * changed
+
+
+def test_a_frame_of_h265_that_does_not_come_is_counted(tmp_path: Path) -> None:
+    """Three flipped bits, one of them in the type of a unit: its frame is lost without an error."""
+    sound = make(tmp_path / "a.mp4", *X265, frames=50)
+    content = bytearray(sound.read_bytes())
+    with av.open(str(sound)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    content[places[20] + 4] ^= 0x7E  # the type of the unit
+    path = tmp_path / "b.mp4"
+    path.write_bytes(content)
+    decoder = PyAVDecoder(path)
+    frames, times, lost = decoded(decoder)
+    assert len(frames) == 50 and lost == 1
+    np.testing.assert_allclose(times, np.arange(50) / 25, atol=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_at_a_rate_the_frame_on_screen_is_chosen(tmp_path: Path, seed: int) -> None:
+    """Held against a plain search over the time stamps that were written, in milliseconds."""
+    draw = random.Random(seed)
+    suffix, codec = draw.choice([(".mp4", "libx264"), (".mkv", "libx264"), (".webm", "libvpx")])
+    stamps = np.cumsum([0, *(draw.choice([20, 33, 40, 100, 170, 400]) for _ in range(80))])
+    path = write_stamped(tmp_path / f"a{suffix}", stamps.tolist(), codec)
+    used = Fraction(draw.choice([5, 10, 25]))
+    with open_frames(path, decoder=draw.choice(["decord", "pyav"])) as stream:
+        resampling = Resampling(stream.header.fps, used, stream.times, stream.header.tick / 2)
+        blocks = (block.copy() for block in stream)
+        shown = np.concatenate(list(resampled(blocks, resampling)))
+    end = 1000 * stream.times[-1]
+    moments = np.arange(0, end - 1e-6, float(1000 / used))
+    expected = [int(np.flatnonzero(stamps <= moment + 1e-6)[-1]) for moment in moments]
+    assert read_numbers(shown) == expected
+    spans = resampling.spans(len(stamps), "drop")
+    assert spans[0, 0] == 0 and (spans[1:, 0] == spans[:-1, 1]).all()
+    assert spans[:, 0].tolist() == expected[: 16 * len(spans) : 16]

@@ -1,0 +1,100 @@
+"""Folders of images: orientation, formats, numbering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.videos import numbered_frame
+
+from vadprep.core.errors import DecodeError
+from vadprep.video.decoders.base import ImageFolder
+
+PICTURE = np.arange(48 * 64 * 3, dtype=np.uint32).reshape(48, 64, 3).astype(np.uint8)
+
+
+def as_shown(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """The picture of an EXIF orientation as a viewer shows it."""
+    return {
+        1: picture,
+        2: picture[:, ::-1],
+        3: picture[::-1, ::-1],
+        4: picture[::-1],
+        5: picture.transpose(1, 0, 2),
+        6: np.rot90(picture, -1),
+        7: picture[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(picture),
+    }[orientation]
+
+
+def frames_in(folder: Path) -> tuple[ImageFolder, list[np.ndarray | None]]:
+    decoder = ImageFolder(folder, 25)
+    return decoder, [frame for frame, _ in decoder]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "jpg", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_a_viewer_shows_them(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(PICTURE).save(tmp_path / f"0.{suffix}", exif=exif, **lossless)
+    _, (frame,) = frames_in(tmp_path)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    Image.fromarray(PICTURE).save(plain / f"0.{suffix}", **lossless)
+    _, (picture,) = frames_in(plain)
+    np.testing.assert_array_equal(frame, as_shown(picture, orientation))
+
+
+def save_pages(path: Path) -> None:
+    pages = [Image.fromarray(numbered_frame(number)) for number in range(3)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+
+
+REFUSED = {
+    "fractions": (
+        lambda folder: Image.fromarray(np.full((48, 64), 0.5, np.float32)).save(folder / "0.tif"),
+        "0.tif: it holds fractions: convert it",
+    ),
+    "pages": (lambda folder: save_pages(folder / "0.tiff"), "0.tiff: it has several pages"),
+    "an animation": (lambda folder: save_pages(folder / "0.webp"), "0.webp: it has several pages"),
+    "one number": (
+        lambda folder: [
+            Image.fromarray(PICTURE).save(folder / name) for name in ("1.png", "1.jpg", "2.png")
+        ],
+        "are one frame: remove one",
+    ),
+    "leading zeros": (
+        lambda folder: [Image.fromarray(PICTURE).save(folder / n) for n in ("f1.png", "f01.png")],
+        "are one frame: remove one",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_has_no_one_meaning_is_refused(tmp_path: Path, kind: str) -> None:
+    make, words = REFUSED[kind]
+    make(tmp_path)
+    with pytest.raises(DecodeError, match=words):
+        frames_in(tmp_path)
+
+
+def test_missing_numbers_are_noted(tmp_path: Path) -> None:
+    for number in (1, 2, 5, 9):
+        Image.fromarray(numbered_frame(number)).save(tmp_path / f"frame_{number:04d}.png")
+    decoder, frames = frames_in(tmp_path)
+    assert len(frames) == 4
+    assert decoder.notes == ["5 numbers of frames are missing between the first and last"]
+
+
+def test_an_image_of_another_format_is_not_opened(tmp_path: Path) -> None:
+    """EPS would start Ghostscript."""
+    Image.fromarray(PICTURE).save(tmp_path / "0.eps")
+    (tmp_path / "0.eps").rename(tmp_path / "0.png")
+    with pytest.raises(DecodeError, match="none of its 1 frames can be read"):
+        frames_in(tmp_path)
