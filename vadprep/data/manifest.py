@@ -211,9 +211,9 @@ def _rows(path: Path, *required: Sequence[str]) -> Iterator[_Row]:
 
 def _video(row: _Row, warnings: list[str]) -> Video:
     """The video of one row; what was corrected is added to ``warnings``."""
-    if row.text("label") not in ("", "0", "1"):
+    if row.text("label") not in ("", "0", "1", "0.0", "1.0"):  # fractions are of pandas
         raise row.error("label", "write 0 (normal), 1 (abnormal) or nothing")
-    label, fps = int(row.text("label")) if row.text("label") else None, _fps(row)
+    label, fps = int(float(row.text("label"))) if row.text("label") else None, _fps(row)
     num_frames, scored = _count(row, "num_frames"), _count(row, "num_frames_scored")
     intervals, seconds = _pairs(row, "intervals", int), _pairs(row, "intervals_seconds", float)
     if intervals is not None and seconds is not None:
@@ -262,7 +262,7 @@ def _video(row: _Row, warnings: list[str]) -> Video:
 
 
 def _count(row: _Row, column: str) -> int | None:
-    text = row.text(column)
+    text = re.sub(r"\.0+$", "", row.text(column))  # as pandas writes a column with blanks
     if text and not re.fullmatch("0*[1-9][0-9]{,14}", text):
         raise row.error(column, "write a whole number above 0, or nothing")
     return int(text) if text else None

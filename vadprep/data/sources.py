@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import defaultdict
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -69,7 +70,14 @@ def find_videos(root: str | Path) -> Manifest:
     suffix included. Hidden names are left out. Raises ManifestError if there is no video.
     """
     folder = _existing(Path(root))
-    paths = sorted(path.as_posix() for path in source_paths(folder))
+    passed_over: Counter[str] = Counter()
+    paths = sorted(path.as_posix() for path in source_paths(folder, passed_over))
+    if passed_over:
+        suffixes = ", ".join(f"{name or 'none'} ({n})" for name, n in passed_over.most_common(8))
+        _LOG.warning(
+            "%s: %d files are no videos and were passed over, by suffix: %s",
+            *(folder, passed_over.total(), suffixes),
+        )
     if not paths:
         raise ManifestError(
             f"{folder}: no video here: looked for files ending in "
@@ -124,16 +132,18 @@ class SourceIndex:
                 f"{direct}: a link to {os.readlink(direct)}, which is not there: correct the link",
                 kind="missing",
             )
-        name = PurePosixPath(video.path).name
-        places = [each for each in self._places.get(name, []) if os.path.exists(self.root / each)]
+        path = PurePosixPath(video.path.replace("\\", "/"))
+        alike = [each for each in self._places[_plain(path.name)] if (self.root / each).exists()]
+        at_place = [each for each in alike if _plain(str(each)) == _plain(str(path))]
+        places = at_place or [each for each in alike if each.name == path.name] or alike
         if len(places) > 1:
             raise ManifestError(
-                f"video {video.video_id!r}: {video.path} is not under {self.root}, and {name} "
+                f"video {video.video_id!r}: {video.path} is not under {self.root}, and {path.name} "
                 f"is there twice: {places[0]} and {places[1]}: correct the path"
             )
         if not places:
             raise DecodeError(
-                f"video {video.video_id!r}: neither {video.path} nor another {name} is under "
+                f"video {video.video_id!r}: neither {video.path} nor another {path.name} is under "
                 f"{self.root}: correct the root or the path",
                 kind="missing",
             )
@@ -141,39 +151,65 @@ class SourceIndex:
 
     @cached_property
     def _places(self) -> dict[str, list[Path]]:
-        """Paths relative to the root of each name; images have none, there are too many."""
+        """Paths relative to the root by plain name; images have none, there are too many."""
         places: dict[str, list[Path]] = defaultdict(list)
         for folder, files in file_names(self.root):
-            places[folder.name].append(folder)
+            places[_plain(folder.name)].append(folder)
             for name in files:
                 if not _is(name, ALL_FRAME_SUFFIXES):
-                    places[name].append(folder / name)
-        return dict(places)
+                    places[_plain(name)].append(folder / name)
+        return places
 
 
-def source_paths(root: Path) -> Iterator[Path]:
-    """Paths relative to ``root`` of every video file and folder of frames."""
-    for folder, files in file_names(root):
+def _plain(name: str) -> str:
+    """A name without what tables and file systems change: blanks around it, case, Unicode form."""
+    return unicodedata.normalize("NFC", name).strip().casefold()
+
+
+OWN_FILES = frozenset(("spec.json", "flow.json", "checkpoint-last.json", "scores.json"))
+"""Files of folders that vadprep writes: features, saved flow, runs, and scores with plots."""
+
+SYSTEM_FOLDERS = frozenset(("$recycle.bin", "#recycle", "@eadir", "system volume information"))
+"""Recycle bins, and folders of file servers for thumbnails, in lower case."""
+
+
+def source_paths(root: Path, passed_over: Counter[str] | None = None) -> Iterator[Path]:
+    """Paths relative to ``root`` of every video file and folder of frames.
+
+    Folders that vadprep writes and those of the system are left out. ``passed_over`` counts the
+    other files by their suffix in lower case.
+    """
+    for folder, files in file_names(root, OWN_FILES):
         videos = [name for name in files if _is(name, VIDEO_SUFFIXES)]
         yield from (folder / name for name in videos)
-        if not videos and any(_is(name, ALL_FRAME_SUFFIXES) for name in files):
+        frames = [name for name in files if _is(name, ALL_FRAME_SUFFIXES)]
+        if frames and not videos:
             yield folder
+        if passed_over is not None:
+            used = {*videos, *(frames if not videos else ())}
+            passed_over.update(Path(name).suffix.lower() for name in files if name not in used)
 
 
-def file_names(root: Path) -> Iterator[tuple[Path, list[str]]]:
+def file_names(root: Path, marks: frozenset[str] = frozenset()) -> Iterator[tuple[Path, list[str]]]:
     """Each folder under ``root``, relative to it, with its file names, both sorted.
 
     Links to folders are followed, since data sets often lie on other disks, but no folder is
-    entered twice, so a loop ends.
+    entered twice, so a loop ends. A folder that holds a file of ``marks`` is left out whole.
     """
     seen = set()
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_log_unread):
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in seen or marks & set(files):
             subfolders.clear()
+            if marks & set(files):
+                _LOG.warning("%s: left out: vadprep has written it", folder)
             continue
         seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not name.startswith(".") and name.lower() not in SYSTEM_FOLDERS
+        )
         yield Path(folder).relative_to(root), sorted(f for f in files if not f.startswith("."))
 
 

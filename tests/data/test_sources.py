@@ -1,0 +1,117 @@
+"""Which files are videos, and where the videos of a manifest are found."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from vadprep.core.errors import DecodeError, ManifestError
+from vadprep.core.records import Video
+from vadprep.data import SourceIndex, find_videos, read_manifest
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def ids(root: Path) -> list[str]:
+    return [video.video_id for video in find_videos(root).videos]
+
+
+def test_what_decoders_read_is_looked_for(tmp_path: Path) -> None:
+    names = (
+        "a.264 a.265 a.3g2 a.dav a.dv a.f4v a.gif a.h264 a.hevc a.ivf a.m2t a.m2v a.mjpeg a.MPE "
+        "a.mxf a.nut a.obu a.ogg a.rm a.vob a.y4m"
+    ).split()
+    assert ids(touch(tmp_path, *names)) == sorted(names)
+
+
+def test_files_that_are_passed_over_are_counted_by_suffix(tmp_path: Path, caplog) -> None:
+    touch(tmp_path, "a.mp4", "a.txt", "b.TXT", "cover.jpg", "README", "frames/0.png", "frames/x.md")
+    with caplog.at_level(logging.WARNING):
+        assert ids(tmp_path) == ["a.mp4", "frames"]
+    (record,) = caplog.records
+    start, _, suffixes = record.getMessage().partition("by suffix: ")
+    assert start == f"{tmp_path}: 5 files are no videos and were passed over, "
+    assert sorted(suffixes.split(", ")) == [".jpg (1)", ".md (1)", ".txt (2)", "none (1)"]
+
+
+def test_a_folder_of_videos_alone_says_nothing(tmp_path: Path, caplog) -> None:
+    touch(tmp_path, "a.mp4", "frames/0.png")
+    with caplog.at_level(logging.WARNING):
+        assert ids(tmp_path) == ["a.mp4", "frames"]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("mark", ["spec.json", "flow.json", "checkpoint-last.json", "scores.json"])
+def test_what_vadprep_has_written_is_no_video(tmp_path: Path, caplog, mark: str) -> None:
+    touch(tmp_path, "a.mp4", f"out/{mark}", "out/plot.png", "out/below/b.mp4")
+    with caplog.at_level(logging.WARNING):
+        assert ids(tmp_path) == ["a.mp4"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'out'}: left out: vadprep has written it"
+    ]
+
+
+def test_folders_of_the_system_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "$RECYCLE.BIN/b.mp4", "@eaDir/a.mp4/thumb.jpg", "#recycle/c.mp4")
+    assert ids(tmp_path) == ["a.mp4"]
+
+
+ALIKE = {
+    "other case": ("Gate/01.MP4", "gate/01.mp4"),
+    "backslashes": ("gate/01.mp4", "gate\\01.mp4"),
+    "blanks": ("gate/01.mp4", " gate/01.mp4 "),
+    "Unicode": (
+        unicodedata.normalize("NFD", "café/é.mp4"), unicodedata.normalize("NFC", "café/é.mp4"),
+    ),
+    "elsewhere": ("other/gate 01.mp4", "gate 01.mp4"),
+}  # fmt: skip
+"""Kind of difference -> file on the disk, and path in the manifest."""
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_a_path_that_differs_in_its_form_alone_is_found(tmp_path: Path, kind: str) -> None:
+    there, written = ALIKE[kind]
+    touch(tmp_path, there, "gate/02.mp4")
+    assert SourceIndex(tmp_path).find(Video("a", written)) == tmp_path / there
+
+
+def test_the_file_at_its_place_goes_before_one_of_the_same_name(tmp_path: Path) -> None:
+    touch(tmp_path, "Gate/01.mp4", "yard/01.mp4")
+    assert SourceIndex(tmp_path).find(Video("a", "gate/01.mp4")) == tmp_path / "Gate/01.mp4"
+
+
+def test_two_files_that_are_alike_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "Gate/01.mp4", "GATE/01.mp4")
+    with pytest.raises(ManifestError, match="01.mp4 is there twice: GATE/01.mp4 and Gate/01.mp4"):
+        SourceIndex(tmp_path).find(Video("a", "gate/01.mp4"))
+
+
+def test_a_missing_file_fails_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "b.mp4")
+    with pytest.raises(DecodeError, match="neither gate/01.mp4 nor another 01.mp4") as found:
+        SourceIndex(tmp_path).find(Video("a", "gate/01.mp4"))
+    assert found.value.kind == "missing"
+
+
+def test_numbers_as_pandas_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("path,label,num_frames,fps\na.mp4,1.0,250.0,25.0\nb.mp4,0.0,,\nc.mp4,,7.00,\n")
+    one, two, three = read_manifest(path).videos
+    assert (one.label, one.num_frames, one.fps) == (1, 250, 25.0)
+    assert (two.label, two.num_frames, three.label, three.num_frames) == (0, None, None, 7)
+
+
+@pytest.mark.parametrize(("column", "text"), [("label", "1.5"), ("num_frames", "2.5")])
+def test_other_fractions_are_refused(tmp_path: Path, column: str, text: str) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(f"path,{column}\na.mp4,{text}\n")
+    with pytest.raises(ManifestError, match=f"column '{column}': '{text}'"):
+        read_manifest(path)
