@@ -183,9 +183,21 @@ def test_truncated_file(weights: Weights, tmp_path: Path, suffix: str) -> None:
         load_weights(str(path), GRAPH)
 
 
-def test_wrapped_state_dict_names_its_keys(tmp_path: Path) -> None:
-    torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "w.pt")
-    with pytest.raises(WeightsError, match="epoch, state_dict"):
+@pytest.mark.parametrize("key", ["", "state_dict", "model_state", "model_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_checkpoint_of_a_training_holds_its_weights(
+    weights: Weights, tmp_path: Path, prefix: str, key: str
+) -> None:
+    """Wrapped beside other things, with the names that DataParallel gives."""
+    state = {prefix + name: tensor for name, tensor in foreign(weights, 0).items()}
+    torch.save({"epoch": 3, key: state} if key else state, tmp_path / "w.pt")
+    assert load_weights(str(tmp_path / "w.pt"), GRAPH).sha256 == weights.sha256
+    assert load_weights(str(tmp_path / "w.pt")).graph == GRAPH
+
+
+def test_a_wrapping_of_another_name_says_its_keys(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "net": {}}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="epoch, net"):
         load_weights(str(tmp_path / "w.pt"), GRAPH)
 
 

@@ -29,6 +29,11 @@ from vadprep.core.errors import WeightsError
 State = dict[str, Tensor]
 CAFFE2 = "facebookresearch/video-nonlocal-net"
 
+WRAPPINGS = ("model_state", "state_dict", "model_state_dict", "model")
+"""Keys under which a checkpoint of a training holds the weights, besides other things."""
+PARALLEL = "module."
+"""What torch's DataParallel puts before every name."""
+
 ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -122,14 +127,17 @@ def _read_pytorch(path: Path) -> State:
             f"{path}: not a PyTorch file of tensors, truncated, or one that would run code "
             f"({type(error).__name__}); download it again"
         ) from error
-    if isinstance(found, Mapping) and isinstance(found.get("model_state"), Mapping):
-        found = found["model_state"]  # pytorchvideo's wrapping
+    if isinstance(found, Mapping):
+        found = next(
+            (found[key] for key in WRAPPINGS if isinstance(found.get(key), Mapping)), found
+        )
     if not isinstance(found, Mapping):
         raise WeightsError(f"{path}: holds a {type(found).__name__}, not a state dict")
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
         keys = ", ".join(map(str, list(found)[:3]))
         raise WeightsError(f"{path}: not a plain state dict (its first keys: {keys})")
-    return {k: v for k, v in found.items() if v.is_floating_point()}
+    prefix = PARALLEL if all(name.startswith(PARALLEL) for name in found) else ""
+    return {k.removeprefix(prefix): v for k, v in found.items() if v.is_floating_point()}
 
 
 def identify(contents: Contents, declared: str = "") -> str:
