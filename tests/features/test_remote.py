@@ -7,6 +7,7 @@ import gc
 import io
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -314,6 +315,36 @@ def test_a_folder_without_features_says_what_was_looked_for(bucket, kind):
     with published(kind, bucket) as url:
         line = message(run("status", f"{url}/none"))
         assert f"{url}/none" in line and "spec.json" in line
+
+
+@pytest.mark.parametrize("failure", [None, 404, 401, 500, "gone"])
+def test_credentials_in_a_url_stand_nowhere(web, tmp_path, failure):
+    url = web.url.replace("http://", "http://eve:to%20ken@") + "/xd"
+    if failure == "gone":
+        url = "http://eve:to%20ken@127.0.0.1:9/xd"
+    elif failure:
+        web.behave = lambda handler, count: handler.send_error(failure) is None
+    texts = []
+    for command in (
+        ("status", url), ("status", url, "--json"), ("verify", url),
+        ("merge", url, "--out", tmp_path / "merged"), ("compare", url, url),
+    ):  # fmt: skip
+        result = run(*command)
+        texts.append(result.output)
+        assert result.exit_code in ((0, 1) if failure is None else (1, 2))  # a video has failed
+    with contextlib.suppress(FeaturesError), open_features(url) as features:
+        texts.append(repr(features["nobody"]) if "nobody" in features else str(features))
+    texts += [each.read_bytes().decode("latin1") for each in tmp_path.rglob("*") if each.is_file()]
+    assert any(texts) and not [text for text in texts if "eve" in text or "ken@" in text]
+
+
+def test_the_time_of_a_hanging_server_is_bounded(bucket, monkeypatch):
+    monkeypatch.setattr(remote, "TIME_LIMITS", {"total": 5, "sock_connect": 1, "sock_read": 0.2})
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it listens, and never answers
+        start = time.monotonic()
+        with pytest.raises(FeaturesError, match="cannot be read .*network"):
+            open_features(f"http://127.0.0.1:{server.getsockname()[1]}/xd")
+        assert time.monotonic() - start < 30
 
 
 def test_a_protocol_that_is_none_is_named():

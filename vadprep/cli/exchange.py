@@ -75,12 +75,12 @@ def export(features: str, out: Path, **options: Any) -> None:
 
 
 @command("compare", example="vadprep compare features/xd i3d-features/")
-@click.argument("a", type=FOLDER)
-@click.argument("b", type=FOLDER)
+@click.argument("a", type=FEATURES)
+@click.argument("b", type=FEATURES)
 @STREAM
 @click.option("--videos", type=click.IntRange(0), default=SAMPLE, show_default=True, help=READ_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def compare(a: Path, b: Path, stream: str, videos: int, as_json: bool) -> None:
+def compare(a: str, b: str, stream: str, videos: int, as_json: bool) -> None:
     """Compare two sets of features and say what differs.
 
     A and B are feature folders or folders of .npy files.

@@ -284,8 +284,8 @@ def required_folders(path: str | AnyPath) -> dict[str, StreamFolder]:
     if not folders:
         places = ", ".join(["spec.json", *(f"{name}/spec.json" for name in STREAMS)])
         raise FeaturesError(
-            f"{path}: no features here (looked for {places}): make them with vadprep extract, or "
-            "name the folder they are in (train, score: --features)"
+            f"{as_path(path)}: no features here (looked for {places}): make them with vadprep "
+            "extract, or name the folder they are in (train, score: --features)"
         )
     return folders
 

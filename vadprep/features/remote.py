@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import h5py
 
@@ -26,6 +27,8 @@ from vadprep.core.errors import FeaturesError
 
 WAITS = (0.5, 2.0)
 """Seconds before a failed request is made again."""
+TIME_LIMITS = {"total": 600, "sock_connect": 15, "sock_read": 30}
+"""Seconds for a request, to reach a web server, and between two parts of its answer."""
 BUSY = (408, 429)
 """Status of a server that is to be asked again."""
 FORBIDDEN = 403
@@ -100,27 +103,28 @@ class RemotePath:
         try:
             from fsspec.core import url_to_fs
 
-            system, path = url_to_fs(self.url)
+            system, path = url_to_fs(self.url, **_options(self.url))
         except (ImportError, ValueError) as error:
             remedy = ": reading from URLs needs pip install 'vadprep[remote]'"
             is_missing = isinstance(error, ImportError)
-            raise FeaturesError(f"{self}: {error}{remedy if is_missing else ''}") from error
+            reason = self._without_secrets(str(error))
+            raise FeaturesError(f"{self}: {reason}{remedy if is_missing else ''}") from None
         for wait in (*WAITS, None):
             try:
                 return call(system, path)
             except (FileNotFoundError, NotADirectoryError):
-                raise
+                raise FileNotFoundError(str(self)) from None
             except Exception as error:  # those of fsspec's file systems have no common family
                 status = getattr(error, "status", 500)
                 if status == FORBIDDEN:
-                    raise FileNotFoundError(self.url) from error
+                    raise FileNotFoundError(str(self)) from None
                 is_refused = isinstance(error, PermissionError) or status < 500
                 if wait is None or (is_refused and status not in BUSY):
-                    reason = " ".join(str(error).split()) or type(error).__name__
+                    words = self._without_secrets(str(error)) or type(error).__name__
                     raise FeaturesError(
-                        f"{self}: cannot be read ({reason}): check the URL, your rights and the "
-                        "network, and try again"
-                    ) from error
+                        f"{self}: cannot be read ({' '.join(words.split())}): check the URL, your "
+                        "rights and the network, and try again"
+                    ) from None
                 time.sleep(wait)
         raise AssertionError  # the last try returns or raises
 
@@ -128,7 +132,19 @@ class RemotePath:
         return self
 
     def __str__(self) -> str:
-        return self.url
+        """The URL without user, password and query, which are for no message, log or file."""
+        scheme, _, rest = self.url.partition("://")
+        host, slash, path = rest.partition("?")[0].partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+    __repr__ = __str__
+
+    def _without_secrets(self, text: str) -> str:
+        parts = urlsplit(self.url)
+        secrets = {parts.netloc.rpartition("@")[0], parts.password or "", parts.query}
+        for secret in sorted({*secrets, *map(unquote, secrets)} - {""}, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
 
     def __eq__(self, other: object) -> bool:
         """True for the same file as it was at the same time."""
@@ -138,6 +154,15 @@ class RemotePath:
 
     def __hash__(self) -> int:
         return hash(self.url)
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Options of the file system: a web server that hangs is given up."""
+    if not url.startswith(("http://", "https://")):
+        return {}
+    from aiohttp import ClientTimeout
+
+    return {"client_kwargs": {"timeout": ClientTimeout(**TIME_LIMITS)}}
 
 
 AnyPath = Path | RemotePath

@@ -35,8 +35,9 @@ from vadprep.features.compare.measures import (
 )
 from vadprep.features.exchange.arrays import Tree, form_of, read_features, read_tree
 from vadprep.features.exchange.layouts import ALL_NAMINGS
-from vadprep.features.folder import stream_folders
+from vadprep.features.folder import required_folders, stream_folders
 from vadprep.features.reader import Features, open_features
+from vadprep.features.remote import AnyPath, as_path
 
 SAMPLE = 20
 """Number of videos that are read by default, evenly among the common ones."""
@@ -95,15 +96,15 @@ def compare_features(
 ) -> Comparison:
     """How the features in ``b`` relate to those in ``a``, over the videos that both have.
 
-    Each is a feature folder, or a folder of files in any layout of ``exchange``. The clips of all
-    videos are counted, and ``videos`` of them are read (None: all): crops, values and their
-    course in time are compared, and the result says what probably differs. One video of each set
-    is in memory at a time, and some windows of clips.
+    Each is a feature folder, or the URL of one, or a folder of files in any layout of
+    ``exchange``. The clips of all videos are counted, and ``videos`` of them are read (None: all):
+    crops, values and their course in time are compared, and the result says what probably
+    differs. One video of each set is in memory at a time, and some windows of clips.
 
     Raises FeaturesError if a folder has no features of ``stream`` (``rgb`` or ``flow``), if no
     video is in both sets, or if none can be read.
     """
-    return compare(*open_pair(Path(a), Path(b), stream), videos)
+    return compare(*open_pair(as_path(a), as_path(b), stream), videos)
 
 
 def compare(a: FeatureSet, b: FeatureSet, sample: int | None = SAMPLE) -> Comparison:
@@ -325,15 +326,16 @@ class TreeSet(FeatureSet):
         return read_features(self._tree.find(video_id)).astype(np.float32)
 
 
-def open_set(path: Path, stream: str, wanted: Collection[str] = ()) -> FeatureSet:
+def open_set(path: AnyPath, stream: str, wanted: Collection[str] = ()) -> FeatureSet:
     """The features of a stream in ``path``; a tree is read in the naming that has ``wanted``.
 
     Raises FeaturesError when there are none.
     """
-    if not path.is_dir():
+    if isinstance(path, Path) and not path.is_dir():
         raise FeaturesError(f"{path}: no such folder: correct the path")
-    folders = stream_folders(path)
+    folders = stream_folders(path) if isinstance(path, Path) else required_folders(path)
     if not folders:
+        assert isinstance(path, Path)
         return TreeSet(read_tree(path, ALL_NAMINGS, stream, wanted))
     if stream not in folders:
         there = ", ".join(folders)
@@ -341,7 +343,7 @@ def open_set(path: Path, stream: str, wanted: Collection[str] = ()) -> FeatureSe
     return FolderSet(open_features(folders[stream].path), stream)
 
 
-def open_pair(a: Path, b: Path, stream: str) -> tuple[FeatureSet, FeatureSet]:
+def open_pair(a: AnyPath, b: AnyPath, stream: str) -> tuple[FeatureSet, FeatureSet]:
     """Both sets, a tree in the naming that has the ids of the other where that is ours."""
     if stream_folders(a) or not stream_folders(b):
         first = open_set(a, stream)
