@@ -319,9 +319,9 @@ def test_a_folder_without_features_says_what_was_looked_for(bucket, kind):
 
 @pytest.mark.parametrize("failure", [None, 404, 401, 500, "gone"])
 def test_credentials_in_a_url_stand_nowhere(web, tmp_path, failure):
-    url = web.url.replace("http://", "http://eve:to%20ken@") + "/xd"
+    url = web.url.replace("http://", "http://evelyn:to%20ken@") + "/xd"
     if failure == "gone":
-        url = "http://eve:to%20ken@127.0.0.1:9/xd"
+        url = "http://evelyn:to%20ken@127.0.0.1:9/xd"
     elif failure:
         web.behave = lambda handler, count: handler.send_error(failure) is None
     texts = []
@@ -335,7 +335,7 @@ def test_credentials_in_a_url_stand_nowhere(web, tmp_path, failure):
     with contextlib.suppress(FeaturesError), open_features(url) as features:
         texts.append(repr(features["nobody"]) if "nobody" in features else str(features))
     texts += [each.read_bytes().decode("latin1") for each in tmp_path.rglob("*") if each.is_file()]
-    assert any(texts) and not [text for text in texts if "eve" in text or "ken@" in text]
+    assert any(texts) and not [text for text in texts if "evelyn" in text or "ken@" in text]
 
 
 def test_the_time_of_a_hanging_server_is_bounded(bucket, monkeypatch):
