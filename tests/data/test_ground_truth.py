@@ -13,6 +13,7 @@ import pytest
 from support.commands import message, run
 from support.stored import stored_video, write_folder
 
+from vadprep.core.clips import Clock
 from vadprep.core.errors import ManifestError
 from vadprep.core.records import Video
 from vadprep.data import (
@@ -31,6 +32,10 @@ class Decoded(NamedTuple):
     num_frames: int
     spans: np.ndarray
     fps: float | None = None
+
+    @property
+    def clock(self):
+        return self.fps and Clock(self.fps)
 
 
 def decoded(num_frames, spans_end, fps=None):

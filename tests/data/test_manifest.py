@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vadprep.core.clips import Clock
 from vadprep.core.errors import ManifestError
 from vadprep.core.records import Video
 from vadprep.data import Manifest, apply_splits, read_manifest, video_intervals
@@ -232,7 +233,7 @@ def test_ends_further_past_are_refused_with_the_ratio(tmp_path, fps, num_frames,
     ],
 )
 def test_intervals_of_a_decoded_video(video, fps, intervals):
-    assert video_intervals(video, 100, fps) == intervals
+    assert video_intervals(video, 100, fps and Clock(fps)) == intervals
 
 
 def test_intervals_far_past_a_decoded_video_are_refused():
@@ -255,7 +256,7 @@ def test_seconds_need_a_frame_rate():
 def test_seconds_past_the_end_are_told_in_seconds_with_file_line_and_column(tmp_path, stop, told):
     manifest = read(tmp_path, f'path,intervals_seconds\na,[]\nb,"[[1, {stop}]]"\n')
     with pytest.raises(ManifestError) as error:
-        video_intervals(manifest.videos[1], 100, 25, manifest.where(manifest.videos[1]))
+        video_intervals(manifest.videos[1], 100, Clock(25), manifest.where(manifest.videos[1]))
     assert f"m.csv:3: column 'intervals_seconds': {told}" in str(error.value)
 
 

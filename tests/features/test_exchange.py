@@ -258,7 +258,7 @@ def test_ground_truth_has_the_published_length(name: str, labels: int, positives
             clips = video.num_frames_scored // 16
             self.spans = clip_spans(clips, self.bounds, Resampling(Fraction(30)))
             self.num_frames = video.num_frames or 16 * clips
-            self.fps = None
+            self.fps = self.clock = None
 
     truths = [clip_labels(Found(each), each) for each in load_dataset(name).in_split("test")]
     flat = np.concatenate(truths)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vadprep.core.clips import Clock
 from vadprep.core.presets import resolve
 from vadprep.core.records import Video
 from vadprep.data import Manifest
@@ -17,6 +18,11 @@ class TinyVideo:
     video_id: str
     streams: dict[str, np.ndarray]
     fps: float = 25.0
+    times: None = None
+
+    @property
+    def clock(self):
+        return self.fps and Clock(self.fps)
 
     def stream(self, name):
         return self.streams[name]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
@@ -105,6 +106,35 @@ class Resampling:
         clips = num_clips(self.count(num_source_frames), tail, length)
         edges = [min(self.source(length * k), num_source_frames) for k in range(clips + 1)]
         return np.array([edges[:-1], edges[1:]], dtype=np.int64).T.copy()
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The way between source frames of a video and seconds from its first frame."""
+
+    fps: float
+    """Average source frames a second."""
+    times: NDArray[np.float64] | None = None
+    """Seconds at which each frame begins, and the last one ends: float64 [num_frames + 1]. None
+    where all frames last equally long."""
+
+    def seconds(self, frame: int) -> float:
+        """When a source frame begins; past the last one in steps of the average rate."""
+        if self.times is None:
+            return frame / self.fps
+        last = len(self.times) - 1
+        return float(self.times[min(frame, last)]) + max(0, frame - last) / self.fps
+
+    def frame(self, seconds: float) -> int:
+        """The source frame whose begin is nearest, so that ``seconds(frame)`` gives it back."""
+        if self.times is None:
+            return round(seconds * self.fps)
+        last = len(self.times) - 1
+        if seconds >= self.times[last]:
+            return last + round((seconds - float(self.times[last])) * self.fps)
+        after = int(np.searchsorted(self.times, seconds))
+        is_before = after and seconds - self.times[after - 1] <= self.times[after] - seconds
+        return after - 1 if is_before else after
 
 
 def frames_in_spans(spans: Spans, count: int = CLIP_LENGTH) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.clips import CLIP_LENGTH, num_clips
+from vadprep.core.clips import CLIP_LENGTH, Clock, num_clips
 from vadprep.core.errors import ManifestError, VadprepError
 from vadprep.core.records import Video
 from vadprep.data.intervals import video_intervals
@@ -66,6 +66,8 @@ class Decoded(Protocol):
     @property
     def fps(self) -> float | None: ...
     @property
+    def clock(self) -> Clock | None: ...
+    @property
     def spans(self) -> NDArray[np.int64]: ...
 
 
@@ -108,10 +110,11 @@ def _with_intervals(videos: Iterable[Video], decoded: Mapping[str, Decoded]) -> 
     for video in videos:
         if found := decoded.get(video.video_id):
             video = replace(video, num_frames=found.num_frames, fps=found.fps or video.fps)
+        clock = found.clock if found else None
         if video.label == 0:
             video = replace(video, intervals=(), intervals_seconds=None, published=None)
         elif video.intervals_seconds is not None and video.num_frames and video.fps:
-            video = replace(video, intervals=video_intervals(video, video.num_frames))
+            video = replace(video, intervals=video_intervals(video, video.num_frames, clock))
         known.append(video)
     unknown = [video for video in known if video.intervals is None]
     uncounted = [video.video_id for video in unknown if video.intervals_seconds is not None]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from fractions import Fraction
 
-from vadprep.core.clips import nearest_rates
+from vadprep.core.clips import Clock, nearest_rates
 from vadprep.core.errors import ManifestError
 from vadprep.core.records import Interval, Video
 
@@ -21,32 +20,32 @@ _LOG = logging.getLogger(__name__)
 
 
 def video_intervals(
-    video: Video, num_frames: int, fps: float | Fraction | None = None, where: str = ""
+    video: Video, num_frames: int, clock: Clock | None = None, where: str = ""
 ) -> tuple[Interval, ...] | None:
     """Anomalous source frames of a decoded video of ``num_frames``; None where unknown.
 
-    Seconds are turned into frames with ``fps``, the decoded rate, else with the manifest's.
+    Seconds are turned into frames by ``clock``, that of the decoded video, else at the rate of the
+    manifest.
     Ends up to 16 frames past the video are cut and logged. Raises ManifestError beyond that,
     and for seconds without any frame rate; ``where`` (``Manifest.where``) opens its message.
     """
     where = where or f"video {video.video_id!r}"
-    rate = float(fps) if fps is not None else video.fps
+    clock = clock or (Clock(video.fps) if video.fps else None)
     intervals = video.intervals
     if video.intervals_seconds is not None:
-        if rate is None:
+        if clock is None:
             raise ManifestError(f"{where}: no frame rate turns seconds into frames: fill in fps")
-        # Rounding, not floor and ceil: seconds made as frame / fps then give their frame back.
-        edges = [(round(a * rate), round(b * rate)) for a, b in video.intervals_seconds]
+        edges = [(clock.frame(a), clock.frame(b)) for a, b in video.intervals_seconds]
         intervals = tuple((start, max(stop, start + 1)) for start, stop in edges)
         if intervals and intervals[-1][1] > num_frames + MAX_PAST_END:
-            stop, length = video.intervals_seconds[-1][1], num_frames / rate
+            stop, length = video.intervals_seconds[-1][1], clock.seconds(num_frames)
             raise ManifestError(
                 f"{where}: ends at {stop:g} s, but the video has {length:.2f} s"
-                f"{_remedy(stop / length, rate)}"
+                f"{_remedy(stop / length, clock.fps)}"
             )
     if intervals is None:
         return None
-    kept, notes = clip_intervals(intervals, num_frames, where, fps=rate)
+    kept, notes = clip_intervals(intervals, num_frames, where, fps=clock.fps if clock else None)
     for note in notes:
         _LOG.info("%s", note)
     return kept

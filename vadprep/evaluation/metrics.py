@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.clips import frame_labels, frame_scores, runs
+from vadprep.core.clips import Clock, frame_labels, frame_scores, runs
 from vadprep.core.records import Interval
 
 NUM_LISTED = 10
@@ -93,6 +93,13 @@ class VideoScores:
     """Source frames a second; None where unknown."""
     overall: float | None = None
     """Anomaly probability of the whole video, from heads that have one of their own."""
+    times: NDArray[np.float64] | None = None
+    """Seconds at which each frame begins, and the last one ends, where the frame rate varies."""
+
+    @property
+    def clock(self) -> Clock | None:
+        """The way between source frames and seconds; None without ``fps``."""
+        return None if self.fps is None else Clock(self.fps, self.times)
 
     def frames(self, coverage: str = "cut") -> NDArray[np.float64]:
         """Scores of the source frames, see ``clips.frame_scores``."""
@@ -104,13 +111,13 @@ class VideoScores:
         Each has ``start_frame`` and ``stop_frame``, the same in seconds (None without ``fps``),
         and its ``highest`` score.
         """
-        frames, fps = self.frames(), self.fps
+        frames, clock = self.frames(), self.clock
         return [
             {
                 "start_frame": start,
                 "stop_frame": stop,
-                "start_seconds": round(start / fps, 3) if fps else None,
-                "stop_seconds": round(stop / fps, 3) if fps else None,
+                "start_seconds": round(clock.seconds(start), 3) if clock else None,
+                "stop_seconds": round(clock.seconds(stop), 3) if clock else None,
                 "highest": float(frames[start:stop].max()),
             }
             for start, stop in runs(frames >= threshold)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vadprep.core.atomic import make_folder, open_atomic, write_json
+from vadprep.core.clips import Clock
 from vadprep.core.errors import CheckpointError
 from vadprep.core.records import Interval
 from vadprep.data import Manifest, choose_manifest
@@ -78,13 +79,14 @@ def plot_video(
     figure = Figure(figsize=(10, 2.8), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    frames, rate = scores.frames(), scores.fps or 1.0
-    end = max(len(frames), 1) / rate
+    frames, clock = scores.frames(), scores.clock or Clock(1.0)
+    end = clock.seconds(max(len(frames), 1))
     for number, (start, stop) in enumerate(intervals or ()):
         once = "anomalous" if number == 0 else None
-        axes.axvspan(start / rate, stop / rate, color=ANOMALY_COLOUR, lw=0, label=once)
-        end = max(end, stop / rate)
-    edges = np.arange(len(frames) + 1) / rate
+        shown = clock.seconds(start), clock.seconds(stop)
+        axes.axvspan(*shown, color=ANOMALY_COLOUR, lw=0, label=once)
+        end = max(end, shown[1])
+    edges = np.array([clock.seconds(frame) for frame in range(len(frames) + 1)])
     label = "score" if intervals is not None else "score (ground truth unknown)"
     axes.stairs(frames, edges, baseline=None, color=SCORE_COLOUR, lw=1.4, label=label)
     axes.set_xlim(0, end)
@@ -141,10 +143,10 @@ def write_alarms(
     """
     earlier, videos = files_of(folder), list[dict[str, Any]]()
     for index, (video_id, video) in enumerate(scores.items()):
-        name, frames = f"{index:06d}-{safe_name(video_id)}", video.frames()
+        name, frames, clock = f"{index:06d}-{safe_name(video_id)}", video.frames(), video.clock
         rows = ["frame,seconds,score"]
         for frame, score in enumerate(frames.tolist()):
-            seconds = f"{frame / video.fps:.3f}" if video.fps else ""
+            seconds = f"{clock.seconds(frame):.3f}" if clock else ""
             rows.append(f"{frame},{seconds},{score:.6f}")
         with open_atomic(folder / f"{name}.csv") as stream:
             stream.write("".join(f"{row}\n" for row in rows).encode())

@@ -229,7 +229,7 @@ def known_intervals(video: Video, found: Timed, where: str = "") -> tuple[Interv
     """Anomalous decoded frames of a video; none for a normal one, None where unknown."""
     if video.label == 0:
         return ()
-    return video_intervals(video, found.num_frames, found.fps, where)
+    return video_intervals(video, found.num_frames, found.clock, where)
 
 
 def write_scores(
@@ -237,8 +237,9 @@ def write_scores(
 ) -> None:
     """Write one HDF5 file at once, laid out as shards: groups 000000, ... with ``video_id``.
 
-    Each group holds ``scores`` float64 [num_clips], ``spans`` int64 [num_clips, 2] and the
-    attributes ``num_frames`` and, where known, ``fps`` and ``overall``, the video's score.
+    Each group holds ``scores`` float64 [num_clips], ``spans`` int64 [num_clips, 2], where the frame
+    rate varies ``times`` as a shard does, and the attributes ``num_frames`` and, where known,
+    ``fps`` and ``overall``, the video's score.
     Attributes of the file are ``checkpoint`` and those of ``origin``, ``weights`` as JSON.
     Raises OutputError when the disk refuses.
     """
@@ -258,6 +259,8 @@ def write_scores(
                 group.attrs["overall"] = video.overall
             group.create_dataset("scores", data=video.snippets.astype(np.float64))
             group.create_dataset("spans", data=video.spans.astype(np.int64))
+            if video.times is not None:
+                group.create_dataset("times", data=video.times)
     with open_atomic(path) as stream:
         stream.write(buffer.getvalue())
 
@@ -275,8 +278,9 @@ def read_scores(path: Path) -> Scores:
             for group in file.values():
                 known = group.attrs
                 fps, overall = (float(known[n]) if n in known else None for n in ("fps", "overall"))
+                arrays, times = (group["scores"][:], group["spans"][:]), group.get("times")
                 scores[str(known["video_id"])] = VideoScores(
-                    group["scores"][:], group["spans"][:], int(known["num_frames"]), fps, overall
+                    *arrays, int(known["num_frames"]), fps, overall, times and times[:]
                 )
     except FileNotFoundError:
         raise CheckpointError(

@@ -169,13 +169,18 @@ class Extractor:
                 "fps_used": fps and float(resampling.fps_used),
                 "decoder": report.decoder,
             }
+            times = None
+            if fps and not task.source.is_dir():
+                stamps = np.array(stream.times)
+                late = stamps - np.arange(len(stamps)) / fps
+                times = stamps if np.abs(late).max() > 0.5 / fps else None
             batch_used = {
                 name: used for name in drafts if (used := self.branches[name].reduced_batch)
             }
             for name, draft in drafts.items():
                 stored = {**about, "batch_used": batch_used.get(name)}
                 with watch.stage("write"):
-                    draft.commit({k: v for k, v in stored.items() if v is not None}, spans)
+                    draft.commit({k: v for k, v in stored.items() if v is not None}, spans, times)
         return Report(
             video_id=video.video_id,
             status=DONE,

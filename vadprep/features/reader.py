@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.clips import Clock
 from vadprep.core.errors import FeaturesError, SettingError
 from vadprep.core.spec import Spec
 from vadprep.features.folder import StreamFolder, required_folders, similar_ids
@@ -92,6 +93,17 @@ class VideoFeatures:
         """Frames a second of the source, None for a folder of frames without any."""
         fps = self.attributes.get("fps_source")
         return None if fps is None else float(fps)
+
+    @property
+    def times(self) -> NDArray[np.float64] | None:
+        """Seconds at which each source frame begins and the last one ends: float64
+        [num_frames + 1]; None where all last equally long."""
+        return self._stored.times
+
+    @property
+    def clock(self) -> Clock | None:
+        """The way between source frames and seconds; None without a frame rate."""
+        return None if self.fps is None else Clock(self.fps, self.times)
 
     @property
     def label(self) -> int | None:

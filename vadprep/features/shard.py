@@ -4,9 +4,11 @@
     /000000          attributes of one video: video_id, status, label, split, category, path,
                      num_frames, num_frames_header, repaired_frames, max_damage, length_note,
                      fps_source, fps_used, decoder, source_bytes, source_sha256, features_crc32,
-                     spans_crc32, reason; what is unknown is absent
+                     spans_crc32, times_crc32, reason; what is unknown is absent
     /000000/features [num_clips, num_crops, dim], contiguous
     /000000/spans    int64 [num_clips, 2], half-open source frames
+    /000000/times    float64 [num_frames + 1], seconds at which each frame begins and the last one
+                     ends; only where the frame rate varies
     /000001 ...
 
 A failed video is a group without data sets, with its reason. Groups are numbered, since ids such
@@ -72,6 +74,7 @@ class StoredVideo:
 
     ``blocks`` gives the features in order, [n, num_crops, dim] each, and raises ShardError at the
     end when they are damaged; ``spans`` is int64 [num_clips, 2]. Both are empty for a failed video.
+    ``times`` is float64 [num_frames + 1], None at a constant frame rate.
     """
 
     attributes: Attributes
@@ -79,6 +82,7 @@ class StoredVideo:
     dtype: str = "float16"
     spans: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     blocks: Callable[[], Iterable[NDArray[Any]]] = tuple
+    times: NDArray[np.float64] | None = None
 
     @property
     def video_id(self) -> str:
@@ -108,8 +112,10 @@ def write_shard(path: Path, spec: Spec, videos: Sequence[StoredVideo]) -> None:
         holes = _lay_out(image, spec, videos)
         _copy_metadata(image.fileno(), out)
         for video, offsets in zip(videos, holes, strict=True):
-            arrays = ("features", video.blocks()), ("spans", [video.spans])
-            for (name, blocks), offset in zip(arrays, offsets, strict=False):
+            arrays = {"features": video.blocks(), "spans": [video.spans]}
+            if video.times is not None:
+                arrays["times"] = [video.times]
+            for (name, blocks), offset in zip(arrays.items(), offsets, strict=False):
                 out.seek(offset)
                 checksum = 0
                 for block in blocks:
@@ -139,9 +145,12 @@ def _lay_out(image: io.FileIO, spec: Spec, videos: Sequence[StoredVideo]) -> lis
         for index, video in enumerate(videos):
             group = h5py.h5g.create(file.id, b"%06d" % index, gcpl=group_options)
             _set_attributes(h5py.Group(group), video.attributes)
-            arrays = (b"features", video.shape, video.dtype), (b"spans", video.spans.shape, "int64")
+            arrays = {b"features": (video.shape, video.dtype)}
+            arrays[b"spans"] = video.spans.shape, "int64"
+            if video.times is not None:
+                arrays[b"times"] = video.times.shape, "float64"
             offsets = []
-            for name, shape, dtype in arrays if video.is_done else ():
+            for name, (shape, dtype) in arrays.items() if video.is_done else ():
                 kind, space = h5py.h5t.py_create(np.dtype(dtype)), h5py.h5s.create_simple(shape)
                 array = h5py.h5d.create(group, name, kind, space, array_options)
                 offsets.append(array.get_offset() or 0)
@@ -238,8 +247,13 @@ def read_video(path: AnyPath, name: str = "000000", spec: Spec | None = None) ->
             raise ValueError(f"spans {spans.shape} for features {features.shape}")
         if crc32(spans) != known["spans_crc32"]:
             raise ValueError(f"spans of {known['video_id']!r}: checksum differs")
+        times = group["times"][()] if "times_crc32" in known else None
+        if times is not None and times.shape != (known["num_frames"] + 1,):
+            raise ValueError(f"times {times.shape} for {known['num_frames']} frames")
+        if times is not None and crc32(times) != known["times_crc32"]:
+            raise ValueError(f"times of {known['video_id']!r}: checksum differs")
         blocks = partial(_blocks, path, name)
-        return StoredVideo(known, features.shape, features.dtype.name, spans, blocks)
+        return StoredVideo(known, features.shape, features.dtype.name, spans, blocks, times)
 
 
 def _blocks(path: AnyPath, name: str) -> Iterator[NDArray[Any]]:
@@ -295,13 +309,20 @@ class Draft:
         with disk_errors(self.path):
             self._file.write(block.data)
 
-    def commit(self, attributes: Attributes, spans: NDArray[np.int64]) -> None:
+    def commit(
+        self,
+        attributes: Attributes,
+        spans: NDArray[np.int64],
+        times: NDArray[np.float64] | None = None,
+    ) -> None:
         """Publish the video with ``attributes`` (status and checksums are added here)."""
         with disk_errors(self.path):
             self._file.flush()
         checksums = {"features_crc32": self.checksum, "spans_crc32": crc32(spans)}
+        if times is not None:
+            checksums["times_crc32"] = crc32(times)
         checked = {**attributes, "status": DONE, **checksums}
-        video = StoredVideo(checked, self._shape, self.spec.dtype, spans, self._blocks)
+        video = StoredVideo(checked, self._shape, self.spec.dtype, spans, self._blocks, times)
         write_shard(self.path, self.spec, [video])
 
     def _blocks(self) -> Iterator[NDArray[Any]]:

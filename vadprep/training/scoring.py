@@ -112,7 +112,9 @@ def score_videos(
             if len(snippets):
                 scores, overall = head.score(snippets.to(device).float().transpose(0, 1))
             values = scores.cpu().numpy()
-            found[video_id] = VideoScores(values, video.spans, video.num_frames, video.fps, overall)
+            found[video_id] = VideoScores(
+                values, video.spans, video.num_frames, video.fps, overall, video.times
+            )
     return found
 
 

@@ -244,7 +244,7 @@ def clip_labels(found: VideoFeatures, video: Video) -> NDArray[np.float32] | Non
     of the video repeat its last label, as RTFM's file of ShanghaiTech does. None if intervals
     are unknown.
     """
-    intervals = video_intervals(video, found.num_frames, found.fps)
+    intervals = video_intervals(video, found.num_frames, found.clock)
     if intervals is None and video.label != 0:
         return None
     labels = frame_labels(intervals or (), found.num_frames)
