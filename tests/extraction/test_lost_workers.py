@@ -54,9 +54,9 @@ class ScriptedRay:
         )
 
     def wait(self, references: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
-        return (references[:1], references[1:]) if timeout else ([], references)
+        return references[:1], references[1:]
 
-    def get(self, reference: Any) -> Any:
+    def get(self, reference: Any, timeout: float | None = None) -> Any:
         answer = reference()
         if isinstance(answer, Exception):
             raise answer
@@ -73,7 +73,9 @@ class ScriptedRay:
         return {"CPU": 1}
 
 
-def run(monkeypatch: pytest.MonkeyPatch, names: str, *scripts: list[Any]) -> list[str]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, names: str, *scripts: list[Any], videos: int = 1
+) -> list[str]:
     """The log of a run over videos of one letter, all of which end well."""
 
     def forever(seconds: float) -> None:
@@ -83,7 +85,8 @@ def run(monkeypatch: pytest.MonkeyPatch, names: str, *scripts: list[Any]) -> lis
     monkeypatch.setattr(ray_runner, "ray", scripted)
     monkeypatch.setattr(ray_runner.time, "sleep", forever)
     tasks = [Task(Video(name, name), {}) for name in names]
-    reports: Iterator[Report] = RayWorkers(lambda: None, Pool(1), None).run(tasks, lambda _: None)
+    pool = Pool(1, videos=videos, most_videos=videos)
+    reports: Iterator[Report] = RayWorkers(lambda: None, pool, None).run(tasks, lambda _: None)
     assert sorted((each.video_id, each.status) for each in reports) == [(n, DONE) for n in names]
     return scripted.log
 
@@ -107,3 +110,8 @@ def test_the_way_to_a_worker_with_a_suspect_is_lost(monkeypatch):
         *("0: ready", "0: a", "0: killed", "1: ready", "1: a", "1: ready", "1: killed"),
         *("2: ready", "2: a", "2: b"),
     ]
+
+
+def test_a_report_that_comes_as_its_worker_dies_counts(monkeypatch):
+    log = run(monkeypatch, "ab", [2, DEAD, Report("b", DONE)], videos=2)
+    assert log == ["0: ready", "0: a", "0: b", "0: killed", "1: ready", "1: a"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import tempfile
 import time
+import zlib
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -55,6 +57,9 @@ def test_ray_gives_the_bytes_of_one_process_in_a_session_that_leaves_nothing(
     folder = tmp_path / "f"
     place = Path(tempfile.mkdtemp(prefix="vp", dir="/tmp"))
     monkeypatch.setattr("tempfile.tempdir", str(place))
+    mine = f"vadprep-{zlib.crc32(socket.gethostname().encode()):08x}-4194304"
+    for name in (mine, "vadprep-00000000-4194304"):  # of no process here: but on another host?
+        (place / name).mkdir()
     where, has = [], {}
 
     def runner(tasks, on_start):
@@ -70,7 +75,8 @@ def test_ray_gives_the_bytes_of_one_process_in_a_session_that_leaves_nothing(
     assert where
     assert has["object_store_memory"] == 100 << 20 and has["CPU"] == 2
     assert not ray.is_initialized()
-    place.rmdir()  # nothing is left in it
+    (place / "vadprep-00000000-4194304").rmdir()
+    place.rmdir()  # nothing else is left in it
 
 
 # ---------------------------------------------------------------- workers that die or fail

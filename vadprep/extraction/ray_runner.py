@@ -11,13 +11,16 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vadprep.backbones.backbone import free_device_memory
+from vadprep.core.atomic import disk_errors, is_alive
 from vadprep.core.errors import ClusterError, VadprepError
 from vadprep.core.records import Report, Task
 from vadprep.core.resources import free_memory, worker_cores
@@ -53,8 +57,8 @@ ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under uv run, else Ray packs the working directory
 }
 
-LONGEST_TEMP = 26
-"""Characters of the folder for temporary files: Ray's sockets are 81 more, of 107 allowed."""
+LONGEST_TEMP = 18
+"""Characters of the folder for temporary files: Ray's sockets are 89 more, of 107 allowed."""
 
 PR_SET_PDEATHSIG = 1
 """From <sys/prctl.h>: the signal that the kernel sends a process when its parent dies."""
@@ -269,10 +273,7 @@ class RayWorkers:
             self._lost(handle, error)
         else:
             if task:
-                if answer.status == DONE and not handle.is_alone:
-                    handle.limit = next_limit(handle.limit, answer.seconds, handle.most)
-                self._workload.reported(handle, task)
-                self._reports.append(answer)
+                self._reported(handle, task, answer)
             elif handle.was_ready:  # only the way to it was lost: it may still work at lost videos
                 self._drop(handle)
             else:
@@ -280,6 +281,12 @@ class RayWorkers:
                 handle.limit = min(self._pool.videos, handle.most)
                 handle.is_ready = handle.was_ready = True
                 del self._failed_starts[handle.node]
+
+    def _reported(self, handle: _Handle, task: Task, report: Report) -> None:
+        if report.status == DONE and not handle.is_alone:
+            handle.limit = next_limit(handle.limit, report.seconds, handle.most)
+        self._workload.reported(handle, task)
+        self._reports.append(report)
 
     def _lost(self, handle: _Handle, error: Exception) -> None:
         """A worker is no more: by the fault of its videos, unless its node is gone as well."""
@@ -309,8 +316,12 @@ class RayWorkers:
             self._drop(each)
 
     def _drop(self, handle: _Handle, is_blamed: bool = False) -> None:
-        """End a worker; its videos are done again."""
-        self._calls = {key: call for key, call in self._calls.items() if call[0] is not handle}
+        """End a worker. What it has reported counts, and its other videos are done again."""
+        for reference in [key for key, call in self._calls.items() if call[0] is handle]:
+            _, task = self._calls.pop(reference)
+            with suppress(RayError):  # no report yet, or none any more
+                if task:
+                    self._reported(handle, task, ray.get(reference, timeout=0))
         ray.kill(handle.actor)
         self._handles.remove(handle)
         self._reports += self._workload.died(handle, is_blamed)
@@ -332,18 +343,14 @@ def _session(pool: Pool) -> Iterator[None]:
     options: dict[str, Any] = {}
     with ExitStack() as resources:
         if pool.address == "local":
-            parent = tempfile.gettempdir()
-            folder = tempfile.TemporaryDirectory(
-                prefix="vadprep-",
-                dir=parent if len(parent) <= LONGEST_TEMP else "/tmp",
-                ignore_cleanup_errors=True,
-            )
+            folder = _session_folder()
+            resources.callback(shutil.rmtree, folder, ignore_errors=True)
             options = {  # what only a session that starts here can choose
                 "num_cpus": pool.workers,
                 "num_gpus": pool.workers * pool.gpus_each,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "include_dashboard": False,
-                "_temp_dir": resources.enter_context(folder),
+                "_temp_dir": str(folder),
             }
         resources.callback(ray.shutdown)
         with _held_signals():
@@ -362,6 +369,21 @@ def _session(pool: Pool) -> Iterator[None]:
                     f"--address {pool.address}: no cluster could be joined: {reason}"
                 ) from error
         yield
+
+
+def _session_folder() -> Path:
+    """A new folder for Ray's files; those that killed runs of this host left are removed."""
+    parent = tempfile.gettempdir()
+    host = zlib.crc32(socket.gethostname().encode())  # short, as the path has to be
+    stem = Path(parent if len(parent) <= LONGEST_TEMP else "/tmp", f"vadprep-{host:08x}-")
+    folder = Path(f"{stem}{os.getpid()}")
+    for left in stem.parent.glob(f"{stem.name}*"):
+        process = left.name.removeprefix(stem.name)
+        if left == folder or (process.isdecimal() and not is_alive(int(process))):
+            shutil.rmtree(left, ignore_errors=True)
+    with disk_errors(folder):
+        folder.mkdir(mode=0o700)
+    return folder
 
 
 @contextmanager
