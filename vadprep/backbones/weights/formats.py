@@ -124,8 +124,9 @@ def _read_pytorch(path: Path) -> State:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle, or that ask for code, raise anything
         raise WeightsError(
-            f"{path}: not a PyTorch file of tensors, truncated, or one that would run code "
-            f"({type(error).__name__}); download it again"
+            f"{path}: not a weights file of a known kind (a PyTorch file of tensors, a TensorFlow "
+            "checkpoint, a .pkl of caffe2, a .safetensors of ours), truncated, or one that would "
+            f"run code ({type(error).__name__}): correct the path, or download it again"
         ) from error
     if isinstance(found, Mapping):
         found = next(
