@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -359,6 +360,21 @@ def test_the_loader_works_in_forked_and_spawned_workers(tmp_path, method):
         found = pool.starmap(_shapes, [(features, ODD_IDS)] * 4)
     assert all(shapes == expected for shapes, _ in found)
     assert os.getpid() not in {process for _, process in found}
+
+
+def test_a_shard_stays_open_until_it_is_replaced_or_the_features_are_closed(tmp_path):
+    folder = write_folder(tmp_path / "rgb", [stored_video("a"), stored_video("b")])
+    path, other = folder.shard(0), stored_video("b", num_clips=5)
+
+    def count() -> int:
+        return [each.resolve() for each in Path("/proc/self/fd").iterdir()].count(path)
+
+    with open_features(tmp_path) as features:
+        assert features["a"].rgb.shape == features["b"].rgb.shape and count() == 1
+        write_shard(path, small_spec(), [stored_video("a"), other])
+        assert np.array_equal(features["b"].rgb, other.features()) and count() == 1
+    assert count() == 0
+    assert folder.stored("a").features().shape == (3, 1, 4) and count() == 0  # not by a writer
 
 
 def test_features_can_be_pickled_while_files_are_open(tmp_path):

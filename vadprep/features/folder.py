@@ -250,11 +250,11 @@ class StreamFolder:
         is_finished = self.location(self.plan.places[video_id])[0].exists()
         return self.stored(video_id) if is_finished else None
 
-    def stored(self, video_id: str) -> StoredVideo:
+    def stored(self, video_id: str, keep: bool = False) -> StoredVideo:
         """A finished video; raises ShardError when its shard is missing, damaged or another's, and
-        SpecError when it is of another spec. No file stays open."""
+        SpecError when it is of another spec. ``keep`` is that of ``opened_shard``."""
         path, group = self.location(self.plan.places[video_id])
-        video = read_video(path, group, self.spec)
+        video = read_video(path, group, self.spec, keep)
         if video.video_id != video_id:
             raise ShardError(
                 f"{path}, group {group}: holds {video.video_id!r} where plan.csv has {video_id!r}"

@@ -34,7 +34,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from vadprep.core.atomic import disk_errors, open_atomic
 from vadprep.core.errors import FeaturesError, ShardError
 from vadprep.core.spec import Spec, require_equal
-from vadprep.features.remote import AnyPath, opened_file
+from vadprep.features.remote import OPEN_FILES, AnyPath, opened_file
 
 FORMAT = "vadprep-shard"
 VERSION = 1
@@ -193,25 +193,47 @@ def _copy_metadata(descriptor: int, out: BinaryIO) -> None:
         out.write(os.pread(descriptor, stop - start, start))
 
 
+def _spec_of(file: h5py.File, path: AnyPath) -> Spec:
+    known = _attributes(file)
+    if (known.get("format"), known.get("version")) != (FORMAT, VERSION):
+        raise ShardError(
+            f"{path}: attribute format/version is {known.get('format')!r}/"
+            f"{known.get('version')!r}, expected {FORMAT!r}/{VERSION}"
+        )
+    spec = Spec.from_json(str(known["spec"]), f"{path}, attribute spec")
+    if spec.hash != known["spec_hash"]:
+        raise ShardError(f"{path}: attribute spec_hash does not fit attribute spec")
+    return spec
+
+
+@lru_cache(OPEN_FILES)
+def kept_shard(path: Path, process: int, *state: int) -> tuple[h5py.File, Spec]:
+    """A final shard, which stays open for further reads of this process while it is the same."""
+    file = h5py.File(path, "r", locking=False)
+    return file, _spec_of(file, path)
+
+
 @contextmanager
-def opened_shard(path: AnyPath, group: str = "/") -> Iterator[tuple[h5py.Group, Spec]]:
+def opened_shard(
+    path: AnyPath, group: str = "/", keep: bool = False
+) -> Iterator[tuple[h5py.Group, Spec]]:
     """A group of a shard to read from, and the spec of the shard.
 
     Raises ShardError, which says where, when ``path`` is missing, no shard, damaged, or of a later
-    version. Of a file at a URL only what is asked for is fetched.
+    version. Of a file at a URL only what is asked for is fetched. ``keep`` leaves a final shard on
+    a disk open for the next time.
     """
     try:
-        with opened_file(path) as file:
-            known = _attributes(file)
-            if (known.get("format"), known.get("version")) != (FORMAT, VERSION):
-                raise ShardError(
-                    f"{path}: attribute format/version is {known.get('format')!r}/"
-                    f"{known.get('version')!r}, expected {FORMAT!r}/{VERSION}"
-                )
-            spec = Spec.from_json(str(known["spec"]), f"{path}, attribute spec")
-            if spec.hash != known["spec_hash"]:
-                raise ShardError(f"{path}: attribute spec_hash does not fit attribute spec")
+        # Not one of a partial folder: NFS could not remove the folder meanwhile.
+        if keep and isinstance(path, Path) and path.parent.name == "shards":
+            state = path.stat()
+            key = os.getpid(), state.st_ino, state.st_size, state.st_mtime_ns
+            file, spec = kept_shard(path, *key)
             yield file[group], spec
+        else:
+            with opened_file(path) as file:
+                spec = _spec_of(file, path)
+                yield file[group], spec
     except FileNotFoundError:
         raise ShardError(f"{path}: missing: run the same extract again") from None
     except DAMAGE as error:
@@ -219,12 +241,14 @@ def opened_shard(path: AnyPath, group: str = "/") -> Iterator[tuple[h5py.Group, 
         raise ShardError(f"{where}: damaged: {error}: {REMEDY}") from error
 
 
-def read_video(path: AnyPath, name: str = "000000", spec: Spec | None = None) -> StoredVideo:
+def read_video(
+    path: AnyPath, name: str = "000000", spec: Spec | None = None, keep: bool = False
+) -> StoredVideo:
     """The video in group ``name``, without its features: ``blocks()`` opens the file anew.
 
     Raises SpecError when the shard is not of ``spec``.
     """
-    with opened_shard(path, name) as (group, found_spec):
+    with opened_shard(path, name, keep) as (group, found_spec):
         if spec:
             require_equal(spec, found_spec, str(path))
         known = _attributes(group)
@@ -252,22 +276,23 @@ def read_video(path: AnyPath, name: str = "000000", spec: Spec | None = None) ->
             raise ValueError(f"times {times.shape} for {known['num_frames']} frames")
         if times is not None and crc32(times) != known["times_crc32"]:
             raise ValueError(f"times of {known['video_id']!r}: checksum differs")
-        blocks = partial(_blocks, path, name)
+        blocks = partial(_blocks, path, name, known, keep)
         return StoredVideo(known, features.shape, features.dtype.name, spans, blocks, times)
 
 
-def _blocks(path: AnyPath, name: str) -> Iterator[NDArray[Any]]:
+def _blocks(path: AnyPath, name: str, known: Attributes, keep: bool) -> Iterator[NDArray[Any]]:
     """The features of a video, some snippets at a time; ShardError when their checksum differs."""
     checksum, start, stop = 0, 0, 1
     while start < stop:
-        with opened_shard(path, name) as (group, _):
-            array, expected = group["features"], group.attrs["features_crc32"]
+        with opened_shard(path, name, keep) as (group, _):
+            array = group["features"]
             stop, row_bytes = len(array), array.dtype.itemsize * math.prod(array.shape[1:])
             block = array[start : start + max(1, BLOCK_BYTES // max(1, row_bytes))]
         checksum, start = crc32(block, checksum), start + len(block)
         yield block
-    if checksum != expected:
-        raise ShardError(f"{path}, group {name}, features: checksum differs: {REMEDY}")
+    if checksum != known["features_crc32"]:
+        where = f"{path}, group {name}, features of {known['video_id']!r}"
+        raise ShardError(f"{where}: checksum differs: {REMEDY}")
 
 
 class Draft:
