@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import zlib
@@ -38,6 +40,7 @@ from vadprep.extraction.ray_runner import Pool, on_ray
 from vadprep.extraction.run import in_process
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
+from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE
 from vadprep.features.status import stream_status, verify_stream
 
@@ -271,3 +274,24 @@ def test_the_real_network_gives_the_same_bytes_on_ray(tmp_path):
         assert verify_stream(folder).problems == ()
         assert stream_status(folder).num_clips == 5
     assert snippets(tmp_path / "out-1") == snippets(tmp_path / "out-2")
+
+
+CLI = "from vadprep.cli.main import main; main()"
+
+
+@pytest.mark.slow
+def test_a_user_without_a_home_folder_can_run(tmp_path: Path) -> None:
+    """As in a container with another user id: all that Ray writes lies in the session's folder."""
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "videos" / name, 32)
+    command = ["extract", "--videos", "videos", "--out", "f", "--weights", "random:0"]
+    result = subprocess.run(
+        [sys.executable, "-c", CLI, *command, "--workers", "2"],
+        env={**os.environ, "HOME": "/proc/none"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert sorted(open_features(tmp_path / "f")) == ["a.mp4", "b.mp4"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -56,6 +57,9 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under uv run, else Ray packs the working directory
 }
+
+TOKENS = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+"""What tells Ray the secret of a session."""
 
 LONGEST_TEMP = 18
 """Characters of the folder for temporary files: Ray's sockets are 89 more, of 107 allowed."""
@@ -345,6 +349,9 @@ def _session(pool: Pool) -> Iterator[None]:
         if pool.address == "local":
             folder = _session_folder()
             resources.callback(shutil.rmtree, folder, ignore_errors=True)
+            if not TOKENS & os.environ.keys():  # else Ray writes one into the home folder
+                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+                resources.callback(os.environ.pop, "RAY_AUTH_TOKEN", None)
             options = {  # what only a session that starts here can choose
                 "num_cpus": pool.workers,
                 "num_gpus": pool.workers * pool.gpus_each,
