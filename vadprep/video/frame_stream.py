@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from fcntl import F_GETFL, F_SETFL, fcntl
 from fractions import Fraction
@@ -129,7 +130,7 @@ class FrameStream:
         self.path, self.decoder = path, decoder
         self._stall_seconds = stall_seconds
         self._report: DecodeReport | None = None
-        self.times: list[float] = []
+        self.times = array("d")
         """Seconds from the first frame to each one that was given so far, and to the next one,
         or the end of the video."""
         self._buffer = b""
@@ -157,7 +158,7 @@ class FrameStream:
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         while "done" not in (message := self._next_message()):
             assert self._ring is not None
-            self.times[-1:] = message["times"]
+            self.times[-1:] = array("d", message["times"])
             yield self._ring[1][self._ring[0][0] % SLOTS, : len(message["times"]) - 1]
             if self._ring and self._process:  # else closed while the reader had the block
                 self._ring[0][0] += 1

@@ -6,7 +6,6 @@ hole                          ^^^^^^                   6 frames are missing befo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,15 +54,16 @@ class Timeline:
         return known + (place - at) * self.step
 
 
-def timeline_of(shown: Sequence[tuple[float, float]], fps: float, slots: bool = False) -> Timeline:
-    """The timeline of packets, from start and duration of each in seconds (0: unknown).
+def timeline_of(shown: NDArray[np.float64], fps: float, slots: bool = False) -> Timeline:
+    """The timeline of packets, from start and duration in seconds (0: unknown) of each: [n, 2].
 
     ``fps`` is the average frame rate by the header. With ``slots`` the times count equal slots of
     1 / fps, and those without a packet are holes.
     """
-    if not shown:
-        return Timeline(np.empty(0), 1 / fps)
-    stamps, durations = np.array(sorted(dict(shown).items()), np.float64).T
+    stamps, first = np.unique(shown[:, 0], return_index=True)
+    if not len(stamps):
+        return Timeline(stamps, 1 / fps)
+    durations = shown[first, 1]
     distances = np.diff(stamps)
     step = 1 / fps if slots or not len(distances) else float(np.median(distances))
     excess = np.where(distances > MAX_PAUSE, distances - step, 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from array import array
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -236,17 +237,18 @@ class PyAVDecoder(Decoder):
         """The timeline of the file, which is opened once more for it."""
         if self.container in RAW:
             return Timeline(np.empty(0), 1 / fps)
+        shown = array("d")  # start and duration in turn: a day of video has millions of packets
         file, stream = _open(self.path)
         with file:
-            # Time stamps of AVI are numbers of slots, in the order of decoding.
-            shown = [
-                (packet.dts if self.container == "avi" else packet.pts, packet.duration or 0)
-                for packet in _packets(file, stream)
-                if packet and packet.size and not packet.is_discard
-            ]
-        unit = float(stream.time_base)
-        timed = [(start * unit, length * unit) for start, length in shown if start is not None]
-        return timeline_of(timed, fps, slots=self.container == "avi")
+            unit = float(stream.time_base)
+            for packet in _packets(file, stream):
+                if packet and packet.size and not packet.is_discard:
+                    # Time stamps of AVI are numbers of slots, in the order of decoding.
+                    start = packet.dts if self.container == "avi" else packet.pts
+                    if start is not None:
+                        shown.extend((start * unit, (packet.duration or 0) * unit))
+        pairs = np.frombuffer(shown).reshape(-1, 2)
+        return timeline_of(pairs, fps, slots=self.container == "avi")
 
     def _header_seconds(self) -> float | None:
         """Seconds from the first frame to the end of the last one by the header.
