@@ -8,8 +8,12 @@ answers at once.
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from click.shell_completion import CompletionItem
@@ -62,6 +66,33 @@ For zsh and fish: zsh_source, fish_source. Put the line into the shell's start f
 """
 
 
+class LastingStream:
+    """Standard output or error. When it is closed or full, the rest of it is dropped: the work of
+    a command goes on, and its exit code says what happened."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropping():
+            self._stream.flush()
+
+    @contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
 class Main(click.Group, Command):
     """Commands in sections. Errors become one line and an exit code."""
 
@@ -110,4 +141,7 @@ class Main(click.Group, Command):
 @click.version_option(__version__)
 def main() -> None:
     """From surveillance video to features and anomaly scores."""
+    for name in ("stdout", "stderr"):
+        if stream := getattr(sys, name):
+            setattr(sys, name, LastingStream(stream))
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
