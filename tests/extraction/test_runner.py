@@ -281,7 +281,7 @@ CLI = "from vadprep.cli.main import main; main()"
 
 @pytest.mark.slow
 def test_a_user_without_a_home_folder_can_run(tmp_path: Path) -> None:
-    """As in a container with another user id: all that Ray writes lies in the session's folder."""
+    """As in a container with another user id: Ray finds no place there for its token."""
     (tmp_path / "videos").mkdir()
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / "videos" / name, 32)

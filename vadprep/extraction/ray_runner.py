@@ -58,9 +58,6 @@ ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under uv run, else Ray packs the working directory
 }
 
-TOKENS = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
-"""What tells Ray the secret of a session."""
-
 LONGEST_TEMP = 18
 """Characters of the folder for temporary files: Ray's sockets are 89 more, of 107 allowed."""
 
@@ -349,9 +346,9 @@ def _session(pool: Pool) -> Iterator[None]:
         if pool.address == "local":
             folder = _session_folder()
             resources.callback(shutil.rmtree, folder, ignore_errors=True)
-            if not TOKENS & os.environ.keys():  # else Ray writes one into the home folder
-                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-                resources.callback(os.environ.pop, "RAY_AUTH_TOKEN", None)
+            if not os.access(os.path.expanduser("~"), os.W_OK):  # where Ray keeps its token
+                # It stays: Ray reads it once in a process.
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             options = {  # what only a session that starts here can choose
                 "num_cpus": pool.workers,
                 "num_gpus": pool.workers * pool.gpus_each,
