@@ -17,9 +17,7 @@ from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest
 
 READ_BYTES = 1 << 20
 
-FRAME_SUFFIXES = {
-    "images": frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")),
-}
+FRAME_SUFFIXES = {"images": frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))}
 """Decoder of a folder of frames -> the file name endings, in lower case, that it reads."""
 
 ALL_FRAME_SUFFIXES = frozenset().union(*FRAME_SUFFIXES.values())
@@ -114,10 +112,6 @@ class SourceIndex:
     def __init__(self, root: str | Path) -> None:
         self.root = _existing(Path(root))
 
-    def has(self, video: Video) -> bool:
-        """Whether a video is where its path says."""
-        return os.path.exists(os.path.join(self.root, video.path))
-
     def find(self, video: Video) -> Path:
         """``root / video.path`` if it exists, else the one file or folder of that name.
 
@@ -125,7 +119,7 @@ class SourceIndex:
         a missing video fails alone, and the others go on.
         """
         direct = self.root / video.path
-        if self.has(video):
+        if os.path.exists(direct):
             return direct
         if os.path.islink(direct):
             raise DecodeError(

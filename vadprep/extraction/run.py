@@ -259,7 +259,7 @@ def check_sources(manifest: Manifest, root: Path, folders: Sequence[Path]) -> No
         if found and video.video_id in planned:
             continue
         with suppress(DecodeError):
-            found = index.has(video) or bool(index.find(video))
+            found = bool(index.find(video))
     if not found and len(manifest.videos) > 1:
         raise ManifestError(
             f"none of the {len(manifest.videos)} videos of {manifest.path} is under {root}, where "
