@@ -30,8 +30,8 @@ def test_a_loop_has_as_many_frames_as_asked_for(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_hours_take_no_more_than_two_minutes_do():
-    uses = list(bench_memory(minutes=(2, 120), crops=(1, 10)))
-    peaks = {(use.minutes, use.crops): use.peak_bytes for use in uses}
-    assert [use.num_frames for use in uses] == [3000, 3000, 180_000, 180_000]
+    uses = list(bench_memory((2, 120)))
+    peaks = {(minutes, crops): peak for minutes, crops, *_, peak in uses}
+    assert [num_frames for _, _, num_frames, *_ in uses] == [3000, 3000, 180_000, 180_000]
     for crops in (1, 10):
         assert peaks[120, crops] <= peaks[2, crops] + 100 * MIB, peaks

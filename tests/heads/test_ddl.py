@@ -330,8 +330,8 @@ def test_learning_rate_follows_torchs_cosine():
 
 
 def test_other_data_sets_fall_back_to_the_settings_of_xd():
-    assert HEADS["ddl"].settings("ucf").name == "ucf"
-    assert HEADS["ddl"].settings("my cameras").name == "xd"
+    assert HEADS["ddl"].settings("ucf")[0] == "ucf"
+    assert HEADS["ddl"].settings("my cameras")[0] == "xd"
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ def test_a_checkpoint_from_before_a_setting_was_added_has_its_default(tmp_path):
 
 @heads
 def test_other_data_sets_have_settings(name):
-    assert HEADS[name].settings("my cameras").name in HEADS[name].published
+    assert HEADS[name].settings("my cameras")[0] in HEADS[name].published
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_more_epochs_of_the_small_schedule_do_not_start_the_cosine_again():
     kind = HEADS["ddl"]
     with pytest.raises(ValueError, match="epochs = 30: the learning rate is zero after 10"):
         kind.settings("mine", "small", {"epochs": 30})
-    config = kind.settings("mine", "small", {"epochs": 30, "cosine_epochs": 30}).config
+    _, config = kind.settings("mine", "small", {"epochs": 30, "cosine_epochs": 30})
     rates = [config.learning_rate_at(epoch) for epoch in range(30)]
     assert rates == sorted(rates, reverse=True) and rates[-1] > 0
 

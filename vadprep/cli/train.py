@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,7 @@ MOST_ALARMS = 3
 @advanced("--control", is_flag=True, help=CONTROL_HELP)
 @advanced("--allow-missing", is_flag=True, help="Train without videos that have no features.")
 def train(
-    head: str,
-    features: str | None,
-    out: Path | None,
-    seeds: str | None,
-    changes: tuple[str, ...],
-    **options: Any,
+    head: str, features: str | None, out: Path | None, changes: tuple[str, ...], **options: Any
 ) -> None:
     """Train a head on features; write its test scores and metrics."""
     from vadprep.core.signals import stop_on_signals
@@ -72,6 +68,7 @@ def train(
     options["source"] = manifest_source(options)
     options["manifest"], name = chosen_manifest(options, with_paths=False)
     options["settings"] = {field: parsed(value) for field, value in assignments(changes)}
+    seeds = options["seeds"]
     try:
         options["seeds"] = [int(each) for each in seeds.split(",")] if seeds else ()
     except ValueError:
@@ -204,11 +201,10 @@ def score(
     run: Path,
     videos: tuple[Path, ...],
     features: str | None,
-    preset: str | None,
     threshold: float,
     out: Path | None,
     no_plots: bool,
-    **weights: str | None,
+    **options: str | None,
 ) -> None:
     """Score videos or features with a run; list alarms, draw plots.
 
@@ -221,17 +217,12 @@ def score(
 
     if (features is None) == (not videos):
         raise click.UsageError("name what to score by one of --features and VIDEO ...")
-    if any(weights.values()) and not videos:
+    if (options["weights"] or options["flow_weights"]) and not videos:
         raise click.UsageError("--weights goes with VIDEO ...: features have theirs behind them")
     checkpoints, out = load_run(run), out or run / "scores"
     opened = vadprep.open_features(features) if features else nullcontext(videos)
     with shown_progress() as progress, opened as source:
-        settings: dict[str, Any] = {
-            "out": out / "features",
-            "preset": preset,
-            "on_report": progress,
-            **weights,
-        }
+        settings: dict[str, Any] = {"out": out / "features", "on_report": progress, **options}
         scores = vadprep.score(checkpoints, source, **settings)
     show_caution(run, scores.origin.caution())
     count = len(scores) + len(scores.missing)
@@ -276,10 +267,15 @@ def recipes(head: str | None) -> None:
 
     With HEAD: all its settings, which train --set changes.
     """
-    from vadprep.training.recipes import UNITS, recipe_rows, setting_rows
+    from vadprep.heads import head_kind
+    from vadprep.training.recipes import RECIPES, UNITS
 
     if head is None:
-        show(recipe_rows())
+        rows = [(f"vadprep train {name} --dataset {on}", *cells) for name, on, *cells in RECIPES]
+        show([("command", "features", "published", "others got"), *rows])
         click.echo(f"{UNITS}; vadprep recipes HEAD: its settings")
         return
-    show(setting_rows(head))
+    published = {name: asdict(config) for name, config in head_kind(head).published.items()}
+    names = next(iter(published.values()))
+    rows = [(name, *(str(each[name]) for each in published.values())) for name in names]
+    show([("setting", *published), *rows])

@@ -16,7 +16,6 @@ video_auc, _ap      over videos; a score is the head's own, else the highest of 
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,15 +185,6 @@ class Metrics:
             "num_abnormal_frames": self.num_abnormal_frames,
             "coverage": self.coverage,
         }
-
-
-def same_entry(one: object, other: object) -> bool:
-    """True when two entries of metrics.json are equal, their numbers to 1e-9."""
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=0, abs_tol=1e-9)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(same_entry(one[k], other[k]) for k in one)
-    return one == other
 
 
 Pair = tuple[NDArray[np.bool_], NDArray[np.floating]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,15 +17,7 @@ from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import CheckpointError, ManifestError
 from vadprep.core.records import Interval, Video
 from vadprep.data import Manifest, choose_manifest, video_intervals
-from vadprep.evaluation.metrics import (
-    Metrics,
-    Truth,
-    Values,
-    VideoScores,
-    compute_metrics,
-    listed,
-    same_entry,
-)
+from vadprep.evaluation.metrics import Metrics, Truth, Values, VideoScores, compute_metrics, listed
 from vadprep.features import VideoFeatures
 
 LAST = "checkpoint-last"
@@ -172,6 +165,15 @@ def protocols_that_hold(
         return {}
     now = replace(compute_metrics(scores, truth, saved["coverage"]), protocols=found)
     return found if same_entry({**saved, **now.as_json()}, saved) else {}
+
+
+def same_entry(one: object, other: object) -> bool:
+    """True when two entries of metrics.json are equal, their numbers to 1e-9."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=0, abs_tol=1e-9)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same_entry(one[k], other[k]) for k in one)
+    return one == other
 
 
 def _check_tested(folder: Path, scored: Collection[str], manifest: Manifest) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from vadprep.core.errors import SettingError
 from vadprep.heads.arnet import ARNet, ARNetConfig
@@ -20,14 +20,6 @@ Changes = Mapping[str, Any] | HeadConfig
 """Single settings by name, or a config with all of them."""
 
 
-class HeadSettings(NamedTuple):
-    """Settings of a head and where they come from."""
-
-    name: str
-    """Such as ``xd``, or ``ucf, small, dropout = 0.5``."""
-    config: HeadConfig
-
-
 @dataclass(frozen=True)
 class HeadKind:
     """How a head is built and which settings it has."""
@@ -40,11 +32,12 @@ class HeadKind:
 
     def settings(
         self, dataset: str, schedule: str = "published", changes: Changes | None = None
-    ) -> HeadSettings:
-        """Published settings for ``dataset`` under the schedule, changed.
+    ) -> tuple[str, HeadConfig]:
+        """Where settings come from, such as ``ucf, small, dropout = 0.5``, and the settings.
 
-        Raises SettingError for an unknown schedule or field, for the config of another head, and
-        for values that make no sense.
+        They are those published for ``dataset`` under the schedule, changed. Raises SettingError
+        for an unknown schedule or field, for the config of another head, and for values that make
+        no sense.
         """
         if schedule not in SCHEDULES:
             raise SettingError(f"{schedule = }: allowed are {', '.join(SCHEDULES)}")
@@ -53,7 +46,7 @@ class HeadKind:
                 raise SettingError(f"{type(changes).__name__} is not a {self.config.__name__}")
             if schedule != "published":
                 raise SettingError(f"{schedule = }: a config holds all settings, leave it out")
-            return HeadSettings("given", changes)
+            return "given", changes
         name = dataset if dataset in self.published else next(iter(self.published))
         config = self.published[name]
         if schedule == "small":
@@ -61,11 +54,10 @@ class HeadKind:
             config = replace(config, **SMALL)
         changes = changes or {}
         allowed = [each.name for each in fields(config)]
-        unknown = [each for each in changes if each not in allowed]
-        if unknown:
+        if unknown := [each for each in changes if each not in allowed]:
             raise SettingError(f"no setting {unknown[0]!r}: there are {', '.join(allowed)}")
         name += "".join(f", {each} = {value}" for each, value in changes.items())
-        return HeadSettings(name, replace(config, **changes))
+        return name, replace(config, **changes)
 
 
 SCHEDULES = ("published", "small")

@@ -83,11 +83,7 @@ class ARNet(Head):
 
 
 def dynamic_mil_loss(
-    scores: Tensor,
-    labels: Tensor,
-    mask: Tensor,
-    alpha: int,
-    selection: Literal["batch", "video"],
+    scores: Tensor, labels: Tensor, mask: Tensor, alpha: int, selection: Literal["batch", "video"]
 ) -> Tensor:
     """Cross-entropy of the ceil(T / alpha) highest scores of each video (eq. 5, DMIL).
 

@@ -18,23 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from vadprep.core.spec import Spec
-from vadprep.evaluation.metrics import (
-    METRICS,
-    Metrics,
-    Truth,
-    Values,
-    VideoScores,
-    compute_metrics,
-    mean_and_spread,
-    with_mean,
-)
-from vadprep.evaluation.scores import (
-    Origin,
-    protocols_that_hold,
-    read_json,
-    read_scores,
-    write_scores,
-)
+from vadprep.evaluation import METRICS, Metrics, Origin, VideoScores, read_json, read_scores
+from vadprep.evaluation.metrics import Truth, Values, compute_metrics, mean_and_spread, with_mean
+from vadprep.evaluation.scores import protocols_that_hold, write_scores
 from vadprep.features import Features
 from vadprep.heads import Head
 from vadprep.training.checkpoint import Checkpoint, save_checkpoint
@@ -178,7 +164,7 @@ class TrainingRun(os.PathLike[str]):
 
     folder: Path
     settings: str
-    """Where the settings of the head come from, ``heads.HeadSettings``."""
+    """Where the settings of the head come from, ``HeadKind.settings``."""
     origin: Origin
     by_seed: Mapping[int, Mapping[str, Entry | None]]
     """Results by seed, then by ``last``, ``best_on_validation`` and ``best_on_test``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,32 +15,20 @@ from vadprep.backbones.graphs import graph_of, with_weights
 from vadprep.extraction.extractor import fixed_threads
 
 
-class Timing(NamedTuple):
-    """One form of the network: median seconds for a clip, and its speed-up and the relative error
-    of its features (Euclidean norm) against the plain form."""
-
-    form: str
-    seconds: float
-    speedup: float
-    relative_error: float
-
-
 def bench_backbone(
-    graph: str,
-    device: str,
-    precisions: Sequence[str],
-    threads: int,
-    batch: int = 1,
-    rounds: int = 5,
-) -> list[Timing]:
+    graph: str, device: str, precisions: Sequence[str], threads: int, rounds: int = 5
+) -> list[tuple[str, float, float, float]]:
     """Plain fp32 network, then the inference form in each precision, with random weights.
+
+    Each with its median seconds for a clip, its speed-up, and the relative error of its features
+    (Euclidean norm), both against the plain form.
 
     The forms take turns in each round. So another load on the machine slows all of them. The
     median over the rounds counts; one round before is warm-up.
     """
     weights, made_for = load_weights("random:0", graph), graph_of(graph)
     generator = torch.Generator().manual_seed(0)
-    shape = (batch, made_for.clip_length, made_for.size, made_for.size, made_for.channels)
+    shape = (1, made_for.clip_length, made_for.size, made_for.size, made_for.channels)
     views = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
     network = with_weights(build(graph), weights.state).to(device)
 
@@ -63,11 +50,6 @@ def bench_backbone(
                 taken[name].append(time.perf_counter() - start)
     plain, seconds = features["plain fp32"], {n: statistics.median(t) for n, t in taken.items()}
     return [
-        Timing(
-            name,
-            seconds[name] / batch,
-            seconds["plain fp32"] / seconds[name],
-            float((features[name] - plain).norm() / plain.norm()),
-        )
-        for name in forms
+        (name, each, seconds["plain fp32"] / each, float((output - plain).norm() / plain.norm()))
+        for (name, each), output in zip(seconds.items(), features.values(), strict=True)
     ]

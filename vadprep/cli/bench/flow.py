@@ -48,18 +48,13 @@ class FlowTiming(NamedTuple):
     p99: float | None = None
 
 
-class FlowBench(NamedTuple):
-    """Timings by size, OpenCV first where it is installed, and what could not be measured."""
-
-    num_pairs: int
-    timings: list[FlowTiming]
-    notes: list[str]
-
-
 def bench_flow(
     videos: Sequence[Path], pairs: int, sizes: Sequence[tuple[int, int]] = SIZES
-) -> FlowBench:
+) -> tuple[int, list[FlowTiming], list[str]]:
     """Every back end of this machine on ``pairs`` pairs of each video, at each size.
+
+    Gives the number of pairs of all videos, the timings by size, OpenCV first where it is
+    installed, and what could not be measured.
 
     A folder stands for the videos in it. The back ends take turns video by video. So another
     load on the machine slows them all. OpenCV and the CPU back end have one core each; then the
@@ -89,7 +84,7 @@ def bench_flow(
                 errors, speedups = np.concatenate(off), np.array(seconds[BASE]) / taken
                 against = [np.median(speedups), errors.mean(), np.quantile(errors, 0.99)]
             timings.append(FlowTiming(size, name, statistics.median(taken), *map(float, against)))
-    return FlowBench(len(files) * pairs, timings, notes)
+    return len(files) * pairs, timings, notes
 
 
 def available() -> tuple[dict[str, Method], list[str]]:

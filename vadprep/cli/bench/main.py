@@ -34,9 +34,8 @@ def memory(minutes: str) -> None:
     if not all(0 < each < math.inf for each in lengths):
         raise SettingError(f"--minutes {minutes}: expected numbers above 0, such as 2,120")
     rows: list[Cells] = [("minutes", "crops", "frames", "seconds", "peak MiB above the start")]
-    for use in bench_memory(lengths):
-        numbers = f"{use.seconds:.1f}", f"{use.peak_bytes / 2**20:.0f}"
-        rows.append((f"{use.minutes:g}", use.crops, use.num_frames, *numbers))
+    for length, crops, frames, seconds, peak in bench_memory(lengths):
+        rows.append((f"{length:g}", crops, frames, f"{seconds:.1f}", f"{peak / 2**20:.0f}"))
     show(rows)
 
 
@@ -65,11 +64,13 @@ def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -
 
     rows: list[Cells] = [("stream", "workers", "clips", "s", "starting, s", "clips/s", "ratio")]
     one = 0.0
-    for run in bench_workers(clips, streams.split(","), repeat, device, workers):
-        speed = run.clips / run.seconds
-        one = speed if run.workers == 1 else one
-        numbers = (run.seconds, run.starting, speed, speed / one)
-        rows.append((run.stream, run.workers, run.clips, *(f"{each:.2f}" for each in numbers)))
+    for stream, count, num_clips, seconds, starting in bench_workers(
+        clips, streams.split(","), repeat, device, workers
+    ):
+        speed = num_clips / seconds
+        one = speed if count == 1 else one
+        numbers = (seconds, starting, speed, speed / one)
+        rows.append((stream, count, num_clips, *(f"{each:.2f}" for each in numbers)))
     show(rows)
     if device == "cpu":
         click.echo("measured on this machine's CPU; to know the ratio of GPUs, measure there")
@@ -101,15 +102,13 @@ def flow(videos: tuple[Path, ...], pairs: int) -> None:
     """TV-L1: each back end against OpenCV, speed and agreement."""
     from vadprep.cli.bench.flow import bench_flow
 
-    found = bench_flow(videos, pairs)
-    title = f"TV-L1, {found.num_pairs} pairs"
-    rows: list[Cells] = [
-        (title, "s a pair", "pairs/s", "speed-up", "mean px off", "99 % px off"),
-    ]
-    for (height, width), backend, seconds, *rest in found.timings:
+    num_pairs, timings, notes = bench_flow(videos, pairs)
+    title = f"TV-L1, {num_pairs} pairs"
+    rows: list[Cells] = [(title, "s a pair", "pairs/s", "speed-up", "mean px off", "99 % px off")]
+    for (height, width), backend, seconds, *rest in timings:
         rows.append((f"{width}x{height}  {backend}", seconds, 1 / seconds, *rest))
     show(rows)
-    for note in found.notes:
+    for note in notes:
         click.echo(note)
 
 
@@ -137,9 +136,7 @@ def train(heads: str, device: str, videos: int, steps: int) -> None:
     ]
     features, labels = random_slice(videos)
     for name in names:
-        each = time_head(name, features, labels, device, steps)
-        epoch = each.steps_of_whole * each.seconds_a_step
-        part = each.steps_of_slice * each.seconds_a_step
-        in_all = epoch * each.epochs / 3600
-        rows.append((name, each.seconds_a_step, f"{each.share:.0%}", part, epoch, in_all))
+        seconds, share, part, whole, epochs = time_head(name, features, labels, device, steps)
+        epoch = whole * seconds
+        rows.append((name, seconds, f"{share:.0%}", part * seconds, epoch, epoch * epochs / 3600))
     show(rows)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ FPS = 25
 SIZE = (160, 120)
 GOP_FRAMES = 250
 SAMPLE_SECONDS = 0.05
+RESIZE = 32
+"""Side in px of the squares that frames become, so that two hours of video take minutes."""
 
 
 class NoNetwork:
@@ -42,39 +44,21 @@ class NoNetwork:
         return torch.zeros(len(views), self.dim)
 
 
-def no_motion(grey: torch.Tensor) -> torch.Tensor:
-    """Flow of zeros."""
-    return torch.zeros(len(grey) - 1, *grey.shape[1:], 2)
+def bench_memory(minutes: Sequence[float]) -> Iterator[tuple[float, int, int, float, int]]:
+    """Memory of extracting a video of each length with one crop and with ten: whole frames.
 
-
-class MemoryUse(NamedTuple):
-    """Peak of one extraction, of this process and its decoder."""
-
-    minutes: float
-    crops: int
-    num_frames: int
-    seconds: float
-    peak_bytes: int
-    """Proportional set size, so that shared pages count once, above the start; without pages of
-    files, whose shares change with whatever else runs on the machine."""
-
-
-def bench_memory(
-    minutes: Sequence[float] = (2, 120), crops: Sequence[int] = (1, 10), resize: int = 32
-) -> Iterator[MemoryUse]:
-    """Memory of extracting a video of each length with each number of crops.
-
-    Frames are resized to squares of ``resize`` px, and whole frames are the crops. So two hours of
-    video take a few minutes. Raises VadprepError when a video cannot be extracted.
+    Gives minutes, crops, number of frames, seconds, and the peak in bytes of this process and its
+    decoder above the start. Raises VadprepError when a video cannot be extracted.
     """
-    fields: dict[str, Any] = {"fps": "native", "resize": f"{resize}x{resize}", "crop_size": resize}
+    fields: dict[str, Any] = {"fps": "native", "resize": f"{RESIZE}x{RESIZE}", "crop_size": RESIZE}
     for length in minutes:
         with tempfile.TemporaryDirectory() as folder:
             video = write_loop(Path(folder, "a.mp4"), round(60 * length * FPS))
-            for count in crops:
+            for count in (1, 10):
                 fields["crops"] = count
                 rgb, flow = (resolve("i3d", "cpu", ("-", "-"), fields, each) for each in STREAMS)
-                branches = [Branch(rgb, NoNetwork()), Branch(flow, NoNetwork(), no_motion)]
+                still = Branch(flow, NoNetwork(), lambda grey: torch.zeros(*grey[1:].shape, 2))
+                branches = [Branch(rgb, NoNetwork()), still]
                 targets = {name: Path(folder, f"{count}-{name}.h5") for name in STREAMS}
                 start = time.perf_counter()
                 with peak_memory() as peak:
@@ -82,7 +66,7 @@ def bench_memory(
                 if report.status != DONE:
                     raise VadprepError(f"{video}: {report.reason}")
                 seconds = time.perf_counter() - start
-                yield MemoryUse(length, count, report.num_frames, seconds, peak[0])
+                yield length, count, report.num_frames, seconds, peak[0]
 
 
 @contextmanager
@@ -105,7 +89,10 @@ def peak_memory() -> Iterator[list[int]]:
 
 
 def tree_bytes() -> int:
-    """Proportional set size of this process and its children without pages of files, in bytes."""
+    """Proportional set size, in bytes, of this process and its children: shared pages count once.
+
+    Without pages of files, whose shares change with whatever else runs on the machine.
+    """
     import psutil
 
     me, kib = psutil.Process(os.getpid()), 0

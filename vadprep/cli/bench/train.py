@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,18 +17,6 @@ from vadprep.training.loop import losses
 
 DIM = 1024
 CROPS = 5
-
-
-class HeadTiming(NamedTuple):
-    """One head: seconds a step, the share of forward and backward in them (the rest makes the
-    batch, moves it, and updates the weights), and steps in an epoch of the slice and of the set."""
-
-    head: str
-    seconds_a_step: float
-    share: float
-    steps_of_slice: int
-    steps_of_whole: int
-    epochs: int
 
 
 @dataclass(frozen=True)
@@ -68,14 +55,16 @@ def time_head(
     labels: Mapping[str, int],
     device: str,
     steps: int,
-) -> HeadTiming:
+) -> tuple[float, float, int, int, int]:
     """Train a head for ``steps`` steps, after one to warm up, with the settings of XD-Violence.
 
+    Gives seconds a step, the share of forward and backward in them (the rest makes the batch,
+    moves it, and updates the weights), steps in an epoch of the slice and of the set, and epochs.
     A step is the batch, forward, backward and the update. Left out are the test that each term is
     finite, the logs, the state after an epoch, and the snapshots, each of which scores the test
     split.
     """
-    config = HEADS[name].settings("xd", "published", {}).config
+    _, config = HEADS[name].settings("xd")
     bags = TrainingBags(features, labels, ("rgb",), config)  # type: ignore[arg-type]
     torch.manual_seed(0)
     head = HEADS[name].build(DIM, config).to(device).train()
@@ -102,8 +91,7 @@ def time_head(
             total += now() - start
             inside += after - before
     # An epoch is a pass over all items, or a number of steps that does not depend on them.
-    grown = (
-        1.0 if config.steps_per_epoch else len(load_dataset("xd").in_split("train")) / len(labels)
-    )
-    whole = round(bags.num_batches * grown)
-    return HeadTiming(name, total / steps, inside / total, bags.num_batches, whole, config.epochs)
+    whole = bags.num_batches
+    if not config.steps_per_epoch:
+        whole = round(whole * (len(load_dataset("xd").in_split("train")) / len(labels)))
+    return total / steps, inside / total, bags.num_batches, whole, config.epochs

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -17,25 +16,15 @@ from vadprep.features.journal import read_events
 from vadprep.features.status import status
 
 
-class WorkersRun(NamedTuple):
-    """A run of one stream with some workers."""
-
-    stream: str
-    workers: int
-    clips: int
-    seconds: float
-    """From the first video's start to the last one's end, without the start of the workers."""
-    starting: float
-    """Seconds of the start of the workers before it."""
-
-
 def bench_workers(
     clips: Path, streams: Sequence[str], repeat: int, device: str = "cpu", workers: int = 2
-) -> Iterator[WorkersRun]:
+) -> Iterator[tuple[str, int, int, float, float]]:
     """Extract the videos in the folder ``clips``, each ``repeat`` times, with one worker and with
     ``workers``, as far as there are devices for them.
 
-    Weights are random. Raises FeaturesError when a video fails.
+    Gives stream, workers, clips, the seconds from the first video's start to the last one's end,
+    and those of the start of the workers before it. Weights are random. Raises FeaturesError when
+    a video fails.
     """
     manifest = find_videos(clips)
     videos = tuple(
@@ -59,4 +48,4 @@ def bench_workers(
                 raise FeaturesError(f"{clips}: a video failed: only good ones can be timed")
             run, start, *_ = (each.time for each in events if each.event in ("run", "start"))
             end = max(each.time for each in events if each.event == "committed")
-            yield WorkersRun(stream, count, found.num_clips, end - start, start - run)
+            yield stream, count, found.num_clips, end - start, start - run
