@@ -89,8 +89,6 @@ def datasets_check(name: str, root: Path, no_decode: bool) -> None:
     sys.exit(1 if any(found[each] for each in found if each != "extra") else 0)
 
 
-# ---------------------------------------------------------------- presets
-
 OVERVIEW = "graph fps resize filter crops crop_order crop_size scaling clip_length tail".split()
 """Fields of a preset that the overview shows."""
 
@@ -118,8 +116,6 @@ def presets(name: str | None) -> None:
     rows += [(field, value, source) for field, (value, source) in settings.items()]
     show(rows + [("unknown", "", each) for each in preset.open_questions])
 
-
-# ---------------------------------------------------------------- flat ground truth
 
 READING: dict[str, Any] = {"type": click.Choice(list(data.READINGS)), "default": "half-open"}
 READING_HELP = "How the intervals are read: [start, stop), [start, stop], or counted from 1."

@@ -39,9 +39,7 @@ CPU_SPEED = "extraction on the CPU: 2 to 5 clips of one crop per second and core
 DECODER_ERRORS = (VadprepError, ImportError, OSError, LookupError, RuntimeError, ValueError)
 """What a decoder, or the codec of the probe, raises when a part is missing."""
 PACKAGES = {
-    "numpy": "nothing works",
-    "h5py": "nothing works",
-    "click": "nothing works",
+    **dict.fromkeys(("numpy", "h5py", "click"), "nothing works"),
     "torch": "no extraction and no training",
     "safetensors": "no weights files and no checkpoints",
     "av": "no extraction: the second decoder is missing",

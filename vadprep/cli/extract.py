@@ -35,12 +35,12 @@ SET_HELP = "A field of the spec, such as tail=drop; see vadprep presets NAME. Re
 FORMAT = click.Choice(["hdf5", "jpeg"])
 FORMAT_HELP = "Format of the saved flow. Default: hdf5."
 ADDRESS_HELP = "Address of a Ray cluster to join."
-RANK = {"type": click.IntRange(0), "default": 0, "envvar": "SLURM_ARRAY_TASK_ID"}
+RANK: dict[str, Any] = {"type": click.IntRange(0), "default": 0, "envvar": "SLURM_ARRAY_TASK_ID"}
 RANK_HELP = "Number of this job, from 0. Default: $SLURM_ARRAY_TASK_ID, else 0."
 WORLD_HELP = "Number of jobs that share the feature folder."
 STALL = click.FloatRange(0, min_open=True)
 STALL_HELP = "If a decoder gives no frame for this time, it is stopped and the other decoder tried."
-DAMAGE = {"metavar": "SHARE", "default": MAX_DAMAGE, "show_default": True}
+DAMAGE: dict[str, Any] = {"metavar": "SHARE", "default": MAX_DAMAGE, "show_default": True}
 DAMAGE_HELP = (
     "Share of the frames of a video, 0 to 1, that may be repaired or missing. It only decides "
     "which videos are kept; it does not change feature values."
@@ -103,15 +103,13 @@ def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any)
     show_status(results)
     complete = all(each.is_complete for each in results)
     if not complete and world_size > 1:  # others may still work on their videos
-        complete = all(_has_done(Share(rank, world_size), each) for each in results)
+        complete = True
+        for each in results:
+            owned = Share(rank, world_size).owned(each.folder)
+            undone = {*each.missing, *(row.video_id for row in each.failed)}
+            places = each.folder.plan.places
+            complete &= not any(places[video_id].shard in owned for video_id in undone)
     sys.exit(0 if complete else 1)
-
-
-def _has_done(share: Share, found: Status) -> bool:
-    """True when every video of this share is done."""
-    owned = share.owned(found.folder)
-    undone = {*found.missing, *(row.video_id for row in found.failed)}
-    return not any(found.folder.plan.places[each].shard in owned for each in undone)
 
 
 def show_estimate(found: Estimate) -> None:

@@ -42,15 +42,9 @@ WORLD_HELP = "Number of jobs for --missing-ranks. Default: that of the last run.
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every video id.")
 @advanced("--missing-ranks", "as_ranks", is_flag=True, help=RANKS_HELP)
 @advanced("--world-size", type=COUNT, help=WORLD_HELP)
-def status(
-    features: str,
-    by_stage: bool,
-    video: str | None,
-    as_json: bool,
-    as_ranks: bool,
-    world_size: int | None,
-) -> None:
+def status(features: str, video: str | None, as_json: bool, as_ranks: bool, **options: Any) -> None:
     """Show what is done, running, failed or missing."""
+    by_stage, world_size = options["by_stage"], options["world_size"]
     if world_size and not as_ranks:
         raise click.UsageError("--world-size goes with --missing-ranks")
     if as_ranks and (as_json or by_stage):
@@ -109,13 +103,19 @@ def show_stages(stream: str, spent: StageSeconds) -> None:
         click.echo(f"slow: {printable(each.video_id)}: {took}, {each.num_clips:,} clips")
 
 
-# ---------------------------------------------------------------- what is done
-
-
 def show_status(results: Sequence[Status]) -> None:
     """Print a line of counts for each stream, its runs and pace, what failed and why, what is
     missing, and the done videos that have repaired frames or an unexpected length."""
-    show(status_rows(results))
+    heads = "stream videos done running failed missing clips frames repaired damaged shards weights"
+    rows: list[Cells] = [heads.split()]
+    for each in results:
+        spec = each.spec
+        counts = (each.planned, each.done, len(each.running), len(each.failed))
+        sums = (len(each.missing), each.num_clips, each.num_frames, each.repaired_frames)
+        shards = f"{each.shards_final} of {each.shards_planned}"
+        weights = f"{spec.weights} (NOT TRAINED)" if spec.is_random else spec.weights
+        rows.append((spec.stream, *counts, *sums, len(each.repaired), shards, weights))
+    show(rows)
     for result in results:
         for run in result.runs:
             click.echo(f"running, {result.spec.stream}: {_running(run)}")
@@ -134,32 +134,17 @@ def show_status(results: Sequence[Status]) -> None:
             f"{row.video_id}: {row.repaired_frames:,} of {row.num_frames:,} frames"
             for row in result.repaired
         ]
-        lists: dict[str, Sequence[str]] = {
-            "failed": _reasons(result.failed),
-            "missing": result.missing,
-            "repaired": repaired,
-            "length": _reasons(result.noted),
-        }
-        for heading, lines in lists.items():
+        for heading, lines in (
+            ("failed", _reasons(result.failed)),
+            ("missing", result.missing),
+            ("repaired", repaired),
+            ("length", _reasons(result.noted)),
+        ):
             show_list(heading, lines, "vadprep status --json has all")
 
 
 def _reasons(rows: Sequence[Row]) -> list[str]:
     return [reason_of(row.video_id, row.reason or "no reason was recorded") for row in rows]
-
-
-def status_rows(results: Sequence[Status]) -> list[Cells]:
-    """One line of headings and one of counts for each stream."""
-    heads = "stream videos done running failed missing clips frames repaired damaged shards weights"
-    rows: list[Cells] = [heads.split()]
-    for each in results:
-        spec = each.spec
-        counts = (each.planned, each.done, len(each.running), len(each.failed))
-        sums = (len(each.missing), each.num_clips, each.num_frames, each.repaired_frames)
-        shards = f"{each.shards_final} of {each.shards_planned}"
-        weights = f"{spec.weights} (NOT TRAINED)" if spec.is_random else spec.weights
-        rows.append((spec.stream, *counts, *sums, len(each.repaired), shards, weights))
-    return rows
 
 
 def _running(run: Run) -> str:
@@ -176,12 +161,11 @@ def _running(run: Run) -> str:
 def status_json(status: Status) -> dict[str, Any]:
     """The status of a stream for programs, with every id."""
     spec, pace = status.spec, status.pace
-    running = {video_id: {"rank": rank} for video_id, rank in status.running.items()}
     return {
         **{name: getattr(spec, name) for name in ("stream", "preset", "weights")},
         "spec_hash": spec.hash,
         **{name: getattr(status, name) for name in COUNTS},
-        "running": running,
+        "running": {video_id: {"rank": rank} for video_id, rank in status.running.items()},
         "failed": {row.video_id: row.reason for row in status.failed},
         "missing": list(status.missing),
         "repaired_videos": len(status.repaired),
@@ -189,9 +173,6 @@ def status_json(status: Status) -> dict[str, Any]:
         **{name: getattr(pace, name) for name in RATES},
         "runs": [asdict(run) for run in status.runs],
     }
-
-
-# ---------------------------------------------------------------- verify, merge
 
 
 @command("verify", example="vadprep verify features/xd")

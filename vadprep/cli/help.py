@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -48,6 +49,5 @@ def group(name: str, *, example: str) -> Callable[[Callable[..., Any]], Group]:
     return click.group(name, cls=Group, example=example)
 
 
-def advanced(*declarations: str, **settings: Any) -> Callable[[Any], Any]:
-    """``click.option`` for an option that few need."""
-    return click.option(*declarations, cls=Advanced, **settings)
+advanced = partial(click.option, cls=Advanced)
+"""``click.option`` for an option that few need."""

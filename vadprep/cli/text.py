@@ -88,8 +88,6 @@ def show_untrained(specs: Iterable[Spec]) -> None:
         click.echo(f"weights {weights}: NOT TRAINED, features are for trying things out", err=True)
 
 
-# ---------------------------------------------------------------- progress
-
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines."""
 PACE_SECONDS = 5.0

@@ -132,9 +132,6 @@ def parsed(text: str) -> Any:
         return text
 
 
-# ---------------------------------------------------------------- eval
-
-
 @command("eval", example="vadprep eval runs/ddl-xd")
 @click.argument("run", type=FOLDER)
 @manifest_options
@@ -182,9 +179,6 @@ def recorded_source(run: Path) -> dict[str, Any]:
         )
     found = {name: source.get(name) for name in ("dataset", "split_file")}
     return found | {"manifest": Path(manifest) if manifest else None}
-
-
-# ---------------------------------------------------------------- score
 
 
 @command("score", example="vadprep score runs/ddl-xd clip.mp4")
@@ -255,9 +249,6 @@ def show_alarms(high: Mapping[str, Sequence[Mapping[str, Any]]], threshold: floa
     show(rows)
     if len(high) > MOST_LISTED:
         click.echo(f"and {len(high) - MOST_LISTED} more videos")
-
-
-# ---------------------------------------------------------------- recipes
 
 
 @command("recipes", example="vadprep recipes ddl")

@@ -116,8 +116,8 @@ def weights_check(weights_spec: str, sample: Path | None) -> None:
         click.echo(f"sample clip: not here; vadprep weights get {SAMPLE_OF[found.graph]}")
         sys.exit(1 if differing else 0)
     pairs = check_sample(found, sample)
-    rows: list[Cells] = [("sample clip, logits", "here", "published")]
-    show([*rows, *((name, *values) for name, values in pairs.items())])
+    rows = [(name, *values) for name, values in pairs.items()]
+    show([("sample clip, logits", "here", "published"), *rows])
     is_equal = is_as_published(pairs)
     click.echo("sample clip: " + ("as published" if is_equal else "NOT as published"))
     sys.exit(0 if is_equal and not differing else 1)
@@ -134,6 +134,5 @@ def weights_top5(weights_spec: str, video: Path) -> None:
 
     found = load_weights(weights_spec)
     preset = preset_of_graph(found.graph)
-    rows: list[Cells] = [("class", "probability", "logit")]
-    show([*rows, *top5(found, first_clips(video, preset))])
+    show([("class", "probability", "logit"), *top5(found, first_clips(video, preset))])
     click.echo(f"{found.graph}, weights {found.name}, views of preset {preset}, centre crop")

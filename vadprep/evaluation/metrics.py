@@ -215,7 +215,14 @@ def compute_metrics(
     if unknown:
         reason = f"anomalous intervals unknown for {listed(unknown)}"
         found, by_category = dict.fromkeys(NEED_INTERVALS, reason), {}
-    found |= _video_metrics(scores, truth)
+    scored = [video_id for video_id in scores if len(scores[video_id].snippets)]
+    if unknown := [video_id for video_id in scored if truth[video_id].label is None]:
+        found |= dict.fromkeys(NEED_LABELS, f"label unknown for {listed(unknown)}")
+    else:
+        labels = np.array([truth[video_id].label == 1 for video_id in scored], dtype=bool)
+        values = np.array([scores[video_id].of_video() for video_id in scored])
+        found["video_auc"] = _pooled(roc_auc, [(labels, values)], of="video")
+        found["video_ap"] = _pooled(average_precision, [(labels, values)], of="video")
     return Metrics(
         values={n: v if isinstance(v := found[n], float) else None for n in METRICS},
         reasons={n: v for n in METRICS if isinstance(v := found[n], str)},
@@ -252,14 +259,13 @@ def _frame_metrics(
     by_category: dict[str, dict[str, float | None]] = {}
     for category, own in sorted(members.items()):
         among = [*own, *normal]
-        metrics = [
-            _pooled(roc_auc, among),
-            _pooled(average_precision, among),
-            _pooled(roc_auc, own),
-        ]
-        named = zip(("frame_auc", "frame_ap", "frame_auc_abnormal"), metrics, strict=True)
-        numbers = {name: value if isinstance(value, float) else None for name, value in named}
-        by_category[category] = {"num_videos": len(own), **numbers}
+        metrics = {
+            "num_videos": len(own),
+            "frame_auc": _pooled(roc_auc, among),
+            "frame_ap": _pooled(average_precision, among),
+            "frame_auc_abnormal": _pooled(roc_auc, own),
+        }
+        by_category[category] = {n: None if isinstance(v, str) else v for n, v in metrics.items()}
     if not any(len(values) for _, values in frames.values()):
         return dict.fromkeys(NEED_INTERVALS, "no frame was scored"), by_category
     pooled = [*frames.values()]
@@ -273,22 +279,6 @@ def _frame_metrics(
         "segment_ap": _pooled(average_precision, segments),
     }
     return found, by_category
-
-
-def _video_metrics(
-    scores: Mapping[str, VideoScores], truth: Mapping[str, Truth]
-) -> dict[str, float | str]:
-    """The metrics of ``NEED_LABELS``, or why there is none."""
-    scored = [video_id for video_id in scores if len(scores[video_id].snippets)]
-    unknown = [video_id for video_id in scored if truth[video_id].label is None]
-    if unknown:
-        return dict.fromkeys(NEED_LABELS, f"label unknown for {listed(unknown)}")
-    labels = np.array([truth[video_id].label == 1 for video_id in scored], dtype=bool)
-    values = np.array([scores[video_id].of_video() for video_id in scored])
-    return {
-        "video_auc": _pooled(roc_auc, [(labels, values)], of="video"),
-        "video_ap": _pooled(average_precision, [(labels, values)], of="video"),
-    }
 
 
 def _pooled(
@@ -307,9 +297,6 @@ def listed(ids: Iterable[str]) -> str:
     names = sorted(ids)
     more = f", and {len(names) - NUM_LISTED} more" if len(names) > NUM_LISTED else ""
     return f"{len(names)} ({', '.join(names[:NUM_LISTED])}{more})"
-
-
-# ---------------------------------------------------------------- over seeds
 
 
 def mean_and_spread(seeds: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -81,19 +80,17 @@ def plot_video(
     axes = figure.add_subplot()
     frames, clock = scores.frames(), scores.clock or Clock(1.0)
     end = clock.seconds(max(len(frames), 1))
-    for number, (start, stop) in enumerate(intervals or ()):
+    for number, interval in enumerate(intervals or ()):
+        shown = [clock.seconds(frame) for frame in interval]
         once = "anomalous" if number == 0 else None
-        shown = clock.seconds(start), clock.seconds(stop)
         axes.axvspan(*shown, color=ANOMALY_COLOUR, lw=0, label=once)
         end = max(end, shown[1])
     edges = np.array([clock.seconds(frame) for frame in range(len(frames) + 1)])
     label = "score" if intervals is not None else "score (ground truth unknown)"
     axes.stairs(frames, edges, baseline=None, color=SCORE_COLOUR, lw=1.4, label=label)
-    axes.set_xlim(0, end)
-    axes.set_ylim(-0.03, 1.03)
+    axes.set(xlabel="time in seconds" if scores.fps else "frame", ylabel="anomaly score")
+    axes.set(xlim=(0, end), ylim=(-0.03, 1.03))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "", "0.5", "", "1"])
-    axes.set_xlabel("time in seconds" if scores.fps else "frame")
-    axes.set_ylabel("anomaly score")
     axes.grid(axis="y", color="0.9", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -104,10 +101,8 @@ def plot_video(
     heading = f"{name}\n{note}" if note else name
     # Ids hold $, _ and ^: they are text, not formulas.
     axes.set_title(heading, fontsize=10, loc="left", parse_math=False)
-    content = io.BytesIO()
-    canvas.print_png(content)
     with open_atomic(path) as stream:
-        stream.write(content.getvalue())
+        canvas.print_png(stream)
 
 
 def metric_rows(
@@ -126,9 +121,6 @@ def metric_rows(
         cells = ["-" if value is None else f"{100 * value:.2f}" for value in found]
         rows.append((name, *cells, *([reasons.get(name, "")] if reasons else [])))
     return rows
-
-
-# ---------------------------------------------------------------- alarms
 
 
 def write_alarms(

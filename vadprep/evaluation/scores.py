@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,20 @@ def evaluate(
             folder, path = path, path / SCORES
         scores = read_scores(path)
     if folder:
-        _check_tested(folder, scores, rows)
+        path, missing = folder / "config.json", set[str]()
+        if path.exists():  # those that had no features when the run was made
+            missing = set(read_json(path).get("missing", ()))
+        tests = {video.video_id for video in rows.in_split("test")}
+        known = {video.video_id for video in rows.videos}
+        for ids, what in (
+            (known & set(scores) - tests, "scored videos of another split than test"),
+            (tests - set(scores) - missing, "videos of split test without scores"),
+        ):
+            if ids:
+                raise ManifestError(
+                    f"{rows.path}: column 'split': {what}: {listed(ids)}: metrics would be those "
+                    "of another set: use the manifest of the run, or correct the column"
+                )
     truth = truth_of(scores, rows)
     metrics = compute_metrics(scores, truth, coverage)
     if folder and (folder / "metrics.json").exists():
@@ -174,26 +187,6 @@ def same_entry(one: object, other: object) -> bool:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(same_entry(one[k], other[k]) for k in one)
     return one == other
-
-
-def _check_tested(folder: Path, scored: Collection[str], manifest: Manifest) -> None:
-    """Raise ManifestError, listing ids, unless ``scored`` are the videos of split test.
-
-    All but those that had no features when the run was made.
-    """
-    path = folder / "config.json"
-    missing = set(read_json(path).get("missing", ())) if path.exists() else set()
-    tests = {video.video_id for video in manifest.in_split("test")}
-    known = {video.video_id for video in manifest.videos}
-    for ids, what in (
-        (known & set(scored) - tests, "scored videos of another split than test"),
-        (tests - set(scored) - missing, "videos of split test without scores"),
-    ):
-        if ids:
-            raise ManifestError(
-                f"{manifest.path}: column 'split': {what}: {listed(ids)}: metrics would be those "
-                "of another set: use the manifest of the run, or correct the column"
-            )
 
 
 def seed_folders(folder: Path) -> dict[int, Path]:

@@ -121,9 +121,6 @@ def train_step(head: Head, optimizer: torch.optim.Optimizer, batch: Batch) -> di
     return dict(zip(terms, numbers, strict=True))
 
 
-# ---------------------------------------------------------------- tables
-
-
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a table at once; None is an empty cell. Every row has the columns of the first."""
     text = io.StringIO()
@@ -146,9 +143,6 @@ def read_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
             f"again in another folder"
         )
     return rows[:num_rows]
-
-
-# ---------------------------------------------------------------- resume state
 
 
 def save_state(
