@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -39,14 +38,9 @@ class Group(click.Group, Command):
     command_class = Command
 
 
-def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], Command]:
-    """Decorator that makes a function a command with an example in its help."""
-    return click.command(name, cls=Command, example=example)
-
-
-def group(name: str, *, example: str) -> Callable[[Callable[..., Any]], Group]:
-    """Decorator that makes a function a group with an example in its help."""
-    return click.group(name, cls=Group, example=example)
+command = partial(click.command, cls=Command)
+group = partial(click.group, cls=Group)
+"""Decorators that make a function a command, or a group, with an ``example`` in its help."""
 
 
 advanced = partial(click.option, cls=Advanced)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -161,30 +161,22 @@ class Metrics:
     """By name, in the order of metrics.json."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Why a metric is None, by its name."""
+    per_category: Mapping[str, Values] = field(default_factory=dict)
+    """By category of the abnormal videos: ``num_videos``, ``frame_auc`` and ``frame_ap`` together
+    with all normal videos, ``frame_auc_abnormal`` without any."""
+    protocols: Mapping[str, Values] = field(default_factory=dict)
+    """Metrics under protocols of single papers, which compare with nothing else, by name."""
     num_videos: int = 0
     num_frames: int = 0
     """Frames that were scored."""
     num_abnormal_frames: int = 0
     coverage: str = "cut"
     """What frames after the last span score (``clips.COVERAGES``)."""
-    per_category: Mapping[str, Values] = field(default_factory=dict)
-    """By category of the abnormal videos: ``num_videos``, ``frame_auc`` and ``frame_ap`` together
-    with all normal videos, ``frame_auc_abnormal`` without any."""
-    protocols: Mapping[str, Values] = field(default_factory=dict)
-    """Metrics under protocols of single papers, which compare with nothing else, by name."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of metrics.json."""
-        return {
-            **self.values,
-            "undefined": dict(self.reasons),
-            "per_category": {name: dict(each) for name, each in self.per_category.items()},
-            "protocols": {name: dict(each) for name, each in self.protocols.items()},
-            "num_videos": self.num_videos,
-            "num_frames": self.num_frames,
-            "num_abnormal_frames": self.num_abnormal_frames,
-            "coverage": self.coverage,
-        }
+        record = asdict(self)
+        return {**record.pop("values"), "undefined": record.pop("reasons"), **record}
 
 
 Pair = tuple[NDArray[np.bool_], NDArray[np.floating]]

@@ -15,10 +15,10 @@ from vadprep.core.errors import CheckpointError, FeaturesError, SettingError
 from vadprep.core.presets import fill_unknown
 from vadprep.core.spec import UNKNOWN
 from vadprep.evaluation.metrics import VideoScores, listed
-from vadprep.evaluation.scores import Origin, Scores
+from vadprep.evaluation.scores import Scores
 from vadprep.features import Features, open_features, read_snippets, streams_of
 from vadprep.heads import Head
-from vadprep.training.checkpoint import Checkpoint, Run, check_features, load_run
+from vadprep.training.checkpoint import Run, check_features, load_run
 
 
 def score_features(
@@ -48,7 +48,21 @@ def score_features(
         if unknown := [video_id for video_id in ids if video_id not in features]:
             raise FeaturesError(f"no features of {listed(unknown)}: extract them first")
         seeds, checkpoints = [], load_run(run)
-        origin, from_preset = _origin(checkpoints[0], features, preset)
+        origin, filled = checkpoints[0].origin, dict[str, dict[str, Any]]()
+        if preset is not None:
+            weights = dict(origin.weights)
+            for stream in weights.keys() & features.specs.keys():
+                both = checkpoints[0].specs[stream], features.specs[stream]
+                if weights[stream] == UNKNOWN:
+                    weights[stream] = both[1].weights
+                filled[stream] = {}
+                for spec in both:  # the fields that it leaves unknown and the preset knows
+                    known, blank = fill_unknown(spec, preset).identity(), spec.identity()
+                    names = [n for n in known if blank.get(n) == UNKNOWN and known[n] != UNKNOWN]
+                    filled[stream] |= {name: known[name] for name in names}
+            if not any(filled.values()):
+                raise SettingError(f"preset {preset}: no field is unknown that it could fill in")
+            origin = replace(origin, weights=weights, preset=preset)
         for checkpoint in checkpoints:
             check_features(checkpoint, features.specs, "scoring", accept, preset)
             streams = streams_of(checkpoint.streams, features.streams)
@@ -62,30 +76,7 @@ def score_features(
             snippets=np.mean([each.snippets for each in found], axis=0),
             overall=float(np.mean(overall)) if overall else None,
         )
-    return Scores(scores, origin, from_preset)
-
-
-def _origin(
-    run: Checkpoint, features: Features, preset: str | None
-) -> tuple[Origin, dict[str, dict[str, Any]]]:
-    """What scores of ``run`` on ``features`` come from, and the fields that ``preset`` fills in.
-
-    The fields are those that the spec of the run or of the features leaves unknown, by stream.
-    """
-    if preset is None:
-        return run.origin, {}
-    weights, filled = dict(run.origin.weights), dict[str, dict[str, Any]]()
-    for stream in run.specs.keys() & features.specs.keys():
-        if weights[stream] == UNKNOWN:
-            weights[stream] = features.specs[stream].weights
-        filled[stream] = {}
-        for spec in (run.specs[stream], features.specs[stream]):
-            known = fill_unknown(spec, preset).identity()
-            unknown = {name for name, value in spec.identity().items() if value == UNKNOWN}
-            filled[stream] |= {n: v for n, v in known.items() if n in unknown and v != UNKNOWN}
-    if not any(filled.values()):
-        raise SettingError(f"preset {preset}: no field is unknown that it could fill in")
-    return replace(run.origin, weights=weights, preset=preset), filled
+    return Scores(scores, origin, filled)
 
 
 def score_videos(
