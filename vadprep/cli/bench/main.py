@@ -64,9 +64,8 @@ def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -
 
     rows: list[Cells] = [("stream", "workers", "clips", "s", "starting, s", "clips/s", "ratio")]
     one = 0.0
-    for stream, count, num_clips, seconds, starting in bench_workers(
-        clips, streams.split(","), repeat, device, workers
-    ):
+    runs = bench_workers(clips, streams.split(","), repeat, device, workers)
+    for stream, count, num_clips, seconds, starting in runs:
         speed = num_clips / seconds
         one = speed if count == 1 else one
         numbers = (seconds, starting, speed, speed / one)
