@@ -197,6 +197,16 @@ def test_a_manifest_that_moved_does_not_hinder(run, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["source"] == source
 
 
+def test_a_run_of_before_sampling_was_a_field_goes_on(tmp_path):
+    features, manifest = tiny_set()
+    features.specs["rgb"] = replace(features.specs["rgb"], sampling="index")
+    train(features, manifest, CONFIG, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["specs"]["rgb"]["spec"].pop("sampling", None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    train(features, manifest, CONFIG | dict(resume=True), tmp_path)
+
+
 def test_resume_needs_the_same_settings(run):
     config = CONFIG | dict(settings=replace(SMALL, sigma=9.0), resume=True)
     with pytest.raises(CheckpointError) as refused:

@@ -179,7 +179,7 @@ def check_dimension(run: Checkpoint, dims: Mapping[str, int]) -> None:
 def spec_records(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
     """Specs by stream, as JSON values, with hash and the name of the weights."""
     return {
-        stream: {"spec": asdict(spec), "hash": spec.hash, "weights": spec.weights}
+        stream: {"spec": json.loads(spec.to_json()), "hash": spec.hash, "weights": spec.weights}
         for stream, spec in specs.items()
     }
 
