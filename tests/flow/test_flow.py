@@ -321,3 +321,12 @@ def test_code_of_other_sources_or_processors_is_kept_apart(
     changed = cpu.cache_key()
     monkeypatch.setattr(cpu.binding, "get_host_cpu_name", lambda: "z80")
     assert len({here, changed, cpu.cache_key()}) == 3
+
+
+def test_a_lack_of_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise MemoryError("unable to allocate")
+
+    monkeypatch.setattr(cpu, "PyramidSolver", refuse)
+    with pytest.raises(MemoryError, match="unable to allocate"):
+        tvl1(np.zeros((3, 32, 32), np.uint8), threads=2)

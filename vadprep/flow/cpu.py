@@ -157,13 +157,12 @@ def tvl1_cpu(frames: NDArray[np.uint8], settings: TVL1, threads: int) -> NDArray
     grey = list(frames)
     own = threading.local()
 
-    def start() -> None:
-        own.solver = PyramidSolver(height, width, settings)
-
     def solve(pair: int) -> None:
+        if not hasattr(own, "solver"):  # an initializer would hide a lack of memory
+            own.solver = PyramidSolver(height, width, settings)
         flow[pair] = own.solver.flow(grey[pair], grey[pair + 1])
 
-    with ThreadPoolExecutor(max(1, min(threads, num_pairs)), initializer=start) as pool:
+    with ThreadPoolExecutor(max(1, min(threads, num_pairs))) as pool:
         list(pool.map(solve, range(num_pairs)))
     return flow
 
