@@ -185,24 +185,7 @@ def gt_check(
         found = data.check_ground_truth(labels, manifest, ids, decoded)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
-    else:
-        show_truth(found)
-    sys.exit(0 if found.is_sound else 1)
-
-
-def listed_ids(path: Path) -> list[str]:
-    """Ids in a list file, without folders, suffix and crop number; each once, in order."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read: {error}") from error
-    names = (Path(line.strip()).name for line in lines if line.strip())
-    ids = (re.sub(r"(__\d+)?(_i3d)?\.(npy|mp4|avi|txt)$", "", name) for name in names)
-    return list(dict.fromkeys(ids))
-
-
-def show_truth(found: data.Check) -> None:
-    """Print the verdict, and the videos whose labels differ from the manifest."""
+        sys.exit(0 if found.is_sound else 1)
     if found.rules:
         rules = f"rule {' or '.join(found.rules)}, intervals {found.reading}"
         click.echo(f"{found.num_labels:,} labels of {len(found.videos)} videos: {rules}")
@@ -222,3 +205,15 @@ def show_truth(found: data.Check) -> None:
         show([("video", "start", "length", "wrong labels"), *cells[:MOST_LISTED]])
         if len(odd) > MOST_LISTED:
             click.echo(f"and {len(odd) - MOST_LISTED} more videos: use --json to see all")
+    sys.exit(0 if found.is_sound else 1)
+
+
+def listed_ids(path: Path) -> list[str]:
+    """Ids in a list file, without folders, suffix and crop number; each once, in order."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read: {error}") from error
+    names = (Path(line.strip()).name for line in lines if line.strip())
+    ids = (re.sub(r"(__\d+)?(_i3d)?\.(npy|mp4|avi|txt)$", "", name) for name in names)
+    return list(dict.fromkeys(ids))

@@ -89,7 +89,24 @@ def compare(a: str, b: str, stream: str, videos: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
         return
-    for rows in compared_tables(found):
+    seen = found.evidence
+    read: list[Cells] = [("video", "clips A", "clips B", "compared", "cosine", "least")]
+    for each in found.videos:
+        cosines = _number(each.cosine_mean), _number(each.cosine_least)
+        read.append((each.video_id, each.clips_a, each.clips_b, each.num_compared, *cosines))
+    sets: list[Cells] = [
+        ("", "A", "B"),
+        ("videos", found.num_a, found.num_b),
+        ("crops", *seen.crops),
+        ("dimension", *seen.dims),
+        ("tail rules that fit", *(", ".join(each) or "-" for each in seen.counts.rules)),
+    ]
+    values = {**vars(seen), **(vars(seen.spread) if seen.spread else {})}
+    measures: list[Cells] = [("measure", "value")]
+    for name, (text, form) in MEASURES.items():
+        if name in values:
+            measures.append((text, _number(values[name], form)))
+    for rows in (read, sets, measures):
         show(rows)
         click.echo()
     for line in compared_words(found):
@@ -111,28 +128,6 @@ MEASURES = {
     "shift": ("shift of B / mean of A", "+.4f"),
 }
 """Measure of ``Evidence``, or of its ``spread`` -> what the table calls it, and its format."""
-
-
-def compared_tables(found: Comparison) -> list[list[Cells]]:
-    """The videos that were read, what the two sets are, and what was measured over the videos."""
-    seen = found.evidence
-    videos: list[Cells] = [("video", "clips A", "clips B", "compared", "cosine", "least")]
-    for each in found.videos:
-        cosines = _number(each.cosine_mean), _number(each.cosine_least)
-        videos.append((each.video_id, each.clips_a, each.clips_b, each.num_compared, *cosines))
-    sets: list[Cells] = [
-        ("", "A", "B"),
-        ("videos", found.num_a, found.num_b),
-        ("crops", *seen.crops),
-        ("dimension", *seen.dims),
-        ("tail rules that fit", *(", ".join(each) or "-" for each in seen.counts.rules)),
-    ]
-    values = {**vars(seen), **(vars(seen.spread) if seen.spread else {})}
-    measures: list[Cells] = [("measure", "value")]
-    for name, (text, form) in MEASURES.items():
-        if name in values:
-            measures.append((text, _number(values[name], form)))
-    return [videos, sets, measures]
 
 
 def _number(value: float, form: str = ".4f") -> str:

@@ -15,7 +15,7 @@ from vadprep.cli.options import COUNT, FOLDER, chosen_videos, parsed_fields, vid
 from vadprep.cli.text import duration, show, show_list, show_untrained, shown_progress, size
 from vadprep.core.presets import PRESETS
 from vadprep.core.spec import CROP_COUNTS, PRECISIONS
-from vadprep.features import Share, Status
+from vadprep.features import Share
 from vadprep.video import MAX_DAMAGE
 
 if TYPE_CHECKING:
@@ -98,8 +98,17 @@ def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any)
         streams = features.streams
     found = vadprep.status(out)
     results = [found[name] for name in streams]
-    if options["save_flow"]:
-        show_unsaved(results[-1], options["save_flow"], options["flow_format"] or "hdf5")
+    if path := options["save_flow"]:  # videos that were extracted in an earlier run lack theirs
+        from vadprep.flow import KINDS, SavedFlow
+
+        saved = SavedFlow(path, KINDS[options["flow_format"] or "hdf5"])
+        done = [row.video_id for row in results[-1].rows.values() if row.is_done]
+        if lacking := [video_id for video_id in done if not saved.holds(video_id)]:
+            text = (
+                f"flow of {len(lacking)} videos is not in {path}: their features were there, and "
+                "flow is saved as it is computed; to save it, extract into another --out"
+            )
+            show_list("note", [text])
     show_status(results)
     complete = all(each.is_complete for each in results)
     if not complete and world_size > 1:  # others may still work on their videos
@@ -142,17 +151,3 @@ def show_estimate(found: Estimate) -> None:
         saved = f"{size(found.flow_bytes)} at 2 bytes a pixel, before compression"
         rows.insert(0, ("flow to be saved", saved, *blank))
     show(rows)
-
-
-def show_unsaved(found: Status, path: Path, form: str) -> None:
-    """Print of how many videos the flow is not saved: those extracted in an earlier run."""
-    from vadprep.flow import KINDS, SavedFlow
-
-    saved = SavedFlow(path, KINDS[form])
-    done = [row.video_id for row in found.rows.values() if row.is_done]
-    if lacking := [video_id for video_id in done if not saved.holds(video_id)]:
-        text = (
-            f"flow of {len(lacking)} videos is not in {path}: their features were there, and "
-            "flow is saved as it is computed; to save it, extract into another --out"
-        )
-        show_list("note", [text])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -65,7 +65,13 @@ def train(
 
     if not (options["dataset"] or options["manifest"] or features):
         options["dataset"] = dataset_here()
-    options["source"] = manifest_source(options)
+    source = {name: options[name] for name in ("dataset", "manifest", "split_file")}
+    if source["manifest"]:  # the names have to be valid in any folder
+        source["manifest"] = source["manifest"].absolute()
+    split_file = source["split_file"]
+    if split_file and data.split_path(split_file) == Path(split_file):
+        source["split_file"] = Path(split_file).absolute()  # not a bundled one
+    options["source"] = {name: str(value) for name, value in source.items() if value}
     options["manifest"], name = chosen_manifest(options, with_paths=False)
     options["settings"] = {field: parsed(value) for field, value in assignments(changes)}
     seeds = options["seeds"]
@@ -83,17 +89,6 @@ def train(
     count = f"{len(report.by_seed)} run{'s' * (len(report.by_seed) != 1)}"
     parts = f"{count} in {out}, settings {report.settings}, percent", report.remark()
     click.echo("; ".join(filter(None, parts)))
-
-
-def manifest_source(options: dict[str, Any]) -> dict[str, str]:
-    """What names the manifest in ``options``, in a form that is valid in any folder."""
-    source = {name: options[name] for name in ("dataset", "manifest", "split_file")}
-    if source["manifest"]:
-        source["manifest"] = source["manifest"].absolute()
-    split_file = source["split_file"]
-    if split_file and data.split_path(split_file) == Path(split_file):
-        source["split_file"] = Path(split_file).absolute()  # not a bundled one
-    return {name: str(value) for name, value in source.items() if value}
 
 
 def dataset_here() -> str:
@@ -227,15 +222,6 @@ def score(
     head, filled = checkpoints[0].head_name, dict(scores.from_preset)
     about = {"run": str(run), "head": head, "taken_from_preset": filled}
     high = write_alarms(out, scores, threshold, about, not no_plots)
-    show_alarms(high, threshold)
-    scored = f"{len(scores)} of {count}" if scores.missing else count
-    noun = "video" if count == 1 else "videos"
-    click.echo(f"{scored} {noun} scored in {out}: scores.json, scores.h5, a CSV a video")
-    sys.exit(1 if scores.missing else 0)
-
-
-def show_alarms(high: Mapping[str, Sequence[Mapping[str, Any]]], threshold: float) -> None:
-    """Print the first videos with their alarms."""
     rows: list[Cells] = [("video", "alarms", f"where the score is {threshold:g} or more")]
     for video_id, found in list(high.items())[:MOST_LISTED]:
         shown = [
@@ -249,6 +235,10 @@ def show_alarms(high: Mapping[str, Sequence[Mapping[str, Any]]], threshold: floa
     show(rows)
     if len(high) > MOST_LISTED:
         click.echo(f"and {len(high) - MOST_LISTED} more videos")
+    scored = f"{len(scores)} of {count}" if scores.missing else count
+    noun = "video" if count == 1 else "videos"
+    click.echo(f"{scored} {noun} scored in {out}: scores.json, scores.h5, a CSV a video")
+    sys.exit(1 if scores.missing else 0)
 
 
 @command("recipes", example="vadprep recipes ddl")

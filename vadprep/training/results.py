@@ -110,10 +110,23 @@ class Snapshots:
     def finish(self) -> dict[str, Entry | None]:
         """Score and keep the head after the last step: entries of metrics.json by their names.
 
-        None for a choice where there was nothing to choose by.
+        None for a choice where there was nothing to choose by. The saved scores of the others are
+        judged by the ground truth of now, which may be another in a run that goes on; protocols
+        need the network of then, and are left out where the truth is another.
         """
-        metrics = self._save(LAST, *self._data.score(self._run.head, self._data.truth))
-        return {LAST: metrics.as_json()} | {choice: self._chosen(choice) for choice in CHOICES}
+        data, found = self._data, dict[str, Entry | None](dict.fromkeys((LAST, *CHOICES)))
+        found[LAST] = self._save(LAST, *data.score(self._run.head, data.truth)).as_json()
+        for choice in CHOICES if self._rows else ():
+            checkpoint, path = _names(choice)
+            if not (self._folder / f"{checkpoint}.json").exists():
+                continue
+            scores = read_scores(self._folder / path)
+            if scores.keys() == data.truth.keys():
+                saved = read_json(self._folder / f"{checkpoint}.json")["metrics"]
+                metrics = compute_metrics(scores, data.truth, data.coverage)
+                protocols = protocols_that_hold(saved, scores, data.truth)
+                found[choice] = {**saved, **replace(metrics, protocols=protocols).as_json()}
+        return found
 
     def _save(
         self, choice: str, scores: Mapping[str, VideoScores], metrics: Metrics, **about: object
@@ -128,22 +141,6 @@ class Snapshots:
         run = replace(run, metrics={**about, **metrics.as_json()})
         save_checkpoint(self._folder, run, checkpoint)
         return metrics
-
-    def _chosen(self, choice: str) -> Entry | None:
-        """The saved scores by the ground truth of now, which may be another in a run that goes on.
-
-        Protocols need the network of then, and are left out where the truth is another.
-        """
-        checkpoint, path = _names(choice)
-        if not self._rows or not (self._folder / f"{checkpoint}.json").exists():
-            return None
-        scores, truth = read_scores(self._folder / path), self._data.truth
-        if scores.keys() != truth.keys():
-            return None
-        saved = read_json(self._folder / f"{checkpoint}.json")["metrics"]
-        metrics = compute_metrics(scores, truth, self._data.coverage)
-        metrics = replace(metrics, protocols=protocols_that_hold(saved, scores, truth))
-        return {**saved, **metrics.as_json()}
 
 
 def snapshot_epochs(epochs: int, most: int) -> frozenset[int]:
