@@ -458,6 +458,17 @@ time.sleep(60)
 
 
 @each_decoder
+def test_the_child_imports_nothing_from_the_working_directory(
+    tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.mp4", 20)
+    for name in ("av", "decord", "numbers", "numpy", "vadprep"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_numbers(all_frames(path, decoder)) == list(range(20))
+
+
+@each_decoder
 def test_the_child_dies_with_its_parent(tmp_path: Path, decoder: str) -> None:
     path = write_video(tmp_path / "a.mp4", 1000)
     parent = subprocess.Popen(

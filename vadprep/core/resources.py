@@ -65,6 +65,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("VADPREP_CACHE") or Path.home() / ".cache" / "vadprep")
 
 
+INSTALLED_ONLY = "import sys; sys.path[:] = filter(None, sys.path); "
+"""Begin of the program of a Python child process: it imports nothing from the working directory,
+where a file may be called ``numbers.py``. ``python -m`` would."""
+
+
 def child_environment() -> dict[str, str]:
     """The environment of a Python child process that imports this very package."""
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]

@@ -35,7 +35,7 @@ from llvmlite import binding
 from numba import f4
 from numpy.typing import NDArray
 
-from vadprep.core.resources import cache_folder, child_environment
+from vadprep.core.resources import INSTALLED_ONLY, cache_folder, child_environment
 from vadprep.flow.compute import TVL1, bilinear_axis
 
 LANES = 16
@@ -104,8 +104,9 @@ def loops() -> ModuleType:
             folder = Path(resources.enter_context(temporary))
         done = folder / "done"
         if not done.exists():
-            code = f"from vadprep.flow.cpu import import_loops; import_loops({str(folder)!r})"
-            subprocess.run([sys.executable, "-c", code], env=child_environment(), check=True)
+            program = f"from vadprep.flow.cpu import import_loops; import_loops({str(folder)!r})"
+            command = [sys.executable, "-c", INSTALLED_ONLY + program]
+            subprocess.run(command, env=child_environment(), check=True)
             done.touch()
         return import_loops(str(folder))
 

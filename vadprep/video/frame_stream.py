@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.errors import DecodeError
-from vadprep.core.resources import child_environment
+from vadprep.core.resources import INSTALLED_ONLY, child_environment
 from vadprep.video.decoder_process import SLOTS, ring_views
 from vadprep.video.decoders import FILE_DECODERS, FOLDER_DECODERS
 from vadprep.video.decoders.base import DecodeReport, VideoHeader, is_frame
@@ -36,13 +36,6 @@ _HEAD_BYTES = 64
 
 _TICK_SECONDS = 0.02
 _MAX_STDERR_BYTES = 1 << 20
-CHILD = (
-    "import sys; sys.path.remove('') if '' in sys.path else None; "
-    "from vadprep.video.decoder_process import main; main(*sys.argv[1:])"
-)
-"""Program of the child. It imports nothing from the working directory, where a file may be called
-``numbers.py``; ``python -m`` would."""
-
 _PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 """Signals that the parent handles. It decides when the child ends."""
 
@@ -69,7 +62,8 @@ def open_frames(
             raise ValueError(f"{path} is a folder of frames: {fps = }, expected its frame rate")
     else:
         _check_file(path)
-    command = [sys.executable, "-c", CHILD, decoder, str(path), str(fps or "")]
+    program = "from vadprep.video.decoder_process import main; main(*sys.argv[1:])"
+    command = [sys.executable, "-c", INSTALLED_ONLY + program, decoder, str(path), str(fps or "")]
     return FrameStream(path, decoder, command, stall_seconds)
 
 
