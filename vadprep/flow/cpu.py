@@ -219,11 +219,24 @@ class PyramidSolver:
         """The flow [H, W, 2] from one frame uint8 [H, W] to the next, coarse to fine."""
         before = self._last[1] if first is self._last[0] else self.pyramid(first)
         after = self.pyramid(second)
-        self._last = second, after
+        self._last, s = (second, after), self.settings
         for plane in self._flow[-1][:2]:
             plane[:] = 0
         for level in reversed(range(len(self.scales))):
-            self._solve(level, before[level], after[level])
+            scale, image = self.scales[level], self._gradients[level]
+            size = scale.height, scale.width, scale.stride
+            loops().with_gradients(after[level], image, *size)
+            u, v, spare = self._flow[level]
+            scratch = (
+                self._planes[level], spare, self._column, self._inside[level], self._line,
+                self._points,
+            )  # fmt: skip
+            stop = s.epsilon**2 * scale.height * scale.width
+            single = map(np.float32, (s.lambda_ * s.theta, s.theta, s.tau / s.theta, stop))
+            numbers = *single, s.warps, s.inner_iterations, s.outer_iterations, s.median
+            *planes, iterations = loops().solve(image, before[level], u, v, scratch, *size, numbers)
+            self._flow[level] = planes
+            self.iterations += iterations * scale.height * scale.width
             for component in range(2 if level else 0):
                 self._resize([flow[component] for flow in self._flow], level, level - 1)
         u, v, _ = map(self.scales[0].image, self._flow[0])
@@ -236,21 +249,6 @@ class PyramidSolver:
         for level in range(1, len(planes)):
             self._resize(planes, level - 1, level)
         return planes
-
-    def _solve(self, level: int, before: Plane, after: Plane) -> None:
-        scale, image, s = self.scales[level], self._gradients[level], self.settings
-        size = scale.height, scale.width, scale.stride
-        loops().with_gradients(after, image, *size)
-        u, v, spare = self._flow[level]
-        scratch = (
-            self._planes[level], spare, self._column, self._inside[level], self._line, self._points
-        )  # fmt: skip
-        stop = s.epsilon**2 * scale.height * scale.width
-        single = map(np.float32, (s.lambda_ * s.theta, s.theta, s.tau / s.theta, stop))
-        numbers = *single, s.warps, s.inner_iterations, s.outer_iterations, s.median
-        *planes, iterations = loops().solve(image, before, u, v, scratch, *size, numbers)
-        self._flow[level] = planes
-        self.iterations += iterations * scale.height * scale.width
 
     def _resize(self, planes: list[Plane], source: int, target: int) -> None:
         """A plane of one scale from that of the next. Flow on a finer scale is longer in px."""
