@@ -1,7 +1,7 @@
 """From raw surveillance video to features and anomaly scores: the Python API.
 
-``import vadprep`` needs numpy and h5py alone. A name is imported from its room when it is first
-used, so that reading features loads neither torch nor Ray.
+``import vadprep`` needs numpy, h5py and lazy-loader. A name is imported from its room when it is
+first used, so that reading features loads neither torch nor Ray.
 """
 
 from __future__ import annotations

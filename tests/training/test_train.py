@@ -260,6 +260,15 @@ def test_damaged_resume_state_is_named(run, tmp_path, damage):
 
 
 @pytest.mark.parametrize("name", ["log.csv", "snapshots.csv"])
+def test_a_log_that_cannot_be_read_is_named(run, tmp_path, name):
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(CheckpointError, match=f"{name}: cannot be read"):
+        train(*tiny_set(), CONFIG | dict(resume=True), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "snapshots.csv"])
 def test_a_log_that_was_cut_short_is_named(run, tmp_path, name):
     shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
     rows = (tmp_path / name).read_text().splitlines(keepends=True)

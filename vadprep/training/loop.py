@@ -31,6 +31,7 @@ from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import CheckpointError, TrainingError
 from vadprep.core.signals import check_stop
 from vadprep.evaluation.metrics import listed
+from vadprep.evaluation.scores import read_bytes
 from vadprep.heads import Head
 from vadprep.training.bags import Batch, TrainingBags
 from vadprep.training.checkpoint import fill
@@ -134,9 +135,9 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def read_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
     """The first rows as text, so that they are written back unchanged.
 
-    Raises CheckpointError for a table that has fewer rows, or is not there.
+    Raises CheckpointError for a table that has fewer rows, is not there or cannot be read.
     """
-    rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+    rows = list(csv.DictReader(io.StringIO(read_bytes(path).decode()))) if path.exists() else []
     if len(rows) < num_rows:
         raise CheckpointError(
             f"{path}: {len(rows)} rows where {num_rows} were written: it was cut short, train "
