@@ -8,7 +8,6 @@ map [batch, in, T, H, W] to [batch, out, ceil(T / stride), ceil(H / stride), cei
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +17,7 @@ DIM = 1024
 BATCH_NORM_EPS = 1e-3  # of Sonnet's BatchNorm, which has an offset but no scale (here a scale of 1)
 
 Triple = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A convolution with batch norm and ReLU, ``size`` and ``stride`` over time and space."""
-
-    channels: int
-    size: int
-    stride: int = 1
+Pair = tuple[int, int]
 
 
 def same_padding(length: int, size: int, stride: int) -> tuple[int, int]:
@@ -52,55 +43,13 @@ class MaxPoolSame(nn.Module):
         return F.max_pool3d(x, self.size, self.stride, front, ceil_mode=True)
 
 
-@dataclass(frozen=True)
-class Mixed:
-    """Widths of an Inception block with four branches, concatenated in this order.
-
-    ``one`` 1x1x1; ``reduce_3a`` 1x1x1 then ``three_a`` 3x3x3; ``reduce_3b`` 1x1x1 then
-    ``three_b`` 3x3x3; 3x3x3 max-pool then ``pooled`` 1x1x1.
-    """
-
-    one: int
-    reduce_3a: int
-    three_a: int
-    reduce_3b: int
-    three_b: int
-    pooled: int
-
-    @property
-    def channels(self) -> int:
-        """Width of the concatenation."""
-        return self.one + self.three_a + self.three_b + self.pooled
-
-
-LAYERS: dict[str, Conv | MaxPoolSame | Mixed] = {
-    "Conv3d_1a_7x7": Conv(64, 7, stride=2),
-    "MaxPool3d_2a_3x3": MaxPoolSame((1, 3, 3), (1, 2, 2)),
-    "Conv3d_2b_1x1": Conv(64, 1),
-    "Conv3d_2c_3x3": Conv(192, 3),
-    "MaxPool3d_3a_3x3": MaxPoolSame((1, 3, 3), (1, 2, 2)),
-    "Mixed_3b": Mixed(64, 96, 128, 16, 32, 32),
-    "Mixed_3c": Mixed(128, 128, 192, 32, 96, 64),
-    "MaxPool3d_4a_3x3": MaxPoolSame((3, 3, 3), (2, 2, 2)),
-    "Mixed_4b": Mixed(192, 96, 208, 16, 48, 64),
-    "Mixed_4c": Mixed(160, 112, 224, 24, 64, 64),
-    "Mixed_4d": Mixed(128, 128, 256, 24, 64, 64),
-    "Mixed_4e": Mixed(112, 144, 288, 32, 64, 64),
-    "Mixed_4f": Mixed(256, 160, 320, 32, 128, 128),
-    "MaxPool3d_5a_2x2": MaxPoolSame((2, 2, 2), (2, 2, 2)),
-    "Mixed_5b": Mixed(256, 160, 320, 32, 128, 128),
-    "Mixed_5c": Mixed(384, 192, 384, 48, 128, 128),
-}
-"""The trunk, in order (Carreira and Zisserman 2017, figure 3)."""
-
-
 class ConvUnit(nn.Module):
-    """SAME convolution without bias, batch norm, ReLU."""
+    """SAME convolution without bias, batch norm, ReLU; size and stride over time and space."""
 
-    def __init__(self, in_channels: int, layer: Conv) -> None:
+    def __init__(self, in_channels: int, channels: int, size: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(in_channels, layer.channels, layer.size, layer.stride, bias=False)
-        self.bn = nn.BatchNorm3d(layer.channels, eps=BATCH_NORM_EPS)
+        self.conv = nn.Conv3d(in_channels, channels, size, stride, bias=False)
+        self.bn = nn.BatchNorm3d(channels, eps=BATCH_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         pads: list[int] = []
@@ -114,22 +63,27 @@ def _branch(**units: nn.Module) -> nn.Sequential:
 
 
 class MixedUnit(nn.Module):
-    """The four branches of an Inception block, concatenated."""
+    """The four branches of an Inception block, concatenated.
 
-    def __init__(self, in_channels: int, layer: Mixed) -> None:
+    1x1x1 convolution; 1x1x1 then 3x3x3, ``three_a`` and ``three_b`` their (middle, last) widths;
+    3x3x3 max-pool then 1x1x1, ``pooled`` wide.
+    """
+
+    def __init__(
+        self, in_channels: int, one: int, three_a: Pair, three_b: Pair, pooled: int
+    ) -> None:
         super().__init__()
-        self.Branch_0 = _branch(Conv3d_0a_1x1=ConvUnit(in_channels, Conv(layer.one, 1)))
-        self.Branch_1 = _branch(
-            Conv3d_0a_1x1=ConvUnit(in_channels, Conv(layer.reduce_3a, 1)),
-            Conv3d_0b_3x3=ConvUnit(layer.reduce_3a, Conv(layer.three_a, 3)),
-        )
-        self.Branch_2 = _branch(
-            Conv3d_0a_1x1=ConvUnit(in_channels, Conv(layer.reduce_3b, 1)),
-            Conv3d_0b_3x3=ConvUnit(layer.reduce_3b, Conv(layer.three_b, 3)),
+        self.Branch_0 = _branch(Conv3d_0a_1x1=ConvUnit(in_channels, one, 1))
+        self.Branch_1, self.Branch_2 = (
+            _branch(
+                Conv3d_0a_1x1=ConvUnit(in_channels, middle, 1),
+                Conv3d_0b_3x3=ConvUnit(middle, last, 3),
+            )
+            for middle, last in (three_a, three_b)
         )
         self.Branch_3 = _branch(
             MaxPool3d_0a_3x3=MaxPoolSame((3, 3, 3), (1, 1, 1)),
-            Conv3d_0b_1x1=ConvUnit(in_channels, Conv(layer.pooled, 1)),
+            Conv3d_0b_1x1=ConvUnit(in_channels, pooled, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,24 +92,35 @@ class MixedUnit(nn.Module):
 
 
 class InceptionI3D(nn.Module):
-    """The network for 3 (RGB) or 2 (flow) input channels, values in [-1, 1]."""
+    """The network for 3 (RGB) or 2 (flow) input channels, values in [-1, 1] (figure 3)."""
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
-        channels = in_channels
-        for name, layer in LAYERS.items():
-            if isinstance(layer, Conv):
-                self.add_module(name, ConvUnit(channels, layer))
-            elif isinstance(layer, Mixed):
-                self.add_module(name, MixedUnit(channels, layer))
-            else:
-                self.add_module(name, layer)
-            channels = getattr(layer, "channels", channels)
+        self.Conv3d_1a_7x7 = ConvUnit(in_channels, 64, 7, stride=2)
+        self.MaxPool3d_2a_3x3 = MaxPoolSame((1, 3, 3), (1, 2, 2))
+        self.Conv3d_2b_1x1 = ConvUnit(64, 64, 1)
+        self.Conv3d_2c_3x3 = ConvUnit(64, 192, 3)
+        self.MaxPool3d_3a_3x3 = MaxPoolSame((1, 3, 3), (1, 2, 2))
+        self.Mixed_3b = MixedUnit(192, 64, (96, 128), (16, 32), 32)
+        self.Mixed_3c = MixedUnit(256, 128, (128, 192), (32, 96), 64)
+        self.MaxPool3d_4a_3x3 = MaxPoolSame((3, 3, 3), (2, 2, 2))
+        self.Mixed_4b = MixedUnit(480, 192, (96, 208), (16, 48), 64)
+        self.Mixed_4c = MixedUnit(512, 160, (112, 224), (24, 64), 64)
+        self.Mixed_4d = MixedUnit(512, 128, (128, 256), (24, 64), 64)
+        self.Mixed_4e = MixedUnit(512, 112, (144, 288), (32, 64), 64)
+        self.Mixed_4f = MixedUnit(528, 256, (160, 320), (32, 128), 128)
+        self.MaxPool3d_5a_2x2 = MaxPoolSame((2, 2, 2), (2, 2, 2))
+        self.Mixed_5b = MixedUnit(832, 256, (160, 320), (32, 128), 128)
+        self.Mixed_5c = MixedUnit(832, 384, (192, 384), (48, 128), 128)
         self.Logits = _branch(Conv3d_0c_1x1=nn.Conv3d(DIM, 400, 1))
 
+    def trunk(self) -> dict[str, nn.Module]:
+        """The layers before the pooling, by name, in order."""
+        return {name: layer for name, layer in self.named_children() if name != "Logits"}
+
     def _pooled(self, x: Tensor) -> Tensor:
-        for name in LAYERS:
-            x = self.get_submodule(name)(x)
+        for layer in self.trunk().values():
+            x = layer(x)
         return F.avg_pool3d(x, (2, 7, 7), stride=1)
 
     def forward(self, clips: Tensor) -> Tensor:

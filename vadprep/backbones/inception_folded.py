@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vadprep.backbones.inception import BATCH_NORM_EPS, LAYERS, MaxPoolSame, Mixed, same_padding
+from vadprep.backbones import inception
 
 State = Mapping[str, Tensor]
 Means = tuple[float, ...]  # one for all channels, or one for each
@@ -23,7 +23,7 @@ def fold(state: State, prefix: str) -> tuple[Tensor, Tensor]:
     In float64, so that folding costs one rounding.
     """
     mean, var = state[f"{prefix}.bn.running_mean"], state[f"{prefix}.bn.running_var"]
-    scale = state[f"{prefix}.bn.weight"].double() / (var.double() + BATCH_NORM_EPS).sqrt()
+    scale = state[f"{prefix}.bn.weight"].double() / (var.double() + inception.BATCH_NORM_EPS).sqrt()
     weight = state[f"{prefix}.conv.weight"].double() * scale.view(-1, 1, 1, 1, 1)
     bias = state[f"{prefix}.bn.bias"].double() - mean.double() * scale
     return weight.float(), bias.float()
@@ -73,7 +73,7 @@ class FoldedStem(FoldedConv):
         x = double_and_centre(views.to(self.weight.dtype, copy=True), views, self.twice_mean)
         pads = [0, 0]
         for axis in (3, 2, 1):
-            pads += same_padding(x.shape[axis], 7, 2)
+            pads += inception.same_padding(x.shape[axis], 7, 2)
         x = F.pad(x, pads).permute(0, 4, 1, 2, 3)
         return F.conv3d(x, self.weight, self.bias, stride=2).relu_()
 
@@ -125,11 +125,11 @@ def max_of_neighbours(x: Tensor) -> Tensor:
 class FoldedMixed(nn.Module):
     """An Inception block whose three 1x1x1 convolutions on the input are one."""
 
-    def __init__(self, state: State, prefix: str, layer: Mixed) -> None:
+    def __init__(self, state: State, prefix: str) -> None:
         super().__init__()
         heads = [fold(state, f"{prefix}.Branch_{i}.Conv3d_0a_1x1") for i in range(3)]
         weights, biases = zip(*heads, strict=True)
-        self.widths = [layer.one, layer.reduce_3a, layer.reduce_3b]
+        self.widths = [len(bias) for bias in biases]
         self.heads = FoldedConv(torch.cat(weights), torch.cat(biases))
         self.three_a = FoldedConv(*fold(state, f"{prefix}.Branch_1.Conv3d_0b_3x3"))
         self.three_b = FoldedConv(*fold(state, f"{prefix}.Branch_2.Conv3d_0b_3x3"))
@@ -150,15 +150,16 @@ class FoldedInception(nn.Module):
     def __init__(self, state: State, precision: str, mean: Means, std: Means) -> None:
         super().__init__()
         stem = FoldedStem if precision == "fp32" else BlockStem
-        (first, _), *rest = LAYERS.items()
+        with torch.device("meta"):
+            (first, _), *layers = inception.InceptionI3D().trunk().items()
         self.trunk = nn.Sequential(stem(state, first, mean, std))
-        for name, layer in rest:
-            if isinstance(layer, Mixed):
-                self.trunk.append(FoldedMixed(state, name, layer))
-            elif isinstance(layer, MaxPoolSame):
-                self.trunk.append(layer)
-            else:
+        for name, layer in layers:
+            if isinstance(layer, inception.MixedUnit):
+                self.trunk.append(FoldedMixed(state, name))
+            elif isinstance(layer, inception.ConvUnit):
                 self.trunk.append(FoldedConv(*fold(state, name)))
+            else:
+                self.trunk.append(layer)
 
     def forward(self, views: Tensor) -> Tensor:
         """float32 [batch, 1024] of uint8 [batch, 16, 224, 224, channel], or floats in [-1, 1].

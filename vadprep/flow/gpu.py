@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 import triton
 from torch import Tensor
+from torch.nn import functional
 
 from vadprep.core.errors import VadprepError
 from vadprep.flow import gpu_kernels as kernels
@@ -59,28 +60,20 @@ def tvl1_cuda(
         return flow, counts
     most = max(1, budget_bytes // (PLANES_OF_A_PAIR * 4 * height * width))
     pairs = math.ceil(num_pairs / math.ceil(num_pairs / most))  # of batches of about one size
+    step = 1 / settings.scale_step
     with torch.cuda.device_of(frames):
         for start in range(0, num_pairs, pairs):
             part = slice(start, start + pairs)
-            found, counts[part] = _coarse_to_fine(frames[start : start + pairs + 1], settings)
+            pyramid = [frames[start : start + pairs + 1].float()]
+            for size in sizes[1:]:
+                pyramid.append(_resized(pyramid[-1], size, (step, step)))
+            found, counts[part, -1] = solve_scale(pyramid[-1], None, settings)
+            for level in reversed(range(len(sizes) - 1)):
+                size, coarse = sizes[level], sizes[level + 1]
+                steps = coarse[0] / size[0], coarse[1] / size[1]
+                guess = _resized(found, size, steps).mul_(step)
+                found, counts[part, level] = solve_scale(pyramid[level], guess, settings)
             flow[part] = found.movedim(1, -1)
-    return flow, counts
-
-
-def _coarse_to_fine(frames: Tensor, settings: TVL1) -> tuple[Tensor, Tensor]:
-    """Flow float32 [pair, 2, H, W] of frames uint8 [pair + 1, H, W]; iterations [pair, scale]."""
-    pyramid, step = [frames.float()], 1 / settings.scale_step
-    sizes = settings.sizes(*frames.shape[1:])
-    for size in sizes[1:]:
-        pyramid.append(_resized(pyramid[-1], size, (step, step)))
-    flow, counts = solve_scale(pyramid[-1], None, settings)
-    counts = counts[:, None]
-    for level in reversed(range(len(sizes) - 1)):
-        size, coarse = sizes[level], sizes[level + 1]
-        steps = coarse[0] / size[0], coarse[1] / size[1]
-        guess = _resized(flow, size, steps).mul_(step)
-        flow, count = solve_scale(pyramid[level], guess, settings)
-        counts = torch.cat([count[:, None], counts], dim=1)
     return flow, counts
 
 
@@ -114,8 +107,10 @@ def solve_scale(images: Tensor, guess: Tensor | None, s: TVL1) -> tuple[Tensor, 
     shapes = (pairs, 2), (pairs, 2, 2), (pairs, 2, 4), (pairs, 3)
     gradients, flows, duals, warped = (images.new_empty(*shape, *size) for shape in shapes)
     errors = images.new_empty(pairs, tiles)
-    _gradient(images[1:], 1, out=gradients[:, 1])
-    _gradient(images[1:], 2, out=gradients[:, 0])
+    # Half the difference of the two neighbours, where the border repeats its pixel.
+    padded = functional.pad(images[1:], (1, 1, 1, 1), mode="replicate")
+    gradients[:, 0] = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) * 0.5
+    gradients[:, 1] = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) * 0.5
     flows[:, 0] = 0 if guess is None else guess
     duals[:, 0] = 0
     state = torch.zeros((pairs, kernels.STATE.value), dtype=torch.int32, device=images.device)
@@ -178,12 +173,3 @@ def _asked(state: Tensor) -> Callable[[], bool]:
         return bool(answer)
 
     return wait
-
-
-def _gradient(images: Tensor, axis: int, out: Tensor) -> None:
-    """Half the difference of the two neighbours, where the border repeats its pixel."""
-    last = images.shape[axis] - 1
-    places = torch.arange(last + 1, device=images.device)
-    after = images.index_select(axis, (places + 1).clamp(max=last))
-    before = images.index_select(axis, (places - 1).clamp(min=0))
-    out.copy_(after.sub_(before).mul_(0.5))
