@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -13,8 +13,6 @@ from vadprep.core.errors import DecodeError, ManifestError, SettingError
 from vadprep.data.ground_truth import build_ground_truth
 from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest, frame_bounds, read_manifest
 from vadprep.data.sources import SourceIndex, source_paths
-
-# ---------------------------------------------------------------- bundled lists
 
 
 def dataset_names() -> list[str]:
@@ -70,9 +68,6 @@ def _bundled_folder() -> Path:
         return Path(__file__).resolve().parents[2] / "manifests"
 
 
-# ---------------------------------------------------------------- counts
-
-
 class SplitSummary(NamedTuple):
     """Counts of one split; None where they are not known of every video.
 
@@ -120,8 +115,9 @@ def leaks(manifest: Manifest) -> list[str]:
                 suffix = PurePosixPath(video.path).suffix.lower()
                 kind = suffix if suffix in VIDEO_SUFFIXES else "folders of frames"
                 kinds[kind][video.label] += 1
-        blind = _num_mistakes([sum(kinds.values(), Counter())])
-        if blind and _num_mistakes(kinds.values()) <= blind / 10:
+        total = sum(kinds.values(), Counter[int]())
+        blind = min(total[0], total[1])  # mistakes with one label for all
+        if blind and sum(min(labels[0], labels[1]) for labels in kinds.values()) <= blind / 10:
             counts = "; ".join(
                 f"{kind}: {labels[0]} normal, {labels[1]} abnormal"
                 for kind, labels in sorted(kinds.items())
@@ -131,14 +127,6 @@ def leaks(manifest: Manifest) -> list[str]:
                 f"all videos to one kind with one encoder before extracting"
             )
     return found
-
-
-def _num_mistakes(groups: Iterable[Counter[int]]) -> int:
-    """Videos whose label is not the commoner one of their group."""
-    return sum(min(labels[0], labels[1]) for labels in groups)
-
-
-# ---------------------------------------------------------------- checks
 
 
 def check_files(

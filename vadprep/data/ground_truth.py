@@ -170,9 +170,6 @@ def read_ground_truth(path: Path) -> NDArray[np.bool_]:
     return flat.astype(bool)
 
 
-# ---------------------------------------------------------------- somebody's file
-
-
 @dataclass(frozen=True)
 class VideoCheck:
     """One video: its place in the file, and how its labels differ from the manifest."""

@@ -15,6 +15,8 @@ from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.records import Video
 from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest
 
+_LOG = logging.getLogger(__name__)
+
 READ_BYTES = 1 << 20
 
 FRAME_SUFFIXES = {"images": frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))}
@@ -52,12 +54,6 @@ def _files(path: Path) -> Iterator[Path]:
         yield from sorted(file for file in path.iterdir() if file.is_file())
     else:
         yield path
-
-
-_LOG = logging.getLogger(__name__)
-
-
-# ---------------------------------------------------------------- files under a root
 
 
 def find_videos(root: str | Path) -> Manifest:

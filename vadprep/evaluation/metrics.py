@@ -1,17 +1,7 @@
-"""How good scores are: the metrics of this field, by video id and through spans.
+"""How good scores are: the metrics of this field, as listed in the README of this folder.
 
 Frames of all videos are pooled (micro average), as every paper of the field does. Ties between
 scores are exact: a snippet score is repeated over its span, so ties are the rule here.
-
-=================== =============================================================================
-frame_auc           ROC AUC over the frames of all videos
-frame_ap            average precision over them, step-wise (scikit-learn's; CSL-TAL)
-frame_ap_trapezoid  the same with straight lines between points (XD-Violence and most papers)
-far                 share of the frames of normal videos that score 0.5 or more (AR-Net)
-frame_auc_abnormal  ROC AUC over the frames of abnormal videos only
-segment_auc, _ap    over snippets; one is abnormal when at least half of its span is
-video_auc, _ap      over videos; a score is the head's own, else the highest of its snippets
-=================== =============================================================================
 """
 
 from __future__ import annotations
@@ -147,11 +137,6 @@ class Truth:
     category: str = ""
     """Several are separated by ``|``."""
 
-    @property
-    def is_abnormal(self) -> bool:
-        """True for a video with an anomalous interval or with label 1."""
-        return bool(self.intervals) or self.label == 1
-
 
 @dataclass(frozen=True)
 class Metrics:
@@ -242,7 +227,7 @@ def _frame_metrics(
     frames: Mapping[str, Pair], segments: Sequence[Pair], truth: Mapping[str, Truth]
 ) -> tuple[dict[str, float | str], dict[str, dict[str, float | None]]]:
     """The metrics of ``NEED_INTERVALS``, or why there is none, and ``Metrics.per_category``."""
-    abnormal = {each: pair for each, pair in frames.items() if truth[each].is_abnormal}
+    abnormal = {n: pair for n, pair in frames.items() if truth[n].intervals or truth[n].label == 1}
     normal = [pair for each, pair in frames.items() if each not in abnormal]
     members: dict[str, list[Pair]] = {}
     for video_id, pair in abnormal.items():

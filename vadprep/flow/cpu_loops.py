@@ -170,23 +170,17 @@ def _sorted3(plane, r0, r1, r2, k):
     return a, b, c
 
 
-@loop()
-def _repeat_edges(plane, height, width, stride):
-    """Repeat the first and last column twice beyond the image."""
-    for y in range(height):
-        at = (y + 1) * stride + LEFT
-        for k in range(1, 3):
-            plane[at - k] = plane[at]
-            plane[at + width - 1 + k] = plane[at + width - 1]
-
-
 @loop(void(PLANE, PLANE, PLANE, i8, i8, i8, i8))
 def median(plane, out, column, size, height, width, stride):
     """Write to ``out`` the median of the ``size`` x ``size`` pixels around each of ``plane``.
 
     ``size`` is 3 or 5; outside the image the nearest pixel counts. ``column`` is scratch.
     """
-    _repeat_edges(plane, height, width, stride)
+    for y in range(height):
+        at = (y + 1) * stride + LEFT
+        for k in range(1, 3):
+            plane[at - k] = plane[at]
+            plane[at + width - 1 + k] = plane[at + width - 1]
     for y in range(height):
         above2 = (max(y - 2, 0) + 1) * stride + LEFT
         above = (max(y - 1, 0) + 1) * stride + LEFT

@@ -167,9 +167,6 @@ class SavedFlow:
         return self.path / (file_name(video_id) + (".h5" if self.kind == HDF5 else ""))
 
 
-# --- reading ------------------------------------------------------------------------------
-
-
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
     """Turn what a missing or damaged file raises into a DecodeError."""
@@ -260,9 +257,6 @@ def _read_jpegs(path: Path, quantisation: Quantisation) -> tuple[int, Read]:
 
 def _jpeg(folder: Path, axis: str, number: int) -> Path:
     return folder / f"flow_{axis}_{number:05d}.jpg"
-
-
-# --- writing ------------------------------------------------------------------------------
 
 
 class _Sink(io.FileIO):

@@ -1,9 +1,7 @@
 """Bags: the snippets of a video with one video-level label, sampled, masked and in batches.
 
 Features are held in memory as they are stored (float16 halves the 10 to 20 GB of a large set),
-as far as memory goes, and become float32 on the device. In training every crop of a video is an
-item of its own, or a video with all its crops is one (``HeadConfig.crops``); in scoring the crops
-of a video are averaged, see ``scoring``.
+as far as memory goes, and become float32 on the device.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Checkpoints: safetensors and JSON. Nothing that is loaded runs code.
-
-RUN/checkpoint-last.safetensors   the network's tensors
-RUN/checkpoint-last.json          head, config, feature spec, seed, metrics, versions
-"""
+"""Checkpoints: tensors as safetensors, all else as JSON. Nothing that is loaded runs code."""
 
 from __future__ import annotations
 

@@ -1,9 +1,5 @@
 """The training loop, one for all heads, with its log and the state that it goes on from.
 
-RUN/log.csv             one row a step: learning rate, total loss and its terms
-RUN/events.out.*        means over each epoch and the snapshots for TensorBoard
-RUN/resume.safetensors  network, optimiser, random state after the last full epoch
-
 The order of the items depends on (seed, epoch), the learning rate on the epoch, everything else
 on the state that is saved after each epoch: a run that is stopped at any step and resumed ends
 with the same bytes as one that was not.

@@ -1,8 +1,7 @@
-"""What was published for a head on a data set, with which settings, and what other people got.
+"""What was published for a head on a data set, and what other people got.
 
-Numbers are frame AUC in percent, on XD-Violence average precision (trapezoid; step-wise where it
-says so). Reports are from the issue trackers and re-runs of others; most of them trained on the
-authors' features, and users who extracted their own lost 8 to 27 points.
+Reports are from the issue trackers and re-runs of others; most of them trained on the authors'
+features.
 """
 
 from __future__ import annotations

@@ -1,12 +1,6 @@
 """What a training gives: the last step, and beside it the best epochs, over its seeds.
 
-RUN/checkpoint-last.*, scores-last.h5   the head after the last step
-RUN/*-best-on-validation.*              highest video AUC on training videos that were held out
-RUN/*-best-on-test.*                    chosen on the very videos it is judged by, as in most papers
-RUN/snapshots.csv                       metrics of each snapshot
-RUN/metrics.json                        an entry for each of the three; over seeds their mean
-
-Nothing that is computed here has any influence on the training.
+The README of this folder lists the files. Nothing here has any influence on the training.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 from vadprep.core.clips import TAIL_RULES, nearest_rates, num_clips
 from vadprep.data import FrameBounds
 from vadprep.video.decoders.base import DecodeReport, VideoHeader
+from vadprep.video.timeline import frames_text
 
 MAX_DAMAGE = 0.1
 """A video fails when more than this share of its frames had to be filled in or is missing."""
@@ -54,7 +55,7 @@ def length_note(
             notes.append(f"the header says {float(header.fps):.6g} frames a second")
         if stated and abs(stated - decoded) > 1:
             cause = _cause(decoded, stated, clip_length) or ": an edit list, or a wrong count"
-            notes.append(f"the header says {_frames(stated)}, the video has {decoded}{cause}")
+            notes.append(f"the header says {frames_text(stated)}, the video has {decoded}{cause}")
         if seconds and end and seconds > 2 * end:
             times = f"the header says {seconds:.2f} s, the frames end at {end:.2f} s"
             notes.append(f"{times}: a wrong duration")
@@ -62,7 +63,7 @@ def length_note(
     bound = bounds.least if count < (bounds.least or 0) else bounds.most
     if bound and not bounds.allow(count) and not (is_truncated and abs(bound - count) <= 1):
         cause = _cause(count, bound, clip_length) or f": {count / bound:.3g} x as many"
-        notes.append(f"the manifest has {_frames(bound)}, the {source} has {count}{cause}")
+        notes.append(f"the manifest has {frames_text(bound)}, the {source} has {count}{cause}")
     return "; ".join(notes)
 
 
@@ -81,7 +82,3 @@ def _cause(decoded: int, stated: int, length: int) -> str:
     ratio = decoded / stated
     rates = nearest_rates(ratio, RATE_TOLERANCE + 1.5 / stated)
     return f": {ratio:.3g} = {rates[0]}/{rates[1]}, counted at another frame rate" if rates else ""
-
-
-def _frames(count: int) -> str:
-    return f"{count} frame{'s' * (count != 1)}"

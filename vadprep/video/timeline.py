@@ -80,8 +80,8 @@ def timeline_of(shown: NDArray[np.float64], fps: float, slots: bool = False) -> 
         skipped = varying & (distances > step) & ~found & (durations[:-1] < 1.5 * step)
         if skipped.any():
             notes.append(
-                f"the time stamps skip {_frames(int(skipped.sum()))}: lost without an error, or a "
-                "variable frame rate"
+                f"the time stamps skip {frames_text(int(skipped.sum()))}: lost without an error, "
+                "or a variable frame rate"
             )
     holes = {
         place + 1: round(distances[place] / step) - 1 for place in np.flatnonzero(found).tolist()
@@ -90,7 +90,7 @@ def timeline_of(shown: NDArray[np.float64], fps: float, slots: bool = False) -> 
     if holes and not slots:
         named = [f"from {times[k - 1] + step:.2f} to {times[k]:.2f} s" for k in holes]
         more = ["..."] if len(holes) > MOST_PLACES else []
-        missing = f"{_frames(sum(holes.values()))} missing in the time stamps"
+        missing = f"{frames_text(sum(holes.values()))} missing in the time stamps"
         notes.append(f"{missing}, {', '.join(named[:MOST_PLACES] + more)}")
     for place in np.flatnonzero(excess)[:1].tolist():
         notes.append(f"the time stamps jump by {excess[place]:.0f} s at {times[place]:.2f} s")
@@ -101,5 +101,6 @@ def timeline_of(shown: NDArray[np.float64], fps: float, slots: bool = False) -> 
     return Timeline(stamps, step, holes, jumps, tuple(notes))
 
 
-def _frames(count: int) -> str:
+def frames_text(count: int) -> str:
+    """``1 frame``, ``2 frames``."""
     return f"{count} frame{'s' * (count != 1)}"
