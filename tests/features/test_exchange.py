@@ -21,8 +21,8 @@ from vadprep.core.spec import UNKNOWN
 from vadprep.data import Manifest, frame_bounds, load_dataset
 from vadprep.features.exchange import Exported, export_features, import_features
 from vadprep.features.exchange.export import clip_labels, frames_of
+from vadprep.features.exchange.import_ import clip_spans
 from vadprep.features.exchange.layouts import TARGETS
-from vadprep.features.exchange.spans import clip_spans
 from vadprep.features.reader import open_features
 from vadprep.features.status import verify_stream
 

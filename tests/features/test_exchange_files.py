@@ -16,6 +16,7 @@ from vadprep.core.errors import FeaturesError
 from vadprep.data import FrameBounds, frame_bounds, load_dataset
 from vadprep.features.exchange.arrays import form_of, read_features, write_features
 from vadprep.features.exchange.export import segments_of
+from vadprep.features.exchange.import_ import clip_spans, matching_tails, segment_spans
 from vadprep.features.exchange.layouts import (
     ALL_NAMINGS,
     ARRAY,
@@ -26,7 +27,6 @@ from vadprep.features.exchange.layouts import (
     Naming,
     data_set_of,
 )
-from vadprep.features.exchange.spans import clip_spans, matching_tails, segment_spans
 
 NATIVE = Resampling(Fraction(25))
 

@@ -37,7 +37,6 @@ MOST_COMPARED = 20_000
 """Ids that an unknown one is compared with, which takes 0.1 ms each; of more only those that
 contain it, or that it contains."""
 
-# ---------------------------------------------------------------- plan.csv
 
 PLAN_COLUMNS = ("video_id", "shard", "number", "planned")
 """``number`` counts the videos from 1, ``planned`` is the number of the last one that was added
@@ -134,8 +133,6 @@ def similar_ids(video_id: str, ids: Collection[str]) -> str:
     near = difflib.get_close_matches(video_id, ids, 3)
     return f"; similar ids: {', '.join(map(repr, near))}" if near else ""
 
-
-# ---------------------------------------------------------------- the folder
 
 SHARD, PARTIAL, VIDEO = "shard-{:05d}.h5", "shard-{:05d}.partial", "{:06d}.h5"
 

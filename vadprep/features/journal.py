@@ -151,9 +151,6 @@ def _files(folder: Path, pattern: str) -> dict[int, Path]:
     return {int(rank): path for rank, path in zip(ranks, paths, strict=True) if rank.isdecimal()}
 
 
-# ---------------------------------------------------------------- tables
-
-
 def csv_bytes(rows: Iterable[Iterable[object]], end: str = "\n") -> bytes:
     """Rows as they are written to the file."""
     text = io.StringIO()
@@ -215,9 +212,6 @@ def _named(path: Path) -> Iterator[None]:
         raise FeaturesError(
             f"{path}: damaged ({error!r}): remove it, and extract makes it again from the shards"
         ) from error
-
-
-# ---------------------------------------------------------------- events
 
 
 def read_events(folder: Path) -> Iterator[Event]:

@@ -175,9 +175,6 @@ def as_path(path: str | AnyPath) -> AnyPath:
     return RemotePath(path) if isinstance(path, str) and "://" in path else Path(path)
 
 
-# ---------------------------------------------------------------- HDF5
-
-
 class RemoteFile(io.RawIOBase):
     """The bytes of a file at a URL, for h5py: metadata come through fsspec's block cache, numbers
     by their range.

@@ -156,9 +156,6 @@ def rank_pace(events: Sequence[Event], now: float) -> Pace:
     )
 
 
-# ---------------------------------------------------------------- ranks of a job array
-
-
 def missing_ranks(folders: Iterable[StreamFolder], world_size: int) -> list[int]:
     """Ranks of ``world_size`` that own a shard which is not final, in any of the streams.
 
@@ -189,9 +186,6 @@ def array_of(ranks: Sequence[int]) -> str:
     runs = groupby(enumerate(ranks), key=lambda pair: pair[1] - pair[0])
     spans = ([rank for _, rank in group] for _, group in runs)
     return ",".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else f"{s[0]}" for s in spans)
-
-
-# ---------------------------------------------------------------- verify
 
 
 @dataclass(frozen=True)

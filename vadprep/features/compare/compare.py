@@ -252,9 +252,6 @@ def _row(
     return row
 
 
-# ---------------------------------------------------------------- what is compared
-
-
 class FeatureSet:
     """Features of one stream by video id."""
 

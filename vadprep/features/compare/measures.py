@@ -194,9 +194,6 @@ def crop_likeness(pairs: Sequence[Pair]) -> NDArray[np.float64]:
     return likeness
 
 
-# ---------------------------------------------------------------- which clips and crops
-
-
 class VideoClips(NamedTuple):
     """Numbers of clips of one video in both sets, and its (resampled) frames if known."""
 

@@ -98,8 +98,6 @@ def write_features(path: Path, array: NDArray[np.floating]) -> None:
             np.save(stream, array, allow_pickle=False)
 
 
-# ---------------------------------------------------------------- files in a folder
-
 LABELS = re.compile(r"(.*[-_])?gt([-_.].*)?")
 """Names of ground truth, which lies beside the features in many trees."""
 

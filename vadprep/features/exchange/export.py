@@ -17,9 +17,14 @@ from vadprep.core.records import Video
 from vadprep.core.spec import Spec
 from vadprep.data import Manifest, choose_manifest, file_names, video_intervals
 from vadprep.features.exchange.arrays import write_features
-from vadprep.features.exchange.import_ import imported_preset
-from vadprep.features.exchange.layouts import LAYOUTS, SEGMENT_LAYOUT, Target, target_of
-from vadprep.features.exchange.spans import SEGMENTS
+from vadprep.features.exchange.layouts import (
+    IMPORTED,
+    LAYOUTS,
+    SEGMENT_LAYOUT,
+    SEGMENTS,
+    Target,
+    target_of,
+)
 from vadprep.features.reader import Features, VideoFeatures, open_features
 
 SPLITS = ("train", "test")
@@ -96,7 +101,7 @@ def export_features(
             )
         for done, video in enumerate(videos, start=1):
             snippets, files = found[video.video_id].stream(stream), places[video.video_id]
-            if layout == SEGMENT_LAYOUT and spec.preset != imported_preset(layout):
+            if layout == SEGMENT_LAYOUT and spec.preset != IMPORTED.format(layout):
                 snippets = segments_of(snippets)
             parts = snippets.swapaxes(0, 1) if target.naming.one_file_a_crop else [snippets]
             for place, part in zip(files, parts, strict=True):
@@ -205,9 +210,6 @@ def segments_of(clips: NDArray[np.floating]) -> NDArray[np.float32]:
         raise FeaturesError("a segment of zeros cannot be normalised: verify the features")
     scaled: NDArray[np.float32] = (rows / lengths)[:, None]
     return scaled
-
-
-# ---------------------------------------------------------------- lists and ground truth
 
 
 def _write_lists(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder
-from vadprep.core.clips import CLIP_LENGTH, TAIL_RULES
+from vadprep.core.clips import (
+    CLIP_LENGTH,
+    TAIL_RULES,
+    Resampling,
+    matlab_edges,
+    nearest_rates,
+    num_clips,
+)
 from vadprep.core.errors import FeaturesError, SettingError, SpecError
 from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, UNKNOWN, Spec
-from vadprep.data import Manifest, choose_manifest, frame_bounds
+from vadprep.data import FrameBounds, Manifest, choose_manifest, frame_bounds
 from vadprep.features.exchange.arrays import Form, form_of, read_features, read_tree
-from vadprep.features.exchange.layouts import LAYOUTS, SEGMENT_LAYOUT
-from vadprep.features.exchange.spans import (
-    SEGMENTS,
-    clip_spans,
-    even_spans,
-    matching_tails,
-    mismatch,
-    resampling_of,
-    segment_spans,
-)
+from vadprep.features.exchange.layouts import IMPORTED, LAYOUTS, SEGMENT_LAYOUT, SEGMENTS
 from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.lease import leased
 from vadprep.features.shard import Draft, write_failure
@@ -126,9 +125,6 @@ def import_features(
     return Imported(folder, missing, found.unused(files.values()), _notes(items, spec))
 
 
-# ---------------------------------------------------------------- settings and spec
-
-
 @dataclass(frozen=True)
 class Request:
     """The checked settings of an import. Raises SettingError for a value that is not allowed."""
@@ -171,11 +167,6 @@ class Request:
         }
         fixed = {"stream": self.stream, "sampling": "index"}
         return Spec(**unknown | fixed | found | dict(self.known))
-
-
-def imported_preset(layout: str) -> str:
-    """Name of the preset in the spec of imported features; nothing can be extracted by it."""
-    return f"imported-{layout}"
 
 
 @dataclass
@@ -230,8 +221,15 @@ def fitted(video: Video, clips: int, request: Request) -> tuple[frozenset[str], 
             )
         if request.layout == SEGMENT_LAYOUT and clips == SEGMENTS:
             return frozenset(), segment_spans(bounds.most)
-        return frozenset(), even_spans(clips, bounds.most)
-    resampling = resampling_of(video, request.known.get("fps", UNKNOWN))
+        return frozenset(), _spans(np.arange(clips + 1) * bounds.most // clips)
+    fps, resampling = request.known.get("fps", UNKNOWN), Resampling(Fraction(1))
+    if fps not in ("native", UNKNOWN):
+        if video.fps is None:
+            raise FeaturesError(
+                f"{video.video_id!r}: features at {fps} fps have no spans without the frame rate "
+                f"of the video: fill the manifest's column fps"
+            )
+        resampling = Resampling(Fraction(video.fps).limit_denominator(1001), Fraction(fps))
     tails = matching_tails(clips, bounds, resampling)
     if not tails:
         raise FeaturesError(mismatch(clips, bounds, resampling, video.fps))
@@ -244,6 +242,53 @@ def fitted(video: Video, clips: int, request: Request) -> tuple[frozenset[str], 
     return tails, clip_spans(clips, bounds, resampling)
 
 
+def matching_tails(clips: int, bounds: FrameBounds, resampling: Resampling) -> frozenset[str]:
+    """Tail rules that give ``clips`` for some number of frames that the video may have."""
+    least = 0 if bounds.least is None else resampling.count(bounds.least)
+    most = (clips + 1) * CLIP_LENGTH if bounds.most is None else resampling.count(bounds.most)
+    return frozenset(
+        rule for rule in TAIL_RULES if num_clips(least, rule) <= clips <= num_clips(most, rule)
+    )
+
+
+def mismatch(clips: int, bounds: FrameBounds, resampling: Resampling, fps: float | None) -> str:
+    """Why no tail rule gives ``clips``: the numbers that rules give, and a ratio of frame rates."""
+    assert bounds.least is not None and bounds.most is not None
+    ends = [resampling.count(frames) for frames in (bounds.least, bounds.most)]
+    counts = [num_clips(frames, rule) for rule in TAIL_RULES for frames in ends]
+    frames = f"{bounds.most}" if bounds.least == bounds.most else f"{bounds.least}-{bounds.most}"
+    expected = f"{min(counts)}-{max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
+    ratio = clips / max(1, max(counts))
+    rates = (ratio * fps, fps) if fps else nearest_rates(ratio)
+    hint = f", as {rates[0]:.3g} is to {rates[1]:.3g} fps" if rates else ""
+    return (
+        f"{clips} clips where {frames} frames give {expected}: {ratio:.3g} x as many{hint}: name "
+        f"the rate of the features by --set fps=RATE, or spread the clips evenly by --spans stretch"
+    )
+
+
+def clip_spans(clips: int, bounds: FrameBounds, resampling: Resampling) -> NDArray[np.int64]:
+    """Spans of clips that a tail rule gives, int64 [clips, 2]: clip k starts at s(16k), none
+    passes the last frame."""
+    edges = [resampling.source(CLIP_LENGTH * k) for k in range(clips + 1)]
+    return _spans(np.minimum(edges, edges[-1] if bounds.most is None else bounds.most))
+
+
+def segment_spans(num_frames: int) -> NDArray[np.int64]:
+    """Spans of the 32 segments that Save_C3DFeatures_32Segments.m makes of a video: int64 [32, 2].
+
+    Edges are round(linspace(1, n, 33)) of the n clips (``matlab_edges``). A segment of a short
+    video may be empty. The last clip, which that code leaves out, counts to the last segment.
+    """
+    starts = matlab_edges(max(1, num_frames // CLIP_LENGTH), SEGMENTS) * CLIP_LENGTH
+    starts[-1] = num_frames
+    return _spans(starts)
+
+
+def _spans(edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.stack([edges[:-1], edges[1:]], axis=1).astype(np.int64)
+
+
 def _spec(items: Sequence[Item], request: Request) -> Spec:
     """The spec of an import.
 
@@ -253,7 +298,7 @@ def _spec(items: Sequence[Item], request: Request) -> Spec:
     sound = [item for item in items if not item.problem]
     forms = [item.form for item in sound if item.form]
     found: dict[str, Any] = {
-        "preset": imported_preset(request.layout),
+        "preset": IMPORTED.format(request.layout),
         "crops": forms[0].num_crops,
         "dtype": "float16" if all(form.dtype == np.float16 for form in forms) else "float32",
         "clip_length": CLIP_LENGTH,

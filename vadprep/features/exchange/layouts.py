@@ -65,14 +65,14 @@ LAYOUTS: dict[str, tuple[Naming, ...]] = {
 }
 """The namings that files of a layout may have; the README has a table of them."""
 
-SEGMENT_LAYOUT = "sultani-txt"
-"""The layout whose rows are segments of a video, not clips."""
+IMPORTED = "imported-{}"
+"""Preset in the spec of imported features, by layout; nothing can be extracted by it."""
+
+SEGMENT_LAYOUT, SEGMENTS = "sultani-txt", 32
+"""The layout whose rows are segments of a video, not clips, and their number."""
 
 ALL_NAMINGS = (ARRAY, TEXT, PER_CROP, UNDERSCORE, BARE_FIRST)
 """Every naming, those that explain fewer files by chance first."""
-
-
-# ---------------------------------------------------------------- what other code expects
 
 UCF, XD, SHANGHAITECH = "UCF-Crime", "XD-Violence", "ShanghaiTech"
 
