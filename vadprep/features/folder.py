@@ -1,12 +1,4 @@
-"""The feature folder of one stream: its spec, its plan, and where each file lies.
-
-    FEATURES/rgb/
-      spec.json                        created exclusively, then compared; also the shard size
-      plan.csv                         video_id -> shard
-      shards/shard-00017.h5            final
-      shards/shard-00017.partial/000003.h5   a finished video, a shard of one
-      manifest-<rank>.csv  events-<rank>.jsonl   see ``journal``
-      lease-<share>-<host>-<process>.json        see ``lease``
+"""The feature folder of one stream: its spec, its plan, and where each file lies (README, Layout).
 
 The files decide: a video is finished when its file lies in a partial folder or its shard is
 final. The journal can always be completed from them.
@@ -172,25 +164,18 @@ class StreamFolder:
     ) -> StreamFolder:
         """Create the folder, or join the one that exists; its plan then covers ``video_ids``.
 
-        The folder keeps the ``shard_size`` it was made with; another one given later is used for
-        the videos that are new then. Raises SpecError when the folder holds features of another
-        spec.
+        The folder keeps the ``shard_size`` it was made with; another one given later is for videos
+        that are new then. Raises SpecError when the folder holds features of another spec.
         """
         make_folder(path / "shards")
-        content = {
-            "format": "vadprep-features",
-            "version": 1,
-            "hash": spec.hash,
-            "spec": json.loads(spec.to_json()),
-            "shard_size": shard_size or SHARD_SIZE,
-            "provenance": provenance or {},
-        }
+        content: dict[str, Any] = {"format": "vadprep-features", "version": 1, "hash": spec.hash}
+        content |= {"spec": json.loads(spec.to_json()), "shard_size": shard_size or SHARD_SIZE}
+        content["provenance"] = provenance or {}
         file = path / "spec.json"
         if not file.exists():
-            # Another rank may be first: then its spec is compared.
             with suppress(FileExistsError), open_atomic(file, replace=False) as stream:
                 stream.write((json.dumps(content, indent=2) + "\n").encode())
-        found = _read_spec_file(path)
+        found = _read_spec_file(path)  # of another rank, if that was first
         assert found
         require_equal(spec, found[0], str(path))
         plan = grow_plan(path / "plan.csv", video_ids, shard_size or found[1])

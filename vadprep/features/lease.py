@@ -2,15 +2,13 @@
 
     FEATURES/rgb/lease-00003-of-00008-node7-41113.json    rank 3 of 8, process 41113 of node7
 
-A run owns ``shards[rank::world_size]``, so the name of its lease tells whether two runs have a
-shard in common. The file is created exclusively, before the run looks for others: of two runs
-that begin at once each sees the other's, or at least one does, and whoever sees a living one
-stops. So two may both stop, but never both go on.
+The name of a lease tells whether two runs have a shard in common. The file is created before the
+run looks for others: of two runs that begin at once at least one sees the other, and whoever sees
+a living one stops. So two may both stop, but never both go on.
 
-The file is a heartbeat: it is written again every few seconds, in place, and removed when the run
-ends. A lease of a dead process of this machine is removed at once. Any other is watched; clocks of
-hosts are never compared. What stays the same for STALE_SECONDS is of a dead run, and is removed. A
-run that was suspended meanwhile notices it at its next heartbeat or commit, and ends.
+The file is a heartbeat, written again in place every few seconds. A lease of a dead process of
+this machine is removed at once. Any other is watched, since clocks of hosts cannot be compared:
+what stays the same for STALE_SECONDS is removed, and its run ends at its next heartbeat or commit.
 """
 
 from __future__ import annotations
@@ -120,9 +118,8 @@ def _begin_of(process: int) -> int:
 
 
 def running(folder: Path) -> list[Run]:
-    """The runs that have a lease in the folder of a stream, by rank, without those that are known
-    to be dead. Of a run on another machine only ``silent_seconds`` tells whether it lives.
-    """
+    """The runs that have a lease in the folder of a stream, by rank, without those known to be
+    dead. Of a run on another machine only ``silent_seconds`` tells whether it lives."""
     return [run for run in _leases(folder) if not run.is_dead]
 
 
@@ -194,13 +191,9 @@ class Lease:
             os.fsync(file.fileno())
 
     def acquire(self) -> None:
-        """Wait until no other run has a lease on one of the shards.
-
-        Raises LeaseError when one does and is alive.
-        """
+        """Wait until no other run has a lease on one of the shards; LeaseError if one is alive."""
         folder, mine = self.path.parent, self._run
-        seen: dict[str, tuple[Run, float]] = {}
-        """What a lease held, and when it was first seen."""
+        seen: dict[str, tuple[Run, float]] = {}  # what a lease held, and when it was first seen
         while True:
             others = [run for run in _leases(folder) if run.name != mine.name and run.meets(mine)]
             for other in others:

@@ -1,8 +1,6 @@
 """Feature folders -> a new one: several folders joined, or one with shards of another size.
 
-Finished videos, done or failed, are copied as they are, shard by shard, and every checksum is
-compared on the way. The sources are only read. A video that no source has finished stays in the
-plan, so that extract can go on in the new folder.
+Finished videos, done or failed, are copied as they are, and every checksum is compared on the way.
 """
 
 from __future__ import annotations
@@ -105,13 +103,11 @@ def _provenance(
 def _copy(writer: StreamWriter, shard: int, origins: Mapping[str, StreamFolder]) -> None:
     """Bring a shard as far as the sources are. What it has already, from an earlier call or from
     extract, stays; extract may have planned more videos since."""
-    folder, videos = writer.folder, {}
+    folder = writer.folder
     remove_stale(folder.partial(shard))
-    if not folder.shard(shard).exists():
-        for video_id in folder.plan.shards[shard]:
-            if video_id in origins and (video := origins[video_id].find(video_id)):
-                videos[video_id] = video
-    writer.finish(shard, videos)
+    lacking = () if folder.shard(shard).exists() else folder.plan.shards[shard]
+    found = {each: origins[each].find(each) for each in lacking if each in origins}
+    writer.finish(shard, {each: video for each, video in found.items() if video})
     writer.adopt(shard)
 
 

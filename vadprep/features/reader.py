@@ -1,12 +1,7 @@
 """Reading features: a feature folder as a mapping from video id to lazy features.
 
-    features = open_features("features/xd")
-    video = features["Bad.Boys.1995__#00-26-51_00-27-53_label_B2-0-0"]
-    video.rgb      float16 [num_clips, num_crops, dim], read when asked for
-    video.spans    int64 [num_clips, 2]: the source frames each snippet answers for
-
-Needs numpy and h5py only, and fsspec where the folder is a URL (``s3://bucket/xd``). Safe with
-forked and with spawned DataLoader workers: each process opens its own files, and keeps a few open.
+Safe with forked and with spawned DataLoader workers: each process opens its own files, and keeps a
+few open.
 """
 
 from __future__ import annotations

@@ -100,10 +100,15 @@ class RemotePath:
 
     def request(self, call: Callable[[Any, str], T]) -> T:
         """What ``call(file system, path)`` gives; a failure of the network is tried again."""
+        options = {}
         try:
             from fsspec.core import url_to_fs
 
-            system, path = url_to_fs(self.url, **_options(self.url))
+            if self.url.startswith(("http://", "https://")):  # one that hangs is given up
+                from aiohttp import ClientTimeout
+
+                options["client_kwargs"] = {"timeout": ClientTimeout(**TIME_LIMITS)}
+            system, path = url_to_fs(self.url, **options)
         except (ImportError, ValueError) as error:
             remedy = ": reading from URLs needs pip install 'vadprep[remote]'"
             is_missing = isinstance(error, ImportError)
@@ -156,15 +161,6 @@ class RemotePath:
         return hash(self.url)
 
 
-def _options(url: str) -> dict[str, Any]:
-    """Options of the file system: a web server that hangs is given up."""
-    if not url.startswith(("http://", "https://")):
-        return {}
-    from aiohttp import ClientTimeout
-
-    return {"client_kwargs": {"timeout": ClientTimeout(**TIME_LIMITS)}}
-
-
 AnyPath = Path | RemotePath
 
 
@@ -177,8 +173,7 @@ def as_path(path: str | AnyPath) -> AnyPath:
 
 class RemoteFile(io.RawIOBase):
     """The bytes of a file at a URL, for h5py: metadata come through fsspec's block cache, numbers
-    by their range.
-    """
+    by their range."""
 
     def __init__(self, path: RemotePath) -> None:
         super().__init__()

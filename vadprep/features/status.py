@@ -1,5 +1,4 @@
-"""How far a feature folder is, how fast it goes on, what became of each video, and whether what
-it holds is sound."""
+"""How far a feature folder is and how fast it goes on, and whether what it holds is sound."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 """The one writer of shards: it journals finished videos and makes full shards final.
 
-Extraction, import and merge differ in where features come from; what follows is the same. A
-video is written to its own file in ``shard-N.partial/`` (``folder.partial_video``), then
-``commit`` or ``record`` adds its row to the journal, then ``finish`` makes the shard final. A
-kill at any moment costs at most the videos that were not written: ``recover`` completes the rest
-from the files.
+A video is written to its own file in ``shard-N.partial/`` (``folder.partial_video``), then
+``commit`` or ``record`` adds its row to the journal, then ``finish`` makes the shard final. After
+a kill ``recover`` completes from the files what was written.
 """
 
 from __future__ import annotations
