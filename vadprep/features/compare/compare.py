@@ -116,18 +116,14 @@ def compare(a: FeatureSet, b: FeatureSet, sample: int | None = SAMPLE) -> Compar
             f"B {len(b.ids)}, such as {min(b.ids, default='')!r}: check the ids"
         )
     forms, unread = _forms(a, b, common)
-    counts = count_clips(
-        [
-            VideoClips(one[0], other[0], a.frames(i), b.frames(i))
-            for i, (one, other) in forms.items()
-        ],
-        (a.clip_length, b.clip_length),
-    )
+    pairs = forms.items()
+    lengths = [VideoClips(x[0], y[0], a.frames(i), b.frames(i)) for i, (x, y) in pairs]
+    counts = count_clips(lengths, (a.clip_length, b.clip_length))
     chosen = _evenly(list(forms), sample)
     one, other = forms[chosen[0]]
     evidence = Evidence(counts, crops=(one[1], other[1]), dims=(one[2], other[2]))
-    pairs = [_window(a.read(each), b.read(each), counts) for each in _evenly(chosen, STUDIED)]
-    _study(evidence, pairs)
+    studied = _evenly(chosen, STUDIED)
+    _study(evidence, [_window(a.read(each), b.read(each), counts) for each in studied])
     rows = [_row(each, a.read(each), b.read(each), evidence) for each in chosen]
     clips = sum(row.num_compared for row in rows)
     evidence.num_clips = clips
@@ -159,9 +155,7 @@ def _forms(
     a: FeatureSet, b: FeatureSet, ids: Sequence[str]
 ) -> tuple[dict[str, tuple[Form, Form]], list[str]]:
     """Forms of the videos in both sets, and the reasons of those that cannot be read.
-
-    Raises FeaturesError with the first reason when none can.
-    """
+    Raises FeaturesError with the first reason when none can."""
     found, reasons = {}, []
     for video_id in ids:
         try:
@@ -198,17 +192,11 @@ def _window(a: NDArray[np.float32], b: NDArray[np.float32], counts: ClipCounts) 
 
 
 def _study(evidence: Evidence, pairs: Sequence[Pair]) -> None:
-    """Add what a window of clips of some videos shows about crops, network and values.
-
-    Where the sets have other numbers of crops, the mean over the crops is compared.
-    """
+    """Add what a window of clips of some videos shows about crops, network and values."""
     mixed = [(a.mean(axis=1), b.mean(axis=1)) for a, b in pairs]
     evidence.same_course, evidence.course_by_chance = same_course(mixed)
-    lengths = [
-        np.concatenate([np.linalg.norm(pair[side], axis=-1).ravel() for pair in pairs])
-        for side in (0, 1)
-    ]
-    unit_a, unit_b = (bool(np.abs(each - 1).max() < 1e-2) for each in lengths)
+    off = [[np.abs(np.linalg.norm(each, axis=-1) - 1).max() for each in pair] for pair in pairs]
+    unit_a, unit_b = (all(each < 1e-2 for each in side) for side in zip(*off, strict=True))
     evidence.unit_length = unit_a, unit_b
     if evidence.dims[0] != evidence.dims[1]:
         return
@@ -261,11 +249,10 @@ class FeatureSet:
 
     @property
     def clip_length(self) -> int:
-        """Frames of a clip, at the rate of the features."""
         return self.spec.clip_length if self.spec else CLIP_LENGTH
 
-    def form(self, video_id: str) -> tuple[int, int, int]:
-        """[num_clips, num_crops, dim] of a video, without reading it."""
+    def form(self, video_id: str) -> Form:
+        """Of a video, without reading it."""
         raise NotImplementedError
 
     def read(self, video_id: str) -> NDArray[np.float32]:
@@ -284,7 +271,7 @@ class FolderSet(FeatureSet):
         self._features, self._stream = features, stream
         self.ids, self.spec = tuple(features), features.specs[stream]
 
-    def form(self, video_id: str) -> tuple[int, int, int]:
+    def form(self, video_id: str) -> Form:
         video = self._features[video_id]
         return video.num_clips, video.num_crops, video.dim
 
@@ -307,13 +294,10 @@ class TreeSet(FeatureSet):
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self.ids = tuple(
-            name if len(places) == 1 else place
-            for name, places in tree.places.items()
-            for place in places
-        )
+        named = tree.places.items()
+        self.ids = tuple(p if len(places) > 1 else name for name, places in named for p in places)
 
-    def form(self, video_id: str) -> tuple[int, int, int]:
+    def form(self, video_id: str) -> Form:
         """The form of the first file. Others that differ are found when the video is read."""
         crops = self._tree.find(video_id)
         first = form_of({0: crops.get(0, next(iter(crops.values())))})
@@ -325,9 +309,7 @@ class TreeSet(FeatureSet):
 
 def open_set(path: AnyPath, stream: str, wanted: Collection[str] = ()) -> FeatureSet:
     """The features of a stream in ``path``; a tree is read in the naming that has ``wanted``.
-
-    Raises FeaturesError when there are none.
-    """
+    Raises FeaturesError when there are none."""
     if isinstance(path, Path) and not path.is_dir():
         raise FeaturesError(f"{path}: no such folder: correct the path")
     folders = stream_folders(path) if isinstance(path, Path) else required_folders(path)

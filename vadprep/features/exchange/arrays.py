@@ -31,10 +31,8 @@ class Form(NamedTuple):
 
 
 def form_of(crops: Mapping[int, Path]) -> Form:
-    """Shape and number type of a video's files, from their headers.
-
-    Raises FeaturesError for a missing crop, files that differ, or what is no float array.
-    """
+    """Shape and number type of a video's files, from their headers; FeaturesError for a missing
+    crop, files that differ, or what is no float array."""
     arrays = _open(crops)
     shape = arrays[0].shape
     num_crops = len(arrays) if len(shape) == 2 else shape[1]
@@ -127,9 +125,7 @@ class Tree:
 
     def find(self, video_id: str) -> Mapping[int, Path]:
         """Files of a video by crop: at its id as a path, else the ones of that name; or none.
-
-        Raises FeaturesError if files of that name are in two folders.
-        """
+        Raises FeaturesError if files of that name are in two folders."""
         if video_id in self.videos:
             return self.videos[video_id]
         places = self.places.get(PurePosixPath(video_id).name, [])
@@ -141,10 +137,8 @@ class Tree:
         return self.videos[places[0]] if places else {}
 
     def explained(self, wanted: Collection[str] = ()) -> int:
-        """How many of the ``wanted`` videos have their first crop here.
-
-        Without wanted ids, 1 when half of the files are of such videos, else 0.
-        """
+        """How many of the ``wanted`` videos have their first crop here; without wanted ids, 1 when
+        half of the files are of such videos, else 0."""
         whole = {place: crops for place, crops in self.videos.items() if 0 in crops}
         if not wanted:
             num_files = sum(map(len, self.videos.values())) + len(self.others)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -112,7 +113,7 @@ def export_features(
         if labels is not None:
             write_features(out / target.ground_truth, labels)
             lists.append(out / target.ground_truth)
-        notes = [*_notes(videos, target, spec)]
+        notes = list(_notes(videos, target, spec))
         if layout == SEGMENT_LAYOUT:
             rows = f"rows of {snippets.shape[2]} numbers, {SEGMENTS} a video"
             notes.append(f"{rows}: the code expects 4096, change it there")
@@ -132,36 +133,26 @@ def export_features(
 
 
 def _ordered(manifest: Manifest) -> list[Video]:
-    """Train and test videos, of each the abnormal ones first.
-
-    Raises ManifestError for a video without a label.
-    """
-    videos: list[Video] = []
-    for split in SPLITS:
-        videos += sorted(manifest.in_split(split), key=lambda video: video.label == 0)
+    """Train and test videos, of each the abnormal ones first; ManifestError without a label."""
+    videos = [video for split in SPLITS for video in manifest.in_split(split)]
     for video in videos:
         if video.label is None:
             raise ManifestError(
                 f"{manifest.path}: video {video.video_id!r}: no label: the lists of other code "
                 f"bases are in the order of labels: fill it in"
             )
-    return videos
+    return sorted(videos, key=lambda video: (SPLITS.index(video.split), video.label == 0))
 
 
 def _places(videos: Sequence[Video], target: Target, stream: str, num_crops: int) -> Places:
-    """The files of each video.
-
-    Raises FeaturesError for an id whose files would be elsewhere, or another video's.
-    """
+    """The files of each video; FeaturesError for one that would lie elsewhere or is another's."""
     places: dict[str, list[PurePosixPath]] = {}
     taken: dict[PurePosixPath, str] = {}
     for video in videos:
-        video_id = video.video_id
+        video_id, places[video.video_id] = video.video_id, []
         folder = target.folder(stream, video.split, video.label or 0)
-        num_files = num_crops if target.naming.one_file_a_crop else 1
-        names = [target.naming.name(video_id, crop) for crop in range(num_files)]
-        places[video_id] = [folder / name for name in names]
-        for place in places[video_id]:
+        for crop in range(num_crops if target.naming.one_file_a_crop else 1):
+            place = folder / target.naming.name(video_id, crop)
             if PurePosixPath(video_id).is_absolute() or ".." in place.parts:
                 raise FeaturesError(f"{video_id!r}: its file would lie outside the export")
             if set(str(place)) & set("\r\n") or (target.splits_lines and str(place).split()[1:]):
@@ -172,6 +163,7 @@ def _places(videos: Sequence[Video], target: Target, stream: str, num_crops: int
             if place in taken:
                 raise FeaturesError(f"{taken[place]!r} and {video_id!r} are both {place}")
             taken[place] = video_id
+            places[video_id].append(place)
     return places
 
 
@@ -199,12 +191,8 @@ def segments_of(clips: NDArray[np.floating]) -> NDArray[np.float32]:
     Raises FeaturesError for a row of zeros.
     """
     edges = matlab_edges(len(clips), SEGMENTS)
-    rows = np.stack(
-        [
-            clips[start : max(stop, start + 1)].mean(axis=(0, 1), dtype=np.float32)
-            for start, stop in zip(edges[:-1], edges[1:], strict=True)
-        ]
-    )
+    parts = (clips[start : max(stop, start + 1)] for start, stop in pairwise(edges))
+    rows = np.stack([part.mean(axis=(0, 1), dtype=np.float32) for part in parts])
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not lengths.all():
         raise FeaturesError("a segment of zeros cannot be normalised: verify the features")

@@ -1,7 +1,6 @@
 """Import the features of another code base into a feature folder.
 
-The files say nothing about the network, the preprocessing or the frames. The spec takes what the
-files show and what the caller states; every other field is ``unknown``.
+The spec takes what the files show and what the caller states; every other field is ``unknown``.
 """
 
 from __future__ import annotations
@@ -156,11 +155,8 @@ class Request:
         return self.spans == "stretch" or self.layout == SEGMENT_LAYOUT
 
     def spec(self, **found: Any) -> Spec:
-        """The spec with what was ``found`` and what is known, ``unknown`` elsewhere.
-
-        Fields with a default are about flow: in stream ``rgb`` they keep it. Spans of imported
-        features are counted by index.
-        """
+        """The spec with what was ``found`` and what is known, ``unknown`` elsewhere. Fields with
+        a default are about flow: in stream ``rgb`` they keep it."""
         unknown: dict[str, Any] = {
             each.name: UNKNOWN if each.default is MISSING or self.stream == "flow" else each.default
             for each in fields(Spec)
@@ -182,10 +178,7 @@ class Item:
 
 
 def examine(items: Sequence[Item], request: Request) -> None:
-    """Read the headers of the files of each video, and find its tail rules or its problem.
-
-    Raises FeaturesError, with the first problem, if every video has one.
-    """
+    """Find tail rules or problem of each video by its files' headers; FeaturesError if all fail."""
     for item in items:
         try:
             item.form = form_of(item.crops)
@@ -290,11 +283,8 @@ def _spans(edges: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _spec(items: Sequence[Item], request: Request) -> Spec:
-    """The spec of an import.
-
-    The tail rule is known if exactly one gives the clips of every video. The frame rate is the
-    videos' own if numbers of frames are known and give the clips.
-    """
+    """The spec of an import. The tail rule is known if exactly one gives the clips of every video,
+    the frame rate is the videos' own if their numbers of frames are known."""
     sound = [item for item in items if not item.problem]
     forms = [item.form for item in sound if item.form]
     found: dict[str, Any] = {

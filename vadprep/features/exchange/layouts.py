@@ -1,10 +1,7 @@
-"""How other code bases name and list feature files, read in the repositories named.
+"""How other code bases name and list feature files, read in their repositories.
 
-An export follows them, so that their code runs on it unchanged.
-
-An id is never taken apart at a dot, ``#`` or ``=``: what follows it in a file name is matched as
-a whole. (I3D_Feature_Extraction_resnet cuts at the first dot, which maps the 3,954 training
-videos of XD-Violence to 2,197 files.)
+An id is never taken apart at a dot, ``#`` or ``=``: what follows it in a file name is matched as a
+whole. (Cut at the first dot, the 3,954 training videos of XD-Violence have 2,197 names.)
 """
 
 from __future__ import annotations
@@ -108,9 +105,8 @@ class Target:
 
     def folder(self, stream: str, split: str, label: int) -> PurePosixPath:
         """Folder of the features of videos of a split and label, relative to the export."""
-        path = self.folders[split == "test"]
-        path = path.format(stream=STREAM_FOLDERS[stream], label=CLASS_FOLDERS[label])
-        return PurePosixPath(path)
+        names = {"stream": STREAM_FOLDERS[stream], "label": CLASS_FOLDERS[label]}
+        return PurePosixPath(self.folders[split == "test"].format(**names))
 
 
 TARGETS: dict[str, dict[str, Target]] = {
