@@ -8,9 +8,9 @@ import pytest
 from support.commands import run, without_network
 from support.videos import write_video
 
-from vadprep.cli.bench import workers
+from vadprep.cli.bench import extraction
 from vadprep.cli.bench.backbone import bench_backbone
-from vadprep.cli.bench.workers import bench_workers
+from vadprep.cli.bench.extraction import bench_workers
 
 
 def table(*command: object) -> list[list[str]]:
@@ -38,7 +38,7 @@ def test_the_ratio_is_that_of_the_clips_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [("rgb", 1, 100, 50.0, 1.0), ("rgb", 2, 100, 25.0, 7.0)]
-    monkeypatch.setattr(workers, "bench_workers", lambda *_: iter(runs))
+    monkeypatch.setattr(extraction, "bench_workers", lambda *_: iter(runs))
     rows = table("workers", tmp_path)
     assert [row[-2:] for row in rows[:3]] == [
         ["clips/s", "ratio"],

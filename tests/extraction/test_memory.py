@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from vadprep.cli.bench.memory import bench_memory, peak_memory, write_loop
+from vadprep.cli.bench.extraction import bench_memory, peak_memory, write_loop
 from vadprep.video import count_frames
 
 MIB = 1 << 20

@@ -48,11 +48,8 @@ def datasets_show(name: str) -> None:
 
 
 def dataset_rows(manifests: Iterable[tuple[str, data.Manifest]]) -> list[Cells]:
-    """Counts of data sets, a line for each split.
-
-    Frames are blank where the length of a video is not public, and scored frames where there is
-    no public ground truth. The anomalous frames are among the scored ones.
-    """
+    """Counts of data sets, a line for each split. What is not public is blank; the anomalous
+    frames are among the scored ones."""
     head = ("data set", "split", "videos", "normal", "abnormal", "frames", "scored", "anomalous")
     rows: list[Cells] = [head]
     for name, manifest in manifests:

@@ -1,9 +1,7 @@
 """``vadprep demo``: the full pipeline on a small synthetic data set.
 
-The order is videos, features, training of DDL, scores, metrics. Every number shown is computed
-here. Labels and intervals of test videos are used by the last step only. Untrained weights are
-named. Two controls stand beside the result: the plain difference of consecutive frames, and the
-same training on shuffled labels.
+Labels and intervals of test videos are used by the last step only. Two controls stand beside the
+result: the plain difference of consecutive frames, and the same training on shuffled labels.
 """
 
 from __future__ import annotations
@@ -51,8 +49,8 @@ SYNTHETIC = (
     "show that the pipeline works. They say nothing about surveillance video."
 )
 STREAMS = click.Choice(["rgb", "flow", "rgb,flow"])
-WEIGHTS_HELP = "File, name in vadprep weights list, or random:SEED."
 FLOW_WEIGHTS_HELP = "Weights of stream flow. Default: --weights if random, else fetched."
+WEIGHTS_HELP = "File, name in vadprep weights list, or random:SEED."
 OUT = Path("vadprep-demo")
 
 

@@ -1,9 +1,7 @@
 """The data set of ``vadprep demo``: drawn videos of a street under a surveillance camera.
 
-Every video shows the same plaza beside the same road, where people walk and everyday things
-happen that also excite a detector of mere change. An abnormal video has one event more, in an
-interval that is known to the frame. Videos come in pairs, one normal and one abnormal, with the
-same length and the same kinds of everyday happenings: only the event tells them apart.
+Videos come in pairs, one normal and one abnormal, with the same length and the same kinds of
+everyday happenings, which also excite a detector of mere change: only the event tells them apart.
 
 Places are pixels of a canvas twice as large as the frame, x to the right and y down. The depth of
 a thing is the y of the ground under it; people grow with it.
@@ -364,11 +362,8 @@ def frames(script: Script) -> Iterator[NDArray[np.uint8]]:
 
 
 def write_dataset(root: Path, seed: int = 0, workers: int = 1) -> Path:
-    """Path of the manifest, after all videos were written to ``root``/videos.
-
-    The intervals of abnormal training videos are left blank, as in the data sets of this field.
-    So training cannot see them. The videos are the same for any number of worker processes.
-    """
+    """Path of the manifest, after all videos were written to ``root``/videos, the same ones for any
+    number of workers. As in the data sets of this field, training videos have no intervals."""
     make_folder(root / "videos")
     all_scripts = scripts(seed)
     rows, paths = ["video_id,path,split,label,category,num_frames,fps,intervals"], list[Path]()

@@ -22,12 +22,8 @@ from vadprep.features.status import Status, array_of, last_world_size, missing_r
 
 MOST_IN_FLIGHT = 4
 """Videos in work that are named for a run."""
-COUNTS = (
-    *("planned", "done", "num_clips", "num_frames", "repaired_frames"),
-    *("shards_planned", "shards_final"),
-)
-RATES = ("videos_per_second", "clips_per_second", "seconds_left")
-"""Of ``Status`` and of its ``Pace``, under the same names for programs."""
+COUNTS = "planned done num_clips num_frames repaired_frames shards_planned shards_final".split()
+"""Of ``Status``, under the same names for programs."""
 STAGES_HELP = "Print the seconds that each stage took."
 VIDEO_HELP = "Print only what happened to this video, and why."
 RANKS_HELP = "Print the ranks that have work left, for sbatch --array; nothing else."
@@ -84,10 +80,7 @@ def show_missing_ranks(results: Sequence[Status], world_size: int | None) -> lis
 
 
 def show_stages(stream: str, spent: StageSeconds) -> None:
-    """Print the seconds of each stage of a stream, and the slowest videos.
-
-    Streams that were extracted together took this time together.
-    """
+    """Print the seconds of each stage of a stream, and the slowest videos."""
     click.echo(f"\n{stream}: {spent.videos:,} videos, {spent.clips:,} clips timed")
     total, clips = max(sum(spent.seconds.values()), 1e-9), max(spent.clips, 1)
     rows: list[Cells] = [("stage", "seconds", "s a clip", "share", "what it is")]
@@ -104,8 +97,7 @@ def show_stages(stream: str, spent: StageSeconds) -> None:
 
 
 def show_status(results: Sequence[Status]) -> None:
-    """Print a line of counts for each stream, its runs and pace, what failed and why, what is
-    missing, and the done videos that have repaired frames or an unexpected length."""
+    """Print a line of counts for each stream, its runs and pace, and the videos to look at."""
     heads = "stream videos done running failed missing clips frames repaired damaged shards weights"
     rows: list[Cells] = [heads.split()]
     for each in results:
@@ -121,8 +113,7 @@ def show_status(results: Sequence[Status]) -> None:
             click.echo(f"running, {result.spec.stream}: {_running(run)}")
     for result in results:
         if result.running:
-            pace = result.pace
-            left = "time left unknown"
+            pace, left = result.pace, "time left unknown"
             if pace.seconds_left is not None:
                 left = f"about {duration(pace.seconds_left)} left of what runs"
             click.echo(
@@ -160,17 +151,16 @@ def _running(run: Run) -> str:
 
 def status_json(status: Status) -> dict[str, Any]:
     """The status of a stream for programs, with every id."""
-    spec, pace = status.spec, status.pace
     return {
-        **{name: getattr(spec, name) for name in ("stream", "preset", "weights")},
-        "spec_hash": spec.hash,
+        **{name: getattr(status.spec, name) for name in ("stream", "preset", "weights")},
+        "spec_hash": status.spec.hash,
         **{name: getattr(status, name) for name in COUNTS},
         "running": {video_id: {"rank": rank} for video_id, rank in status.running.items()},
         "failed": {row.video_id: row.reason for row in status.failed},
         "missing": list(status.missing),
         "repaired_videos": len(status.repaired),
         "length_notes": {row.video_id: row.reason for row in status.noted},
-        **{name: getattr(pace, name) for name in RATES},
+        **status.pace._asdict(),
         "runs": [asdict(run) for run in status.runs],
     }
 

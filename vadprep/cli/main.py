@@ -1,9 +1,4 @@
-"""The command line: parse, call, print, exit code. Nothing else happens here.
-
-Exit codes: 0 all done; 1 some video failed, and they are listed; 2 wrong use; 75 stopped by a
-signal with everything committed. A command is imported when it is called, so that ``--help``
-answers at once.
-"""
+"""The table of all commands. Each is imported when it is called; errors become exit codes."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def chosen_manifest(
 ) -> tuple[data.Manifest, str]:
     """The manifest that exactly one of ``--dataset`` and ``--manifest`` names, and its name.
 
-    Takes its options out of ``options``, and prints warnings about the manifest: of notes on
-    single rows their number and the first. ``with_paths`` as in ``read_manifest``.
+    Takes its options out of ``options``, and prints warnings about the manifest. ``with_paths`` as
+    in ``read_manifest``.
     """
     dataset, path = options.pop("dataset"), options.pop("manifest")
     if (dataset is None) == (path is None):
@@ -63,10 +63,7 @@ def chosen_manifest(
 
 
 def chosen_videos(options: dict[str, Any]) -> Sources:
-    """The videos that exactly one of ``--dataset``, ``--manifest`` and ``--videos`` names.
-
-    Takes its options out of ``options``, and prints warnings about the manifest.
-    """
+    """As ``chosen_manifest``, or the videos that ``--videos`` names."""
     from vadprep.extraction.api import Sources, find_sources
 
     videos, root = options.pop("videos"), options.pop("root")

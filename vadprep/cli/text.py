@@ -91,7 +91,8 @@ def show_untrained(specs: Iterable[Spec]) -> None:
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines."""
 PACE_SECONDS = 5.0
-"""Least time after the first report before a pace is printed."""
+"""Least time after the first report before a pace is printed: videos that started together also
+end together."""
 
 
 @contextmanager
@@ -122,11 +123,8 @@ def shown_progress() -> Iterator[ShownProgress]:
 
 
 class ShownProgress:
-    """Shows counts, pace and time left: in a bar, else in a line every ten seconds.
-
-    The pace counts from the first report: before it networks are loaded and compiled. It is not
-    shown at once, since videos that started together also end together.
-    """
+    """Shows counts, pace and time left: in a bar, else in a line every ten seconds. The pace
+    counts from the first report: before it networks are loaded and compiled."""
 
     def __init__(self, bar: Bar | None = None) -> None:
         self.bar = bar

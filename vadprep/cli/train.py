@@ -92,10 +92,7 @@ def train(
 
 
 def dataset_here() -> str:
-    """The one bundled data set that has a feature folder in ./features.
-
-    Raises UsageError for none or several, with their names.
-    """
+    """The one bundled data set with a feature folder in ./features; else UsageError names them."""
     here = [name for name in data.dataset_names() if Path("features", name).is_dir()]
     if len(here) == 1:
         return here[0]
@@ -160,10 +157,8 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
 
 
 def recorded_source(run: Path) -> dict[str, Any]:
-    """The manifest options that a run was trained with.
-
-    Raises CheckpointError when they are not recorded, or the manifest does not exist any more.
-    """
+    """The manifest options that a run was trained with; CheckpointError when they are not
+    recorded, or the manifest does not exist any more."""
     source = read_json(run / "config.json").get("source", {})
     if not source:
         raise CheckpointError(f"{run / 'config.json'}: names no manifest: name it by --manifest")
@@ -187,13 +182,7 @@ def recorded_source(run: Path) -> dict[str, Any]:
 @click.option("--out", type=FOLDER, help="Folder of the scores. Default: RUN/scores.")
 @click.option("--no-plots", is_flag=True, help="Write scores without plots.")
 def score(
-    run: Path,
-    videos: tuple[Path, ...],
-    features: str | None,
-    threshold: float,
-    out: Path | None,
-    no_plots: bool,
-    **options: str | None,
+    run: Path, videos: tuple[Path, ...], features: str | None, out: Path | None, **options: Any
 ) -> None:
     """Score videos or features with a run; list alarms, draw plots.
 
@@ -208,6 +197,7 @@ def score(
         raise click.UsageError("name what to score by one of --features and VIDEO ...")
     if (options["weights"] or options["flow_weights"]) and not videos:
         raise click.UsageError("--weights goes with VIDEO ...: features have theirs behind them")
+    threshold, with_plots = options.pop("threshold"), not options.pop("no_plots")
     checkpoints, out = load_run(run), out or run / "scores"
     opened = vadprep.open_features(features) if features else nullcontext(videos)
     with shown_progress() as progress, opened as source:
@@ -221,7 +211,7 @@ def score(
     write_scores(out / "scores.h5", scores, scores.origin, str(run))
     head, filled = checkpoints[0].head_name, dict(scores.from_preset)
     about = {"run": str(run), "head": head, "taken_from_preset": filled}
-    high = write_alarms(out, scores, threshold, about, not no_plots)
+    high = write_alarms(out, scores, threshold, about, with_plots)
     rows: list[Cells] = [("video", "alarms", f"where the score is {threshold:g} or more")]
     for video_id, found in list(high.items())[:MOST_LISTED]:
         shown = [

@@ -21,10 +21,8 @@ def bench_backbone(
     """Plain fp32 network, then the inference form in each precision, with random weights.
 
     Each with its median seconds for a clip, its speed-up, and the relative error of its features
-    (Euclidean norm), both against the plain form.
-
-    The forms take turns in each round. So another load on the machine slows all of them. The
-    median over the rounds counts; one round before is warm-up.
+    (Euclidean norm), both against the plain form. The forms take turns in each round, after one
+    round of warm-up, so that another load on the machine slows all of them.
     """
     weights, made_for = load_weights("random:0", graph), graph_of(graph)
     generator = torch.Generator().manual_seed(0)

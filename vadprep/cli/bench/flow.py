@@ -54,12 +54,10 @@ def bench_flow(
     """Every back end of this machine on ``pairs`` pairs of each video, at each size.
 
     Gives the number of pairs of all videos, the timings by size, OpenCV first where it is
-    installed, and what could not be measured.
-
-    A folder stands for the videos in it. The back ends take turns video by video. So another
-    load on the machine slows them all. OpenCV and the CPU back end have one core each; then the
-    CPU back end has all of them. Raises DecodeError for a video that cannot be read or has fewer
-    frames, ManifestError for a folder without videos.
+    installed, and what could not be measured. A folder stands for the videos in it. The back ends
+    take turns video by video, so that another load on the machine slows them all. Raises
+    DecodeError for a video that cannot be read or has fewer frames, ManifestError for a folder
+    without videos.
     """
     found = [[p / v.path for v in find_videos(p).videos] if p.is_dir() else [p] for p in videos]
     files = sum(found, [])
@@ -134,8 +132,6 @@ def grey_frames(video: Path, size: tuple[int, int], count: int) -> NDArray[np.ui
     if len(frames) < count:
         raise DecodeError(f"{video}: {len(frames)} frames where {count} are asked for", "too-short")
     height, width = size
-    small = [
-        np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
-        for frame in frames[-count:]
-    ]
-    return grey_of(torch.from_numpy(np.stack(small))).numpy()
+    images = map(Image.fromarray, frames[-count:])
+    small = (each.resize((width, height), Image.Resampling.BILINEAR) for each in images)
+    return grey_of(torch.from_numpy(np.stack([*map(np.asarray, small)]))).numpy()

@@ -25,7 +25,7 @@ def bench() -> None:
 @option("--minutes", default="2,120", help="Lengths of the videos.")
 def memory(minutes: str) -> None:
     """Peak memory of a short and of a long video."""
-    from vadprep.cli.bench.memory import bench_memory
+    from vadprep.cli.bench.extraction import bench_memory
 
     try:
         lengths = [float(each) for each in minutes.split(",")]
@@ -60,7 +60,7 @@ def plan(videos: int) -> None:
 @option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device.")
 def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -> None:
     """Clips per second of one worker and of several."""
-    from vadprep.cli.bench.workers import bench_workers
+    from vadprep.cli.bench.extraction import bench_workers
 
     rows: list[Cells] = [("stream", "workers", "clips", "s", "starting, s", "clips/s", "ratio")]
     one = 0.0

@@ -30,7 +30,10 @@ class RandomVideo:
         return self.snippets
 
 
-def random_slice(num_videos: int, seed: int = 0) -> tuple[dict[str, RandomVideo], dict[str, int]]:
+Videos = Mapping[str, RandomVideo]
+
+
+def random_slice(num_videos: int, seed: int = 0) -> tuple[Videos, dict[str, int]]:
     """Features and labels of ``num_videos`` videos like those of XD-Violence, in memory.
 
     Lengths are drawn from the test videos (those of the training videos were never published).
@@ -50,19 +53,13 @@ def random_slice(num_videos: int, seed: int = 0) -> tuple[dict[str, RandomVideo]
 
 
 def time_head(
-    name: str,
-    features: Mapping[str, RandomVideo],
-    labels: Mapping[str, int],
-    device: str,
-    steps: int,
+    name: str, features: Videos, labels: Mapping[str, int], device: str, steps: int
 ) -> tuple[float, float, int, int, int]:
     """Train a head for ``steps`` steps, after one to warm up, with the settings of XD-Violence.
 
     Gives seconds a step, the share of forward and backward in them (the rest makes the batch,
     moves it, and updates the weights), steps in an epoch of the slice and of the set, and epochs.
-    A step is the batch, forward, backward and the update. Left out are the test that each term is
-    finite, the logs, the state after an epoch, and the snapshots, each of which scores the test
-    split.
+    Left out are logs, the state after an epoch, and snapshots.
     """
     _, config = HEADS[name].settings("xd")
     bags = TrainingBags(features, labels, ("rgb",), config)  # type: ignore[arg-type]

@@ -1,8 +1,4 @@
-"""The memory that an extraction takes, for short and for long videos.
-
-Both streams are extracted. The networks and TV-L1 are left out, since their memory is known.
-Decoder, resize, quantised flow, crops and writer are real.
-"""
+"""Extraction: its memory for short and for long videos, and its speed with several workers."""
 
 from __future__ import annotations
 
@@ -12,19 +8,22 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vadprep.core.errors import VadprepError
+from vadprep.core.errors import FeaturesError, VadprepError
 from vadprep.core.presets import resolve
 from vadprep.core.records import Task, Video
 from vadprep.core.spec import STREAMS
+from vadprep.data import find_videos
+from vadprep.extraction import resolve_plan, run_plan
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.streams import Branch
-from vadprep.features.shard import DONE
+from vadprep.features import DONE, read_events, status
 
 FPS = 25
 SIZE = (160, 120)
@@ -45,10 +44,11 @@ class NoNetwork:
 
 
 def bench_memory(minutes: Sequence[float]) -> Iterator[tuple[float, int, int, float, int]]:
-    """Memory of extracting a video of each length with one crop and with ten: whole frames.
+    """Memory of extracting both streams of a video of each length with one crop and with ten.
 
-    Gives minutes, crops, number of frames, seconds, and the peak in bytes of this process and its
-    decoder above the start. Raises VadprepError when a video cannot be extracted.
+    Decoder, resize, quantised flow, crops and writer are real; networks and TV-L1, whose memory is
+    known, are left out. Gives minutes, crops, number of frames, seconds, and the peak in bytes of
+    this process and its decoder above the start. Raises VadprepError when a video fails.
     """
     fields: dict[str, Any] = {"fps": "native", "resize": f"{RESIZE}x{RESIZE}", "crop_size": RESIZE}
     for length in minutes:
@@ -122,3 +122,34 @@ def write_loop(path: Path, num_frames: int) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def bench_workers(
+    clips: Path, streams: Sequence[str], repeat: int, device: str = "cpu", workers: int = 2
+) -> Iterator[tuple[str, int, int, float, float]]:
+    """Extract the videos in the folder ``clips``, each ``repeat`` times, with one worker and with
+    ``workers``, as far as there are devices for them, with random weights.
+
+    Gives stream, workers, clips, the seconds from the first video's start to the last one's end,
+    and those of the start of the workers before it. Raises FeaturesError when a video fails.
+    """
+    found = find_videos(clips)
+    numbered = [(video, f"{video.video_id} {n}") for n in range(repeat) for video in found.videos]
+    videos = tuple(replace(video, video_id=video_id) for video, video_id in numbered)
+    manifest = replace(found, videos=videos)
+    if device == "cuda":
+        workers = min(workers, torch.cuda.device_count())
+    for stream in streams:
+        for count in dict.fromkeys((1, workers)):
+            with tempfile.TemporaryDirectory() as out:
+                plan = resolve_plan(
+                    out, streams=stream, weights="random:0", device=device, workers=count
+                )
+                run_plan(plan, manifest, clips)
+                done = status(out)[stream]
+                events = list(read_events(done.folder.path))
+            if not done.is_complete:
+                raise FeaturesError(f"{clips}: a video failed: only good ones can be timed")
+            run, start, *_ = (each.time for each in events if each.event in ("run", "start"))
+            end = max(each.time for each in events if each.event == "committed")
+            yield stream, count, done.num_clips, end - start, start - run
