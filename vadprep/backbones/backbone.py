@@ -55,8 +55,7 @@ def check_precision(precision: str, device: torch.device) -> None:
             raise SpecError(f"precision {precision} needs an Ampere GPU or newer; use fp32")
 
 
-_FLAGS = threading.Lock()
-"""Held while one thread changes the process-wide switches of torch, which all threads share."""
+_FLAGS = threading.Lock()  # held while a thread changes switches of torch that all share
 
 
 @contextmanager

@@ -1,8 +1,6 @@
 """Flat ground truth: one label a frame, all test videos in a row, as public code wants it.
 
-Its length is a property of the feature set, not of the data set, and files of one name differ:
 ``RULES`` give the length of each video, ``READINGS`` what the numbers of an annotation mean.
-
 Where a row is longer than its video, the last label goes on to its end under ``half-open``
 (RTFM's ground truth of ShanghaiTech). The two others read the ends as they were published, a few
 of which pass the last frame, and repeat nothing: so RTFM's script gives UCF-Crime its 84,343
@@ -187,8 +185,7 @@ class VideoCheck:
 class Check:
     """What rule somebody's flat ground truth follows, and the videos that do not follow it.
 
-    A file holds only labels in a row. Each rule gives every video a length. The rule whose lengths
-    add up to the file is taken, and each video is compared with the manifest.
+    The rule whose lengths add up to the file is taken, and each video is compared.
     """
 
     rules: tuple[str, ...]

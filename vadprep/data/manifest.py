@@ -37,10 +37,8 @@ _COLUMNS = (
 _OTHER_NAMES = {"id": "video_id", "name": "video_id", "video": "video_id"}
 """What people call columns, where spelling is no guide."""
 _SPLITS = ("train", "test")
-MOST_SPLITS = 5
-"""Other splits that are listed, the largest first."""
-_LIKENESS = 0.7
-"""Similarity of two words, 0 to 1, above which one may be a typo of the other."""
+MOST_SPLITS = 5  # other splits that are listed, the largest first
+_LIKENESS = 0.7  # similarity of two words, 0 to 1, above which one may be a typo of the other
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,8 @@ from numpy.typing import NDArray
 from vadprep.core.clips import Clock, frame_labels, frame_scores, runs
 from vadprep.core.records import Interval
 
-NUM_LISTED = 10
-"""How many ids an error message lists before it says how many more there are."""
-
-ALARM = 0.5
-"""Score from which on a frame is an alarm, in every paper that gives a false alarm rate."""
+NUM_LISTED = 10  # ids that an error message lists before it says how many more there are
+ALARM = 0.5  # score from which on a frame is an alarm, in every paper with a false alarm rate
 
 Values = Mapping[str, float | None]
 """Metrics by name, as fractions of 1; None where one is undefined."""

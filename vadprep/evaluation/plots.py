@@ -19,8 +19,7 @@ from vadprep.evaluation.scores import Scores, read_json, read_scores, truth_of
 
 SCORE_COLOUR = "#1f4e79"
 ANOMALY_COLOUR = "#e8a598"
-TITLE_LENGTH = 90
-"""Characters of a title line; ids of XD-Violence are longer than a plot is wide."""
+TITLE_LENGTH = 90  # characters of a line; ids of XD-Violence are longer than a plot is wide
 
 
 def plot_scores(
@@ -33,11 +32,10 @@ def plot_scores(
 ) -> dict[str, Path]:
     """Write a PNG of the frame scores of each video into the folder ``out``; returns the paths.
 
-    ``scores`` are by video id, or a scores file such as ``RUN/scores-last.h5``, whose caution on
-    untrained weights goes into the titles. Files are named ``000000-NAME.png``, in order. With a
-    bundled data set or a manifest (opened, or the path of its CSV) the anomalous intervals are
-    shaded. ``note`` is a second line of the titles. Raises as ``evaluate`` does, OutputError when
-    the disk refuses. Needs matplotlib.
+    ``scores`` are by video id, or a scores file, whose caution on untrained weights goes into the
+    titles. With a bundled data set or a manifest (opened, or the path of its CSV) the anomalous
+    intervals are shaded. ``note`` is a second line of the titles. Raises as ``evaluate`` does,
+    OutputError when the disk refuses. Needs matplotlib.
     """
     if not isinstance(scores, Mapping):
         scores = read_scores(Path(scores))
@@ -60,11 +58,7 @@ def safe_name(video_id: str) -> str:
 
 
 def plot_video(
-    path: Path,
-    video_id: str,
-    scores: VideoScores,
-    intervals: Sequence[Interval] | None = None,
-    note: str = "",
+    path: Path, video_id: str, scores: VideoScores, intervals: Sequence[Interval] | None, note: str
 ) -> None:
     """Write a PNG of the frame scores of a video, its anomalous intervals shaded.
 
@@ -128,10 +122,8 @@ def write_alarms(
 ) -> dict[str, list[dict[str, Any]]]:
     """Write scores and alarms of each video into ``folder``; returns the alarms of each.
 
-    scores.json holds ``about``, and every video with its alarms and its files: 000000-NAME.csv
-    (frame, seconds, score; frames after the last span are left out) and its plot 000000-NAME.png.
-    Each file appears at once; files of earlier scores in the folder go. Raises OutputError when
-    the disk refuses.
+    The README of this folder lists the files; scores.json holds ``about`` too. Each file appears
+    at once. Raises OutputError when the disk refuses.
     """
     earlier, videos = files_of(folder), list[dict[str, Any]]()
     for index, (video_id, video) in enumerate(scores.items()):

@@ -20,10 +20,8 @@ from vadprep.data import Manifest, choose_manifest, video_intervals
 from vadprep.evaluation.metrics import Metrics, Truth, Values, VideoScores, compute_metrics, listed
 from vadprep.features import VideoFeatures
 
-LAST = "checkpoint-last"
-"""Name of the checkpoint of the last step in a run folder."""
-SCORES = "scores-last.h5"
-"""Its scores of the test videos."""
+LAST = "checkpoint-last"  # the checkpoint of the last step in a run folder
+SCORES = "scores-last.h5"  # its scores of the test videos
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -129,10 +127,8 @@ def evaluate(
     a seed: then they have to be those of split test, and metrics under the protocol of a single
     paper, which need the network, are taken from the run where the ground truth is still the same.
     The ground truth is that of a bundled data set or of a manifest (opened, or the path of its
-    CSV). ``coverage`` says what frames after the last span score (``clips.COVERAGES``). Metrics
-    are undefined, with the reason, where intervals or labels of a video are unknown. Raises
-    CheckpointError for a file that is missing or damaged, ManifestError that lists ids without a
-    row, and for an interval past the end of a video.
+    CSV). ``coverage`` says what frames after the last span score (``clips.COVERAGES``). Raises
+    CheckpointError for a file that is missing or damaged, and as ``truth_of`` does.
     """
     rows, folder = choose_manifest(dataset, manifest, with_paths=False), None
     if isinstance(scores, str | Path):
@@ -230,11 +226,8 @@ def known_intervals(video: Video, found: Timed, where: str = "") -> tuple[Interv
 def write_scores(
     path: Path, scores: Mapping[str, VideoScores], origin: Origin, checkpoint: str
 ) -> None:
-    """Write one HDF5 file at once, laid out as shards: groups 000000, ... with ``video_id``.
+    """Write a scores file (see the README of this folder) at once.
 
-    Each group holds ``scores`` float64 [num_clips], ``spans`` int64 [num_clips, 2], where the frame
-    rate varies ``times`` as a shard does, and the attributes ``num_frames`` and, where known,
-    ``fps`` and ``overall``, the video's score.
     Attributes of the file are ``checkpoint`` and those of ``origin``, ``weights`` as JSON.
     Raises OutputError when the disk refuses.
     """

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from vadprep.core.errors import VadprepError
 from vadprep.core.resources import worker_cores
 
-MIN_SIZE = 3
-"""px. Shortest side that has a gradient everywhere."""
-MIN_SIDE = 16
-"""px. No scale of the pyramid but the image itself has a shorter side."""
+MIN_SIZE = 3  # px: the shortest side that has a gradient everywhere
+MIN_SIDE = 16  # px: no scale of the pyramid but the image itself has a shorter side
 
 
 @dataclass(frozen=True)

@@ -38,21 +38,11 @@ from vadprep.core.resources import INSTALLED_ONLY, cache_folder, child_environme
 from vadprep.flow.compute import TVL1, bilinear_axis
 
 LANES = 16
-LEFT = 16
-"""Columns before the image in each row of a plane: a cache line, as are LANES columns."""
-
-BORDER = 4
-"""Pixels of zero around an image that is warped: what lies outside counts as black."""
-
-TILE = 512
-"""Columns of a row that are worked on at a time, so that scratch stays in the nearest cache."""
-
-PLANE = f4[::1]
-"""Numba's type of a plane, or of any flat array of float32."""
-
-TINY = np.float32(1e-30)
-"""Keeps roots and quotients off zero and off denormal numbers, which cost a hundred cycles."""
-
+LEFT = 16  # columns before the image in each row of a plane: a cache line, as are LANES columns
+BORDER = 4  # pixels of zero around an image that is warped: what lies outside counts as black
+TILE = 512  # columns of a row worked on at a time, so that scratch stays in the nearest cache
+PLANE = f4[::1]  # numba's type of a plane, or of any flat array of float32
+TINY = np.float32(1e-30)  # keeps roots off zero and off denormals, which cost a hundred cycles
 ZERO = np.float32(0)
 ONE = np.float32(1)
 U = np.uintp

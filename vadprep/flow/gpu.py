@@ -20,23 +20,12 @@ from vadprep.core.errors import VadprepError
 from vadprep.flow import gpu_kernels as kernels
 from vadprep.flow.compute import TVL1, bilinear_axis
 
-BUDGET_BYTES = 1 << 30
-"""Device memory for the pairs worked on at a time, without the frames and the finished flow."""
-
-LEAST_TRITON = (3, 4)
-"""Compiles tuples in kernels; it comes with torch 2.8."""
-
-PLANES_OF_A_PAIR = 32
-"""float32 a pixel at most: 17 of the finest scale, 3 of the pyramid, up to 10 in a resize."""
-
-ROUND_ITERATIONS = 4
-"""Iterations from one chance to warp and filter to the next: a pair ready sooner waits for it."""
-
-CHUNK_ROUNDS = 4
-"""Rounds launched together, before the host asks whether all pairs are done."""
-
-CHUNKS_AHEAD = 1
-"""Chunks launched before the host waits for the answer about an earlier one: the device is busy."""
+BUDGET_BYTES = 1 << 30  # for the pairs worked on at a time, without frames and finished flow
+LEAST_TRITON = (3, 4)  # compiles tuples in kernels; it comes with torch 2.8
+PLANES_OF_A_PAIR = 32  # at most: 17 of the finest scale, 3 of the pyramid, 10 in a resize
+ROUND_ITERATIONS = 4  # from one chance to warp and filter to the next: a pair ready sooner waits
+CHUNK_ROUNDS = 4  # rounds launched together, before the host asks whether all pairs are done
+CHUNKS_AHEAD = 1  # chunks launched before the host waits for the answer about an earlier one
 
 
 def tvl1_cuda(

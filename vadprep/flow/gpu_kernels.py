@@ -43,8 +43,7 @@ WARP = tl.constexpr(2)
 DONE = tl.constexpr(3)
 """What can be next. A warp is followed by a median at once."""
 
-EPSILON = tl.constexpr(1.1920929e-07)
-"""Of float32; a squared gradient up to this counts as none."""
+EPSILON = tl.constexpr(1.1920929e-07)  # of float32; a squared gradient up to it counts as none
 
 TALL = tl.constexpr(32)
 COLUMNS = tl.constexpr(32)

@@ -26,11 +26,8 @@ FlowMethod = Callable[[Tensor], Tensor]
 Keep = Callable[[Tensor], None]
 """Takes images [n, h, w, 3] of a video, to save them."""
 
-FLOW_THREADS = 1
-"""Threads of TV-L1 in a worker on CPU; more workers use more cores."""
-
-GREY_WEIGHTS = (9798, 19235, 3735)
-"""0.299, 0.587, 0.114 in units of 2**-15, as OpenCV 4 and 5 hold them."""
+FLOW_THREADS = 1  # of TV-L1 in a worker on CPU; more workers use more cores
+GREY_WEIGHTS = (9798, 19235, 3735)  # 0.299, 0.587, 0.114 by 2**-15, as OpenCV 4 and 5 hold them
 
 
 def grey_of(frames: Tensor) -> Tensor:

@@ -1,14 +1,8 @@
 """Flow on the disk: an HDF5 file a video, or the JPEGs that two-stream code reads.
 
-    FLOW/flow.json                  what made the flow; flow of another recipe is refused
-    FLOW/NAME.h5                    hdf5: u, v, u_sum uint8 [num_frames - 1, h, w]
-    FLOW/NAME/flow_x_00001.jpg      jpeg: u and (flow_y) v of the first two frames
-    FLOW/NAME/flow_y_00001.jpg
-
-NAME is the video's id, percent-encoded where it is not safe as a name. u and v are quantised.
-u_sum is the quantised u plus the quantised -u, modulo 256: it is nearly constant, so it costs no
-space, and keeps mirrored crops exact. JPEG loses such detail anyway: there -u comes from the
-quantised u.
+The README of this folder lists the files. u and v are quantised. u_sum is the quantised u plus the
+quantised -u, modulo 256: it is nearly constant, so it costs no space, and keeps mirrored crops
+exact. JPEG loses such detail anyway: there -u comes from the quantised u.
 """
 
 from __future__ import annotations
@@ -38,9 +32,7 @@ from vadprep.core.errors import DecodeError, FeaturesError, SpecError
 from vadprep.core.spec import Spec
 from vadprep.flow.quantise import Keep, Quantisation
 
-JPEG_QUALITY = 95
-"""OpenCV's default, which denseflow writes."""
-
+JPEG_QUALITY = 95  # OpenCV's default, which denseflow writes
 HDF5, JPEG = "hdf5", f"jpeg {JPEG_QUALITY}"
 KINDS = {"hdf5": HDF5, "jpeg": JPEG}
 """Name of a format -> how a spec names flow that was read from it."""
@@ -48,12 +40,8 @@ KINDS = {"hdf5": HDF5, "jpeg": JPEG}
 RECIPE = ("fps", "resize", "filter", "decoder", "flow", "flow_bound", "quantisation")
 """Fields of a spec that decide what the saved flow is."""
 
-LONGEST_NAME = 150
-"""Bytes of a name before it is cut; a file system takes 255, temporary names need a hundred."""
-
-NO_FLOW_KIND = "no-flow"
-"""Kind of the DecodeError of a video whose saved flow is missing, damaged or another's."""
-
+LONGEST_NAME = 150  # bytes; a file system takes 255, temporary names need a hundred
+NO_FLOW_KIND = "no-flow"  # of a DecodeError: saved flow is missing, damaged or another's
 REMEDY = "remove it and save it again (--save-flow, with another --out)"
 
 Planes = NDArray[np.uint8]

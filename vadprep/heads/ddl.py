@@ -27,8 +27,7 @@ from vadprep.heads.losses import cross_entropy, top_mean, zero_of, zipped
 
 Pairs = Literal["means", "all", "zipped"]
 
-_MAX_ATTENTION_ENTRIES = 2**22
-"""Entries of one head's attention rows held at a time in scoring: 16 MiB in float32."""
+_MAX_ATTENTION_ENTRIES = 2**22  # of one head, held at a time in scoring: 16 MiB in float32
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,9 @@ def sampler(name: str) -> Sampler:
 
 
 def uniform_rows(num_snippets: int, most: int) -> Rows:
-    """Which rows stand for a video: all, or ``most`` evenly spread ones when there are more.
+    """All rows, or ``most`` evenly spread ones when there are more: int64 [min(T, most)].
 
-    The rule ``uniform_extract`` of XDVioDet: linspace(0, T - 1, most) truncated to integers,
-    int64 [min(T, most)]. Shorter videos are padded later, per batch, and keep their length.
+    The rule ``uniform_extract`` of XDVioDet: linspace(0, T - 1, most) truncated to integers.
     """
     if num_snippets <= most:
         return np.arange(num_snippets)

@@ -189,9 +189,8 @@ def shuffled_labels(
     """Labels that know nothing of the true ones: the control, about 0.5 over many seeds.
 
     ``kinds`` is the category of each id. Of each kind the same share is called abnormal, so
-    that the dealt labels are correlated neither with the true ones nor with a kind. A free
-    permutation is, by accident, on small sets: with 42 videos of three kinds of event single
-    runs came out between 0.22 and 0.78 (measured). As many are called abnormal as are.
+    that the dealt labels are correlated neither with the true ones nor with a kind, as a free
+    permutation is on small sets. As many are called abnormal as are.
     """
     rng = np.random.default_rng(seed)
     strata: dict[tuple[int, str], list[str]] = {}

@@ -21,12 +21,9 @@ from vadprep.heads.csltal import CSLTALConfig
 from vadprep.training.scoring import exact_arithmetic
 
 NAME = "csl_tal_subsampled"
-STEP = 3
-"""Snippets from one that is fed in to the next."""
-FLOOR = 0.05
-"""Frame scores below it are set to 0."""
-PROPOSAL = 0.35
-"""Frame score that a proposal lies above."""
+STEP = 3  # snippets from one that is fed in to the next
+FLOOR = 0.05  # frame scores below it are set to 0
+PROPOSAL = 0.35  # frame score that a proposal lies above
 LEVELS = ("frame", "proposal", "segment", "video")
 
 
@@ -74,10 +71,9 @@ def evaluate_subsampled(
 ) -> dict[str, float | None]:
     """Metrics under the protocol of the videos in ``truth``, by name.
 
-    ``frame`` is the spline, ``proposal`` the runs (``CSLTALConfig.proposals``), ``segment`` the
-    snippets, of which one with a single abnormal frame is abnormal, as in the published labels
-    (``segment_labels.txt``), and ``video`` the head's own score, each as AUC and step-wise AP.
-    None where a class or the intervals of a video are missing.
+    Of frames (the spline), proposals, segments (abnormal with a single abnormal frame, as in
+    the published ``segment_labels.txt``) and videos, each as AUC and step-wise AP. None where a
+    class or the intervals of a video are missing.
     """
     assert isinstance(head.config, CSLTALConfig)
     metrics = {"auc": roc_auc, "ap": average_precision}

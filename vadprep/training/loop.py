@@ -39,8 +39,7 @@ _LOG = logging.getLogger(__name__)
 
 STEPS = "log.csv"
 RESUME = "resume.safetensors"
-SHOWN_SECONDS = 10.0
-"""Least time between two epochs that are logged; the last one always is."""
+SHOWN_SECONDS = 10.0  # least time between two epochs that are logged; the last one always is
 
 
 def train_epochs(

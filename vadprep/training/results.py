@@ -26,8 +26,7 @@ MOST = 20
 """Snapshots of a run, evenly spread over its epochs, the last one included.
 
 Official codes look more often and report the highest test metric: RTFM's after every five steps,
-thousands of times, AR-Net's 23 times, those of DDL's authors after each epoch. Left out on
-purpose: here the last step counts, and fewer looks make the best on test less lucky.
+AR-Net's 23 times. Here the last step counts, and fewer looks make the best on test less lucky.
 """
 
 SNAPSHOTS = "snapshots.csv"

@@ -43,11 +43,8 @@ from vadprep.training.scoring import exact_arithmetic
 
 _LOG = logging.getLogger(__name__)
 
-PROVENANCE = {"source", "threads"}
-"""Fields of config.json that only record circumstances: a run may go on under others."""
-
-TEST_METRICS = {"xd": "frame_ap_trapezoid"}
-"""Metric that a data set is judged by; frame AUC for the others."""
+PROVENANCE = {"source", "threads"}  # of config.json: a run may go on under others
+TEST_METRICS = {"xd": "frame_ap_trapezoid"}  # what a data set is judged by, others by frame AUC
 
 
 def train(
@@ -78,7 +75,7 @@ def train(
     Args:
         features: an opened feature folder, or its path or URL.
         dataset: a bundled data set: its manifest, unless another is given, and its published
-            settings, else those of the head's first data set. By default the manifest's file name.
+            settings.
         manifest: an opened manifest or the path of its CSV.
         out: the run folder; ``runs/HEAD-DATASET`` by default.
         seeds: one run each, in ``out/seed-N`` when there are several; the published one by default.
@@ -86,8 +83,7 @@ def train(
         streams: ``rgb``, ``flow`` or ``concat``.
         validation: share of the training videos of each class that is held out to choose an epoch
             by, the same for every seed.
-        snapshots: how often at most the test split and the held-out videos are scored during a
-            training; 0 never. Papers look more often and report the best.
+        snapshots: how often at most test and held-out videos are scored during a training.
         control: train on labels dealt to other videos: frame AUC is about 0.5 over many seeds.
         coverage: what frames after the last span score: ``cut`` or ``hold``.
         allow_missing: go on without videos that have no features; config.json lists them.

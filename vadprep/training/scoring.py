@@ -34,12 +34,10 @@ def score_features(
 
     A run of several seeds gives the mean of their scores. ``features`` is an opened feature
     folder, or its path or URL. ``ids`` are the videos, all by default, in that order. The default
-    device gives the same scores on every machine.
-
-    Raises CheckpointError for a run that has not ended or is damaged, and for features of another
-    spec or dimension than it was trained on (``accept`` names spec fields that may differ,
-    ``preset`` fills in unknown ones); SettingError for a preset that fills in nothing;
-    FeaturesError for an unknown id.
+    device gives the same scores on every machine. Raises CheckpointError for a run that has not
+    ended or is damaged, and for features of another spec or dimension than it was trained on
+    (``accept`` names spec fields that may differ, ``preset`` fills in unknown ones); SettingError
+    for a preset that fills in nothing; FeaturesError for an unknown id.
     """
     with ExitStack() as stack:
         if isinstance(features, str | Path):

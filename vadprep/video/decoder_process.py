@@ -120,11 +120,8 @@ def die_with_parent(lifeline_fd: int) -> None:
 
 
 def bound_resources() -> None:
-    """Limit the memory of this process, and write no core file when it crashes.
-
-    The limit is on private writable memory (RLIMIT_DATA), not on addresses (RLIMIT_AS): libraries
-    reserve gigabytes of addresses that they never touch.
-    """
+    """Limit the private memory of this process, and write no core file when it crashes."""
+    # Not RLIMIT_AS: libraries reserve gigabytes of addresses that they never touch.
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     limit = MEMORY_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_BYTES, most)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -10,14 +10,9 @@ from vadprep.data import FrameBounds
 from vadprep.video.decoders.base import DecodeReport, VideoHeader
 from vadprep.video.timeline import frames_text
 
-MAX_DAMAGE = 0.1
-"""A video fails when more than this share of its frames had to be filled in or is missing."""
-
-MIN_FPS, MAX_FPS = 1, 1000
-"""A header with a frame rate outside is taken to be wrong."""
-
-RATE_TOLERANCE = 0.002
-"""Of a ratio of frame counts to a ratio of frame rates, besides a frame or two: 29.97 is 30."""
+MAX_DAMAGE = 0.1  # a video fails when more of its frames had to be filled in or is missing
+MIN_FPS, MAX_FPS = 1, 1000  # a header with a frame rate outside is taken to be wrong
+RATE_TOLERANCE = 0.002  # of a ratio of frame counts to one of frame rates: 29.97 is 30
 
 
 def expected_frames(header: VideoHeader, report: DecodeReport) -> int:

@@ -31,9 +31,7 @@ from vadprep.video.decoder_process import SLOTS, ring_views
 from vadprep.video.decoders import FILE_DECODERS, FOLDER_DECODERS
 from vadprep.video.decoders.base import DecodeReport, VideoHeader, is_frame
 
-_HEAD_BYTES = 64
-"""No container has so much printable text before its first odd byte; every playlist has."""
-
+_HEAD_BYTES = 64  # no container has so much text before its first odd byte; every playlist has
 _TICK_SECONDS = 0.02
 _MAX_STDERR_BYTES = 1 << 20
 _PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}

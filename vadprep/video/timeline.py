@@ -11,23 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-HOLE_FRAMES = 2
-"""A distance above so many frame times is a hole, unless the frame before says that it lasts."""
-
-VARYING_SHARE = 0.05
-"""Above this share of distances that differ from the usual one, the frame rate is variable."""
-
-MAX_DRIFT = 0.5
-"""Seconds between the time stamps and the average frame rate that are reported."""
-
-MAX_PAUSE = 600.0
-"""Seconds; a longer distance is a jump of the clock, and counts as one frame time."""
-
-MAX_SLOTS = 100
-"""Slots of an AVI to one picture, on the average."""
-
-MOST_PLACES = 5
-"""Holes that a note names."""
+HOLE_FRAMES = 2  # a longer distance is a hole, unless the frame before says that it lasts
+VARYING_SHARE = 0.05  # with more distances that differ from the usual one, the rate is variable
+MAX_DRIFT = 0.5  # seconds by which time stamps may differ from the average rate unreported
+MAX_PAUSE = 600.0  # seconds; a longer distance is a jump of the clock, and counts as one frame
+MAX_SLOTS = 100  # slots of an AVI to one picture, on the average
+MOST_PLACES = 5  # holes that a note names
 
 
 @dataclass(frozen=True)

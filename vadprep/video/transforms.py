@@ -20,8 +20,6 @@ from vadprep.video.decoders.base import MAX_PIXELS
 from vadprep.video.frame_stream import open_frames
 
 PILLOW = {"pil-bilinear": Image.Resampling.BILINEAR, "pil-lanczos": Image.Resampling.LANCZOS}
-"""Filters that Pillow itself applies on the CPU."""
-
 FOLDER_FPS = Fraction(25)  # assumed of a folder of frames by first_clips
 
 

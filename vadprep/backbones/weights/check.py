@@ -78,10 +78,7 @@ PUBLISHED = {
 out/imagenet_*.txt of kinetics-i3d."""
 
 SAMPLE_OF = {"inception_i3d": "sample-rgb", "inception_i3d_flow": "sample-flow"}
-"""The sample clip of a graph, by its name in ``catalog.SAMPLES``."""
-
-SAMPLE_TOLERANCE = 1e-3
-"""Relative to the largest logit: float32 sums in another order move logits by some 1e-5."""
+SAMPLE_TOLERANCE = 1e-3  # of the largest logit; sums in another order move logits by some 1e-5
 
 
 @torch.inference_mode()

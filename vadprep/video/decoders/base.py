@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from vadprep.core.errors import DecodeError
 from vadprep.data import FRAME_SUFFIXES
 
-MAX_PIXELS = 7680 * 4320
-"""The limit of a frame. A header with a larger frame is taken to be wrong."""
+MAX_PIXELS = 7680 * 4320  # a header with a larger frame is taken to be wrong
 
 IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """What Pillow may open, whatever a file is called: others start programs (EPS), or read fonts."""

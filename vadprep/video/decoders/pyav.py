@@ -29,8 +29,7 @@ from vadprep.video.decoders.base import (
 )
 from vadprep.video.timeline import Timeline, timeline_of
 
-DECODE_THREADS = 1
-"""Many videos are decoded side by side: threads within one video would only get in the way."""
+DECODE_THREADS = 1  # many videos are decoded side by side: more would only get in the way
 
 RAW = ("h264", "hevc", "m4v", "mjpeg", "mpegvideo", "obu")
 """Elementary streams: they have no time stamps, and FFmpeg's reader of them says 25 always."""
@@ -49,11 +48,8 @@ ONE_FRAME_A_PACKET = ("h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "pror
 """Codecs whose packets with a time stamp each give a frame, if none is lost. Others have packets
 of hidden frames."""
 
-MAX_READ_ERRORS = 100
-"""After so many errors of the container's reader in a row, the rest of the file is given up."""
-
-RAW_FPS = Fraction(25)
-"""Of an elementary stream that states no frame rate, like MJPEG."""
+MAX_READ_ERRORS = 100  # of the container's reader in a row: then the rest is given up
+RAW_FPS = Fraction(25)  # of an elementary stream that states no frame rate, like MJPEG
 
 GUESSED_LENGTHS = ("avi", "mpegts", "mpeg")
 """Containers that state no length: FFmpeg guesses it from the size or the last time stamps."""
@@ -285,7 +281,15 @@ class PyAVDecoder(Decoder):
             for each in range(gap):  # slots of AVI without data repeat the picture before
                 fill = picture if self.container == "avi" and not self._broken else None
                 yield fill, last + (each + 1) * (now - last) / (gap + 1)
-            picture = self._converted(frame, at)
+            size = frame.width, frame.height
+            if size != self._size:
+                check_size(self.path, *size)
+                self.notes.append(
+                    f"the frames change size from {self._size[0]}x{self._size[1]} to "
+                    f"{size[0]}x{size[1]} at frame {at}: all are scaled to the first size"
+                )
+                self._size = size
+            picture = self._convert(frame)
             yield picture, now
             index, last = at + 1, now
             length = float((frame.duration or 0) * (frame.time_base or 0))
@@ -321,17 +325,6 @@ class PyAVDecoder(Decoder):
         self._num_marked += bool(frame.is_corrupt)
         self.num_concealed = max(self._num_marked, self._num_suspect)
         return lost
-
-    def _converted(self, frame: Any, at: int) -> Frame:
-        size = frame.width, frame.height
-        if size != self._size:
-            check_size(self.path, *size)
-            self.notes.append(
-                f"the frames change size from {self._size[0]}x{self._size[1]} to "
-                f"{size[0]}x{size[1]} at frame {at}: all are scaled to the first size"
-            )
-            self._size = size
-        return self._convert(frame)
 
     def _decode(self) -> Generator[Any, None, None]:
         """Frames of the stream in display order; an error only sets ``_broken``."""
