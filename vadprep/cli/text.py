@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vadprep.core.errors import printable as printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
@@ -44,12 +46,6 @@ def _cell(value: object) -> str:
     return "" if value is None else printable(str(value))
 
 
-def printable(text: str) -> str:
-    """``text`` on one line that any terminal can show: odd characters are escaped."""
-    shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-    return shown.encode("utf-8", "backslashreplace").decode()
-
-
 def size(num_bytes: float) -> str:
     """Bytes in units of 1024: ``1.5 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -79,7 +75,7 @@ def show_list(heading: str, lines: Sequence[str], more: str = "not shown") -> No
 
 def reason_of(video_id: str, reason: str) -> str:
     """``ID: reason``; a reason may begin with the id already, when that is a path."""
-    return reason if reason.startswith(f"{video_id}: ") else f"{video_id}: {reason}"
+    return reason if reason.startswith(f"{printable(video_id)}: ") else f"{video_id}: {reason}"
 
 
 def show_untrained(specs: Iterable[Spec]) -> None:

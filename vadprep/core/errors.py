@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """``text`` on one line that any terminal can show: odd characters are escaped.
+
+    These are control characters, which a terminal would obey, marks that reverse the direction of
+    writing, and bytes that are not UTF-8.
+    """
+    shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return shown.encode("utf-8", "backslashreplace").decode()
+
+
 class VadprepError(Exception):
     """Base of all errors. The message is one line: what happened, in which file, what to do.
 
-    ``exit_code`` is that of the command: 2 where something must be corrected before anything can
-    run, 1 where a run has stopped or a video has failed, 75 after a stop by a signal.
+    Text from outside may be part of it, so it is shown as ``printable`` gives it. ``exit_code`` is
+    that of the command: 2 where something must be corrected before anything can run, 1 where a run
+    has stopped or a video has failed, 75 after a stop by a signal.
     """
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class SettingError(VadprepError, ValueError):
-    """An argument or setting has a value that cannot be used. Choose one that the message lists."""
+    """An argument or setting has a value that cannot be used. Choose one that the message lists.
+
+    The list may have several lines.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, Exception.__str__(self).split("\n")))
 
 
 class ManifestError(VadprepError):
