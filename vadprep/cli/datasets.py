@@ -25,6 +25,7 @@ from vadprep.cli.text import MOST_LISTED, Cells, show, show_list, shown_bar
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import ManifestError
 from vadprep.core.presets import FLOW, PRESETS
+from vadprep.core.untrusted import read_regular
 
 
 @group("datasets", example="vadprep datasets check ucf --root /data/ucf")
@@ -205,10 +206,13 @@ def gt_check(
     sys.exit(0 if found.is_sound else 1)
 
 
+MOST_LIST_BYTES = 1 << 28
+
+
 def listed_ids(path: Path) -> list[str]:
     """Ids in a list file, without folders, suffix and crop number; each once, in order."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_regular(path, ManifestError, MOST_LIST_BYTES).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read: {error}") from error
     names = (Path(line.strip()).name for line in lines if line.strip())

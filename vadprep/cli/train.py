@@ -20,6 +20,7 @@ from vadprep.cli.options import FEATURES, FOLDER, assignments, chosen_manifest, 
 from vadprep.cli.text import MOST_LISTED, Cells, show, shown_progress
 from vadprep.core.errors import CheckpointError, SettingError
 from vadprep.core.presets import PRESETS
+from vadprep.core.untrusted import malformed
 from vadprep.evaluation.metrics import ALARM, METRICS, Values, with_mean
 from vadprep.evaluation.plots import metric_rows
 from vadprep.evaluation.scores import SCORES, read_json, read_scores, seed_folders
@@ -159,15 +160,18 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
 def recorded_source(run: Path) -> dict[str, Any]:
     """The manifest options that a run was trained with; CheckpointError when they are not
     recorded, or the manifest does not exist any more."""
-    source = read_json(run / "config.json").get("source", {})
+    path = run / "config.json"
+    with malformed(path, CheckpointError):
+        source = dict(read_json(path).get("source", {}))
+        names = ("dataset", "split_file", "manifest")
+        found = {name: str(source[name]) if source.get(name) else None for name in names}
     if not source:
-        raise CheckpointError(f"{run / 'config.json'}: names no manifest: name it by --manifest")
-    manifest = source.get("manifest")
+        raise CheckpointError(f"{path}: names no manifest: name it by --manifest")
+    manifest = found["manifest"]
     if manifest and not Path(manifest).is_file():
         raise CheckpointError(
             f"{manifest}: the manifest of {run} is not there any more: name it by --manifest"
         )
-    found = {name: source.get(name) for name in ("dataset", "split_file")}
     return found | {"manifest": Path(manifest) if manifest else None}
 
 

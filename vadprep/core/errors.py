@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MOST_SHOWN = 4000
+"""Characters of a message; text of a file that is part of it may be of any length."""
+
 
 def printable(text: str) -> str:
     """``text`` on one line that any terminal can show: odd characters are escaped.
@@ -24,7 +27,7 @@ class VadprepError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return printable(super().__str__()[:MOST_SHOWN])
 
 
 class SettingError(VadprepError, ValueError):
@@ -34,7 +37,7 @@ class SettingError(VadprepError, ValueError):
     """
 
     def __str__(self) -> str:
-        return "\n".join(map(printable, Exception.__str__(self).split("\n")))
+        return "\n".join(map(printable, Exception.__str__(self)[:MOST_SHOWN].split("\n")))
 
 
 class ManifestError(VadprepError):

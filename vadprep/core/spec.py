@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from typing import Any
 
 from vadprep.core.clips import TAIL_RULES
 from vadprep.core.errors import SpecError
+from vadprep.core.untrusted import parse_json
 
 UNKNOWN = "unknown"
 """Value of a field that nobody wrote down (imported features). It equals no other value."""
@@ -23,6 +25,9 @@ NO_FLOW = "-"
 """Value in stream ``rgb`` of the fields that are about flow."""
 COMPUTED = "computed"
 """``flow_source`` of flow that was not read from disk."""
+FPS = re.compile(r"[0-9]{1,20}(\.[0-9]{0,20}|/[0-9]{1,20})?")
+"""A frame rate as a decimal number or a fraction."""
+MOST_COUNT = 10**6
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
 CROP_COUNTS = (1, 5, 10)
@@ -94,6 +99,13 @@ class Spec:
     rule (Finspire13), which mirrors the picture of the flow alone."""
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type == "int" and value != UNKNOWN:
+                if type(value) is not int or not 0 < value < MOST_COUNT:
+                    raise ValueError(f"{each.name} = {value!r}: expected a whole number above 0")
+            elif not isinstance(value, str | int if "int" in str(each.type) else str):
+                raise ValueError(f"{each.name} = {value!r}: expected text")
         _check("stream", self.stream, STREAMS)
         _check("crops", self.crops, CROP_COUNTS)
         _check("tail", self.tail, TAIL_RULES)
@@ -131,11 +143,11 @@ class Spec:
         """The rate frames are resampled to, None for the native one."""
         if self.fps in ("native", UNKNOWN):
             return None
-        try:
-            rate = Fraction(self.fps)
-        except (ValueError, ZeroDivisionError):
+        try:  # 1e999999 is a number, too, which takes hours to write down
+            rate = Fraction(self.fps if FPS.fullmatch(self.fps) else 0)
+        except ZeroDivisionError:
             rate = Fraction(0)
-        if rate <= 0:
+        if not 0 < rate < MOST_COUNT:
             raise ValueError(f"fps = {self.fps!r}: allowed are native and a rate as 25 or 24.5")
         return rate
 
@@ -147,7 +159,7 @@ class Spec:
     def from_json(cls, text: str, where: str) -> Spec:
         """Read what ``to_json`` wrote; raises SpecError that names ``where``."""
         try:
-            return cls(**json.loads(text))
+            return cls(**parse_json(text, where, SpecError))
         except (ValueError, TypeError) as error:
             raise SpecError(f"{where}: not a feature spec of this version: {error}") from error
 

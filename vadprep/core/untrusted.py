@@ -7,17 +7,28 @@ is read than was asked for; JSON has bounded depth and numbers that other code c
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
+import resource
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vadprep.core.errors import VadprepError
 
 MOST_BYTES = 16 << 20
 """Largest JSON file: those of vadprep have a few kilobytes."""
+
+MOST_ARRAY_BYTES = 1 << 30
+MOST_HEADER_BYTES = 8 << 20
+"""Of a .safetensors file: about 100,000 tensors."""
 
 REMEDIES = {
     errno.EACCES: "change its rights",
@@ -65,7 +76,8 @@ def read_regular(path: Path, error: type[VadprepError], most_bytes: int = MOST_B
     """Content of a regular file of at most ``most_bytes``; raises as ``open_regular`` does."""
     with open_regular(path, error, most_bytes) as file:
         try:
-            content = file.read(most_bytes + 1)  # a file may say less than it gives, as in /proc
+            # A file may say less than it gives, or have nothing to give yet, as in /proc.
+            content = file.read(most_bytes + 1) or b""
         except OSError as reason:
             raise error(f"{path}: cannot be read: {reading_problem(reason)}") from reason
     if len(content) > most_bytes:
@@ -95,6 +107,70 @@ def parse_json(content: bytes | str, where: object, error: type[VadprepError]) -
     if not isinstance(found, dict):
         raise error(f"{where}: damaged, not a JSON object")
     return found
+
+
+def read_npy(
+    path: Path, error: type[VadprepError], most_bytes: int = MOST_ARRAY_BYTES
+) -> NDArray[Any]:
+    """The numbers in a .npy file, of any shape; raises ``error`` for a file of anything else.
+
+    No more memory is taken than the file has, whatever shape it states, and nothing is unpickled.
+    """
+    content = read_regular(path, error, most_bytes)
+    header = io.BytesIO(content)
+    try:
+        version, _ = np.lib.format.read_magic(header)
+        shape, is_fortran, kind = getattr(np.lib.format, f"read_array_header_{version}_0")(header)
+        if kind.kind not in "biuf":
+            raise ValueError
+        found = np.frombuffer(content, kind, math.prod(shape), header.tell())
+        return found.reshape(shape, order="F" if is_fortran else "C")
+    except (ValueError, AttributeError, TypeError, OverflowError):  # numpy's advise to unpickle
+        message = f"{path}: not a .npy file of numbers: save it by np.save"
+        raise error(message) from None
+
+
+def check_safetensors(path: Path, error: type[VadprepError], most_bytes: int) -> None:
+    """Raise ``error`` unless the header of a .safetensors file is of the usual size.
+
+    The library checks the rest, but takes time and memory for millions of tensors.
+    """
+    with open_regular(path, error, most_bytes) as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MOST_HEADER_BYTES:
+        raise error(
+            f"{path}: not a whole safetensors file ({size:,} bytes of names): copy it again"
+        )
+
+
+@contextmanager
+def malformed(where: object, error: type[VadprepError]) -> Iterator[None]:
+    """Turn what content of a wrong name, type or number raises into ``error``, with ``where``."""
+    try:
+        yield
+    except VadprepError:
+        raise
+    except KeyError as reason:
+        raise error(f"{where}: damaged: {reason} is not there") from reason
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as reason:
+        raise error(f"{where}: damaged: {reason}") from reason
+
+
+@contextmanager
+def bounded_memory(more_bytes: int) -> Iterator[None]:
+    """Let this process take at most ``more_bytes`` in the block, beyond what it has: MemoryError.
+
+    For libraries that take what a file asks for. Other threads are bounded, too.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    used = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limits = [each for each in (before, used + more_bytes) if each != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
 
 
 def reading_problem(reason: OSError | ValueError) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vadprep.core.clips import CLIP_LENGTH, Clock, num_clips
 from vadprep.core.errors import ManifestError, VadprepError
 from vadprep.core.records import Video
+from vadprep.core.untrusted import read_npy
 from vadprep.data.intervals import video_intervals
 from vadprep.data.manifest import Manifest
 
@@ -40,6 +41,10 @@ READINGS = {
     "matlab": (-1, 0),  # Sultani's script: counted from 1, both included
 }
 """What each way of reading intervals adds to their start and stop."""
+
+
+MOST_LABELS = 1 << 30
+"""Frames in all: more than a year of video. Beyond it a count of frames is wrong."""
 
 
 class GroundTruthError(VadprepError):
@@ -94,6 +99,7 @@ def build_ground_truth(
     lacking = [each for each, length in lengths.items() if length is None]
     _refuse(lacking, need.get(rule, "num_frames"), "add them, or take another rule")
     known = tuple(length or 0 for length in lengths.values())
+    _bound(known)
     parts = [_labels(*each, reading) for each in zip(videos, known, strict=True)]
     return FlatTruth(np.concatenate(parts), tuple(lengths), known)
 
@@ -130,6 +136,14 @@ def _refuse(ids: Sequence[str], what: str, remedy: str) -> None:
         raise GroundTruthError(f"{what} unknown for {len(ids)} videos ({shown}): {remedy}")
 
 
+def _bound(lengths: Iterable[int]) -> None:
+    """Raise GroundTruthError for more than MOST_LABELS in all."""
+    if (total := sum(lengths)) > MOST_LABELS:
+        raise GroundTruthError(
+            f"{total:,} labels are more than a year of video: correct num_frames"
+        )
+
+
 def _length(video: Video, rule: str, decoded: Mapping[str, Decoded]) -> int | None:
     """Number of labels of a video under one of ``RULES``; None where it is unknown."""
     if rule == "spans":
@@ -157,11 +171,9 @@ def _labels(video: Video, length: int, reading: str) -> NDArray[np.uint8]:
 def read_ground_truth(path: Path) -> NDArray[np.bool_]:
     """Labels in a .npy file, bool [L]; raises GroundTruthError for anything but zeros and ones."""
     try:
-        found = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise GroundTruthError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:  # numpy's message advises to run what is in it
-        raise GroundTruthError(f"{path}: not a .npy file of numbers: save it by np.save") from error
+        found = read_npy(path, GroundTruthError)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise GroundTruthError(f"{path}: cannot be read: {error.strerror}") from None
     flat = np.ravel(found)
     if found.size != max(found.shape, default=0) or not np.isin(flat, (0, 1)).all():
         raise GroundTruthError(f"{path}: {found.dtype} {found.shape}: expected a row of 0 and 1")
@@ -241,6 +253,7 @@ def check_ground_truth(
     for rule in RULES:
         known = [n for video in videos if (n := _length(video, rule, seen)) is not None]
         if len(known) == len(videos):
+            _bound(known)
             lengths[rule] = known
     if not lengths:
         unknown = [video.video_id for video in videos if video.num_frames is None]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from vadprep.core.errors import ManifestError
 from vadprep.core.records import NOTHING, Video
+from vadprep.core.untrusted import open_regular
 from vadprep.data.intervals import clip_intervals
 
 _Number = TypeVar("_Number", int, float)
@@ -38,6 +40,8 @@ _OTHER_NAMES = {"id": "video_id", "name": "video_id", "video": "video_id"}
 """What people call columns, where spelling is no guide."""
 _SPLITS = ("train", "test")
 MOST_SPLITS = 5  # other splits that are listed, the largest first
+_MOST_BYTES = 1 << 30  # of a table: some million videos
+_MOST_LINE = 1 << 20  # characters of a line, and lines of a row
 _LIKENESS = 0.7  # similarity of two words, 0 to 1, above which one may be a typo of the other
 
 
@@ -174,10 +178,21 @@ def _rows(path: Path, *required: Sequence[str]) -> Iterator[_Row]:
 
     Raises ManifestError for what is not a table.
     """
+    before = 0
+
+    def bounded(file: io.TextIOWrapper) -> Iterator[str]:
+        while line := file.readline(_MOST_LINE):
+            if len(line) == _MOST_LINE or reader.line_num - before == _MOST_LINE:
+                raise csv.Error("a row has no end")
+            if "\0" in line:
+                raise csv.Error(f"a NUL in line {reader.line_num + 1}")
+            yield line
+
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
+        with open_regular(path, ManifestError, _MOST_BYTES) as file:
             # Strict, or one quote that is never closed swallows the rest of the file.
-            reader = csv.reader(lines, strict=True)
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            reader = csv.reader(bounded(text), strict=True)
             columns = [name.strip() for name in next(reader, [])]
             if not any(columns):
                 raise ManifestError(f"{path}:1: no header: the first line names the columns")
@@ -261,8 +276,8 @@ def _video(row: _Row, warnings: list[str]) -> Video:
 
 def _count(row: _Row, column: str) -> int | None:
     text = re.sub(r"\.0+$", "", row.text(column))  # as pandas writes a column with blanks
-    if text and not re.fullmatch("0*[1-9][0-9]{,14}", text):
-        raise row.error(column, "write a whole number above 0, or nothing")
+    if text and not re.fullmatch("0*[1-9][0-9]{,8}", text):
+        raise row.error(column, "write a whole number above 0 and below 10^9, or nothing")
     return int(text) if text else None
 
 
@@ -275,8 +290,10 @@ def _fps(row: _Row) -> float | None:
         fps = float(above) / float(below or 1)
     except (ValueError, ZeroDivisionError):
         fps = math.nan
-    if not 0 < fps < math.inf:
-        raise row.error("fps", "write a number above 0, such as 25 or 30000/1001, or nothing")
+    if not 1e-6 <= fps <= 1e6:
+        raise row.error(
+            "fps", "write a number above 0 and up to 10^6, such as 25 or 30000/1001, or nothing"
+        )
     return fps
 
 
@@ -340,4 +357,5 @@ def frame_bounds(video: Video) -> FrameBounds:
     if video.num_frames is not None:
         return FrameBounds(video.num_frames, video.num_frames)
     bounds = [video.extra.get(f"num_frames_{end}", "") for end in ("min", "max")]
-    return FrameBounds(*(int(bound) if bound.isdecimal() else None for bound in bounds))
+    are_counts = (re.fullmatch("[0-9]{1,9}", bound) for bound in bounds)
+    return FrameBounds(*(int(found[0]) if found else None for found in are_counts))

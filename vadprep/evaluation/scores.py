@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,12 @@ import numpy as np
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import CheckpointError, ManifestError
 from vadprep.core.records import Interval, Video
+from vadprep.core.untrusted import (
+    MOST_BYTES as MOST_JSON_BYTES,
+    malformed,
+    parse_json,
+    read_regular,
+)
 from vadprep.data import Manifest, choose_manifest, video_intervals
 from vadprep.evaluation.metrics import Metrics, Truth, Values, VideoScores, compute_metrics, listed
 from vadprep.features import VideoFeatures
@@ -24,25 +31,21 @@ LAST = "checkpoint-last"  # the checkpoint of the last step in a run folder
 SCORES = "scores-last.h5"  # its scores of the test videos
 
 
+MOST_BYTES = 1 << 30
+"""Of a file of a run folder."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises CheckpointError naming the file when it is missing or damaged."""
-    try:
-        record = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: damaged, not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise CheckpointError(f"{path}: damaged, not a JSON object")
-    return record
+    return parse_json(read_bytes(path, MOST_JSON_BYTES), path, CheckpointError)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """A file of a run folder; raises CheckpointError when it is missing or cannot be read."""
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
+        return read_regular(path, CheckpointError, most_bytes)
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path}: not there; {_why_not_there(path)}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _why_not_there(path: Path) -> str:
@@ -139,7 +142,8 @@ def evaluate(
     if folder:
         path, missing = folder / "config.json", set[str]()
         if path.exists():  # those that had no features when the run was made
-            missing = set(read_json(path).get("missing", ()))
+            with malformed(path, CheckpointError):
+                missing = {str(each) for each in read_json(path).get("missing", ())}
         tests = {video.video_id for video in rows.in_split("test")}
         known = {video.video_id for video in rows.videos}
         for ids, what in (
@@ -154,10 +158,12 @@ def evaluate(
     truth = truth_of(scores, rows)
     metrics = compute_metrics(scores, truth, coverage)
     if folder and (folder / "metrics.json").exists():
-        saved = read_json(folder / "metrics.json")["last"]
-        protocols = protocols_that_hold(saved, scores, truth)
-        reason = "only known on the manifest of the training, see metrics.json of the run"
-        gone = {name: reason for name in saved.get("protocols", {}) if name not in protocols}
+        path = folder / "metrics.json"
+        with malformed(path, CheckpointError):
+            saved = read_json(path)["last"]
+            protocols = protocols_that_hold(saved, scores, truth)
+            reason = "only known on the manifest of the training, see metrics.json of the run"
+            gone = {name: reason for name in saved.get("protocols", {}) if name not in protocols}
         metrics = replace(metrics, protocols=protocols, reasons={**metrics.reasons, **gone})
     return metrics
 
@@ -188,7 +194,8 @@ def same_entry(one: object, other: object) -> bool:
 def seed_folders(folder: Path) -> dict[int, Path]:
     """Run folders of single seeds in the folder of a run of several, by seed, in order."""
     found = {path.name.removeprefix("seed-"): path for path in folder.glob("seed-*")}
-    return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}
+    seeds = [seed for seed in found if re.fullmatch("[0-9]{1,10}", seed)]
+    return {int(seed): found[seed] for seed in sorted(seeds, key=int)}
 
 
 Timed = VideoScores | VideoFeatures

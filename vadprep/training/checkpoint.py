@@ -12,6 +12,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from vadprep import __version__
 from vadprep.core.atomic import open_atomic, write_json
@@ -99,12 +100,24 @@ def load_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
             stream: Spec.from_json(json.dumps(entry["spec"]), f"{path}: {stream}")
             for stream, entry in record["specs"].items()
         }
-        head = kind.build(int(record["dim"]), kind.config(**record["config"])).eval()
+        dim, config = int(record["dim"]), kind.config(**record["config"])
+        stored = safetensors.torch.load(content)
+        with torch.device("meta"):  # takes no memory for sizes that only the JSON file states
+            fill(kind.build(dim, config), stored, tensors, assign=True)
+        head = kind.build(dim, config).eval()
         others = [record[name] for name in ("seed", "control", "metrics")]
         run = Checkpoint(record["head"], head, record["streams"], specs, *others)
-    except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+        SpecError,
+    ) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this version: {error!r}") from error
-    fill(head, safetensors.torch.load(content), path)
+    fill(head, stored, path)
     return run
 
 
@@ -180,10 +193,10 @@ def spec_records(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
     }
 
 
-def fill(head: Head, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def fill(head: Head, tensors: Mapping[str, torch.Tensor], path: Path, assign: bool = False) -> None:
     """Load ``tensors`` into the head; raises CheckpointError naming those that do not fit."""
     try:
-        head.load_state_dict(dict(tensors))
+        head.load_state_dict(dict(tensors), assign=assign)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: tensors do not fit the network: {reason}") from error

@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,9 @@ from safetensors import SafetensorError, safe_open
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import CheckpointError, TrainingError
 from vadprep.core.signals import check_stop
+from vadprep.core.untrusted import check_safetensors, malformed, parse_json
 from vadprep.evaluation.metrics import listed
-from vadprep.evaluation.scores import read_bytes
+from vadprep.evaluation.scores import MOST_BYTES, read_bytes
 from vadprep.heads import Head
 from vadprep.training.bags import Batch, TrainingBags
 from vadprep.training.checkpoint import fill
@@ -132,13 +134,18 @@ def read_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
 
     Raises CheckpointError for a table that has fewer rows, is not there or cannot be read.
     """
-    rows = list(csv.DictReader(io.StringIO(read_bytes(path).decode()))) if path.exists() else []
+    with malformed(path, CheckpointError):
+        text = read_bytes(path).decode() if path.exists() else ""
+        try:
+            rows = list(islice(csv.DictReader(io.StringIO(text)), num_rows))
+        except csv.Error as error:
+            raise ValueError(error) from None
     if len(rows) < num_rows:
         raise CheckpointError(
             f"{path}: {len(rows)} rows where {num_rows} were written: it was cut short, train "
             f"again in another folder"
         )
-    return rows[:num_rows]
+    return rows
 
 
 def save_state(
@@ -165,9 +172,13 @@ def load_state(path: Path, head: Head, optimizer: torch.optim.Optimizer) -> dict
 
     Returns the progress. Raises CheckpointError when the file is damaged or does not fit.
     """
+    check_safetensors(path, CheckpointError, MOST_BYTES)
     try:
         with safe_open(path, framework="pt") as file:
-            progress: dict[str, int] = json.loads((file.metadata() or {})["progress"])
+            stored = parse_json((file.metadata() or {})["progress"], path, CheckpointError)
+            progress = {name: int(stored[name]) for name in ("epochs", "steps")}
+            if min(progress.values()) < 0:
+                raise ValueError(f"{progress}")
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         parts = {key: key.removeprefix("model.") for key in tensors if key.startswith("model.")}
         fill(head, {name: tensors[key] for key, name in parts.items()}, path)
@@ -182,7 +193,10 @@ def load_state(path: Path, head: Head, optimizer: torch.optim.Optimizer) -> dict
         device = next(head.parameters()).device
         if device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], device)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except CheckpointError:
+        raise
+    # torch raises RuntimeError for a random state or a tensor of another size
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: cannot resume from it ({error}): remove it to train from the start"
         ) from error

@@ -19,6 +19,7 @@ from vadprep.backbones.weights.catalog import SAMPLES
 from vadprep.backbones.weights.load import Weights
 from vadprep.core.errors import SettingError, WeightsError
 from vadprep.core.presets import PRESETS
+from vadprep.core.untrusted import read_npy
 
 
 def kinetics_classes() -> list[str]:
@@ -88,17 +89,15 @@ def check_sample(weights: Weights, sample: Path) -> dict[str, tuple[float, float
     ``sample`` is the ``.npy`` of ``catalog.SAMPLES``: float32 [1, 79, 224, 224, channel] in
     [-1, 1]. Raises WeightsError for another file.
     """
-    try:
-        clip = np.load(sample, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise WeightsError(f"{sample}: not a readable .npy ({error}): copy it again") from error
-    channels = graph_of(weights.graph).channels
+    clip, channels = read_npy(sample, WeightsError), graph_of(weights.graph).channels
     if clip.ndim != 5 or clip.shape[-1] != channels:
         raise WeightsError(
             f"{sample}: shape {list(clip.shape)}, expected [1, 79, 224, 224, {channels}]: "
             f"the file is {SAMPLES[SAMPLE_OF[weights.graph]].file_name}"
         )
-    logits = classifier(weights)(torch.from_numpy(clip).float().permute(0, 4, 1, 2, 3))[0]
+    logits = classifier(weights)(torch.from_numpy(clip.astype(np.float32)).permute(0, 4, 1, 2, 3))[
+        0
+    ]
     ours = dict(zip(kinetics_classes(), logits.tolist(), strict=True))
     ours[NORM] = logits.norm().item()
     return {each: (ours[each], value) for each, value in PUBLISHED[weights.graph].items()}

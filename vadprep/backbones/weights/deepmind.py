@@ -28,6 +28,7 @@ from torch import Tensor
 from vadprep.backbones.graphs import canonical_shapes
 from vadprep.backbones.weights.names import rename
 from vadprep.core.errors import WeightsError
+from vadprep.core.untrusted import read_regular
 
 RELEASES = {"rgb_imagenet": "inception_i3d", "flow_imagenet": "inception_i3d_flow"}
 """Checkpoints whose CRCs are known, and their graphs."""
@@ -36,6 +37,9 @@ SCOPES = {"inception_i3d": "RGB", "inception_i3d_flow": "Flow"}
 TABLE = Path(__file__).with_name("deepmind_crc32c.csv")
 
 FOOTER_BYTES = 48
+MOST_INDEX_BYTES, MOST_BYTES = 1 << 18, 1 << 30
+"""Of an index file and of the data: the releases have 20 kB and 50 MB."""
+MOST_TENSORS, LONGEST_NAME = 10_000, 1000
 MAGIC = 0xDB4775248B80FB57
 FLOAT32 = 1  # DT_FLOAT in TensorFlow's types.proto
 DATA = ".data-00000-of-00001"
@@ -67,38 +71,42 @@ def read_index(path: Path) -> dict[str, Entry]:
     An entry is a ``BundleEntryProto``: 1 type, 2 shape, 3 shard, 4 offset, 5 size, 6 CRC, 7 slices.
     In the shape, field 2 is a dimension, of which field 1 is the size.
     """
-    table = path.read_bytes()
+    table = read_regular(path, WeightsError, MOST_INDEX_BYTES)
     if len(table) < FOOTER_BYTES or struct.unpack("<Q", table[-8:])[0] != MAGIC:
         raise WeightsError(f"{path}: not an index of a TensorFlow checkpoint: copy it again")
     entries = {}
     try:
         footer = BytesIO(table[-FOOTER_BYTES:])
         _varint(footer), _varint(footer)  # place and size of the meta index, which is empty
-        blocks = [handle for _, handle in _pairs(_block(table, footer, path))]
-        pairs = [pair for each in blocks for pair in _pairs(_block(table, BytesIO(each), path))]
-        for key, value in pairs:
+        blocks = (handle for _, handle in _pairs(_block(table, footer, path)))
+        pairs = (pair for each in blocks for pair in _pairs(_block(table, BytesIO(each), path)))
+        for count, (key, value) in enumerate(pairs):
+            if count > MOST_TENSORS:
+                raise ValueError(f"more than {MOST_TENSORS} tensors")
             if not key:  # the header
                 continue
             name, found = key.decode(), dict(_fields(value))
             if found.get(3) or 7 in found:
                 raise WeightsError(f"{path}: {name} lies in another shard or in slices")
             sizes = [dict(_fields(each)) for i, each in _fields(found.get(2, b"")) if i == 2]
-            entry = Entry(tuple(each.get(1, 0) for each in sizes), found.get(4, 0), found[6])
+            shape = tuple(int(each.get(1, 0)) for each in sizes)
+            entry = Entry(shape, int(found.get(4, 0)), found[6])
             if found[1] != FLOAT32 or found.get(5, 0) != entry.size:
                 raise WeightsError(f"{path}: {name} of type {found[1]} is no float32 {entry.shape}")
             entries[name] = entry
-    except (LookupError, TypeError, struct.error, UnicodeDecodeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, struct.error) as error:
         raise WeightsError(f"{path}: damaged ({error}): copy it again") from error
     return entries
 
 
 def read_tensors(data: Path, index: Mapping[str, Entry]) -> dict[str, NDArray[np.float32]]:
     """Tensors by name; WeightsError names the first whose bytes are not those of the index."""
-    content = np.fromfile(data, dtype=np.uint8)
-    arrays = {}
+    content = np.frombuffer(read_regular(data, WeightsError, MOST_BYTES), np.uint8).copy()
+    arrays, total = {}, 0
     for name, entry in index.items():
         raw = content[entry.offset : entry.offset + entry.size]
-        if len(raw) < entry.size:
+        total += entry.size
+        if len(raw) < entry.size or total > len(content):
             raise WeightsError(f"{data}: ends within {name}: download it again")
         if masked_crc32c(raw.tobytes()) != entry.crc:
             raise WeightsError(f"{data}: {name} is damaged (CRC-32C differs): download it again")
@@ -114,6 +122,8 @@ def _varint(reader: BytesIO) -> int:
         if byte < 0x80:
             return value
         shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
 
 
 def _take(reader: BytesIO, count: int) -> bytes:
@@ -146,6 +156,8 @@ def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     while reader.tell() < end:
         shared, own, length = _varint(reader), _varint(reader), _varint(reader)
         key = key[:shared] + _take(reader, own)
+        if len(key) > LONGEST_NAME:
+            raise ValueError("a name has no end")
         yield key, _take(reader, length)
 
 

@@ -7,8 +7,10 @@ build numpy arrays and nothing else. Names are translated by a strict bijection 
 from __future__ import annotations
 
 import _codecs
+import os
 import pickle
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,11 +22,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vadprep.backbones.graphs import canonical_shapes
+from vadprep.backbones.graphs import GRAPHS, canonical_shapes
 from vadprep.backbones.weights.catalog import CATALOG, DEEPMIND
 from vadprep.backbones.weights.deepmind import DATA, read_checkpoint
 from vadprep.backbones.weights.names import NAMINGS
 from vadprep.core.errors import WeightsError
+from vadprep.core.untrusted import bounded_memory, check_safetensors, open_regular
 
 State = dict[str, Tensor]
 CAFFE2 = "facebookresearch/video-nonlocal-net"
@@ -33,6 +36,13 @@ WRAPPINGS = ("model_state", "state_dict", "model_state_dict", "model")
 """Keys under which a checkpoint of a training holds the weights, besides other things."""
 PARALLEL = "module."
 """What torch's DataParallel puts before every name."""
+
+MOST_BYTES = 4 << 30
+"""Of a weights file: ten times the largest network, with the state of its optimiser."""
+SPARE_BYTES = 512 << 20
+"""Memory that reading may take besides four times the size of the file."""
+MOST_PICKLE_BYTES = 8 << 20
+"""Names and shapes in a PyTorch file: those of some 30,000 tensors."""
 
 ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
@@ -65,11 +75,26 @@ def read_file(path: Path, release: str = "") -> Contents:
     ``release`` is the release of DeepMind's that a data file without index belongs to.
     Raises WeightsError when the file is missing, damaged, or asks for code to be run.
     """
-    if not path.is_file():
+    try:
+        with open_regular(path, WeightsError, MOST_BYTES) as file:
+            size = os.fstat(file.fileno()).st_size
+    except (FileNotFoundError, NotADirectoryError):
         raise WeightsError(
             f"{path}: no such weights file: correct the path (vadprep weights list has names)"
-        )
+        ) from None
+    if path.name.endswith((".index", DATA)):
+        graph, state = read_checkpoint(path, release)
+        return Contents(path, state, DEEPMIND, graph)
+    try:  # compressed content and lies about sizes ask for any amount
+        with bounded_memory(4 * size + SPARE_BYTES):
+            return _read(path)
+    except MemoryError:
+        raise WeightsError(f"{path}: takes too much memory: download it again") from None
+
+
+def _read(path: Path) -> Contents:
     if path.suffix == ".safetensors":
+        check_safetensors(path, WeightsError, MOST_BYTES)
         try:
             with safe_open(path, framework="pt") as file:
                 said = file.metadata() or {}
@@ -78,9 +103,6 @@ def read_file(path: Path, release: str = "") -> Contents:
             message = f"{path}: not a whole safetensors file ({error}): copy it again"
             raise WeightsError(message) from error
         return Contents(path, state, "vadprep", said.get("graph", "None"), said)
-    if path.name.endswith((".index", DATA)):
-        graph, state = read_checkpoint(path, release)
-        return Contents(path, state, DEEPMIND, graph)
     if path.suffix == ".pkl":
         return Contents(path, _read_caffe2(path), CAFFE2)
     return Contents(path, _read_pytorch(path))
@@ -108,9 +130,9 @@ def _read_caffe2(path: Path) -> State:
         raise WeightsError(f"{path}: holds no 'blobs', so it is no caffe2 model")
     state = {}
     for name, blob in blobs.items():
-        if "momentum" in str(name) or np.size(blob) < 2:
+        if "momentum" in str(name) or not isinstance(blob, np.ndarray) or blob.size < 2:
             continue
-        array = np.asarray(blob)
+        array = blob
         if array.dtype.kind != "f":
             raise WeightsError(f"{path}: blob {name} holds no numbers but {array.dtype}")
         state[str(name)] = torch.from_numpy(array.astype(np.float32))
@@ -121,12 +143,18 @@ def _read_pytorch(path: Path) -> State:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of odd pickle protocols
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as file:
+                    sizes = [e.file_size for e in file.infolist() if e.filename.endswith(".pkl")]
+                if sum(sizes) > MOST_PICKLE_BYTES:
+                    raise ValueError(f"{sum(sizes):,} bytes of names and shapes")
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle, or that ask for code, raise anything
         raise WeightsError(
             f"{path}: not a weights file of a known kind (a PyTorch file of tensors, a TensorFlow "
             "checkpoint, a .pkl of caffe2, a .safetensors of ours), truncated, or one that would "
-            f"run code ({type(error).__name__}): correct the path, or download it again"
+            f"run code, or take too much memory ({type(error).__name__}): correct the path, or "
+            "download it again"
         ) from error
     if isinstance(found, Mapping):
         found = next(
@@ -135,8 +163,10 @@ def _read_pytorch(path: Path) -> State:
     if not isinstance(found, Mapping):
         raise WeightsError(f"{path}: holds a {type(found).__name__}, not a state dict")
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
-        keys = ", ".join(map(str, list(found)[:3]))
+        keys = ", ".join(str(each)[:60] for each in list(found)[:3])
         raise WeightsError(f"{path}: not a plain state dict (its first keys: {keys})")
+    if odd := [k for k, v in found.items() if v.device.type != "cpu" or v.layout != torch.strided]:
+        raise WeightsError(f"{path}: tensor {odd[0]} is sparse or without values")
     prefix = PARALLEL if all(name.startswith(PARALLEL) for name in found) else ""
     return {k.removeprefix(prefix): v for k, v in found.items() if v.is_floating_point()}
 
@@ -148,6 +178,8 @@ def identify(contents: Contents, declared: str = "") -> str:
     those of caffe2 do.
     """
     path = contents.path
+    if not declared and contents.graph not in ("", *GRAPHS):
+        raise WeightsError(f"{path}: made for graph {contents.graph}, which vadprep does not have")
     if declared or contents.graph:
         return CATALOG[declared].graph if declared else contents.graph
     for published in CATALOG.values():
@@ -208,9 +240,9 @@ def canonical_state(contents: Contents, graph: str) -> tuple[State, str]:
                 f"{path}: {name} is {list(tensor.shape)}, {graph} has {list(shape)}: "
                 "weights of another network (Charades has 157 classes)"
             )
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        state[name] = tensor.float().contiguous()
+        if not tensor.is_floating_point() or not state[name].isfinite().all():
             raise WeightsError(
                 f"{path}: {name} holds values that are not finite numbers: copy it again"
             )
-        state[name] = tensor.float().contiguous()
     return state, origin

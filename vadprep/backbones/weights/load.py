@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -21,6 +22,8 @@ from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import SettingError, WeightsError
 
 RANDOM = "random:"
+LONGEST_NAME = 255
+"""Characters of the name of weights, as of a file name."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def load_weights(spec: str, graph: str | None = None, declared: str = "") -> Wei
             raise WeightsError(f"{path}: weights of {identified}, not of {graph}")
         graph = identified
     state, origin = canonical_state(contents, graph)
-    name = contents.metadata.get("name", path.name)
+    name = contents.metadata.get("name", path.name)[:LONGEST_NAME]
     provenance = contents.metadata.get("provenance", f"{origin} from {path}")
     return Weights(name, state_sha256(state), graph, state, provenance)
 
@@ -102,7 +105,7 @@ def random_weights(spec: str, graph: str) -> Weights:
     has a generator of its own, seeded with its name.
     """
     seed = spec.removeprefix(RANDOM)
-    if not seed.isdecimal():
+    if not re.fullmatch("[0-9]{1,18}", seed):
         raise SettingError(f"weights = {spec!r}: expected {RANDOM}SEED with a whole number")
     name, state = f"{RANDOM}{int(seed)}", {}
     for tensor, shape in canonical_shapes(graph).items():
