@@ -91,22 +91,31 @@ WRONG_TYPES: dict[str, object] = {
 
 
 @contextmanager
-def within(seconds: float = 2.0, more_bytes: int = 300 << 20) -> Iterator[None]:
-    """Fails when the block takes longer, or more memory."""
+def within(seconds: float = 2.0, more_bytes: int = 200 << 20) -> Iterator[None]:
+    """Fails when the block takes longer, or more memory; far above that, memory is refused."""
 
     def too_long(*_: object) -> None:
         raise AssertionError(f"takes more than {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, too_long)
+    handler = signal.signal(signal.SIGALRM, too_long)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before, start = peak_bytes(), time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    start = time.monotonic()
     try:
-        with bounded_memory(more_bytes):
+        with bounded_memory(2 * more_bytes + (1 << 30)):
             yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, handler)
     assert time.monotonic() - start < seconds
+    taken = peak_bytes() - before
+    assert taken < more_bytes, f"takes {taken >> 20} MiB"
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held since the peak began anew."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 
 
 def is_plain(text: str) -> bool:

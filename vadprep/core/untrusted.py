@@ -75,9 +75,10 @@ def open_regular(
 def read_regular(path: Path, error: type[VadprepError], most_bytes: int = MOST_BYTES) -> bytes:
     """Content of a regular file of at most ``most_bytes``; raises as ``open_regular`` does."""
     with open_regular(path, error, most_bytes) as file:
+        # A file may give more than it says, or have nothing to give yet, as in /proc.
+        size = max(os.fstat(file.fileno()).st_size, io.DEFAULT_BUFFER_SIZE)
         try:
-            # A file may say less than it gives, or have nothing to give yet, as in /proc.
-            content = file.read(most_bytes + 1) or b""
+            content = file.read(min(size, most_bytes) + 1) or b""
         except OSError as reason:
             raise error(f"{path}: cannot be read: {reading_problem(reason)}") from reason
     if len(content) > most_bytes:
