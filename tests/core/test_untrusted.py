@@ -57,12 +57,12 @@ def test_a_file_that_is_not_there_is_the_callers_to_say(tmp_path: Path) -> None:
 def test_an_error_of_the_disk_names_the_file_and_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    class Broken(io.BytesIO):
+    class Broken(io.FileIO):
         def read(self, size: int | None = -1) -> bytes:
             raise OSError(code, os.strerror(code))
 
     (tmp_path / "x").touch()
-    monkeypatch.setattr(os, "fdopen", lambda number, mode: (os.close(number), Broken())[1])
+    monkeypatch.setattr(os, "fdopen", lambda number, mode: Broken(number))
     with pytest.raises(ManifestError) as caught:
         read_regular(tmp_path / "x", ManifestError)
     assert one_line(caught.value, f"{tmp_path}/x: cannot be read: {os.strerror(code)}")
@@ -95,7 +95,7 @@ def test_what_is_a_json_object() -> None:
 
 def test_the_text_of_an_error_is_one_line_that_any_terminal_can_show() -> None:
     error = ManifestError(f"{HOSTILE}: {'x' * 10_000}")
-    assert str(error).startswith("a\\x1b]0;title\\x07\\x9b31m\\u202egnp.\\u2066\\r\\n\\x7f\\x00")
+    assert str(error).startswith("a\\x1b]0;title\\x07\\x9b31m\\u202egnp.\\u2066\\r\\n\\u007f\\x00")
     assert str(error).isprintable() and len(str(error)) < MOST_SHOWN + 100
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # it comes from workers so
     assert str(SettingError("one\ntwo\x1b")) == "one\ntwo\\x1b"

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 
 from vadprep import __version__
 from vadprep.cli.help import Command
-from vadprep.core.errors import VadprepError
+from vadprep.core.errors import VadprepError, printable
 
 SECTIONS = {
     "Prepare": {
@@ -62,18 +62,29 @@ For zsh and fish: zsh_source, fish_source. Put the line into the shell's start f
 
 
 class LastingStream:
-    """Standard output or error. When it is closed or full, the rest of it is dropped: the work of
-    a command goes on, and its exit code says what happened."""
+    """Standard output or error. Text from outside that is printed is no command to the terminal:
+    control characters are shown as escapes. When the stream is closed or full, the rest of it is
+    dropped: the work of a command goes on, and its exit code says what happened."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    buffer = None
+    """No way around the escapes for click, which else prints to a stream of ASCII by itself."""
+
+    def __init__(self, stream: TextIO, escapes: bool = True) -> None:
+        self._stream, self._escapes = stream, escapes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    @property
+    def unescaped(self) -> LastingStream:
+        """The same stream for a progress bar, which moves the cursor."""
+        return LastingStream(self._stream, escapes=False)
+
     def write(self, text: str) -> int:
+        shown = "\n".join(map(printable, text.split("\n"))) if self._escapes else text
+        coding = self._stream.encoding or "utf-8"
         with self._dropping():
-            self._stream.write(text)
+            self._stream.write(shown.encode(coding, "backslashreplace").decode(coding))
         return len(text)
 
     def flush(self) -> None:
@@ -90,6 +101,13 @@ class LastingStream:
 
 class Main(click.Group, Command):
     """Commands in sections. Errors become one line and an exit code."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        is_completion = settings.get("resilient_parsing", False)  # whose output is for a shell
+        for name in ("stdout", "stderr"):
+            if (stream := getattr(sys, name)) and not is_completion:
+                setattr(sys, name, LastingStream(stream))
+        return super().make_context(*arguments, **settings)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -136,7 +154,4 @@ class Main(click.Group, Command):
 @click.version_option(__version__)
 def main() -> None:
     """From surveillance video to features and anomaly scores."""
-    for name in ("stdout", "stderr"):
-        if stream := getattr(sys, name):
-            setattr(sys, name, LastingStream(stream))
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -94,7 +94,8 @@ end together."""
 @contextmanager
 def shown_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar for counted work, called with (done, total); off a terminal only its label."""
-    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+    stream = getattr(sys.stderr, "unescaped", sys.stderr)
+    with click.progressbar(length=1, label=label, file=stream) as bar:
 
         def update(done: int, total: int | None) -> None:
             bar.length = total or done
@@ -114,7 +115,8 @@ def shown_progress() -> Iterator[ShownProgress]:
 
     # Fits on 80 characters; the spinner turns while a video of hours is extracted.
     columns = (SpinnerColumn("line"), BarColumn(bar_width=6), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    stream = getattr(sys.stderr, "unescaped", sys.stderr)
+    with Progress(*columns, console=Console(file=stream)) as bar:
         yield ShownProgress(bar)
 
 
@@ -171,6 +173,6 @@ class ShownProgress:
     def say(self, line: str) -> None:
         """Print a line to the error stream, which is not the result."""
         if self.bar:
-            self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self.bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
         else:
             click.echo(line, err=True)

@@ -12,6 +12,7 @@ def printable(text: str) -> str:
     These are control characters, which a terminal would obey, marks that reverse the direction of
     writing, and bytes that are not UTF-8.
     """
+    text = text.replace("\x7f", "\\u007f")  # the one of them that JSON leaves as it is
     shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
     return shown.encode("utf-8", "backslashreplace").decode()
 

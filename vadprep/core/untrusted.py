@@ -75,9 +75,9 @@ def open_regular(
 def read_regular(path: Path, error: type[VadprepError], most_bytes: int = MOST_BYTES) -> bytes:
     """Content of a regular file of at most ``most_bytes``; raises as ``open_regular`` does."""
     with open_regular(path, error, most_bytes) as file:
-        # A file may give more than it says, or have nothing to give yet, as in /proc.
-        size = max(os.fstat(file.fileno()).st_size, io.DEFAULT_BUFFER_SIZE)
         try:
+            # A file may give more than it says, or have nothing to give yet, as in /proc.
+            size = max(os.fstat(file.fileno()).st_size, io.DEFAULT_BUFFER_SIZE)
             content = file.read(min(size, most_bytes) + 1) or b""
         except OSError as reason:
             raise error(f"{path}: cannot be read: {reading_problem(reason)}") from reason
