@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -111,6 +112,20 @@ def test_epochs_are_shown_now_and_then(place, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(loop, "SHOWN_SECONDS", 0.0)
     epochs = json.loads((tmp_path / "r-10.0/config.json").read_text())["config"]["epochs"]
     assert len(shown()) == epochs == 3
+
+
+@pytest.mark.parametrize(("option", "count"), [("-q", 0), (None, 2), ("-v", 3)])
+def test_quiet_and_verbose_choose_how_many_epochs_are_shown(place, tmp_path, caplog, option, count):
+    typo = write_manifest(tmp_path / "m.csv", [(*row, "") for row in VIDEOS])
+    typo.write_text(typo.read_text().replace("intervals", "intervals,categroy", 1))
+    options = ("--manifest", typo, "--features", place / "f", "--out", tmp_path / "r")
+    result = run("train", "ddl", *options, *filter(None, [option]))
+    assert result.exit_code == 0, result.output
+    epochs = [each for each in caplog.records if each.name == loop.__name__]
+    assert len(epochs) == count
+    assert ("warning" in result.stderr) == (option != "-q")
+    assert "frame_auc" in result.stdout
+    assert logging.getLogger("vadprep").level == logging.NOTSET
 
 
 def test_best_on_test_is_spoken_of_where_it_is(place, tmp_path):

@@ -34,7 +34,7 @@ def cheaply(epochs: int = 3) -> Iterator[pytest.MonkeyPatch]:
 
 def write_manifest(path: Path, rows: Sequence[tuple[object, ...]] = VIDEOS) -> Path:
     """A manifest of ``rows``; each video lies in NAME.mp4."""
-    lines = [f"{name},{name}.mp4,{split},{label},{found}" for name, split, label, found in rows]
+    lines = [",".join(map(str, (name, f"{name}.mp4", *others))) for name, *others in rows]
     path.write_text("\n".join(["video_id,path,split,label,intervals", *lines]) + "\n")
     return path
 

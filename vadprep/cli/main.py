@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from typing import Any, TextIO
 
@@ -155,3 +156,6 @@ class Main(click.Group, Command):
 def main() -> None:
     """From surveillance video to features and anomaly scores."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logger = logging.getLogger("vadprep")
+    logger.setLevel(logging.INFO)  # -q and -v change it
+    click.get_current_context().call_on_close(partial(logger.setLevel, logging.NOTSET))

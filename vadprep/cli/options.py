@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from click.core import ParameterSource
 
 from vadprep import data
 from vadprep.cli.help import advanced
+from vadprep.cli.text import note
 from vadprep.core.errors import SettingError
 from vadprep.core.presets import DATASET_PRESETS
 
@@ -32,6 +34,27 @@ dataset_option = click.option("--dataset", help="Included data set; see vadprep 
 manifest_option = click.option("--manifest", type=FILE, help="CSV file that lists your videos.")
 split_option = advanced("--split-file", help=SPLIT_HELP)
 videos_option = click.option("--videos", type=PATH, help="Folder with videos, or one video file.")
+
+
+def level_option(*names: str, level: int, help: str) -> Callable[..., Any]:
+    """A flag that sets the level of vadprep's messages; no argument of the command."""
+
+    def set_level(ctx: click.Context, param: click.Parameter, is_set: bool) -> None:
+        if is_set:
+            logging.getLogger("vadprep").setLevel(level)
+
+    return click.option(*names, is_flag=True, expose_value=False, callback=set_level, help=help)
+
+
+QUIET_HELP = "Print results and errors only: no progress, notes or warnings."
+VERBOSE_HELP = "Print more: every epoch, every video, every corrected interval."
+quiet_option = level_option("-q", "--quiet", level=logging.ERROR, help=QUIET_HELP)
+verbose_option = level_option("-v", "--verbose", level=logging.DEBUG, help=VERBOSE_HELP)
+
+
+def message_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``-q`` and ``-v``: how much is printed beside the results (``text.is_quiet``)."""
+    return quiet_option(verbose_option(command))
 
 
 def manifest_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,6 +127,6 @@ def warn(manifest: data.Manifest) -> None:
     """Print the warnings of a manifest; of notes on single rows their number and the first."""
     if manifest.warnings:
         count = f"{len(manifest.warnings)} rows were corrected on reading, the first: "
-        click.echo(f"note: {count}{manifest.warnings[0]}", err=True)
+        note(f"note: {count}{manifest.warnings[0]}")
     for line in (*manifest.likely_typos(), *data.leaks(manifest)):
-        click.echo(f"warning: {line}", err=True)
+        note(f"warning: {line}")

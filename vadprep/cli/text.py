@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -65,8 +66,29 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def is_quiet() -> bool:
+    """True when only results and errors are printed (``-q``)."""
+    return not logging.getLogger("vadprep").isEnabledFor(logging.WARNING)
+
+
+def is_verbose() -> bool:
+    """True when more than usual is printed (``-v``)."""
+    return logging.getLogger("vadprep").isEnabledFor(logging.DEBUG)
+
+
+def note(line: str) -> None:
+    """Print a line that is neither result nor error, to the error stream, unless quiet."""
+    if not is_quiet():
+        click.echo(line, err=True)
+
+
 def show_list(heading: str, lines: Sequence[str], more: str = "not shown") -> None:
-    """Print the first 20 of ``lines``, each after ``heading``, and the number of the others."""
+    """Print the first 20 of ``lines``, each after ``heading``, and the number of the others.
+
+    Notes are not printed with ``-q``.
+    """
+    if heading == "note" and is_quiet():
+        return
     for line in lines[:MOST_LISTED]:
         click.echo(f"{heading}: {printable(line)}", err=True)
     if (left := len(lines) - MOST_LISTED) > 0:
@@ -95,7 +117,7 @@ end together."""
 def shown_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar for counted work, called with (done, total); off a terminal only its label."""
     stream = getattr(sys.stderr, "unescaped", sys.stderr)
-    with click.progressbar(length=1, label=label, file=stream) as bar:
+    with click.progressbar(length=1, label=label, file=stream, hidden=is_quiet()) as bar:
 
         def update(done: int, total: int | None) -> None:
             bar.length = total or done
@@ -106,8 +128,11 @@ def shown_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
 
 @contextmanager
 def shown_progress() -> Iterator[ShownProgress]:
-    """The progress that suits the error stream: a bar on a terminal, else plain lines."""
-    if not sys.stderr.isatty():
+    """The progress that suits the error stream: a bar on a terminal, else plain lines.
+
+    With ``-q`` only failures are printed, with ``-v`` a line for every video.
+    """
+    if is_quiet() or is_verbose() or not sys.stderr.isatty():
         yield ShownProgress()
         return
     from rich.console import Console
@@ -147,9 +172,11 @@ class ShownProgress:
         if self.bar and self.task is not None:
             done = progress.work - progress.work_left
             self.bar.update(self.task, total=progress.work, completed=done, description=line)
+        elif report and is_verbose():
+            note(f"{report.video_id}: {report.status}, {report.num_clips} clips; {line}")
         elif report and (now - self.shown >= PLAIN_SECONDS or not progress.videos_left):
             self.shown = now
-            self.say(line)
+            note(line)
 
     def line(self, progress: Progress) -> str:
         """Counts, pace and time left in one line; at the end the time that the run took."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -16,7 +15,14 @@ import click
 import vadprep
 from vadprep import data
 from vadprep.cli.help import advanced, command
-from vadprep.cli.options import FEATURES, FOLDER, assignments, chosen_manifest, manifest_options
+from vadprep.cli.options import (
+    FEATURES,
+    FOLDER,
+    assignments,
+    chosen_manifest,
+    manifest_options,
+    message_options,
+)
 from vadprep.cli.text import MOST_LISTED, Cells, show, shown_progress
 from vadprep.core.errors import CheckpointError, SettingError
 from vadprep.core.presets import PRESETS
@@ -58,6 +64,7 @@ MOST_ALARMS = 3
 @advanced("--validation", type=float, default=0.0, help=VALIDATION_HELP)
 @advanced("--control", is_flag=True, help=CONTROL_HELP)
 @advanced("--allow-missing", is_flag=True, help="Train without videos that have no features.")
+@message_options
 def train(
     head: str, features: str | None, out: Path | None, changes: tuple[str, ...], **options: Any
 ) -> None:
@@ -81,7 +88,6 @@ def train(
     except ValueError:
         raise SettingError(f"--seeds {seeds}: expected whole numbers such as 0,1,2") from None
     features, out = features or f"features/{name}", out or Path("runs") / f"{head}-{name}"
-    logging.getLogger("vadprep.training.loop").setLevel(logging.INFO)  # a line an epoch
     with stop_on_signals(CONTINUE):
         report = vadprep.train(head, features, dataset=name, out=out, **options)
     show_caution(out, report.origin.caution())
@@ -130,6 +136,7 @@ def parsed(text: str) -> Any:
 @manifest_options
 @click.option("--coverage", type=COVERAGE, default="cut", show_default=True, help=COVERAGE_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every category.")
+@message_options
 def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     """Compute the metrics of a run, on its own or another manifest."""
     folders = list(seed_folders(run).values()) or [run]
@@ -185,6 +192,7 @@ def recorded_source(run: Path) -> dict[str, Any]:
 @click.option("--threshold", type=SHARE, default=ALARM, show_default=True, help=THRESHOLD_HELP)
 @click.option("--out", type=FOLDER, help="Folder of the scores. Default: RUN/scores.")
 @click.option("--no-plots", is_flag=True, help="Write scores without plots.")
+@message_options
 def score(
     run: Path, videos: tuple[Path, ...], features: str | None, out: Path | None, **options: Any
 ) -> None:

@@ -47,7 +47,7 @@ def video_intervals(
         return None
     kept, notes = clip_intervals(intervals, num_frames, where, fps=clock.fps if clock else None)
     for note in notes:
-        _LOG.info("%s", note)
+        _LOG.debug("%s", note)
     return kept
 
 

@@ -97,7 +97,8 @@ def train_epochs(
                     writer.add_scalar(name, value, epoch)
             writer.flush()
             save_state(folder / RESUME, head, optimizer, {"epochs": epoch + 1, "steps": len(log)})
-            if epoch + 1 == config.epochs or time.monotonic() - shown >= SHOWN_SECONDS:
+            is_due = _LOG.isEnabledFor(logging.DEBUG) or time.monotonic() - shown >= SHOWN_SECONDS
+            if is_due or epoch + 1 == config.epochs:
                 shown, count = time.monotonic(), f"{epoch + 1} of {config.epochs}"
                 _LOG.info("seed %d, epoch %s: loss %.4f", seed, count, log[-1]["total"])
 
