@@ -126,16 +126,17 @@ def test_a_preset_of_another_dimension_is_refused_before_extracting(place, impor
     assert not (tmp_path / "s").exists()
 
 
-def test_imported_features_are_scored_under_a_preset(place, imported, tmp_path):
+def test_imported_features_are_scored_as_they_are_and_under_a_preset(place, imported, tmp_path):
     named = ("--features", imported / "f", "--out", tmp_path, "--no-plots")
-    refused = message(run("score", imported / "r", *named))
+    refused = message(run("score", place / "r", *named))
     assert "take a preset for what is unknown (--preset NAME)" in refused
-    ok("score", imported / "r", *named, "--preset", "xd")
     expected = read_scores(imported / "r" / "scores-last.h5")
-    for video_id, scores in expected.items():
-        np.testing.assert_array_equal(
-            read_scores(tmp_path / "scores.h5")[video_id].snippets, scores.snippets
-        )
+    for options in ((), ("--preset", "xd")):
+        ok("score", imported / "r", *named, *options)
+        found = read_scores(tmp_path / "scores.h5")
+        assert found.origin.preset == "".join(options[1:])
+        for video_id, scores in expected.items():
+            np.testing.assert_array_equal(found[video_id].snippets, scores.snippets)
     nothing = message(run("score", place / "r", "--features", place / "f", "--preset", "xd"))
     assert nothing == "preset xd: no field is unknown that it could fill in"
 

@@ -17,6 +17,7 @@ from support.trees import IDS, feature_folder, manifest_of, per_crop_files
 
 from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError, ManifestError, SpecError
+from vadprep.core.presets import fill_unknown
 from vadprep.core.spec import UNKNOWN
 from vadprep.data import Manifest, frame_bounds, load_dataset
 from vadprep.features.exchange import Exported, export_features, import_features
@@ -101,6 +102,38 @@ def test_the_spec_says_what_is_known_and_what_is_not(tmp_path: Path) -> None:
     assert {spec.scaling, spec.resize, spec.graph, spec.crop_order, spec.batch} == {UNKNOWN}
     assert result.notes[0].startswith("unknown, since the files do not say: graph, ")
     assert result.notes[1].endswith("of 4, whose clips each tail rule gives: drop 3, xd 4")
+
+
+@pytest.mark.parametrize(
+    ("counted", "known", "expected"),
+    [
+        (True, {}, ("native", "index")),  # no frame is left out or repeated
+        (False, {}, (UNKNOWN, UNKNOWN)),
+        (True, {"fps": "24"}, ("24", UNKNOWN)),
+        (True, {"fps": "24", "sampling": "times"}, ("24", "times")),
+    ],
+)
+def test_how_frames_were_resampled_is_known_where_it_does_not_matter(
+    counted, known, expected, tmp_path: Path
+) -> None:
+    ids = IDS["XD-Violence"]
+    tree = per_crop_files(tmp_path / "RGB", dict.fromkeys(ids, 3))
+    manifest = manifest_of(ids, [53 if counted else None] * len(ids))
+    spec = imported(tree, manifest, tmp_path / "f", **known).folder.spec
+    assert (spec.fps, spec.sampling) == expected
+    filled = [fill_unknown(spec, preset) for preset in ("xd", "ucf")]
+    assert [each.sampling for each in filled] == [
+        "index" if each.fps == "native" else "times" for each in filled
+    ]
+
+
+def test_an_import_begun_by_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    ids = IDS["XD-Violence"]
+    tree = per_crop_files(tmp_path / "RGB", dict.fromkeys(ids, 3))
+    manifest = manifest_of(ids, [None] * len(ids))
+    before = imported(tree, manifest, tmp_path / "f", sampling="index").folder.spec
+    again = imported(tree, manifest, tmp_path / "f").folder.spec
+    assert again == before and again.fps == UNKNOWN
 
 
 def test_videos_that_no_one_rule_fits_leave_the_tail_unknown(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from support.stored import ODD_IDS, stored_video, write_folder
 from support.tiny_features import TinyFeatures, TinyVideo, tiny_set
 
 from vadprep.core.errors import CheckpointError, FeaturesError, ManifestError
+from vadprep.core.spec import UNKNOWN
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import metric_rows, plot_scores, plot_video
 from vadprep.evaluation.scores import (
@@ -103,11 +104,39 @@ def test_a_field_is_accepted_by_name():
         score_features(run_on(features), other, accept=("fps",))
 
 
-def test_unknown_settings_match_nothing_silently():
+def imported_alike(**changes):
+    """Features of the spec that an import leaves, but for ``changes``."""
     features, _ = tiny_set()
-    imported = other_spec(features, filter="unknown")
-    with pytest.raises(CheckpointError, match="rgb filter: unknown / unknown"):
-        score_features(run_on(imported), imported)
+    blank = dict.fromkeys(("filter", "resize", "fps", "sampling", "tail"), UNKNOWN)
+    known = {"preset": "imported-rtfm", "weights": UNKNOWN, "weights_sha256": UNKNOWN}
+    features.specs = {"rgb": replace(features.specs["rgb"], **blank | known | changes)}
+    return features
+
+
+def test_features_of_the_same_import_settings_are_scored(caplog):
+    """What an import finds in the numbers of frames may be unknown of one of the two."""
+    caplog.set_level("INFO", "vadprep")
+    run = run_on(imported_alike())
+    for changes in ({}, {"tail": "xd"}, {"fps": "native", "sampling": "index"}):
+        caplog.clear()
+        assert score_features(run, imported_alike(**changes))
+        (said,) = caplog.messages
+        assert said.startswith("rgb: unknown of these features and of the run's: filter, ")
+    caplog.clear()
+    assert score_features(run_on(tiny_set()[0]), tiny_set()[0]) and not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"preset": "imported-urdmu"}, r"rgb unknown of both: weights_sha256, fps, resize, filter"),
+        ({"filter": "pil-lanczos"}, r"\): rgb filter: unknown / pil-lanczos\. .* or import both w"),
+        ({"weights": "x.pt"}, r"\): rgb unknown of both: weights_sha256\. "),
+    ],
+)
+def test_features_of_other_import_settings_are_refused(changes, expected):
+    with pytest.raises(CheckpointError, match=expected):
+        score_features(run_on(imported_alike()), imported_alike(**changes))
 
 
 def test_a_stream_that_is_not_there_is_named():

@@ -13,7 +13,14 @@ import click
 import vadprep
 from vadprep.cli.features import show_status
 from vadprep.cli.help import advanced, command
-from vadprep.cli.options import FEATURES, FOLDER, chosen_manifest, manifest_options, parsed_fields
+from vadprep.cli.options import (
+    FEATURES,
+    FOLDER,
+    chosen_manifest,
+    manifest_options,
+    message_options,
+    parsed_fields,
+)
 from vadprep.cli.text import Cells, printable, show, show_list, shown_bar
 from vadprep.core.spec import STREAMS
 from vadprep.features.compare import SAMPLE, Comparison
@@ -36,6 +43,7 @@ SPANS_HELP = "fit: by the tail rule that gives the number of clips. stretch: eve
 @STREAM
 @advanced("--spans", type=click.Choice(SPANS), default="fit", show_default=True, help=SPANS_HELP)
 @advanced("--set", "fields", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
+@message_options
 def import_(folder: Path, out: Path | None, fields: tuple[str, ...], **options: Any) -> None:
     """Convert features of another code base to a feature folder.
 
@@ -59,6 +67,7 @@ def import_(folder: Path, out: Path | None, fields: tuple[str, ...], **options: 
 @manifest_options
 @click.option("--out", type=FOLDER, required=True, help="New folder for features and lists.")
 @STREAM
+@message_options
 def export(features: str, out: Path, **options: Any) -> None:
     """Convert a feature folder to files for another code base."""
     options["manifest"], _ = chosen_manifest(options)

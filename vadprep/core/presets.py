@@ -291,5 +291,7 @@ def fill_unknown(spec: Spec, preset: str) -> Spec:
     What no preset holds stays unknown: weights, precision, batch.
     """
     values = values_of(preset, spec.stream)
+    if (values["fps"] if spec.fps == UNKNOWN else spec.fps) == "native":
+        values["sampling"] = "index"
     filled = {name: value for name, value in values.items() if getattr(spec, name) == UNKNOWN}
     return replace(spec, preset=preset, **filled)

@@ -138,6 +138,23 @@ def load_run(run: Run) -> list[Checkpoint]:
     return [load_checkpoint(each) for each in [*seed_folders(folder).values()] or [folder]]
 
 
+FROM_COUNTS = ("fps", "sampling", "tail")
+"""Fields that an import finds in the numbers of clips and frames, where they are known."""
+
+
+def unknown_alike(ours: Spec, theirs: Spec) -> set[str]:
+    """Fields that two imports with the same settings leave unknown; empty for other features.
+
+    Nobody can tell them apart by the files, so that these fields fit each other. What is found in
+    the numbers of frames may be unknown of one alone.
+    """
+    if ours.preset != theirs.preset:
+        return set()
+    pairs = zip(ours.identity().items(), theirs.identity().values(), strict=True)
+    found = {n for (n, a), b in pairs if UNKNOWN in (a, b) and (a == b or n in FROM_COUNTS)}
+    return found if ours.weights == theirs.weights else found - {"weights_sha256"}
+
+
 def check_features(
     run: Checkpoint,
     specs: Mapping[str, Spec],
@@ -147,8 +164,9 @@ def check_features(
 ) -> None:
     """Raise CheckpointError unless features of ``specs`` fit the run, naming each field.
 
-    ``accept`` names fields that may differ or be unknown, ``preset`` fills in unknown ones
-    on both sides (what no preset holds is then accepted); ``where`` opens the message.
+    Features of the same import settings as the run's fit (``unknown_alike``). ``accept`` names
+    fields that may differ or be unknown, ``preset`` fills in unknown ones on both sides (what no
+    preset holds is then accepted); ``where`` opens the message.
     """
     missing = run.specs.keys() - specs.keys()
     if missing:
@@ -158,17 +176,24 @@ def check_features(
         )
     lines = []
     for stream, ours in run.specs.items():
-        theirs, accepted = specs[stream], set(accept)
+        theirs = specs[stream]
+        accepted = set(accept) | unknown_alike(ours, theirs)
         if preset:
             ours, theirs = fill_unknown(ours, preset), fill_unknown(theirs, preset)
             pairs = zip(ours.identity().items(), theirs.identity().values(), strict=True)
             accepted |= {name for (name, a), b in pairs if UNKNOWN in (a, b)}
         found = differences(ours, theirs)
-        lines += [f"{stream} {line}" for line in found if line.split(":")[0] not in accepted]
+        odd = {name: line for line in found if (name := line.split(":")[0]) not in accepted}
+        a, b = ours.identity(), theirs.identity()
+        if blank := [name for name in odd if a[name] == b[name] == UNKNOWN]:
+            lines.append(f"{stream} unknown of both: {', '.join(blank)}")
+        lines += [f"{stream} {line}" for name, line in odd.items() if name not in blank]
     if lines:
         remedy = "accept a field by name from Python"
-        if any(UNKNOWN in spec.identity().values() for spec in run.specs.values()):
+        if UNKNOWN in (*a.values(), *b.values()):
             remedy = "take a preset for what is unknown (--preset NAME)"
+        if UNKNOWN in a.values() and UNKNOWN in b.values():
+            remedy = f"import both with the same --layout and --set, or {remedy}"
         raise CheckpointError(
             f"{where}: features of another spec than the run was trained on (run / here): "
             f"{'; '.join(lines)}. Use features of the same settings, or {remedy}"

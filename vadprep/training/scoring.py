@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -18,7 +19,9 @@ from vadprep.evaluation.metrics import VideoScores, listed
 from vadprep.evaluation.scores import Scores
 from vadprep.features import Features, open_features, read_snippets, streams_of
 from vadprep.heads import Head
-from vadprep.training.checkpoint import Run, check_features, load_run
+from vadprep.training.checkpoint import Run, check_features, load_run, unknown_alike
+
+_LOG = logging.getLogger(__name__)
 
 
 def score_features(
@@ -63,6 +66,14 @@ def score_features(
             origin = replace(origin, weights=weights, preset=preset)
         for checkpoint in checkpoints:
             check_features(checkpoint, features.specs, "scoring", accept, preset)
+        for stream, spec in checkpoints[0].specs.items() if not preset else ():
+            if names := sorted(unknown_alike(spec, features.specs[stream])):
+                _LOG.info(
+                    "%s: unknown of these features and of the run's: %s; both were imported with "
+                    "the same settings and are taken to be made alike",
+                    *(stream, ", ".join(names)),
+                )
+        for checkpoint in checkpoints:
             streams = streams_of(checkpoint.streams, features.streams)
             seeds.append(score_videos(checkpoint.head.to(device), features, ids, streams))
     scores = {}

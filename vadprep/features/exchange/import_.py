@@ -101,7 +101,7 @@ def import_features(
         if before != origin:  # unknown fields of the spec would hide it
             was = f"imported from {before['root']}" if before else "extracted"
             raise SpecError(f"{path}: holds features {was}: use another --out")
-        known = {"tail": earlier.tail, "fps": earlier.fps}
+        known = {"tail": earlier.tail, "fps": earlier.fps, "sampling": earlier.sampling}
         request = replace(request, known={**known, **request.known})
     items = [Item(each, files[each.video_id]) for each in table.videos if each.video_id in files]
     examine(items, request)
@@ -156,13 +156,15 @@ class Request:
 
     def spec(self, **found: Any) -> Spec:
         """The spec with what was ``found`` and what is known, ``unknown`` elsewhere. Fields with
-        a default are about flow: in stream ``rgb`` they keep it."""
+        a default are about flow: in stream ``rgb`` they keep it. At the videos' own rate no frame
+        is left out or repeated, so that there is nothing to ask of ``sampling``."""
         unknown: dict[str, Any] = {
             each.name: UNKNOWN if each.default is MISSING or self.stream == "flow" else each.default
             for each in fields(Spec)
         }
-        fixed = {"stream": self.stream, "sampling": "index"}
-        return Spec(**unknown | fixed | found | dict(self.known))
+        stated = {"stream": self.stream, **found, **self.known}
+        sampling = "index" if stated.get("fps") == "native" else UNKNOWN
+        return Spec(**unknown | {"sampling": sampling} | stated)
 
 
 @dataclass
