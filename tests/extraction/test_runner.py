@@ -31,9 +31,10 @@ from support.kill_many import (
 from support.standin import standin_extractor
 from support.videos import write_video
 
-from vadprep.core.errors import OutputError, SpecError, Stopped
+from vadprep.core.errors import ClusterError, OutputError, SpecError, Stopped
 from vadprep.core.records import SKIPPED, Report, Task
 from vadprep.core.resources import worker_cores
+from vadprep.extraction import ray_runner
 from vadprep.extraction.api import extract
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.ray_runner import Pool, on_ray
@@ -60,14 +61,17 @@ def test_ray_gives_the_bytes_of_one_process_in_a_session_that_leaves_nothing(
     folder = tmp_path / "f"
     place = Path(tempfile.mkdtemp(prefix="vp", dir="/tmp"))
     monkeypatch.setattr("tempfile.tempdir", str(place))
-    mine = f"vadprep-{zlib.crc32(socket.gethostname().encode()):08x}-4194304"
-    for name in (mine, "vadprep-00000000-4194304"):  # of no process here: but on another host?
+    mine = f"vadprep.{zlib.crc32(socket.gethostname().encode()):08x}.left"
+    for name in (mine, "vadprep.00000000.left"):  # nobody has a lock: but on another host?
         (place / name).mkdir()
+    monkeypatch.chdir(tmp_path)  # Ray would let workers look for modules there
+    for name in ("numpy", "numbers", "av"):
+        Path(f"{name}.py").write_text("raise SystemExit('not the one that is installed')")
     where, has = [], {}
 
     def runner(tasks, on_start):
         for report in on_ray(make_standin, Pool(2))(tasks, on_start):
-            where.extend(place.glob("vadprep-*/session_*"))
+            where.extend(place.glob("vadprep.*/session_*"))
             has.update(ray.cluster_resources())
             yield report
 
@@ -78,8 +82,53 @@ def test_ray_gives_the_bytes_of_one_process_in_a_session_that_leaves_nothing(
     assert where
     assert has["object_store_memory"] == 100 << 20 and has["CPU"] == 2
     assert not ray.is_initialized()
-    (place / "vadprep-00000000-4194304").rmdir()
+    (place / "vadprep.00000000.left").rmdir()
     place.rmdir()  # nothing else is left in it
+
+
+def starting(monkeypatch, call) -> dict:
+    """Options with which Ray is started; ``call`` is called instead of its start."""
+    seen = {}
+
+    def init(**options):
+        seen.update(options)
+        call()
+
+    monkeypatch.setattr(ray, "init", init)
+    return seen
+
+
+def test_a_start_that_fails_is_one_line_and_leaves_no_process(monkeypatch):
+    started = []
+
+    def fail():
+        started.append(subprocess.Popen(["sleep", "100"]))
+        raise Exception("the node\ntimed out")  # as Ray does
+
+    starting(monkeypatch, fail)
+    with pytest.raises(ClusterError) as caught:
+        list(on_ray(make_standin, Pool(2))([], print))
+    assert str(caught.value) == "Ray does not start here: the node; --workers 1 needs no Ray"
+    assert started[0].wait(timeout=5) == -signal.SIGKILL
+
+
+def test_a_start_that_hangs_is_ended(monkeypatch):
+    def hang():
+        if subprocess.run(["sleep", "100"]).returncode:
+            raise ConnectionError("Ray is gone")
+
+    starting(monkeypatch, hang)
+    monkeypatch.setattr(ray_runner, "START_SECONDS", 0.1)
+    with pytest.raises(ClusterError, match="Ray does not start here: Ray is gone"):
+        list(on_ray(make_standin, Pool(2))([], print))
+
+
+def test_without_shared_memory_ray_keeps_its_objects_in_the_session(monkeypatch):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/dev/shm" and access(path, mode))
+    seen = starting(monkeypatch, lambda: None)
+    list(on_ray(make_standin, Pool(2))([], print))
+    assert seen["_plasma_directory"] == seen["_temp_dir"]
 
 
 # ---------------------------------------------------------------- workers that die or fail
@@ -280,18 +329,25 @@ CLI = "from vadprep.cli.main import main; main()"
 
 
 @pytest.mark.slow
-def test_a_user_without_a_home_folder_can_run(tmp_path: Path) -> None:
-    """As in a container with another user id: Ray finds no place there for its token."""
-    (tmp_path / "videos").mkdir()
+def test_a_user_without_a_home_folder_can_run_under_uv(tmp_path: Path) -> None:
+    """As in a container with another user id: Ray finds no place there for its token.
+
+    Under uv, Ray would pack the working directory: it refuses a pyproject.toml above it.
+    """
+    (tmp_path / "pyproject.toml").touch()
+    work = tmp_path / "work"
+    (work / "videos").mkdir(parents=True)
     for name in ("a.mp4", "b.mp4"):
-        write_video(tmp_path / "videos" / name, 32)
+        write_video(work / "videos" / name, 32)
+    (work / "run").write_text('"$@"; exit $?')
     command = ["extract", "--videos", "videos", "--out", "f", "--weights", "random:0"]
     result = subprocess.run(
-        [sys.executable, "-c", CLI, *command, "--workers", "2"],
+        ["uv", "run", sys.executable, "-c", CLI, *command, "--workers", "2"],
+        executable="/bin/sh",
         env={**os.environ, "HOME": "/proc/none"},
-        cwd=tmp_path,
+        cwd=work,
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    assert sorted(open_features(tmp_path / "f")) == ["a.mp4", "b.mp4"]
+    assert sorted(open_features(work / "f")) == ["a.mp4", "b.mp4"]

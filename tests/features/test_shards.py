@@ -19,9 +19,7 @@ from vadprep.core.atomic import (
     REMEDIES,
     UNSYNCABLE,
     open_atomic,
-    remove_stale,
     sync_folder,
-    temporary_name,
 )
 from vadprep.core.errors import FeaturesError, OutputError, ShardError, Stopped
 from vadprep.features import shard as shards
@@ -193,20 +191,6 @@ def test_with_replace_off_the_first_writer_wins(tmp_path):
         stream.write(b"second")
     assert target.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [target]
-
-
-def test_only_temporary_files_of_dead_writers_here_are_removed(tmp_path):
-    mine = temporary_name(tmp_path / "a.h5")
-    dead = mine.with_name(mine.name.replace(f"-{os.getpid()}-", "-4194304-"))
-    elsewhere = tmp_path / "a.h5.tmp-another.host-4194304-0"
-    final = tmp_path / "a.h5"
-    for path in (mine, dead, elsewhere, final):
-        path.touch()
-    remove_stale(tmp_path)
-    remove_stale(tmp_path / "gone")
-    assert sorted(tmp_path.iterdir()) == sorted([mine, elsewhere, final])
-    remove_stale(tmp_path, with_own=True)
-    assert sorted(tmp_path.iterdir()) == sorted([elsewhere, final])
 
 
 def test_a_stop_just_when_the_file_is_made_leaves_none(tmp_path, monkeypatch):

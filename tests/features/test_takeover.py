@@ -46,12 +46,14 @@ def test_a_second_run_is_refused_before_it_touches_anything(tmp_path, monkeypatc
 
 def test_the_owner_removes_what_other_hosts_left_in_its_shards_alone(tmp_path):
     folder = StreamFolder.prepare(tmp_path / "f", SPEC, IDS, 2)
-    left = []
+    left, in_use = [], []
     for shard in range(2):
         folder.partial(shard).mkdir()
         left.append(folder.partial(shard) / "000000.h5.tmp-elsewhere-1-0")
         left.append(folder.shard(shard).with_name(f"{folder.shard(shard).name}.tmp-elsewhere-1-0"))
-        left.append(files.temporary_name(folder.partial(shard) / "000000.h5"))  # of a live process
+        name, file = files.create_temporary(folder.partial(shard) / "000000.h5")
+        left.append(name)
+        in_use.append(file)
     for path in left:
         path.touch()
     Extraction([folder], MANIFEST, tmp_path, Share(1, 2)).recover()
@@ -59,6 +61,8 @@ def test_the_owner_removes_what_other_hosts_left_in_its_shards_alone(tmp_path):
     with locked_extraction([folder], MANIFEST, tmp_path, Share(1, 2)) as driver:
         driver.recover()
     assert [path.exists() for path in left] == [True, True, True, False, False, True]
+    for file in in_use:
+        file.close()
 
 
 SUSPENDED = f"""

@@ -1,16 +1,22 @@
 """Files that appear whole or not at all, and errors of the disk in one line.
 
-A file is written under ``NAME.tmp-<host>-<pid>-<n>`` in the same folder, flushed, and renamed.
+A file is written under ``NAME.tmp-<host>-<pid>-<n>`` in the same folder, flushed, and renamed. Its
+writer holds a lock on it (``flock``). So what a kill left is known by its lack of a lock, even
+where another process has the number of the writer, as after a restart or in a container.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import json
 import os
+import secrets
 import shutil
 import socket
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +24,10 @@ from typing import Any, BinaryIO
 
 from vadprep.core.errors import OutputError
 
-_COUNTER = itertools.count()
+_COUNTER = itertools.count(secrets.randbits(24))  # of another host of this name they differ
+_TRIES = 20
+_cleared: set[Path] = set()
+"""Folders in which this process has looked for what a kill left."""
 
 REMEDIES = {
     errno.ENOENT: "choose another folder",
@@ -50,17 +59,54 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {reason}; {remedy}") from error
 
 
+def create_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """A new temporary file beside ``path``, locked until it is closed: its name, and the file.
+
+    The first one in a folder removes those there that killed processes have left. Raises
+    OutputError when the disk refuses.
+    """
+    if path.parent not in _cleared:
+        _cleared.add(path.parent)
+        with suppress(OSError, OutputError):  # it is no fault of this file
+            remove_stale(path.parent)
+    with disk_errors(path):
+        for _ in range(_TRIES):
+            temporary = temporary_name(path)
+            try:
+                stream = open(temporary, "x+b")
+            except FileExistsError:  # of another host of this name
+                continue
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+            if _lock(stream.fileno()):
+                return temporary, stream
+            stream.close()
+        raise FileExistsError(errno.EEXIST, "no new name")
+
+
+def _lock(descriptor: int) -> bool:
+    """Mark an open temporary file or folder as in use. False if another process removes it."""
+    with suppress(OSError):  # a file system without locks: the number of the process has to do
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return os.fstat(descriptor).st_nlink > 0
+
+
 @contextmanager
 def open_atomic(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes ``path`` when the block ends without an exception.
 
     With ``replace=False`` an existing ``path`` wins: it stays, and FileExistsError is raised.
     Raises OutputError when the disk refuses. The temporary file never stays behind, except
-    after a kill.
+    after a kill; then the next process that writes in this folder removes it.
     """
-    temporary = temporary_name(path)
+    temporary, stream = create_temporary(path)
     try:
-        with disk_errors(path), open(temporary, "x+b") as stream:
+        with disk_errors(path):
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -72,10 +118,62 @@ def open_atomic(path: Path, replace: bool = True) -> Iterator[BinaryIO]:
                     raise FileExistsError(path) from None
         with disk_errors(path):
             os.replace(temporary, path)
+    finally:
+        with suppress(OSError):  # the first error counts; the next process removes the file
+            stream.close()
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def open_atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that replaces ``path`` when the block ends without an exception.
+
+    Raises OutputError when the disk refuses.
+    """
+    folder = temporary_name(path)
+    with disk_errors(path):
+        folder.mkdir()
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield folder
+        with disk_errors(path):
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(folder, path)
         sync_folder(path.parent)
     finally:
-        with suppress(OSError):  # the first error counts; the next run removes the file
-            temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def temporary_folder(longest: int | None = None) -> Iterator[Path]:
+    """A new folder below ``$TMPDIR`` for the time of the block; below ``/tmp`` where the name of
+    the former has more than ``longest`` characters.
+
+    Those that killed processes of this host have left are removed. Raises OutputError when there
+    is no place for it.
+    """
+    try:
+        parent = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise OutputError(f"{error.strerror}: set TMPDIR to a folder that can be written") from None
+    place = Path(parent if longest is None or len(parent) <= longest else "/tmp")
+    stem = f"vadprep.{zlib.crc32(socket.gethostname().encode()):08x}."  # short, for Ray's sockets
+    for name in names_in(place):
+        if name.startswith(stem) and _has_ended(place / name):
+            shutil.rmtree(place / name, ignore_errors=True)
+    with disk_errors(place):
+        folder = Path(tempfile.mkdtemp(prefix=stem, dir=place))
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -114,16 +212,33 @@ def remove_stale(
     for name in names_in(folder):
         final, mark, writer = name.rpartition(".tmp-")
         host, _, rest = writer.partition(f"{socket.gethostname()}-")
-        process = rest.partition("-")[0]
-        is_here = not host and process.isdecimal()
-        is_own = with_own and is_here and int(process) == os.getpid()
-        if mark and (is_own or (not is_alive(int(process)) if is_here else is_ours(final))):
-            path = folder / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-                continue
+        process, path = rest.partition("-")[0], folder / name
+        if mark and not host and process.isdecimal():
+            has_ended = _has_ended(path)
+            is_left = not is_alive(int(process)) if has_ended is None else has_ended
+            is_left = is_left or (with_own and int(process) == os.getpid())
+        else:
+            is_left = bool(mark) and is_ours(final)
+        if is_left and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif is_left:
             with disk_errors(path):
                 path.unlink(missing_ok=True)
+
+
+def _has_ended(path: Path) -> bool | None:
+    """True when nobody has the lock on a temporary file or folder; None if that cannot be seen."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def names_in(folder: Path) -> list[str]:

@@ -71,6 +71,10 @@ where a file may be called ``numbers.py``. ``python -m`` would."""
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a Python child process that imports this very package."""
-    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    """The environment of a Python child process that imports this very package.
+
+    A blank part of PYTHONPATH (``:/lib``) would be the working directory, and is left out.
+    """
+    paths = [str(Path(__file__).resolve().parents[2])]
+    paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

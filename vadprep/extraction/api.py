@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.atomic import temporary_folder
 from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.presets import DATASET_PRESETS
 from vadprep.core.records import Task, Video
@@ -177,8 +177,8 @@ def extract_video(
     if not source.exists():
         raise DecodeError(f"{source}: no such file or folder", "missing")
     specs = {spec.stream: spec for spec in plan.specs}
-    with tempfile.TemporaryDirectory(prefix="vadprep-") as folder:
-        targets = {stream: Path(folder, f"{stream}.h5") for stream in specs}
+    with temporary_folder() as folder:
+        targets = {stream: folder / f"{stream}.h5" for stream in specs}
         video = Video(source.name, source.name, fps=fps)
         report = make_extractor(plan)(Task(video, targets, source))
         if report.status == FAILED:

@@ -12,13 +12,9 @@ import ctypes
 import logging
 import os
 import secrets
-import shutil
 import signal
-import socket
-import tempfile
 import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,12 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
+from ray._private import ray_constants
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vadprep.backbones.backbone import free_device_memory
-from vadprep.core.atomic import disk_errors, is_alive
+from vadprep.core.atomic import temporary_folder
 from vadprep.core.errors import ClusterError, VadprepError
 from vadprep.core.records import Report, Task
 from vadprep.core.resources import free_memory, worker_cores
@@ -55,11 +54,13 @@ OBJECT_STORE_BYTES = 100 << 20
 ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a FutureWarning without GPUs
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under uv run, else Ray packs the working directory
 }
 
-LONGEST_TEMP = 18
-"""Characters of the folder for temporary files: Ray's sockets are 89 more, of 107 allowed."""
+LONGEST_TEMP = 17
+"""Characters of the folder for temporary files: Ray's sockets are 90 more, of 107 allowed."""
+
+START_SECONDS = 120.0
+"""What Ray may take for its start on this machine. It takes 2 to 10 s."""
 
 PR_SET_PDEATHSIG = 1
 """From <sys/prctl.h>: the signal that the kernel sends a process when its parent dies."""
@@ -338,26 +339,34 @@ def _nodes() -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def _session(pool: Pool) -> Iterator[None]:
-    """A Ray session of our own, ended with the block, or a cluster, which is left then."""
+    """A Ray session of our own, ended with the block, or a cluster, which is left then.
+
+    Raises ClusterError when Ray does not start or no cluster can be joined.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    options: dict[str, Any] = {}
+    # Under uv run, Ray would pack the working directory for its workers.
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    # As for Ray's clients, workers do not look into the working directory for modules.
+    options: dict[str, Any] = {"job_config": JobConfig(_client_job=True)}
+    is_local = pool.address == "local"
     with ExitStack() as resources:
-        if pool.address == "local":
-            folder = _session_folder()
-            resources.callback(shutil.rmtree, folder, ignore_errors=True)
+        if is_local:
+            folder = resources.enter_context(temporary_folder(LONGEST_TEMP))
             if not os.access(os.path.expanduser("~"), os.W_OK):  # where Ray keeps its token
                 # It stays: Ray reads it once in a process.
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            options = {  # what only a session that starts here can choose
+            options |= {  # what only a session that starts here can choose
                 "num_cpus": pool.workers,
                 "num_gpus": pool.workers * pool.gpus_each,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "include_dashboard": False,
                 "_temp_dir": str(folder),
             }
+            if not os.access("/dev/shm", os.W_OK):
+                options["_plasma_directory"] = str(folder)
         resources.callback(ray.shutdown)
-        with _held_signals():
+        with _held_signals(), _bounded_start(is_local):
             try:
                 ray.init(
                     address=pool.address,
@@ -365,29 +374,36 @@ def _session(pool: Pool) -> Iterator[None]:
                     log_to_driver=False,
                     **options,
                 )
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                if pool.address == "local":
-                    raise
-                reason = str(error).strip().splitlines()[0]
-                raise ClusterError(
-                    f"--address {pool.address}: no cluster could be joined: {reason}"
-                ) from error
+            except Exception as error:  # Ray raises whatever it meets
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                where, remedy = f"--address {pool.address}: no cluster could be joined", ""
+                if is_local:
+                    where, remedy = "Ray does not start here", "; --workers 1 needs no Ray"
+                raise ClusterError(f"{where}: {lines[0]}{remedy}") from error
         yield
 
 
-def _session_folder() -> Path:
-    """A new folder for Ray's files; those that killed runs of this host left are removed."""
-    parent = tempfile.gettempdir()
-    host = zlib.crc32(socket.gethostname().encode())  # short, as the path has to be
-    stem = Path(parent if len(parent) <= LONGEST_TEMP else "/tmp", f"vadprep-{host:08x}-")
-    folder = Path(f"{stem}{os.getpid()}")
-    for left in stem.parent.glob(f"{stem.name}*"):
-        process = left.name.removeprefix(stem.name)
-        if left == folder or (process.isdecimal() and not is_alive(int(process))):
-            shutil.rmtree(left, ignore_errors=True)
-    with disk_errors(folder):
-        folder.mkdir(mode=0o700)
-    return folder
+@contextmanager
+def _bounded_start(is_local: bool) -> Iterator[None]:
+    """End the processes that Ray starts in the block when it fails or takes START_SECONDS: then it
+    fails, for it cannot reach them."""
+    before = set(psutil.Process().children(recursive=True))
+
+    def end() -> None:
+        for process in set(psutil.Process().children(recursive=True)) - before:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    clock = threading.Timer(START_SECONDS, end)
+    try:
+        if is_local:
+            clock.start()
+        yield
+    except ClusterError:
+        end()
+        raise
+    finally:
+        clock.cancel()
 
 
 @contextmanager

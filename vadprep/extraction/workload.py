@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import vadprep
-from vadprep.core.atomic import disk_errors, temporary_name
+from vadprep.core.atomic import create_temporary, disk_errors, temporary_name
 from vadprep.core.errors import ClusterError
 from vadprep.core.records import SKIPPED, Report, Task
 from vadprep.data import size_of
@@ -59,7 +59,7 @@ class NodeCheck:
         probe = temporary_name(there / "probe")
         with disk_errors(there):
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -70,12 +70,11 @@ def node_check(tasks: Sequence[Task], out: Path) -> Iterator[NodeCheck]:
     """
     sample = tasks[:: max(1, len(tasks) // SAMPLE)][:SAMPLE]
     sources = tuple((task.source, size_of(task.source)) for task in sample if task.source)
-    token = temporary_name(out / "token")
+    token, file = create_temporary(out / "token")
     try:
-        with disk_errors(token):
-            token.touch()
         yield NodeCheck(vadprep.__version__, sources, token)
     finally:
+        file.close()
         token.unlink(missing_ok=True)
 
 

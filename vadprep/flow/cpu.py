@@ -34,6 +34,7 @@ from llvmlite import binding
 from numba import f4
 from numpy.typing import NDArray
 
+from vadprep.core.atomic import temporary_folder
 from vadprep.core.resources import INSTALLED_ONLY, cache_folder, child_environment
 from vadprep.flow.compute import TVL1, bilinear_axis
 
@@ -89,8 +90,7 @@ def loops() -> ModuleType:
                 folder,
                 error.strerror,
             )
-            temporary = tempfile.TemporaryDirectory(prefix="vadprep-")
-            folder = Path(resources.enter_context(temporary))
+            folder = resources.enter_context(temporary_folder())
         done = folder / "done"
         if not done.exists():
             program = f"from vadprep.flow.cpu import import_loops; import_loops({str(folder)!r})"

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -313,24 +311,16 @@ def _write_hdf5(path: Path, video_id: str) -> Iterator[Append]:
 @contextmanager
 def _write_jpegs(path: Path, video_id: str) -> Iterator[Append]:
     """As ``_write_hdf5``, but a folder of JPEGs."""
-    folder, count = atomic.temporary_name(path), 0
-    with atomic.disk_errors(path):
-        folder.mkdir()
+    count = 0
+    with atomic.open_atomic_folder(path) as folder:  # it replaces that of a run that was killed
 
-    def append(planes: Planes) -> None:
-        nonlocal count
-        with atomic.disk_errors(path):
-            for image in planes:
-                count += 1
-                for axis, plane in zip("xy", (image[..., 0], image[..., 1]), strict=True):
-                    picture = Image.fromarray(np.ascontiguousarray(plane))
-                    picture.save(_jpeg(folder, axis, count), quality=JPEG_QUALITY)
+        def append(planes: Planes) -> None:
+            nonlocal count
+            with atomic.disk_errors(path):
+                for image in planes:
+                    count += 1
+                    for axis, plane in zip("xy", (image[..., 0], image[..., 1]), strict=True):
+                        picture = Image.fromarray(np.ascontiguousarray(plane))
+                        picture.save(_jpeg(folder, axis, count), quality=JPEG_QUALITY)
 
-    try:
         yield append
-        with atomic.disk_errors(path):
-            shutil.rmtree(path, ignore_errors=True)  # of a run that was killed before its features
-            os.replace(folder, path)
-        atomic.sync_folder(path.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
