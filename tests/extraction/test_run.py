@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from vadprep.core import atomic as files
 from vadprep.core.errors import OutputError, Stopped
 from vadprep.core.records import SKIPPED, Report, Task, Video
 from vadprep.core.signals import check_stop, stop_on_signals
-from vadprep.data import Manifest
+from vadprep.data import Manifest, SourceIndex, fingerprint
 from vadprep.extraction.run import Extraction, in_process, locked_extraction
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
@@ -104,10 +105,6 @@ def test_a_run_ends_in_final_shards_with_the_failure_and_nothing_else(undisturbe
 def test_running_it_again_does_nothing(undisturbed):
     manifest, root, folder = undisturbed
     before = {each: (folder.path / each).read_bytes() for each in tree(folder.path)}
-
-    def never(task: Task) -> Report:
-        raise AssertionError(task)
-
     drive(folder.path, manifest, root, never)
     assert {each: (folder.path / each).read_bytes() for each in tree(folder.path)} == before
 
@@ -220,6 +217,86 @@ def test_what_a_stop_left_of_our_own_files_is_swept(tmp_path):
     with pytest.raises(Stopped):
         extraction.run(stopped)
     assert [path.exists() for path in (*left, elsewhere)] == [False, False, True]
+
+
+# ---------------------------------------------------------------- files that were replaced
+
+
+def reading_worker(task: Task) -> Report:
+    """Commits features that depend on the file, and says which file it was."""
+    video = stored_video(task.video.video_id, num_clips=3 + task.source.stat().st_size)
+    with Draft(task.targets["rgb"], SPEC) as draft:
+        for row in features_of(video):
+            draft.append(row[None])
+        about = {name: video.attributes[name] for name in ("num_frames", "fps_source")}
+        about |= {**task.video.attributes, **fingerprint(task.source)}
+        draft.commit(about, video.spans)
+    return Report(task.video.video_id, DONE, checksums={"rgb": draft.checksum})
+
+
+def never(task: Task) -> Report:
+    raise AssertionError(task)
+
+
+@pytest.fixture
+def replaced(tmp_path):
+    """Of ten videos in shards of three, one in a final shard has another file now."""
+    ids = [f"v{n}" for n in range(10)]
+    manifest, root = make_root(tmp_path / "videos", ids)
+    folder = drive(tmp_path / "f", manifest, root, reading_worker)
+    time.sleep(0.01)  # clocks of file systems tick some hundred times a second
+    os.utime(root / "v2")  # changed, but not another file
+    (root / "v4").write_bytes(b"another")
+    os.utime(root / "v4", (0, 0))  # as by cp -p
+    return manifest, root, folder
+
+
+def test_a_file_that_was_replaced_is_named_and_its_features_stay(replaced, caplog):
+    manifest, root, folder = replaced
+    before = content(folder.path)
+    drive(folder.path, manifest, root, never)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("1 of the videos were replaced") and "made: 'v4': the" in warning
+    assert "--retry-failed" in warning
+    assert content(folder.path) == before
+    (problem,) = verify_stream(folder, SourceIndex(root)).problems
+    assert "v4 is not the file" in problem and "it has 7 bytes, not 1" in problem
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_file_that_was_replaced_is_done_again_with_retry_failed(replaced, caplog, is_killed):
+    manifest, root, folder = replaced
+    before, done = content(folder.path), []
+
+    def worker(task: Task) -> Report:
+        done.append(task.video.video_id)
+        report = reading_worker(task)
+        if is_killed:
+            raise MemoryError("as good as a kill: its file is there, its row is not")
+        return report
+
+    with pytest.raises(MemoryError) if is_killed else nullcontext():
+        drive(folder.path, manifest, root, worker, retry=True)
+    drive(folder.path, manifest, root, never)
+    drive(folder.path, manifest, root, never, retry=True)
+    assert done == ["v4"] and not caplog.records
+    after = content(folder.path)
+    assert {each for each in after if after[each] != before[each]} == {"v4"}
+    assert verify_stream(folder, SourceIndex(root)).problems == ()
+
+
+def test_verify_compares_the_content_of_each_file(replaced):
+    _, root, folder = replaced
+    (root / "v4").write_bytes(b"y")
+    (root / "v5").unlink()
+    (root / "v6").unlink()
+    os.mkfifo(root / "v6")
+    assert verify_stream(folder).problems == ()
+    found = verify_stream(folder, SourceIndex(root)).problems
+    assert len(found) == 3
+    assert "'v4'" in found[0] and "its content differs; extract it into another --out" in found[0]
+    assert "neither v5 nor another v5 is under" in found[1]
+    assert "it has 0 bytes, not 1" in found[2]
 
 
 def test_a_shard_of_more_videos_than_may_be_open_becomes_final(tmp_path):

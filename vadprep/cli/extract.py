@@ -32,6 +32,7 @@ CROPS_HELP = "Number of crops per clip: 1, 5 or 10. Default: that of the preset.
 PRECISION = click.Choice(PRECISIONS)
 PRECISION_HELP = "Arithmetic of the network. Default: fp32 on the CPU, tf32 on a GPU."
 SET_HELP = "A field of the spec, such as tail=drop; see vadprep presets NAME. Repeatable."
+RETRY_HELP = "Extract again the videos that failed, and those whose file was replaced."
 FORMAT = click.Choice(["hdf5", "jpeg"])
 FORMAT_HELP = "Format of the saved flow. Default: hdf5."
 ADDRESS_HELP = "Address of a Ray cluster to join."
@@ -56,7 +57,7 @@ DAMAGE_HELP = (
 @click.option("--crops", type=CROPS, help=CROPS_HELP)
 @click.option("--gpus", type=COUNT, help="Number of GPUs, with one worker on each. Default: all.")
 @click.option("--workers", type=COUNT, help="Number of CPU workers. Default: one for each core.")
-@click.option("--retry-failed", is_flag=True, help="Extract the videos that failed again.")
+@click.option("--retry-failed", is_flag=True, help=RETRY_HELP)
 @click.option("--dry-run", is_flag=True, help="Print plan, size and time; extract nothing.")
 @advanced("--flow-weights", help=FLOW_WEIGHTS_HELP)
 @advanced("--precision", type=PRECISION, help=PRECISION_HELP)

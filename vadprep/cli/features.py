@@ -28,6 +28,7 @@ STAGES_HELP = "Print the seconds that each stage took."
 VIDEO_HELP = "Print only what happened to this video, and why."
 RANKS_HELP = "Print the ranks that have work left, for sbatch --array; nothing else."
 SIZE_HELP = "Videos in a shard. Default: as in the first folder."
+SOURCES_HELP = "Folder of the videos. Check that none was replaced since its features were made."
 WORLD_HELP = "Number of jobs for --missing-ranks. Default: that of the last run."
 
 
@@ -167,13 +168,14 @@ def status_json(status: Status) -> dict[str, Any]:
 
 @command("verify", example="vadprep verify features/xd")
 @click.argument("features", type=FEATURES)
-def verify(features: str) -> None:
+@click.option("--sources", type=FOLDER, help=SOURCES_HELP)
+def verify(features: str, sources: Path | None) -> None:
     """Read all features and check them for damage.
 
     Checks checksums, shapes, values and frame spans.
     """
     bad = 0
-    for result in vadprep.verify(features).values():
+    for result in vadprep.verify(features, sources).values():
         click.echo(
             f"{result.path}: {result.videos} videos, {result.clips} clips, "
             f"{size(result.bytes)} read, {len(result.problems)} problems"

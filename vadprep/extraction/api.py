@@ -71,7 +71,7 @@ def extract(
     :param rank: number of this run among those that share the folder, from 0
     :param world_size: how many they are; rank R does every ``world_size``-th shard from R on
     :param shard_size: videos in a shard, when the folder is new
-    :param retry_failed: do the videos that failed once more
+    :param retry_failed: do again the videos that failed, and those whose file was replaced
     :param max_damage: share of a video's frames, 0 to 1, that may be repaired or missing
     :param stall_seconds: a decoder that gives no frame for so long is ended, and the other tried
     :param save_flow: folder in which to keep the quantised flow

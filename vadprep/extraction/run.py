@@ -8,6 +8,7 @@ recovers: the files say what is done, whatever a kill left.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import socket
@@ -35,6 +36,8 @@ from vadprep.features.lease import Lease, leased
 from vadprep.features.writer import Share, StreamWriter
 from vadprep.flow import SavedFlow
 
+_LOG = logging.getLogger(__name__)
+
 Worker = Callable[[Task], Report]
 OnStart = Callable[[Task], None]
 Runner = Callable[[Sequence[Task], OnStart], Generator[Report, None, None]]
@@ -42,6 +45,8 @@ Runner = Callable[[Sequence[Task], OnStart], Generator[Report, None, None]]
 
 SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord", "numba", "triton")
 """Packages whose version could change a number."""
+MOST_NAMED = 5
+"""Videos that a warning names."""
 NO_VERSION = "not installed under this name"
 """Of a package that is not installed: of decord and decord2 there is one."""
 
@@ -154,12 +159,25 @@ class Extraction:
         """What is left to do, the longest video first.
 
         Work is frames where the manifest has those of all videos, else bytes. Raises
-        ManifestError for a video that is not where its path says, and twice elsewhere.
+        ManifestError for a video that is not where its path says, and twice elsewhere. Without
+        ``retry_failed``, done videos whose file was replaced are named in a warning.
         """
         ids = [video.video_id for video in self.manifest.videos]
+        index, tasks, replaced = SourceIndex(self.root), [], []
+        for video in self.manifest.videos:
+            with suppress(DecodeError, ManifestError):
+                source = index.find(video)
+                if any([each.is_replaced(video.video_id, source) for each in self.streams]):
+                    replaced.append(video.video_id)
+        if replaced and not retry_failed:
+            more = ", ..." if len(replaced) > MOST_NAMED else ""
+            _LOG.warning(
+                "%d of the videos were replaced since their features were made: %s%s: the features "
+                "stay; extract --retry-failed makes them again",
+                *(len(replaced), ", ".join(map(repr, replaced[:MOST_NAMED])), more),
+            )
         for stream in self.streams:
-            stream.lacking(ids, retry_failed)
-        index, tasks = SourceIndex(self.root), []
+            stream.lacking(ids, retry_failed, set(replaced))
         for video in self.manifest.videos:
             targets = {}
             for stream in self._streams_of(video.video_id):

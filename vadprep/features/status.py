@@ -15,7 +15,9 @@ import numpy as np
 
 from vadprep.core.clips import check_spans
 from vadprep.core.errors import FeaturesError, ShardError, SpecError, VadprepError
+from vadprep.core.records import Video
 from vadprep.core.spec import UNKNOWN, Spec
+from vadprep.data import SourceIndex, fingerprint, size_of
 from vadprep.features.folder import StreamFolder, required_folders, similar_ids
 from vadprep.features.journal import Event, Row, last_events, read_rows
 from vadprep.features.lease import Run, running
@@ -198,16 +200,20 @@ class Verification:
     problems: tuple[str, ...]
 
 
-def verify(path: str | AnyPath) -> dict[str, Verification]:
+def verify(path: str | AnyPath, sources: str | Path | None = None) -> dict[str, Verification]:
     """Stream -> what was read and found wrong, of features in a folder or at a URL.
 
-    Raises FeaturesError when there are no features or a table is damaged.
+    With ``sources``, the folder of the videos, each video is compared with the size and SHA-256 of
+    the file that its features were made of. Raises FeaturesError when there are no features or a
+    table is damaged, and ManifestError when ``sources`` is no folder.
     """
-    return {name: verify_stream(each) for name, each in required_folders(path).items()}
+    index = SourceIndex(sources) if sources else None
+    return {name: verify_stream(each, index) for name, each in required_folders(path).items()}
 
 
-def verify_stream(folder: StreamFolder) -> Verification:
-    """Read everything: checksums, shapes, finite values, spans against frame counts.
+def verify_stream(folder: StreamFolder, sources: SourceIndex | None = None) -> Verification:
+    """Read everything: checksums, shapes, finite values, spans against frame counts; and the
+    videos below ``sources``.
 
     What is damaged is a problem, not an exception, and the rest is read none the less; only a
     damaged table (plan.csv, manifest-*.csv) raises FeaturesError.
@@ -222,16 +228,37 @@ def verify_stream(folder: StreamFolder) -> Verification:
                 raise FeaturesError("not extracted yet; run the same extract again")
             stored = folder.stored(video_id)
             _check(stored, rows[video_id], folder.spec, dim)
-        except (ShardError, SpecError) as error:  # names its file
-            problems[str(error)] = None
-        except (VadprepError, ValueError) as error:
-            problems[f"{folder.location(place)[0]}: {video_id!r}: {error}"] = None
-        else:
             if stored.is_done:
                 dim = dim or stored.shape[2]
                 videos, clips = videos + 1, clips + stored.shape[0]
                 size += math.prod(stored.shape) * np.dtype(stored.dtype).itemsize
+                if sources:
+                    _check_source(stored, sources)
+        except (ShardError, SpecError) as error:  # names its file
+            problems[str(error)] = None
+        except (VadprepError, ValueError) as error:
+            problems[f"{folder.location(place)[0]}: {video_id!r}: {error}"] = None
     return Verification(folder.path, videos, clips, size, tuple(problems))
+
+
+def _check_source(stored: StoredVideo, sources: SourceIndex) -> None:
+    """Raise FeaturesError when the file of a video is not the one that its features were made of,
+    DecodeError or ManifestError when it cannot be found."""
+    known = stored.attributes
+    if "source_sha256" not in known:
+        raise FeaturesError("the features do not say of what file they were made: imported")
+    path = sources.find(Video(stored.video_id, str(known.get("path", stored.video_id))))
+    remedy = "extract --retry-failed makes the features again"
+    if (size := size_of(path)) != known["source_bytes"]:
+        what = f"it has {size} bytes, not {known['source_bytes']}"
+    else:
+        try:
+            if fingerprint(path)["source_sha256"] == known["source_sha256"]:
+                return
+            what, remedy = "its content differs", "extract it into another --out"
+        except OSError as error:
+            what, remedy = f"it cannot be read: {error.strerror}", "check the file"
+    raise FeaturesError(f"{path} is not the file that the features were made of: {what}; {remedy}")
 
 
 def _check(stored: StoredVideo, row: Row, spec: Spec, dim: int | None) -> None:

@@ -10,12 +10,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from vadprep.core.atomic import disk_errors, is_temporary, make_folder, names_in, remove_stale
+from vadprep.core.errors import VadprepError
 from vadprep.core.records import SKIPPED, Report
+from vadprep.data import size_of
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Journal, Row, read_rows, row_of
 from vadprep.features.lease import Lease
@@ -93,23 +97,40 @@ class StreamWriter:
         is_final = self.folder.shard(shard).exists()
         for position in range(len(ids)) if is_final else sorted(fresh):
             row = self.rows.get(ids[position])
-            # A row that replaced a failure is lost when its file was removed.
-            if row is None or (not row.is_done and (position in fresh or self.journal.is_new)):
-                stored = self.folder.stored(ids[position])
-                if row is None or stored.is_done:
+            # A row that replaced another one is lost when its file was removed.
+            if row is None or position in fresh or (not row.is_done and self.journal.is_new):
+                found = row_of(self.folder.stored(ids[position]), shard)
+                if row is None or (found.is_done and found.checksum != row.checksum):
                     self.journal.event("committed", ids[position], shard=shard, recovered=True)
-                    self._add(row_of(stored, shard))
+                    self._add(found)
 
-    def lacking(self, video_ids: Iterable[str], retry_failed: bool) -> set[str]:
-        """Those of ``video_ids`` that this rank has to do: unfinished, or failed and retried."""
+    def is_replaced(self, video_id: str, source: Path) -> bool:
+        """True when a video of this rank is done and ``source``, its file, has another size now.
+
+        The sizes are compared where the file has changed since then by the clock of its disk.
+        """
+        row, place = self.rows.get(video_id), self.folder.plan.places[video_id]
+        if row is None or not row.is_done or place.shard not in self.share.owned(self.folder):
+            return False
+        with suppress(OSError, VadprepError):  # verify says what is wrong with a shard
+            if source.stat().st_ctime > row.time:
+                size = self.folder.stored(video_id, keep=True).attributes.get("source_bytes")
+                return size is not None and size != size_of(source)
+        return False
+
+    def lacking(
+        self, video_ids: Iterable[str], retry_failed: bool, replaced: Collection[str] = ()
+    ) -> set[str]:
+        """Those of ``video_ids`` that this rank has to do: unfinished, or failed or ``replaced``
+        and retried."""
         owned, final = self.share.owned(self.folder), self.folder.final_shards()
         partial = {n: self.folder.finished(n) for n in self.folder.partial_shards() - final}
         self.expected = set()
         for video_id in video_ids:
             place, row = self.folder.plan.places[video_id], self.rows.get(video_id)
             is_finished = place.shard in final or place.position in partial.get(place.shard, ())
-            is_retried = retry_failed and row is not None and not row.is_done
-            if place.shard in owned and (is_retried or not is_finished):
+            is_retried = video_id in replaced or (row is not None and not row.is_done)
+            if place.shard in owned and ((retry_failed and is_retried) or not is_finished):
                 self.expected.add(video_id)
         return self.expected
 
