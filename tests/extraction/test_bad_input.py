@@ -240,8 +240,8 @@ def test_odd_ids_are_kept_and_a_missing_file_fails_alone(videos, tmp_path):
 
 BAD_FILES = {
     "empty.mp4": "the file is empty",
-    "garbage.mp4": "it is no video of a format that is read",
-    "cut.mp4": "it is no video of a format that is read",
+    "garbage.mp4": "no video format was recognized",
+    "cut.mp4": "its index is missing (moov atom not found)",
     "sound.mp4": "no video stream",
     "hollow.avi": "no frame can be decoded",
     "short.mp4": "too short: 15 frames",

@@ -233,15 +233,15 @@ def sparse(path: Path, sound: bytes) -> None:
 
 # ---------------------------------------------------------------- the kinds
 
-UNREADABLE = "no video of a format that is read"
+UNREADABLE = "no video format was recognized"
 TEXT = "text, not a video"
 LOST = "more than 10% are lost"
 
 BAD: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
     "empty.mp4": (lambda path, sound: path.touch(), "the file is empty"),
     "noise.mp4": (noise, UNREADABLE),
-    "zeros.mp4": (sparse, UNREADABLE),
-    "zip.mp4": (zipped, UNREADABLE),
+    "zeros.mp4": (sparse, "it begins with zeros"),
+    "zip.mp4": (zipped, "it is an archive: unpack it"),
     "text.mp4": (text("Lorem ipsum dolor sit amet\n" * 99), TEXT),
     "error page.mp4": (text("<!DOCTYPE html><html><body>404 Not Found</body></html>"), TEXT),
     "one letter.mp4": (text("x"), TEXT),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from vadprep.video import expected_frames, length_note, open_frames
 from vadprep.video.decoders import DECODERS
 from vadprep.video.decoders.base import Decoder
 from vadprep.video.decoders.pyav import PyAVDecoder
+from vadprep.video.frame_stream import check_file
 
 X265 = ("-c:v", "libx265", "-x265-params", "log-level=none", "-preset", "ultrafast")
 VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8")
@@ -72,6 +75,8 @@ PIXELS = {
     "odd.avi": ("-c:v", "mpeg4", "-s", "61x45"),
     "odd mjpeg.avi": ("-c:v", "mjpeg", "-s", "61x45"),
     "h263.avi": ("-c:v", "h263", "-s", "128x96"),
+    "reordered.mxf": ("-c:v", "libx264"),  # times in the order of decoding
+    "reordered.wmv": ("-c:v", "libx264"),
 } | {
     f"{matrix} {levels}.mp4": (
         *X264, "-vf", f"scale=out_range={levels},setparams=colorspace={matrix}:range={levels}",
@@ -85,11 +90,14 @@ PIXELS = {
 def test_both_decoders_give_the_pixels_of_ffmpeg(tmp_path: Path, name: str) -> None:
     path = make(tmp_path / name, *PIXELS[name])
     expected = cli_frames(path)
-    np.testing.assert_array_equal(decoded(DECODERS["pyav"](path, None))[0], expected)
+    decoder = PyAVDecoder(path)
+    frames, _, lost = decoded(decoder)
+    np.testing.assert_array_equal(frames, expected)
+    assert (lost, decoder.num_concealed, decoder.notes) == (0, 0, [])
     try:
         found = decoded(DECODERS["decord"](path, None))[0]
-    except DecodeError:  # the video is left to PyAV; only transport streams are, when sound
-        assert path.suffix == ".ts"
+    except DecodeError:  # the video is left to PyAV
+        assert path.suffix in (".ts", ".wmv")
     else:
         np.testing.assert_array_equal(found, expected)
 
@@ -371,6 +379,82 @@ def test_flipped_bits_are_noticed_where_the_codec_can_tell(tmp_path: Path, name:
     sound = make(tmp_path / name, *options, frames=40, size="128x96")
     noticed, changed = share_noticed(sound, 12)
     assert changed and noticed >= least * changed
+
+
+def test_a_joint_of_two_transport_streams_is_no_damage(tmp_path: Path) -> None:
+    """Its reader takes the last packet before it for cut."""
+    sound = make(tmp_path / "a.ts", *X264)
+    path = tmp_path / "b.ts"
+    path.write_bytes(2 * sound.read_bytes())
+    decoder = PyAVDecoder(path)
+    frames, _, lost = decoded(decoder)
+    assert (len(frames), lost, decoder.num_concealed) == (24, 0, 0)
+
+
+def scrambled(content: bytes) -> bytes:
+    """A transport stream whose packets of pictures are encrypted."""
+    packets = [bytearray(content[start : start + 188]) for start in range(0, len(content), 188)]
+    for packet in packets:
+        if (packet[1] & 31, packet[2]) == (1, 0):
+            packet[3] |= 128
+            packet[4:] = bytes(184)
+    return b"".join(packets)
+
+
+MP4 = "its index is missing (moov atom not found): a recording or download was cut off; repair it"
+SERVER = "text, not a video; a web page or an answer of a server: download the video again"
+NO_VIDEOS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty.mp4": (lambda sound: b"", "the file is empty"),
+    "cut.mp4": (lambda sound: sound[: len(sound) // 2], MP4),
+    "begun.mp4": (lambda sound: sound[:20], MP4),
+    "preallocated.mp4": (lambda sound: sound[:100] + bytes(9000), MP4),
+    "page.mp4": (lambda sound: b"\xef\xbb\xbf<html>" + "Schlüssel".encode() * 9, SERVER),
+    "json.mp4": (lambda sound: b'{"error": "quota"}', SERVER),
+    "xml.mp4": (lambda sound: b'<?xml version="1.0"?><Code>AccessDenied</Code>', SERVER),
+    "pointer.mp4": (lambda sound: b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    "list.mp4": (lambda sound: b"#EXTM3U\na.ts\n", "playlists are not followed"),
+    "zeros.mp4": (lambda sound: bytes(9000), "it begins with zeros: a download or copy"),
+    "a.zip.mp4": (lambda sound: b"PK\x03\x04" + sound, "it is an archive: unpack it"),
+    "a.gz.mp4": (gzip.compress, "it is an archive: unpack it"),
+    "noise.mp4": (lambda sound: b"%PDF" + 99 * b"\xff\xfe", "no video format was recognized"),
+    "codec.mp4": (lambda sound: sound.replace(b"avc1", b"zzzz"), "no decoder for its codec"),
+    "encrypted.mp4": (
+        lambda sound: re.sub(b"mdat.{200}", b"mdat" + bytes(200), sound, flags=re.S) + b"senc",
+        "no frame can be decoded: it is encrypted: decrypt it",
+    ),
+    "broken.mp4": (
+        lambda sound: re.sub(b"mdat.{200}", b"mdat" + bytes(200), sound, flags=re.S),
+        "no frame can be decoded: it is damaged, cut off, or encrypted",
+    ),
+}  # fmt: skip
+"""File -> how it is made of a sound one, and words of the reason."""
+
+
+def reason(path: Path) -> str:
+    with pytest.raises(DecodeError) as caught:
+        check_file(path)
+        PyAVDecoder(path)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def sound_mp4(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return make(tmp_path_factory.mktemp("sound") / "a.mp4", *X264, frames=1).read_bytes()
+
+
+@pytest.mark.parametrize("name", NO_VIDEOS)
+def test_the_reason_names_cause_and_remedy(tmp_path: Path, name: str, sound_mp4: bytes) -> None:
+    change, words = NO_VIDEOS[name]
+    (tmp_path / name).write_bytes(change(sound_mp4))
+    assert words in reason(tmp_path / name)
+
+
+def test_the_reason_names_encryption_and_formats_that_are_not_read(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.ts", *X264)
+    path.write_bytes(scrambled(path.read_bytes()))
+    assert "it is encrypted: decrypt it, or export it" in reason(path)
+    image = make(tmp_path / "a.png", frames=1)
+    assert "its format is not read (FFmpeg calls it png_pipe): convert it" in reason(image)
 
 
 def test_a_frame_of_h265_that_does_not_come_is_counted(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ shared is anonymous (pipes and memfd), so that no kill leaves anything behind.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import select
@@ -59,7 +60,7 @@ def open_frames(
         if fps is None or fps <= 0:
             raise ValueError(f"{path} is a folder of frames: {fps = }, expected its frame rate")
     else:
-        _check_file(path)
+        check_file(path)
     program = "from vadprep.video.decoder_process import main; main(*sys.argv[1:])"
     command = [sys.executable, "-c", INSTALLED_ONLY + program, decoder, str(path), str(fps or "")]
     return FrameStream(path, decoder, command, stall_seconds)
@@ -72,7 +73,7 @@ def count_frames(path: Path) -> int:
         return sum(len(block) for block in stream)
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Raise DecodeError for a file that no decoder needs to see, or that none may see.
 
     Text is refused: a playlist makes FFmpeg open the files and addresses that it names.
@@ -88,9 +89,19 @@ def _check_file(path: Path) -> None:
         raise DecodeError(f"{path}: cannot be read: {error.strerror}") from None
     if not head:
         raise DecodeError(f"{path}: the file is empty", kind="empty")
-    is_text = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
-    if is_text and not head.startswith(b"YUV4MPEG2 "):
-        raise DecodeError(f"{path}: text, not a video; playlists are not followed")
+    try:  # the last letter may be cut
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError:
+        return
+    if all(letter.isprintable() or letter in "\t\n\r" for letter in text):
+        if text.startswith("YUV4MPEG2 "):
+            return
+        what = "playlists are not followed"
+        if text.startswith("version https://git-lfs"):
+            what = "a pointer of Git LFS: run git lfs pull"
+        elif text.lstrip().startswith(("<", "{")):
+            what = "a web page or an answer of a server: download the video again"
+        raise DecodeError(f"{path}: text, not a video; {what}")
 
 
 def _folder_decoder(folder: Path) -> str:

@@ -9,9 +9,10 @@ length; raw frames under a header with other dimensions.
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from array import array
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,24 @@ ONE_FRAME_A_PACKET = ("h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "pror
 """Codecs whose packets with a time stamp each give a frame, if none is lost. Others have packets
 of hidden frames."""
 
+TELLING_CODECS = ("h264", "mpeg2video")
+"""Codecs whose decoder reports a picture that is not whole. Then it does not count that the reader
+of a transport stream takes a packet for cut: the last one before a joint of recordings is not."""
+
 MAX_READ_ERRORS = 100  # of the container's reader in a row: then the rest is given up
 RAW_FPS = Fraction(25)  # of an elementary stream that states no frame rate, like MJPEG
+
+TS_BYTES = 188
+"""Of a packet of a transport stream, whose fourth byte says whether it is scrambled."""
+
+END_BYTES = 1 << 20
+"""Of each end of a file that are looked at where it cannot be read."""
+
+ARCHIVES = (b"PK\x03\x04", b"Rar!", b"7z\xbc\xaf", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ")
+"""Their first bytes."""
+
+MP4_BOXES = (b"ftyp", b"mdat", b"moov", b"wide", b"free", b"skip", b"styp")
+"""One of them is the first of a file."""
 
 GUESSED_LENGTHS = ("avi", "mpegts", "mpeg")
 """Containers that state no length: FFmpeg guesses it from the size or the last time stamps."""
@@ -59,10 +76,13 @@ def _open(path: Path) -> tuple[Any, Any]:
     """PyAV's container of a file, and its video stream."""
     import av
 
+    av.logging.set_level(av.logging.WARNING)
+    av.logging.set_skip_repeated(False)  # each of them counts
     try:
-        file = av.open(str(path), options=FFMPEG_OPTIONS, metadata_errors="replace")
+        with av.logging.Capture(local=False) as messages:
+            file = av.open(str(path), options=FFMPEG_OPTIONS, metadata_errors="replace")
     except av.error.FFmpegError as error:
-        raise DecodeError(f"{path}: {_cause(error)}") from None
+        raise DecodeError(f"{path}: {_cause(path, error, messages)}") from None
     stream: Any = file.streams.best("video")
     if stream is None:
         raise DecodeError(f"{path}: it has no video stream", kind="no-video")
@@ -74,18 +94,45 @@ def _open(path: Path) -> tuple[Any, Any]:
     return file, stream
 
 
-def _cause(error: Any) -> str:
-    """Why a file could not be opened, and what to do."""
-    words = error.log[2].strip() if error.log else str(error.strerror)
-    if "moov atom not found" in words:
-        return (
-            "its index is missing (moov atom not found), as when a recording was cut off: "
-            "repair it, for example with untrunc, or record it again"
-        )
+def _cause(path: Path, error: Any, messages: Sequence[tuple[int, str, str]]) -> str:
+    """Why a file could not be opened, and what to do. ``messages`` are those of FFmpeg."""
+    head = _ends(path)[:64]
+    if not head.strip(b"\0"):
+        return "it begins with zeros: a download or copy of it did not end; make it again"
+    if head.startswith(ARCHIVES):
+        return "it is an archive: unpack it"
+    for _, name, words in messages:
+        if "moov atom not found" in words and head[4:8] in MP4_BOXES:
+            return (
+                "its index is missing (moov atom not found): a recording or download was cut off; "
+                "repair it, for example with untrunc, or make it again"
+            )
+        if "not on whitelist" in words:
+            return f"its format is not read (FFmpeg calls it {name}): convert it with ffmpeg"
     return (
-        f"it is no video of a format that is read, or its header is damaged or encrypted "
-        f"({words}): check that it plays, or convert it with ffmpeg"
+        "no video format was recognized: the file is damaged, cut off or encrypted "
+        f"(FFmpeg: {error.strerror}); check that it plays, or make it again"
     )
+
+
+def _ends(path: Path) -> bytes:
+    """The first and the last bytes of a file; empty where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(END_BYTES)
+            file.seek(max(len(head), file.seek(0, os.SEEK_END) - END_BYTES))
+            return head + file.read()
+    except OSError:
+        return b""
+
+
+def _is_encrypted(path: Path, container: str) -> bool:
+    """True where boxes of an MP4 or most packets of a transport stream say so."""
+    content = _ends(path)
+    if container == "mpegts":
+        marks = [content[place + 3] >> 6 for place in range(0, len(content) - 3, TS_BYTES)]
+        return sum(map(bool, marks)) > len(marks) / 2
+    return "mp4" in container and any(box in content for box in (b"encv", b"senc", b"sinf"))
 
 
 def _packets(file: Any, stream: Any) -> Iterator[Any]:
@@ -178,14 +225,17 @@ class PyAVDecoder(Decoder):
         self._pending = 0  # packets put in for which no frame has come out
         self._delay = 0  # the most packets that were pending before the first error
         self._broken = False  # there has been an error
+        self._is_coded_order = False  # time stamps count packets
         self._num_marked = self._num_suspect = 0  # corrupt frames; packets with a sign of damage
         self._file, self._stream = _open(path)
         self.container = str(self._file.format.name)  # FFmpeg's name of the container
         self._decoded = self._decode()
         first = next(self._decoded, None)
         if first is None:
-            message = f"{path}: no frame can be decoded: it is damaged, or encrypted"
-            raise DecodeError(message, kind="damaged")
+            why = "it is damaged, cut off, or encrypted"
+            if _is_encrypted(path, self.container):
+                why = "it is encrypted: decrypt it, or export it without protection"
+            raise DecodeError(f"{path}: no frame can be decoded: {why}", kind="damaged")
         check_size(path, first.width, first.height)
         self._first, self._convert = first, _Converter(first)
         self._size = self._convert.size
@@ -244,6 +294,10 @@ class PyAVDecoder(Decoder):
                     if start is not None:
                         shown.extend((start * unit, (packet.duration or 0) * unit))
         pairs = np.frombuffer(shown).reshape(-1, 2)
+        # Some writers give times in the order of decoding, as AVI has them: where frames are
+        # reordered, true times would go back and forth.
+        is_sorted = bool((np.diff(pairs[:, 0]) > 0).all())
+        self._is_coded_order = is_sorted and bool(self._stream.codec_context.has_b_frames)
         return timeline_of(pairs, fps, slots=self.container == "avi")
 
     def _header_seconds(self) -> float | None:
@@ -304,7 +358,8 @@ class PyAVDecoder(Decoder):
     def _place(self, frame: Any, index: int) -> int:
         """Place of a frame on the timeline; ``index`` is that of the next one announced."""
         stamps = self.timeline.stamps
-        if frame.pts is None or not len(stamps) or (self.container == "avi" and not self._broken):
+        is_ordinal = self.container == "avi" or self._is_coded_order
+        if frame.pts is None or not len(stamps) or (is_ordinal and not self._broken):
             return index
         seconds = float(frame.pts * frame.time_base) - self.timeline.step / 4
         return max(index, int(np.searchsorted(stamps, seconds)))
@@ -330,7 +385,6 @@ class PyAVDecoder(Decoder):
         """Frames of the stream in display order; an error only sets ``_broken``."""
         import av
 
-        av.logging.set_level(av.logging.WARNING)
         codec = self._stream.codec_context.codec.name
         for packet in _packets(self._file, self._stream):
             if packet is None:
@@ -344,5 +398,6 @@ class PyAVDecoder(Decoder):
                     self._broken = True
                     continue
             words = [text for _, name, text in messages if name == codec]
-            self._num_suspect += packet.is_corrupt or any(map(SIGNS_OF_DAMAGE.search, words))
+            is_corrupt = packet.is_corrupt and codec not in TELLING_CODECS
+            self._num_suspect += is_corrupt or any(map(SIGNS_OF_DAMAGE.search, words))
             yield from frames
