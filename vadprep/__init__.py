@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from vadprep.core.presets import PRESETS
     from vadprep.core.spec import Spec
-    from vadprep.data import find_videos, load_dataset, read_manifest
+    from vadprep.data import Manifest, find_videos, load_dataset, read_manifest
     from vadprep.evaluation import Scores, evaluate, plot_scores
     from vadprep.extraction import extract, extract_video
     from vadprep.features import (
@@ -56,7 +56,7 @@ __all__ = [
     "HEADS", "PRESETS", "Spec", "__version__",
     "compare_features", "evaluate", "export_features", "extract", "extract_video",
     "find_videos", "import_features", "load_dataset", "merge", "open_features", "plot_scores",
-    "read_manifest", "score", "status", "train", "verify",
+    "read_manifest", "report", "score", "status", "train", "verify",
     "CheckpointError", "ClusterError", "DecodeError", "FeaturesError", "LeaseError",
     "ManifestError", "OutOfMemory", "OutputError", "SettingError", "ShardError", "SpecError",
     "Stopped", "TrainingError", "VadprepError", "WeightsError",
@@ -159,3 +159,66 @@ def score(
         scores = score_features(checkpoints, features, ids=ids, preset=preset)
     missing = tuple(video.video_id for video in videos.videos if video.video_id not in scores)
     return replace(scores, missing=missing)
+
+
+def report(
+    source: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    videos: str | Path | None = None,
+    dataset: str | None = None,
+    manifest: Manifest | str | Path | None = None,
+    previews: str = "worst:50",
+    link: bool = False,
+    threshold: float = 0.5,
+    on_preview: Callable[[int, int], object] = lambda done, total: None,
+) -> Path:
+    """Write a folder of pages that a browser opens without a server; returns its index.html.
+
+    :param source: run folders, folders of single seeds, or scores files, shown side by side; or
+        one feature folder or its URL
+    :param out: folder of the pages; what an earlier call made of the same videos is kept
+    :param videos: folder of the video files, for previews; none are made without it, but for
+        videos whose id is their path
+    :param dataset: bundled data set with the ground truth, instead of the manifest of each run
+    :param manifest: a manifest with the ground truth, opened or the path of its CSV
+    :param previews: which videos get one: ``all``, ``test`` (those of the split), ``worst:N``
+        (the largest misses and false alarms) or ``none``; of features the five most unusual
+        videos have a picture unless ``none``
+    :param link: play a source file itself where every browser can
+    :param threshold: score from which on a frame is an alarm, until the reader moves the slider
+    :param on_preview: called with the number of previews made and to make
+
+    Raises CheckpointError for scores that are missing or damaged, FeaturesError for features that
+    are, ManifestError for ground truth that does not fit, SettingError for arguments, OutputError
+    when the disk refuses.
+    """
+    from vadprep.data import choose_manifest
+    from vadprep.evaluation.report.features_page import look, unusual_videos, write_features_page
+    from vadprep.evaluation.report.run_page import (
+        page_names,
+        read_run,
+        wanted_previews,
+        write_run_pages,
+    )
+    from vadprep.evaluation.scores import recorded_manifest
+    from vadprep.features import stream_folders
+    from vadprep.video.preview import make_previews
+
+    sources, folder = [source] if isinstance(source, str | Path) else list(source), Path(out)
+    root = Path(videos) if videos else None
+    if len(sources) == 1 and stream_folders(sources[0]):
+        found = look(sources[0])
+        wanted = [] if previews == "none" else unusual_videos(found)
+        names = {each.video.video_id: f"{place:06d}" for place, each in enumerate(wanted)}
+        made = make_previews(wanted, root, folder, names, True, on_preview)
+        return write_features_page(folder, found, made)
+    paths = [Path(each) for each in sources]
+    given = choose_manifest(dataset, manifest, with_paths=False) if dataset or manifest else None
+    manifests = [given or recorded_manifest(path) for path in paths]
+    runs = [read_run(path, rows) for path, rows in zip(paths, manifests, strict=True)]
+    rows = {video.video_id: video for found in manifests if found for video in found.videos}
+    names = page_names(runs)
+    wanted = wanted_previews(runs, rows, previews)
+    made = make_previews(wanted, root, folder, names, link, on_preview)
+    return write_run_pages(folder, runs, made, threshold)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 Interval = tuple[int, int]
 """Half-open range of source frames [start, stop)."""
@@ -86,3 +87,31 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds a stage, all streams together: decode (waiting for frames), resize, flow, compute,
     write; and decoding, those of the decoder, which works beside."""
+
+
+class Wanted(NamedTuple):
+    """A video whose preview is wanted."""
+
+    video: Video
+    num_frames: int
+    fps: float | None
+    shown: int
+    """The frame of the single picture."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a page shows of a video itself. Files are relative to the folder of the pages."""
+
+    movie: str = ""
+    """What a browser plays, with the time stamps of the video; blank for nothing."""
+    picture: str = ""
+    """JPEG of one frame."""
+    board: str = ""
+    """JPEG of up to 100 thumbnails, ten in a row, read row by row."""
+    tile: tuple[int, int] = (0, 0)
+    """Width and height of a thumbnail in pixels."""
+    seconds: tuple[float, ...] = ()
+    """When each thumbnail is shown."""
+    reason: str = ""
+    """Why there are no pictures; blank where there are some."""

@@ -156,8 +156,10 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip().casefold()
 
 
-OWN_FILES = frozenset(("spec.json", "flow.json", "checkpoint-last.json", "scores.json"))
-"""Files of folders that vadprep writes: features, saved flow, runs, and scores with plots."""
+OWN_FILES = frozenset(
+    ("spec.json", "flow.json", "checkpoint-last.json", "scores.json", "page.json")
+)
+"""Files of folders that vadprep writes: features, saved flow, runs, scores with plots, reports."""
 
 SYSTEM_FOLDERS = frozenset(("$recycle.bin", "#recycle", "@eadir", "system volume information"))
 """Recycle bins, and folders of file servers for thumbnails, in lower case."""

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from vadprep.core.untrusted import (
     parse_json,
     read_regular,
 )
-from vadprep.data import Manifest, choose_manifest, video_intervals
+from vadprep.data import Manifest, apply_splits, choose_manifest, split_path, video_intervals
 from vadprep.evaluation.metrics import Metrics, Truth, Values, VideoScores, compute_metrics, listed
 from vadprep.features import VideoFeatures
 
@@ -113,6 +113,23 @@ class Scores(Mapping[str, VideoScores]):
         return len(self.by_id)
 
 
+def mean_scores(seeds: Sequence[Scores]) -> Scores:
+    """The mean of the scores that each seed of a run gives the same videos; of one, itself.
+
+    Ids, spans and origin are those of the first.
+    """
+    scores = {}
+    for video_id, first in seeds[0].items():
+        found = [each[video_id] for each in seeds]
+        overall = [each.overall for each in found if each.overall is not None]
+        scores[video_id] = replace(
+            first,
+            snippets=np.mean([each.snippets for each in found], axis=0),
+            overall=float(np.mean(overall)) if overall else None,
+        )
+    return replace(seeds[0], by_id=scores)
+
+
 FORMAT = "vadprep-scores"
 FORMAT_VERSION = 1
 
@@ -189,6 +206,19 @@ def same_entry(one: object, other: object) -> bool:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(same_entry(one[k], other[k]) for k in one)
     return one == other
+
+
+def recorded_manifest(run: Path) -> Manifest | None:
+    """The manifest that a run was trained with; None where it is not recorded or not there."""
+    folder = next(iter(seed_folders(run).values()), run)
+    if not (folder / "config.json").exists():
+        return None
+    source = read_json(folder / "config.json").get("source") or {}
+    dataset, path, split = (source.get(name) for name in ("dataset", "manifest", "split_file"))
+    if not dataset and not (path and Path(path).is_file()):
+        return None
+    manifest = choose_manifest(dataset, path, with_paths=False)
+    return apply_splits(manifest, split_path(split)) if split else manifest
 
 
 def seed_folders(folder: Path) -> dict[int, Path]:

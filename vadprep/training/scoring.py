@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from vadprep.core.errors import CheckpointError, FeaturesError, SettingError
 from vadprep.core.presets import fill_unknown
 from vadprep.core.spec import UNKNOWN
 from vadprep.evaluation.metrics import VideoScores, listed
-from vadprep.evaluation.scores import Scores
+from vadprep.evaluation.scores import Scores, mean_scores
 from vadprep.features import Features, open_features, read_snippets, streams_of
 from vadprep.heads import Head
 from vadprep.training.checkpoint import Run, check_features, load_run, unknown_alike
@@ -76,16 +75,7 @@ def score_features(
         for checkpoint in checkpoints:
             streams = streams_of(checkpoint.streams, features.streams)
             seeds.append(score_videos(checkpoint.head.to(device), features, ids, streams))
-    scores = {}
-    for video_id in ids:
-        found = [each[video_id] for each in seeds]
-        overall = [each.overall for each in found if each.overall is not None]
-        scores[video_id] = replace(
-            found[0],
-            snippets=np.mean([each.snippets for each in found], axis=0),
-            overall=float(np.mean(overall)) if overall else None,
-        )
-    return Scores(scores, origin, filled)
+    return mean_scores([Scores(each, origin, filled) for each in seeds])
 
 
 def score_videos(

@@ -52,6 +52,15 @@ def plan(videos: int) -> None:
     show(rows)
 
 
+@bench.command("report", example="vadprep bench report")
+@option("--dataset", default="xd", help="Data set with the lengths of the videos.")
+def report(dataset: str) -> None:
+    """The report of a large test set: its size, time to make and to open."""
+    from vadprep.cli.bench.report import bench_report
+
+    show([("what", "measured"), *bench_report(dataset)])
+
+
 @bench.command("workers", example="vadprep bench workers clips/")
 @click.argument("clips", type=FOLDER)
 @option("--streams", default="rgb,flow", help="Streams to extract.")

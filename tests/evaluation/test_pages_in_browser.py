@@ -1,0 +1,233 @@
+"""The report in a real browser: no network, no error, and player, curve, slider, table work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from support.scored import video_scores, write_manifest, write_run
+from support.videos import write_video
+
+import vadprep
+
+pytestmark = pytest.mark.browser
+SCORES = np.round(np.random.default_rng(0).uniform(size=20), 2)
+PLAYER = "document.querySelector('video')"
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    """Debian's chromium, without a window; FAIL_WITHOUT_BROWSER=1 says that it must be there."""
+    missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
+    if missing and os.environ.get("FAIL_WITHOUT_BROWSER") != "1":
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1400,1000"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(str(shutil.which("chromedriver")))
+    browser = webdriver.Chrome(options=options, service=service)
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve videos, the first with a fire; all ids sort as numbers, one is long and hostile."""
+    folder = tmp_path_factory.mktemp("report")
+    scores, rows = {}, {}
+    for number in range(12):
+        name = f"v{number}" if number != 3 else "<b>bold</b>#%'\"" + "x" * 90
+        scores[name] = video_scores(SCORES if number == 0 else SCORES[:5] * (number / 20))
+        write_video(folder / f"{number}.mp4", scores[name].num_frames, size=(160, 120))
+        rows[name] = (f"{number}.mp4", "[[64, 128]]" if number == 0 else "[]")
+    run = write_run(folder / "run", scores, manifest=write_manifest(folder / "m.csv", rows))
+    return vadprep.report(run, out=folder / "page", videos=folder, previews="all")
+
+
+def opened(driver: Any, path: Path, width: int = 1400) -> None:
+    """Open a page from the disk; it may neither ask the network for anything nor log an error."""
+    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.get_log("performance"), driver.get_log("browser")
+    driver.get(path.as_uri())
+    wait(lambda: driver.execute_script("return document.querySelector('#page h1') !== null"))
+    time.sleep(0.5)
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+    messages = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
+    asked = [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert asked and {url.split(":")[0] for url in asked} <= {"file", "data", "blob"}
+
+
+def wait(condition: Callable[[], Any], seconds: float = 10) -> None:
+    stop = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < stop, "did not happen in time"
+        time.sleep(0.05)
+
+
+def video_page(page: Path, number: int) -> Path:
+    return sorted((page.parent / "videos").iterdir())[number]
+
+
+def ids(driver: Any) -> list[str]:
+    script = "return [...document.querySelectorAll('.videos tbody a[title]')].map(a => a.title)"
+    return list(dict.fromkeys(driver.execute_script(script)))
+
+
+def test_the_table_sorts_and_filters(driver: Any, page: Path) -> None:
+    opened(driver, page)
+    assert len(ids(driver)) == 12 and ids(driver)[1:4] == ["v0", "v1", "v2"]
+    button = "document.querySelectorAll('.videos th button')"
+    driver.execute_script(f"[...{button}].find(b => b.textContent === 'score').click()")
+    scores = driver.execute_script(
+        "const rows = [...document.querySelectorAll('.videos tbody tr')];"
+        "return rows.map(row => +row.cells[4].textContent)"
+    )
+    assert scores == sorted(scores)
+    driver.execute_script(f"[...{button}].find(b => b.textContent === 'score').click()")
+    assert ids(driver)[0] == "v0"
+    find = driver.find_element("id", "find")
+    find.send_keys("FIRE")
+    assert ids(driver) == ["v0"]
+    find.clear()
+    find.send_keys("v1")
+    assert sorted(ids(driver)) == ["v1", "v10", "v11"]
+    assert "3 of 12" in driver.find_element("id", "count").text
+    find.clear()
+    find.send_keys(" ")
+    driver.execute_script(
+        "const label = document.getElementById('label');"
+        "label.value = '1'; label.dispatchEvent(new Event('change'))"
+    )
+    assert ids(driver) == ["v0"]
+
+
+def test_a_click_on_the_curve_moves_the_player_to_that_time(driver: Any, page: Path) -> None:
+    opened(driver, video_page(page, 0))
+    wait(lambda: driver.execute_script(f"return {PLAYER}.readyState >= 2"))
+    duration = driver.execute_script(f"return {PLAYER}.duration")
+    assert duration == pytest.approx(320 / 25, abs=0.05)
+    for seconds in (3.2, 9.9, 0.7):
+        driver.execute_script(
+            "const axis = curve._fullLayout.xaxis, box = curve.getBoundingClientRect();"
+            "curve.dispatchEvent(new MouseEvent('click', {bubbles: true,"
+            " clientX: box.left + axis._offset + axis.l2p(arguments[0]), clientY: box.top + 100}))",
+            seconds,
+        )
+        wait(lambda: not driver.execute_script(f"return {PLAYER}.seeking"))
+        assert driver.execute_script(f"return {PLAYER}.currentTime") == pytest.approx(
+            seconds, abs=0.1
+        )
+        left = driver.execute_script(
+            "const axis = curve._fullLayout.xaxis, cursor = document.querySelector('.cursor');"
+            "return axis.p2l(parseFloat(cursor.style.left) + 1 - axis._offset)"
+        )
+        assert left == pytest.approx(seconds, abs=0.1)
+    before = driver.execute_script(f"return {PLAYER}.currentTime")
+    driver.find_element("tag name", "body").send_keys("\ue014")  # arrow right
+    wait(lambda: not driver.execute_script(f"return {PLAYER}.seeking"))
+    after = driver.execute_script(f"return {PLAYER}.currentTime")
+    assert after - before == pytest.approx(1 / 25, abs=1e-3)
+
+
+def test_the_player_plays_and_the_cursor_follows(driver: Any, page: Path) -> None:
+    opened(driver, video_page(page, 0))
+    driver.execute_script("document.querySelector('video').play()")
+    wait(lambda: driver.execute_script("return document.querySelector('video').currentTime > 0.6"))
+    driver.execute_script("document.querySelector('video').pause()")
+    time.sleep(0.2)
+    shown = driver.find_element("id", "place").text
+    assert not shown.startswith("0:00.0")
+
+
+def test_the_slider_gives_the_alarms_of_that_threshold(driver: Any, page: Path) -> None:
+    opened(driver, video_page(page, 0))
+    scores = video_scores(SCORES)
+    for threshold in (0.5, 0.1, 0.73, 0.99, 0.0, 1.0):
+        driver.execute_script(
+            "const s = document.getElementById('threshold'); s.value = arguments[0];"
+            "s.dispatchEvent(new Event('input'))",
+            str(threshold),
+        )
+        expected = scores.alarms(threshold)
+        count = int(driver.find_element("id", "alarm-count").text.split()[0])
+        assert count == len(expected)
+        assert len(driver.find_elements("css selector", "#alarms li .tile")) == count
+        if expected:
+            text = driver.find_element("css selector", "#alarms li button").text
+            assert f"peak {expected[0]['highest']:.3f}" in text
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_nothing_is_wider_than_the_window(driver: Any, page: Path, width: int) -> None:
+    for path in (page, video_page(page, 0), video_page(page, 3)):
+        opened(driver, path, width)
+        wide = driver.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= width
+    heading = driver.find_element("css selector", "h1")
+    assert "…" in heading.text and heading.get_attribute("title").endswith("x" * 90)
+    assert not driver.find_elements("css selector", "b")
+
+
+def test_real_clips_play_from_any_container(driver: Any, real_clips: Path, tmp_path: Path) -> None:
+    """One as it is, one as AVI, one as a folder of frames."""
+    one, two, three = sorted(real_clips.glob("*.mp4"))
+    shutil.copy(one, tmp_path / "one.mp4")
+    counts = {"one.mp4": rewritten(one, tmp_path / "copy.avi", 10**6)}
+    counts["two.avi"] = rewritten(two, tmp_path / "two.avi", 150)
+    counts["three"] = rewritten(three, tmp_path / "three.avi", 100, tmp_path / "three")
+    (tmp_path / "three.avi").unlink()
+    (tmp_path / "copy.avi").unlink()
+    scores = {
+        name: video_scores(SCORES[: count // 16], fps=None if name == "three" else 25.0)
+        for name, count in counts.items()
+    }
+    run = write_run(tmp_path / "run", scores)
+    page = vadprep.report(run, out=tmp_path / "page", videos=tmp_path, previews="all")
+    for number in range(3):
+        opened(driver, video_page(page, number))
+        wait(lambda: driver.execute_script(f"return {PLAYER}.readyState >= 2"))
+        driver.execute_script(f"{PLAYER}.play()")
+        wait(lambda: driver.execute_script(f"return {PLAYER}.currentTime > 0.3"))
+        assert driver.execute_script(f"return {PLAYER}.videoHeight") <= 360
+        assert driver.execute_script(f"return {PLAYER}.error") is None
+
+
+def rewritten(source: Path, path: Path, most: int, images: Path | None = None) -> int:
+    """The first frames of a clip as MJPEG in AVI, and as images; how many there are."""
+    if images:
+        images.mkdir()
+    with av.open(str(source)) as file, av.open(str(path), "w") as out:
+        stream = out.add_stream("mjpeg", rate=25)
+        size = file.streams.video[0]
+        stream.width, stream.height, stream.pix_fmt = size.width, size.height, "yuvj420p"
+        count = 0
+        for frame in file.decode(video=0):
+            if count == most:
+                break
+            image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+            if images:
+                image.save(images / f"{count}.jpg")
+            new = av.VideoFrame.from_image(image).reformat(format="yuvj420p")
+            new.pts = count
+            out.mux(stream.encode(new))
+            count += 1
+        out.mux(stream.encode(None))
+    return count
