@@ -17,7 +17,7 @@ import click
 
 import vadprep
 from vadprep.cli.help import command
-from vadprep.cli.options import COUNT, FOLDER
+from vadprep.cli.options import COUNT, FOLDER, page_option
 from vadprep.cli.text import Cells, duration, show, shown_progress
 from vadprep.core.atomic import write_json
 from vadprep.core.errors import VadprepError
@@ -60,7 +60,8 @@ OUT = Path("vadprep-demo")
 @click.option("--weights", default="random:0", show_default=True, help=WEIGHTS_HELP)
 @click.option("--flow-weights", help=FLOW_WEIGHTS_HELP)
 @click.option("--workers", type=COUNT, help="Number of workers. Default: one for each core.")
-def demo(out: Path, workers: int | None, **options: Any) -> None:
+@page_option
+def demo(out: Path, workers: int | None, page: Path | None, **options: Any) -> None:
     """Run the full pipeline on a small synthetic data set.
 
     To continue after a stop, run the same command again.
@@ -107,8 +108,17 @@ def demo(out: Path, workers: int | None, **options: Any) -> None:
         scores = out / "runs" / f"ddl-{streams}" / f"seed-{SEEDS[0]}" / "scores-last.h5"
         plots = vadprep.plot_scores(scores, out / "plots", manifest=manifest)
         what.append(f"{len(plots)} plots in {out / 'plots'}")
+    if str(page) != "none":
+        with _stage(stages, "write the page") as what:
+            sources = [out / "runs" / f"{name}-{streams}" for name in runs]
+            page = vadprep.report(
+                sources, out=page or out / "page", videos=root, manifest=manifest, previews="all"
+            )
+            what.append(str(page))
     baseline = vadprep.evaluate(difference, manifest=manifest).values["frame_auc"]
     show_result(out, stages, runs, baseline, list(specs))
+    if str(page) != "none":
+        click.echo(f"Look at the scores in a browser: {page}")
 
 
 def show_result(

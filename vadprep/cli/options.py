@@ -33,6 +33,8 @@ SPLIT_HELP = "CSV with columns video_id,split; or an included list such as ped2-
 dataset_option = click.option("--dataset", help="Included data set; see vadprep datasets list.")
 manifest_option = click.option("--manifest", type=FILE, help="CSV file that lists your videos.")
 split_option = advanced("--split-file", help=SPLIT_HELP)
+PAGE_HELP = "Folder of the pages for a browser, or none. Default: OUT/page."
+page_option = click.option("--page", type=FOLDER, help=PAGE_HELP)
 videos_option = click.option("--videos", type=PATH, help="Folder with videos, or one video file.")
 
 
