@@ -55,7 +55,7 @@ def plan(videos: int) -> None:
 @bench.command("report", example="vadprep bench report")
 @option("--dataset", default="xd", help="Data set with the lengths of the videos.")
 def report(dataset: str) -> None:
-    """The report of a large test set: its size, time to make and to open."""
+    """The report of a large data set: size, time to make and open."""
     from vadprep.cli.bench.report import bench_report
 
     show([("what", "measured"), *bench_report(dataset)])

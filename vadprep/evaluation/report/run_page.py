@@ -77,7 +77,9 @@ def read_run(path: str | Path, manifest: Manifest | None = None, name: str = "")
     first, losses = next(iter(seeds.values())), dict[str, list[dict[str, str]]]()
     for seed, folder in seeds.items():
         if (folder / "log.csv").exists():
-            rows = csv.DictReader(io.StringIO(read_bytes(folder / "log.csv").decode("utf-8", "replace")))
+            rows = csv.DictReader(
+                io.StringIO(read_bytes(folder / "log.csv").decode("utf-8", "replace"))
+            )
             losses[seed] = list(rows)
     return ReportedRun(
         name or path.name,
