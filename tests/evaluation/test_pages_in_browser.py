@@ -14,10 +14,13 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from support.commands import run, without_network
 from support.scored import video_scores, write_manifest, write_run
+from support.stored import failed_video, stored_video, write_folder
 from support.videos import write_video
 
 import vadprep
+from vadprep.cli import demo, demo_scene
 
 pytestmark = pytest.mark.browser
 SCORES = np.round(np.random.default_rng(0).uniform(size=20), 2)
@@ -53,8 +56,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scores[name] = video_scores(SCORES if number == 0 else SCORES[:5] * (number / 20))
         write_video(folder / f"{number}.mp4", scores[name].num_frames, size=(160, 120))
         rows[name] = (f"{number}.mp4", "[[64, 128]]" if number == 0 else "[]")
-    run = write_run(folder / "run", scores, manifest=write_manifest(folder / "m.csv", rows))
-    return vadprep.report(run, out=folder / "page", videos=folder, previews="all")
+    place = write_run(folder / "run", scores, manifest=write_manifest(folder / "m.csv", rows))
+    return vadprep.report(place, out=folder / "page", videos=folder, previews="all")
 
 
 def opened(driver: Any, path: Path, width: int = 1400) -> None:
@@ -199,8 +202,8 @@ def test_real_clips_play_from_any_container(driver: Any, real_clips: Path, tmp_p
         name: video_scores(SCORES[: count // 16], fps=None if name == "three" else 25.0)
         for name, count in counts.items()
     }
-    run = write_run(tmp_path / "run", scores)
-    page = vadprep.report(run, out=tmp_path / "page", videos=tmp_path, previews="all")
+    place = write_run(tmp_path / "run", scores)
+    page = vadprep.report(place, out=tmp_path / "page", videos=tmp_path, previews="all")
     for number in range(3):
         opened(driver, video_page(page, number))
         wait(lambda: driver.execute_script(f"return {PLAYER}.readyState >= 2"))
@@ -208,6 +211,38 @@ def test_real_clips_play_from_any_container(driver: Any, real_clips: Path, tmp_p
         wait(lambda: driver.execute_script(f"return {PLAYER}.currentTime > 0.3"))
         assert driver.execute_script(f"return {PLAYER}.videoHeight") <= 360
         assert driver.execute_script(f"return {PLAYER}.error") is None
+
+
+@pytest.mark.timeout(900)
+def test_the_page_of_the_demo(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one, with a stand-in for the network."""
+    monkeypatch.setattr(demo_scene, "PAIRS", {"train": 2, "test": 2})
+    monkeypatch.setattr(demo, "SEEDS", (0, 1))
+    monkeypatch.setattr(demo, "CONTROL_SEEDS", (0, 1))
+    with without_network():
+        result = run("demo", "--out", tmp_path / "demo", "--workers", "1")
+    assert result.exit_code == 0, result.output
+    index = tmp_path / "demo" / "page" / "index.html"
+    assert str(index) in result.output
+    opened(driver, index)
+    banners = driver.find_elements("css selector", ".banner")
+    assert "NEVER TRAINED" in banners[0].text and "CONTROL" in banners[1].text
+    assert len(ids(driver)) == 4
+    for plot in ("roc", "pr", "histogram-0", "loss-0", "loss-1"):
+        assert driver.find_elements("css selector", f"#{plot} svg"), plot
+    links = driver.find_elements("css selector", ".videos tbody a")
+    links[0].click()
+    wait(lambda: driver.execute_script(f"return {PLAYER} && {PLAYER}.readyState >= 2"))
+
+
+def test_the_page_of_features(driver: Any, tmp_path: Path) -> None:
+    videos = [stored_video(f"<i>{n}", num_clips=4, num_crops=2) for n in range(6)]
+    write_folder(tmp_path / "features" / "rgb", [*videos, failed_video("bad", "<b>broken")])
+    opened(driver, vadprep.report(tmp_path / "features", out=tmp_path / "page"))
+    for plot in ("length", "pca-label", "norms", "cosines"):
+        assert driver.find_elements("css selector", f"#{plot} svg"), plot
+    assert "<b>broken" in driver.find_element("tag name", "main").text
+    assert not driver.find_elements("css selector", "main b, main i")
 
 
 def rewritten(source: Path, path: Path, most: int, images: Path | None = None) -> int:

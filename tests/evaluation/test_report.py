@@ -259,3 +259,13 @@ def test_previews_are_no_videos_to_extract(run: Path, tmp_path: Path) -> None:
     vadprep.report(run, out=tmp_path / "page", videos=tmp_path, previews="all")
     found = [video.video_id for video in vadprep.find_videos(tmp_path).videos]
     assert found == ["found.mp4", "missed.mp4", "quiet.mp4"]
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [{"last": {"spread": 3}}, {"last": {"per_category": [1]}}, {"last": {"frame_auc": "x"}}, [1]],
+)
+def test_a_damaged_record_of_a_run_is_named(run: Path, tmp_path: Path, metrics: object) -> None:
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(CheckpointError, match="metrics.json"):
+        vadprep.report(run, out=tmp_path / "page")

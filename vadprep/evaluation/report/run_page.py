@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder
 from vadprep.core.clips import Clock, frame_labels
-from vadprep.core.errors import SettingError
+from vadprep.core.errors import CheckpointError, SettingError
 from vadprep.core.records import Preview, Video, Wanted
+from vadprep.core.untrusted import malformed
 from vadprep.data import Manifest
 from vadprep.evaluation.metrics import ALARM, METRICS, Truth, VideoScores, roc_auc
 from vadprep.evaluation.plots import safe_name
@@ -204,7 +205,13 @@ def write_run_pages(
 
 
 def _overview(run: ReportedRun, threshold: float) -> dict[str, Any]:
-    """What the overview shows of a run."""
+    """What the overview shows of a run; CheckpointError where its records are damaged."""
+    with malformed(f"run {run.name}: metrics.json or config.json", CheckpointError):
+        return {**_records(run), "curves": _curves(run, threshold), "losses": _losses(run)}
+
+
+def _records(run: ReportedRun) -> dict[str, Any]:
+    """What metrics.json and config.json say."""
     entries = [
         (words, entry)
         for key, words in (
@@ -227,19 +234,23 @@ def _overview(run: ReportedRun, threshold: float) -> dict[str, Any]:
         "metrics": [
             {
                 "words": words,
-                "values": {name: entry.get(name) for name in METRICS},
-                "spread": {name: (entry.get("spread") or {}).get(name) for name in METRICS},
-                "undefined": entry.get("undefined", {}),
-                "per_category": entry.get("per_category", {}),
+                "values": _numbers({name: entry.get(name) for name in METRICS}),
+                "spread": _numbers({name: entry.get("spread", {}).get(name) for name in METRICS}),
+                "undefined": {name: str(why) for name, why in entry.get("undefined", {}).items()},
+                "per_category": {
+                    name: _numbers(each) for name, each in entry.get("per_category", {}).items()
+                },
             }
             for words, entry in entries
         ],
-        "curves": _curves(run, threshold),
-        "losses": _losses(run),
         "spec": spec,
         "config": run.config.get("config", {}),
         "weights": dict(run.scores.origin.weights),
     }
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: None if each is None else float(each) for name, each in values.items()}
 
 
 def _curves(run: ReportedRun, threshold: float) -> dict[str, Any]:
