@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from support.ffmpeg import X264, cli_frames, ffmpeg, make
+from support.ffmpeg import X264, cli_frames, decoded, ffmpeg, make
 from support.videos import numbered_frame, read_numbers
 
 from vadprep.core.clips import Resampling
@@ -21,23 +21,12 @@ from vadprep.data import FrameBounds
 from vadprep.extraction.extractor import resampled
 from vadprep.video import expected_frames, length_note, open_frames
 from vadprep.video.decoders import DECODERS
-from vadprep.video.decoders.base import Decoder
 from vadprep.video.decoders.pyav import PyAVDecoder
 from vadprep.video.frame_stream import check_file
 
 X265 = ("-c:v", "libx265", "-x265-params", "log-level=none", "-preset", "ultrafast")
 VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8")
 INTERLACED = ("-flags", "+ildct+ilme")
-
-
-def decoded(decoder: Decoder) -> tuple[np.ndarray, list[float], int]:
-    """Frames [n, height, width, 3] with lost ones filled, their times, and how many were lost."""
-    frames, times, lost = [], [], 0
-    for frame, seconds in decoder:
-        lost += frame is None
-        frames.append(frames[-1] if frame is None else np.array(frame))
-        times.append(seconds)
-    return np.stack(frames), times, lost
 
 
 # ---------------------------------------------------------------- pixels
