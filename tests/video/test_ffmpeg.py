@@ -64,6 +64,9 @@ PIXELS = {
     "odd.avi": ("-c:v", "mpeg4", "-s", "61x45"),
     "odd mjpeg.avi": ("-c:v", "mjpeg", "-s", "61x45"),
     "h263.avi": ("-c:v", "h263", "-s", "128x96"),
+    "mpeg2.avi": ("-c:v", "mpeg2video", "-bf", "2"),  # decord's own times are wrong
+    "mpeg1.mpg": ("-c:v", "mpeg1video"),
+    "444.mjpeg": ("-c:v", "mjpeg", "-pix_fmt", "yuvj444p"),
     "reordered.mxf": ("-c:v", "libx264"),  # times in the order of decoding
     "reordered.wmv": ("-c:v", "libx264"),
 } | {
@@ -80,15 +83,19 @@ def test_both_decoders_give_the_pixels_of_ffmpeg(tmp_path: Path, name: str) -> N
     path = make(tmp_path / name, *PIXELS[name])
     expected = cli_frames(path)
     decoder = PyAVDecoder(path)
-    frames, _, lost = decoded(decoder)
+    frames, times, lost = decoded(decoder)
     np.testing.assert_array_equal(frames, expected)
+    np.testing.assert_allclose(times, np.arange(12) / 25, atol=2e-3)
     assert (lost, decoder.num_concealed, decoder.notes) == (0, 0, [])
     try:
-        found = decoded(DECODERS["decord"](path, None))[0]
+        other = DECODERS["decord"](path, None)
+        found, others, _ = decoded(other)
     except DecodeError:  # the video is left to PyAV
-        assert path.suffix in (".ts", ".wmv")
+        assert path.suffix in (".ts", ".wmv", ".mjpeg")
     else:
         np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(others, times)
+        assert other.end_seconds == pytest.approx(12 / 25, abs=0.01)
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
@@ -270,12 +277,18 @@ def test_a_raw_stream_without_a_rate_is_said_to_have_25(tmp_path: Path, name: st
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("a.gif", ()), ("a.y4m", ()), ("a.ivf", VP9), ("a.mxf", ("-c:v", "mpeg2video"))],
+    [
+        ("a.gif", ()),
+        ("a.y4m", ()),
+        ("a.ivf", VP9),
+        ("a.mxf", ("-c:v", "mpeg2video")),
+        ("a.dv", ("-s", "720x576", "-pix_fmt", "yuv420p")),
+    ],
 )
 def test_other_containers_of_pictures_are_video(
     tmp_path: Path, name: str, options: tuple[str, ...]
 ) -> None:
-    path = make(tmp_path / name, *options, fps=10 if name != "a.mxf" else 25)
+    path = make(tmp_path / name, *options, fps=25 if name in ("a.mxf", "a.dv") else 10)
     with open_frames(path, decoder="pyav") as stream:
         frames = np.concatenate([block.copy() for block in stream])
     np.testing.assert_array_equal(frames, cli_frames(path))

@@ -1,9 +1,12 @@
 from .decoders import FILE_DECODERS as FILE_DECODERS
-from .decoders.base import Decoder as Decoder, VideoHeader as VideoHeader
-from .frame_count import (
-    MAX_DAMAGE as MAX_DAMAGE,
+from .decoders.base import (
     MAX_FPS as MAX_FPS,
     MIN_FPS as MIN_FPS,
+    Decoder as Decoder,
+    VideoHeader as VideoHeader,
+)
+from .frame_count import (
+    MAX_DAMAGE as MAX_DAMAGE,
     expected_frames as expected_frames,
     length_note as length_note,
 )

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from vadprep.core.clips import TAIL_RULES, nearest_rates, num_clips
 from vadprep.data import FrameBounds
-from vadprep.video.decoders.base import DecodeReport, VideoHeader
+from vadprep.video.decoders.base import MAX_FPS, MIN_FPS, DecodeReport, VideoHeader
 from vadprep.video.timeline import frames_text
 
 MAX_DAMAGE = 0.1  # a video fails when more of its frames had to be filled in or is missing
-MIN_FPS, MAX_FPS = 1, 1000  # a header with a frame rate outside is taken to be wrong
 RATE_TOLERANCE = 0.002  # of a ratio of frame counts to one of frame rates: 29.97 is 30
 
 

@@ -16,6 +16,8 @@ from vadprep.data import FRAME_SUFFIXES
 
 MAX_PIXELS = 7680 * 4320  # a header with a larger frame is taken to be wrong
 
+MIN_FPS, MAX_FPS = 1, 1000  # a header with a frame rate outside is taken to be wrong
+
 IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """What Pillow may open, whatever a file is called: others start programs (EPS), or read fonts."""
 

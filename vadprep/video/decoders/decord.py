@@ -18,6 +18,7 @@ import numpy as np
 from vadprep.core.errors import DecodeError
 from vadprep.video.decoders.base import SIGNS_OF_DAMAGE, Decoder, Frame, TimedFrame
 from vadprep.video.decoders.pyav import DECODE_THREADS, PyAVDecoder
+from vadprep.video.timeline import MAX_PAUSE
 
 READ_AHEAD_BYTES = 16 << 20
 READ_AHEAD_FRAMES = 32
@@ -39,7 +40,7 @@ class DecordDecoder(Decoder):
     def __init__(self, path: Path, fps: Fraction | None = None) -> None:
         super().__init__(path, fps)
         reader = PyAVDecoder(path)
-        self.header = reader.header
+        self.header, self._timeline = reader.header, reader.timeline
         reader.close()
         # Of an intact transport stream decord leaves out the first group of pictures, and repeats
         # the last frame as often (decord2 3.4): the count is right, every frame in a wrong place.
@@ -61,10 +62,7 @@ class DecordDecoder(Decoder):
             reader = decord.VideoReader(str(self.path), num_threads=DECODE_THREADS)
             num_frames = len(reader)
             keyframes = set(map(int, reader.get_key_indices()))
-            # The time stamps are start and end in s, [n, 2].
-            times = np.asarray(reader.get_frame_timestamp(range(num_frames)), np.float64)
-            times -= times[0, 0]
-            self.end_seconds = float(times[-1, 1])
+            times = self._times(reader, num_frames)
             while num_read < num_frames:
                 frame = reader.next().asnumpy()
                 self._limit_read_ahead(reader, num_read, frame, num_read in keyframes)
@@ -76,7 +74,7 @@ class DecordDecoder(Decoder):
                     )
                 # decord takes the padding of narrow rows for more channels (48 px: [h, 48, 4]).
                 frame = frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
-                yield frame, float(times[num_read, 0])
+                yield frame, times[num_read]
                 num_read += 1
         except StopIteration:
             raise self._damaged(f"decord: {num_read} of {num_frames} frames") from None
@@ -85,6 +83,21 @@ class DecordDecoder(Decoder):
             line = next(iter(str(error).strip().splitlines()), type(error).__name__)
             message = re.sub(r"^(\[[\d:]+\] \S+:\d+: )+", "", line)
             raise self._damaged(f"decord: {message}") from None
+
+    def _times(self, reader: Any, num_frames: int) -> list[float]:
+        """Seconds from the first frame to each one. Those of decord, start and end of each, are
+        wrong in some containers, such as MPEG-2 in AVI: they serve only where there are packets of
+        hidden frames."""
+        found = np.asarray(reader.get_frame_timestamp(range(num_frames)), np.float64)
+        found -= found[0, 0]
+        length, step = float(found[-1, 1] - found[-1, 0]), self._timeline.step
+        times = found[:, 0].tolist()
+        if len(self._timeline.stamps) == num_frames:
+            times = [self._timeline.seconds(place) for place in range(num_frames)]
+        elif not ((gaps := np.diff(times)) >= 0).all() or gaps.max(initial=0) > MAX_PAUSE:
+            raise self._damaged("decord finds no times for the frames")
+        self.end_seconds = times[-1] + (length if step <= length <= MAX_PAUSE else step)
+        return times
 
     def _damaged(self, message: str) -> DecodeError:
         return DecodeError(f"{self.path}: {message}", "damaged")

@@ -21,6 +21,8 @@ import numpy as np
 
 from vadprep.core.errors import DecodeError
 from vadprep.video.decoders.base import (
+    MAX_FPS,
+    MIN_FPS,
     SIGNS_OF_DAMAGE,
     Decoder,
     Frame,
@@ -32,7 +34,7 @@ from vadprep.video.timeline import Timeline, timeline_of
 
 DECODE_THREADS = 1  # many videos are decoded side by side: more would only get in the way
 
-RAW = ("h264", "hevc", "m4v", "mjpeg", "mpegvideo", "obu")
+RAW = ("h264", "hevc", "m4v", "mjpeg", "mpegvideo", "obu", "jpeg_pipe")
 """Elementary streams: they have no time stamps, and FFmpeg's reader of them says 25 always."""
 
 CONTAINERS = (
@@ -271,7 +273,9 @@ class PyAVDecoder(Decoder):
                 "copy it to a file of its own (ffmpeg -map 0:N -c copy)"
             )
         if self.container not in RAW:
-            rate = stream.average_rate or stream.guessed_rate
+            rate, guess = stream.average_rate, stream.guessed_rate
+            if guess and not (rate and MIN_FPS <= rate <= MAX_FPS):  # of .dv it is 60000
+                rate = guess
         elif not (rate := stream.codec_context.framerate):
             rate = RAW_FPS
             notes.append(f"the raw stream states no frame rate: {RAW_FPS} is assumed")
