@@ -160,6 +160,24 @@ def test_every_reason_to_only_parse_is_in_use() -> None:
     assert all(any(re.search(each, line) for line in lines) for each in ONLY_PARSED)
 
 
+def test_no_two_sections_extract_into_one_folder() -> None:
+    """Who follows both would be refused: the settings differ."""
+    folders: dict[str, str] = {}
+    for document, name in zip(DOCUMENTS, NAMES, strict=True):
+        for section in re.split(r"^## ", document.read_text(), flags=re.M):
+            outs = set(re.findall(r"^vadprep extract .*--out (\S+)", section, re.M))
+            for line in re.findall(r"^vadprep extract (.*)", section, re.M):
+                if (
+                    named := re.search(r"--(dataset|manifest) (\S+)", line)
+                ) and "--out" not in line:
+                    outs.add(f"features/{Path(named[2]).stem}")
+            outs |= set(re.findall(r'vadprep\.extract\(\s*"[^"]*", "([^"]*)"', section))
+            where = f"{name}: {section.splitlines()[0] if section else ''}"
+            for out in outs:
+                assert folders.setdefault(out, where) == where, out
+    assert len(folders) > 4
+
+
 # ----------------------------------------------------------------------- Python
 
 
@@ -170,7 +188,8 @@ def test_the_examples_in_python_run(
     with_vadprep, with_h5py = blocks_of((ROOT / "README.md").read_text(), "python")
     names: dict[str, Any] = {}
     with in_folder(tmp_path):
-        exec(with_vadprep, names)
+        in_process = 'weights="random:0", workers=1)'  # else Ray, with the real network
+        exec(re.sub(r'weights="random:0"\n\)', in_process, with_vadprep), names)
         video = names["video"]
         shape = video.rgb.shape
         assert shape[:2] == (len(video.spans), 5) and video.rgb.dtype == np.float16

@@ -122,7 +122,7 @@ def test_every_bad_video_is_listed_with_its_reason_on_one_line(hostile) -> None:
 
 def test_odd_names_are_shown_on_one_line(hostile) -> None:
     lines = run("status", hostile[0]).output.splitlines()
-    known = ("stream", "rgb", "failed: ", "repaired: ", "length: ")
+    known = ("stream", "rgb", "failed: ", "retry: ", "repaired: ", "length: ")
     assert all(line.startswith(known) for line in lines)
     assert len({printable(name) for name in NAMES}) == len(NAMES)
 

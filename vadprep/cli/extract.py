@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import vadprep
+from vadprep.cli.config import write_run
 from vadprep.cli.features import show_status
 from vadprep.cli.help import advanced, command
-from vadprep.cli.options import COUNT, FOLDER, chosen_videos, parsed_fields, video_options
+from vadprep.cli.options import COUNT, FILE, FOLDER, chosen_videos, parsed_fields, video_options
 from vadprep.cli.text import duration, show, show_list, show_untrained, shown_progress, size
 from vadprep.core.presets import PRESETS
 from vadprep.core.spec import CROP_COUNTS, PRECISIONS
@@ -19,7 +20,7 @@ from vadprep.features import Share
 from vadprep.video import MAX_DAMAGE
 
 if TYPE_CHECKING:
-    from vadprep.extraction import Estimate
+    from vadprep.extraction import Estimate, Progress
 
 PRESET = click.Choice(list(PRESETS))
 PRESET_HELP = "Preset name. Default: the preset of the data set."
@@ -39,6 +40,8 @@ ADDRESS_HELP = "Address of a Ray cluster to join."
 RANK: dict[str, Any] = {"type": click.IntRange(0), "default": 0, "envvar": "SLURM_ARRAY_TASK_ID"}
 RANK_HELP = "Number of this job, from 0. Default: $SLURM_ARRAY_TASK_ID, else 0."
 WORLD_HELP = "Number of jobs that share the feature folder."
+CONFIG_HELP = "File of options, such as run.yaml of a feature folder. Other options replace it."
+MISSING_HELP = "Go on even if the files of more than half of the videos are missing."
 STALL = click.FloatRange(0, min_open=True)
 STALL_HELP = "If a decoder gives no frame for this time, it is stopped and the other decoder tried."
 DAMAGE: dict[str, Any] = {"metavar": "SHARE", "default": MAX_DAMAGE, "show_default": True}
@@ -71,6 +74,8 @@ DAMAGE_HELP = (
 @advanced("--world-size", type=COUNT, default=1, help=WORLD_HELP)
 @advanced("--shard-size", type=COUNT, help="Number of videos in a shard of a new feature folder.")
 @advanced("--stall-seconds", type=STALL, default=60.0, show_default=True, help=STALL_HELP)
+@advanced("--config", type=FILE, expose_value=False, help=CONFIG_HELP)
+@advanced("--allow-missing", is_flag=True, help=MISSING_HELP)
 @advanced("--max-damage", type=float, **DAMAGE, help=DAMAGE_HELP)
 def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any) -> None:
     """Extract features from videos into a feature folder.
@@ -79,22 +84,29 @@ def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any)
     """
     from vadprep.extraction import estimate
 
-    manifest, root, name, preset = chosen_videos(options)
+    sources, ctx = chosen_videos(options), click.get_current_context()
     crops = options.pop("crops")
     named = {"crops": crops and int(crops)}
     named |= {field: options.pop(field) for field in ("fps", "precision")}
     settings = {field: value for field, value in named.items() if value is not None}
     options["settings"] = settings | parsed_fields(options.pop("fields"))
-    options["preset"] = options["preset"] or preset
-    out, rank, world_size = out or Path("features") / name, options["rank"], options["world_size"]
+    out = out or Path("features") / sources.name
+    rank, world_size = options["rank"], options["world_size"]
     if rank >= world_size:
         raise click.UsageError(f"--rank {rank} of --world-size {world_size}: ranks count from 0")
-    options |= {"root": root, "retry_failed": retry_failed}
+    options |= {"retry_failed": retry_failed}
     if dry_run:
-        show_estimate(estimate(manifest, out, **options))
+        show_estimate(estimate(sources, out, **options))
         return
     with shown_progress() as progress:
-        made = vadprep.extract(manifest, out, on_report=progress, **options)
+
+        def report(state: Progress) -> None:
+            if state.is_start:
+                streams = [each.stream for each in state.specs]
+                write_run(ctx, out, state.specs[0].preset, streams)
+            progress(state)
+
+        made = vadprep.extract(sources, out, on_report=report, **options)
     with made as features:
         streams = features.streams
     found = vadprep.status(out)

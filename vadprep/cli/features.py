@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,12 +13,15 @@ from typing import Any
 import click
 
 import vadprep
+from vadprep.cli.config import RUN_FILE
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import COUNT, FEATURES, FOLDER
 from vadprep.cli.text import Cells, duration, printable, reason_of, show, show_list, shown_bar, size
+from vadprep.core.presets import PRESETS
 from vadprep.extraction.timing import DECODING, STAGES, StageSeconds, stage_seconds
 from vadprep.features.journal import Row, read_events
 from vadprep.features.lease import STALE_SECONDS, Run
+from vadprep.features.shard import MISSING
 from vadprep.features.status import Status, array_of, last_world_size, missing_ranks
 
 MOST_IN_FLIGHT = 4
@@ -127,12 +131,34 @@ def show_status(results: Sequence[Status]) -> None:
             for row in result.repaired
         ]
         for heading, lines in (
-            ("failed", _reasons(result.failed)),
+            ("failed", _failures(result.failed)),
+            ("retry", _retry(result)),
             ("missing", result.missing),
             ("repaired", repaired),
             ("length", _reasons(result.noted)),
         ):
             show_list(heading, lines, "vadprep status --json has all")
+
+
+def _failures(rows: Sequence[Row]) -> list[str]:
+    """A line for each failure, but one for all files that are missing."""
+    gone = [row for row in rows if row.kind == MISSING]
+    if len(gone) < 2:
+        return _reasons(rows)
+    (first,) = _reasons(gone[:1])
+    others = [row for row in rows if row.kind != MISSING]
+    return [f"{len(gone):,} files are missing, the first: {first}", *_reasons(others)]
+
+
+def _retry(result: Status) -> list[str]:
+    """One line: the command that tries the failed videos of a stream again."""
+    command = "import" if result.spec.preset not in PRESETS else "extract"
+    path, named = result.folder.path, "as before"
+    if command == "extract" and isinstance(path, Path) and (path.parent / RUN_FILE).exists():
+        named = f"--config {shlex.quote(str(path.parent / RUN_FILE))}"
+    if command == "extract" and any(row.kind != MISSING for row in result.failed):
+        named += " --retry-failed"
+    return [f"vadprep {command} {named}"] if result.failed else []
 
 
 def _reasons(rows: Sequence[Row]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,22 @@ class Command(click.Command):
     def __init__(self, *arguments: Any, example: str, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.example = example
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read ``args``, and before them those of the file ``--config``, which they replace."""
+        if not any(each.name == "config" for each in self.params):
+            return super().parse_args(ctx, args)
+        from vadprep.cli.config import arguments_of
+
+        of_file = arguments_of(self, ctx, args)
+        try:
+            return super().parse_args(ctx, [*of_file, *args])
+        except click.UsageError as error:
+            if not of_file:
+                raise
+            raise click.UsageError(
+                f"{error.format_message()} (--config gives: {shlex.join(of_file)})", ctx
+            ) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, is_advanced in (("Options", False), ("Advanced options", True)):

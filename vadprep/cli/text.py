@@ -152,7 +152,7 @@ class ShownProgress:
     def __init__(self, bar: Bar | None = None) -> None:
         self.bar = bar
         self.task = bar.add_task("loading the network", total=None) if bar else None
-        self.clips = self.frames = self.failed = 0
+        self.clips = self.frames = self.failed = self.missing = 0
         self.start = (time.monotonic(), 0, 0, 0.0)
         """Seconds, clips, frames and work done at the start, and at the first report."""
         self.first: tuple[float, int, int, float] | None = None
@@ -165,7 +165,10 @@ class ShownProgress:
             self.frames += report.num_frames
             if report.status != "done":
                 self.failed += 1
+            is_missing = report.kind == "missing"
+            if report.status != "done" and not (is_missing and self.missing):  # the first of many
                 self.say(f"{report.status}: {printable(reason_of(report.video_id, report.reason))}")
+            self.missing += is_missing
         else:
             show_untrained(progress.specs)
         line, now = self.line(progress), time.monotonic()

@@ -195,6 +195,20 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Raise OutputError when ``folder``, which need not exist, cannot be written, as far as can be
+    seen without writing."""
+    with disk_errors(folder):
+        place = next(each for each in (folder, *folder.parents) if each.exists())
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "")
+        if not os.access(place, os.W_OK | os.X_OK):
+            is_fixed = os.statvfs(place).f_flag & os.ST_RDONLY
+            raise OSError(errno.EROFS if is_fixed else errno.EACCES, "")
+        if not shutil.disk_usage(place).free and shutil.disk_usage(place).total:
+            raise OSError(errno.ENOSPC, "")
+
+
 def is_temporary(name: str) -> bool:
     """True for a name that ``temporary_name`` gives."""
     return ".tmp-" in name

@@ -139,6 +139,13 @@ class SourceIndex:
             )
         return self.root / places[0]
 
+    def has(self, video: Video) -> bool:
+        """True when ``find`` finds the video; raises ManifestError as it does."""
+        try:
+            return bool(self.find(video))
+        except DecodeError:
+            return False
+
     @cached_property
     def _places(self) -> dict[str, list[Path]]:
         """Paths relative to the root by plain name; images have none, there are too many."""

@@ -26,7 +26,7 @@ from vadprep.extraction.plan import (
     check_names,
     resolve_plan,
 )
-from vadprep.extraction.run import OnReport, run_plan
+from vadprep.extraction.run import OnReport, check_sources, run_plan
 from vadprep.features.reader import Features
 from vadprep.features.shard import FAILED, read_video
 
@@ -37,12 +37,13 @@ VideoSources = str | Path | Sequence[str | Path] | Manifest
 
 
 def extract(
-    videos: VideoSources | None = None,
+    videos: VideoSources | Sources | None = None,
     out: str | Path | None = None,
     *,
     dataset: str | None = None,
     root: str | Path | None = None,
     retry_failed: bool = False,
+    allow_missing: bool = False,
     on_report: OnReport | None = None,
     **options: Unpack[PlanOptions],
 ) -> Features:
@@ -56,7 +57,8 @@ def extract(
     :param out: the feature folder; ``features/NAME`` by default
     :param dataset: name of a bundled data set, instead of ``videos``
     :param root: folder of the files of a manifest or data set; the current folder by default
-    :param preset: name of a preset; that of the data set, else ``i3d``, by default
+    :param preset: name of a preset; by default that of the features in ``out`` to which a stream
+        is added, else that of the data set, else ``i3d``
     :param weights: file, name in ``vadprep weights list``, or ``random:SEED``; by default what
         ``vadprep weights get`` has fetched
     :param flow_weights: the same for stream ``flow``; ``weights`` by default if it is random
@@ -71,7 +73,9 @@ def extract(
     :param rank: number of this run among those that share the folder, from 0
     :param world_size: how many they are; rank R does every ``world_size``-th shard from R on
     :param shard_size: videos in a shard, when the folder is new
-    :param retry_failed: do again the videos that failed, and those whose file was replaced
+    :param retry_failed: do again the videos that failed, and those whose file was replaced; without
+        it only those whose files were missing and are there now
+    :param allow_missing: go on when the files of more than half of the videos are missing
     :param max_damage: share of a video's frames, 0 to 1, that may be repaired or missing
     :param stall_seconds: a decoder that gives no frame for so long is ended, and the other tried
     :param save_flow: folder in which to keep the quantised flow
@@ -84,7 +88,7 @@ def extract(
     when another run is at work on the same shards, and Stopped at a signal. A video that cannot
     be read is no error: ``vadprep.status`` lists it with its reason.
     """
-    found, plan = plan_extraction(videos, out, dataset, root, options)
+    found, plan = plan_extraction(videos, out, dataset, root, allow_missing, options)
     folders = run_plan(plan, found.manifest, found.root, on_report, retry_failed)
     return Features({folder.spec.stream: folder for folder in folders})
 
@@ -99,21 +103,29 @@ class Sources(NamedTuple):
 
 
 def plan_extraction(
-    videos: VideoSources | None,
+    videos: VideoSources | Sources | None,
     out: str | Path | None,
     dataset: str | None,
     root: str | Path | None,
+    allow_missing: bool,
     options: PlanOptions,
 ) -> tuple[Sources, ExtractionPlan]:
     """The videos that ``extract`` is called for, and the plan to extract them."""
     check_names(options, PlanOptions)
     found = find_sources(videos, dataset, root)
-    options = {**options, "preset": options.get("preset") or found.preset}
-    return found, resolve_plan(out or Path("features") / found.name, **options)
+    plan = resolve_plan(
+        out or Path("features") / found.name,
+        default_preset=found.preset,
+        check=lambda folders: check_sources(found.manifest, found.root, folders, allow_missing),
+        **options,
+    )
+    return found, plan
 
 
 def find_sources(
-    videos: VideoSources | None, dataset: str | None = None, root: str | Path | None = None
+    videos: VideoSources | Sources | None,
+    dataset: str | None = None,
+    root: str | Path | None = None,
 ) -> Sources:
     """The videos that ``videos`` or ``dataset`` names, see ``extract``.
 
@@ -121,6 +133,8 @@ def find_sources(
     files have in common. Raises ManifestError when there are none, and for a ``root`` where there
     is no manifest.
     """
+    if isinstance(videos, Sources):
+        return videos
     if (videos is None) == (dataset is None):
         raise ManifestError("name the videos by one of videos and dataset")
     if dataset is not None:

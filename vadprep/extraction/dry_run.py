@@ -21,7 +21,7 @@ from vadprep.core.errors import DecodeError
 from vadprep.core.records import Task, Video
 from vadprep.core.spec import Spec
 from vadprep.data import Manifest, SourceIndex, size_of
-from vadprep.extraction.api import VideoSources, plan_extraction
+from vadprep.extraction.api import Sources as FoundSources, VideoSources, plan_extraction
 from vadprep.extraction.extractor import (
     CPU_THREADS,
     UNSTATED_FPS,
@@ -88,12 +88,13 @@ class _Length(NamedTuple):
 
 
 def estimate(
-    videos: VideoSources | None = None,
+    videos: VideoSources | FoundSources | None = None,
     out: str | Path | None = None,
     *,
     dataset: str | None = None,
     root: str | Path | None = None,
     retry_failed: bool = False,
+    allow_missing: bool = False,
     **options: Unpack[PlanOptions],
 ) -> Estimate:
     """Videos, clips, bytes and time of an extraction; the arguments are those of ``extract``.
@@ -101,10 +102,11 @@ def estimate(
     Reads some headers and extracts a few clips of some videos. Writes nothing. Raises what
     ``extract`` raises before it writes.
     """
-    found, plan = plan_extraction(videos, out, dataset, root, options)
+    found, plan = plan_extraction(videos, out, dataset, root, allow_missing, options)
     index, extractor = SourceIndex(found.root), make_extractor(replace(plan, save_flow=None))
     shares = {
-        spec.stream: _share(plan, spec.stream, found.manifest, retry_failed) for spec in plan.specs
+        spec.stream: _share(plan, spec.stream, found.manifest, retry_failed, index)
+        for spec in plan.specs
     }
     sources: dict[str, tuple[Video, Path]] = {}
     for video in found.manifest.videos:
@@ -152,22 +154,25 @@ def estimate(
 
 
 def _share(
-    plan: ExtractionPlan, stream: str, manifest: Manifest, retry_failed: bool
+    plan: ExtractionPlan, stream: str, manifest: Manifest, retry_failed: bool, index: SourceIndex
 ) -> tuple[set[str], Counter[str], int]:
     """Ids of this rank's videos of a stream that are left to do, how many of the others are done
     and failed, and its number of shards."""
-    path, shards, size, rows = plan.folder(stream), Plan(), SHARD_SIZE, {}
+    path, shards, size, rows, folder = plan.folder(stream), Plan(), SHARD_SIZE, {}, None
     if read_spec(path):
         folder = StreamFolder.open(path)
         shards, size, rows = folder.plan, folder.shard_size, read_rows(path)
-    ids = [video.video_id for video in manifest.videos]
-    shards.extend(ids, plan.shard_size or size)
+    videos = {video.video_id: video for video in manifest.videos}
+    shards.extend(videos, plan.shard_size or size)
     rank, ranks = plan.share.rank, plan.share.world_size
     left, finished = set[str](), Counter[str]()
-    for video_id in ids:
+    for video_id in videos:
         if shards.places[video_id].shard % ranks == rank:
             row = rows.get(video_id)
-            if row is None or (retry_failed and row.status == FAILED):
+            if row is None or (
+                folder
+                and folder.is_retried(row, retry_failed, lambda each: index.has(videos[each]))
+            ):
                 left.add(video_id)
             else:
                 finished[row.status] += 1

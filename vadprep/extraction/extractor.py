@@ -25,7 +25,7 @@ from vadprep.data import fingerprint, frame_bounds
 from vadprep.extraction.plan import STALL_SECONDS, ExtractionPlan
 from vadprep.extraction.streams import Branch, Snippets
 from vadprep.extraction.timing import Stopwatch, timed
-from vadprep.features.shard import DONE, FAILED, Draft, write_failure
+from vadprep.features.shard import DONE, FAILED, MISSING, Draft, write_failure
 from vadprep.flow import NO_FLOW_KIND, SavedFlow, tvl1_method
 from vadprep.video import (
     MAX_DAMAGE,
@@ -46,7 +46,7 @@ CPU_THREADS = 1
 on it; more workers use more cores."""
 
 FINAL_KINDS = (
-    "missing", "empty", "unreadable", "no-video", "no-images", "too-short", "too-large", "no-fps",
+    MISSING, "empty", "unreadable", "no-video", "no-images", "too-short", "too-large", "no-fps",
     NO_FLOW_KIND,
 )  # fmt: skip
 """Failures that another decoder cannot change: both read the header by PyAV."""
@@ -124,7 +124,7 @@ class Extractor:
         if len(kinds) > 1 and all(kind in KILLED_KINDS for kind in kinds):
             reason = f"{len(kinds)} decoders were lost over it. {'; '.join(retries)}"
         for name, target in task.targets.items():
-            write_failure(target, self.branches[name].spec, video.attributes, reason)
+            write_failure(target, self.branches[name].spec, video.attributes, reason, kinds[-1])
         return Report(
             video_id=video.video_id,
             status=FAILED,
@@ -136,7 +136,7 @@ class Extractor:
 
     def _decoded_by(self, decoder: str, task: Task, watch: Stopwatch) -> Report:
         if task.source is None:
-            raise DecodeError(task.missing, "missing")
+            raise DecodeError(task.missing, MISSING)
         video, spec = task.video, self.spec
         with self.opened(video, task.source, decoder) as stream, ExitStack() as resources:
             drafts = {

@@ -7,7 +7,7 @@ which devices there are: it takes them from the plan.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from vadprep.backbones import Weights, load_weights, missing_weights_message, sc
 from vadprep.backbones.backbone import check_precision
 from vadprep.backbones.weights.catalog import stored_weights
 from vadprep.backbones.weights.load import RANDOM, weights_path
+from vadprep.core.atomic import check_writable
 from vadprep.core.crops import crop_boxes, resize_taps, target_size
 from vadprep.core.errors import SettingError, SpecError
 from vadprep.core.presets import DEFAULT_PRESET, PRESETS, fill_unknown, resolve, values_of
@@ -26,6 +27,7 @@ from vadprep.core.resources import worker_cores
 from vadprep.core.spec import (
     COMPUTED,
     NO_FLOW,
+    SHARED_FIELDS,
     STREAMS,
     UNKNOWN,
     Spec,
@@ -52,6 +54,9 @@ SETTABLE_FLOW = ("flow", "flow_bound", "quantisation", "flip_rule")
 
 KEPT = ("sampling", "precision", "batch")
 """Fields that a folder keeps, when no other value is asked for."""
+
+KEPT_BY_STREAMS = (*SHARED_FIELDS, "scaling", "dtype")
+"""Fields that a stream takes from the other one, when it is added to its folder later."""
 
 OF_THE_MACHINE = ("weights_sha256", "precision", "batch")
 """Fields that no preset holds. Where they are unknown, the weights and this machine decide."""
@@ -170,49 +175,73 @@ def setting_errors() -> Iterator[None]:
 
 
 @setting_errors()
-def resolve_plan(out: str | Path | None, **options: Unpack[PlanOptions]) -> ExtractionPlan:
+def resolve_plan(
+    out: str | Path | None,
+    *,
+    default_preset: str | None = None,
+    check: Callable[[list[Path]], None] = lambda folders: None,
+    **options: Unpack[PlanOptions],
+) -> ExtractionPlan:
     """The plan of a run that writes into ``out``, or of one in memory.
 
-    The other arguments are those of ``extract``. Reads the weights and what ``out`` holds; writes
-    nothing. Raises SettingError, a ValueError, for a setting that cannot be used, WeightsError
-    for a bad weights file, SpecError when ``out`` holds features of another spec or another
-    stream of other frames or clips, when ``specs`` cannot be repeated, or when this machine does
-    not have the precision, and ModuleNotFoundError for a decoder that is not installed.
+    The other arguments are those of ``extract``; ``default_preset`` counts where neither they nor
+    features in ``out`` name a preset. Reads the weights and what ``out`` holds; writes nothing.
+    What else can be refused is refused before the weights are read; ``check`` is called then, with
+    the folders of the streams. Raises SettingError, a ValueError, for a setting that cannot be
+    used, WeightsError for a bad weights file, SpecError when ``out`` holds features of another spec
+    or another stream of other frames or clips, when ``specs`` cannot be repeated, or when this
+    machine does not have the precision, OutputError when ``out`` cannot be written, and
+    ModuleNotFoundError for a decoder that is not installed.
     """
     check_names(options, PlanOptions)
     for name in ("decord", "av"):  # else each video would fail, or be left to the other decoder
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     out = Path(out).resolve() if out else None
-    if specs := options.get("specs"):
-        options = _repeating(specs, options)
-    preset, settings = options.get("preset") or DEFAULT_PRESET, options.get("settings") or {}
-    values_of(preset)  # raises for an unknown preset
-    streams = options.get("streams") or PRESETS[preset].streams
+    if repeated := options.get("specs"):
+        options = _repeating(repeated, options)
+    streams = options.get("streams") or ()
     streams = tuple(streams.split(",") if isinstance(streams, str) else streams)
+    there = {name: found for name in STREAMS if out and (found := read_spec(out / name))}
+    preset, added_to = options.get("preset"), next(iter(there.values()), None)
+    if not set(streams) - set(there) or (added_to and preset not in (None, added_to.preset)):
+        added_to = None
+    if added_to and added_to.preset in PRESETS:
+        preset = added_to.preset
+    preset, settings = preset or default_preset or DEFAULT_PRESET, options.get("settings") or {}
+    values_of(preset)  # raises for an unknown preset
+    streams = streams or PRESETS[preset].streams
     _check_options(options, streams)
     device, workers = _place(options)
     share = Share(options.get("rank", 0), options.get("world_size", 1))
-    sources = {}
-    for stream in streams:  # what can be refused without reading the weights
-        check_recipe(resolve(preset, device, ("", ""), settings, stream))
-        sources[stream] = _weights_source(preset, stream, options)
     save_flow, flow_from = options.get("save_flow"), options.get("flow_from")
-    plans = []
-    for stream, source in sources.items():
-        found = load_weights(source, values_of(preset, stream)["graph"])
-        earlier = read_spec(out / stream) if out else None
+    address = options.get("address", "local")
+    specs, sources = {}, {}
+    for stream in streams:  # what can be refused without reading the weights
+        earlier = there.get(stream)
         kept = {name: getattr(earlier, name) for name in KEPT} if earlier else {}
-        named = (found.name, found.sha256)
+        if added_to:
+            shared = {name: getattr(added_to, name) for name in KEPT_BY_STREAMS}
+            kept |= {name: value for name, value in shared.items() if value != UNKNOWN}
+        named = (earlier.weights, earlier.weights_sha256) if earlier else ("", "")
         spec = resolve(preset, device, named, {**kept, **settings}, stream)
+        check_recipe(spec)
         if stream == "flow" and flow_from:
             reading = SavedFlow.open(Path(flow_from).absolute(), spec)
             spec = replace(spec, flow_source=reading.kind)
-        plans.append(StreamPlan(spec, source, found))
-    address = options.get("address", "local")
-    if address == "local":
-        for plan in plans:
-            check_precision(plan.spec.precision, torch.device(device))
+        if address == "local":
+            check_precision(spec.precision, torch.device(device))
+        specs[stream], sources[stream] = spec, _weights_source(preset, stream, options)
+    for folder in filter(None, (out, Path(save_flow).absolute() if save_flow else None)):
+        check_writable(folder)
+    if out:
+        _check_folders(out, specs)
+        check([out / stream for stream in streams])
+    plans = []
+    for stream, source in sources.items():
+        loaded = load_weights(source, specs[stream].graph)
+        spec = replace(specs[stream], weights=loaded.name, weights_sha256=loaded.sha256)
+        plans.append(StreamPlan(spec, source, loaded))
     if out:
         _check_folders(out, {plan.spec.stream: plan.spec for plan in plans})
     kind = KINDS[options.get("flow_format") or "hdf5"]

@@ -32,6 +32,7 @@ from vadprep.data import Manifest, SourceIndex, size_of
 from vadprep.extraction.extractor import make_extractor
 from vadprep.extraction.plan import ExtractionPlan
 from vadprep.features.folder import StreamFolder, read_spec
+from vadprep.features.journal import read_rows
 from vadprep.features.lease import Lease, leased
 from vadprep.features.writer import Share, StreamWriter
 from vadprep.flow import SavedFlow
@@ -47,6 +48,8 @@ SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord", "numb
 """Packages whose version could change a number."""
 MOST_NAMED = 5
 """Videos that a warning names."""
+MOST_MISSING = 0.5
+"""Share of the videos of a manifest whose files may be missing: above it, the root is wrong."""
 NO_VERSION = "not installed under this name"
 """Of a package that is not installed: of decord and decord2 there is one."""
 
@@ -66,6 +69,11 @@ class Progress:
     work_left: float
     unit: str
     """``frames``, or ``bytes`` where the numbers of frames are not known."""
+
+    @property
+    def is_start(self) -> bool:
+        """True of the first one, when no video has been started yet."""
+        return self.report is None
 
 
 OnReport = Callable[[Progress], None]
@@ -112,12 +120,13 @@ def run_plan(
 ) -> list[StreamFolder]:
     """Extract the videos of ``manifest`` under ``root``; returns the folder of each stream.
 
+    ``check_sources`` says beforehand whether they are there.
+
     ``on_report`` is called at the start and after each video. Raises OutputError when the folder
     is not writable, LeaseError when another run is at work on the same shards, Stopped at a
     signal. Videos that cannot be read are in the journals, not raised.
     """
     root, paths = root.resolve(), [plan.folder(spec.stream) for spec in plan.specs]
-    check_sources(manifest, root, paths)
     if plan.save_flow:
         SavedFlow.prepare(plan.save_flow.path, plan.save_flow.kind, plan.specs[-1])
     ids = [video.video_id for video in manifest.videos]
@@ -163,10 +172,11 @@ class Extraction:
         ``retry_failed``, done videos whose file was replaced are named in a warning.
         """
         ids = [video.video_id for video in self.manifest.videos]
-        index, tasks, replaced = SourceIndex(self.root), [], []
+        index, tasks, there, replaced = SourceIndex(self.root), [], set[str](), []
         for video in self.manifest.videos:
             with suppress(DecodeError, ManifestError):
                 source = index.find(video)
+                there.add(video.video_id)
                 if any([each.is_replaced(video.video_id, source) for each in self.streams]):
                     replaced.append(video.video_id)
         if replaced and not retry_failed:
@@ -177,7 +187,7 @@ class Extraction:
                 *(len(replaced), ", ".join(map(repr, replaced[:MOST_NAMED])), more),
             )
         for stream in self.streams:
-            stream.lacking(ids, retry_failed, set(replaced))
+            stream.lacking(ids, retry_failed, set(replaced), there)
         for video in self.manifest.videos:
             targets = {}
             for stream in self._streams_of(video.video_id):
@@ -263,26 +273,44 @@ def locked_extraction(
         yield Extraction(folders, manifest, root, share, leases)
 
 
-def check_sources(manifest: Manifest, root: Path, folders: Sequence[Path]) -> None:
-    """Raise ManifestError when not one of several videos is where the manifest has it, or when one
-    that is not planned yet in all ``folders`` is not there and twice elsewhere.
+def check_sources(
+    manifest: Manifest, root: Path, folders: Sequence[Path], allow_missing: bool = False
+) -> None:
+    """Find out a wrong root, path or manifest before its ids are in a plan, which only grows.
 
-    A wrong root or path is found out before its ids are in a plan, which only grows.
+    Raises ManifestError when more than ``MOST_MISSING`` of the videos are not there, of several at
+    least, unless ``allow_missing``; and for one that is not there and twice elsewhere. Videos that
+    are finished in all ``folders`` may be gone. Logs a warning when the folders have other ids.
     """
-    planned: set[str] = set()
-    if all(map(read_spec, folders)):
-        planned = set.intersection(*(set(StreamFolder.open(each).plan.places) for each in folders))
-    index, found = SourceIndex(root), False
-    for video in manifest.videos:
-        if found and video.video_id in planned:
-            continue
-        with suppress(DecodeError):
-            found = bool(index.find(video))
-    if not found and len(manifest.videos) > 1:
-        raise ManifestError(
-            f"none of the {len(manifest.videos)} videos of {manifest.path} is under {root}, where "
-            f"its path says or elsewhere (the first: {manifest.videos[0].path}): correct --root"
+    opened = [StreamFolder.open(each) for each in folders if read_spec(each)]
+    finished: set[str] = set()
+    if len(opened) == len(folders):
+        finished = set.intersection(*(set(read_rows(each.path)) for each in opened))
+    ids, index = {video.video_id for video in manifest.videos}, SourceIndex(root)
+    left = [video for video in manifest.videos if video.video_id not in finished]
+    missing = [video for video in left if not index.has(video)]
+    count, total = len(missing), len(manifest.videos)
+    if total > 1 and count > MOST_MISSING * total and not allow_missing:
+        share = (
+            f"{count:,} of the {total:,} videos ({count / total:.0%}) of {manifest.path} are not"
         )
+        if count == total:
+            share = f"none of the {total:,} videos of {manifest.path} is"
+        raise ManifestError(
+            f"{share} under {root.resolve()}, where the paths say or elsewhere (the first: "
+            f"{missing[0].path}): correct --root, or go on without them by --allow-missing"
+        )
+    for folder in opened[:1]:
+        planned = folder.plan.places.keys()
+        known, new = sorted(planned - ids), sorted(ids - planned)
+        if known and new:
+            is_other = len(known) == len(planned)
+            _LOG.warning(
+                "%s: %d videos of its plan are not in %s (such as %r), and %d are added (such as "
+                "%r)%s",
+                *(folder.path.parent, len(known), manifest.path, known[0], len(new), new[0]),
+                "; no id is in both: is this the right --out?" if is_other else "",
+            )
 
 
 def provenance(device: str) -> dict[str, str]:

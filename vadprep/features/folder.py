@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, cast
 from vadprep.core.atomic import make_folder, names_in, open_atomic
 from vadprep.core.errors import FeaturesError, ShardError
 from vadprep.core.spec import STREAMS, Spec, require_equal
-from vadprep.features.journal import csv_bytes, read_rows, read_table
+from vadprep.features.journal import Row, csv_bytes, read_rows, read_table
 from vadprep.features.remote import AnyPath, RemotePath, as_path
-from vadprep.features.shard import StoredVideo, read_video
+from vadprep.features.shard import MISSING, StoredVideo, read_video
 
 SHARD_SIZE = 64
 """Videos in a shard, unless another number is given when the folder is made."""
@@ -226,6 +226,19 @@ class StreamFolder:
         rows = read_rows(self.path)
         found = {each: rows.get(each) or self.find(each) for each in self.plan.places}
         return [video_id for video_id, video in found.items() if video and video.is_done]
+
+    def is_retried(
+        self, row: Row | None, retry_failed: bool, is_there: Callable[[str], bool]
+    ) -> bool:
+        """True for a failed video that is to be extracted again: with ``retry_failed`` any, else
+        one whose file was missing and is there now."""
+        if row is None or row.is_done or retry_failed:
+            return row is not None and not row.is_done
+        kind = row.kind
+        if not kind:  # the table is of an older version, the failure may be not
+            with suppress(ShardError):
+                kind = str(self.stored(row.video_id).attributes.get("kind", ""))
+        return kind == MISSING and is_there(row.video_id)
 
     def find(self, video_id: str) -> StoredVideo | None:
         """A planned video that is done or has failed, by the files; None before that."""

@@ -57,6 +57,8 @@ class Row(NamedTuple):
     """Why a video failed, or why one that is done is not as long as header or manifest say."""
     time: float
     """Seconds since 1970."""
+    kind: str = ""
+    """Kind of a failure in one word, as ``missing``; blank in tables of older versions."""
 
     @property
     def is_done(self) -> bool:
@@ -78,6 +80,7 @@ def row_of(stored: StoredVideo, shard: int) -> Row:
         checksum=f"{int(known.get('features_crc32', 0)):08x}",
         reason=str(known.get("reason", known.get("length_note", ""))),
         time=time.time(),
+        kind=str(known.get("kind", "")),
     )
 
 
@@ -119,10 +122,11 @@ class Journal:
                 stream.write(csv_bytes([Row._fields]))
         with _named(self._manifest):
             _cut(self._manifest, _whole_size(self._manifest.read_bytes()))
+            self._columns = next(read_table(self._manifest))
 
     def add(self, row: Row) -> None:
-        """Append a finished video."""
-        _append(self._manifest, csv_bytes([row]))
+        """Append a finished video, in the columns that the table has."""
+        _append(self._manifest, csv_bytes([[getattr(row, each, "") for each in self._columns]]))
 
     def event(self, event: str, video_id: str = "", /, **values: Any) -> None:
         """Append one event; ``Event`` has those of the ``values`` that are read again."""
@@ -184,18 +188,20 @@ def read_rows(folder: Path) -> dict[str, Row]:
     """The finished videos of all ranks by id: of each the latest row, at the same time ``done``.
 
     Raises FeaturesError at a damaged manifest-<rank>.csv. Further columns of older folders are
-    not read.
+    not read; those without a column ``kind`` give rows without one.
     """
     rows: dict[str, Row] = {}
     for path in _files(folder, "manifest-*.csv").values():
         with _named(path):
             table = read_table(path)
-            cells = itemgetter(*map(next(table, []).index, Row._fields))
-            for cell in map(cells, table):
-                name, shard, status, clips, frames, repaired, fps, decoder, checksum, why, at = cell
+            header = next(table, [])
+            columns = [each for each in Row._fields if each in header or each != "kind"]
+            for cell in map(itemgetter(*map(header.index, columns)), table):
+                name, shard, status, clips, frames, repaired, fps = cell[:7]
+                decoder, checksum, why, at, *kind = cell[7:]
                 row = Row(
                     name, int(shard), status, int(clips), int(frames), int(repaired), float(fps),
-                    decoder, checksum, why, float(at),
+                    decoder, checksum, why, float(at), *kind,
                 )  # fmt: skip
                 old = rows.get(name)
                 if old is None or (row.time, row.is_done) >= (old.time, old.is_done):

@@ -4,15 +4,16 @@
     /000000          attributes of one video: video_id, status, label, split, category, path,
                      num_frames, num_frames_header, repaired_frames, max_damage, length_note,
                      fps_source, fps_used, decoder, source_bytes, source_sha256, features_crc32,
-                     spans_crc32, times_crc32, reason; what is unknown is absent
+                     spans_crc32, times_crc32, reason, kind; what is unknown is absent
     /000000/features [num_clips, num_crops, dim], contiguous
     /000000/spans    int64 [num_clips, 2], half-open source frames
     /000000/times    float64 [num_frames + 1], seconds at which each frame begins and the last one
                      ends; only where the frame rate varies
     /000001 ...
 
-A failed video is a group without data sets, with its reason. Groups are numbered, since ids such
-as ``..`` or ``a/b`` are not safe as HDF5 names.
+A failed video is a group without data sets, with its reason and, but for those of older versions,
+the kind of the failure in one word (``DecodeError.kind``). Groups are numbered, since ids such as
+``..`` or ``a/b`` are not safe as HDF5 names.
 
 The HDF5 library never touches the disk while writing: after a failed write (a full disk) its
 files can neither be closed nor let go of without a segmentation fault (measured, HDF5 1.14). It
@@ -65,6 +66,8 @@ DONE_KINDS = FAILED_KINDS | dict(num_frames=int, features_crc32=int, spans_crc32
 """Attributes that a video must have, by its status."""
 
 DONE, FAILED = "done", "failed"
+MISSING = "missing"
+"""Kind of the failure of a video whose file was not there."""
 Attributes = Mapping[str, str | int | float]
 
 
@@ -356,7 +359,10 @@ class Draft:
             yield np.frombuffer(block, np.uint8)
 
 
-def write_failure(path: Path, spec: Spec, attributes: Attributes, reason: str) -> None:
-    """Write the shard ``path`` of one video that failed for good, with its reason."""
-    failed = StoredVideo({**attributes, "status": FAILED, "reason": reason})
+def write_failure(
+    path: Path, spec: Spec, attributes: Attributes, reason: str, kind: str = ""
+) -> None:
+    """Write the shard ``path`` of one video that failed, with its reason and the kind of it."""
+    about = {"status": FAILED, "reason": reason, **({"kind": kind} if kind else {})}
+    failed = StoredVideo({**attributes, **about})
     write_shard(path, spec, [failed])

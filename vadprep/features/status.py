@@ -22,7 +22,7 @@ from vadprep.features.folder import StreamFolder, required_folders, similar_ids
 from vadprep.features.journal import Event, Row, last_events, read_rows
 from vadprep.features.lease import Run, running
 from vadprep.features.remote import AnyPath
-from vadprep.features.shard import REMEDY, StoredVideo
+from vadprep.features.shard import MISSING, REMEDY, StoredVideo
 
 WINDOW_SECONDS = 300.0
 WINDOW_VIDEOS = 10
@@ -51,7 +51,7 @@ class Status:
     noted: tuple[Row, ...]
     """Videos that are done but not as long as header or manifest say, with the likely cause."""
     missing: tuple[str, ...]
-    """Videos without a row, those that are being extracted among them."""
+    """Videos without a row that are not being extracted."""
     planned: int
     done: int
     num_clips: int
@@ -73,7 +73,7 @@ class Status:
     @property
     def is_complete(self) -> bool:
         is_final = self.shards_final == self.shards_planned
-        return is_final and not self.missing and not self.failed
+        return is_final and not self.missing and not self.running and not self.failed
 
     def why(self, video_id: str) -> str:
         """One line on a video: done, failed with the reason, running, missing, or not planned."""
@@ -90,7 +90,8 @@ class Status:
         if row.is_done:
             note = f"; {row.reason}" if row.reason else ""
             return f"done: {row.num_clips} clips in {file}, group {group}{note}"
-        return f"failed: {row.reason}; extract --retry-failed tries it again"
+        again = "the same extract" if row.kind == MISSING else "extract --retry-failed"
+        return f"failed: {row.reason}; {again} tries it again"
 
 
 def status(path: str | AnyPath) -> dict[str, Status]:
@@ -109,16 +110,19 @@ def stream_status(folder: StreamFolder) -> Status:
     done = [row for row in rows.values() if row.is_done]
     runs = running(folder.path) if isinstance(folder.path, Path) else []
     events, now = last_events(folder.path) if runs else {}, time.time()
+    in_work = {video_id: run.rank for run in runs for video_id in run.in_flight}
     live = {run.rank for run in runs} & events.keys()
     paces = [rank_pace(events[rank], now) for rank in live]
     left = [pace.seconds_left for pace in paces if pace.seconds_left is not None]
     return Status(
         folder=folder,
         rows=rows,
-        failed=tuple(row for row in rows.values() if not row.is_done),
+        failed=tuple(
+            row for row in rows.values() if not row.is_done and row.video_id not in in_work
+        ),
         repaired=tuple(row for row in done if row.repaired_frames),
         noted=tuple(row for row in done if row.reason),
-        missing=tuple(each for each in places if each not in rows),
+        missing=tuple(each for each in places if each not in rows and each not in in_work),
         planned=len(places),
         done=len(done),
         num_clips=sum(row.num_clips for row in done),
@@ -127,7 +131,7 @@ def stream_status(folder: StreamFolder) -> Status:
         shards_planned=len(folder.plan.shards),
         shards_final=len(folder.final_shards()),
         runs=tuple(runs),
-        running={video_id: run.rank for run in runs for video_id in run.in_flight},
+        running=in_work,
         pace=Pace(
             sum(pace.videos_per_second for pace in paces),
             sum(pace.clips_per_second for pace in paces),

@@ -119,18 +119,23 @@ class StreamWriter:
         return False
 
     def lacking(
-        self, video_ids: Iterable[str], retry_failed: bool, replaced: Collection[str] = ()
+        self,
+        video_ids: Iterable[str],
+        retry_failed: bool,
+        replaced: Collection[str] = (),
+        there: Collection[str] = (),
     ) -> set[str]:
         """Those of ``video_ids`` that this rank has to do: unfinished, or failed or ``replaced``
-        and retried."""
+        and retried, or failed since the file was missing, where the file is ``there`` now."""
         owned, final = self.share.owned(self.folder), self.folder.final_shards()
         partial = {n: self.folder.finished(n) for n in self.folder.partial_shards() - final}
         self.expected = set()
         for video_id in video_ids:
             place, row = self.folder.plan.places[video_id], self.rows.get(video_id)
             is_finished = place.shard in final or place.position in partial.get(place.shard, ())
-            is_retried = video_id in replaced or (row is not None and not row.is_done)
-            if place.shard in owned and ((retry_failed and is_retried) or not is_finished):
+            is_retried = self.folder.is_retried(row, retry_failed, there.__contains__)
+            is_retried |= retry_failed and video_id in replaced
+            if place.shard in owned and (is_retried or not is_finished):
                 self.expected.add(video_id)
         return self.expected
 

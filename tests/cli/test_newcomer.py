@@ -1,0 +1,216 @@
+"""What a new user does with extract: missing files, a wrong root, flow later, a file of options."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from support.commands import CHEAP, extract, message, run, without_network
+from support.leases import ELSEWHERE, write_lease
+from support.stored import small_spec
+from support.videos import write_video
+
+from vadprep.features import open_features
+from vadprep.features.folder import StreamFolder
+from vadprep.features.journal import read_rows
+
+
+@pytest.fixture(autouse=True)
+def patch():
+    with without_network() as patch:
+        yield patch
+
+
+@pytest.fixture
+def clips(tmp_path) -> Path:
+    """A folder with the videos a.mp4 and b.mp4."""
+    (tmp_path / "clips").mkdir()
+    for name in "ab":
+        write_video(tmp_path / "clips" / f"{name}.mp4", 20)
+    return tmp_path / "clips"
+
+
+def listed(folder: Path, names: str) -> Path:
+    """A manifest of videos NAME.mp4 with ids NAME."""
+    path = folder / "m.csv"
+    path.write_text("video_id,path\n" + "".join(f"{each},{each}.mp4\n" for each in names))
+    return path
+
+
+def extract_listed(clips: Path, names: str, *options: object):
+    manifest = listed(clips.parent, names)
+    out = clips.parent / "f"
+    return run("extract", "--manifest", manifest, "--root", clips, "--out", out, *CHEAP, *options)
+
+
+# ---------------------------------------------------------------- missing files
+
+
+def test_a_file_that_was_missing_is_extracted_when_it_is_there(clips, tmp_path):
+    assert extract_listed(clips, "abcd").exit_code == 1
+    assert {row.video_id: row.kind for row in read_rows(tmp_path / "f" / "rgb").values()} == {
+        **dict.fromkeys("ab", ""),
+        **dict.fromkeys("cd", "missing"),
+    }
+    write_video(clips / "c.mp4", 20)
+    (clips / "d.mp4").write_text("no video")
+    dry = extract_listed(clips, "abcd", "--dry-run")
+    assert "2 (2 done, 0 failed, 0 not found)" in dry.output
+    assert extract_listed(clips, "abcd").exit_code == 1
+    with open_features(tmp_path / "f") as found:
+        assert sorted(found) == ["a", "b", "c"]
+    write_video(clips / "d.mp4", 20)  # it was there, and bad: that takes the flag
+    assert extract_listed(clips, "abcd").exit_code == 1
+    assert extract_listed(clips, "abcd", "--retry-failed").exit_code == 0
+
+
+def test_a_table_without_kinds_is_read_and_its_shards_are_asked(clips, tmp_path):
+    extract_listed(clips, "abc")
+    path = tmp_path / "f" / "rgb" / "manifest-00000.csv"
+    rows = [row[:-1] for row in csv.reader(path.read_text().splitlines())]
+    with path.open("w", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
+    write_video(clips / "c.mp4", 20)
+    assert extract_listed(clips, "abc").exit_code == 0
+    assert {len(row) for row in csv.reader(path.read_text().splitlines())} == {11}
+
+
+def test_missing_files_are_one_line_and_the_list_ends_with_the_command(clips, tmp_path):
+    result = extract_listed(clips, "abcdefg", "--allow-missing")
+    *_, gone, again = result.output.splitlines()
+    assert gone.startswith("failed: 5 files are missing, the first: c: ")
+    command = f"vadprep extract --config {tmp_path / 'f' / 'run.yaml'}"
+    assert again == f"retry: {command}"
+    assert result.output.count("neither") == 2  # one while it runs, one at the end
+    (clips / "c.mp4").write_text("no video")
+    again = run(*command.split()[1:]).output.splitlines()[-1]
+    assert again == f"retry: {command} --retry-failed"
+    for name in "cdefg":
+        write_video(clips / f"{name}.mp4", 20)
+    assert run(*again.partition("vadprep ")[2].split()).exit_code == 0
+
+
+def test_a_wrong_root_stops_before_anything_is_planned(clips, tmp_path):
+    refused = message(extract_listed(clips, "abcde"))
+    assert "3 of the 5 videos (60%)" in refused and f"not under {clips}" in refused
+    assert "(the first: c.mp4): correct --root, or go on without them by --allow-missing" in refused
+    assert not (tmp_path / "f").exists()
+    assert extract_listed(clips, "abcd").exit_code == 1  # half of them: no wrong root
+    refused = message(extract_listed(clips, "abcdefghi"))
+    assert "5 of the 9" in refused  # c and d are known to be missing
+    for name in "ab":  # done: nobody needs them any more
+        (clips / f"{name}.mp4").unlink()
+    assert extract_listed(clips, "abcd").exit_code == 1
+
+
+def test_what_runs_counts_as_running_and_not_as_missing(tmp_path):
+    path = tmp_path / "f" / "rgb"
+    StreamFolder.prepare(path, small_spec(), ["now.mp4", "later.mp4"])
+    write_lease(path, replace(ELSEWHERE, in_flight=("now.mp4",)))
+    (found,) = json.loads(run("status", tmp_path / "f", "--json").output)
+    assert found["running"] == {"now.mp4": {"rank": 0}} and found["missing"] == ["later.mp4"]
+    assert "missing: now.mp4" not in run("status", tmp_path / "f").output
+
+
+# ---------------------------------------------------------------- one folder, several runs
+
+
+def test_flow_that_is_added_takes_the_settings_of_the_folder(clips, tmp_path):
+    settings = ("--preset", "ucf", "--crops", "5", "--set", "tail=repeat-last")
+    assert extract(clips, tmp_path / "f", *settings).exit_code == 0
+    flow = ("extract", "--videos", clips, "--out", tmp_path / "f", "--weights", "random:0")
+    assert run(*flow, "--streams", "flow", "--workers", "1").exit_code == 0
+    with open_features(tmp_path / "f") as found:
+        assert found.streams == ("rgb", "flow") and found["a.mp4"].flow.shape[:2] == (2, 5)
+        assert {(spec.preset, spec.fps) for spec in found.specs.values()} == {("ucf", "native")}
+    both = extract(clips, tmp_path / "f", *settings, "--streams", "rgb,flow")
+    assert both.exit_code == 0
+    assert "crops: 1 / 5" in message(
+        run(*flow[:4], tmp_path / "f", *flow[5:], "--streams", "rgb", "--crops", "1")
+    )
+
+
+def test_ids_that_differ_from_those_of_the_plan_are_named_in_one_line(clips, tmp_path, caplog):
+    extract_listed(clips, "ab")
+    assert not caplog.records
+    assert extract(clips, tmp_path / "f").exit_code == 0
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "2 videos of its plan are not in" in line and "no id is in both" in line
+    assert "(such as 'a'), and 2 are added (such as 'a.mp4')" in line
+    caplog.clear()
+    write_video(clips / "c.mp4", 20)
+    assert extract_listed(clips, "abc").exit_code == 0
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "'a.mp4'" in line and "no id is in both" not in line
+
+
+# ---------------------------------------------------------------- a file of options
+
+
+def test_the_file_of_a_run_repeats_it(clips, tmp_path, patch):
+    patch.chdir(tmp_path)
+    options = ("--crops", "5", "--set", "tail=repeat-last", "--set", "dtype=float32")
+    made = run("extract", "--videos", "clips", "--shard-size", "1", *CHEAP, *options)
+    assert made.exit_code == 0
+    path = tmp_path / "features" / "clips" / "run.yaml"
+    written = yaml.safe_load(path.read_text())
+    assert written == {
+        **{"videos": str(clips), "out": str(path.parent), "weights": "random:0", "workers": 1},
+        **{"crops": 5, "fps": "native", "set": ["tail=repeat-last", "dtype=float32"]},
+        **{"shard-size": 1, "preset": "i3d", "streams": "rgb"},
+    }
+    patch.chdir("/")
+    again = run("extract", "--config", path, "--out", tmp_path / "g")
+    assert again.exit_code == 0
+    shards = [*(tmp_path / "g").rglob("*.h5")]
+    assert len(shards) == 2
+    for shard in shards:
+        assert shard.read_bytes() == (path.parent / shard.relative_to(tmp_path / "g")).read_bytes()
+    assert yaml.safe_load((tmp_path / "g" / "run.yaml").read_text()) == written | {
+        "out": str(tmp_path / "g")
+    }
+
+
+def test_options_of_the_command_line_replace_those_of_the_file(clips, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"videos: /none\nout: {tmp_path / 'f'}\nweights: random:0\nworkers: 1\nfps: native\n"
+        "set: {tail: drop}\ncrops: 10\nretry_failed: false\nstreams: [rgb]\n"
+    )
+    options = ("--crops", "5", "--set", "tail=repeat-last", "--manifest", listed(tmp_path, "ab"))
+    assert run("extract", "--config", path, "--root", clips, *options).exit_code == 0
+    with open_features(tmp_path / "f") as found:
+        assert (found.specs["rgb"].crops, found.specs["rgb"].tail) == (5, "repeat-last")
+        assert list(found) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("crop: 5", "'crop' is no option of extract: did you mean crops?"),
+        ("frobnicate: 5", "'frobnicate' is no option of extract: allowed are "),
+        ("config: run.yaml", "'config' is no option"),
+        ("crops: {five: {5: 5}}", "crops: expected a text, a number, or a list of them"),
+        ("dry_run: 5", "dry_run: 5: expected true or false"),
+        ("- crops", "expected a line for each option, such as crops: 5"),
+        ("crops: [", "cannot be read as YAML"),
+        ("a: !!python/object:os.system {}", "cannot be read as YAML"),
+        ("[" * 100_000, "cannot be read as YAML"),
+    ],
+)
+def test_a_wrong_file_of_options_is_named_with_the_key(text, expected, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    refused = message(run("extract", "--config", path, "--videos", tmp_path))
+    assert refused.startswith(str(path)) and expected in refused
+
+
+def test_a_wrong_value_in_a_file_of_options_and_a_file_that_is_none(tmp_path):
+    (tmp_path / "run.yaml").write_text("crops: 7")
+    refused = message(run("extract", "--config", tmp_path / "run.yaml", "--videos", tmp_path))
+    assert "'7' is not one of" in refused and "--config gives: --crops=7" in refused
+    assert "cannot be read" in message(run("extract", "--config", "/dev/zero"))
