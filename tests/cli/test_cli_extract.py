@@ -16,6 +16,7 @@ from support.videos import write_video
 
 import vadprep
 from vadprep.cli.text import size
+from vadprep.extraction import dry_run
 from vadprep.extraction.api import extract as extract_api
 from vadprep.features import open_features
 
@@ -201,6 +202,21 @@ def test_a_dry_run_counts_times_and_writes_nothing(tmp_path):
     assert lines["clips"] == "4 of 5 crops"
     assert lines["features"] == size(4 * (5 * StandIn.dim * 2 + 16))
     assert "s a clip, 1 at once; estimated from a short measurement" in lines["time"]
+
+
+def test_a_dry_run_moves_a_bar_and_ends_in_time(tmp_path, patch):
+    """The clock stands at its end: one clip of one video is measured, and no more."""
+    for name in "abcd":
+        write_video(tmp_path / f"{name}.mp4", 170)
+    calls, network_call, steps = [], StandIn.__call__, []
+    patch.setattr(StandIn, "__call__", lambda *a: calls.append(a) or network_call(*a))
+    patch.setattr(dry_run, "MEASURED_SECONDS", 0.0)
+    options = {"weights": "random:0", "workers": 1, "device": "cpu"}
+    found = dry_run.estimate(
+        tmp_path, tmp_path / "f", on_step=lambda *s: steps.append(s), **options
+    )
+    assert found.seconds and len(calls) == 1
+    assert steps[-1] == (dry_run.STEPS, dry_run.STEPS) and sorted(steps) == steps
 
 
 def test_a_dry_run_of_two_streams_tells_what_each_lacks_and_the_size_of_the_flow(tmp_path):

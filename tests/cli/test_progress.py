@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 
 from vadprep.cli import text
 from vadprep.core.records import Report
@@ -37,6 +38,30 @@ def test_the_pace_is_that_since_the_first_report(monkeypatch, capsys):
     assert printed_at(1120.0, last) == line
 
 
+def test_a_long_video_moves_the_progress_and_is_named(monkeypatch, capsys):
+    """One of two hours: the time left is known after some seconds, by its clips."""
+    shown = text.ShownProgress()
+
+    def printed_at(now: float, share: float) -> str:
+        monkeypatch.setattr(text.time, "monotonic", lambda: now)
+        frames = round(share * 180_000)
+        doing = Report(
+            "a\nlong.mp4", "running", num_clips=frames // 16, num_frames=frames, share=share
+        )
+        left = 180_000 - frames
+        shown(Progress((), None, 1, 1, 180_000, left, "frames", running=(doing,)))
+        return capsys.readouterr().err.removesuffix("\n")
+
+    shown(reported(1, 1, 180_000, 180_000))
+    assert printed_at(100.0, 0.0) == "0 of 1 videos, 0 failed, time unknown"
+    assert printed_at(105.0, 0.005) == ""  # a line in ten seconds
+    line = "0 of 1 videos, 11.2 clips/s, 180 frames/s, 0 failed, 16 min 30 s left"
+    assert printed_at(110.0, 0.01) == line
+    assert printed_at(600.0, 0.5).endswith(r"8 min 20 s left; a\nlong.mp4 50%")
+    shown(reported(0, 1, 0, 180_000, Report("a\nlong.mp4", "done", num_clips=11_250)))
+    assert "1 of 1 videos" in capsys.readouterr().err
+
+
 def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys):
     plain = text.ShownProgress()
     plain(reported(50, 50, 500, 500))
@@ -62,6 +87,12 @@ def test_live_progress_fits_a_terminal(monkeypatch):
         for number, report in enumerate([*reports, Report("[red]", "failed", "why")], 1):
             live(reported(290 - number, 290, 2900 - 10 * number, 2900, report))
         live.first = (live.first[0] - 60, *live.first[1:])
+        doing = Report("[b]" * 40 + "x.mp4", "running", share=0.43)
+        live(replace(reported(277, 290, 2770, 2900), running=(doing,)))
+        monkeypatch.setattr(text, "LONG_SECONDS", 0.0)
+        live(replace(reported(277, 290, 2770, 2900), running=(doing,)))
+        (row,) = live.rows.values()
+        assert live.bar.tasks[-1].id == row and live.bar.tasks[-1].percentage == 43
         live(reported(276, 290, 2760, 2900, Report("v13", "done")))
     console.file.close()
     shown = console.export_text()

@@ -275,6 +275,16 @@ def test_a_file_that_is_no_video_fails_by_name(tmp_path, kind):
     assert (report.status, report.kind, stored.is_done) == (FAILED, kind, False)
 
 
+def test_the_share_of_a_video_that_is_done_grows_with_its_clips(tmp_path):
+    write_video(tmp_path / "a.mp4", 80, fps=50)
+    steps = standin_extractor(small(fps="25")).steps(
+        Task(Video("a", "a.mp4"), {"rgb": tmp_path / "a.h5"}, tmp_path / "a.mp4")
+    )
+    *running, last = [(each.status, each.num_clips, each.num_frames, each.share) for each in steps]
+    assert running == [("running", 1, 32, 0.4), ("running", 2, 64, 0.8)]
+    assert last == (DONE, 2, 80, 0.0)
+
+
 def test_a_missing_file_fails_with_what_was_looked_for(tmp_path):
     targets = {"rgb": tmp_path / "a.h5"}
     report = standin_extractor(small())(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -19,7 +20,7 @@ from support.stored import features_of, small_spec, stored_video
 
 from vadprep.core import atomic as files
 from vadprep.core.errors import OutputError, Stopped
-from vadprep.core.records import SKIPPED, Report, Task, Video
+from vadprep.core.records import RUNNING, SKIPPED, Report, Task, Video
 from vadprep.core.signals import check_stop, stop_on_signals
 from vadprep.data import Manifest, SourceIndex, fingerprint
 from vadprep.extraction.run import Extraction, in_process, locked_extraction
@@ -107,6 +108,29 @@ def test_running_it_again_does_nothing(undisturbed):
     before = {each: (folder.path / each).read_bytes() for each in tree(folder.path)}
     drive(folder.path, manifest, root, never)
     assert {each: (folder.path / each).read_bytes() for each in tree(folder.path)} == before
+
+
+class Stepping:
+    """A worker that says how far it is: at a half, and once more when that is overtaken."""
+
+    def steps(self, task: Task):
+        video_id = task.video.video_id
+        yield Report(video_id, RUNNING, num_clips=2, share=0.5)
+        yield fake_worker(task)
+        yield Report(video_id, RUNNING, num_clips=2, share=0.5)
+
+
+def test_the_work_of_videos_that_run_is_counted_and_the_journal_has_whole_videos(tmp_path):
+    manifest, root = make_root(tmp_path / "videos", IDS[:2])
+    folder, seen = StreamFolder.prepare(tmp_path / "f", SPEC, IDS[:2]), []
+    with locked_extraction([folder], manifest, root, Share()) as extraction:
+        extraction.run(in_process(Stepping), seen.append)
+    assert [(each.work_left, len(each.running), each.is_start) for each in seen] == [
+        (201, 0, True), (150.5, 1, False), (100, 0, False), (50, 1, False), (0, 0, False),
+    ]  # fmt: skip
+    lines = (tmp_path / "f" / "events-00000.jsonl").read_text().splitlines()
+    left = [json.loads(line).get("work_left") for line in lines]
+    assert left == [201, None, 100, None, 0]
 
 
 def test_the_longest_video_comes_first(tmp_path):

@@ -32,7 +32,7 @@ from support.standin import standin_extractor
 from support.videos import write_video
 
 from vadprep.core.errors import ClusterError, OutputError, SpecError, Stopped
-from vadprep.core.records import SKIPPED, Report, Task
+from vadprep.core.records import RUNNING, SKIPPED, Report, Task
 from vadprep.core.resources import worker_cores
 from vadprep.extraction import ray_runner
 from vadprep.extraction.api import extract
@@ -129,6 +129,35 @@ def test_without_shared_memory_ray_keeps_its_objects_in_the_session(monkeypatch)
     seen = starting(monkeypatch, lambda: None)
     list(on_ray(make_standin, Pool(2))([], print))
     assert seen["_plasma_directory"] == seen["_temp_dir"]
+
+
+class Slow:
+    """A worker that takes some seconds for a video, and says how far it is."""
+
+    def __init__(self) -> None:
+        self.extract = standin_extractor(SPEC)
+
+    def steps(self, task: Task):
+        for share in (0.2, 0.4, 0.6):
+            yield Report(task.video.video_id, RUNNING, share=share)
+            time.sleep(1.5)
+        yield self.extract(task)
+
+
+@pytest.mark.slow
+def test_how_far_a_video_is_in_a_worker_is_known_while_it_runs(tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", 40)
+    seen = []
+
+    def runner(tasks, on_start):
+        for report in on_ray(Slow, Pool(1))(tasks, on_start):
+            seen.append((report.status, report.share))
+            yield report
+
+    (report,) = extract_all(tmp_path / "f", tmp_path / "videos", runner)
+    assert report.status == DONE and seen[-1] == (DONE, 0.0)
+    assert {(RUNNING, share) for share in (0.2, 0.4, 0.6)} >= {*seen[:-1]} and len({*seen}) >= 3
 
 
 # ---------------------------------------------------------------- workers that die or fail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,15 @@ from vadprep.cli.config import write_run
 from vadprep.cli.features import show_status
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import COUNT, FILE, FOLDER, chosen_videos, parsed_fields, video_options
-from vadprep.cli.text import duration, show, show_list, show_untrained, shown_progress, size
+from vadprep.cli.text import (
+    duration,
+    show,
+    show_list,
+    show_untrained,
+    shown_bar,
+    shown_progress,
+    size,
+)
 from vadprep.core.presets import PRESETS
 from vadprep.core.spec import CROP_COUNTS, PRECISIONS
 from vadprep.features import Share
@@ -96,7 +105,10 @@ def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any)
         raise click.UsageError(f"--rank {rank} of --world-size {world_size}: ranks count from 0")
     options |= {"retry_failed": retry_failed}
     if dry_run:
-        show_estimate(estimate(sources, out, **options))
+        is_live = sys.stderr.isatty()
+        with shown_bar("measuring") if is_live else nullcontext(lambda *_: None) as step:
+            estimated = estimate(sources, out, on_step=step, **options)
+        show_estimate(estimated)
         return
     with shown_progress() as progress:
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,7 @@ from vadprep.core.errors import printable as printable
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from vadprep.core.records import Report
     from vadprep.core.spec import Spec
     from vadprep.extraction import Progress
 
@@ -108,6 +109,12 @@ def show_untrained(specs: Iterable[Spec]) -> None:
 
 PLAIN_SECONDS = 10.0
 """Least time between two plain lines."""
+LONG_SECONDS = 20.0
+"""A video that is in work for so long shows its own progress."""
+MOST_ROWS = 4
+"""Such videos that are shown."""
+MOST_NAME = 60
+"""Characters of its name, the last ones."""
 PACE_SECONDS = 5.0
 """Least time after the first report before a pace is printed: videos that started together also
 end together."""
@@ -139,7 +146,11 @@ def shown_progress() -> Iterator[ShownProgress]:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
     # Fits on 80 characters; the spinner turns while a video of hours is extracted.
-    columns = (SpinnerColumn("line"), BarColumn(bar_width=6), TextColumn("{task.description}"))
+    columns = (
+        SpinnerColumn("line"),
+        BarColumn(bar_width=6),
+        TextColumn("{task.description}", markup=False),
+    )
     stream = getattr(sys.stderr, "unescaped", sys.stderr)
     with Progress(*columns, console=Console(file=stream)) as bar:
         yield ShownProgress(bar)
@@ -157,6 +168,10 @@ class ShownProgress:
         """Seconds, clips, frames and work done at the start, and at the first report."""
         self.first: tuple[float, int, int, float] | None = None
         self.shown = -math.inf
+        self.seen: dict[str, float] = {}
+        """When each of the videos in work was first seen."""
+        self.rows: dict[str, Any] = {}
+        """Of the bar: those of videos that take long."""
 
     def __call__(self, progress: Progress) -> None:
         """Count a report; the first call, which has none, says how much is left to do."""
@@ -169,23 +184,43 @@ class ShownProgress:
             if report.status != "done" and not (is_missing and self.missing):  # the first of many
                 self.say(f"{report.status}: {printable(reason_of(report.video_id, report.reason))}")
             self.missing += is_missing
-        else:
+        elif progress.is_start:
             show_untrained(progress.specs)
         line, now = self.line(progress), time.monotonic()
+        self.seen = {each.video_id: self.seen.get(each.video_id, now) for each in progress.running}
+        slow = [e for e in progress.running if now - self.seen[e.video_id] >= LONG_SECONDS]
         if self.bar and self.task is not None:
             done = progress.work - progress.work_left
             self.bar.update(self.task, total=progress.work, completed=done, description=line)
+            self._show_rows(slow[:MOST_ROWS])
         elif report and is_verbose():
             note(f"{report.video_id}: {report.status}, {report.num_clips} clips; {line}")
-        elif report and (now - self.shown >= PLAIN_SECONDS or not progress.videos_left):
+        elif (report or progress.running) and (
+            now - self.shown >= PLAIN_SECONDS or not progress.videos_left
+        ):
             self.shown = now
-            note(line)
+            named = [f"{printable(each.video_id)} {each.share:.0%}" for each in slow[:MOST_ROWS]]
+            note("; ".join([line, *named]))
+
+    def _show_rows(self, slow: Sequence[Report]) -> None:
+        """A row of the bar for each video that takes long."""
+        assert self.bar
+        ids = [each.video_id for each in slow]
+        for video_id in [each for each in self.rows if each not in ids]:
+            self.bar.remove_task(self.rows.pop(video_id))
+        for each in slow:
+            line = f"{printable(each.video_id)[-MOST_NAME:]} {each.share:.0%}"
+            if each.video_id not in self.rows:
+                self.rows[each.video_id] = self.bar.add_task(line, total=1.0)
+            self.bar.update(self.rows[each.video_id], completed=each.share, description=line)
 
     def line(self, progress: Progress) -> str:
         """Counts, pace and time left in one line; at the end the time that the run took."""
         work = progress.work - progress.work_left
-        now = (time.monotonic(), self.clips, self.frames, work)
-        if progress.report:
+        clips_so_far = self.clips + sum(each.num_clips for each in progress.running)
+        frames_so_far = self.frames + sum(each.num_frames for each in progress.running)
+        now = (time.monotonic(), clips_so_far, frames_so_far, work)
+        if not progress.is_start:
             self.first = self.first or now
         since = self.first if progress.videos_left else self.start
         counts = f"{progress.videos - progress.videos_left} of {progress.videos} videos"

@@ -50,6 +50,10 @@ SKIPPED = "skipped"
 """Status of a video that the next run tries again: its worker died, the video may be good."""
 
 
+RUNNING = "running"
+"""Status of a report on a video that is still in work: what is done of it so far."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A video to extract: its manifest row, its file, and for each stream the shard to write."""
@@ -64,7 +68,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a task: all its streams are done, or none."""
+    """What became of a task: all its streams are done, or none; or how far it is."""
 
     video_id: str
     status: str
@@ -87,6 +91,8 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds a stage, all streams together: decode (waiting for frames), resize, flow, compute,
     write; and decoding, those of the decoder, which works beside."""
+    share: float = 0.0
+    """How much of a video in work is done, 0 to 1; 0 where its length is not known."""
 
 
 class Wanted(NamedTuple):

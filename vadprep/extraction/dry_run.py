@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -42,8 +42,15 @@ if TYPE_CHECKING:
 PROBED_HEADERS = 20
 """Files whose header is read where the manifest has no frame counts; the rest go by bytes."""
 TIMED_VIDEOS = 3
+MEASURED_SECONDS = 12.0
+"""Headers are read and clips are timed for so long at most, once the network is loaded."""
+STALL_SECONDS = 5.0
+"""A file that gives nothing for so long is not measured."""
 TIMED_CLIPS = 4
 """So many clips are timed, of each of so many videos."""
+
+STEPS = PROBED_HEADERS + 2 * TIMED_VIDEOS
+OnStep = Callable[[int, int], None]
 
 Sources = Sequence[tuple[Video, Path]]
 
@@ -95,15 +102,19 @@ def estimate(
     root: str | Path | None = None,
     retry_failed: bool = False,
     allow_missing: bool = False,
+    on_step: OnStep = lambda done, total: None,
     **options: Unpack[PlanOptions],
 ) -> Estimate:
     """Videos, clips, bytes and time of an extraction; the arguments are those of ``extract``.
 
-    Reads some headers and extracts a few clips of some videos. Writes nothing. Raises what
-    ``extract`` raises before it writes.
+    Reads some headers and extracts a few clips of some videos, for ``MEASURED_SECONDS`` at most
+    and a clip. ``on_step`` is called with the steps that are done and their number. Writes
+    nothing. Raises what ``extract`` raises before it writes.
     """
     found, plan = plan_extraction(videos, out, dataset, root, allow_missing, options)
-    index, extractor = SourceIndex(found.root), make_extractor(replace(plan, save_flow=None))
+    stall_seconds = min(STALL_SECONDS, plan.stall_seconds)
+    plan_here = replace(plan, save_flow=None, stall_seconds=stall_seconds)
+    index, extractor = SourceIndex(found.root), make_extractor(plan_here)
     shares = {
         spec.stream: _share(plan, spec.stream, found.manifest, retry_failed, index)
         for spec in plan.specs
@@ -113,7 +124,8 @@ def estimate(
         if any(video.video_id in left for left, *_ in shares.values()):
             with suppress(DecodeError):  # missing: counted below
                 sources[video.video_id] = video, index.find(video)
-    lengths = _lengths(list(sources.values()), extractor)
+    clock = _Clock(on_step)
+    lengths = _lengths(list(sources.values()), extractor, clock)
     spec, used, clips = extractor.spec, dict[str, int](), dict[str, int]()
     for video_id, each in lengths.items():
         used[video_id] = Resampling(each.fps, spec.fps_used()).count(round(each.frames))
@@ -142,7 +154,8 @@ def estimate(
                 height, width = target_size(spec.resize, *lengths[video_id][2:])
                 flow_bytes += 2 * height * width * num_flows(used[video_id])
     lacking = [stream.spec.stream for stream in streams if stream.videos]
-    a_clip = _seconds_a_clip(extractor, lacking, list(sources.values()))
+    a_clip = _seconds_a_clip(extractor, lacking, list(sources.values()), clock)
+    on_step(STEPS, STEPS)
     total = sum(clips.values())
     return Estimate(
         streams=tuple(streams),
@@ -179,11 +192,30 @@ def _share(
     return left, finished, len(shards.shards[rank::ranks])
 
 
-def _lengths(sources: Sources, extractor: Extractor) -> dict[str, _Length]:
+class _Clock:
+    """Counts steps, and says when the time for measuring is over."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step, self._end = on_step, time.monotonic() + MEASURED_SECONDS
+        self._steps = 0
+
+    def step(self) -> None:
+        self._steps += 1
+        self._on_step(min(self._steps, STEPS - 1), STEPS)
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self._end
+
+
+def _lengths(sources: Sources, extractor: Extractor, clock: _Clock) -> dict[str, _Length]:
     """Frames of each video: from the manifest, its header, or its bytes beside probed files."""
     probed: dict[str, _Length] = {}
     density = []
     for video, path in sources[:: max(1, len(sources) // PROBED_HEADERS)]:
+        if probed and clock.is_over:
+            break
+        clock.step()
         with suppress(DecodeError), extractor.opened(video, path) as stream:
             header = stream.header
             if frames := video.num_frames or header.num_frames:
@@ -203,7 +235,9 @@ def _lengths(sources: Sources, extractor: Extractor) -> dict[str, _Length]:
     }
 
 
-def _seconds_a_clip(extractor: Extractor, names: Sequence[str], sources: Sources) -> float:
+def _seconds_a_clip(
+    extractor: Extractor, names: Sequence[str], sources: Sources, clock: _Clock
+) -> float:
     """Seconds of one worker for a clip of the streams ``names``; NaN when no file can be read.
 
     Measured over the first clips of some of ``sources``, but for the very first, which wait for
@@ -213,6 +247,9 @@ def _seconds_a_clip(extractor: Extractor, names: Sequence[str], sources: Sources
     measured: list[float] = []
     with fixed_threads(CPU_THREADS):  # as in the run itself
         for video, path in [*sources[::step], *sources][: 2 * TIMED_VIDEOS]:
+            if measured and clock.is_over:
+                break
+            clock.step()
             clips, laps = dict.fromkeys(names, 0), [(0, time.perf_counter())]
             task = Task(video, dict.fromkeys(names, path), path)
             with suppress(DecodeError), extractor.opened(video, path) as stream:
@@ -221,10 +258,12 @@ def _seconds_a_clip(extractor: Extractor, names: Sequence[str], sources: Sources
                         clips[name] += len(batch)
                         if min(clips.values()) > laps[-1][0]:
                             laps.append((min(clips.values()), time.perf_counter()))
-                        if laps[-1][0] > TIMED_CLIPS and len(laps) > 2:
+                        is_enough = laps[-1][0] > TIMED_CLIPS and len(laps) > 2
+                        if is_enough or (clock.is_over and len(laps) > 1):
                             break
                 (first, began), (last, ended) = laps[1 if len(laps) > 2 else 0], laps[-1]
-                measured.append((ended - began) / max(last - first, 1))
+                if last > first:
+                    measured.append((ended - began) / (last - first))
             if len(measured) == TIMED_VIDEOS:
                 break
     return statistics.fmean(measured or [math.nan])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vadprep.backbones import Backbone
 from vadprep.core.clips import Resampling, min_frames
 from vadprep.core.errors import DecodeError, OutOfMemory
-from vadprep.core.records import Report, Task, Video
+from vadprep.core.records import RUNNING, Report, Task, Video
 from vadprep.core.signals import check_stop
 from vadprep.core.spec import require_shared
 from vadprep.data import fingerprint, frame_bounds
@@ -95,7 +95,13 @@ class Extractor:
         self._stall_seconds, self._max_damage = stall_seconds, max_damage
 
     def __call__(self, task: Task) -> Report:
-        """Write the shards of ``task.video``, by the first decoder that can read it.
+        """Write the shards of ``task.video``, by the first decoder that can read it; the last of
+        the reports of ``steps``."""
+        *_, report = self.steps(task)
+        return report
+
+    def steps(self, task: Task) -> Iterator[Report]:
+        """Reports on ``task.video``: how far it is after each batch, then what became of it.
 
         A video that cannot be read is reported, not raised. Raises OutputError when the disk
         refuses, OutOfMemory when the network does not fit, and whatever is no fault of the video
@@ -107,8 +113,9 @@ class Extractor:
         with fixed_threads(CPU_THREADS):
             for decoder in self.spec.decoder.split(", "):
                 try:
-                    report = self._decoded_by(decoder, task, watch)
-                    return replace(report, retries=tuple(retries))
+                    report = yield from self._decoded_by(decoder, task, watch)
+                    yield replace(report, retries=tuple(retries))
+                    return
                 except torch.OutOfMemoryError as error:  # outside the network, which shrinks
                     raise OutOfMemory(
                         f"the frames of {video.video_id!r} or their flow do not fit into the "
@@ -125,7 +132,7 @@ class Extractor:
             reason = f"{len(kinds)} decoders were lost over it. {'; '.join(retries)}"
         for name, target in task.targets.items():
             write_failure(target, self.branches[name].spec, video.attributes, reason, kinds[-1])
-        return Report(
+        yield Report(
             video_id=video.video_id,
             status=FAILED,
             reason=reason,
@@ -134,7 +141,9 @@ class Extractor:
             seconds=watch.seconds,
         )
 
-    def _decoded_by(self, decoder: str, task: Task, watch: Stopwatch) -> Report:
+    def _decoded_by(
+        self, decoder: str, task: Task, watch: Stopwatch
+    ) -> Generator[Report, None, Report]:
         if task.source is None:
             raise DecodeError(task.missing, MISSING)
         video, spec = task.video, self.spec
@@ -144,10 +153,18 @@ class Extractor:
                 for name, target in task.targets.items()
             }
             features = self.features(task, stream, watch)
+            clips, whole = dict.fromkeys(drafts, 0), self._clips_by_header(stream)
             for name, batch in resources.enter_context(closing(features)):
                 check_stop()
                 with watch.stage("write"):
                     drafts[name].append(batch)
+                clips[name] += len(batch)
+                count = min(clips.values())
+                share = min(1.0, count / whole) if whole else 0.0
+                frames = round(share * (stream.header.num_frames or 0))
+                yield Report(
+                    video.video_id, RUNNING, num_clips=count, num_frames=frames, share=share
+                )
             report, resampling = stream.report, self._resampling(stream)
             spans = resampling.spans(report.num_frames, spec.tail, spec.clip_length)
             note = length_note(stream.header, report, frame_bounds(video), spec.clip_length)
@@ -213,6 +230,11 @@ class Extractor:
             fps=stated_fps(video),
             stall_seconds=self._stall_seconds,
         )
+
+    def _clips_by_header(self, stream: FrameStream) -> float:
+        """About so many clips the video has; 0 where the header states no number of frames."""
+        rate = float((self.spec.fps_used() or stream.header.fps) / stream.header.fps)
+        return (stream.header.num_frames or 0) * rate / self.spec.clip_stride
 
     def _resampling(self, stream: FrameStream) -> Resampling:
         """Raises DecodeError for a rate to resample from that cannot be believed."""

@@ -32,10 +32,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from vadprep.backbones.backbone import free_device_memory
 from vadprep.core.atomic import temporary_folder
 from vadprep.core.errors import ClusterError, VadprepError
-from vadprep.core.records import Report, Task
+from vadprep.core.records import RUNNING, Report, Task
 from vadprep.core.resources import free_memory, worker_cores
 from vadprep.core.signals import STOP_SIGNALS, call_interruptible, check_stop
-from vadprep.extraction.run import OnStart, Runner, Worker
+from vadprep.extraction.run import OnStart, Runner, Worker, steps_of
 from vadprep.extraction.workload import (
     Load,
     NodeCheck,
@@ -123,6 +123,7 @@ class WorkerProcess:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         self._make_worker, self._check, self._workers = make_worker, check, workers
         self._worker: Worker | None = None
+        self._running: dict[str, Report] = {}
         self._lock = threading.Lock()
 
     def ready(self) -> int:
@@ -135,7 +136,13 @@ class WorkerProcess:
 
     def work(self, task: Task) -> Report:
         assert self._worker is not None
-        return self._worker(task)
+        for report in steps_of(self._worker, task):
+            self._running[task.video.video_id] = report
+        return self._running.pop(task.video.video_id)
+
+    def running(self) -> list[Report]:
+        """How far the videos in work are; of those that have just ended there is none."""
+        return [each for each in list(self._running.values()) if each.status == RUNNING]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -148,6 +155,8 @@ class _Handle(Load):
     most: int = 1
     is_ready: bool = False
     was_ready: bool = False
+    question: Any = None
+    """Asked of it and not answered yet: how far its videos are."""
 
 
 class RayWorkers:
@@ -170,6 +179,7 @@ class RayWorkers:
         """Nodes that get no videos, and why not."""
         self._failed_starts: Counter[str] = Counter()
         self._is_size_known = False
+        self._looked = 0.0
 
     def run(self, tasks: Sequence[Task], on_start: OnStart) -> Iterator[Report]:
         """Reports of ``tasks``, in the order in which they come."""
@@ -190,6 +200,19 @@ class RayWorkers:
                 time.sleep(LOOK_SECONDS)
             yield from self._reports
             self._reports.clear()
+            yield from self._in_work()
+
+    def _in_work(self) -> Iterator[Report]:
+        """How far the videos in work are, once in ``LOOK_SECONDS``."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for handle in [each for each in self._handles if each.tasks]:
+            if handle.question and ray.wait([handle.question], timeout=0)[0]:
+                with suppress(RayError):  # its death is found out by its tasks
+                    yield from ray.get(handle.question)
+                handle.question = None
+            handle.question = handle.question or handle.actor.running.remote()
 
     def _look(self) -> None:
         """Let go of nodes that are gone, and start workers where there is room for more."""
@@ -213,7 +236,7 @@ class RayWorkers:
             actor = ray.remote(WorkerProcess).options(
                 num_cpus=0 if self._pool.gpus_each else 1,
                 num_gpus=self._pool.gpus_each,
-                max_concurrency=self._pool.most_videos,
+                max_concurrency=self._pool.most_videos + 1,  # one for ``running``
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
             there = min(self._pool.workers, capacity[node])

@@ -24,7 +24,7 @@ import torch
 
 import vadprep
 from vadprep.core.errors import DecodeError, ManifestError
-from vadprep.core.records import Report, Task
+from vadprep.core.records import RUNNING, Report, Task
 from vadprep.core.resources import installed_version, worker_cores
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import Spec
@@ -40,9 +40,11 @@ from vadprep.flow import SavedFlow
 _LOG = logging.getLogger(__name__)
 
 Worker = Callable[[Task], Report]
+"""Does a task. A method ``steps(task)``, if any, yields reports on the way to the last one."""
 OnStart = Callable[[Task], None]
 Runner = Callable[[Sequence[Task], OnStart], Generator[Report, None, None]]
-"""Gives the tasks to workers, calls ``on_start`` as it does so, and yields the reports."""
+"""Gives the tasks to workers, calls ``on_start`` as it does so, and yields the reports; now and
+then one of status ``running``, on a video that is in work."""
 
 SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord", "numba", "triton")
 """Packages whose version could change a number."""
@@ -56,24 +58,27 @@ NO_VERSION = "not installed under this name"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, at its start and after each video."""
+    """How far a run is: at its start, after each video, and now and then in between."""
 
     specs: tuple[Spec, ...]
     """Of the streams that are made."""
     report: Report | None
-    """What became of the last video; None at the start."""
+    """What became of the last video; None at the start, and between two videos."""
     videos: int
     videos_left: int
     work: float
     """In ``unit``, of all videos that were left at the start."""
     work_left: float
+    """Without what is done of the videos in work."""
     unit: str
     """``frames``, or ``bytes`` where the numbers of frames are not known."""
+    running: tuple[Report, ...] = ()
+    """How far the videos in work are, as far as that is known."""
 
     @property
     def is_start(self) -> bool:
         """True of the first one, when no video has been started yet."""
-        return self.report is None
+        return self.report is None and not self.running
 
 
 OnReport = Callable[[Progress], None]
@@ -95,9 +100,15 @@ def in_process(make_worker: Callable[[], Worker]) -> Runner:
         worker = make_worker()
         for task in tasks:
             on_start(task)
-            yield worker(task)
+            yield from steps_of(worker, task)
 
     return run
+
+
+def steps_of(worker: Worker, task: Task) -> Iterator[Report]:
+    """The reports of a worker on a task; the last one says what became of it."""
+    steps = getattr(worker, "steps", None)
+    yield from steps(task) if steps else [worker(task)]
 
 
 def make_runner(plan: ExtractionPlan) -> Runner:
@@ -235,15 +246,31 @@ class Extraction:
             on_report(progress)
         if not tasks:
             return
+
+        def now(report: Report | None = None) -> Progress:
+            in_work = sum(each.share * work[each.video_id] for each in running.values())
+            left_now = left | {"work_left": left["work_left"] - in_work}
+            return replace(progress, report=report, running=tuple(running.values()), **left_now)
+
         try:
             with closing(runner(tasks, self._start)) as reports:
+                running, unfinished = dict[str, Report](), set(work)
                 for report in reports:
+                    if report.status == RUNNING:
+                        if report.video_id in unfinished:  # else this one was overtaken
+                            running[report.video_id] = report
+                            if on_report:
+                                on_report(now())
+                        check_stop()
+                        continue
+                    unfinished.remove(report.video_id)
+                    running.pop(report.video_id, None)
                     left["videos_left"] -= 1
                     left["work_left"] -= work[report.video_id]
                     for stream in self._streams_of(report.video_id):
                         stream.commit(report, **left)
                     if on_report:
-                        on_report(replace(progress, report=report, **left))
+                        on_report(now(report))
                     check_stop()
         finally:  # nothing half written stays behind
             for stream in self.streams:

@@ -166,7 +166,7 @@ class StreamWriter:
             self.lease.ended(report.video_id, report.num_clips, report.num_frames)
         shard = self._shard(report.video_id)
         values |= asdict(report) | {"checksum": report.checksums.get(self.folder.spec.stream, 0)}
-        for name in ("video_id", "status", "checksums"):
+        for name in ("video_id", "status", "checksums", "share"):
             del values[name]
         self.journal.event(EVENTS[report.status], report.video_id, shard=shard, **values)
         self._left[shard] -= 1
