@@ -14,6 +14,7 @@ from support.leases import ELSEWHERE, write_lease
 from support.stored import small_spec
 from support.videos import write_video
 
+from vadprep.cli import text
 from vadprep.features import open_features
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows
@@ -146,6 +147,20 @@ def test_ids_that_differ_from_those_of_the_plan_are_named_in_one_line(clips, tmp
     assert extract_listed(clips, "abc").exit_code == 0
     (line,) = [record.getMessage() for record in caplog.records]
     assert "'a.mp4'" in line and "no id is in both" not in line
+
+
+@pytest.mark.parametrize("option", ["-q", None, "-v"])
+def test_quiet_and_verbose_extractions(clips, tmp_path, option, patch):
+    """Failures, then a line now and then, then one of each video; results in any case."""
+    patch.setattr(text, "PLAIN_SECONDS", 0.01)
+    (clips / "c.mp4").write_text("no video")
+    made = extract(clips, tmp_path / "f", *([option] if option else []))
+    assert made.exit_code == 1 and made.stdout.splitlines()[1].startswith("rgb ")
+    err = made.stderr.splitlines()
+    assert sum(line.startswith("failed: c.mp4: ") for line in err) == 2
+    assert any(line.startswith("retry: ") for line in err)
+    assert any(" videos, " in line for line in err) == (option != "-q")
+    assert any(line.startswith("a.mp4: done, 1 clips; ") for line in err) == (option == "-v")
 
 
 # ---------------------------------------------------------------- a file of options

@@ -13,7 +13,15 @@ import vadprep
 from vadprep.cli.config import write_run
 from vadprep.cli.features import show_status
 from vadprep.cli.help import advanced, command
-from vadprep.cli.options import COUNT, FILE, FOLDER, chosen_videos, parsed_fields, video_options
+from vadprep.cli.options import (
+    COUNT,
+    FILE,
+    FOLDER,
+    chosen_videos,
+    message_options,
+    parsed_fields,
+    video_options,
+)
 from vadprep.cli.text import (
     duration,
     show,
@@ -86,6 +94,7 @@ DAMAGE_HELP = (
 @advanced("--config", type=FILE, expose_value=False, help=CONFIG_HELP)
 @advanced("--allow-missing", is_flag=True, help=MISSING_HELP)
 @advanced("--max-damage", type=float, **DAMAGE, help=DAMAGE_HELP)
+@message_options
 def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any) -> None:
     """Extract features from videos into a feature folder.
 
