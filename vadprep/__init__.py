@@ -91,6 +91,8 @@ def score(
     weights: str | Path | None = None,
     flow_weights: str | Path | None = None,
     preset: str | None = None,
+    dataset: str | None = None,
+    manifest: Manifest | str | Path | None = None,
     device: str | None = None,
     on_report: Callable[[Any], None] | None = None,
 ) -> Scores:
@@ -102,12 +104,14 @@ def score(
 
     :param run: what ``train`` returned, a run folder, or the folder of one of its seeds
     :param source: a feature folder (opened, its path or URL), or videos: a file, a folder, or a
-        list of both. Their features are extracted with the specs of the run and kept in ``out``;
-        their ids are absolute paths
+        list of both. Their features are extracted with the specs of the run and kept in ``out``
     :param out: folder of the features of videos; ``RUN/scores/features`` by default
     :param weights: weights of the network, when the run's are neither random nor fetched
     :param flow_weights: the same for stream ``flow``
     :param preset: preset for the fields that the specs of imported features leave unknown
+    :param dataset: an included data set that gives the ids of videos; else ids are absolute paths
+    :param manifest: the same: a Manifest or the path of its CSV. A video belongs to the row whose
+        path is the end of its own, or whose id is its name, unless it has another length
     :param device: ``cpu`` or ``cuda``, for the extraction; ``cuda`` by default where there is a
         GPU. The head is run on the CPU, so that its scores do not depend on the machine
     :param on_report: called with a Progress during the extraction, as by ``extract``
@@ -121,6 +125,7 @@ def score(
 
     from vadprep.backbones import graph_of
     from vadprep.core.errors import SettingError
+    from vadprep.data import choose_manifest, ids_of_videos
     from vadprep.data.sources import list_videos
     from vadprep.extraction import resolve_plan, run_plan
     from vadprep.features import Features, open_features, stream_folders
@@ -158,6 +163,10 @@ def score(
         ids = [video.video_id for video in videos.videos if video.video_id in features]
         scores = score_features(checkpoints, features, ids=ids, preset=preset)
     missing = tuple(video.video_id for video in videos.videos if video.video_id not in scores)
+    if dataset is not None or manifest is not None:
+        rows = choose_manifest(dataset, manifest, with_paths=False)
+        names = ids_of_videos(rows, {each: scores[each].num_frames for each in scores})
+        scores = replace(scores, by_id={names[each]: scores[each] for each in scores})
     return replace(scores, missing=missing)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,9 +51,9 @@ def test_videos_are_scored_as_their_features_are(place, tmp_path):
     ok("score", place / "r", "--features", place / "f", "--out", tmp_path / "again", "--no-plots")
     found = read_scores(tmp_path / "scores.h5")
     expected = read_scores(tmp_path / "again" / "scores.h5")
-    assert set(found) == {str(place / "videos" / f"{name}.mp4") for name in expected}
+    assert set(found) == set(expected) == set("abcd")
     for name, scores in expected.items():
-        same = found[str(place / "videos" / f"{name}.mp4")]
+        same = found[name]
         np.testing.assert_array_equal(same.snippets, scores.snippets)
         np.testing.assert_array_equal(same.spans, scores.spans)
     assert len(list(tmp_path.glob("*.png"))) == 4
@@ -67,10 +68,10 @@ def test_alarms_and_frames_of_a_video_are_written(place, tmp_path):
         record = json.loads((tmp_path / "scores.json").read_text())
         (entry,) = record["videos"]
         found = [(each["start_frame"], each["stop_frame"]) for each in entry["alarms"]]
-        assert found == intervals and (entry["video_id"], entry["fps"]) == (str(clip), 25.0)
+        assert found == intervals and (entry["video_id"], entry["fps"]) == ("d", 25.0)
         assert ("0.0-3.2 s" in output) == bool(intervals)
         assert f"1 video scored in {tmp_path}" in output
-        frames = read_scores(tmp_path / "scores.h5")[str(clip)].frames()
+        frames = read_scores(tmp_path / "scores.h5")["d"].frames()
         rows = (tmp_path / entry["frames"]).read_text().splitlines()[1:]
         assert [float(row.split(",")[2]) for row in rows] == pytest.approx(list(frames), abs=1e-6)
     assert (record["head"], record["random_weights"]) == ("ddl", True)
@@ -150,7 +151,7 @@ def test_videos_are_scored_on_both_streams(place, tmp_path):
     ok("score", tmp_path / "r", "--features", tmp_path / "f", "--out", tmp_path / "again")
     found = read_scores(tmp_path / "s" / "scores.h5")
     for name, scores in read_scores(tmp_path / "again" / "scores.h5").items():
-        same = found[str(place / "videos" / f"{name}.mp4")]
+        same = found[name]
         np.testing.assert_array_equal(same.snippets, scores.snippets)
     refused = run("score", tmp_path / "r", place / "videos", "--flow-weights", "random:1")
     assert "flow weights_sha256: " in message(refused)
@@ -173,6 +174,49 @@ def test_videos_are_extracted_on_a_gpu_where_there_is_one(place, tmp_path, monke
         with pytest.raises(Reached):
             score(place / "r", place / "videos", out=tmp_path, device=device)
     assert [(plan.device, plan.workers) for plan in plans] == [("cuda", 1), ("cpu", 1)]
+
+
+def test_score_knows_the_ground_truth_of_the_run(place, tmp_path):
+    """Videos a and b were trained on; the interval of d is [0, 16) of 25 frames a second."""
+    for source in ((place / "videos",), ("--features", place / "f")):
+        output = ok("score", place / "r", *source, "--out", tmp_path / "s")
+        assert re.search(r"^a +\d .* normal$", output, re.M)
+        assert re.search(r"^d +\d .* 0\.0-0\.6 s$", output, re.M)
+        said = r"frame_auc [\d.]{6} over 2 videos with ground truth in m\.csv, those of split train"
+        assert re.search(said, output)
+        record = json.loads((tmp_path / "s" / "scores.json").read_text())
+        known = {each["video_id"]: (each["label"], each["intervals"]) for each in record["videos"]}
+        assert known == {"a": (0, []), "b": (1, [[16, 32]]), "c": (0, []), "d": (1, [[0, 16]])}
+        assert (tmp_path / "s" / "d.scores.csv").exists() and (tmp_path / "s/d.scores.png").exists()
+
+
+def test_ground_truth_comes_from_the_manifest_that_is_named(place, tmp_path):
+    clip = place / "videos" / "d.mp4"
+    named = write_manifest(tmp_path / "m.csv", [("yard-d", "test", 1, '"[[3, 9]]"')])
+    named.write_text(named.read_text().replace("yard-d.mp4", "d.mp4"))
+    options = ("--out", tmp_path / "s", "--no-plots")
+    output = ok("score", place / "r", clip, *options, "--manifest", named)
+    assert "1 video with ground truth in m.csv" in output
+    (entry,) = json.loads((tmp_path / "s" / "scores.json").read_text())["videos"]
+    assert (entry["video_id"], entry["intervals"]) == ("yard-d", [[3, 9]])
+    assert entry["frames"] == "yard-d.scores.csv"
+    others = write_manifest(tmp_path / "o.csv", [("z", "test", 0, "[]")])
+    output = ok("score", place / "r", clip, *options, "--manifest", others)
+    assert f"note: no ground truth: none of the videos is in {others}" in output
+    named.write_text(named.read_text().replace("[3, 9]", "[3, 900]"))
+    refused = message(run("score", place / "r", clip, *options, "--manifest", named))
+    assert "900" in refused and str(named) in refused
+
+
+def test_scores_need_no_ground_truth(place, tmp_path):
+    """The manifest of the run is gone: a note says so, and ids are paths."""
+    gone = changed(place / "r", tmp_path / "r")
+    clip = place / "videos" / "d.mp4"
+    output = ok("score", gone, clip, "--out", tmp_path / "s", "--no-plots")
+    assert f"note: no ground truth: {gone / 'config.json'}: not there" in output
+    (entry,) = json.loads((tmp_path / "s" / "scores.json").read_text())["videos"]
+    found = [entry[name] for name in ("video_id", "label", "intervals", "frames")]
+    assert found == [str(clip), None, None, "d.mp4.scores.csv"]
 
 
 def test_videos_of_one_name_do_not_take_each_others_features(place, tmp_path):

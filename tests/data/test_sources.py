@@ -10,7 +10,8 @@ import pytest
 
 from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.records import Video
-from vadprep.data import SourceIndex, find_videos, read_manifest
+from vadprep.data import Manifest, SourceIndex, find_videos, ids_of_videos, read_manifest
+from vadprep.data.sources import rows_of_files
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -115,3 +116,47 @@ def test_other_fractions_are_refused(tmp_path: Path, column: str, text: str) -> 
     path.write_text(f"path,{column}\na.mp4,{text}\n")
     with pytest.raises(ManifestError, match=f"column '{column}': '{text}'"):
         read_manifest(path)
+
+
+ROWS = [
+    *("yard-07 yard/07.mp4", "gate-07 gate/07.mp4", "flat 07.mp4", "long a/b/09.mp4"),
+    *("frames testing/frames/01_0014", "windows cam\\10.mp4", "twice c/11.mp4", "again c/11.mp4"),
+    *("named elsewhere/x.mp4", "Film__#0-1_label_A other/place.mp4"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "video_id"),
+    [
+        ("/data/videos/yard/07.mp4", "yard-07"),
+        ("/data/videos/Yard/07.MP4", "yard-07"),
+        ("/data/gate/07.mp4", "gate-07"),
+        ("/data/other/07.mp4", "flat"),
+        ("/a/b/09.mp4", "long"),
+        ("/b/09.mp4", None),
+        ("/sh/testing/frames/01_0014", "frames"),
+        ("/x/cam/10.mp4", "windows"),
+        ("/x/c/11.mp4", None),  # two rows have that path
+        ("/x/named.mp4", "named"),
+        ("/x/Film__#0-1_label_A.avi", "Film__#0-1_label_A"),
+        ("/x/unknown.mp4", None),
+    ],
+)
+def test_a_file_belongs_to_the_row_whose_path_ends_its_own(path: str, video_id: str | None) -> None:
+    videos = [Video(*row.split(" ")) for row in ROWS]
+    found = rows_of_files(Manifest(Path("m.csv"), tuple(videos)), [path])
+    assert [video.video_id for video in found.values()] == [video_id] * (video_id is not None)
+
+
+def test_two_files_are_not_one_video() -> None:
+    manifest = Manifest(Path("m.csv"), (Video("a", "a.mp4"),))
+    assert rows_of_files(manifest, ["/x/a.mp4", "/y/a.mp4"]) == {}
+
+
+def test_a_file_of_another_length_is_another_video(caplog) -> None:
+    manifest = Manifest(Path("m.csv"), (Video("a", "a.mp4", num_frames=100), Video("b", "b.mp4")))
+    for count, expected in ((100, "a"), (84, "a"), (116, "a"), (83, "/x/a.mp4")):
+        counts = {"/x/a.mp4": count, "/x/b.mp4": count}
+        assert list(ids_of_videos(manifest, counts).values()) == [expected, "b"]
+    (said,) = caplog.messages
+    assert said == "/x/a.mp4: has 83 frames, and 'a' of m.csv has 100: taken for another video"

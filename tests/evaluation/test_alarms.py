@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vadprep.core.clips import runs
-from vadprep.evaluation.metrics import VideoScores
-from vadprep.evaluation.plots import files_of, safe_name, write_alarms
+from vadprep.evaluation.metrics import Truth, VideoScores
+from vadprep.evaluation.plots import file_names, files_of, write_alarms
 from vadprep.evaluation.scores import Origin, Scores
 
 ORIGIN = Origin({"rgb": "random:0"})
@@ -86,32 +86,60 @@ def test_files_hold_every_frame_and_every_video(tmp_path):
 def test_a_plot_stands_beside_the_frames(tmp_path):
     write_alarms(tmp_path, Scores({"a": video([0.5])}, ORIGIN), 0.5, {})
     (entry,) = json.loads((tmp_path / "scores.json").read_text())["videos"]
-    assert (entry["frames"], entry["plot"]) == ("000000-a.csv", "000000-a.png")
+    assert (entry["frames"], entry["plot"]) == ("a.scores.csv", "a.scores.png")
     assert (tmp_path / entry["plot"]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_files_of_earlier_scores_go_and_others_stay(tmp_path):
-    for name in ("notes.csv", "000007-c.csv"):
+    for name in ("notes.csv", "000007-c.csv", "c.csv"):
         (tmp_path / name).write_text("mine")
     write_alarms(tmp_path, Scores({"a": video([0.5]), "b": video([0.5])}, ORIGIN), 0.5, {})
     write_alarms(tmp_path, Scores({"c": video([0.5])}, ORIGIN), 0.5, {}, plots=False)
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["000000-c.csv", "000007-c.csv", "notes.csv", "scores.json"]
+    assert left == ["000007-c.csv", "c.csv", "c.scores.csv", "notes.csv", "scores.json"]
+    record = {"videos": [{"frames": "000007-c.csv"}]}  # as earlier versions named them
+    (tmp_path / "scores.json").write_text(json.dumps(record))
+    write_alarms(tmp_path, Scores({}, ORIGIN), 0.5, {})
+    assert not (tmp_path / "000007-c.csv").exists()
 
 
 @pytest.mark.parametrize(
     ("video_id", "name"),
     [
         ("/data/yard two/Tür süd 01.mp4", "Tür_süd_01.mp4"),
-        ("a/..", ".."),
+        ("a/..", "a_.."),
+        ("yard/07", "yard_07"),
+        ("..", "video"),
         ("Bad.Boys.1995__#00-26-51", "Bad.Boys.1995___00-26-51"),
-        ("x" * 300, "x" * 60),
+        ("x" * 300, "x" * 120),
+        ("視" * 300, "視" * 40),
         ("b\udcff\n\\%", "b____"),
-        ("", ""),
+        ("", "video"),
     ],
 )
 def test_names_say_whose_and_are_safe(video_id, name):
-    assert safe_name(video_id) == name
+    assert file_names([video_id]) == {video_id: f"{name}.scores"}
+
+
+def test_no_two_videos_share_a_file():
+    ids = ["a/1", "a_1", "A_1", "a_1-2", "/x/a.mp4", "/y/a.mp4", *(f"{'x' * 200}{n}" for n in "12")]
+    names = file_names(ids)
+    assert [names[each].removesuffix(".scores") for each in ids[:6]] == [
+        *("a_1", "a_1-2", "A_1-3", "a_1-2-2", "a.mp4", "a.mp4-2")
+    ]
+    assert len({name.lower() for name in names.values()}) == len(ids)
+
+
+def test_ground_truth_stands_beside_the_alarms(tmp_path, monkeypatch):
+    shaded = []
+    monkeypatch.setattr("vadprep.evaluation.plots.plot_video", lambda *each: shaded.append(each[3]))
+    truth = {"a": Truth(((3, 9),), 1), "b": Truth((), 0)}
+    scores = Scores({name: video([0.5]) for name in "abc"}, ORIGIN)
+    write_alarms(tmp_path, scores, 0.5, {}, truth=truth)
+    videos = json.loads((tmp_path / "scores.json").read_text())["videos"]
+    known = [(each["label"], each["intervals"]) for each in videos]
+    assert known == [(1, [[3, 9]]), (0, []), (None, None)]
+    assert shaded == [((3, 9),), (), None]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -23,13 +23,15 @@ from vadprep.cli.options import (
     manifest_options,
     message_options,
 )
-from vadprep.cli.text import MOST_LISTED, Cells, show, shown_progress
-from vadprep.core.errors import CheckpointError, SettingError
+from vadprep.cli.text import MOST_LISTED, Cells, note, show, shown_progress
+from vadprep.core.clips import Clock
+from vadprep.core.errors import CheckpointError, SettingError, VadprepError
 from vadprep.core.presets import PRESETS
+from vadprep.core.records import Interval
 from vadprep.core.untrusted import malformed
-from vadprep.evaluation.metrics import ALARM, METRICS, Values, with_mean
+from vadprep.evaluation.metrics import ALARM, METRICS, Truth, Values, compute_metrics, with_mean
 from vadprep.evaluation.plots import metric_rows
-from vadprep.evaluation.scores import SCORES, read_json, read_scores, seed_folders
+from vadprep.evaluation.scores import SCORES, read_json, read_scores, seed_folders, truth_of
 
 HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
 """As in ``heads.HEADS``, which needs torch."""
@@ -139,10 +141,7 @@ def parsed(text: str) -> Any:
 @message_options
 def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     """Compute the metrics of a run, on its own or another manifest."""
-    folders = list(seed_folders(run).values()) or [run]
-    if not (options["dataset"] or options["manifest"]):
-        options = recorded_source(folders[0]) | {k: v for k, v in options.items() if v}
-    manifest, _ = chosen_manifest(options, with_paths=False)
+    folders, manifest = list(seed_folders(run).values()) or [run], manifest_of(run, options)
     found = {
         folder: vadprep.evaluate(folder, manifest=manifest, coverage=coverage) for folder in folders
     }
@@ -162,6 +161,14 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     show_protocols({name: with_mean(columns) for name, columns in protocols.items()})
     for name in sorted(reasons.keys() - set(METRICS)):
         click.echo(f"{name}: {reasons[name]}")
+
+
+def manifest_of(run: Path, options: dict[str, Any]) -> data.Manifest:
+    """The manifest that ``options`` name, else that of the run; the split file likewise."""
+    if not (options["dataset"] or options["manifest"]):
+        first = next(iter(seed_folders(run).values()), run)
+        options = recorded_source(first) | {name: v for name, v in options.items() if v}
+    return chosen_manifest(options, with_paths=False)[0]
 
 
 def recorded_source(run: Path) -> dict[str, Any]:
@@ -186,6 +193,7 @@ def recorded_source(run: Path) -> dict[str, Any]:
 @click.argument("run", type=FOLDER)
 @click.argument("videos", type=click.Path(path_type=Path), nargs=-1, metavar="[VIDEO]...")
 @click.option("--features", type=FEATURES, help="Score this feature folder instead of videos.")
+@manifest_options
 @click.option("--weights", help="Weights of the network, if they are not fetched.")
 @advanced("--flow-weights", help="Weights of the network of stream flow.")
 @advanced("--preset", type=PRESET, metavar="NAME", help=PRESET_HELP)
@@ -198,7 +206,8 @@ def score(
 ) -> None:
     """Score videos or features with a run; list alarms, draw plots.
 
-    VIDEO is a video file or a folder of videos.
+    VIDEO is a video file or a folder of videos. Ids and ground truth are those of --dataset or
+    --manifest; by default of the manifest of the run.
     """
     from vadprep.core.atomic import make_folder
     from vadprep.evaluation.plots import write_alarms
@@ -211,36 +220,73 @@ def score(
         raise click.UsageError("--weights goes with VIDEO ...: features have theirs behind them")
     threshold, with_plots = options.pop("threshold"), not options.pop("no_plots")
     checkpoints, out = load_run(run), out or run / "scores"
+    source_of_truth = {name: options.pop(name) for name in ("dataset", "manifest", "split_file")}
+    is_named, manifest = any(source_of_truth.values()), None
+    try:
+        manifest = manifest_of(run, source_of_truth)
+    except VadprepError as error:
+        if is_named:
+            raise
+        note(f"note: no ground truth: {error}")
     opened = vadprep.open_features(features) if features else nullcontext(videos)
     with shown_progress() as progress, opened as source:
-        settings: dict[str, Any] = {"out": out / "features", "on_report": progress, **options}
-        scores = vadprep.score(checkpoints, source, **settings)
+        options |= {"out": out / "features", "on_report": progress, "manifest": manifest}
+        scores = vadprep.score(checkpoints, source, **options)
     show_caution(run, scores.origin.caution())
     count = len(scores) + len(scores.missing)
     if not scores:
         raise click.ClickException(f"none of {count} videos could be scored: {out} is as it was")
+    splits = {v.video_id: v.split for v in manifest.videos} if manifest else {}
+    truth: dict[str, Truth] = {}
+    try:
+        if manifest:
+            truth = truth_of(
+                {name: each for name, each in scores.items() if name in splits}, manifest
+            )
+    except VadprepError as error:
+        if is_named:
+            raise
+        note(f"note: no ground truth: {error}")
     make_folder(out)
     write_scores(out / "scores.h5", scores, scores.origin, str(run))
     head, filled = checkpoints[0].head_name, dict(scores.from_preset)
     about = {"run": str(run), "head": head, "taken_from_preset": filled}
-    high = write_alarms(out, scores, threshold, about, with_plots)
-    rows: list[Cells] = [("video", "alarms", f"where the score is {threshold:g} or more")]
+    high = write_alarms(out, scores, threshold, about, with_plots, truth)
+    table: list[Cells] = [("video", "alarms", f"score {threshold:g} or more", "ground truth")]
     for video_id, found in list(high.items())[:MOST_LISTED]:
-        shown = [
-            f"{alarm['start_seconds']:.1f}-{alarm['stop_seconds']:.1f} s"
-            if alarm["start_seconds"] is not None
-            else f"frames {alarm['start_frame']}-{alarm['stop_frame']}"
-            for alarm in found[:MOST_ALARMS]
-        ]
-        more = f" and {len(found) - MOST_ALARMS} more" if len(found) > MOST_ALARMS else ""
-        rows.append((video_id, len(found), (", ".join(shown) or "-") + more))
-    show(rows)
+        alarms = [(each["start_frame"], each["stop_frame"]) for each in found]
+        known, clock = truth.get(video_id), scores[video_id].clock
+        shown = "-"
+        if known and known.label is not None:
+            words = "abnormal" if known.intervals is None else "normal"
+            shown = shown_spans(known.intervals or (), clock, words)
+        table.append((video_id, len(found), shown_spans(alarms, clock), shown))
+    show(table if truth else [row[:3] for row in table])
     if len(high) > MOST_LISTED:
         click.echo(f"and {len(high) - MOST_LISTED} more videos")
+    if manifest and not splits.keys() & scores.keys():
+        note(f"note: no ground truth: none of the videos is in {manifest.path}")
+    tested = {name: each for name, each in truth.items() if splits[name] != "train"}
+    tested = {name: each for name, each in tested.items() if each.intervals is not None}
+    auc = compute_metrics({name: scores[name] for name in tested}, tested).values["frame_auc"]
+    if manifest and auc is not None:
+        where = f"{len(tested)} video{'s' * (len(tested) != 1)} with ground truth"
+        where += f" in {manifest.path.name}, those of split train left out"
+        click.echo(f"frame_auc {auc:.4f} over {where}")
     scored = f"{len(scores)} of {count}" if scores.missing else count
     noun = "video" if count == 1 else "videos"
     click.echo(f"{scored} {noun} scored in {out}: scores.json, scores.h5, a CSV a video")
     sys.exit(1 if scores.missing else 0)
+
+
+def shown_spans(spans: Sequence[Interval], clock: Clock | None, none: str = "-") -> str:
+    """The first of ``spans`` in seconds, in frames where the rate is unknown; ``none`` for none."""
+    shown = [
+        f"{clock.seconds(a):.1f}-{clock.seconds(b):.1f} s" if clock else f"frames {a}-{b}"
+        for a, b in spans[:MOST_ALARMS]
+    ]
+    more = f" and {len(spans) - MOST_ALARMS} more" if len(spans) > MOST_ALARMS else ""
+    return (", ".join(shown) or none) + more
 
 
 @command("recipes", example="vadprep recipes ddl")

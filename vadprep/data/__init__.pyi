@@ -33,5 +33,6 @@ from .sources import (
     file_names as file_names,
     find_videos as find_videos,
     fingerprint as fingerprint,
+    ids_of_videos as ids_of_videos,
     size_of as size_of,
 )

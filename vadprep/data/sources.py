@@ -7,13 +7,14 @@ import logging
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.records import Video
-from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest
+from vadprep.data.intervals import MAX_PAST_END
+from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest, frame_bounds
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,6 +97,49 @@ def list_videos(sources: str | Path | Sequence[str | Path]) -> Manifest:
         paths += found or [place]
     videos = (Video(video_id=path, path=path) for path in dict.fromkeys(paths))
     return Manifest(Path("VIDEO"), tuple(videos))
+
+
+def ids_of_videos(manifest: Manifest, num_frames: Mapping[str, int]) -> dict[str, str]:
+    """Ids of files by their absolute path, whose decoded frames ``num_frames`` counts.
+
+    The id is that of the row of ``manifest`` that the file belongs to, unless the row says another
+    length (more than ``MAX_PAST_END`` frames off): then, and without a row, it is the path.
+    """
+    ids = {path: path for path in num_frames}
+    for path, video in rows_of_files(manifest, num_frames).items():
+        bounds, count = frame_bounds(video), num_frames[path]
+        least, most = bounds.least or 0, bounds.most or count
+        if least - MAX_PAST_END <= count <= most + MAX_PAST_END:
+            ids[path] = video.video_id
+        else:
+            _LOG.warning(
+                "%s: has %d frames, and %r of %s has %s: taken for another video",
+                *(path, count, video.video_id, manifest.path, bounds),
+            )
+    return ids
+
+
+def rows_of_files(manifest: Manifest, paths: Iterable[str]) -> dict[str, Video]:
+    """The row of ``manifest`` that each file or folder of frames belongs to, where there is one.
+
+    That is the row whose path is the end of the file's, the longest one, else the row whose id is
+    the name of the file. None where two rows or two files compete. ``paths`` are absolute.
+    """
+    by_path, by_id = defaultdict[str, list[Video]](list), defaultdict[str, list[Video]](list)
+    for video in manifest.videos:
+        by_path[_plain(str(PurePosixPath(video.path.replace("\\", "/"))))].append(video)
+        by_id[_plain(video.video_id)].append(video)
+    found = {}
+    for path in paths:
+        parts = PurePosixPath(path).parts
+        ends = [_plain(str(PurePosixPath(*parts[k:]))) for k in range(len(parts))]
+        names = [_plain(PurePosixPath(path).name), _plain(PurePosixPath(path).stem)]
+        alike = [by_path[end] for end in ends if end in by_path]
+        alike += [by_id[name] for name in names if name in by_id]
+        if alike and len(alike[0]) == 1:
+            found[path] = alike[0][0]
+    uses = Counter(video.video_id for video in found.values())
+    return {path: video for path, video in found.items() if uses[video.video_id] == 1}
 
 
 class SourceIndex:

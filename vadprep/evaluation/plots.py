@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +15,7 @@ from vadprep.core.clips import Clock
 from vadprep.core.errors import CheckpointError
 from vadprep.core.records import Interval
 from vadprep.data import Manifest, choose_manifest
-from vadprep.evaluation.metrics import VideoScores
+from vadprep.evaluation.metrics import Truth, VideoScores
 from vadprep.evaluation.scores import Scores, read_json, read_scores, truth_of
 
 SCORE_COLOUR = "#1f4e79"
@@ -43,18 +44,31 @@ def plot_scores(
     truth = {}
     if dataset is not None or manifest is not None:
         truth = truth_of(scores, choose_manifest(dataset, manifest, with_paths=False))
-    folder, paths = Path(out), dict[str, Path]()
+    folder = Path(out)
     make_folder(folder)
-    for index, (video_id, video) in enumerate(scores.items()):
+    paths = {video_id: folder / f"{name}.png" for video_id, name in file_names(scores).items()}
+    for video_id, path in paths.items():
         intervals = truth[video_id].intervals if truth else None
-        paths[video_id] = folder / f"{index:06d}-{safe_name(video_id)}.png"
-        plot_video(paths[video_id], video_id, video, intervals, note)
+        plot_video(path, video_id, scores[video_id], intervals, note)
     return paths
 
 
-def safe_name(video_id: str) -> str:
-    """The last part of an id as part of a file name: at most 60 letters, digits, _ . and -."""
-    return re.sub(r"[^\w.-]", "_", PurePosixPath(video_id).name)[:60]
+def file_names(ids: Iterable[str]) -> dict[str, str]:
+    """``NAME.scores`` for each id: what its files are called. No two are alike, whatever the case.
+
+    NAME is the id in letters, digits, _ . and -, at most 120 bytes; of an absolute path the last
+    part. Where ids would share it, the later ones end in -2, -3, ...
+    """
+    names, used = dict[str, str](), set[str]()
+    for video_id in ids:
+        path = PurePosixPath(video_id)
+        name = re.sub(r"[^\w.-]", "_", path.name if path.is_absolute() else video_id).lstrip(".")
+        name = name.encode()[:120].decode(errors="ignore") or "video"
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        name = next(n for n in itertools.chain([name], numbered) if n.casefold() not in used)
+        used.add(name.casefold())
+        names[video_id] = f"{name}.scores"
+    return names
 
 
 def plot_video(
@@ -118,16 +132,24 @@ def metric_rows(
 
 
 def write_alarms(
-    folder: Path, scores: Scores, threshold: float, about: Mapping[str, Any], plots: bool = True
+    folder: Path,
+    scores: Scores,
+    threshold: float,
+    about: Mapping[str, Any],
+    plots: bool = True,
+    truth: Mapping[str, Truth] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Write scores and alarms of each video into ``folder``; returns the alarms of each.
 
-    The README of this folder lists the files; scores.json holds ``about`` too. Each file appears
-    at once. Raises OutputError when the disk refuses.
+    The README of this folder lists the files; scores.json holds ``about`` too. Intervals of
+    ``truth`` are shaded in the plots. Each file appears at once. Raises OutputError when the
+    disk refuses.
     """
     earlier, videos = files_of(folder), list[dict[str, Any]]()
-    for index, (video_id, video) in enumerate(scores.items()):
-        name, frames, clock = f"{index:06d}-{safe_name(video_id)}", video.frames(), video.clock
+    names, caution = file_names(scores), scores.origin.caution()
+    for video_id, video in scores.items():
+        name, frames, clock = names[video_id], video.frames(), video.clock
+        known = (truth or {}).get(video_id, Truth(None, None))
         rows = ["frame,seconds,score"]
         for frame, score in enumerate(frames.tolist()):
             seconds = f"{clock.seconds(frame):.3f}" if clock else ""
@@ -135,7 +157,7 @@ def write_alarms(
         with open_atomic(folder / f"{name}.csv") as stream:
             stream.write("".join(f"{row}\n" for row in rows).encode())
         if plots:
-            plot_video(folder / f"{name}.png", video_id, video, None, scores.origin.caution())
+            plot_video(folder / f"{name}.png", video_id, video, known.intervals, caution)
         videos.append(
             {
                 "video_id": video_id,
@@ -144,6 +166,8 @@ def write_alarms(
                 "num_frames": video.num_frames,
                 "num_frames_scored": len(frames),
                 "fps": video.fps,
+                "label": known.label,
+                "intervals": known.intervals,
                 "score": video.of_video() if len(video.snippets) else None,
                 "alarms": video.alarms(threshold),
             }
@@ -155,6 +179,10 @@ def write_alarms(
     return {video["video_id"]: video["alarms"] for video in videos}
 
 
+OWN_NAME = r"([^/]+\.scores|\d{6,}-[^/]*)\.(csv|png)"
+"""Names of files that are written here; the second form is of earlier versions."""
+
+
 def files_of(folder: Path) -> set[str]:
     """Names of the CSVs and plots that scores.json in ``folder`` names; none without one."""
     try:
@@ -163,4 +191,4 @@ def files_of(folder: Path) -> set[str]:
         return set()
     known = [each for each in videos if isinstance(each, dict)] if isinstance(videos, list) else []
     named = [str(each.get(key)) for each in known for key in ("frames", "plot")]
-    return {name for name in named if re.fullmatch(r"\d{6,}-[^/]*\.(csv|png)", name)}
+    return {name for name in named if re.fullmatch(OWN_NAME, name)}
