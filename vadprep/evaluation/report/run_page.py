@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from vadprep.core.records import Preview, Video, Wanted
 from vadprep.core.untrusted import malformed
 from vadprep.data import Manifest
 from vadprep.evaluation.metrics import ALARM, METRICS, Truth, VideoScores, roc_auc
-from vadprep.evaluation.plots import safe_name
 from vadprep.evaluation.report.page import write_assets, write_page
 from vadprep.evaluation.scores import (
     SCORES,
@@ -103,7 +102,7 @@ def _truth(scores: Scores, manifest: Manifest | None) -> dict[str, Truth]:
 def page_names(runs: Sequence[ReportedRun]) -> dict[str, str]:
     """Names of the files of each scored video, without endings: ``000000-NAME``, in ASCII."""
     ids = dict.fromkeys(video_id for run in runs for video_id in run.scores)
-    safe = (re.sub(r"[^A-Za-z0-9_.-]", "_", safe_name(video_id)) for video_id in ids)
+    safe = (re.sub(r"[^A-Za-z0-9_.-]", "_", PurePosixPath(video_id).name)[:60] for video_id in ids)
     return {
         each: f"{place:06d}-{name}"
         for place, (each, name) in enumerate(zip(ids, safe, strict=True))
