@@ -275,6 +275,10 @@ BAD: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
     "9000x9000.avi": (raw_avi(9000, 9000), "the frames have 9000x9000 pixels"),
     "16383x16383 later.webm": (vp8_of_absurd_size, LOST),
     "65535x65535.png.mp4": (folder_of_an_absurd_image, "none of its 1 frames can be read"),
+    "16000x2.mkv": (
+        lambda path, sound: write_video(path, FRAMES, size=(16000, 2), codec="ffv1"),
+        "would be resized to 2048000x256",
+    ),
     "pipe.mp4": (lambda path, sound: os.mkfifo(path), "neither a file nor a folder"),
     "socket.mp4": (a_socket, "neither a file nor a folder"),
     "device.mp4": (lambda path, sound: path.symlink_to("/dev/zero"), "neither a file nor a folder"),

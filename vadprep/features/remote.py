@@ -7,11 +7,13 @@ connections of its own, so that forked and spawned workers are safe.
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import gc
 import io
 import itertools
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,8 @@ WAITS = (0.5, 2.0)
 """Seconds before a failed request is made again."""
 TIME_LIMITS = {"total": 600, "sock_connect": 15, "sock_read": 30}
 """Seconds for a request, to reach a web server, and between two parts of its answer."""
+LEAST_BYTES = 32 << 10  # of an answer in the last of these times
+MOST_ANSWER = 256 << 20  # bytes of a whole file: tables; of shards, parts are asked for
 BUSY = (408, 429)
 """Status of a server that is to be asked again."""
 FORBIDDEN = 403
@@ -100,14 +104,19 @@ class RemotePath:
 
     def request(self, call: Callable[[Any, str], T]) -> T:
         """What ``call(file system, path)`` gives; a failure of the network is tried again."""
-        options = {}
+        options: dict[str, Any] = {}
         try:
             from fsspec.core import url_to_fs
 
             if self.url.startswith(("http://", "https://")):  # one that hangs is given up
                 from aiohttp import ClientTimeout
 
-                options["client_kwargs"] = {"timeout": ClientTimeout(**TIME_LIMITS)}
+                options["client_kwargs"] = {
+                    "timeout": ClientTimeout(**TIME_LIMITS),
+                    "headers": {"Accept-Encoding": "identity"},
+                    "auto_decompress": False,
+                    "response_class": _bounded_response(),
+                }
             system, path = url_to_fs(self.url, **options)
         except (ImportError, ValueError) as error:
             remedy = ": reading from URLs needs pip install 'vadprep[remote]'"
@@ -125,7 +134,7 @@ class RemotePath:
                     raise FileNotFoundError(str(self)) from None
                 is_refused = isinstance(error, PermissionError) or status < 500
                 if wait is None or (is_refused and status not in BUSY):
-                    words = self._without_secrets(str(error)) or type(error).__name__
+                    words = self._without_secrets(str(error))[:300] or type(error).__name__
                     raise FeaturesError(
                         f"{self}: cannot be read ({' '.join(words.split())}): check the URL, your "
                         "rights and the network, and try again"
@@ -159,6 +168,32 @@ class RemotePath:
 
     def __hash__(self) -> int:
         return hash(self.url)
+
+
+@lru_cache
+def _bounded_response() -> type:
+    """A class of answers that are not read much further than asked for, nor while they drip."""
+    from aiohttp import ClientPayloadError, ClientResponse
+
+    class Bounded(ClientResponse):
+        async def read(self) -> bytes:
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.request_info.headers.get("Range", ""))
+            most = int(asked[2]) - int(asked[1]) + 1 if asked else MOST_ANSWER
+            content, counted, since = bytearray(), 0, time.monotonic()
+            silence = TIME_LIMITS["sock_read"]  # aiohttp's own limit misses a chunk without a size
+            while part := await asyncio.wait_for(self.content.readany(), silence):
+                content += part
+                if len(content) > most and asked:
+                    break  # the caller sees that it is the whole file
+                if len(content) > most:
+                    raise ClientPayloadError(f"more than {most:,} bytes come")
+                if len(content) - counted >= LEAST_BYTES:
+                    counted, since = len(content), time.monotonic()
+                elif time.monotonic() - since > silence:
+                    raise ClientPayloadError(f"less than {LEAST_BYTES:,} bytes in {silence} s")
+            return bytes(content)
+
+    return Bounded
 
 
 AnyPath = Path | RemotePath

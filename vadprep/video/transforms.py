@@ -16,10 +16,12 @@ from vadprep.core.clips import Resampling
 from vadprep.core.crops import Box, Taps, crop_boxes, resize_taps, target_size
 from vadprep.core.errors import DecodeError
 from vadprep.core.presets import values_of
-from vadprep.video.decoders.base import MAX_PIXELS
 from vadprep.video.frame_stream import open_frames
 
 PILLOW = {"pil-bilinear": Image.Resampling.BILINEAR, "pil-lanczos": Image.Resampling.LANCZOS}
+MOST_ENLARGED = 2 << 20
+"""Pixels that a smaller frame may be resized to: the frames of a clip are in memory at once."""
+
 FOLDER_FPS = Fraction(25)  # assumed of a folder of frames by first_clips
 
 
@@ -28,7 +30,7 @@ class FrameTransform:
 
     The settings are those of a spec (``core.crops`` says what is allowed). A block goes to the
     device once, as uint8; all crops are cut from it there. Raises ValueError when a crop does not
-    fit, DecodeError for frames so thin that the resized ones are larger than MAX_PIXELS.
+    fit, DecodeError for frames so thin that the resized ones are larger than MOST_ENLARGED.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class FrameTransform:
     ) -> None:
         self.device = torch.device(device)
         self.size = target_size(resize, height, width)
-        if self.size[0] * self.size[1] > MAX_PIXELS:
+        if self.size[0] * self.size[1] > max(MOST_ENLARGED, height * width):
             raise DecodeError(
                 f"frames of {width}x{height} pixels would be resized to {self.size[1]}x"
                 f"{self.size[0]}: use --set resize=HEIGHTxWIDTH, or cut the video to a usual shape",

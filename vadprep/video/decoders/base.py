@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.errors import DecodeError
+from vadprep.core.untrusted import open_regular
 from vadprep.data import FRAME_SUFFIXES
 
 MAX_PIXELS = 7680 * 4320  # a header with a larger frame is taken to be wrong
@@ -154,7 +155,10 @@ class ImageFolder(FolderDecoder):
         from PIL import Image, ImageOps
 
         try:
-            with Image.open(file, formats=IMAGE_FORMATS) as image:
+            with (
+                open_regular(file, DecodeError, most_bytes=None) as stream,
+                Image.open(stream, formats=IMAGE_FORMATS) as image,
+            ):
                 check_size(file, *image.size)
                 if getattr(image, "n_frames", 1) > 1:
                     raise _refused(file, "it has several pages: write each into a file of its own")
@@ -166,7 +170,9 @@ class ImageFolder(FolderDecoder):
                 # 16-bit grey, which Pillow would clip and not scale
                 grey = (np.asarray(turned).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except DecodeError:
+            raise
+        except Exception:  # of a damaged file Pillow raises anything
             return None
 
 
