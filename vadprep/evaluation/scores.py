@@ -192,7 +192,7 @@ def protocols_that_hold(
 
     None unless all else in the entry is what the ground truth gives now, numbers to 1e-9.
     """
-    found = saved.get("protocols", {})
+    found = {name: dict(values) for name, values in saved.get("protocols", {}).items()}
     if not found:
         return {}
     now = replace(compute_metrics(scores, truth, saved["coverage"]), protocols=found)

@@ -95,12 +95,15 @@ def load_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
             f"{tensors}: does not belong to {path.name}, or is damaged: train again with --resume"
         )
     try:
+        types = {"dim": int, "streams": str, "seed": int, "control": bool}
+        if odd := [name for name, each in types.items() if type(record[name]) is not each]:
+            raise ValueError(f"{odd[0]} is {record[odd[0]]!r}")
         kind = head_kind(record["head"])
         specs = {
             stream: Spec.from_json(json.dumps(entry["spec"]), f"{path}: {stream}")
             for stream, entry in record["specs"].items()
         }
-        dim, config = int(record["dim"]), kind.config(**record["config"])
+        dim, config = max(1, record["dim"]), kind.config(**record["config"])
         stored = safetensors.torch.load(content)
         with torch.device("meta"):  # takes no memory for sizes that only the JSON file states
             fill(kind.build(dim, config), stored, tensors, assign=True)

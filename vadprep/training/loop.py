@@ -122,6 +122,8 @@ def train_step(head: Head, optimizer: torch.optim.Optimizer, batch: Batch) -> di
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a table at once; None is an empty cell. Every row has the columns of the first."""
+    if any(row.keys() != rows[0].keys() for row in rows):  # those that another wrote
+        raise CheckpointError(f"{path}: not the columns of this training: use another folder")
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
@@ -138,7 +140,7 @@ def read_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
     with malformed(path, CheckpointError):
         text = read_bytes(path).decode() if path.exists() else ""
         try:
-            rows = list(islice(csv.DictReader(io.StringIO(text)), num_rows))
+            rows = list(islice(csv.DictReader(io.StringIO(text), strict=True), num_rows))
         except csv.Error as error:
             raise ValueError(error) from None
     if len(rows) < num_rows:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vadprep.core.errors import CheckpointError
 from vadprep.core.spec import Spec
+from vadprep.core.untrusted import malformed
 from vadprep.evaluation import METRICS, Metrics, Origin, VideoScores, read_json, read_scores
 from vadprep.evaluation.metrics import Truth, Values, compute_metrics, mean_and_spread, with_mean
 from vadprep.evaluation.scores import protocols_that_hold, write_scores
@@ -93,7 +95,9 @@ class Snapshots:
             (CHOICES[1], f"test/{metric}", f"{metric} on the test split itself: optimistic"),
         ):
             value = row[column]
-            before = [float(each[column]) for each in self._rows if each[column] not in (None, "")]
+            with malformed(self._folder / SNAPSHOTS, CheckpointError):
+                known = [each[column] for each in self._rows]
+                before = [float(each) for each in known if each not in (None, "")]
             if value is not None and all(value >= each for each in before):
                 metrics = self._save(choice, scores, metrics, epoch=epoch, chosen_by=chosen_by)
         self._rows.append(row)
