@@ -17,6 +17,7 @@ from vadprep import __version__
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import SettingError
 from vadprep.core.spec import STREAMS
+from vadprep.core.untrusted import read_regular
 
 RUN_FILE = "run.yaml"
 """Name of the file in the feature folder."""
@@ -82,9 +83,12 @@ def read_run(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        if not path.is_file() or path.stat().st_size > MAX_BYTES:
-            raise ValueError("no file, or one of more than 1 MiB")
-        values = yaml.safe_load(path.read_bytes())
+        content = read_regular(path, SettingError, MAX_BYTES)
+        if b"<<" in content:  # merged mappings can grow without bound
+            raise ValueError("keys << are not read")
+        values = yaml.safe_load(content)
+    except SettingError:
+        raise
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise SettingError(f"{path}: cannot be read as YAML: {reason}") from None

@@ -129,7 +129,7 @@ def parsed(text: str) -> Any:
     """A number, true, false or null as in JSON, else the text itself."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

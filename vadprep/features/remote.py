@@ -32,7 +32,7 @@ WAITS = (0.5, 2.0)
 TIME_LIMITS = {"total": 600, "sock_connect": 15, "sock_read": 30}
 """Seconds for a request, to reach a web server, and between two parts of its answer."""
 LEAST_BYTES = 32 << 10  # of an answer in the last of these times
-MOST_ANSWER = 256 << 20  # bytes of a whole file: tables; of shards, parts are asked for
+MOST_ANSWER = 256 << 20  # bytes, where not more are asked for
 BUSY = (408, 429)
 """Status of a server that is to be asked again."""
 FORBIDDEN = 403
@@ -172,19 +172,17 @@ class RemotePath:
 
 @lru_cache
 def _bounded_response() -> type:
-    """A class of answers that are not read much further than asked for, nor while they drip."""
+    """A class of answers that are not read without end, nor while they drip."""
     from aiohttp import ClientPayloadError, ClientResponse
 
     class Bounded(ClientResponse):
         async def read(self) -> bytes:
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.request_info.headers.get("Range", ""))
-            most = int(asked[2]) - int(asked[1]) + 1 if asked else MOST_ANSWER
+            most = max(int(asked[2]) - int(asked[1]) + 1 if asked else 0, MOST_ANSWER)
             content, counted, since = bytearray(), 0, time.monotonic()
             silence = TIME_LIMITS["sock_read"]  # aiohttp's own limit misses a chunk without a size
             while part := await asyncio.wait_for(self.content.readany(), silence):
                 content += part
-                if len(content) > most and asked:
-                    break  # the caller sees that it is the whole file
                 if len(content) > most:
                     raise ClientPayloadError(f"more than {most:,} bytes come")
                 if len(content) - counted >= LEAST_BYTES:

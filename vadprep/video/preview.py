@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from vadprep.core.atomic import make_folder, open_atomic, write_json
 from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.records import Preview, Wanted
 from vadprep.core.resources import worker_cores
+from vadprep.core.untrusted import read_json
 from vadprep.data import SourceIndex
 from vadprep.video.frame_stream import open_frames
 
@@ -149,9 +149,9 @@ def plays_in_browsers(source: Path) -> bool:
 def _earlier(record: Path, about: dict[str, Any]) -> Preview | None:
     """What an earlier call made of the same file; None where anything differs or is missing."""
     try:
-        found = json.loads(record.read_bytes())
+        found = read_json(record, DecodeError)
         preview = Preview(**found.pop("preview"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, DecodeError, ValueError, KeyError, TypeError):
         return None
     files = [
         record.parent.parent / name for name in (preview.movie, preview.picture, preview.board)

@@ -29,6 +29,7 @@ from vadprep import __version__
 from vadprep.backbones.weights.catalog import PublishedFile
 from vadprep.core.atomic import disk_errors, make_folder, sync_folder
 from vadprep.core.errors import OutputError, WeightsError, printable
+from vadprep.core.untrusted import read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +226,7 @@ def recognise(path: Path, published: PublishedFile, remedy: str) -> str:
 
     A file without a published hash is accepted as it is.
     """
-    content = path.read_bytes()
+    content = read_regular(path, WeightsError, MOST_BYTES)
     size, sha256 = len(content), hashlib.sha256(content).hexdigest()
     kind, wanted, digest = "SHA-256", published.sha256, sha256
     if published.blob:
