@@ -247,7 +247,7 @@ def test_check_prints_what_is_not_the_original(
 def test_a_sample_that_is_no_array(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.npy").write_bytes(content)
     own = Weights("w", "", "inception_i3d", {}, "")
-    with pytest.raises(WeightsError, match="not a .npy file of numbers"):
+    with pytest.raises(WeightsError, match="not a whole .npy file of numbers"):
         check_sample(own, tmp_path / "x.npy")
 
 

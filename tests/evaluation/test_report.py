@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 from support.scored import TRAINED, video_scores, write_manifest, write_run
-from support.stored import failed_video, stored_video, write_folder
+from support.stored import failed_video, small_spec, stored_video, write_folder
 from support.videos import write_video
 
 import vadprep
@@ -226,7 +226,7 @@ def test_the_page_of_a_feature_folder(tmp_path: Path) -> None:
         failed_video("bad", "/x/bad.mp4: no frame"),
         failed_video("b2", "/x/b.mp4: no frame"),
     ]
-    write_folder(tmp_path / "features" / "rgb", videos)
+    write_folder(tmp_path / "features" / "rgb", videos, small_spec(crops="unknown"))
     data = data_of(vadprep.report(tmp_path / "features", out=tmp_path / "page"))
     (stream,), rows = data["streams"], {row["id"]: row for row in data["videos"]}
     assert stream["random"] and stream["weights"] == "random:0"

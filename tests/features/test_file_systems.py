@@ -127,7 +127,7 @@ def test_every_hdf5_file_on_a_disk_is_opened_without_a_lock():
                 locks = [ast.unparse(each.value) for each in node.keywords if each.arg == "locking"]
                 opened.append((path.name, mode, locks))
     read = [(name, locks) for name, mode, locks in opened if mode == "r"]
-    assert len(read) >= 4
+    assert len(read) >= 3
     # Of the URL's file, which has no lock, HDF5 sees an object of ours.
     assert [name for name, locks in read if locks != ["False"]] == ["remote.py"]
     assert {mode for _, mode, _ in opened} == {"r", "w"}  # to memory, or to our own descriptor

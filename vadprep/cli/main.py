@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 from vadprep import __version__
 from vadprep.cli.help import Command
 from vadprep.core.errors import VadprepError, printable
+from vadprep.core.untrusted import reading
 
 SECTIONS = {
     "Prepare": {
@@ -135,7 +136,8 @@ class Main(click.Group, Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with reading(VadprepError):  # what no border has met
+                return super().invoke(ctx)
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("vadprep"):
                 raise

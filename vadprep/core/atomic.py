@@ -36,6 +36,7 @@ REMEDIES = {
     errno.EACCES: "no permission to write there: choose another folder or change its rights",
     errno.EPERM: "no permission to write there: choose another folder or change its rights",
     errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter path, or shorter ids in the manifest",
     errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
 }
 

@@ -27,6 +27,9 @@ Spans = NDArray[np.int64]
 CLIP_LENGTH = 16
 """Frames of a clip, and the stride between clips. Some networks want another ``length``."""
 
+MOST_FRAMES = 10**8
+"""Of a video: 38 days of 30 frames a second. Arrays of so many numbers are made of the number."""
+
 TAIL_RULES: dict[str, Callable[[int, int], int]] = {
     "drop": lambda frames, length: frames // length,
     "xd": lambda frames, length: max(frames - 1, 0) // length,

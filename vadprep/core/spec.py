@@ -99,15 +99,17 @@ class Spec:
     rule (Finspire13), which mirrors the picture of the flow alone."""
 
     def __post_init__(self) -> None:
+        _check("crops", self.crops, CROP_COUNTS)
         for each in fields(self):
             value = getattr(self, each.name)
             if each.type == "int" and value != UNKNOWN:
                 if type(value) is not int or not 0 < value < MOST_COUNT:
                     raise ValueError(f"{each.name} = {value!r}: expected a whole number above 0")
+            elif each.name == "fps" and type(value) in (int, float):
+                pass  # by the API
             elif not isinstance(value, str | int if "int" in str(each.type) else str):
                 raise ValueError(f"{each.name} = {value!r}: expected text")
         _check("stream", self.stream, STREAMS)
-        _check("crops", self.crops, CROP_COUNTS)
         _check("tail", self.tail, TAIL_RULES)
         _check("precision", self.precision, PRECISIONS)
         _check("dtype", self.dtype, DTYPES)
@@ -144,7 +146,7 @@ class Spec:
         if self.fps in ("native", UNKNOWN):
             return None
         try:  # 1e999999 is a number, too, which takes hours to write down
-            rate = Fraction(self.fps if FPS.fullmatch(self.fps) else 0)
+            rate = Fraction(str(self.fps) if FPS.fullmatch(str(self.fps)) else 0)
         except ZeroDivisionError:
             rate = Fraction(0)
         if not 0 < rate < MOST_COUNT:

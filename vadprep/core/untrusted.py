@@ -18,15 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vadprep.core.errors import VadprepError
 
 MOST_BYTES = 16 << 20
 """Largest JSON file: those of vadprep have a few kilobytes."""
 
-MOST_ARRAY_BYTES = 1 << 30
 MOST_HEADER_BYTES = 8 << 20
 """Of a .safetensors file: about 100,000 tensors."""
 
@@ -110,27 +106,6 @@ def parse_json(content: bytes | str, where: object, error: type[VadprepError]) -
     return found
 
 
-def read_npy(
-    path: Path, error: type[VadprepError], most_bytes: int = MOST_ARRAY_BYTES
-) -> NDArray[Any]:
-    """The numbers in a .npy file, of any shape; raises ``error`` for a file of anything else.
-
-    No more memory is taken than the file has, whatever shape it states, and nothing is unpickled.
-    """
-    content = read_regular(path, error, most_bytes)
-    header = io.BytesIO(content)
-    try:
-        version, _ = np.lib.format.read_magic(header)
-        shape, is_fortran, kind = getattr(np.lib.format, f"read_array_header_{version}_0")(header)
-        if kind.kind not in "biuf":
-            raise ValueError
-        found = np.frombuffer(content, kind, math.prod(shape), header.tell())
-        return found.reshape(shape, order="F" if is_fortran else "C")
-    except (ValueError, AttributeError, TypeError, OverflowError):  # numpy's advise to unpickle
-        message = f"{path}: not a .npy file of numbers: save it by np.save"
-        raise error(message) from None
-
-
 def check_safetensors(path: Path, error: type[VadprepError], most_bytes: int) -> None:
     """Raise ``error`` unless the header of a .safetensors file is of the usual size.
 
@@ -172,6 +147,17 @@ def bounded_memory(more_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (before, most))
+
+
+@contextmanager
+def reading(error: type[VadprepError], path: object = "a file") -> Iterator[None]:
+    """Turn an error of the disk into ``error`` with the file; also a decorator of a function."""
+    try:
+        yield
+    except OSError as reason:
+        raise error(
+            f"{reason.filename or path}: cannot be read: {reading_problem(reason)}"
+        ) from reason
 
 
 def reading_problem(reason: OSError | ValueError) -> str:

@@ -17,10 +17,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.array_files import read_npy
 from vadprep.core.clips import CLIP_LENGTH, Clock, num_clips
 from vadprep.core.errors import ManifestError, VadprepError
 from vadprep.core.records import Video
-from vadprep.core.untrusted import read_npy
 from vadprep.data.intervals import video_intervals
 from vadprep.data.manifest import Manifest
 

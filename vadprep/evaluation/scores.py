@@ -14,7 +14,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vadprep.core.array_files import DAMAGE, array_in, attributes_of, group_in, opened_hdf5
 from vadprep.core.atomic import open_atomic
+from vadprep.core.clips import MOST_FRAMES, check_spans
 from vadprep.core.errors import CheckpointError, ManifestError
 from vadprep.core.records import Interval, Video
 from vadprep.core.untrusted import (
@@ -293,24 +295,43 @@ def write_scores(
 def read_scores(path: Path) -> Scores:
     """What ``write_scores`` wrote; raises CheckpointError for a missing or damaged file."""
     try:
-        with h5py.File(path, "r", locking=False) as file:  # NFS often has no locks
-            found = (file.attrs.get("format"), file.attrs.get("version"))
+        with opened_hdf5(path, CheckpointError) as file:
+            known = attributes_of(file)
+            found = (known.get("format"), known.get("version"))
             if found != (FORMAT, FORMAT_VERSION):
                 raise CheckpointError(f"{path}: not a scores file of this version: {found}")
-            weights, preset = json.loads(file.attrs["weights"]), str(file.attrs.get("preset", ""))
-            origin = Origin(weights, bool(file.attrs["control"]), preset)
-            scores = {}
-            for group in file.values():
-                known = group.attrs
-                fps, overall = (float(known[n]) if n in known else None for n in ("fps", "overall"))
-                arrays, times = (group["scores"][:], group["spans"][:]), group.get("times")
-                scores[str(known["video_id"])] = VideoScores(
-                    *arrays, int(known["num_frames"]), fps, overall, times and times[:]
-                )
-    except FileNotFoundError:
+            weights = parse_json(str(known["weights"]), f"{path}: weights", CheckpointError)
+            origin = Origin(
+                {stream: str(name) for stream, name in weights.items()},
+                bool(known["control"]),
+                str(known.get("preset", "")),
+            )
+            groups = (group_in(file, name) for name in file)
+            scores = dict(map(_video_scores, groups))
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"{path}: scores are missing or damaged: not there; {_why_not_there(path)}"
         ) from None
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+    except DAMAGE as error:
         raise CheckpointError(f"{path}: scores are missing or damaged: {error}") from error
     return Scores(scores, origin)
+
+
+def _video_scores(group: h5py.Group) -> tuple[str, VideoScores]:
+    """Id and scores of a video; raises LookupError or ValueError unless they are sound."""
+    known = attributes_of(group)
+    num_frames, fps = int(known["num_frames"]), known.get("fps")
+    spans = array_in(group, "spans", ("int64",), 2)[()]
+    snippets = array_in(group, "scores", ("float64",), 1)[()]
+    times = array_in(group, "times", ("float64",), 1)[()] if "times" in group else None
+    check_spans(spans, num_frames)
+    is_finite = all(np.isfinite(each).all() for each in (snippets, times) if each is not None)
+    if not is_finite or len(snippets) != len(spans):
+        raise ValueError(f"{known['video_id']!r}: scores are not finite, or not one a span")
+    if num_frames > MOST_FRAMES or (times is not None and len(times) != num_frames + 1):
+        raise ValueError(f"{known['video_id']!r}: num_frames is {num_frames}")
+    if fps is not None and not 0 < float(fps) < 1e6:
+        raise ValueError(f"{known['video_id']!r}: fps is {fps}")
+    overall = float(known["overall"]) if "overall" in known else None
+    rate = None if fps is None else float(fps)
+    return str(known["video_id"]), VideoScores(snippets, spans, num_frames, rate, overall, times)

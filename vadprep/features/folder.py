@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,12 +19,14 @@ from typing import Any, NamedTuple, cast
 from vadprep.core.atomic import make_folder, names_in, open_atomic
 from vadprep.core.errors import FeaturesError, ShardError
 from vadprep.core.spec import STREAMS, Spec, require_equal
+from vadprep.core.untrusted import parse_json, reading
 from vadprep.features.journal import Row, csv_bytes, read_rows, read_table
-from vadprep.features.remote import AnyPath, RemotePath, as_path
+from vadprep.features.remote import AnyPath, RemotePath, as_path, read_file
 from vadprep.features.shard import MISSING, StoredVideo, read_video
 
 SHARD_SIZE = 64
 """Videos in a shard, unless another number is given when the folder is made."""
+MOST_SHARD_SIZE = 10**6
 
 MOST_COMPARED = 20_000
 """Ids that an unknown one is compared with, which takes 0.1 ms each; of more only those that
@@ -57,7 +60,7 @@ class Plan:
         """Put a new video at the end of the last shard or into the next; else ValueError."""
         if shard == len(self.shards):
             self.shards.append([])
-        if video_id in self.places or shard != len(self.shards) - 1:
+        if video_id in self.places or not shard == len(self.shards) - 1 >= 0:
             raise ValueError(f"{video_id!r} is out of order or listed twice")
         self.places[video_id] = Place(shard, len(self.shards[shard]))
         self.shards[shard].append(video_id)
@@ -76,20 +79,22 @@ def read_plan(path: Path) -> Plan:
     """The plan in ``plan.csv``, empty where there is none; raises FeaturesError naming the row that
     is wrong."""
     plan = Plan()
-    if not path.exists():
-        return plan
     try:
         rows = read_table(path)
-        if not next(rows, None):
+        if next(rows, None) != list(PLAN_COLUMNS):
             raise ValueError("no header")
         total = 0
         for count, (video_id, shard, number, planned) in enumerate(rows, 1):
+            if "\0" in video_id:
+                raise ValueError(f"{video_id!r} holds a zero byte")
             plan.add(video_id, int(shard))
             total = int(planned)
             if int(number) != count:
                 raise ValueError(f"number is {number}, not {count}")
         if total != len(plan.places):
             raise ValueError(f"{total} videos were planned")
+    except (FileNotFoundError, NotADirectoryError):
+        return plan
     except (ValueError, csv.Error) as error:
         raise FeaturesError(
             f"{path}, row {len(plan.places) + 2}: expected video_id,shard ({error}): restore the "
@@ -215,7 +220,7 @@ class StreamFolder:
         """
         own, final = self.partial_video(place), self.shard(place.shard)
         is_remote = isinstance(self.path, RemotePath)
-        is_own = not final.exists() if is_remote else own.exists()
+        is_own = not _is_there(final) if is_remote else _is_there(own)
         return (own, "000000") if is_own else (final, place.group)
 
     def done_ids(self) -> list[str]:
@@ -242,7 +247,7 @@ class StreamFolder:
 
     def find(self, video_id: str) -> StoredVideo | None:
         """A planned video that is done or has failed, by the files; None before that."""
-        is_finished = self.location(self.plan.places[video_id])[0].exists()
+        is_finished = _is_there(self.location(self.plan.places[video_id])[0])
         return self.stored(video_id) if is_finished else None
 
     def stored(self, video_id: str, keep: bool = False) -> StoredVideo:
@@ -265,14 +270,28 @@ def _existing(folder: AnyPath, name: str, count: int) -> set[int]:
     return {number for number in range(count) if name.format(number) in names} if names else set()
 
 
+@reading(FeaturesError)
 def stream_folders(source: str | AnyPath) -> dict[str, StreamFolder]:
     """Stream -> folder for each stream in FEATURES, or for the one folder ``source`` itself."""
     path = as_path(source)
-    paths = [path] if (path / "spec.json").exists() else [path / name for name in STREAMS]
-    there = [cast(Path, each) for each in paths if (each / "spec.json").exists()]
+    paths = [path] if _is_there(path / "spec.json") else [path / name for name in STREAMS]
+    there = [cast(Path, each) for each in paths if _is_there(each / "spec.json")]
     return {folder.spec.stream: folder for folder in map(StreamFolder.open, there)}
 
 
+def _is_there(file: AnyPath) -> bool:
+    """True for a file or a link; FeaturesError where that cannot be found out."""
+    if isinstance(file, RemotePath):
+        return file.exists()
+    with reading(FeaturesError, file):
+        try:
+            os.lstat(file)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
+
+
+@reading(FeaturesError)
 def required_folders(path: str | AnyPath) -> dict[str, StreamFolder]:
     """``stream_folders``; raises FeaturesError when there are none."""
     folders = stream_folders(path)
@@ -295,13 +314,13 @@ def _read_spec_file(path: Path) -> tuple[Spec, int, dict[str, Any]] | None:
     """Spec, shard size and provenance of the folder ``path``, None when there is none."""
     file = path / "spec.json"
     try:
-        content = json.loads(file.read_bytes())
-        spec = Spec.from_json(json.dumps(content["spec"]), str(file))
-        shard_size, provenance = content["shard_size"], dict(content["provenance"])
-        if not isinstance(shard_size, int) or shard_size < 1:
-            raise ValueError(f"shard_size is {shard_size!r}")
+        content = parse_json(read_file(file), file, FeaturesError)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (KeyError, TypeError, ValueError) as error:
-        raise FeaturesError(f"{file}: damaged: {error!r}") from error
+    spec = Spec.from_json(json.dumps(content.get("spec")), str(file))
+    shard_size, provenance = content.get("shard_size"), content.get("provenance")
+    if type(shard_size) is not int or not 1 <= shard_size <= MOST_SHARD_SIZE:
+        raise FeaturesError(f"{file}: damaged: shard_size is {shard_size!r}")
+    if not isinstance(provenance, dict):
+        raise FeaturesError(f"{file}: damaged: provenance is {provenance!r}")
     return spec, shard_size, provenance

@@ -14,6 +14,7 @@ a line break outside quotes: one before which the number of quotes is even.
 from __future__ import annotations
 
 import csv
+import fnmatch
 import io
 import json
 import os
@@ -26,12 +27,18 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vadprep.core.atomic import disk_errors, open_atomic
+from vadprep.core.atomic import disk_errors, names_in, open_atomic
 from vadprep.core.errors import FeaturesError
-from vadprep.features.shard import DONE, StoredVideo
+from vadprep.core.untrusted import parse_json, reading
+from vadprep.features.remote import open_file, read_file
+from vadprep.features.shard import DONE, FAILED, StoredVideo
 
 LAST_BYTES = 4 << 20
 """Bytes at the end of a file of events that ``last_events`` reads."""
+MOST_TABLE_BYTES = 1 << 30
+MOST_LINE_BYTES = 1 << 20
+"""Of an event."""
+MOST_COUNT = 2**53
 
 _CUT_ROW = re.compile(rb'(?:"[^"]*(?:""[^"]*)*",)*(?:"[^"]*(?:""[^"]*)*"?)?\r?')
 """What a kill can leave of a row."""
@@ -114,15 +121,17 @@ class Journal:
         self._manifest = folder / f"manifest-{rank:05d}.csv"
         self._events = folder / f"events-{rank:05d}.jsonl"
         if self._events.exists():
-            _cut(self._events, self._events.read_bytes().rfind(b"\n") + 1)
+            _cut(self._events, _whole_lines(self._events))
         self.is_new = not self._manifest.exists()
         """True at the first run, or when the file was removed."""
         if self.is_new:
             with open_atomic(self._manifest) as stream:
                 stream.write(csv_bytes([Row._fields]))
         with _named(self._manifest):
-            _cut(self._manifest, _whole_size(self._manifest.read_bytes()))
-            self._columns = next(read_table(self._manifest))
+            _cut(self._manifest, _whole_size(read_file(self._manifest, MOST_TABLE_BYTES)))
+            self._columns = next(read_table(self._manifest), [])
+            if "video_id" not in self._columns:
+                raise csv.Error("no header")
 
     def add(self, row: Row) -> None:
         """Append a finished video, in the columns that the table has."""
@@ -132,6 +141,14 @@ class Journal:
         """Append one event; ``Event`` has those of the ``values`` that are read again."""
         line = {"time": round(time.time(), 3), "event": event, "video_id": video_id, **values}
         _append(self._events, (json.dumps(line) + "\n").encode())
+
+
+def _whole_lines(path: Path) -> int:
+    """Number of bytes up to the end of the last whole line of a file of events."""
+    with reading(FeaturesError, path), open_file(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        start = file.seek(max(0, size - LAST_BYTES))
+        return start + file.read(LAST_BYTES).rfind(b"\n") + 1
 
 
 def _append(path: Path, content: bytes) -> None:
@@ -150,7 +167,11 @@ def _cut(path: Path, size: int) -> None:
 
 def _files(folder: Path, pattern: str) -> dict[int, Path]:
     """Rank -> its file; a copy that somebody has made beside it is not one."""
-    paths = sorted(folder.glob(pattern), key=lambda path: path.name)
+    if isinstance(folder, Path):  # its glob passes over a folder that may not be read
+        found = [folder / name for name in fnmatch.filter(names_in(folder), pattern)]
+    else:
+        found = list(folder.glob(pattern))
+    paths = sorted(found, key=lambda path: path.name)
     ranks = (path.name.partition("-")[2].partition(".")[0] for path in paths)
     return {int(rank): path for rank, path in zip(ranks, paths, strict=True) if rank.isdecimal()}
 
@@ -164,7 +185,7 @@ def csv_bytes(rows: Iterable[Iterable[object]], end: str = "\n") -> bytes:
 
 def read_table(path: Path) -> Iterator[list[str]]:
     """The header and all whole rows of a table; raises csv.Error when it is no such table."""
-    content = path.read_bytes()
+    content = read_file(path, MOST_TABLE_BYTES)
     text = content[: _whole_size(content)].decode("utf-8", "surrogateescape")
     return csv.reader(io.StringIO(text, newline=""), strict=True)
 
@@ -203,6 +224,11 @@ def read_rows(folder: Path) -> dict[str, Row]:
                     name, int(shard), status, int(clips), int(frames), int(repaired), float(fps),
                     decoder, checksum, why, float(at), *kind,
                 )  # fmt: skip
+                counts = (row.shard, row.num_clips, row.num_frames, row.repaired_frames)
+                if status not in (DONE, FAILED) or not all(
+                    0 <= each <= MOST_COUNT for each in (*counts, row.fps, row.time)
+                ):
+                    raise ValueError(f"row of {name!r}")
                 old = rows.get(name)
                 if old is None or (row.time, row.is_done) >= (old.time, old.is_done):
                     rows[name] = row
@@ -234,19 +260,34 @@ def last_events(folder: Path) -> dict[int, list[Event]]:
 
 def _events_in(path: Path, most: int) -> Iterator[Event]:
     """The events in the last ``most`` bytes of a file."""
-    with path.open("rb") as file:
+    with reading(FeaturesError, path), open_file(path) as file:
         start = max(0, file.seek(0, os.SEEK_END) - most)
         file.seek(start)
         if start:
-            file.readline()  # what is left of a line
-        for line in file:
+            file.readline(MOST_LINE_BYTES)  # what is left of a line
+        while line := file.readline(MOST_LINE_BYTES):
             if line.endswith(b"\n"):
-                try:
-                    values = json.loads(line)
-                    known = {name: values[name] for name in Event._fields if name in values}
-                    event = Event(**known)
-                except (TypeError, ValueError) as error:
-                    raise FeaturesError(
-                        f"{path}: damaged ({error!r}): remove it, no features are lost with it"
-                    ) from error
-                yield event
+                yield _event_in(line, path)
+            elif len(line) == MOST_LINE_BYTES:
+                raise _damaged_events(path, "an endless line")
+
+
+def _event_in(line: bytes, path: Path) -> Event:
+    """One event; FeaturesError when a value that is read is of another type, or absurdly large."""
+    try:
+        values = parse_json(line, "an event", FeaturesError)
+        event = Event(**{name: values[name] for name in Event._fields if name in values})
+        world_size = 1 if event.world_size is None else event.world_size
+        numbers = (event.time, event.num_clips, world_size, *(event.seconds or {}).values())
+        left = () if event.work_left is None else (event.work_left,)
+        is_small = all(abs(each) <= MOST_COUNT for each in (*numbers, *left))
+        is_text = isinstance(event.event, str) and isinstance(event.video_id, str)
+        if not (is_small and is_text and isinstance(world_size, int) and world_size > 0):
+            raise ValueError("a value of another type or size")
+    except (FeaturesError, AttributeError, TypeError, ValueError) as error:
+        raise _damaged_events(path, error) from None
+    return event
+
+
+def _damaged_events(path: Path, error: object) -> FeaturesError:
+    return FeaturesError(f"{path}: damaged ({error}): remove it, no features are lost with it")

@@ -18,17 +18,19 @@ import logging
 import math
 import os
 import re
+import shlex
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vadprep.core.atomic import disk_errors, is_alive, names_in
-from vadprep.core.errors import LeaseError, OutputError, VadprepError
+from vadprep.core.errors import FeaturesError, LeaseError, OutputError, VadprepError
+from vadprep.core.untrusted import parse_json, read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,12 @@ STALE_SECONDS = 30.0
 LOOK_SECONDS = 0.5
 """Between two looks at the leases of others."""
 
-NAME = re.compile(r"lease-(\d+)-of-(\d+)-(.+)-(\d+)\.json", re.DOTALL)
+NAME = re.compile(r"lease-(\d{1,9})-of-0*([1-9]\d{0,8})-(.+)-(\d{1,9})\.json", re.DOTALL)
+KINDS: dict[str, type | tuple[type, ...]] = dict(
+    machine=str, began=int, job=str, since=(float, int), beat=int, videos=int, num_clips=int,
+    num_frames=int, in_flight=list,
+)  # fmt: skip
+"""Types of what is read of a lease beside its name."""
 
 
 @dataclass(frozen=True)
@@ -124,19 +131,24 @@ def running(folder: Path) -> list[Run]:
 
 
 def _leases(folder: Path) -> Iterator[Run]:
-    """The runs of all leases; a file that is half written says no more than its name."""
+    """The runs of all leases; a file that is half written says no more than its name.
+
+    Raises FeaturesError for what is no file or cannot be read.
+    """
     for match in filter(None, map(NAME.fullmatch, sorted(names_in(folder)))):
         path, known = folder / match[0], dict[str, Any]()
+        named = {"rank": int(match[1]), "world_size": int(match[2]), "host": match[3]}
         with suppress(FileNotFoundError):
-            with suppress(ValueError, TypeError):
-                values = dict(json.loads(path.read_bytes()))
-                known = {
-                    each.name: values[each.name] for each in fields(Run) if each.name in values
-                }
-            known["in_flight"] = tuple(known.get("in_flight", ()))
+            content = read_regular(path, FeaturesError)
+            with suppress(VadprepError):
+                values = parse_json(content, path, FeaturesError)
+                known = {name: values[name] for name in values.keys() & KINDS.keys()}
+                if not all(isinstance(each, KINDS[name]) for name, each in known.items()):
+                    known = {}
+            in_flight = [each for each in known.get("in_flight", ()) if isinstance(each, str)]
+            known["in_flight"] = tuple(in_flight)
             known["silent_seconds"] = max(0.0, time.time() - path.stat().st_mtime)
-            known |= {"rank": int(match[1]), "world_size": int(match[2])}
-            yield Run(**known | {"host": match[3], "process": int(match[4])})
+            yield Run(**known | named | {"process": int(match[4])})
 
 
 class Lease:
@@ -204,7 +216,8 @@ class Lease:
                 if other.is_dead:
                     path.unlink(missing_ok=True)
                 elif other != before:
-                    end_it = f"scancel {other.job}" if other.job else f"kill {other.process} there"
+                    job, there = shlex.quote(other.job), f"kill {other.process} there"
+                    end_it = f"scancel {job}" if other.job else there
                     raise LeaseError(
                         f"{folder}: another run works on shards of rank {mine.rank} of "
                         f"{mine.world_size}: {other}; wait for its end, or end it ({end_it})"

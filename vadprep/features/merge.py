@@ -14,6 +14,7 @@ from vadprep.core.atomic import remove_stale
 from vadprep.core.errors import FeaturesError, SpecError
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, differences, require_shared
+from vadprep.core.untrusted import reading
 from vadprep.features.folder import StreamFolder, read_spec, required_folders
 from vadprep.features.lease import leased
 from vadprep.features.remote import AnyPath
@@ -25,6 +26,7 @@ NAMED = 10
 """Ids that an error lists before it says how many more there are."""
 
 
+@reading(FeaturesError)
 def merge(
     sources: Sequence[str | AnyPath],
     out: str | Path,

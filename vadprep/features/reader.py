@@ -6,6 +6,7 @@ few open.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.array_files import require_memory
 from vadprep.core.clips import Clock
 from vadprep.core.errors import FeaturesError, SettingError
 from vadprep.core.spec import Spec
+from vadprep.core.untrusted import reading
 from vadprep.features.folder import StreamFolder, required_folders, similar_ids
 from vadprep.features.remote import AnyPath
 from vadprep.features.shard import StoredVideo, kept_shard
@@ -33,8 +36,12 @@ class VideoFeatures:
         self.video_id = video_id
         self._folders = folders
 
-    def stream(self, name: str) -> NDArray[Any]:
-        """Features of a stream: [num_clips, num_crops, dim], float16 or float32."""
+    def stream(self, name: str, *, allow_nan: bool = False) -> NDArray[Any]:
+        """Features of a stream: [num_clips, num_crops, dim], float16 or float32.
+
+        Raises FeaturesError where one is not finite, unless ``allow_nan``, or when memory does not
+        suffice.
+        """
         if name not in self._folders:
             raise FeaturesError(
                 f"no {name} features here, only {', '.join(self._folders)}: "
@@ -42,7 +49,14 @@ class VideoFeatures:
             )
         self._stored  # noqa: B018  the spans of all streams agree
         # Asked for anew: its shard may have become final since.
-        return self._folders[name].stored(self.video_id, keep=True).features()
+        stored, folder = self._folders[name].stored(self.video_id, keep=True), self._folders[name]
+        where = f"{folder.location(folder.plan.places[self.video_id])[0]}: {self.video_id!r}"
+        num_bytes = 2 * math.prod(stored.shape) * np.dtype(stored.dtype).itemsize
+        require_memory(num_bytes, where, FeaturesError)  # blocks are joined, so twice
+        features = stored.features()
+        if not (allow_nan or np.isfinite(features).all()):
+            raise FeaturesError(f"{where}: features hold NaN or infinity: extract it again")
+        return features
 
     @property
     def rgb(self) -> NDArray[Any]:
@@ -184,6 +198,7 @@ class Features(Mapping[str, VideoFeatures]):
         self.close()
 
 
+@reading(FeaturesError)
 def open_features(path: str | AnyPath) -> Features:
     """The features in a folder FEATURES (all its streams) or FEATURES/rgb (one).
 
@@ -217,13 +232,10 @@ def streams_of(choice: str, available: Sequence[str]) -> tuple[str, ...]:
 def read_snippets(video: VideoFeatures, streams: Sequence[str]) -> NDArray[np.floating]:
     """Snippets of one video as stored: float [num_clips, num_crops, sum of the streams' dims].
 
-    Raises FeaturesError that names the video when streams disagree or values are not finite.
+    Raises FeaturesError that names the video when streams disagree.
     """
     parts = [video.stream(stream) for stream in streams]
     if len({part.shape[:2] for part in parts}) > 1:
         shapes = ", ".join(f"{s} {p.shape}" for s, p in zip(streams, parts, strict=True))
         raise FeaturesError(f"{video.video_id}: streams differ in clips or crops: {shapes}")
-    snippets = np.concatenate(parts, axis=2)
-    if not np.isfinite(snippets).all():
-        raise FeaturesError(f"{video.video_id}: features hold NaN or infinity, extract it again")
-    return snippets
+    return np.concatenate(parts, axis=2)

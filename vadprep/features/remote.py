@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import h5py
 
-from vadprep.core.errors import FeaturesError
+from vadprep.core.array_files import opened_hdf5
+from vadprep.core.errors import FeaturesError, ShardError
+from vadprep.core.untrusted import MOST_BYTES, open_regular, read_regular
 
 WAITS = (0.5, 2.0)
 """Seconds before a failed request is made again."""
@@ -204,6 +206,24 @@ def as_path(path: str | AnyPath) -> AnyPath:
     return RemotePath(path) if isinstance(path, str) and "://" in path else Path(path)
 
 
+def read_file(path: AnyPath, most_bytes: int = MOST_BYTES) -> bytes:
+    """Content of a regular file, or of one at a URL.
+
+    Raises FeaturesError when it cannot be read or is larger than ``most_bytes``, and
+    FileNotFoundError or NotADirectoryError when it is not there.
+    """
+    if isinstance(path, RemotePath):
+        return path.read_bytes()
+    return read_regular(path, FeaturesError, most_bytes)
+
+
+def open_file(path: AnyPath) -> BinaryIO:
+    """A regular file, or one at a URL, for reading; raises as ``read_file``."""
+    if isinstance(path, RemotePath):
+        return path.open("rb")
+    return open_regular(path, FeaturesError, most_bytes=None)
+
+
 class RemoteFile(io.RawIOBase):
     """The bytes of a file at a URL, for h5py: metadata come through fsspec's block cache, numbers
     by their range."""
@@ -248,8 +268,8 @@ def opened_file(path: AnyPath) -> Iterator[h5py.File]:
     issue 2019). A file of this kind that is open when Python ends is a segmentation fault
     (measured, h5py 3.16), so that none stays open.
     """
-    if isinstance(path, Path):  # without HDF5's lock, which network file systems often lack
-        with h5py.File(path, "r", locking=False) as file:
+    if isinstance(path, Path):
+        with opened_hdf5(path, ShardError) as file:
             yield file
         return
     with _READING:

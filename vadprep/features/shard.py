@@ -43,9 +43,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.array_files import DAMAGE, Value, array_in, attributes_of, group_in
 from vadprep.core.atomic import disk_errors, open_atomic
+from vadprep.core.clips import MOST_FRAMES, check_spans
 from vadprep.core.errors import FeaturesError, ShardError
-from vadprep.core.spec import Spec, require_equal
+from vadprep.core.spec import DTYPES, UNKNOWN, Spec, require_equal
+from vadprep.core.untrusted import REMEDIES as READING_REMEDIES, open_regular, reading_problem
 from vadprep.features.remote import OPEN_FILES, AnyPath, opened_file
 
 FORMAT = "vadprep-shard"
@@ -58,17 +61,28 @@ LIBVER = ("v110", "v110")
 
 REMEDY = "remove the file and run the same extract again"
 
-DAMAGE = (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError)
-"""What h5py raises at a damaged file."""
-
-FAILED_KINDS = dict(video_id=str, status=str)
-DONE_KINDS = FAILED_KINDS | dict(num_frames=int, features_crc32=int, spans_crc32=int)
+KINDS = dict(
+    video_id=str, status=str, kind=str, split=str, category=str, path=str, decoder=str, reason=str,
+    length_note=str, source_sha256=str, source_bytes=int, label=int, num_frames=int,
+    num_frames_header=int, repaired_frames=int, fps_source=float, fps_used=float,
+    features_crc32=int, spans_crc32=int, times_crc32=int,
+)  # fmt: skip
+"""Types of the attributes of a video that are read again."""
+FAILED_NAMES = ("video_id", "status")
+DONE_NAMES = (*FAILED_NAMES, "num_frames", "features_crc32", "spans_crc32")
 """Attributes that a video must have, by its status."""
+
+RANGES = dict(
+    label=(0, 1), source_bytes=(0, 2**63), num_frames=(0, MOST_FRAMES), fps_source=(1e-6, 1e6),
+    fps_used=(1e-6, 1e6),
+)  # fmt: skip
+MOST_CROPS, MOST_NUMBERS = 100, 1 << 20
+"""Of a clip, and in a feature of one crop."""
 
 DONE, FAILED = "done", "failed"
 MISSING = "missing"
 """Kind of the failure of a video whose file was not there."""
-Attributes = Mapping[str, str | int | float]
+Attributes = Mapping[str, Value]
 
 
 @dataclass(frozen=True)
@@ -172,16 +186,6 @@ def _set_attributes(group: h5py.Group, attributes: Attributes) -> None:
             group.attrs[key] = value
 
 
-def _attributes(group: h5py.Group) -> dict[str, Any]:
-    """The attributes of a group as str, int or float."""
-    known = {}
-    for name, value in group.attrs.items():
-        plain = value.item() if isinstance(value, np.generic) else value
-        is_text = isinstance(plain, bytes)
-        known[name] = plain.decode("utf-8", "surrogateescape") if is_text else plain
-    return known
-
-
 def _copy_metadata(descriptor: int, out: BinaryIO) -> None:
     """Copy what HDF5 wrote, leaving the holes where the numbers go."""
     stop, size = 0, os.fstat(descriptor).st_size
@@ -197,14 +201,14 @@ def _copy_metadata(descriptor: int, out: BinaryIO) -> None:
 
 
 def _spec_of(file: h5py.File, path: AnyPath) -> Spec:
-    known = _attributes(file)
+    known = attributes_of(file)
     if (known.get("format"), known.get("version")) != (FORMAT, VERSION):
         raise ShardError(
             f"{path}: attribute format/version is {known.get('format')!r}/"
             f"{known.get('version')!r}, expected {FORMAT!r}/{VERSION}"
         )
-    spec = Spec.from_json(str(known["spec"]), f"{path}, attribute spec")
-    if spec.hash != known["spec_hash"]:
+    spec = Spec.from_json(str(known.get("spec")), f"{path}, attribute spec")
+    if spec.hash != known.get("spec_hash"):
         raise ShardError(f"{path}: attribute spec_hash does not fit attribute spec")
     return spec
 
@@ -229,18 +233,21 @@ def opened_shard(
     try:
         # Not one of a partial folder: NFS could not remove the folder meanwhile.
         if keep and isinstance(path, Path) and path.parent.name == "shards":
-            state = path.stat()
+            with open_regular(path, ShardError, most_bytes=None) as source:
+                state = os.fstat(source.fileno())
             key = os.getpid(), state.st_ino, state.st_size, state.st_mtime_ns
             file, spec = kept_shard(path, *key)
-            yield file[group], spec
+            yield file if group == "/" else group_in(file, group), spec
         else:
             with opened_file(path) as file:
                 spec = _spec_of(file, path)
-                yield file[group], spec
-    except FileNotFoundError:
+                yield file if group == "/" else group_in(file, group), spec
+    except (FileNotFoundError, NotADirectoryError):
         raise ShardError(f"{path}: missing: run the same extract again") from None
     except DAMAGE as error:
         where = str(path) if group == "/" else f"{path}, group {group}"
+        if isinstance(error, OSError) and error.errno in READING_REMEDIES:
+            raise ShardError(f"{where}: cannot be read: {reading_problem(error)}") from error
         raise ShardError(f"{where}: damaged: {error}: {REMEDY}") from error
 
 
@@ -254,33 +261,57 @@ def read_video(
     with opened_shard(path, name, keep) as (group, found_spec):
         if spec:
             require_equal(spec, found_spec, str(path))
-        known = _attributes(group)
+        known = attributes_of(group)
         status = known.get("status")
-        for key, kind in (DONE_KINDS if status == DONE else FAILED_KINDS).items():
-            if not isinstance(known.get(key), kind):
-                there = repr(known[key]) if key in known else "missing"
-                raise ValueError(f"attribute {key} is {there}, expected {kind.__name__}")
         if status not in (DONE, FAILED):
             raise ValueError(f"attribute status is {status!r}, expected done or failed")
+        _check_attributes(known, DONE_NAMES if status == DONE else FAILED_NAMES)
         if status == FAILED:
             return StoredVideo(known)
-        for array, dtype, ndim in (("features", "float", 3), ("spans", "int64", 2)):
-            found = group[array]
-            is_array = isinstance(found, h5py.Dataset) and found.ndim == ndim
-            if not is_array or not found.dtype.name.startswith(dtype):
-                raise ValueError(f"{array} is {found!r}, expected {ndim} axes of {dtype}")
-        features, spans = group["features"], group["spans"][()]
-        if spans.shape != (len(features), 2):
-            raise ValueError(f"spans {spans.shape} for features {features.shape}")
-        if crc32(spans) != known["spans_crc32"]:
-            raise ValueError(f"spans of {known['video_id']!r}: checksum differs")
-        times = group["times"][()] if "times_crc32" in known else None
-        if times is not None and times.shape != (known["num_frames"] + 1,):
-            raise ValueError(f"times {times.shape} for {known['num_frames']} frames")
-        if times is not None and crc32(times) != known["times_crc32"]:
-            raise ValueError(f"times of {known['video_id']!r}: checksum differs")
+        features = array_in(group, "features", DTYPES, 3)
+        clips, crops, numbers = features.shape
+        if crops > MOST_CROPS or numbers > MOST_NUMBERS or clips > MOST_FRAMES:
+            raise ValueError(f"features are {features.shape}")
+        form = (("crops", crops), ("dtype", features.dtype.name)) if spec else ()
+        for field_name, value in form:
+            if (expected := getattr(spec, field_name)) not in (value, UNKNOWN):
+                what = f"features of {known['video_id']!r}"
+                raise ValueError(f"{what}: {field_name} {value}, expected {expected}")
+        num_frames = int(known["num_frames"])
+        spans = _read_checked(group, "spans", "int64", (clips, 2), known)
+        check_spans(spans, num_frames)
+        times = None
+        if "times_crc32" in known:
+            times = _read_checked(group, "times", "float64", (num_frames + 1,), known)
+            if not (np.isfinite(times).all() and (np.diff(times) >= 0).all()):
+                raise ValueError("times do not ascend")
         blocks = partial(_blocks, path, name, known, keep)
         return StoredVideo(known, features.shape, features.dtype.name, spans, blocks, times)
+
+
+def _check_attributes(known: Attributes, names: Iterable[str]) -> None:
+    """Raise ValueError unless ``names`` are there and all values are of their types and ranges."""
+    for name in {**dict.fromkeys(names), **known}:
+        value, kind = known.get(name), KINDS.get(name)
+        if kind and not (isinstance(value, kind) or (kind is float and isinstance(value, int))):
+            there = repr(value) if name in known else "missing"
+            raise ValueError(f"attribute {name} is {there}, expected {kind.__name__}")
+        least, most = RANGES.get(name, (0, 2**32))
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise ValueError(f"attribute {name} is {value}, expected {least} to {most}")
+
+
+def _read_checked(
+    group: h5py.Group, name: str, dtype: str, shape: tuple[int, ...], known: Attributes
+) -> NDArray[Any]:
+    """A small array of a video; ValueError unless it has this shape and its checksum."""
+    found = array_in(group, name, (dtype,), len(shape))
+    if found.shape != shape:
+        raise ValueError(f"{name} {found.shape}, expected {shape}")
+    array: NDArray[Any] = found[()]
+    if crc32(array) != known[f"{name}_crc32"]:
+        raise ValueError(f"{name} of {known['video_id']!r}: checksum differs")
+    return array
 
 
 def _blocks(path: AnyPath, name: str, known: Attributes, keep: bool) -> Iterator[NDArray[Any]]:
@@ -288,7 +319,7 @@ def _blocks(path: AnyPath, name: str, known: Attributes, keep: bool) -> Iterator
     checksum, start, stop = 0, 0, 1
     while start < stop:
         with opened_shard(path, name, keep) as (group, _):
-            array = group["features"]
+            array = array_in(group, "features", DTYPES, 3)
             stop, row_bytes = len(array), array.dtype.itemsize * math.prod(array.shape[1:])
             block = array[start : start + max(1, BLOCK_BYTES // max(1, row_bytes))]
         checksum, start = crc32(block, checksum), start + len(block)

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vadprep.core.clips import check_spans
 from vadprep.core.errors import FeaturesError, ShardError, SpecError, VadprepError
 from vadprep.core.records import Video
-from vadprep.core.spec import UNKNOWN, Spec
+from vadprep.core.spec import Spec
+from vadprep.core.untrusted import reading
 from vadprep.data import SourceIndex, fingerprint, size_of
 from vadprep.features.folder import StreamFolder, required_folders, similar_ids
 from vadprep.features.journal import Event, Row, last_events, read_rows
@@ -94,6 +94,7 @@ class Status:
         return f"failed: {row.reason}; {again} tries it again"
 
 
+@reading(FeaturesError)
 def status(path: str | AnyPath) -> dict[str, Status]:
     """Stream -> how far it is, of the features in a folder FEATURES or FEATURES/rgb, or at a URL.
 
@@ -103,6 +104,7 @@ def status(path: str | AnyPath) -> dict[str, Status]:
     return {name: stream_status(each) for name, each in required_folders(path).items()}
 
 
+@reading(FeaturesError)
 def stream_status(folder: StreamFolder) -> Status:
     """Done, failed, running and missing videos of a stream folder."""
     found, places = read_rows(folder.path), folder.plan.places
@@ -204,6 +206,7 @@ class Verification:
     problems: tuple[str, ...]
 
 
+@reading(FeaturesError)
 def verify(path: str | AnyPath, sources: str | Path | None = None) -> dict[str, Verification]:
     """Stream -> what was read and found wrong, of features in a folder or at a URL.
 
@@ -215,6 +218,7 @@ def verify(path: str | AnyPath, sources: str | Path | None = None) -> dict[str, 
     return {name: verify_stream(each, index) for name, each in required_folders(path).items()}
 
 
+@reading(FeaturesError)
 def verify_stream(folder: StreamFolder, sources: SourceIndex | None = None) -> Verification:
     """Read everything: checksums, shapes, finite values, spans against frame counts; and the
     videos below ``sources``.
@@ -231,7 +235,7 @@ def verify_stream(folder: StreamFolder, sources: SourceIndex | None = None) -> V
             if video_id not in rows:
                 raise FeaturesError("not extracted yet; run the same extract again")
             stored = folder.stored(video_id)
-            _check(stored, rows[video_id], folder.spec, dim)
+            _check(stored, rows[video_id], dim)
             if stored.is_done:
                 dim = dim or stored.shape[2]
                 videos, clips = videos + 1, clips + stored.shape[0]
@@ -253,8 +257,8 @@ def _check_source(stored: StoredVideo, sources: SourceIndex) -> None:
         raise FeaturesError("the features do not say of what file they were made: imported")
     path = sources.find(Video(stored.video_id, str(known.get("path", stored.video_id))))
     remedy = "extract --retry-failed makes the features again"
-    if (size := size_of(path)) != known["source_bytes"]:
-        what = f"it has {size} bytes, not {known['source_bytes']}"
+    if (size := size_of(path)) != known.get("source_bytes"):
+        what = f"it has {size} bytes, not {known.get('source_bytes')}"
     else:
         try:
             if fingerprint(path)["source_sha256"] == known["source_sha256"]:
@@ -265,23 +269,17 @@ def _check_source(stored: StoredVideo, sources: SourceIndex) -> None:
     raise FeaturesError(f"{path} is not the file that the features were made of: {what}; {remedy}")
 
 
-def _check(stored: StoredVideo, row: Row, spec: Spec, dim: int | None) -> None:
+def _check(stored: StoredVideo, row: Row, dim: int | None) -> None:
     """Raise FeaturesError or ValueError for the first thing that is wrong with a video."""
     if stored.is_done != row.is_done:
         raise FeaturesError("manifest and shard disagree on its status")
     if not stored.is_done:
         return
-    for name, found, expected in (
-        ("crops", stored.shape[1], spec.crops),
-        ("dtype", stored.dtype, spec.dtype),
-        ("dimension", stored.shape[2], dim),
-    ):
-        if found != expected and expected not in (None, UNKNOWN):
-            raise FeaturesError(f"features: {name} {found}, expected {expected}: {REMEDY}")
+    if dim not in (None, stored.shape[2]):
+        raise FeaturesError(f"features: dimension {stored.shape[2]}, expected {dim}: {REMEDY}")
     is_finite = all([bool(np.isfinite(block).all()) for block in stored.blocks()])  # reads all
     checksum = stored.attributes["features_crc32"]
     if f"{checksum:08x}" != row.checksum or stored.shape[0] != row.num_clips:
         raise FeaturesError("the row in manifest-*.csv is of other features")
     if not is_finite:
         raise FeaturesError("features: values that are not finite")
-    check_spans(stored.spans, int(stored.attributes["num_frames"]))

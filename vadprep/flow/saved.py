@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from PIL import Image
 from torch import Tensor
 
 from vadprep.core import atomic
+from vadprep.core.array_files import DAMAGE, array_in, attributes_of, opened_hdf5
 from vadprep.core.clips import num_flows
 from vadprep.core.errors import DecodeError, FeaturesError, SpecError
 from vadprep.core.spec import Spec
+from vadprep.core.untrusted import open_regular, parse_json, read_regular
 from vadprep.flow.quantise import Keep, Quantisation
 
 JPEG_QUALITY = 95  # OpenCV's default, which denseflow writes
@@ -41,6 +43,9 @@ RECIPE = ("fps", "resize", "filter", "decoder", "flow", "flow_bound", "quantisat
 LONGEST_NAME = 150  # bytes; a file system takes 255, temporary names need a hundred
 NO_FLOW_KIND = "no-flow"  # of a DecodeError: saved flow is missing, damaged or another's
 REMEDY = "remove it and save it again (--save-flow, with another --out)"
+
+Size = tuple[int, ...]
+"""Height and width."""
 
 Planes = NDArray[np.uint8]
 """Flow images uint8 [n, h, w, 3]: u, v, and u as it is mirrored."""
@@ -101,7 +106,7 @@ class SavedFlow:
         """
         file = path / "flow.json"
         try:
-            content = json.loads(file.read_text())
+            content = parse_json(read_regular(file, FeaturesError), file, FeaturesError)
             kind, recipe = content["kind"], dict(content["recipe"])
             if kind not in KINDS.values():
                 raise ValueError(f"kind {kind!r}")
@@ -140,9 +145,9 @@ class SavedFlow:
         if self.kind == JPEG:  # a folder does not say of which video it is
             yield StoredFlow(file, device, *_read_jpegs(file, quantisation))
             return
-        with _readable(file):
-            opened = h5py.File(file, "r", locking=False)
-        with opened:
+        with ExitStack() as stack:
+            with _readable(file):
+                opened = stack.enter_context(opened_hdf5(file, FeaturesError))
             yield StoredFlow(file, device, *_read_hdf5(file, opened, video_id))
 
     def holds(self, video_id: str) -> bool:
@@ -161,7 +166,7 @@ def _readable(file: Path) -> Iterator[None]:
     except FileNotFoundError:
         message = f"{file}: no such saved flow: save it first (--save-flow)"
         raise DecodeError(message, NO_FLOW_KIND) from None
-    except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (*DAMAGE, FeaturesError, Image.DecompressionBombError) as error:
         message = f"{file}: damaged saved flow ({error}): {REMEDY}"
         raise DecodeError(message, NO_FLOW_KIND) from error
 
@@ -169,22 +174,29 @@ def _readable(file: Path) -> Iterator[None]:
 class StoredFlow:
     """A FlowSource that reads the ``count`` images of one video, one for each pair of frames."""
 
-    def __init__(self, file: Path, device: torch.device, count: int, read: Read) -> None:
+    def __init__(
+        self, file: Path, device: torch.device, count: int, read: Read, size: Size | None = None
+    ) -> None:
         self._file, self._device, self._count, self._read = file, device, count, read
-        self._given = 0
+        self._size, self._given = size, 0
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Images [n, h, w, 3] of the next frames uint8 [n + 1, h, w, 3]."""
         start, stop = self._given, self._given + num_flows(len(frames))
         if stop > self._count:
             raise self._mismatch(f"{stop} or more")
+        self._check_size(frames, self._size)  # before memory is taken for as much as is declared
         with _readable(self._file):
             planes = self._read(start, stop)
-        (height, width), found = frames.shape[1:3], planes.shape[1:3]
-        if (height, width) != found:
-            raise self._mismatch(f"frames of {height} x {width} px, not {found[0]} x {found[1]}")
+        self._check_size(frames, planes.shape[1:3])
         self._given = stop
         return torch.from_numpy(planes).to(self._device)
+
+    def _check_size(self, frames: Tensor, found: Size | None) -> None:
+        height, width = frames.shape[1:3]
+        if found not in (None, (height, width)):
+            sizes = " x ".join(map(str, found or ()))
+            raise self._mismatch(f"frames of {height} x {width} px, not {sizes}")
 
     def end(self) -> None:
         """Raise DecodeError when not all that is stored was read."""
@@ -199,22 +211,22 @@ class StoredFlow:
         )
 
 
-def _read_hdf5(path: Path, file: h5py.File, video_id: str) -> tuple[int, Read]:
-    """The number of images of an open file, and what reads them."""
+def _read_hdf5(path: Path, file: h5py.File, video_id: str) -> tuple[int, Read, Size | None]:
+    """The number of images of an open file, what reads them, and their size."""
     with _readable(path):
-        found = bytes(file.attrs["video_id"]).decode("utf-8", "surrogateescape")
+        found = attributes_of(file)["video_id"]
         if found != video_id:
             raise ValueError(f"it is of video {found!r}")
-        stored = [file[name] for name in ("u", "v", "u_sum") if "u" in file]
-        kinds = {(plane.dtype.name, plane.shape) for plane in stored}
-        if len(kinds) > 1 or any(name != "uint8" for name, _ in kinds):
-            raise ValueError(f"planes {', '.join(map(str, sorted(kinds)))}")
+        names = ("u", "v", "u_sum") if "u" in file else ()
+        stored = [array_in(file, name, ("uint8",), 3, chunked=True) for name in names]
+        if len(shapes := {plane.shape for plane in stored}) > 1:
+            raise ValueError(f"planes {', '.join(map(str, sorted(shapes)))}")
 
     def read(start: int, stop: int) -> Planes:
         u, v, u_sum = (plane[start:stop] for plane in stored)
         return np.stack([u, v, u_sum - u], axis=-1)
 
-    return len(stored[0]) if stored else 0, read
+    return (len(stored[0]), read, stored[0].shape[1:]) if stored else (0, read, None)
 
 
 def _read_jpegs(path: Path, quantisation: Quantisation) -> tuple[int, Read]:
@@ -225,7 +237,11 @@ def _read_jpegs(path: Path, quantisation: Quantisation) -> tuple[int, Read]:
     sizes: list[tuple[int, int]] = []
 
     def plane(file: Path) -> Planes:
-        with _readable(file), Image.open(file) as image:
+        with (
+            _readable(file),
+            open_regular(file, FeaturesError, None) as stream,
+            Image.open(stream, formats=["JPEG"]) as image,
+        ):
             sizes.append(image.size)
             if image.size != sizes[0]:
                 raise ValueError(f"{image.size} px, others have {sizes[0]}")

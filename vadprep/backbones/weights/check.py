@@ -17,9 +17,9 @@ from torch import Tensor
 from vadprep.backbones.graphs import build, graph_of, scaling_of, with_weights
 from vadprep.backbones.weights.catalog import SAMPLES
 from vadprep.backbones.weights.load import Weights
+from vadprep.core.array_files import read_npy
 from vadprep.core.errors import SettingError, WeightsError
 from vadprep.core.presets import PRESETS
-from vadprep.core.untrusted import read_npy
 
 
 def kinetics_classes() -> list[str]:

@@ -127,7 +127,8 @@ def _videos(features: Features) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     rows, means, sampled, owner, seen = [], [], [], list[int](), 0
     for number, video_id in enumerate(features):
         video = features[video_id]
-        values = np.concatenate([video.stream(each) for each in features.streams], axis=2)
+        parts = [video.stream(each, allow_nan=True) for each in features.streams]
+        values = np.concatenate(parts, axis=2)
         row, clips = _row(video_id, video, values.astype(np.float32))
         rows.append(row)
         means.append(clips.mean(axis=0) if len(clips) else np.zeros(values.shape[2], np.float32))

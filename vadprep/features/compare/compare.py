@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vadprep.core.clips import CLIP_LENGTH, Resampling
 from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import UNKNOWN, Spec, differences
+from vadprep.core.untrusted import reading
 from vadprep.features.compare.findings import Difference, Evidence, likely_differences, verdict
 from vadprep.features.compare.measures import (
     ClipCounts,
@@ -91,6 +92,7 @@ class Comparison:
         return dict(json.loads(text, parse_constant=lambda name: None))
 
 
+@reading(FeaturesError)
 def compare_features(
     a: str | Path, b: str | Path, *, stream: str = "rgb", videos: int | None = SAMPLE
 ) -> Comparison:

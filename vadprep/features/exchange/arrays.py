@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -9,16 +10,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from vadprep.core.array_files import read_npy, require_memory
 from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import STREAMS
+from vadprep.core.untrusted import read_regular
 from vadprep.data import file_names
 from vadprep.features.exchange.layouts import Naming
 
 REMEDY = "copy the file again"
+MOST_TEXT_BYTES = 256 << 20
 
 
 class Form(NamedTuple):
@@ -46,6 +49,8 @@ def read_features(crops: Mapping[int, Path]) -> NDArray[np.floating]:
     FeaturesError as ``form_of``, and for values that are not finite.
     """
     arrays = _open(crops)
+    num_bytes = sum(array.size for array in arrays) * (arrays[0].itemsize + 4)
+    require_memory(num_bytes, crops[0], FeaturesError)
     features = arrays[0][:] if arrays[0].ndim == 3 else np.stack(arrays, axis=1)
     kind = np.float16 if features.dtype == np.float16 else np.float32
     with np.errstate(over="ignore"):
@@ -66,9 +71,10 @@ def _open(crops: Mapping[int, Path]) -> list[NDArray[np.floating]]:
     for path in (crops[crop] for crop in range(len(crops))):
         try:
             if path.suffix == ".txt":  # a row a line, as Save_C3DFeatures_32Segments.m writes them
-                array = np.loadtxt(path, np.float32, comments=None, ndmin=2)
-            else:  # never np.load: a memory map cannot hold objects, so nothing is unpickled
-                array = open_memmap(path, mode="r")
+                text = io.BytesIO(read_regular(path, FeaturesError, MOST_TEXT_BYTES))
+                array = np.loadtxt(text, np.float32, comments=None, ndmin=2)
+            else:
+                array = read_npy(path, FeaturesError, most_bytes=None)
         except (OSError, ValueError) as error:
             raise FeaturesError(f"{path}: cannot be read ({error}): {REMEDY}") from None
         if array.ndim not in (2, 3) or array.dtype.kind != "f" or not array.size:

@@ -16,6 +16,7 @@ from vadprep.core.clips import frame_labels, frames_in_spans, matlab_edges
 from vadprep.core.errors import FeaturesError, ManifestError, SettingError
 from vadprep.core.records import Video
 from vadprep.core.spec import Spec
+from vadprep.core.untrusted import reading
 from vadprep.data import Manifest, choose_manifest, file_names, video_intervals
 from vadprep.features.exchange.arrays import write_features
 from vadprep.features.exchange.layouts import (
@@ -49,6 +50,7 @@ class Exported:
     """What to know before the other code is run, a line each."""
 
 
+@reading(FeaturesError)
 def export_features(
     features: Features | str | Path,
     out: str | Path,

@@ -27,13 +27,14 @@ from vadprep.core.clips import (
 from vadprep.core.errors import FeaturesError, SettingError, SpecError
 from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
-from vadprep.core.spec import STREAMS, UNKNOWN, Spec
+from vadprep.core.spec import CROP_COUNTS, STREAMS, UNKNOWN, Spec
+from vadprep.core.untrusted import reading
 from vadprep.data import FrameBounds, Manifest, choose_manifest, frame_bounds
 from vadprep.features.exchange.arrays import Form, form_of, read_features, read_tree
 from vadprep.features.exchange.layouts import IMPORTED, LAYOUTS, SEGMENT_LAYOUT, SEGMENTS
 from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.lease import leased
-from vadprep.features.shard import Draft, write_failure
+from vadprep.features.shard import MOST_NUMBERS, Draft, write_failure
 from vadprep.features.writer import StreamWriter
 
 SPANS = ("fit", "stretch")
@@ -56,6 +57,7 @@ class Imported:
     """What to know of the features, a line each."""
 
 
+@reading(FeaturesError)
 def import_features(
     tree: str | Path,
     out: str | Path,
@@ -99,7 +101,8 @@ def import_features(
     if earlier := read_spec(path):  # what it says holds for the videos that come later, too
         before = StreamFolder.open(path).provenance.get("imported")
         if before != origin:  # unknown fields of the spec would hide it
-            was = f"imported from {before['root']}" if before else "extracted"
+            root = before.get("root") if isinstance(before, dict) else None
+            was = f"imported from {root}" if root else "extracted"
             raise SpecError(f"{path}: holds features {was}: use another --out")
         known = {"tail": earlier.tail, "fps": earlier.fps, "sampling": earlier.sampling}
         request = replace(request, known={**known, **request.known})
@@ -183,7 +186,14 @@ def examine(items: Sequence[Item], request: Request) -> None:
     """Find tail rules or problem of each video by its files' headers; FeaturesError if all fail."""
     for item in items:
         try:
-            item.form = form_of(item.crops)
+            form = form_of(item.crops)
+            if form.num_crops not in CROP_COUNTS or form.dim > MOST_NUMBERS:
+                raise FeaturesError(
+                    f"{item.crops[0]}: {form.num_crops} crops of {form.dim} numbers: features have "
+                    f"{', '.join(map(str, CROP_COUNTS))} crops of at most {MOST_NUMBERS}: check "
+                    "--layout"
+                )
+            item.form = form
         except FeaturesError as error:
             item.problem = str(error)
     views = Counter((item.form.num_crops, item.form.dim) for item in items if item.form)

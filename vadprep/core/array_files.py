@@ -1,0 +1,144 @@
+"""Arrays in files that this run did not write, .npy and HDF5: what a file declares is checked
+before it is used.
+
+Nothing is unpickled, nothing is followed out of the file, and no more memory is taken than the file
+really has bytes for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from vadprep.core.errors import VadprepError
+from vadprep.core.resources import free_memory
+from vadprep.core.untrusted import open_regular, reading_problem
+
+DAMAGE = (
+    OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, ArithmeticError,
+    MemoryError,
+)  # fmt: skip
+"""What h5py raises at a damaged file."""
+
+MOST_BYTES = 1 << 30
+MOST_ATTRIBUTES, MOST_ATTRIBUTE_BYTES = 1000, 1 << 20
+SMALL_BYTES = 64 << 20
+"""So much memory is taken without asking whether it is there."""
+
+Value = str | int | float
+
+
+def require_memory(num_bytes: int, what: object, error: type[VadprepError]) -> None:
+    """Raise ``error``, which begins with ``what``, when ``num_bytes`` are more than is free."""
+    if num_bytes > SMALL_BYTES and num_bytes > (free := free_memory()):
+        needed = f"{num_bytes / 2**30:.1f} GiB of memory needed, {free / 2**30:.1f} GiB free"
+        raise error(f"{what}: {needed}: use a machine with more, or check the file")
+
+
+def read_npy(
+    path: Path, error: type[VadprepError], most_bytes: int | None = MOST_BYTES
+) -> NDArray[Any]:
+    """The numbers in a .npy file of any shape, mapped into memory, so that none is read yet.
+
+    Raises ``error``, which names the file, when it cannot be read, is no .npy file of numbers, or
+    declares more of them than it has. FileNotFoundError as ``open_regular``.
+    """
+    with open_regular(path, error, most_bytes):
+        try:
+            with np.errstate(over="ignore"):
+                # A memory map cannot hold objects, so that nothing is unpickled.
+                array: NDArray[Any] = open_memmap(path, mode="r")
+        except OSError as reason:
+            raise error(f"{path}: cannot be read: {reading_problem(reason)}") from None
+        except Exception:  # a header is parsed as Python text, with all that this may raise
+            raise error(f"{path}: not a whole .npy file of numbers: save it by np.save") from None
+    if array.dtype.kind not in "biuf":
+        raise error(f"{path}: not a whole .npy file of numbers: save it by np.save")
+    return array
+
+
+# ---------------------------------------------------------------- HDF5
+
+
+@contextmanager
+def opened_hdf5(path: Path, error: type[VadprepError]) -> Iterator[h5py.File]:
+    """A regular HDF5 file, without HDF5's lock, which network file systems often lack.
+
+    Raises ``error`` as ``open_regular`` does, and what h5py raises (``DAMAGE``).
+    """
+    with open_regular(path, error, most_bytes=None), h5py.File(path, "r", locking=False) as file:
+        yield file
+
+
+def attributes_of(group: h5py.Group) -> dict[str, Value]:
+    """The attributes of a group; ValueError when one is no text, whole or finite number.
+
+    Text that is not UTF-8 keeps its bytes, as Python reads file names.
+    """
+    if (count := h5py.h5a.get_num_attrs(group.id)) > MOST_ATTRIBUTES:
+        raise ValueError(f"{count} attributes")
+    found: dict[str, Value] = {}
+    for index in range(count):
+        attribute = h5py.h5a.open(group.id, index=index)
+        name, kind, value = attribute.name.decode("utf-8", "replace"), attribute.dtype, None
+        if attribute.shape == () and attribute.get_storage_size() <= MOST_ATTRIBUTE_BYTES:
+            if kind.kind in "Sbiuf":
+                attribute.read(array := np.empty((), kind))
+                value = array.item()
+            elif h5py.check_string_dtype(kind):
+                value = group.attrs[name]
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "surrogateescape")
+        if not isinstance(value, Value) or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"attribute {name} is no text, whole or finite number")
+        found[name] = value
+    return found
+
+
+def group_in(parent: h5py.Group, name: str) -> h5py.Group:
+    """A group that is stored in ``parent`` itself; raises LookupError or ValueError."""
+    return _member(parent, name, h5py.Group)
+
+
+def array_in(
+    group: h5py.Group, name: str, dtypes: Collection[str], ndim: int, chunked: bool = False
+) -> h5py.Dataset:
+    """An array that is stored in ``group`` itself, in one piece unless ``chunked``.
+
+    Raises LookupError when there is none, and ValueError when it is of another number type or
+    number of axes, elsewhere (a link, external storage, a virtual data set), or larger than the
+    file.
+    """
+    found = _member(group, name, h5py.Dataset)
+    if found.ndim != ndim or found.dtype.name not in dtypes:
+        kinds = f"{ndim} axes of {' or '.join(dtypes)}"
+        raise ValueError(f"{name} is {found.dtype.name} {found.shape}, expected {kinds}")
+    storage = found.id.get_create_plist()
+    layouts = (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED if chunked else h5py.h5d.CONTIGUOUS)
+    if storage.get_layout() not in layouts or storage.get_external_count():
+        raise ValueError(f"{name} is not stored in the file in one piece")
+    num_bytes, offset = math.prod(found.shape) * found.dtype.itemsize, found.id.get_offset()
+    if num_bytes and not chunked:
+        if offset is None or offset + num_bytes > group.file.id.get_filesize():
+            raise ValueError(f"{name} declares {found.shape} numbers, more than the file has")
+    return found
+
+
+def _member(group: h5py.Group, name: str, kind: type) -> Any:
+    link = group.get(name, getlink=True)
+    if link is None:
+        raise LookupError(f"{name} is missing")
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError(f"{name} is a link to another place")
+    found = group[name]
+    if not isinstance(found, kind):
+        raise ValueError(f"{name} is {found!r}, expected {kind.__name__.lower()}")
+    return found
