@@ -174,7 +174,7 @@ def report(
     source: str | Path | Sequence[str | Path],
     *,
     out: str | Path,
-    videos: str | Path | None = None,
+    videos: str | Path | Sequence[str | Path] | None = None,
     dataset: str | None = None,
     manifest: Manifest | str | Path | None = None,
     previews: str = "worst:50",
@@ -187,8 +187,9 @@ def report(
     :param source: run folders, folders of single seeds, or scores files, shown side by side; or
         one feature folder or its URL
     :param out: folder of the pages; what an earlier call made of the same videos is kept
-    :param videos: folder of the video files, for previews; none are made without it, but for
-        videos whose id is their path
+    :param videos: for previews: the folder that the paths of the manifest start from, or a list
+        of what was scored, as for ``score``. None are made without it, but for videos whose id is
+        their path
     :param dataset: bundled data set with the ground truth, instead of the manifest of each run
     :param manifest: a manifest with the ground truth, opened or the path of its CSV
     :param previews: which videos get one: ``all``, ``test`` (those of the split), ``worst:N``
@@ -203,6 +204,7 @@ def report(
     when the disk refuses.
     """
     from vadprep.data import choose_manifest
+    from vadprep.data.sources import list_videos, rows_of_files
     from vadprep.evaluation.report.features_page import look, unusual_videos, write_features_page
     from vadprep.evaluation.report.run_page import (
         page_names,
@@ -215,7 +217,7 @@ def report(
     from vadprep.video.preview import make_previews
 
     sources, folder = [source] if isinstance(source, str | Path) else list(source), Path(out)
-    root = Path(videos) if videos else None
+    root = Path(videos) if isinstance(videos, str | Path) else None
     if len(sources) == 1 and stream_folders(sources[0]):
         found = look(sources[0])
         wanted = [] if previews == "none" else unusual_videos(found)
@@ -227,6 +229,10 @@ def report(
     manifests = [given or recorded_manifest(path) for path in paths]
     runs = [read_run(path, rows) for path, rows in zip(paths, manifests, strict=True)]
     rows = {video.video_id: video for found in manifests if found for video in found.videos}
+    if given and videos and root is None:
+        files = [each.path for each in list_videos(videos).videos]
+        for path, row in rows_of_files(given, files).items():
+            rows[row.video_id] = replace(row, path=path)
     names = page_names(runs)
     wanted = wanted_previews(runs, rows, previews)
     made = make_previews(wanted, root, folder, names, link, on_preview)

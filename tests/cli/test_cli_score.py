@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from support.commands import CHEAP, message, run
 from support.runs import CAUTION, VIDEOS, cheaply, ok, train, write_manifest
+from support.scored import data_of
 from support.videos import write_video
 
 from vadprep import extraction, score
@@ -206,6 +208,21 @@ def test_ground_truth_comes_from_the_manifest_that_is_named(place, tmp_path):
     named.write_text(named.read_text().replace("[3, 9]", "[3, 900]"))
     refused = message(run("score", place / "r", clip, *options, "--manifest", named))
     assert "900" in refused and str(named) in refused
+
+
+def test_the_page_shows_the_videos_that_were_scored(place, tmp_path):
+    named = write_manifest(tmp_path / "m.csv", [("yard-d", "test", 1, '"[[3, 9]]"')])
+    named.write_text(named.read_text().replace("yard-d.mp4", "d.mp4"))
+    options = ("--manifest", named, "--out", tmp_path / "s", "--threshold", 0.25)
+    output = ok("score", place / "r", place / "videos" / "d.mp4", *options)
+    page = tmp_path / "s" / "page"
+    assert f"Look at the scores in a browser: {page / 'index.html'}" in output
+    data = data_of(page / "videos" / "000000-yard-d.html")
+    assert (data["id"], data["threshold"]) == ("yard-d", 0.25) and data["intervals"]
+    assert (page / "media" / "000000-yard-d.mp4").is_file()
+    shutil.rmtree(page)
+    output = ok("score", place / "r", place / "videos" / "d.mp4", *options, "--page", "none")
+    assert not page.exists() and "browser" not in output
 
 
 def test_scores_need_no_ground_truth(place, tmp_path):

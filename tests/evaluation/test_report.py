@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve, roc_auc_score
-from support.scored import TRAINED, video_scores, write_manifest, write_run
+from support.scored import TRAINED, data_of, video_scores, write_manifest, write_run
 from support.stored import failed_video, small_spec, stored_video, write_folder
 from support.videos import write_video
 
@@ -23,26 +22,6 @@ from vadprep.evaluation.report.run_page import thinned
 from vadprep.features.shard import StoredVideo, crc32
 
 EVIL = '<img src=x onerror="alert(1)">#%41/' + "a&'\"" * 20 + "</script><script>x"
-
-
-class Tags(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append(tag)
-
-
-def data_of(page: Path) -> dict[str, Any]:
-    """What a page holds; its markup is that of every page."""
-    text = page.read_text()
-    parser = Tags()
-    parser.feed(text)
-    assert parser.tags.count("script") == 4 and "img" not in parser.tags
-    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', text)
-    assert found
-    return json.loads(found[1])
 
 
 def page_of(folder: Path, video_id: str) -> dict[str, Any]:

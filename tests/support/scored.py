@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,3 +49,23 @@ def write_manifest(path: Path, rows: Mapping[str, tuple[str, str]]) -> Path:
         lines.append(",".join('"' + cell.replace('"', '""') + '"' for cell in cells))
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    """What a page holds; its markup is that of every page."""
+    text = page.read_text()
+    parser = Tags()
+    parser.feed(text)
+    assert parser.tags.count("script") == 4 and "img" not in parser.tags
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', text)
+    assert found
+    return json.loads(found[1])

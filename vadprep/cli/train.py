@@ -22,6 +22,7 @@ from vadprep.cli.options import (
     chosen_manifest,
     manifest_options,
     message_options,
+    page_option,
 )
 from vadprep.cli.text import MOST_LISTED, Cells, note, show, shown_progress
 from vadprep.core.clips import Clock
@@ -200,6 +201,7 @@ def recorded_source(run: Path) -> dict[str, Any]:
 @click.option("--threshold", type=SHARE, default=ALARM, show_default=True, help=THRESHOLD_HELP)
 @click.option("--out", type=FOLDER, help="Folder of the scores. Default: RUN/scores.")
 @click.option("--no-plots", is_flag=True, help="Write scores without plots.")
+@page_option
 @message_options
 def score(
     run: Path, videos: tuple[Path, ...], features: str | None, out: Path | None, **options: Any
@@ -220,6 +222,7 @@ def score(
         raise click.UsageError("--weights goes with VIDEO ...: features have theirs behind them")
     threshold, with_plots = options.pop("threshold"), not options.pop("no_plots")
     checkpoints, out = load_run(run), out or run / "scores"
+    page = options.pop("page") or out / "page"
     source_of_truth = {name: options.pop(name) for name in ("dataset", "manifest", "split_file")}
     is_named, manifest = any(source_of_truth.values()), None
     try:
@@ -273,6 +276,12 @@ def score(
         where = f"{len(tested)} video{'s' * (len(tested) != 1)} with ground truth"
         where += f" in {manifest.path.name}, those of split train left out"
         click.echo(f"frame_auc {auc:.4f} over {where}")
+    if str(page) != "none":
+        rows = manifest if truth else None
+        index = vadprep.report(
+            out / "scores.h5", out=page, videos=videos, manifest=rows, threshold=threshold
+        )
+        click.echo(f"Look at the scores in a browser: {index}")
     scored = f"{len(scores)} of {count}" if scores.missing else count
     noun = "video" if count == 1 else "videos"
     click.echo(f"{scored} {noun} scored in {out}: scores.json, scores.h5, a CSV a video")
