@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+SECRETS = re.compile(
+    r"\b([a-z][a-z0-9+.-]+:/{1,2})(?:[^\s/]*@)?([^\s?'\"]*)(?:\?[^\s'\"]*[^\s'\":),])?",
+    re.IGNORECASE,
+)
+"""A URL, or what ``Path`` makes of one; all but the two groups is for its server alone."""
 MOST_SHOWN = 4000
 """Characters of a message; text of a file that is part of it may be of any length."""
 
@@ -10,8 +17,9 @@ def printable(text: str) -> str:
     """``text`` on one line that any terminal can show: odd characters are escaped.
 
     These are control characters, which a terminal would obey, marks that reverse the direction of
-    writing, and bytes that are not UTF-8.
+    writing, and bytes that are not UTF-8. URLs lose user, password and query.
     """
+    text = SECRETS.sub(r"\1\2", text) if ":/" in text else text
     text = text.replace("\x7f", "\\u007f")  # the one of them that JSON leaves as it is
     shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
     return shown.encode("utf-8", "backslashreplace").decode()

@@ -120,7 +120,7 @@ class RemotePath:
                     "response_class": _bounded_response(),
                 }
             system, path = url_to_fs(self.url, **options)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # some connect at once
             remedy = ": reading from URLs needs pip install 'vadprep[remote]'"
             is_missing = isinstance(error, ImportError)
             reason = self._without_secrets(str(error))
