@@ -61,6 +61,16 @@ def error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
+def test_clips_of_32_frames_have_the_mean_of_the_windows_of_two(weights, views):
+    """As the readable network has it; at 16 frames there is one window."""
+    longer = torch.cat([views[:1], views[1:].flip(1)], dim=1)
+    network = build(GRAPH)
+    network.load_state_dict(dict(weights.state), strict=False)
+    found = Backbone(weights, "cpu", "fp32")(longer)
+    with torch.inference_mode():
+        assert error(found, network(scaled(longer))) < 1e-5
+
+
 # --- the second implementation: functions, channels first, explicit zeros -------------------
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from support.commands import CHEAP, extract, message, run, without_network
@@ -161,6 +163,51 @@ def test_quiet_and_verbose_extractions(clips, tmp_path, option, patch):
     assert any(line.startswith("retry: ") for line in err)
     assert any(" videos, " in line for line in err) == (option != "-q")
     assert any(line.startswith("a.mp4: done, 1 clips; ") for line in err) == (option == "-v")
+
+
+# ---------------------------------------------------------------- clips that overlap
+
+
+@pytest.mark.parametrize(
+    ("fields", "spans"),
+    [
+        (["clip_stride=8"], [[0, 16], [8, 24], [16, 32], [24, 40]]),
+        (["clip_length=32"], [[0, 32]]),
+        (["clip_length=32", "clip_stride=8"], [[0, 32], [8, 40]]),
+        (["clip_stride=16"], [[0, 16], [16, 32]]),
+    ],
+)
+def test_clips_of_another_length_or_stride(tmp_path, fields, spans):
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "a.mp4", 40)
+    options = ["--set", "resize=224x224"]  # the whole picture, which shows its number
+    options += [each for field in fields for each in ("--set", field)]
+    assert extract(tmp_path / "clips", tmp_path / "f", *options).exit_code == 0
+    with open_features(tmp_path / "f") as found:
+        length = found.specs["rgb"].clip_length
+        assert found["a.mp4"].spans.tolist() == spans
+        for (start, stop), feature in zip(spans, found["a.mp4"].rgb[:, 0], strict=True):
+            bits = np.asarray(feature).reshape(length, -1) > 128
+            assert (bits @ (1 << np.arange(16))).tolist() == list(range(start, stop))
+    assert run("verify", tmp_path / "f").exit_code == 0
+    dry = extract(tmp_path / "clips", tmp_path / "g", *options, "--dry-run")
+    assert re.search(rf"^clips +{len(spans)} of 1 crop", dry.output, re.M)
+    same = extract(tmp_path / "clips", tmp_path / "f", *options[:2])
+    assert same.exit_code == (0 if fields == ["clip_stride=16"] else 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("clip_length=20", "inception_i3d takes 16, 32, 64"),
+        ("clip_stride=17", "a stride up to the length"),
+        ("clip_stride=0", "a whole number above 0"),
+        ("clip_stride=half", "a whole number above 0"),
+    ],
+)
+def test_lengths_and_strides_that_cannot_be(clips, tmp_path, field, expected):
+    assert expected in message(extract(clips, tmp_path / "f", "--set", field))
+    assert not (tmp_path / "f").exists()
 
 
 # ---------------------------------------------------------------- a file of options

@@ -123,7 +123,8 @@ def test_frame_scores_give_each_frame_the_score_of_the_clip_that_answers_for_it(
     ("spans", "message"),
     [
         ([[0, 16], [17, 32]], "gap"),
-        ([[0, 16], [15, 32]], "overlap"),
+        ([[0, 16], [8, 12]], "backwards"),
+        ([[0, 16], [12, 20], [8, 32]], "backwards"),
         ([[1, 16]], "gap"),
         ([[0, 41]], "past the 40 frames"),
         ([[0, 16], [16, 12]], "backwards"),
@@ -132,6 +133,39 @@ def test_frame_scores_give_each_frame_the_score_of_the_clip_that_answers_for_it(
 def test_spans_that_do_not_tile_are_refused(spans, message):
     with pytest.raises(ValueError, match=message):
         frame_scores(np.zeros(len(spans)), np.array(spans), 40)
+
+
+@pytest.mark.parametrize("tail", ["drop", "xd", "repeat-last"])
+@pytest.mark.parametrize(("length", "stride"), [(16, 16), (16, 8), (16, 5), (32, 16), (64, 64)])
+def test_clips_of_any_length_and_stride_up_to_it(tail, length, stride):
+    resampling = Resampling(Fraction(30), Fraction(25))
+    for num_source in (0, 1, 16, 20, 77, 200):
+        shown = [resampling.source(i) for i in range(resampling.count(num_source))]
+        usable = shown[:-1] if tail == "xd" else shown
+        starts = [k for k in range(0, len(usable), stride) if k + length <= len(usable)]
+        if tail == "repeat-last" and usable and (not starts or starts[-1] + length < len(usable)):
+            starts.append(starts[-1] + stride if starts else 0)
+        spans = resampling.spans(num_source, tail, length, stride)
+        ends = [*shown, *[num_source] * length]
+        assert spans.tolist() == [[shown[k], ends[k + length]] for k in starts]
+        check_spans(spans, num_source)
+        if stride < length and len(spans) > 1:
+            with pytest.raises(ValueError, match="overlap"):
+                check_spans(spans, num_source, may_overlap=False)
+        assert (min_frames(tail, length) <= len(shown)) == bool(len(spans))
+
+
+@pytest.mark.parametrize("stride", [5, 8, 15])
+def test_a_frame_in_several_spans_has_the_mean_of_their_scores(stride):
+    spans = Resampling(Fraction(25), Fraction(75)).spans(60, "repeat-last", 16, stride)
+    scores = np.random.default_rng(0).random(len(spans))
+    expected = [
+        np.mean([score for score, (a, b) in zip(scores, spans, strict=True) if a <= frame < b])
+        for frame in range(60)
+    ]
+    np.testing.assert_allclose(frame_scores(scores, spans, 60), expected, atol=1e-12)
+    hold = frame_scores(scores, spans, 70, "hold")
+    assert len(hold) == 70 and (hold[60:] == scores[-1]).all()
 
 
 def test_scores_of_another_length_than_the_spans_are_refused():

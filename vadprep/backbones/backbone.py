@@ -100,6 +100,7 @@ class Backbone:
         check_precision(precision, self.device)
         graph = graph_of(weights.graph)
         self.dim = graph.dim
+        self._lengths = graph.clip_lengths
         self._shape = (graph.clip_length, graph.size, graph.size, graph.channels)
         net = inference_network(weights.graph, weights.state, precision, scaling_of(scaling))
         self._net = net.eval().to(self.device, DTYPES[precision])
@@ -112,7 +113,8 @@ class Backbone:
         uint8, for flow also float32 in [-1, 1]. Raises ValueError for another shape or type.
         """
         types = (torch.uint8,) if self._shape[-1] == 3 else (torch.uint8, torch.float32)
-        if views.dtype not in types or tuple(views.shape[1:]) != self._shape:
+        is_shape = tuple(views.shape[2:]) == self._shape[1:] and views.shape[1] in self._lengths
+        if views.dtype not in types or not is_shape:
             raise ValueError(
                 f"views: {views.dtype} {list(views.shape)}, expected uint8 [batch, "
                 f"{', '.join(map(str, self._shape))}]"

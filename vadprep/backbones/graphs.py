@@ -61,14 +61,24 @@ class Graph:
     """The readable module, with ``logits``; the names of its tensors are the canonical ones."""
     size: int = 224  # side of a view in px
     clip_length: int = CLIP_LENGTH
+    clip_lengths: tuple[int, ...] = (16, 32, 64)
+    """Frames of a clip that the network takes; ``clip_length`` is the usual one."""
     channels: int = 3  # of a view: 3 for RGB, 2 for flow
     head: str = ""
     """Of a network of torchvision: its own name of what turns the feature into logits."""
 
 
-def _torchvision(name: str, dim: int, head: str, size: int = 224, positions: int = 0) -> Graph:
+def _torchvision(
+    name: str,
+    dim: int,
+    head: str,
+    size: int = 224,
+    positions: int = 0,
+    clip_lengths: tuple[int, ...] = Graph.clip_lengths,
+) -> Graph:
     """``size`` is the side of the crop that the weights were trained and published with."""
-    return Graph(dim, partial(TorchvisionNetwork, name, head, positions), size, head=head)
+    network = partial(TorchvisionNetwork, name, head, positions)
+    return Graph(dim, network, size, clip_lengths=clip_lengths, head=head)
 
 
 class TorchvisionNetwork(nn.Module):
@@ -97,7 +107,9 @@ class TorchvisionNetwork(nn.Module):
 GRAPHS: dict[str, Graph] = {
     "inception_i3d": Graph(inception.DIM, inception.InceptionI3D),
     "inception_i3d_flow": Graph(inception.DIM, partial(inception.InceptionI3D, 2), channels=2),
-    "i3d_r50": Graph(resnet.DIM, resnet.ResNetI3D, size=256, clip_length=8),
+    "i3d_r50": Graph(
+        resnet.DIM, resnet.ResNetI3D, size=256, clip_length=8, clip_lengths=(8, 16, 32, 64)
+    ),
     "i3d_r50_nonlocal": Graph(resnet.DIM, resnet.i3d_r50_nonlocal),
     "r3d_18": _torchvision("r3d_18", 512, "fc", size=112),
     "r2plus1d_18": _torchvision("r2plus1d_18", 512, "fc", size=112),
@@ -105,7 +117,7 @@ GRAPHS: dict[str, Graph] = {
     "swin3d_t": _torchvision("swin3d_t", 768, "head"),
     "swin3d_s": _torchvision("swin3d_s", 768, "head"),
     "swin3d_b": _torchvision("swin3d_b", 1024, "head"),
-    "mvit_v2_s": _torchvision("mvit_v2_s", 768, "head"),
+    "mvit_v2_s": _torchvision("mvit_v2_s", 768, "head", clip_lengths=(16,)),
 }
 
 

@@ -145,7 +145,7 @@ class FoldedMixed(nn.Module):
 
 
 class FoldedInception(nn.Module):
-    """Views of 16 frames to features, from the tensors of an ``InceptionI3D``."""
+    """Views of 16, 32 or 64 frames to features, from the tensors of an ``InceptionI3D``."""
 
     def __init__(self, state: State, precision: str, mean: Means, std: Means) -> None:
         super().__init__()
@@ -164,6 +164,10 @@ class FoldedInception(nn.Module):
     def forward(self, views: Tensor) -> Tensor:
         """float32 [batch, 1024] of uint8 [batch, 16, 224, 224, channel], or floats in [-1, 1].
 
-        At 16 frames Mixed_5c is 2 x 7 x 7, one window of the pooling: the mean over all.
+        At 16 frames Mixed_5c is 2 x 7 x 7, one window of the pooling: the mean over all. Longer
+        clips have several windows of two.
         """
-        return self.trunk(views).float().mean(dim=(2, 3, 4))
+        x = self.trunk(views).float()
+        if x.shape[2] > 2:
+            x = (x[:, :, 1:] + x[:, :, :-1]) / 2
+        return x.mean(dim=(2, 3, 4))

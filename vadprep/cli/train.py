@@ -305,14 +305,15 @@ def recipes(head: str | None) -> None:
 
     With HEAD: all its settings, which train --set changes.
     """
-    from vadprep.heads import head_kind
-    from vadprep.training.recipes import RECIPES, UNITS
-
     if head is None:
+        from vadprep.training.recipes import RECIPES, UNITS
+
         rows = [(f"vadprep train {name} --dataset {on}", *cells) for name, on, *cells in RECIPES]
         show([("command", "features", "published", "others got"), *rows])
         click.echo(f"{UNITS}; vadprep recipes HEAD: its settings")
         return
+    from vadprep.heads import head_kind
+
     published = {name: asdict(config) for name, config in head_kind(head).published.items()}
     names = next(iter(published.values()))
     rows = [(name, *(str(each[name]) for each in published.values())) for name in names]

@@ -2,12 +2,13 @@
 
     source frames     0 1 2 3 4 5 6 7 8 9 ...     as decoded
     resampled frames  s(0) s(1) s(2) ...          source index of each frame the network sees
-    clip k            resampled frames 16k .. 16k+15
-    span k            source frames [s(16k), s(16(k+1)))
+    clip k            resampled frames 16k .. 16k+15; by another length L and stride S Sk .. Sk+L-1
+    span k            source frames [s(16k), s(16k+16)); [s(Sk), s(Sk+L))
     flow t            motion from resampled frame t to t + 1; that of the last frame is zero
 
-Each span ends where the next one starts, so spans tile the frames at any rate. A video is taken
-to stand still after its last frame: see "Flow at the end of a video" in the README.
+Without overlap each span ends where the next one starts, so spans tile the frames at any rate. A
+frame in several spans has the mean of their scores. A video is taken to stand still after its last
+frame: see "Flow at the end of a video" in the README.
 """
 
 from __future__ import annotations
@@ -22,31 +23,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 Spans = NDArray[np.int64]
-"""[num_clips, 2]: the source frames [start, stop) of each clip; they tile [0, last stop)."""
+"""[num_clips, 2]: the source frames [start, stop) of each clip, in order and without a gap from
+frame 0 on. They tile the frames, or overlap where the stride is smaller than the clips."""
 
 CLIP_LENGTH = 16
-"""Frames of a clip, and the stride between clips. Some networks want another ``length``."""
+"""Frames of a clip, and the stride between clips, where nothing else is said."""
 
 MOST_FRAMES = 10**8
 """Of a video: 38 days of 30 frames a second. Arrays of so many numbers are made of the number."""
 
-TAIL_RULES: dict[str, Callable[[int, int], int]] = {
-    "drop": lambda frames, length: frames // length,
-    "xd": lambda frames, length: max(frames - 1, 0) // length,
-    "repeat-last": lambda frames, length: -(-frames // length),
+TAIL_RULES: dict[str, Callable[[int, int, int], int]] = {
+    "drop": lambda frames, length, stride: max(0, (frames - length) // stride + 1),
+    "xd": lambda frames, length, stride: max(0, (frames - 1 - length) // stride + 1),
+    "repeat-last": lambda frames, length, stride: (
+        max(0, -((length - frames) // stride)) + 1 if frames else 0
+    ),
 }
-"""Number of clips of a length in so many (resampled) frames.
+"""Number of clips of a length, one each ``stride``, in so many (resampled) frames.
 
 ``drop`` leaves out an incomplete last clip; ``xd`` keeps one frame back for the flow of the last
 pair (XDVioDet); ``repeat-last`` repeats the last frame until the last clip is full.
 """
 
 
-def num_clips(num_frames: int, tail: str, length: int = CLIP_LENGTH) -> int:
-    """Clips of ``num_frames`` resampled frames; raises ValueError for an unknown tail rule."""
+def num_clips(
+    num_frames: int, tail: str, length: int = CLIP_LENGTH, stride: int | None = None
+) -> int:
+    """Clips of ``num_frames`` resampled frames, one each ``stride`` frames (``length`` by default);
+    raises ValueError for an unknown tail rule."""
     if tail not in TAIL_RULES:
         raise ValueError(f"{tail = }: allowed are {', '.join(TAIL_RULES)}")
-    return TAIL_RULES[tail](num_frames, length)
+    return TAIL_RULES[tail](num_frames, length, stride or length)
 
 
 def min_frames(tail: str, length: int = CLIP_LENGTH) -> int:
@@ -104,11 +111,21 @@ class Resampling:
         """How many resampled frames show source frame ``source_index`` (0 when skipped)."""
         return self.count(source_index + 1) - self.count(source_index)
 
-    def spans(self, num_source_frames: int, tail: str, length: int = CLIP_LENGTH) -> Spans:
+    def spans(
+        self,
+        num_source_frames: int,
+        tail: str,
+        length: int = CLIP_LENGTH,
+        stride: int | None = None,
+    ) -> Spans:
         """Spans of all clips. Frames that ``repeat-last`` makes up answer for nothing."""
-        clips = num_clips(self.count(num_source_frames), tail, length)
-        edges = [min(self.source(length * k), num_source_frames) for k in range(clips + 1)]
-        return np.array([edges[:-1], edges[1:]], dtype=np.int64).T.copy()
+        stride = stride or length
+        clips = num_clips(self.count(num_source_frames), tail, length, stride)
+        edges = [
+            [min(self.source(stride * k + end), num_source_frames) for end in (0, length)]
+            for k in range(clips)
+        ]
+        return np.array(edges, dtype=np.int64).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -189,31 +206,43 @@ COVERAGES = ("cut", "hold")
 def frame_scores(
     scores: NDArray[np.floating], spans: Spans, num_frames: int, coverage: str = "cut"
 ) -> NDArray[np.float64]:
-    """Scores of source frames from snippet scores [num_clips], each spread over its span.
+    """Scores of source frames from snippet scores [num_clips], each spread over its span. A frame
+    in several spans has the mean of their scores.
 
     Returns float64 [last stop] with ``cut`` and [num_frames] with ``hold``.
-    Raises ValueError when the shapes disagree, the spans do not tile or pass ``num_frames``.
+    Raises ValueError when the shapes disagree, or as ``check_spans``.
     """
     if coverage not in COVERAGES:
         raise ValueError(f"{coverage = }: allowed are {', '.join(COVERAGES)}")
     check_spans(spans, num_frames)
     if scores.shape != spans.shape[:1]:
         raise ValueError(f"{scores.shape = } does not fit {spans.shape = }")
-    spread = np.repeat(scores.astype(np.float64), spans[:, 1] - spans[:, 0])
+    if np.array_equal(spans[1:, 0], spans[:-1, 1]):
+        spread = np.repeat(scores.astype(np.float64), spans[:, 1] - spans[:, 0])
+    else:
+        sums, frames = (
+            np.concatenate([[0.0], np.cumsum(scores, dtype=float)]),
+            np.arange(spans[-1, 1]),
+        )
+        begun, ended = (np.searchsorted(spans[:, end], frames, "right") for end in (0, 1))
+        spread = (sums[begun] - sums[ended]) / (begun - ended)
     if coverage == "hold" and len(scores):
         spread = np.pad(spread, (0, num_frames - len(spread)), constant_values=scores[-1])
     return spread
 
 
-def check_spans(spans: Spans, num_frames: int) -> None:
-    """Raise ValueError unless ``spans`` [num_clips, 2] tile [0, last stop <= num_frames)."""
+def check_spans(spans: Spans, num_frames: int, may_overlap: bool = True) -> None:
+    """Raise ValueError unless ``spans`` [num_clips, 2] cover [0, last stop <= num_frames) in order
+    and without a gap. Unless they ``may_overlap``, they have to tile it."""
     if spans.ndim != 2 or spans.shape[1] != 2:
         raise ValueError(f"{spans.shape = }: expected [num_clips, 2]")
     if not len(spans):
         return
-    if spans[0, 0] != 0 or np.any(spans[1:, 0] != spans[:-1, 1]):
+    gaps = spans[1:, 0] - spans[:-1, 1]
+    if spans[0, 0] != 0 or np.any(gaps > 0) or (np.any(gaps < 0) and not may_overlap):
         raise ValueError("spans do not tile the frames: a gap or an overlap")
-    if np.any(spans[:, 1] < spans[:, 0]) or spans[-1, 1] > num_frames:
+    is_backwards = np.any(spans[:, 1] < spans[:, 0]) or np.any(np.diff(spans, axis=0) < 0)
+    if is_backwards or spans[-1, 1] > num_frames:
         raise ValueError(f"spans run backwards or past the {num_frames} frames of the video")
 
 

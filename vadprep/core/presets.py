@@ -280,6 +280,8 @@ def resolve(
     values = {**values_of(preset, stream), **DEVICE_DEFAULTS[device], **overrides}
     if "crops" in overrides and "crop_order" not in overrides:
         values["crop_order"] = CROP_ORDERS.get(overrides["crops"], UNKNOWN)
+    if "clip_length" in overrides and "clip_stride" not in overrides:
+        values["clip_stride"] = values["clip_length"]
     if values["fps"] == "native":
         values["sampling"] = "index"
     return Spec(preset, stream, weights=weights[0], weights_sha256=weights[1], **values)

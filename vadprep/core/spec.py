@@ -73,7 +73,7 @@ class Spec:
     """What the network sees of a value 0..255 (``backbones.SCALINGS``), for example ``[-1,1]``."""
     clip_length: int
     clip_stride: int
-    """Frames, resampled."""
+    """Frames, resampled. Clips overlap where the stride is smaller than the length."""
     tail: str
     """Which clips exist at the end of a video (``clips.TAIL_RULES``)."""
     decoder: str
@@ -115,6 +115,11 @@ class Spec:
         _check("dtype", self.dtype, DTYPES)
         _check("sampling", self.sampling, SAMPLINGS)
         self.fps_used()
+        length, stride = self.clip_length, self.clip_stride
+        if UNKNOWN not in (length, stride) and stride > length:
+            raise ValueError(
+                f"clip_stride = {stride}: expected a stride up to the length, {length}"
+            )
         for name in FLOW_FIELDS:
             if (getattr(self, name) == NO_FLOW) != (self.stream == "rgb"):
                 raise ValueError(f"{name} = {getattr(self, name)!r} in stream {self.stream}")

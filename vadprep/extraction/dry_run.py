@@ -129,7 +129,7 @@ def estimate(
     spec, used, clips = extractor.spec, dict[str, int](), dict[str, int]()
     for video_id, each in lengths.items():
         used[video_id] = Resampling(each.fps, spec.fps_used()).count(round(each.frames))
-        clips[video_id] = num_clips(used[video_id], spec.tail, spec.clip_length)
+        clips[video_id] = num_clips(used[video_id], spec.tail, spec.clip_length, spec.clip_stride)
     streams, flow_bytes = [], 0
     for spec in plan.specs:
         left, finished, shards = shares[spec.stream]

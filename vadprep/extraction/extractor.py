@@ -166,7 +166,9 @@ class Extractor:
                     video.video_id, RUNNING, num_clips=count, num_frames=frames, share=share
                 )
             report, resampling = stream.report, self._resampling(stream)
-            spans = resampling.spans(report.num_frames, spec.tail, spec.clip_length)
+            spans = resampling.spans(
+                report.num_frames, spec.tail, spec.clip_length, spec.clip_stride
+            )
             note = length_note(stream.header, report, frame_bounds(video), spec.clip_length)
             try:
                 file = fingerprint(task.source)
@@ -289,7 +291,9 @@ class Extractor:
                     f"{self._max_damage:.0%} are lost (--max-damage)",
                     "damaged",
                 )
-            if not len(resampling.spans(report.num_frames, spec.tail, spec.clip_length)):
+            if not len(
+                resampling.spans(report.num_frames, spec.tail, spec.clip_length, spec.clip_stride)
+            ):
                 need = min_frames(spec.tail, spec.clip_length)
                 raise DecodeError(
                     f"too short: {report.num_frames} frames give no clip by tail rule "

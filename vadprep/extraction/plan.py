@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
-from vadprep.backbones import Weights, load_weights, missing_weights_message, scaling_of
+from vadprep.backbones import Weights, graph_of, load_weights, missing_weights_message, scaling_of
 from vadprep.backbones.backbone import check_precision
 from vadprep.backbones.weights.catalog import stored_weights
 from vadprep.backbones.weights.load import RANDOM, weights_path
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 SETTABLE = (
-    "fps", "sampling", "resize", "filter", "crops", "crop_order", "scaling", "tail", "decoder",
-    "precision", "dtype", "batch",
+    "fps", "sampling", "resize", "filter", "crops", "crop_order", "scaling", "clip_length",
+    "clip_stride", "tail", "decoder", "precision", "dtype", "batch",
 )  # fmt: skip
 """Fields of a spec that a run may set; the network fixes the others."""
 
@@ -386,6 +386,10 @@ def check_recipe(spec: Spec) -> None:
             raise ValueError(f"decoder = {spec.decoder!r}: allowed are {', '.join(FILE_DECODERS)}")
     if not isinstance(spec.batch, int) or spec.batch < 1:
         raise ValueError(f"batch = {spec.batch!r}: expected a whole number above 0")
+    lengths = graph_of(spec.graph).clip_lengths
+    if spec.clip_length not in lengths:
+        allowed = ", ".join(map(str, lengths))
+        raise ValueError(f"clip_length = {spec.clip_length}: {spec.graph} takes {allowed}")
     size = target_size(spec.resize, 480, 640)
     crop_boxes(spec.crop_order, spec.crops, spec.crop_size, *size)
     resize_taps(spec.filter, 480, size[0])

@@ -85,7 +85,8 @@ class Snippets:
     ) -> None:
         self._spec, self._network, self._flow = branch.spec, branch.batches, flow
         self._boxes, self._watch = boxes, watch
-        self._clips = Clips(branch.spec.tail, branch.spec.clip_length)
+        spec = branch.spec
+        self._clips = Clips(spec.tail, spec.clip_length, spec.clip_stride)
         self._views: list[Tensor] = []
         """Views [16, size, size, channel] that wait for a full batch."""
         self._ready: list[Tensor] = []
@@ -137,8 +138,8 @@ class Clips:
     clip are held.
     """
 
-    def __init__(self, tail: str, length: int = CLIP_LENGTH) -> None:
-        self._tail, self._length = tail, length
+    def __init__(self, tail: str, length: int = CLIP_LENGTH, stride: int | None = None) -> None:
+        self._tail, self._length, self._stride = tail, length, stride or length
         self._waiting: list[Tensor] = []
         self._seen = self._given = 0
 
@@ -146,9 +147,9 @@ class Clips:
         """Clips that the next pictures [n, h, w, channel] make sure of."""
         self._waiting += pictures.unbind()
         self._seen += len(pictures)
-        while min(self._count(), self._seen // self._length) > self._given:
+        while self._count() > self._given and len(self._waiting) >= self._length:
             yield torch.stack(self._waiting[: self._length])
-            del self._waiting[: self._length]
+            del self._waiting[: self._stride]
             self._given += 1
 
     def flush(self) -> Iterator[Tensor]:
@@ -158,4 +159,4 @@ class Clips:
             yield torch.stack(self._waiting + [self._waiting[-1]] * missing)
 
     def _count(self) -> int:
-        return num_clips(self._seen, self._tail, self._length)
+        return num_clips(self._seen, self._tail, self._length, self._stride)

@@ -279,7 +279,8 @@ def read_video(
                 raise ValueError(f"{what}: {field_name} {value}, expected {expected}")
         num_frames = int(known["num_frames"])
         spans = _read_checked(group, "spans", "int64", (clips, 2), known)
-        check_spans(spans, num_frames)
+        stride = found_spec.clip_stride
+        check_spans(spans, num_frames, stride not in (found_spec.clip_length, UNKNOWN))
         times = None
         if "times_crc32" in known:
             times = _read_checked(group, "times", "float64", (num_frames + 1,), known)
