@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 HOLE_FRAMES = 2  # a longer distance is a hole, unless the frame before says that it lasts
+HOLE_GAPS = 5  # distances that one hole may change: frames are lost on both sides of its edges
 VARYING_SHARE = 0.05  # with more distances that differ from the usual one, the rate is variable
 MAX_DRIFT = 0.5  # seconds by which time stamps may differ from the average rate unreported
 MAX_PAUSE = 600.0  # seconds; a longer distance is a jump of the clock, and counts as one frame
@@ -60,7 +61,7 @@ def timeline_of(shown: NDArray[np.float64], fps: float, slots: bool = False) -> 
     varying = np.abs(distances / step - 1) > 0.5
     if slots:
         found = varying if distances.sum() < MAX_SLOTS * step * len(stamps) else np.zeros(0)
-    elif varying.sum() > max(2, VARYING_SHARE * len(varying)):
+    elif varying.sum() > max(HOLE_GAPS, VARYING_SHARE * len(varying)):
         slow, fast = 1 / np.quantile(distances, (0.95, 0.05))
         notes.append(f"the frame rate varies, from {slow:.4g} to {fast:.4g} frames a second")
         found = np.zeros(0)
