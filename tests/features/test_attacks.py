@@ -31,6 +31,7 @@ from support.runs import write_manifest
 from support.stored import small_spec, stored_video, write_folder
 from support.videos import write_video
 
+from vadprep.core.array_files import read_npy
 from vadprep.core.errors import VadprepError
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.scores import Origin, read_scores, write_scores
@@ -112,6 +113,20 @@ def test_the_folder_is_sound_before_it_is_attacked(place: Path, stream: Path) ->
 # ---------------------------------------------------------------- what lies in a shard
 
 
+REASONS = {
+    "soft link": "link to another place",
+    "external link to a FIFO": "link to another place",
+    "group behind a link to a FIFO": "link to another place",
+    "virtual": "not stored in the file in one piece",
+    "external storage": "not stored in the file in one piece",
+    "packed": "not stored in the file in one piece",
+    "4 TB of features": "more than the file has",
+    "16 TB of spans": "more than the file has",
+    "a million crops": "more than the file has",
+    "fps NaN": "attribute fps_source is no text, whole or finite number",
+    "1200 attributes": "attributes",
+}
+"""Kind -> words of its refusal, where other guards would also refuse it, later."""
 OTHERS = ("merge", "export", "compare", "gt")
 COPIED = ("NaN", "infinity")
 """What ``merge`` copies, since its checksum is right; ``verify`` finds it."""
@@ -128,6 +143,7 @@ def test_a_shard_that_means_harm_is_named_by_its_readers(
     with within(), pytest.raises(VadprepError) as caught:
         read_all(stream.parent)
     assert str(stream / SHARD) in str(caught.value) and str(caught.value).isprintable()
+    assert REASONS.get(kind, "") in str(caught.value)
     kept_shard.cache_clear()
     called, other = commands(stream, place), OTHERS[list(HDF5).index(kind) % len(OTHERS)]
     with within():
@@ -389,6 +405,17 @@ def test_an_array_that_means_harm_is_named(
         result = run("compare", tmp_path / "tree", place / "f")
     assert result.exit_code in (0, 2) and spoilt.name in result.output and is_plain(result.output)
     assert not (tmp_path / "run").exists()
+
+
+NUMBERS = ("no axis", "one axis", "no rows", "NaN", "infinity")
+"""Kinds that are no features, but are arrays of numbers."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NPY if kind not in NUMBERS])
+def test_what_is_no_array_of_numbers(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.npy").write_bytes(NPY[kind])
+    with within(), pytest.raises(VadprepError, match="a.npy: not a whole .npy file of numbers"):
+        read_npy(tmp_path / "a.npy", VadprepError)
 
 
 @pytest.mark.parametrize("crops", [2, 3, 11])
