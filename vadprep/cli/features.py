@@ -86,6 +86,9 @@ def show_missing_ranks(results: Sequence[Status], world_size: int | None) -> lis
 
 def show_stages(stream: str, spent: StageSeconds) -> None:
     """Print the seconds of each stage of a stream, and the slowest videos."""
+    if not spent.videos:
+        click.echo(f"\n{stream}: no stage was timed: only vadprep extract records its stages")
+        return
     click.echo(f"\n{stream}: {spent.videos:,} videos, {spent.clips:,} clips timed")
     total, clips = max(sum(spent.seconds.values()), 1e-9), max(spent.clips, 1)
     rows: list[Cells] = [("stage", "seconds", "s a clip", "share", "what it is")]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,16 +30,58 @@ Cells = Sequence[object]
 
 
 def show(rows: Iterable[Cells]) -> None:
-    """Print rows of cells in aligned columns; columns of numbers are aligned to the right."""
+    """Print rows of cells in aligned columns; columns of numbers are aligned to the right.
+
+    On a terminal cells are wrapped to its width; a table of too many columns is turned on its side.
+    In a file or pipe each row is one line.
+    """
+    table = [[_cell(each) for each in row] for row in rows]
+    width = shown_width()
+    widths = _widths(table, width)
+    if widths is None:
+        turned = [list(column) for column in zip(*table, strict=True)]
+        widths = _widths(turned, width)
+        table, widths = (turned, widths) if widths else (table, _widths(table, None))
+    assert widths is not None
     columns = []
-    for values in zip(*rows, strict=True):
-        cells = [_cell(each) for each in values]
+    for cells, at_most in zip(zip(*table, strict=True), widths, strict=True):
         numbers = [cell.replace(",", "").replace(".", "") for cell in cells[1:]]
         is_numeric = bool(numbers) and all(each.isdigit() or each in ("", "-") for each in numbers)
-        width = max(map(len, cells))
-        columns.append([cell.rjust(width) if is_numeric else cell.ljust(width) for cell in cells])
-    for line in zip(*columns, strict=True):
-        click.echo("  ".join(line).rstrip())
+        parts = [
+            [cell] if len(cell) <= at_most else wrap(cell, at_most, break_on_hyphens=False)
+            for cell in cells
+        ]
+        columns.append(
+            [[p.rjust(at_most) if is_numeric else p.ljust(at_most) for p in each] for each in parts]
+        )
+    for row in zip(*columns, strict=True):
+        for at in range(max(map(len, row))):
+            each = [
+                cell[at] if at < len(cell) else " " * w for cell, w in zip(row, widths, strict=True)
+            ]
+            click.echo("  ".join(each).rstrip())
+
+
+def shown_width() -> int | None:
+    """Columns of the terminal; None when the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _widths(table: list[list[str]], width: int | None) -> list[int] | None:
+    """Widths of columns that together fit ``width``; None where the words are too long for it."""
+    columns = list(zip(*table, strict=True))
+    widths = [max(map(len, cells)) for cells in columns]
+    least = [
+        max(len(word) for cell in cells for word in (cell.split() or [""])) for cells in columns
+    ]
+    while width and sum(widths) + 2 * (len(widths) - 1) > width:
+        spare, at = max(
+            (w - few, at) for at, (w, few) in enumerate(zip(widths, least, strict=True))
+        )
+        if not spare:
+            return None
+        widths[at] -= 1
+    return widths
 
 
 def _cell(value: object) -> str:
