@@ -25,8 +25,8 @@ def test_datasets_are_listed_and_shown():
     assert cells["shanghaitech", "train"] == ["238", "175", "63"]  # lengths of the abnormal alone
     shown = run("datasets", "show", "ped2")
     assert shown.exit_code == 0 and re.search(r"^ped2 +test +12 ", shown.output, re.MULTILINE)
-    assert "data set 'foo': included are" in message(run("datasets", "show", "foo"))
-    assert "data set 'foo': included are" in message(run("datasets", "check", "foo"))
+    assert "data set 'foo': allowed are" in message(run("datasets", "show", "foo"))
+    assert "data set 'foo': allowed are" in message(run("datasets", "check", "foo"))
 
 
 def test_datasets_check_takes_a_csv_and_lists_what_is_wrong(videos, tmp_path):

@@ -53,6 +53,43 @@ def parse(line: str) -> None:
     command.make_context(command.name, words)
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("trian ddl", "train"),
+        ("gt buidl", "build"),
+        ("train dll", "ddl"),
+        ("extract --preset xdd", "xd"),
+        ("extract --weights random:0 --videos . --set tial=drop", "tail"),
+        ("extract --weights random:0 --videos . --set tail=dorp", "drop"),
+        ("extract --weights random:0 --videos . --streams rgb,flwo", "rgb,flow"),
+        ("extract --weights random:0 --videos . --set filter=pil-linear", "pil-bilinear"),
+        ("extract --weights random:0 --videos . --set scaling=imagnet", "imagenet"),
+        ("extract --weights random:0 --videos . --set decoder=decrod", "decord"),
+        ("import . --layout deepmill --dataset xd", "deepmil"),
+        ("import . --layout deepmil --dataset xd --set grph=x", "graph"),
+        ("train ddl --dataset xdd", "xd"),
+        ("train ddl --dataset xd --features f --set epoch=3", "epochs"),
+        ("train ddl --dataset xd --features f --set batches=balaced", "balanced"),
+        ("train ddl --dataset xd --schedule smal", "small"),
+        ("score . --features f --preset urdum", "urdmu"),
+        ("recipes dll", "ddl"),
+        ("weights get i3d-rbg", "i3d-rgb"),
+        ("extract --vidoes x", "--videos"),
+    ],
+)
+def test_a_mistyped_value_gets_what_may_be_meant(line, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.mp4").touch()
+    result = run(*line.split())
+    assert result.exit_code == 2
+    assert re.search(rf"[Dd]id you mean (one of: )?.*'{re.escape(meant)}'", result.output)
+
+
+def test_what_is_like_nothing_gets_no_guess():
+    assert "did you mean" not in run("qqqq").output + run("train", "qqqq").output
+
+
 @pytest.mark.parametrize(("path", "command"), list(commands()))
 def test_every_example_is_understood(path, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -18,7 +18,7 @@ from support.stored import stored_video, write_folder
 from vadprep.cli.train import HEAD_NAMES
 from vadprep.data import load_dataset
 from vadprep.evaluation.scores import Origin, read_scores
-from vadprep.training import loop
+from vadprep.training import loop, results
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +106,16 @@ def test_epochs_are_shown_now_and_then(place, tmp_path, caplog, monkeypatch):
         train(place, tmp_path / f"r-{loop.SHOWN_SECONDS}", "--seeds", "3")
         return [each.getMessage() for each in caplog.records if each.name == loop.__name__]
 
+    each_epoch = shown()
+    auc = r"(, test frame_auc 0\.\d{4})"
+    for number, line in enumerate(each_epoch, 1):  # the test split is scored after each of them
+        assert re.fullmatch(rf"seed 3, epoch {number} of 3: loss [\d.]+{auc}", line)
+    assert len(each_epoch) == 3
+    monkeypatch.setattr(results, "snapshot_epochs", lambda *counts: frozenset([1]))
+    shutil.rmtree(tmp_path / "r-10.0")
+    assert [bool(re.search(auc, line)) for line in shown()] == [False, True, False]
+    monkeypatch.setattr(results, "snapshot_epochs", lambda *counts: frozenset())
+    shutil.rmtree(tmp_path / "r-10.0")
     first, last = shown()
     assert re.fullmatch(r"seed 3, epoch 1 of 3: loss [\d.]+", first)
     assert re.fullmatch(r"seed 3, epoch 3 of 3: loss [\d.]+", last)
@@ -115,7 +125,10 @@ def test_epochs_are_shown_now_and_then(place, tmp_path, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize(("option", "count"), [("-q", 0), (None, 2), ("-v", 3)])
-def test_quiet_and_verbose_choose_how_many_epochs_are_shown(place, tmp_path, caplog, option, count):
+def test_quiet_and_verbose_choose_how_much_is_printed(
+    place, tmp_path, caplog, monkeypatch, option, count
+):
+    monkeypatch.setattr(results, "snapshot_epochs", lambda *counts: frozenset())
     typo = write_manifest(tmp_path / "m.csv", [(*row, "") for row in VIDEOS])
     typo.write_text(typo.read_text().replace("intervals", "intervals,categroy", 1))
     options = ("--manifest", typo, "--features", place / "f", "--out", tmp_path / "r")
@@ -125,6 +138,8 @@ def test_quiet_and_verbose_choose_how_many_epochs_are_shown(place, tmp_path, cap
     assert len(epochs) == count
     assert ("warning" in result.stderr) == (option != "-q")
     assert "frame_auc" in result.stdout
+    assert ("\n  far: share of the frames" in result.stdout) == (option != "-q")
+    assert ("settings xd: the published ones for xd, since" in result.stderr) == (option != "-q")
     assert logging.getLogger("vadprep").level == logging.NOTSET
 
 
@@ -135,13 +150,14 @@ def test_best_on_test_is_spoken_of_where_it_is(place, tmp_path):
     for rows in (VIDEOS[:2], blank):
         named = ("--manifest", write_manifest(tmp_path / "m.csv", rows), *options)
         output = ok("train", "ddl", *named)
-        assert output.endswith(f"\n1 run in {tmp_path / 'r'}, settings xd, percent\n")
+        assert f"\n1 run in {tmp_path / 'r'}\n" in output
         assert "best on test" not in output
         if rows is not blank:
             shutil.rmtree(tmp_path / "r")
     named = ("--manifest", write_manifest(tmp_path / "m.csv"), *options)
     output = ok("train", "ddl", *named, "--resume")
-    assert "percent; no best on test: not every snapshot was judged on the test split" in output
+    said = "no best on test: not every snapshot was judged on the test split"
+    assert f"in {tmp_path / 'r'}; {said}" in output
     assert output.count("best on test") == 1
 
 
@@ -151,7 +167,8 @@ def test_every_head_trains_from_the_command_line(head, place, tmp_path):
     small = ("--schedule", "small", "--set", "epochs=1", "--set", "steps_per_epoch=1")
     output = ok("train", head, *named, *small)
     assert f"settings {json.loads((tmp_path / 'r/metrics.json').read_text())['settings']}" in output
-    assert "small, epochs = 1, steps_per_epoch = 1, percent" in output
+    assert "small, epochs = 1, steps_per_epoch = 1: the published ones for" in output
+    assert "since there are none for m; small: 100 steps on balanced batches" in output
     assert "frame_auc_abnormal" in output and "best on test" in output
     config = json.loads((tmp_path / "r/config.json").read_text())
     assert (config["head"], config["config"]["epochs"]) == (head, 1)
@@ -161,7 +178,7 @@ def test_every_head_trains_from_the_command_line(head, place, tmp_path):
     "option, expected",
     [
         ("epochs", "--set epochs: expected FIELD=VALUE"),
-        ("epoch=3", "no setting 'epoch': there are epochs, "),
+        ("epoch=3", "setting 'epoch': allowed are epochs, "),
         ("epochs=many", "epochs = 'many': expected a whole number"),
         ("prior=both", "prior = 'both': allowed are post, pre, none"),
         ("drop_epoch=soon", "drop_epoch = 'soon': expected a whole number, or null"),

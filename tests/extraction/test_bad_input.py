@@ -131,7 +131,7 @@ def test_missing_weights_of_stream_flow_say_where_to_get_them(videos, tmp_path):
     ("options", "expected"),
     [
         ((), "one of --dataset, --manifest and --videos"),
-        (("--dataset", "foo"), "data set 'foo': included are avenue"),
+        (("--dataset", "foo"), "data set 'foo': allowed are avenue"),
         (("--dataset", "ped2", "--root", "/none"), "/none: no such folder"),
         (("--dataset", "ped2", "--split-file", "none"), "none: No such file"),
         (("--videos", "/none"), "/none: no such folder"),

@@ -25,7 +25,7 @@ def test_every_published_setting_has_its_result():
 def test_recipes_are_printed_as_commands():
     output = run("recipes").output
     assert "vadprep train arnet --dataset shanghaitech --streams concat  I3D RGB + flow" in output
-    assert "80.72" in output and "on xd average precision (trapezoid unless step-wise" in output
+    assert "0.8072" in output and "on xd average precision (trapezoid unless step-wise" in output
 
 
 def test_step_wise_precision_is_told_from_the_trapezoid():

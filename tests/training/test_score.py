@@ -260,10 +260,10 @@ def test_a_scores_file_is_plotted_and_evaluated(tmp_path):
         evaluate(scores)
 
 
-def test_tables_show_percent_and_why_a_figure_is_missing():
+def test_tables_show_fractions_and_why_a_figure_is_missing():
     rows = metric_rows({"last": {"frame_auc": 0.85124, "far": None}}, {"far": "not asked"})
     assert rows == [
         ("metric", "last", "why not"),
-        ("frame_auc", "85.12", ""),
+        ("frame_auc", "0.8512", ""),
         ("far", "-", "not asked"),
     ]

@@ -485,7 +485,7 @@ def test_every_head_trains_and_goes_on_to_the_same_bytes(tmp_path, head):
     "config, message",
     [
         ({"schedule": "tiny"}, "allowed are published, small"),
-        ({"settings": {"sigmas": 3}}, "no setting 'sigmas': there are epochs, "),
+        ({"settings": {"sigmas": 3}}, "setting 'sigmas': allowed are epochs, "),
         ({"settings": {"kernel": 0}}, "must be positive"),
         ({"validation": 1.0}, "a share"),
         ({"coverage": "all"}, "allowed are cut, hold"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vadprep.backbones import inception, resnet
 from vadprep.backbones.inception_folded import FoldedInception
 from vadprep.core.clips import CLIP_LENGTH
-from vadprep.core.errors import SettingError
+from vadprep.core.errors import SettingError, allowed_are
 
 State = Mapping[str, Tensor]
 
@@ -48,7 +48,7 @@ SCALINGS: dict[str, Scaling] = {
 def scaling_of(name: str) -> Scaling:
     """The scaling of that name; raises ValueError for an unknown one."""
     if name not in SCALINGS:
-        raise ValueError(f"scaling = {name!r}: allowed are {', '.join(SCALINGS)}")
+        raise ValueError(f"scaling = {name!r}: {allowed_are(name, SCALINGS)}")
     return SCALINGS[name]
 
 
@@ -124,7 +124,7 @@ GRAPHS: dict[str, Graph] = {
 def graph_of(name: str) -> Graph:
     """The graph of that id; raises SettingError for an unknown one."""
     if name not in GRAPHS:
-        raise SettingError(f"graph = {name!r}: allowed are {', '.join(GRAPHS)}")
+        raise SettingError(f"graph = {name!r}: {allowed_are(name, GRAPHS)}")
     return GRAPHS[name]
 
 

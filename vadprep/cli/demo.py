@@ -7,6 +7,7 @@ result: the plain difference of consecutive frames, and the same training on shu
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,6 +71,7 @@ def demo(out: Path, workers: int | None, page: Path | None, **options: Any) -> N
     from vadprep.cli.demo_scene import write_dataset
     from vadprep.extraction.plan import resolve_plan
 
+    logging.getLogger("vadprep").setLevel(logging.WARNING)  # no line for each epoch
     workers, root, runs = workers or worker_cores(), out / "data", {}
     options["settings"] = {"fps": "native", "precision": "bf16" if has_cpu_bf16() else "fp32"}
     resolve_plan(out / "features", workers=workers, **options)  # wrong weights: nothing is made

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from functools import partial
 from typing import Any
 
 import click
+
+from vadprep.core.errors import near_miss
 
 
 class Advanced(click.Option):
@@ -19,6 +22,17 @@ class Command(click.Command):
     def __init__(self, *arguments: Any, example: str, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.example = example
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        """As click's; of a value that is not among the choices it says which may be meant."""
+        try:
+            return super().make_context(*arguments, **settings)
+        except click.BadParameter as error:
+            word = re.match(r"'(.*?)' is not one of", error.message)
+            if not word or not error.param or not isinstance(error.param.type, click.Choice):
+                raise
+            text = error.message.removesuffix(".") + near_miss(word[1], error.param.type.choices)
+            raise click.BadParameter(text, error.ctx, error.param, error.param_hint) from None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read ``args``, and before them those of the file ``--config``, which they replace."""
@@ -53,6 +67,14 @@ class Group(click.Group, Command):
     """A group of such commands: ``@group.command("name", example="vadprep ...")``."""
 
     command_class = Command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As click's; of an unknown command it says which may be meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            hint = near_miss(args[0], self.list_commands(ctx))
+            raise click.UsageError(error.message.removesuffix(".") + hint, ctx) from None
 
 
 command = partial(click.command, cls=Command)

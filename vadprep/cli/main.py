@@ -15,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from vadprep import __version__
-from vadprep.cli.help import Command
+from vadprep.cli.help import Group
 from vadprep.core.errors import VadprepError, printable
 from vadprep.core.untrusted import reading
 
@@ -102,7 +102,7 @@ class LastingStream:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
-class Main(click.Group, Command):
+class Main(Group):
     """Commands in sections. Errors become one line and an exit code."""
 
     def make_context(self, *arguments: Any, **settings: Any) -> click.Context:

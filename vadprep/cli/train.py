@@ -24,13 +24,21 @@ from vadprep.cli.options import (
     message_options,
     page_option,
 )
-from vadprep.cli.text import MOST_LISTED, Cells, note, show, shown_progress
+from vadprep.cli.text import MOST_LISTED, Cells, is_quiet, note, show, shown_progress
 from vadprep.core.clips import Clock
 from vadprep.core.errors import CheckpointError, SettingError, VadprepError
 from vadprep.core.presets import PRESETS
 from vadprep.core.records import Interval
 from vadprep.core.untrusted import malformed
-from vadprep.evaluation.metrics import ALARM, METRICS, Truth, Values, compute_metrics, with_mean
+from vadprep.evaluation.metrics import (
+    ALARM,
+    LEGEND,
+    METRICS,
+    Truth,
+    Values,
+    compute_metrics,
+    with_mean,
+)
 from vadprep.evaluation.plots import metric_rows
 from vadprep.evaluation.scores import SCORES, read_json, read_scores, seed_folders, truth_of
 
@@ -94,11 +102,19 @@ def train(
     with stop_on_signals(CONTINUE):
         report = vadprep.train(head, features, dataset=name, out=out, **options)
     show_caution(out, report.origin.caution())
-    show(metric_rows(report.columns(), report.entries()[0]["undefined"]))
+    show_metrics(report.columns(), report.entries()[0]["undefined"])
     show_protocols(report.protocols())
     count = f"{len(report.by_seed)} run{'s' * (len(report.by_seed) != 1)}"
-    parts = f"{count} in {out}, settings {report.settings}, percent", report.remark()
-    click.echo("; ".join(filter(None, parts)))
+    click.echo("; ".join(filter(None, (f"{count} in {out}", report.remark()))))
+    note(f"settings {report.settings}: {settings_legend(report.settings, name)}")
+
+
+def settings_legend(settings: str, name: str) -> str:
+    """What the words for the settings of a head mean (``HeadKind.settings``), for data ``name``."""
+    first, *others = settings.split(", ")
+    of = first if first == name else f"{first}, since there are none for {name}"
+    small = f"; small: {SCHEDULE_HELP.removeprefix('small: ')}" if "small" in others else ""
+    return f"the published ones for {of}{small}"
 
 
 def dataset_here() -> str:
@@ -117,6 +133,16 @@ def show_caution(run: Path, caution: str) -> None:
     """Warn of what makes the metrics and scores of a run useless (``Origin.caution``)."""
     if caution:
         click.echo(f"{run}: {caution}")
+
+
+def show_metrics(columns: Mapping[str, Values], reasons: Mapping[str, str] | None = None) -> None:
+    """A table of metrics, and below it the names that do not say what they mean."""
+    rows = metric_rows(columns, reasons)
+    show(rows)
+    shown = {row[0] for row in rows}.union(*(column.split(", ") for column in columns))
+    for name, meaning in LEGEND.items():
+        if name in shown and not is_quiet():
+            click.echo(f"  {name}: {meaning}")
 
 
 def show_protocols(protocols: Mapping[str, Mapping[str, Values]]) -> None:
@@ -154,7 +180,7 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
     show_caution(run, origins[folders[0]].caution())  # all seeds have the same
     reasons = {name: why for metrics in found.values() for name, why in metrics.reasons.items()}
     columns = {folder.name: metrics.values for folder, metrics in found.items()}
-    show(metric_rows(with_mean(columns), reasons))
+    show_metrics(with_mean(columns), reasons)
     protocols: dict[str, dict[str, Values]] = {}
     for folder, metrics in found.items():
         for name, values in metrics.protocols.items():

@@ -22,6 +22,8 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.errors import allowed_are
+
 Spans = NDArray[np.int64]
 """[num_clips, 2]: the source frames [start, stop) of each clip, in order and without a gap from
 frame 0 on. They tile the frames, or overlap where the stride is smaller than the clips."""
@@ -52,7 +54,7 @@ def num_clips(
     """Clips of ``num_frames`` resampled frames, one each ``stride`` frames (``length`` by default);
     raises ValueError for an unknown tail rule."""
     if tail not in TAIL_RULES:
-        raise ValueError(f"{tail = }: allowed are {', '.join(TAIL_RULES)}")
+        raise ValueError(f"{tail = }: {allowed_are(tail, TAIL_RULES)}")
     return TAIL_RULES[tail](num_frames, length, stride or length)
 
 
@@ -213,7 +215,7 @@ def frame_scores(
     Raises ValueError when the shapes disagree, or as ``check_spans``.
     """
     if coverage not in COVERAGES:
-        raise ValueError(f"{coverage = }: allowed are {', '.join(COVERAGES)}")
+        raise ValueError(f"{coverage = }: {allowed_are(coverage, COVERAGES)}")
     check_spans(spans, num_frames)
     if scores.shape != spans.shape[:1]:
         raise ValueError(f"{scores.shape = } does not fit {spans.shape = }")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.errors import allowed_are
+
 
 @dataclass(frozen=True)
 class Box:
@@ -127,7 +129,7 @@ def resize_taps(name: str, source: int, target: int) -> Taps:
     ``opencv-bilinear`` does not. Raises ValueError for an unknown filter.
     """
     if name not in FILTERS:
-        raise ValueError(f"filter = {name!r}: allowed are {', '.join(FILTERS)}")
+        raise ValueError(f"filter = {name!r}: {allowed_are(name, FILTERS)}")
     if name == "opencv-bilinear":
         # OpenCV works in float32 here; its weights are rounded halves to even.
         position = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 SECRETS = re.compile(
     r"\b([a-z][a-z0-9+.-]+:/{1,2})(?:[^\s/]*@)?([^\s?'\"]*)(?:\?[^\s'\"]*[^\s'\":),])?",
     re.IGNORECASE,
 )
 """A URL, or what ``Path`` makes of one; all but the two groups is for its server alone."""
+
 MOST_SHOWN = 4000
 """Characters of a message; text of a file that is part of it may be of any length."""
 
@@ -23,6 +26,19 @@ def printable(text: str) -> str:
     text = text.replace("\x7f", "\\u007f")  # the one of them that JSON leaves as it is
     shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
     return shown.encode("utf-8", "backslashreplace").decode()
+
+
+def near_miss(word: object, known: Iterable[object]) -> str:
+    """``; did you mean 'xd'?`` for a word that looks like one of the ``known``; else blank."""
+    by_lower = {str(each).lower(): str(each) for each in known}
+    near = difflib.get_close_matches(str(word).lower(), by_lower, 1)
+    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def allowed_are(value: object, known: Iterable[object]) -> str:
+    """What a message on a wrong ``value`` ends with: all that is allowed, and what may be meant."""
+    known = list(known)
+    return f"allowed are {', '.join(map(str, known))}{near_miss(value, known)}"
 
 
 class VadprepError(Exception):

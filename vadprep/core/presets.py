@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vadprep.core.clips import CLIP_LENGTH
-from vadprep.core.errors import SettingError
+from vadprep.core.errors import SettingError, allowed_are
 from vadprep.core.spec import COMPUTED, FLOW_FIELDS, UNKNOWN, Spec
 
 Text = tuple[str, str]
@@ -257,7 +257,7 @@ DEVICE_DEFAULTS = {
 def values_of(preset: str, stream: str = "rgb") -> dict[str, Any]:
     """Field of ``Spec`` -> value of a preset. SettingError if unknown, or no form for flow."""
     if preset not in PRESETS:
-        raise SettingError(f"{preset = }: allowed are {', '.join(PRESETS)}")
+        raise SettingError(f"{preset = }: {allowed_are(preset, PRESETS)}")
     values = {name: value for name, (value, _) in PRESETS[preset].settings.items()}
     if stream == "flow":
         if not PRESETS[preset].has_flow:

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from vadprep.core.clips import TAIL_RULES
-from vadprep.core.errors import SpecError
+from vadprep.core.errors import SpecError, allowed_are
 from vadprep.core.untrusted import parse_json
 
 UNKNOWN = "unknown"
@@ -178,7 +178,7 @@ def _written(values: dict[str, Any]) -> dict[str, Any]:
 
 def _check(name: str, value: object, allowed: Any) -> None:
     if value not in allowed and value != UNKNOWN:
-        raise ValueError(f"{name} = {value!r}: allowed are {', '.join(map(str, allowed))}")
+        raise ValueError(f"{name} = {value!r}: {allowed_are(value, allowed)}")
 
 
 def differences(ours: Spec, theirs: Spec) -> list[str]:

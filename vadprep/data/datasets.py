@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from vadprep.core.errors import DecodeError, ManifestError, SettingError
+from vadprep.core.errors import DecodeError, ManifestError, SettingError, allowed_are
 from vadprep.data.ground_truth import build_ground_truth
 from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest, frame_bounds, read_manifest
 from vadprep.data.sources import SourceIndex, source_paths
@@ -26,7 +26,7 @@ def load_dataset(name: str) -> Manifest:
     Raises SettingError, a ValueError, for an unknown name, with the names that are known.
     """
     if name not in dataset_names():
-        raise SettingError(f"data set {name!r}: included are {', '.join(dataset_names())}")
+        raise SettingError(f"data set {name!r}: {allowed_are(name, dataset_names())}")
     return read_manifest(_bundled_folder() / f"{name}.csv")
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.array_files import read_npy
 from vadprep.core.clips import CLIP_LENGTH, Clock, num_clips
-from vadprep.core.errors import ManifestError, VadprepError
+from vadprep.core.errors import ManifestError, VadprepError, allowed_are
 from vadprep.core.records import Video
 from vadprep.data.intervals import video_intervals
 from vadprep.data.manifest import Manifest
@@ -89,7 +89,7 @@ def build_ground_truth(
     """
     for name, value, allowed in (("rule", rule, RULES), ("reading", reading, READINGS)):
         if value not in allowed:
-            raise ValueError(f"{name} = {value!r}: allowed are {', '.join(allowed)}")
+            raise ValueError(f"{name} = {value!r}: {allowed_are(value, allowed)}")
     seen = decoded or {}
     videos = _with_intervals(manifest.in_split(split), seen)
     if not videos:

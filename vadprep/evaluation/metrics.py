@@ -122,6 +122,18 @@ NEED_LABELS = ("video_auc", "video_ap")
 METRICS = (*NEED_INTERVALS, *NEED_LABELS)
 """All metrics, in the order of metrics.json, by what they need to know of every video."""
 
+LEGEND = {
+    "frame_ap_trapezoid": "frame_ap by straight lines between the points, as in papers",
+    "far": "share of the frames of normal videos that score 0.5 or more",
+    "frame_auc_abnormal": "over the frames of abnormal videos alone",
+    "segment_auc": "over clips, abnormal where half of the frames are",
+    "video_auc": "over videos, by the head's score of a video, else its highest clip",
+    "spread": "sample standard deviation over the seeds",
+    "best on validation": "the epoch with the best video_auc on held-out training videos",
+    "best on test": "the epoch that is best on the videos it is judged by: optimistic",
+}
+"""What names in a table of metrics mean, where they do not say it; a line each of 80 characters."""
+
 
 @dataclass(frozen=True)
 class Truth:

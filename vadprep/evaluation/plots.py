@@ -118,7 +118,7 @@ def metric_rows(
 ) -> list[tuple[str, ...]]:
     """Rows of a table, header first: one row a metric, one column an entry of ``columns``.
 
-    Values are in percent with two decimals, as papers print them; one that is None is a dash,
+    Values are fractions of 1 with four decimals, as everywhere; one that is None is a dash,
     with its reason, where given, in a last cell.
     """
     names = list(dict.fromkeys(name for values in columns.values() for name in values))
@@ -126,7 +126,7 @@ def metric_rows(
     rows = [("metric", *columns, *(["why not"] if reasons else []))]
     for name in names:
         found = [values.get(name) for values in columns.values()]
-        cells = ["-" if value is None else f"{100 * value:.2f}" for value in found]
+        cells = ["-" if value is None else f"{value:.4f}" for value in found]
         rows.append((name, *cells, *([reasons.get(name, "")] if reasons else [])))
     return rows
 

@@ -21,7 +21,7 @@ from vadprep.backbones.weights.catalog import stored_weights
 from vadprep.backbones.weights.load import RANDOM, weights_path
 from vadprep.core.atomic import check_writable
 from vadprep.core.crops import crop_boxes, resize_taps, target_size
-from vadprep.core.errors import SettingError, SpecError
+from vadprep.core.errors import SettingError, SpecError, allowed_are
 from vadprep.core.presets import DEFAULT_PRESET, PRESETS, fill_unknown, resolve, values_of
 from vadprep.core.resources import worker_cores
 from vadprep.core.spec import (
@@ -299,12 +299,12 @@ def _repeating(specs: Mapping[str, Spec], options: PlanOptions) -> PlanOptions:
 def _check_options(options: PlanOptions, streams: tuple[str, ...]) -> None:
     """Raise ValueError for an option that cannot be used, or not with these streams."""
     if streams not in STREAM_SETS:
-        allowed = ", ".join(map(",".join, STREAM_SETS))
-        raise ValueError(f"streams = {','.join(streams)!r}: allowed are {allowed}")
+        asked, allowed = ",".join(streams), map(",".join, STREAM_SETS)
+        raise ValueError(f"streams = {asked!r}: {allowed_are(asked, allowed)}")
     settings = options.get("settings") or {}
     settable = SETTABLE + (SETTABLE_FLOW if "flow" in streams else ())
     if odd := [name for name in settings if name not in settable]:
-        raise ValueError(f"setting {odd[0]!r}: allowed are {', '.join(settable)}")
+        raise ValueError(f"setting {odd[0]!r}: {allowed_are(odd[0], settable)}")
     if (stall_seconds := options.get("stall_seconds", STALL_SECONDS)) <= 0:
         raise ValueError(f"stall_seconds = {stall_seconds}: expected a positive number")
     if not 0 <= (max_damage := options.get("max_damage", MAX_DAMAGE)) <= 1:
@@ -316,7 +316,7 @@ def _check_options(options: PlanOptions, streams: tuple[str, ...]) -> None:
     if flow_format and not save_flow:
         raise ValueError("--flow-format goes with --save-flow")
     if flow_format not in (None, *KINDS):
-        raise ValueError(f"flow_format = {flow_format!r}: allowed are {', '.join(KINDS)}")
+        raise ValueError(f"flow_format = {flow_format!r}: {allowed_are(flow_format, KINDS)}")
     if (save_flow or flow_from) and "flow" not in streams:
         raise ValueError("saved flow goes with stream flow: --streams flow or rgb,flow")
     if save_flow and flow_from:
@@ -383,7 +383,7 @@ def check_recipe(spec: Spec) -> None:
             raise ValueError(f"{name} = {UNKNOWN!r}: only imported features may have that")
     for decoder in spec.decoder.split(", "):
         if decoder not in FILE_DECODERS:
-            raise ValueError(f"decoder = {spec.decoder!r}: allowed are {', '.join(FILE_DECODERS)}")
+            raise ValueError(f"decoder = {spec.decoder!r}: {allowed_are(decoder, FILE_DECODERS)}")
     if not isinstance(spec.batch, int) or spec.batch < 1:
         raise ValueError(f"batch = {spec.batch!r}: expected a whole number above 0")
     lengths = graph_of(spec.graph).clip_lengths

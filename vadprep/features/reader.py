@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.array_files import require_memory
 from vadprep.core.clips import Clock
-from vadprep.core.errors import FeaturesError, SettingError
+from vadprep.core.errors import FeaturesError, SettingError, allowed_are
 from vadprep.core.spec import Spec
 from vadprep.core.untrusted import reading
 from vadprep.features.folder import StreamFolder, required_folders, similar_ids
@@ -219,7 +219,7 @@ STREAM_CHOICES: dict[str, tuple[str, ...]] = {
 def streams_of(choice: str, available: Sequence[str]) -> tuple[str, ...]:
     """The streams of a choice; raises SettingError or, when one is not there, FeaturesError."""
     if choice not in STREAM_CHOICES:
-        raise SettingError(f"streams = {choice!r}: allowed are {', '.join(STREAM_CHOICES)}")
+        raise SettingError(f"streams = {choice!r}: {allowed_are(choice, STREAM_CHOICES)}")
     missing = set(STREAM_CHOICES[choice]) - set(available)
     if missing:
         raise FeaturesError(

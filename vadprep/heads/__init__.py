@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from vadprep.core.errors import SettingError
+from vadprep.core.errors import SettingError, allowed_are
 from vadprep.heads.arnet import ARNet, ARNetConfig
 from vadprep.heads.base import Head, HeadConfig
 from vadprep.heads.csltal import CSLTAL, CSLTALConfig
@@ -40,7 +40,7 @@ class HeadKind:
         no sense.
         """
         if schedule not in SCHEDULES:
-            raise SettingError(f"{schedule = }: allowed are {', '.join(SCHEDULES)}")
+            raise SettingError(f"{schedule = }: {allowed_are(schedule, SCHEDULES)}")
         if isinstance(changes, HeadConfig):
             if not isinstance(changes, self.config):
                 raise SettingError(f"{type(changes).__name__} is not a {self.config.__name__}")
@@ -55,7 +55,7 @@ class HeadKind:
         changes = changes or {}
         allowed = [each.name for each in fields(config)]
         if unknown := [each for each in changes if each not in allowed]:
-            raise SettingError(f"no setting {unknown[0]!r}: there are {', '.join(allowed)}")
+            raise SettingError(f"setting {unknown[0]!r}: {allowed_are(unknown[0], allowed)}")
         name += "".join(f", {each} = {value}" for each, value in changes.items())
         return name, replace(config, **changes)
 
@@ -95,5 +95,5 @@ HEADS = {
 def head_kind(name: str) -> HeadKind:
     """The head called ``name``; raises SettingError that lists the heads."""
     if name not in HEADS:
-        raise SettingError(f"head = {name!r}: allowed are {', '.join(HEADS)}")
+        raise SettingError(f"head = {name!r}: {allowed_are(name, HEADS)}")
     return HEADS[name]

@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from vadprep.core.errors import SettingError
+from vadprep.core.errors import SettingError, allowed_are
 from vadprep.heads.sampling import sampler
 
 _TYPES: dict[object, tuple[str, tuple[type, ...]]] = {
@@ -70,7 +70,7 @@ class HeadConfig:
             value = getattr(self, name)
             words, types = _TYPES.get(hint, ("", ()))
             if not words and value not in get_args(hint):
-                raise SettingError(f"{name} = {value!r}: allowed are {', '.join(get_args(hint))}")
+                raise SettingError(f"{name} = {value!r}: {allowed_are(value, get_args(hint))}")
             if words and type(value) not in types:
                 raise SettingError(f"{name} = {value!r}: expected {words}")
             if value is None or isinstance(value, str | bool):

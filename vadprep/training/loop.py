@@ -41,6 +41,8 @@ _LOG = logging.getLogger(__name__)
 
 STEPS = "log.csv"
 RESUME = "resume.safetensors"
+SHOWN = ("validation/video_auc", "test/frame_auc")
+"""Metrics of a snapshot that are logged with its epoch."""
 SHOWN_SECONDS = 10.0  # least time between two epochs that are logged; the last one always is
 
 
@@ -98,9 +100,15 @@ def train_epochs(
             writer.flush()
             save_state(folder / RESUME, head, optimizer, {"epochs": epoch + 1, "steps": len(log)})
             is_due = _LOG.isEnabledFor(logging.DEBUG) or time.monotonic() - shown >= SHOWN_SECONDS
-            if is_due or epoch + 1 == config.epochs:
+            aucs = [
+                f"{n.replace('/', ' ')} {v:.4f}"
+                for n in SHOWN
+                if (v := snapshot.get(n)) is not None
+            ]
+            if is_due or aucs or epoch + 1 == config.epochs:
                 shown, count = time.monotonic(), f"{epoch + 1} of {config.epochs}"
-                _LOG.info("seed %d, epoch %s: loss %.4f", seed, count, log[-1]["total"])
+                line = ", ".join([f"loss {log[-1]['total']:.4f}", *aucs])
+                _LOG.info("seed %d, epoch %s: %s", seed, count, line)
 
 
 def losses(head: Head, batch: Batch) -> dict[str, torch.Tensor]:

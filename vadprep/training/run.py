@@ -28,6 +28,7 @@ from vadprep.core.errors import (
     ManifestError,
     SettingError,
     TrainingError,
+    allowed_are,
 )
 from vadprep.core.records import Video
 from vadprep.data import Manifest, choose_manifest
@@ -174,7 +175,7 @@ def _check(
     CheckpointError unless metrics.json will cover every seed that ``out`` then holds.
     """
     if coverage not in COVERAGES:
-        raise SettingError(f"{coverage = }: allowed are {', '.join(COVERAGES)}")
+        raise SettingError(f"{coverage = }: {allowed_are(coverage, COVERAGES)}")
     if len(set(seeds)) != len(seeds):
         raise SettingError(f"seeds = {seeds}: a seed is named twice")
     if any(not 0 <= seed < 2**32 for seed in seeds):

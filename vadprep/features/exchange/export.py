@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.clips import frame_labels, frames_in_spans, matlab_edges
-from vadprep.core.errors import FeaturesError, ManifestError, SettingError
+from vadprep.core.errors import FeaturesError, ManifestError, SettingError, allowed_are
 from vadprep.core.records import Video
 from vadprep.core.spec import Spec
 from vadprep.core.untrusted import reading
@@ -80,7 +80,7 @@ def export_features(
     for files of other videos where the code reads whole folders.
     """
     if layout not in LAYOUTS:
-        raise SettingError(f"{layout = }: allowed are {', '.join(LAYOUTS)}")
+        raise SettingError(f"{layout = }: {allowed_are(layout, LAYOUTS)}")
     table, out = choose_manifest(dataset, manifest), Path(out)
     opened = nullcontext(features) if isinstance(features, Features) else open_features(features)
     with opened as found:

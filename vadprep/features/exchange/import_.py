@@ -24,7 +24,7 @@ from vadprep.core.clips import (
     nearest_rates,
     num_clips,
 )
-from vadprep.core.errors import FeaturesError, SettingError, SpecError
+from vadprep.core.errors import FeaturesError, SettingError, SpecError, allowed_are
 from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import CROP_COUNTS, STREAMS, UNKNOWN, Spec
@@ -146,7 +146,7 @@ class Request:
             *(("setting", name, settable) for name in self.known),
         ):
             if value not in allowed:
-                raise SettingError(f"{name} {value!r}: allowed are {', '.join(allowed)}")
+                raise SettingError(f"{name} {value!r}: {allowed_are(value, allowed)}")
         try:
             self.spec()
         except ValueError as error:

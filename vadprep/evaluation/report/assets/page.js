@@ -21,8 +21,8 @@ function cut(text, most = 48) {
   return text.length <= most ? text : `${text.slice(0, half)}…${text.slice(-half)}`;
 }
 
-function percent(value, digits = 2) {
-  return value === null || value === undefined ? "–" : (100 * value).toFixed(digits);
+function fraction(value, digits = 4) {
+  return value === null || value === undefined ? "–" : value.toFixed(digits);
 }
 
 function number(value, digits = 3) {

@@ -15,7 +15,7 @@ const LEGEND = {
 
 page.append(
   make("h1", {}, data.title),
-  make("p", { class: "soft" }, `${data.videos.length} scored videos. Metrics are in percent.`),
+  make("p", { class: "soft" }, `${data.videos.length} scored videos. Metrics are fractions of 1.`),
   ...banners(data.runs),
 );
 
@@ -26,7 +26,7 @@ if (columns.length) {
     make("span", {}, make("strong", {}, name), make("br"), make("span", { class: "soft" }, LEGEND[name])),
     ...columns.map(({ entry }) => {
       const [value, spread] = [entry.values[name], entry.spread[name]];
-      const text = spread === null || spread === undefined ? percent(value) : `${percent(value)} ± ${percent(spread)}`;
+      const text = spread === null || spread === undefined ? fraction(value) : `${fraction(value)} ± ${fraction(spread)}`;
       return make("span", { title: (entry.undefined || {})[name] || null }, text);
     }),
   ]);
@@ -97,7 +97,7 @@ for (const { run, entry } of columns.filter(({ entry }) => entry.words === "last
     make("p", { class: "soft" }, "frame_auc and frame_ap: the videos of the category with all normal videos. frame_auc_abnormal: these videos alone."),
     table(["category", "videos", "frame_auc", "frame_ap", "frame_auc_abnormal"],
       Object.entries(entry.per_category).map(([name, values]) => [name, String(values.num_videos),
-        ...["frame_auc", "frame_ap", "frame_auc_abnormal"].map((metric) => percent(values[metric]))])));
+        ...["frame_auc", "frame_ap", "frame_auc_abnormal"].map((metric) => fraction(values[metric]))])));
 }
 
 for (const run of drawn.filter((each) => Object.keys(each.spec).length)) {
@@ -158,8 +158,8 @@ function rowOf(row) {
     make("td", { class: "wide" }, cells?.category ?? ""),
     make("td", { class: "wide" }, cells ? LABELS[cells.label] ?? "unknown" : "no score"),
     make("td", { class: "number" }, number(cells?.score)),
-    make("td", { class: "number" }, percent(cells?.auc)),
-    make("td", { class: "number" }, percent(cells?.false_alarms, 1)),
+    make("td", { class: "number" }, fraction(cells?.auc)),
+    make("td", { class: "number" }, fraction(cells?.false_alarms, 3)),
     make("td", { class: "number", title: cells?.missed_at ? `at ${clock(cells.missed_at)}` : null }, number(cells?.missed)),
     make("td", {}, cells ? spark(cells.spark, data.threshold) : "no score"));
 }
@@ -195,7 +195,7 @@ const tools = make("div", { class: "tools" },
     data.runs.map((run, place) => make("option", { value: String(place) }, run.name))) : null,
   count);
 page.append(make("h2", {}, "Videos"),
-  make("p", { class: "soft" }, `Score: of the video as a whole. Frame AUC and false alarms (frames outside of events that score ${data.threshold} or more) are in percent. Worst miss: the highest score inside the event that scores lowest.`),
+  make("p", { class: "soft" }, `Score: of the video as a whole. False alarms: share of the frames outside of events that score ${data.threshold} or more. Worst miss: the highest score inside the event that scores lowest.`),
   tools,
   make("div", { class: "scroll" }, make("table", { class: "videos" },
     make("thead", {}, make("tr", {}, make("th", {}, ""), headers, make("th", {}, "scores over time"))), body)));
