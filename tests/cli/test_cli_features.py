@@ -30,7 +30,7 @@ def test_tables_fit_a_terminal_of_80_columns_and_are_whole_in_a_pipe(tmp_path, m
         assert sorted(" ".join(lines).split()) == sorted(whole.split())
     for names in ("presets", "presets xd", "recipes rtfm"):
         found = run(*names.split()).output.splitlines()
-        assert max(map(len, found)) <= 80 or names == "presets xd"
+        assert max(map(len, found)) <= 80
 
 
 def test_stages_of_a_folder_without_events_are_said_to_be_none(tmp_path):

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from textwrap import wrap
+from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,7 +32,8 @@ Cells = Sequence[object]
 def show(rows: Iterable[Cells]) -> None:
     """Print rows of cells in aligned columns; columns of numbers are aligned to the right.
 
-    On a terminal cells are wrapped to its width; a table of too many columns is turned on its side.
+    On a terminal cells are wrapped to its width; a table of too many columns is turned on its side,
+    or each row becomes a paragraph.
     In a file or pipe each row is one line.
     """
     table = [[_cell(each) for each in row] for row in rows]
@@ -41,8 +42,13 @@ def show(rows: Iterable[Cells]) -> None:
     if widths is None:
         turned = [list(column) for column in zip(*table, strict=True)]
         widths = _widths(turned, width)
-        table, widths = (turned, widths) if widths else (table, _widths(table, None))
-    assert widths is not None
+        if widths is None:  # a paragraph for each row
+            heads, *others = table
+            for values in others:
+                pairs = [f"{head} {value}" for head, value in zip(heads, values, strict=True)]
+                click.echo(fill(", ".join(pairs), width or 80, subsequent_indent="  "))
+            return
+        table = turned
     columns = []
     for cells, at_most in zip(zip(*table, strict=True), widths, strict=True):
         numbers = [cell.replace(",", "").replace(".", "") for cell in cells[1:]]
