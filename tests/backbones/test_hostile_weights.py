@@ -195,7 +195,7 @@ def test_a_hostile_file_is_refused_in_a_line(
     path = tmp_path / "h\x1b[31m" / f"w{Path(name).suffix}"
     path.write_bytes(ALL[name])
     for graph in (None, GRAPH):
-        with within(3, 128 << 20), pytest.raises(WeightsError) as caught:
+        with within(10, 128 << 20), pytest.raises(WeightsError) as caught:
             load_weights(str(path), graph)
         assert str(caught.value).startswith(printable(str(path)))
         assert str(caught.value).isprintable()

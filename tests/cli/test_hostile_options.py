@@ -40,7 +40,7 @@ YAML: dict[str, str] = {
 
 
 def refused(path: Path) -> str:
-    with within(4, 300 << 20):
+    with within(10, 300 << 20):
         arguments = ["extract", "--config", str(path), "--videos", str(path.parent), "--dry-run"]
         result = CliRunner().invoke(main, arguments, color=True)
     assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.exc_info
@@ -66,7 +66,7 @@ def test_what_is_no_file_of_options(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("fps", ["1e999999", "1/" + "9" * 5000, "nan", "-1", "\x1b[31m", "2" * 99])
 def test_a_frame_rate_that_cannot_be_used(tmp_path: Path, fps: str) -> None:
-    with within(4, 300 << 20):
+    with within(10, 300 << 20):
         arguments = ["extract", "--videos", str(tmp_path), "--weights", "random:0", f"--fps={fps}"]
         result = CliRunner().invoke(main, arguments, color=True)
     assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.exc_info

@@ -91,7 +91,7 @@ WRONG_TYPES: dict[str, object] = {
 
 
 @contextmanager
-def within(seconds: float = 2.0, more_bytes: int = 200 << 20) -> Iterator[None]:
+def within(seconds: float = 5.0, more_bytes: int = 200 << 20) -> Iterator[None]:
     """Fails when the block takes longer, or more memory; far above that, memory is refused."""
 
     def too_long(*_: object) -> None:

@@ -79,7 +79,7 @@ Change = Callable[[Path], object]
 def call(run: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
     """Exit code and output, within bounds; no traceback, no control characters."""
     monkeypatch.chdir(run.parent)
-    with within(5, 300 << 20):
+    with within(10, 300 << 20):
         result = CliRunner().invoke(main, commands(run)[command], color=True)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
     assert is_plain(result.output)
@@ -195,7 +195,7 @@ RATES = {
 @pytest.mark.parametrize("kind", RATES)
 def test_a_frame_rate_is_a_number_that_can_be_used(kind: str) -> None:
     record = json.loads(resolve("i3d", "cpu", ("random:0", "0" * 64), {}).to_json())
-    with within(0.5), pytest.raises(SpecError) as caught:
+    with within(), pytest.raises(SpecError) as caught:
         Spec.from_json(json.dumps(record | {"fps": RATES[kind]}), "spec.json")
     assert str(caught.value).startswith("spec.json: ") and str(caught.value).isprintable()
 
