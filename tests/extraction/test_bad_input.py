@@ -51,7 +51,7 @@ WRONG_OPTIONS = {
     ("--set", "foo=1"): "'foo': allowed are fps, sampling, resize",
     ("--set", "weights=a"): "'weights': allowed are fps, sampling, resize",
     ("--set", "stream=flow"): "'stream': allowed are fps, sampling, resize",
-    ("--set", "clip_stride=8"): "'clip_stride': allowed are fps, sampling, resize",
+    ("--set", "crop_size=8"): "'crop_size': allowed are fps, sampling, resize",
     ("--set", "crops=five"): "crops = 'five': allowed are 1, 5, 10",
     ("--set", "tail=x"): "tail = 'x': allowed are drop",
     ("--set", "tail=unknown"): "tail = 'unknown': only imported features",
