@@ -113,7 +113,14 @@ def estimate(
     """
     found, plan = plan_extraction(videos, out, dataset, root, allow_missing, options)
     stall_seconds = min(STALL_SECONDS, plan.stall_seconds)
-    plan_here = replace(plan, save_flow=None, stall_seconds=stall_seconds)
+    plan_here, crops = replace(plan, save_flow=None, stall_seconds=stall_seconds), 1
+    if plan.device == "cpu":  # ten crops of one clip can take a minute
+        crops = plan.specs[0].crops
+        fewer = tuple(
+            replace(each, spec=replace(each.spec, crops=1, crop_order="centre"))
+            for each in plan.streams
+        )
+        plan_here = replace(plan_here, streams=fewer)
     index, extractor = SourceIndex(found.root), make_extractor(plan_here)
     shares = {
         spec.stream: _share(plan, spec.stream, found.manifest, retry_failed, index)
@@ -154,7 +161,7 @@ def estimate(
                 height, width = target_size(spec.resize, *lengths[video_id][2:])
                 flow_bytes += 2 * height * width * num_flows(used[video_id])
     lacking = [stream.spec.stream for stream in streams if stream.videos]
-    a_clip = _seconds_a_clip(extractor, lacking, list(sources.values()), clock)
+    a_clip = _seconds_a_clip(extractor, lacking, list(sources.values()), clock, crops)
     on_step(STEPS, STEPS)
     total = sum(clips.values())
     return Estimate(
@@ -236,9 +243,10 @@ def _lengths(sources: Sources, extractor: Extractor, clock: _Clock) -> dict[str,
 
 
 def _seconds_a_clip(
-    extractor: Extractor, names: Sequence[str], sources: Sources, clock: _Clock
+    extractor: Extractor, names: Sequence[str], sources: Sources, clock: _Clock, crops: int
 ) -> float:
-    """Seconds of one worker for a clip of the streams ``names``; NaN when no file can be read.
+    """Seconds of one worker for a clip of the streams ``names``; NaN when no file can be read. The
+    time of the network is multiplied by ``crops``, those that the extractor leaves out.
 
     Measured over the first clips of some of ``sources``, but for the very first, which wait for
     the decoder to start and for what has to be compiled.
@@ -250,20 +258,26 @@ def _seconds_a_clip(
             if measured and clock.is_over:
                 break
             clock.step()
-            clips, laps = dict.fromkeys(names, 0), [(0, time.perf_counter())]
+            clips, watch = dict.fromkeys(names, 0), Stopwatch()
+            laps = [(0, time.perf_counter(), 0.0)]
             task = Task(video, dict.fromkeys(names, path), path)
             with suppress(DecodeError), extractor.opened(video, path) as stream:
-                with closing(extractor.features(task, stream, Stopwatch())) as features:
+                with closing(extractor.features(task, stream, watch)) as features:
                     for name, batch in features:
                         clips[name] += len(batch)
                         if min(clips.values()) > laps[-1][0]:
-                            laps.append((min(clips.values()), time.perf_counter()))
+                            computed = watch.seconds.get("compute", 0.0)
+                            laps.append((min(clips.values()), time.perf_counter(), computed))
                         is_enough = laps[-1][0] > TIMED_CLIPS and len(laps) > 2
                         if is_enough or (clock.is_over and len(laps) > 1):
                             break
-                (first, began), (last, ended) = laps[1 if len(laps) > 2 else 0], laps[-1]
+                (first, began, before), (last, ended, after) = (
+                    laps[1 if len(laps) > 2 else 0],
+                    laps[-1],
+                )
                 if last > first:
-                    measured.append((ended - began) / (last - first))
+                    seconds = ended - began + (crops - 1) * (after - before)
+                    measured.append(seconds / (last - first))
             if len(measured) == TIMED_VIDEOS:
                 break
     return statistics.fmean(measured or [math.nan])
