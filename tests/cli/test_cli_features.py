@@ -25,7 +25,7 @@ def test_tables_fit_a_terminal_of_80_columns_and_are_whole_in_a_pipe(tmp_path, m
     monkeypatch.setattr(text, "shown_width", lambda: 80)
     for name, whole in piped.items():
         lines = run(*name.split()).output.splitlines()
-        table = [line for line in lines if not line.startswith("percent: ")]
+        table = [line for line in lines if not line.startswith("fractions of 1: ")]
         assert max(map(len, table)) <= 80
         assert sorted(" ".join(lines).split()) == sorted(whole.split())
     for names in ("presets", "presets xd", "recipes rtfm"):

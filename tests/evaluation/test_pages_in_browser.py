@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from support.commands import run, without_network
 from support.scored import video_scores, write_manifest, write_run
-from support.stored import failed_video, stored_video, write_folder
+from support.stored import failed_video, small_spec, stored_video, write_folder
 from support.videos import write_video
 
 import vadprep
@@ -236,8 +236,10 @@ def test_the_page_of_the_demo(driver: Any, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_page_of_features(driver: Any, tmp_path: Path) -> None:
-    videos = [stored_video(f"<i>{n}", num_clips=4, num_crops=2) for n in range(6)]
-    write_folder(tmp_path / "features" / "rgb", [*videos, failed_video("bad", "<b>broken")])
+    videos = [stored_video(f"<i>{n}", num_clips=4, num_crops=5) for n in range(6)]
+    videos.append(failed_video("bad", "<b>broken"))
+    spec = small_spec(crops=5, crop_order="xd")
+    write_folder(tmp_path / "features" / "rgb", videos, spec)
     opened(driver, vadprep.report(tmp_path / "features", out=tmp_path / "page"))
     for plot in ("length", "pca-label", "norms", "cosines"):
         assert driver.find_elements("css selector", f"#{plot} svg"), plot

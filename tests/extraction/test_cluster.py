@@ -148,6 +148,7 @@ def hidden_node(cluster: Cluster, folder: Path):
     return made[0]
 
 
+@pytest.mark.slow
 def test_a_node_without_the_output_folder_is_reported_and_unused(
     cluster, tmp_path, videos, whole, caplog
 ):

@@ -119,6 +119,10 @@ def test_a_video_that_cannot_be_read_is_raised_from_memory(tmp_path):
 def test_progress_is_reported_at_the_start_and_after_each_video(videos, tmp_path):
     seen = []
     extract(videos, tmp_path / "f", on_report=seen.append, **CHEAP).close()
+    assert any(each.running for each in seen)
+    left = [each.work_left for each in seen]
+    assert left == sorted(left, reverse=True)
+    seen = [each for each in seen if each.is_start or each.report]
     assert [each.videos_left for each in seen] == [2, 1, 0]
     assert [each.report and each.report.video_id for each in seen] == [None, "b/c.mp4", "a.mp4"]
     assert seen[0].work == seen[0].work_left > seen[1].work_left > seen[2].work_left == 0

@@ -269,7 +269,7 @@ def test_an_error_of_a_worker_ends_the_run_as_it_would_in_process(tmp_path, vide
 @pytest.mark.parametrize(
     ("runner", "number"),
     [
-        ("ray", signal.SIGTERM),
+        pytest.param("ray", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("ray", signal.SIGUSR1, marks=pytest.mark.slow),
         ("process", signal.SIGTERM),
     ],

@@ -430,9 +430,7 @@ def test_an_import_of_another_number_of_crops_is_refused(
     assert f"{crops} crops" in result.output
 
 
-@pytest.mark.parametrize(
-    "kind", ["NaN", "infinity", "reversed", "overlap", "frames", "other", "fps"]
-)
+@pytest.mark.parametrize("kind", ["NaN", "infinity", "reversed", "gap", "frames", "other", "fps"])
 def test_scores_that_mean_harm_are_named(tmp_path: Path, kind: str) -> None:
     spans = np.array([[0, 16], [16, 32]])
     write_scores(
@@ -443,8 +441,8 @@ def test_scores_that_mean_harm_are_named(tmp_path: Path, kind: str) -> None:
         group = file["000000"]
         if kind in ("NaN", "infinity"):
             group["scores"][0] = np.nan if kind == "NaN" else np.inf
-        elif kind in ("reversed", "overlap"):
-            group["spans"][...] = spans[::-1] if kind == "reversed" else [[0, 16], [8, 32]]
+        elif kind in ("reversed", "gap"):
+            group["spans"][...] = spans[::-1] if kind == "reversed" else [[0, 16], [20, 32]]
         elif kind == "other":
             file["000001"] = h5py.ExternalLink("/dev/zero", "x")
         else:

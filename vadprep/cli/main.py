@@ -108,7 +108,9 @@ class Main(Group):
     def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
         is_completion = settings.get("resilient_parsing", False)  # whose output is for a shell
         for name in ("stdout", "stderr"):
-            if (stream := getattr(sys, name)) and not is_completion:
+            # A closed one is None; its number must not go to a file that is opened later.
+            stream = getattr(sys, name) or open(os.devnull, "w")
+            if not is_completion:
                 setattr(sys, name, LastingStream(stream))
         return super().make_context(*arguments, **settings)
 
