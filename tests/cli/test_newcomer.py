@@ -17,7 +17,7 @@ from support.stored import small_spec
 from support.videos import write_video
 
 from vadprep.cli import text
-from vadprep.features import open_features
+from vadprep.features import open_features, status
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows
 
@@ -235,6 +235,14 @@ def test_the_file_of_a_run_repeats_it(clips, tmp_path, patch):
     assert yaml.safe_load((tmp_path / "g" / "run.yaml").read_text()) == written | {
         "out": str(tmp_path / "g")
     }
+
+
+def test_the_file_of_one_job_of_an_array_repeats_the_run_as_a_whole(clips, tmp_path):
+    job = ("--rank", "1", "--world-size", "2", "--shard-size", "1")
+    run("extract", "--videos", clips, "--out", tmp_path / "f", *CHEAP, *job)
+    assert not status(tmp_path / "f")["rgb"].is_complete
+    assert run("extract", "--config", tmp_path / "f" / "run.yaml").exit_code == 0
+    assert status(tmp_path / "f")["rgb"].is_complete
 
 
 def test_options_of_the_command_line_replace_those_of_the_file(clips, tmp_path):

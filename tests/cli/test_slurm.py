@@ -211,7 +211,7 @@ def test_two_tasks_of_a_node_have_a_private_ray_each(node, videos, whole, tmp_pa
     try:
         job = jobs.submit("0-1", 2, "--workers", "2")
         jobs.at_work(0, 1)
-        assert len(list(temporary.glob("vadprep-*/session_2*"))) == 2
+        assert len(list(temporary.glob("vadprep.*/session_2*"))) == 2
         node.cancel(f"{job}_0")  # to all its processes, Ray's too
         node.wait_idle(PATIENCE)
         assert node.ended(f"{job}_0") == ("CANCELLED", "75:0")
@@ -219,7 +219,7 @@ def test_two_tasks_of_a_node_have_a_private_ray_each(node, videos, whole, tmp_pa
         assert "stopped by SIGTERM" in jobs.log(job, 0)
         assert jobs.make_whole(2) == ["0"]
         require_whole(jobs, whole)
-        assert list(temporary.glob("vadprep-*")) == []
+        assert list(temporary.glob("vadprep.*")) == []
     finally:
         del node.env["TMPDIR"]
         subprocess.run(["rm", "-rf", str(temporary)], check=True)

@@ -28,7 +28,10 @@ EITHER = (("videos", "manifest", "dataset"), ("gpus", "workers"))
 
 PLACES = ("weights", "flow_weights", "split_file")
 """Parameters that may name a file."""
-OF_ONE_CALL = ("config", "help", "dry_run", "retry_failed", "rank", "quiet", "verbose")
+OF_ONE_CALL = (
+    *("config", "help", "dry_run", "retry_failed", "quiet", "verbose"),
+    *("rank", "world_size"),  # the file repeats the run as a whole
+)
 """Parameters that are not written."""
 
 
