@@ -212,7 +212,6 @@ def report(
         wanted_previews,
         write_run_pages,
     )
-    from vadprep.evaluation.scores import recorded_manifest
     from vadprep.features import stream_folders
     from vadprep.video.preview import make_previews
 
@@ -226,9 +225,8 @@ def report(
         return write_features_page(folder, found, made)
     paths = [Path(each) for each in sources]
     given = choose_manifest(dataset, manifest, with_paths=False) if dataset or manifest else None
-    manifests = [given or recorded_manifest(path) for path in paths]
-    runs = [read_run(path, rows) for path, rows in zip(paths, manifests, strict=True)]
-    rows = {video.video_id: video for found in manifests if found for video in found.videos}
+    runs = [read_run(path, given) for path in paths]
+    rows = {video.video_id: video for run in runs for video in run.videos}
     if given and videos and root is None:
         files = [each.path for each in list_videos(videos).videos]
         for path, row in rows_of_files(given, files).items():

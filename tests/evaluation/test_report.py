@@ -170,6 +170,12 @@ def test_scores_without_truth_or_without_a_clip_or_of_one_value(tmp_path: Path) 
     assert page_of(tmp_path / "page", "one")["intervals"] is None
 
 
+def test_a_manifest_that_is_gone_is_told(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").unlink()
+    data = data_of(vadprep.report(run, out=tmp_path / "page"))
+    assert "m.csv: the manifest of" in data["runs"][0]["curves"]["reason"]
+
+
 def test_a_scores_file_and_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", {"found": video_scores([0.9] * 5)})
     sources = [run, other / "scores-last.h5"]

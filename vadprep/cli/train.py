@@ -26,10 +26,9 @@ from vadprep.cli.options import (
 )
 from vadprep.cli.text import MOST_LISTED, Cells, is_quiet, note, show, shown_progress
 from vadprep.core.clips import Clock
-from vadprep.core.errors import CheckpointError, SettingError, VadprepError
+from vadprep.core.errors import SettingError, VadprepError
 from vadprep.core.presets import PRESETS
 from vadprep.core.records import Interval
-from vadprep.core.untrusted import malformed
 from vadprep.evaluation.metrics import (
     ALARM,
     LEGEND,
@@ -40,7 +39,14 @@ from vadprep.evaluation.metrics import (
     with_mean,
 )
 from vadprep.evaluation.plots import metric_rows
-from vadprep.evaluation.scores import SCORES, read_json, read_scores, seed_folders, truth_of
+from vadprep.evaluation.scores import (
+    SCORES,
+    Scores,
+    known_truth,
+    read_scores,
+    recorded_source,
+    seed_folders,
+)
 
 HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
 """As in ``heads.HEADS``, which needs torch."""
@@ -193,27 +199,8 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
 def manifest_of(run: Path, options: dict[str, Any]) -> data.Manifest:
     """The manifest that ``options`` name, else that of the run; the split file likewise."""
     if not (options["dataset"] or options["manifest"]):
-        first = next(iter(seed_folders(run).values()), run)
-        options = recorded_source(first) | {name: v for name, v in options.items() if v}
+        options = recorded_source(run) | {name: v for name, v in options.items() if v}
     return chosen_manifest(options, with_paths=False)[0]
-
-
-def recorded_source(run: Path) -> dict[str, Any]:
-    """The manifest options that a run was trained with; CheckpointError when they are not
-    recorded, or the manifest does not exist any more."""
-    path = run / "config.json"
-    with malformed(path, CheckpointError):
-        source = dict(read_json(path).get("source", {}))
-        names = ("dataset", "split_file", "manifest")
-        found = {name: str(source[name]) if source.get(name) else None for name in names}
-    if not source:
-        raise CheckpointError(f"{path}: names no manifest: name it by --manifest")
-    manifest = found["manifest"]
-    if manifest and not Path(manifest).is_file():
-        raise CheckpointError(
-            f"{manifest}: the manifest of {run} is not there any more: name it by --manifest"
-        )
-    return found | {"manifest": Path(manifest) if manifest else None}
 
 
 @command("score", example="vadprep score runs/ddl-xd clip.mp4")
@@ -269,9 +256,7 @@ def score(
     truth: dict[str, Truth] = {}
     try:
         if manifest:
-            truth = truth_of(
-                {name: each for name, each in scores.items() if name in splits}, manifest
-            )
+            truth = known_truth(scores, manifest)
     except VadprepError as error:
         if is_named:
             raise
@@ -281,18 +266,7 @@ def score(
     head, filled = checkpoints[0].head_name, dict(scores.from_preset)
     about = {"run": str(run), "head": head, "taken_from_preset": filled}
     high = write_alarms(out, scores, threshold, about, with_plots, truth)
-    table: list[Cells] = [("video", "alarms", f"score {threshold:g} or more", "ground truth")]
-    for video_id, found in list(high.items())[:MOST_LISTED]:
-        alarms = [(each["start_frame"], each["stop_frame"]) for each in found]
-        known, clock = truth.get(video_id), scores[video_id].clock
-        shown = "-"
-        if known and known.label is not None:
-            words = "abnormal" if known.intervals is None else "normal"
-            shown = shown_spans(known.intervals or (), clock, words)
-        table.append((video_id, len(found), shown_spans(alarms, clock), shown))
-    show(table if truth else [row[:3] for row in table])
-    if len(high) > MOST_LISTED:
-        click.echo(f"and {len(high) - MOST_LISTED} more videos")
+    show_alarms(high, scores, truth, threshold)
     if manifest and not splits.keys() & scores.keys():
         note(f"note: no ground truth: none of the videos is in {manifest.path}")
     tested = {name: each for name, each in truth.items() if splits[name] != "train"}
@@ -312,6 +286,26 @@ def score(
     noun = "video" if count == 1 else "videos"
     click.echo(f"{scored} {noun} scored in {out}: scores.json, scores.h5, a CSV a video")
     sys.exit(1 if scores.missing else 0)
+
+
+def show_alarms(
+    alarms: Mapping[str, Sequence[Mapping[str, Any]]],
+    scores: Scores,
+    truth: Mapping[str, Truth],
+    threshold: float,
+) -> None:
+    """Print the alarms of the first videos, beside the ground truth where that of any is known."""
+    table: list[Cells] = [("video", "alarms", f"score {threshold:g} or more", "ground truth")]
+    for video_id, found in list(alarms.items())[:MOST_LISTED]:
+        spans = [(each["start_frame"], each["stop_frame"]) for each in found]
+        known, clock, shown = truth.get(video_id), scores[video_id].clock, "-"
+        if known and known.label is not None:
+            words = "abnormal" if known.intervals is None else "normal"
+            shown = shown_spans(known.intervals or (), clock, words)
+        table.append((video_id, len(found), shown_spans(spans, clock), shown))
+    show(table if truth else [row[:3] for row in table])
+    if len(alarms) > MOST_LISTED:
+        click.echo(f"and {len(alarms) - MOST_LISTED} more videos")
 
 
 def shown_spans(spans: Sequence[Interval], clock: Clock | None, none: str = "-") -> str:

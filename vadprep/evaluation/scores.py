@@ -210,16 +210,29 @@ def same_entry(one: object, other: object) -> bool:
     return one == other
 
 
-def recorded_manifest(run: Path) -> Manifest | None:
-    """The manifest that a run was trained with; None where it is not recorded or not there."""
-    folder = next(iter(seed_folders(run).values()), run)
-    if not (folder / "config.json").exists():
-        return None
-    source = read_json(folder / "config.json").get("source") or {}
-    dataset, path, split = (source.get(name) for name in ("dataset", "manifest", "split_file"))
-    if not dataset and not (path and Path(path).is_file()):
-        return None
-    manifest = choose_manifest(dataset, path, with_paths=False)
+def recorded_source(run: Path) -> dict[str, Any]:
+    """What named the manifest of a run: ``dataset``, ``manifest`` and ``split_file``, None if not
+    given. CheckpointError when it is not recorded, or the manifest does not exist any more."""
+    path = next(iter(seed_folders(run).values()), run) / "config.json"
+    with malformed(path, CheckpointError):
+        source = dict(read_json(path).get("source", {}))
+        names = ("dataset", "split_file", "manifest")
+        found = {name: str(source[name]) if source.get(name) else None for name in names}
+    if not source:
+        raise CheckpointError(f"{path}: names no manifest: name it by --manifest")
+    manifest = found["manifest"]
+    if manifest and not Path(manifest).is_file():
+        raise CheckpointError(
+            f"{manifest}: the manifest of {run} is not there any more: name it by --manifest"
+        )
+    return found | {"manifest": Path(manifest) if manifest else None}
+
+
+def recorded_manifest(run: Path) -> Manifest:
+    """The manifest that a run was trained with; raises as ``recorded_source`` and as reading it."""
+    source = recorded_source(run)
+    manifest = choose_manifest(source["dataset"], source["manifest"], with_paths=False)
+    split = source["split_file"]
     return apply_splits(manifest, split_path(split)) if split else manifest
 
 
@@ -253,6 +266,12 @@ def truth_of(found: Mapping[str, Timed], manifest: Manifest) -> dict[str, Truth]
             label = int(bool(intervals))
         truth[video_id] = Truth(intervals, label, video.category)
     return truth
+
+
+def known_truth(found: Mapping[str, Timed], manifest: Manifest) -> dict[str, Truth]:
+    """``truth_of`` those videos that ``manifest`` has."""
+    known = {video.video_id for video in manifest.videos}
+    return truth_of({each: video for each, video in found.items() if each in known}, manifest)
 
 
 def known_intervals(video: Video, found: Timed, where: str = "") -> tuple[Interval, ...] | None:

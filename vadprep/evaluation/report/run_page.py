@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder
 from vadprep.core.clips import Clock, frame_labels
-from vadprep.core.errors import CheckpointError, SettingError
+from vadprep.core.errors import CheckpointError, ManifestError, SettingError
 from vadprep.core.records import Preview, Video, Wanted
 from vadprep.core.untrusted import malformed
 from vadprep.data import Manifest
@@ -24,12 +24,13 @@ from vadprep.evaluation.report.page import write_assets, write_page
 from vadprep.evaluation.scores import (
     SCORES,
     Scores,
+    known_truth,
     mean_scores,
     read_bytes,
     read_json,
     read_scores,
+    recorded_manifest,
     seed_folders,
-    truth_of,
 )
 
 MOST_POINTS = 2_000
@@ -57,46 +58,49 @@ class ReportedRun:
     """Rows of log.csv by seed."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The record of config.json of the first seed."""
+    videos: tuple[Video, ...] = ()
+    """The rows of the manifest that gives the ground truth."""
+    why_unknown: str = ""
+    """Why no manifest gives the ground truth, where that is known."""
 
     def truth_of(self, video_id: str) -> Truth:
         """The ground truth of a video; unknown where no manifest has it."""
         return self.truth.get(video_id, UNKNOWN)
 
 
-def read_run(path: str | Path, manifest: Manifest | None = None, name: str = "") -> ReportedRun:
-    """A run folder, the folder of one seed, or a scores file, with the truth of ``manifest``.
+def read_run(path: Path, manifest: Manifest | None) -> ReportedRun:
+    """A run folder, the folder of one seed, or a scores file.
 
+    The ground truth is that of ``manifest``, else of the manifest of the run where that is there.
     Raises CheckpointError for a file that is missing or damaged, ManifestError as ``truth_of``.
     """
-    path = Path(path)
     if path.suffix == ".h5" or path.is_file():
         scores = read_scores(path)
-        return ReportedRun(name or path.stem, scores, _truth(scores, manifest))
+        truth = known_truth(scores, manifest) if manifest else {}
+        return ReportedRun(path.stem, scores, truth, videos=manifest.videos if manifest else ())
     seeds = {str(seed): each for seed, each in seed_folders(path).items()} or {"": path}
     scores = mean_scores([read_scores(folder / SCORES) for folder in seeds.values()])
+    why_unknown = ""
+    if manifest is None:
+        try:
+            manifest = recorded_manifest(path)
+        except (CheckpointError, ManifestError) as error:
+            why_unknown = str(error)
     first, losses = next(iter(seeds.values())), dict[str, list[dict[str, str]]]()
     for seed, folder in seeds.items():
         if (folder / "log.csv").exists():
-            rows = csv.DictReader(
-                io.StringIO(read_bytes(folder / "log.csv").decode("utf-8", "replace"))
-            )
-            losses[seed] = list(rows)
+            text = read_bytes(folder / "log.csv").decode("utf-8", "replace")
+            losses[seed] = list(csv.DictReader(io.StringIO(text)))
     return ReportedRun(
-        name or path.name,
+        path.name,
         scores,
-        _truth(scores, manifest),
+        known_truth(scores, manifest) if manifest else {},
         read_json(path / "metrics.json") if (path / "metrics.json").exists() else {},
         losses,
         read_json(first / "config.json") if (first / "config.json").exists() else {},
+        manifest.videos if manifest else (),
+        why_unknown,
     )
-
-
-def _truth(scores: Scores, manifest: Manifest | None) -> dict[str, Truth]:
-    """The ground truth of the videos that the manifest has."""
-    if manifest is None:
-        return {}
-    known = {video.video_id for video in manifest.videos}
-    return truth_of({each: video for each, video in scores.items() if each in known}, manifest)
 
 
 def page_names(runs: Sequence[ReportedRun]) -> dict[str, str]:
@@ -260,7 +264,8 @@ def _curves(run: ReportedRun, threshold: float) -> dict[str, Any]:
         if (truth := run.truth_of(video_id)).intervals is not None and len(frames := video.frames())
     ]
     if not pairs:
-        return {"reason": "The ground truth is unknown, so there are no ROC and PR curves."}
+        why = f" ({run.why_unknown})" if run.why_unknown else ""
+        return {"reason": f"The ground truth is unknown{why}, so there are no ROC and PR curves."}
     labels, scores = (np.concatenate(each) for each in zip(*pairs, strict=True))
     edges = np.linspace(0, 1, BINS + 1)
     found: dict[str, Any] = {
