@@ -21,6 +21,7 @@ from support.videos import write_video
 
 import vadprep
 from vadprep.cli import demo, demo_scene
+from vadprep.cli.bench.report import windowless
 
 pytestmark = pytest.mark.browser
 SCORES = np.round(np.random.default_rng(0).uniform(size=20), 2)
@@ -35,10 +36,7 @@ def driver() -> Iterator[Any]:
         pytest.skip(f"not installed: {', '.join(missing)}")
     from selenium import webdriver
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1400,1000"):
-        options.add_argument(f"--{flag}")
+    options = windowless()
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(str(shutil.which("chromedriver")))
     browser = webdriver.Chrome(options=options, service=service)

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,20 +45,27 @@ def bench_report(dataset: str) -> Iterator[tuple[str, str]]:
             yield f"time to open: {name}", _opening(path)
 
 
+def windowless() -> Any:
+    """Options of selenium for chromium without a window."""
+    from selenium.webdriver import ChromeOptions
+
+    options = ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1400,1000"):
+        options.add_argument(f"--{flag}")
+    return options
+
+
 def _opening(page: Path) -> str:
     """Seconds from the start of loading until all is drawn, the median of three."""
     try:
         from selenium import webdriver
     except ModuleNotFoundError:
         return "not measured: pip install selenium"
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
+    driver = shutil.which("chromedriver")
+    if not driver or not shutil.which("chromium"):
         return "not measured: install chromium and chromium-driver"
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1400,1000"):
-        options.add_argument(f"--{flag}")
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
+    with webdriver.Chrome(windowless(), webdriver.ChromeService(driver)) as chrome:
         found = []
         for _ in range(3):
             chrome.get(page.as_uri())
