@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 from support.commands import CHEAP, message, run
 from support.runs import CAUTION, VIDEOS, cheaply, ok, train, write_manifest
 from support.stored import stored_video, write_folder
@@ -89,6 +90,26 @@ def test_training_stopped_by_a_signal_goes_on_with_resume(place, tmp_path, monke
     train(place, tmp_path / "r", "--resume")
     for name in ("log.csv", "checkpoint-last.safetensors", "scores-last.h5"):
         assert (tmp_path / "r" / name).read_bytes() == (place / "r" / name).read_bytes()
+
+
+def test_the_file_of_a_training_repeats_it(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    options = ("--manifest", "m.csv", "--features", "f", "--out", tmp_path / "r", "--seeds", "1,2")
+    ok("train", "ddl", *options, "--set", "width=8", "--validation", "0")
+    path = tmp_path / "r" / "run.yaml"
+    assert yaml.safe_load(path.read_text()) == {
+        **{"head": "ddl", "manifest": str(place / "m.csv"), "features": str(place / "f")},
+        **{"out": str(path.parent), "seeds": "1,2", "set": ["width=8"], "validation": 0.0},
+    }
+    monkeypatch.chdir("/")
+    assert f"{path.parent}: holds seeds 1,2" in message(run("train", "--config", path))
+    ok("train", "--config", path, "--out", tmp_path / "again")
+    for made in sorted((tmp_path / "r").rglob("*")):
+        again = tmp_path / "again" / made.relative_to(tmp_path / "r")
+        if made.is_file() and "tfevents" not in made.name and made != path:
+            assert again.read_bytes() == made.read_bytes(), made.name
+    other = run("train", "sultani", "--config", path, "--out", tmp_path / "s", "--set", "prior=pre")
+    assert "setting 'prior': allowed are epochs, " in message(other)  # ddl has it
 
 
 def test_random_weights_and_the_control_are_named_in_every_result(place, tmp_path):

@@ -1,11 +1,10 @@
-"""The options of a run as a file: ``run.yaml`` is written with every extraction, and ``--config``
+"""The options of a run as a file: ``extract`` and ``train`` write ``run.yaml``, and ``--config``
 reads it."""
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,21 @@ from click.core import ParameterSource
 
 from vadprep import __version__
 from vadprep.core.atomic import open_atomic
-from vadprep.core.errors import SettingError
+from vadprep.core.errors import SettingError, near_miss
 from vadprep.core.spec import STREAMS
 from vadprep.core.untrusted import read_regular
 
 RUN_FILE = "run.yaml"
-"""Name of the file in the feature folder."""
+"""Name of the file in a feature folder and in a run folder."""
 
 MAX_BYTES = 1 << 20
 EITHER = (("videos", "manifest", "dataset"), ("gpus", "workers"))
 """Options of which one is given: one on the command line replaces another in the file."""
 
-PLACES = ("weights", "flow_weights", "split_file")
-"""Parameters that may name a file."""
+PLACES = ("weights", "flow_weights", "split_file", "features")
+"""Parameters that may name a file or folder."""
 OF_ONE_CALL = (
-    *("config", "help", "dry_run", "retry_failed", "quiet", "verbose"),
+    *("config", "help", "dry_run", "retry_failed", "resume", "quiet", "verbose"),
     *("rank", "world_size"),  # the file repeats the run as a whole
 )
 """Parameters that are not written."""
@@ -42,23 +41,27 @@ def arguments_of(command: click.Command, ctx: click.Context, args: list[str]) ->
     if not given.get("config"):
         return []
     path = Path(given["config"])
-    replaced = {name for each in EITHER if given.keys() & set(each) for name in each}
+    named = {name for name, value in given.items() if isinstance(value, str | list)}
+    replaced = {name for each in EITHER if named & set(each) for name in each}
+    replaced |= {each.name for each in command.params if each.name in named and not each.multiple}
     options = {
         name.removeprefix("--"): each
         for each in command.params
         for name in each.opts
-        if name.startswith("--") and each.name not in ("config", "help")
+        if (isinstance(each, click.Argument) or name.startswith("--"))
+        and each.name not in ("config", "help")
     }
     found = []
     for key, value in read_run(path).items():
         name = str(key).replace("_", "-")
         if name not in options:
-            near = difflib.get_close_matches(name, options, 1)
-            hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(options)}"
-            raise SettingError(f"{path}: {key!r} is no option of {command.name}: {hint}")
+            hint = near_miss(name, options) or f"; allowed are {', '.join(options)}"
+            raise SettingError(f"{path}: {key!r} is no option of {command.name}{hint}")
         option = options[name]
         if option.name not in replaced:
-            found += [f"--{name}{text}" for text in _texts(option, value, f"{path}: {key}")]
+            start = f"--{name}" if isinstance(option, click.Option) else ""
+            texts = _texts(option, value, f"{path}: {key}")
+            found += [(start + text).removeprefix("=") for text in texts]
     return found
 
 
@@ -100,11 +103,11 @@ def read_run(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_run(ctx: click.Context, out: Path, preset: str, streams: Sequence[str]) -> None:
+def write_run(ctx: click.Context, out: Path, **chosen: str) -> None:
     """Write ``out/run.yaml``, the options of the command that runs in ``ctx``; paths are absolute.
 
-    A run that adds a stream is written as one that makes the earlier streams as well. Raises
-    OutputError when the disk refuses.
+    ``chosen`` are options that the command has chosen itself. Raises OutputError when the disk
+    refuses.
     """
     import yaml
 
@@ -114,25 +117,31 @@ def write_run(ctx: click.Context, out: Path, preset: str, streams: Sequence[str]
         is_named = ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
         if name == "root":
             is_named = not ctx.params["videos"]
-        if is_named and value not in (None, False, ()) and name not in OF_ONE_CALL:
+        value = chosen.get(name, value if is_named else None)
+        if value not in (None, ()) and value is not False and name not in OF_ONE_CALL:
             is_place = isinstance(value, Path) or (name in PLACES and os.path.exists(value))
             value = os.path.abspath(value) if is_place else value
             value = int(value) if str(value).isdecimal() else value
             values[option.opts[0].removeprefix("--")] = (
                 list(value) if isinstance(value, tuple) else value
             )
-    values |= {"out": os.path.abspath(out), "preset": preset}
-    path, earlier = out / RUN_FILE, dict[str, Any]()
-    with suppress(SettingError):
-        earlier = read_run(path) if path.exists() else {}
-    if all(earlier.get(name) == values.get(name) for name in EITHER[0]):
-        had = str(earlier.get("streams")).split(",")
-        if set(had) - set(streams):
-            others = {name for name in EITHER[1] if values.keys() & set(EITHER[1])}
-            values = {key: each for key, each in earlier.items() if key not in others} | values
-        streams = [each for each in STREAMS if each in (*had, *streams)]
-    values["streams"] = ",".join(streams)
-    text = yaml.safe_dump(values, sort_keys=False)
-    head = f"# made by vadprep {__version__}; to repeat it: vadprep extract --config {RUN_FILE}\n"
+    values["out"] = os.path.abspath(out)
+    path, name = out / RUN_FILE, ctx.command.name
+    text = yaml.safe_dump(_with_earlier_streams(values, path), sort_keys=False)
+    head = f"# made by vadprep {__version__}; to repeat it: vadprep {name} --config {RUN_FILE}\n"
     with open_atomic(path) as stream:
         stream.write((head + text).encode())
+
+
+def _with_earlier_streams(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The options of a run that adds a stream to those in ``path``, as one that makes both."""
+    earlier = dict[str, Any]()
+    with suppress(SettingError):
+        earlier = read_run(path) if path.exists() else {}
+    streams, had = (str(each.get("streams")).split(",") for each in (values, earlier))
+    is_same = all(earlier.get(name) == values.get(name) for name in EITHER[0])
+    if not is_same or not set(had) - set(streams) or "head" in values:
+        return values
+    others = {name for name in EITHER[1] if values.keys() & set(EITHER[1])}
+    kept = {key: each for key, each in earlier.items() if key not in others}
+    return kept | values | {"streams": ",".join(s for s in STREAMS if s in (*had, *streams))}

@@ -15,9 +15,9 @@ from vadprep.cli.features import show_status
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import (
     COUNT,
-    FILE,
     FOLDER,
     chosen_videos,
+    config_option,
     message_options,
     parsed_fields,
     video_options,
@@ -57,7 +57,6 @@ ADDRESS_HELP = "Address of a Ray cluster to join."
 RANK: dict[str, Any] = {"type": click.IntRange(0), "default": 0, "envvar": "SLURM_ARRAY_TASK_ID"}
 RANK_HELP = "Number of this job, from 0. Default: $SLURM_ARRAY_TASK_ID, else 0."
 WORLD_HELP = "Number of jobs that share the feature folder."
-CONFIG_HELP = "File of options, such as run.yaml of a feature folder. Other options replace it."
 MISSING_HELP = "Go on even if the files of more than half of the videos are missing."
 STALL = click.FloatRange(0, min_open=True)
 STALL_HELP = "If a decoder gives no frame for this time, it is stopped and the other decoder tried."
@@ -91,7 +90,7 @@ DAMAGE_HELP = (
 @advanced("--world-size", type=COUNT, default=1, help=WORLD_HELP)
 @advanced("--shard-size", type=COUNT, help="Number of videos in a shard of a new feature folder.")
 @advanced("--stall-seconds", type=STALL, default=60.0, show_default=True, help=STALL_HELP)
-@advanced("--config", type=FILE, expose_value=False, help=CONFIG_HELP)
+@config_option
 @advanced("--allow-missing", is_flag=True, help=MISSING_HELP)
 @advanced("--max-damage", type=float, **DAMAGE, help=DAMAGE_HELP)
 @message_options
@@ -123,8 +122,8 @@ def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any)
 
         def report(state: Progress) -> None:
             if state.is_start:
-                streams = [each.stream for each in state.specs]
-                write_run(ctx, out, state.specs[0].preset, streams)
+                streams = ",".join(each.stream for each in state.specs)
+                write_run(ctx, out, preset=state.specs[0].preset, streams=streams)
             progress(state)
 
         made = vadprep.extract(sources, out, on_report=report, **options)

@@ -35,6 +35,8 @@ manifest_option = click.option("--manifest", type=FILE, help="CSV file that list
 split_option = advanced("--split-file", help=SPLIT_HELP)
 PAGE_HELP = "Folder of the pages for a browser, or none. Default: OUT/page."
 page_option = click.option("--page", type=FOLDER, help=PAGE_HELP)
+CONFIG_HELP = "File of options, such as run.yaml of an earlier run. Other options replace it."
+config_option = advanced("--config", type=FILE, expose_value=False, help=CONFIG_HELP)
 videos_option = click.option("--videos", type=PATH, help="Folder with videos, or one video file.")
 
 

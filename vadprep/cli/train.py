@@ -14,12 +14,14 @@ import click
 
 import vadprep
 from vadprep import data
+from vadprep.cli.config import write_run
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import (
     FEATURES,
     FOLDER,
     assignments,
     chosen_manifest,
+    config_option,
     manifest_options,
     message_options,
     page_option,
@@ -81,6 +83,7 @@ MOST_ALARMS = 3
 @advanced("--validation", type=float, default=0.0, help=VALIDATION_HELP)
 @advanced("--control", is_flag=True, help=CONTROL_HELP)
 @advanced("--allow-missing", is_flag=True, help="Train without videos that have no features.")
+@config_option
 @message_options
 def train(
     head: str, features: str | None, out: Path | None, changes: tuple[str, ...], **options: Any
@@ -88,6 +91,7 @@ def train(
     """Train a head on features; write its test scores and metrics."""
     from vadprep.core.signals import stop_on_signals
 
+    ctx = click.get_current_context()
     if not (options["dataset"] or options["manifest"] or features):
         options["dataset"] = dataset_here()
     source = {name: options[name] for name in ("dataset", "manifest", "split_file")}
@@ -97,6 +101,7 @@ def train(
     if split_file and data.split_path(split_file) == Path(split_file):
         source["split_file"] = Path(split_file).absolute()  # not a bundled one
     options["source"] = {name: str(value) for name, value in source.items() if value}
+    chosen = {"dataset": options["dataset"]}
     options["manifest"], name = chosen_manifest(options, with_paths=False)
     options["settings"] = {field: parsed(value) for field, value in assignments(changes)}
     seeds = options["seeds"]
@@ -105,6 +110,7 @@ def train(
     except ValueError:
         raise SettingError(f"--seeds {seeds}: expected whole numbers such as 0,1,2") from None
     features, out = features or f"features/{name}", out or Path("runs") / f"{head}-{name}"
+    options["on_start"] = lambda: write_run(ctx, out, features=features, **chosen)
     with stop_on_signals(CONTINUE):
         report = vadprep.train(head, features, dataset=name, out=out, **options)
     show_caution(out, report.origin.caution())

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -67,6 +67,7 @@ def train(
     resume: bool = False,
     device: str | None = None,
     source: Mapping[str, str] | None = None,
+    on_start: Callable[[], object] | None = None,
 ) -> TrainingRun:
     """Train a head on the train split, score the test split, and fill the run folder.
 
@@ -92,6 +93,7 @@ def train(
         device: ``cpu``, ``cuda`` or ``cuda:N``; a GPU by default if there is one.
         source: how config.json names the manifest, by the keys ``dataset``, ``manifest``,
             ``split_file``; by default the data set or the path.
+        on_start: called when ``out`` is the folder of this run, before the first step.
 
     Raises SettingError (a ValueError) for bad arguments, FeaturesError and ManifestError for
     videos without features or labels, CheckpointError for a folder with another run,
@@ -152,7 +154,7 @@ def train(
             place = folder if len(seeds) == 1 else folder / f"seed-{seed}"
             dealt = hashlib.sha256(json.dumps(bags.labels, sort_keys=True).encode()).hexdigest()
             own = {**record, "seed": seed, "train_labels_sha256": dealt}
-            results = {seed: _train_seed(place, own, bags, data, resume)}
+            results = {seed: _train_seed(place, own, bags, data, resume, on_start)}
             run = replace(run, by_seed={**run.by_seed, **results})
             write_json(place / "metrics.json", replace(run, by_seed=results).as_json())
     write_json(folder / "metrics.json", run.as_json())
@@ -253,7 +255,12 @@ def training_labels(videos: Sequence[Video], path: Path) -> dict[str, int]:
 
 
 def _train_seed(
-    folder: Path, record: Mapping[str, Any], bags: TrainingBags, data: EvaluationSet, resume: bool
+    folder: Path,
+    record: Mapping[str, Any],
+    bags: TrainingBags,
+    data: EvaluationSet,
+    resume: bool,
+    on_start: Callable[[], object] | None,
 ) -> dict[str, Entry | None]:
     """Train one seed as ``record``, its config.json, says; entries of its metrics.json."""
     name, seed, device = record["head"], record["seed"], torch.device(record["device"])
@@ -271,6 +278,8 @@ def _train_seed(
         run = Checkpoint(name, head, record["streams"], data.specs, seed, control)
         snapshots = Snapshots(folder, run, data, record["snapshots"])
         with _claimed(folder, record, resume):
+            if on_start:
+                on_start()
             train_epochs(head, bags, seed, folder, snapshots)
     return snapshots.finish()
 
