@@ -76,11 +76,22 @@ def parse(line: str) -> None:
         ("recipes dll", "ddl"),
         ("weights get i3d-rbg", "i3d-rgb"),
         ("extract --vidoes x", "--videos"),
+        ("train ddl --dataset ped2 --features f --split-file ped2-0", "ped2-09"),
+        ("extract --videos a.mp4 --precision fp61", "fp16"),
+        ("extract --videos a.mp4 --weights i3d-rbg", "i3d-rgb"),
+        ("extract --videos a.mp4 --weights random:0 --fps natve", "native"),
+        ("extract --videos a.mp4 --weights random:0 --set resize=short256", "short 256"),
+        ("extract --videos a.mp4 --weights random:0 --set decoder=decrod", "decord"),
+        ("extract --videos a.mp4 --weights random:0 --set crop_order=gotham --crops 5", "gowtham"),
+        ("extract --videos a.mp4 --weights random:0 --set tail=dorp", "drop"),
+        ("train ddl --manifest m.csv --features f --device cdua", "cuda"),
+        ("train sultani --manifest m.csv --features f --set sampling=segment", "segments-32"),
     ],
 )
 def test_a_mistyped_value_gets_what_may_be_meant(line, meant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a.mp4").touch()
+    Path("m.csv").write_text("video_id,path,split,label\na,a.mp4,train,1\n")
     result = run(*line.split())
     assert result.exit_code == 2
     assert re.search(rf"[Dd]id you mean (one of: )?.*'{re.escape(meant)}'", result.output)

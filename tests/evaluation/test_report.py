@@ -188,8 +188,8 @@ def test_a_scores_file_and_runs_stand_side_by_side(run: Path, tmp_path: Path) ->
 
 
 def test_wrong_arguments_are_named(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="previews = 'best'"):
-        vadprep.report(run, out=tmp_path / "page", previews="best")
+    with pytest.raises(SettingError, match="previews = 'worst': .*did you mean 'worst:N'"):
+        vadprep.report(run, out=tmp_path / "page", previews="worst")
     with pytest.raises(CheckpointError, match="nowhere"):
         vadprep.report(tmp_path / "nowhere", out=tmp_path / "page")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vadprep.backbones.graphs import graph_of, inference_network, scaling_of
 from vadprep.backbones.weights.load import Weights
-from vadprep.core.errors import OutOfMemory, SpecError
+from vadprep.core.errors import OutOfMemory, SpecError, allowed_are
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     Where there is no TF32, on a CPU or an old card, fp32 serves: it is more exact.
     """
     if precision not in DTYPES:
-        raise ValueError(f"{precision = }: allowed are {', '.join(DTYPES)}")
+        raise ValueError(f"{precision = }: {allowed_are(precision, DTYPES)}")
     if device.type == "cpu" and precision == "fp16":
         raise SpecError(f"precision {precision} needs a GPU; on a CPU use fp32 or bf16")
     if device.type == "cpu" and precision == "bf16" and not has_cpu_bf16():

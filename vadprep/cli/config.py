@@ -103,7 +103,7 @@ def read_run(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_run(ctx: click.Context, out: Path, **chosen: str) -> None:
+def write_run(ctx: click.Context, out: Path, **chosen: str | None) -> None:
     """Write ``out/run.yaml``, the options of the command that runs in ``ctx``; paths are absolute.
 
     ``chosen`` are options that the command has chosen itself. Raises OutputError when the disk
@@ -126,9 +126,9 @@ def write_run(ctx: click.Context, out: Path, **chosen: str) -> None:
                 list(value) if isinstance(value, tuple) else value
             )
     values["out"] = os.path.abspath(out)
-    path, name = out / RUN_FILE, ctx.command.name
+    path, command = out / RUN_FILE, f"vadprep {ctx.command.name}"
     text = yaml.safe_dump(_with_earlier_streams(values, path), sort_keys=False)
-    head = f"# made by vadprep {__version__}; to repeat it: vadprep {name} --config {RUN_FILE}\n"
+    head = f"# made by vadprep {__version__}; to repeat it: {command} --config {RUN_FILE}\n"
     with open_atomic(path) as stream:
         stream.write((head + text).encode())
 

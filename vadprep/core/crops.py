@@ -45,7 +45,8 @@ def target_size(resize: str, height: int, width: int) -> tuple[int, int]:
             return (int(side), longer) if height <= width else (longer, int(side))
         case [size] if sides := re.fullmatch(r"(0*[1-9]\d*)x(0*[1-9]\d*)", size):
             return int(sides[1]), int(sides[2])
-    raise ValueError(f"{resize = }: allowed are 'short 256' and 'HEIGHTxWIDTH' in px")
+    allowed = allowed_are(resize, ("short 256", "HEIGHTxWIDTH in px"))
+    raise ValueError(f"{resize = }: {allowed}")
 
 
 FIVE_CROPS = {
@@ -77,8 +78,8 @@ def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Bo
         return (Box(*centre, size, size),)
     if count not in (5, 10) or order not in FIVE_CROPS:
         raise ValueError(
-            f"{count} crops in order {order!r}: allowed are 1 centre, and 5 or 10 in order "
-            f"{', '.join(FIVE_CROPS)}"
+            f"{count} crops in order {order!r}: 1 crop is the centre, of 5 or 10 the orders "
+            f"{allowed_are(order, FIVE_CROPS)}"
         )
     if order == "mmaction":  # offsets in whole quarters: may miss the edge by up to 3 px
         bottom, right = bottom // 4 * 4, right // 4 * 4

@@ -155,7 +155,8 @@ class Spec:
         except ZeroDivisionError:
             rate = Fraction(0)
         if not 0 < rate < MOST_COUNT:
-            raise ValueError(f"fps = {self.fps!r}: allowed are native and a rate as 25 or 24.5")
+            allowed = allowed_are(self.fps, ("native", "a rate as 25 or 24.5"))
+            raise ValueError(f"fps = {self.fps!r}: {allowed}")
         return rate
 
     def to_json(self) -> str:

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from vadprep.core.errors import DecodeError, ManifestError, SettingError, allowed_are
+from vadprep.core.errors import DecodeError, ManifestError, SettingError, allowed_are, near_miss
 from vadprep.data.ground_truth import build_ground_truth
 from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest, frame_bounds, read_manifest
 from vadprep.data.sources import SourceIndex, source_paths
@@ -55,9 +55,16 @@ def choose_manifest(
 
 
 def split_path(name: str | Path) -> Path:
-    """The split file ``name``: a path, or the name of a bundled one, ``ped2-00`` to ``ped2-09``."""
-    bundled = _bundled_folder() / "splits" / f"{name}.csv"
-    return bundled if bundled.is_file() and not os.path.exists(name) else Path(name)
+    """The split file ``name``: a path, or the name of a bundled one, ``ped2-00`` to ``ped2-09``.
+
+    Raises SettingError for a name that looks like that of a bundled one.
+    """
+    if os.path.exists(name):
+        return Path(name)
+    bundled = {path.stem: path for path in (_bundled_folder() / "splits").glob("*.csv")}
+    if str(name) not in bundled and (hint := near_miss(name, bundled)):
+        raise SettingError(f"split file {str(name)!r}: no such file{hint}")
+    return bundled.get(str(name), Path(name))
 
 
 def _bundled_folder() -> Path:

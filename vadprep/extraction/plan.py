@@ -337,7 +337,7 @@ def _place(options: PlanOptions) -> tuple[str, int]:
     if gpus is not None and workers is not None:
         raise ValueError("--gpus and --workers exclude each other: a worker on a GPU, or on a core")
     if device not in (None, "cpu", "cuda"):
-        raise ValueError(f"device = {device!r}: allowed are cpu, cuda")
+        raise ValueError(f"device = {device!r}: {allowed_are(device, ('cpu', 'cuda'))}")
     if device == "cpu" and gpus:
         raise ValueError(f"gpus = {gpus} with device cpu: leave one of them out")
     if device == "cuda" and not present and is_local:

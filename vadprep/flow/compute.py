@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.errors import VadprepError
+from vadprep.core.errors import VadprepError, allowed_are
 from vadprep.core.resources import worker_cores
 
 MIN_SIZE = 3  # px: the shortest side that has a gradient everywhere
@@ -123,7 +123,7 @@ def tvl1(
 
         return tvl1_cpu(frames, settings, threads or worker_cores())
     if device != "cuda":
-        raise ValueError(f"{device = }: allowed are cpu, cuda")
+        raise ValueError(f"{device = }: {allowed_are(device, ('cpu', 'cuda'))}")
     import torch
 
     if not torch.cuda.is_available():

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vadprep.core.clips import matlab_edges, segment_edges
-from vadprep.core.errors import SettingError
+from vadprep.core.errors import SettingError, near_miss
 
 Rows = NDArray[np.int64]
 """Row numbers of snippets, int64 [t], in order."""
@@ -52,13 +52,17 @@ class Sampler:
         return snippets.index_select(0, torch.from_numpy(rows))  # copies rows whole: far faster
 
 
+RULES = ("segments-32", "segments-32-matlab", "uniform-200", "jitter-300", "blocks-3")
+"""Names of samplers; each takes other numbers as well."""
+
+
 def sampler(name: str) -> Sampler:
     """The sampler called ``name``; raises SettingError that lists the rules."""
     found = re.fullmatch(r"(segments|uniform|jitter|blocks)-([1-9]\d{0,5})(-matlab)?", name)
     if not found or (found[3] and found[1] != "segments"):
         raise SettingError(
-            f"sampling = {name!r}: allowed are segments-32, segments-32-matlab, uniform-200, "
-            f"jitter-300 and blocks-3, also with other numbers"
+            f"sampling = {name!r}: allowed are {', '.join(RULES)}, also with other numbers"
+            f"{near_miss(name, RULES)}"
         )
     n = int(found[2])
     if found[1] == "segments":

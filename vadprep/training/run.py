@@ -29,6 +29,7 @@ from vadprep.core.errors import (
     SettingError,
     TrainingError,
     allowed_are,
+    near_miss,
 )
 from vadprep.core.records import Video
 from vadprep.data import Manifest, choose_manifest
@@ -166,7 +167,8 @@ def check_device(name: str) -> None:
     cards = torch.cuda.device_count()
     allowed = ["cpu", *(["cuda"] if cards else []), *(f"cuda:{each}" for each in range(cards))]
     if name not in allowed:
-        raise SettingError(f"device = {name!r}: this machine has {', '.join(allowed)}")
+        hint = "" if name.startswith("cuda") else near_miss(name, ("cpu", "cuda"))
+        raise SettingError(f"device = {name!r}: this machine has {', '.join(allowed)}{hint}")
 
 
 def _check(

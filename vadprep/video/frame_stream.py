@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.errors import DecodeError
+from vadprep.core.errors import DecodeError, allowed_are
 from vadprep.core.resources import INSTALLED_ONLY, child_environment
 from vadprep.video.decoder_process import SLOTS, ring_views
 from vadprep.video.decoders import FILE_DECODERS, FOLDER_DECODERS
@@ -51,7 +51,7 @@ def open_frames(
     no-video, no-images, damaged, stalled, crashed, too-large; ValueError for bad arguments.
     """
     if decoder not in FILE_DECODERS:
-        raise ValueError(f"{decoder = }: allowed are {', '.join(FILE_DECODERS)}")
+        raise ValueError(f"{decoder = }: {allowed_are(decoder, FILE_DECODERS)}")
     if stall_seconds <= 0:
         raise ValueError(f"{stall_seconds = }: expected a positive number")
     path = Path(path).absolute()  # FFmpeg takes the "a" of a relative a:b.mp4 for a protocol

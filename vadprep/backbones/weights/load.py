@@ -19,7 +19,7 @@ from vadprep.backbones.graphs import canonical_shapes, graph_of
 from vadprep.backbones.weights.catalog import CATALOG, converted_path
 from vadprep.backbones.weights.formats import CAFFE2, canonical_state, identify, read_file
 from vadprep.core.atomic import open_atomic
-from vadprep.core.errors import SettingError, WeightsError
+from vadprep.core.errors import SettingError, WeightsError, near_miss
 
 RANDOM = "random:"
 LONGEST_NAME = 255
@@ -68,6 +68,8 @@ def weights_path(spec: str) -> Path:
     """The file that ``spec`` is or names; WeightsError for a name whose file is not here yet."""
     path = Path(spec)
     if spec not in CATALOG or path.is_file():
+        if not path.exists() and (hint := near_miss(spec, CATALOG)):
+            raise WeightsError(f"weights {spec!r}: no such file{hint}")
         return path
     if not converted_path(spec).is_file():
         raise WeightsError(f"weights {spec} are not here yet: vadprep weights get {spec}")

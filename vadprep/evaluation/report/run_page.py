@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder
 from vadprep.core.clips import Clock, frame_labels
-from vadprep.core.errors import CheckpointError, ManifestError, SettingError
+from vadprep.core.errors import CheckpointError, ManifestError, SettingError, allowed_are
 from vadprep.core.records import Preview, Video, Wanted
 from vadprep.core.untrusted import malformed
 from vadprep.data import Manifest
@@ -113,6 +113,10 @@ def page_names(runs: Sequence[ReportedRun]) -> dict[str, str]:
     }
 
 
+PREVIEWS = ("all", "test", "worst:N", "none")
+"""Which videos get a preview; N is a number."""
+
+
 def wanted_previews(
     runs: Sequence[ReportedRun], rows: Mapping[str, Video], choice: str
 ) -> list[Wanted]:
@@ -129,7 +133,7 @@ def wanted_previews(
     elif choice == "none":
         return []
     elif choice != "all":
-        raise SettingError(f"previews = {choice!r}: allowed are all, test, worst:N, none")
+        raise SettingError(f"previews = {choice!r}: {allowed_are(choice, PREVIEWS)}")
     found = []
     for video_id in ids:
         scores = next(run.scores[video_id] for run in runs if video_id in run.scores)
