@@ -6,23 +6,13 @@ import copy
 
 import pytest
 import torch
+from support.networks import disturbed
 from torch import Tensor, nn
 
 from vadprep.backbones import GRAPHS, build
 from vadprep.backbones.folding import fold_batch_norm
 
 WITH_BATCH_NORM = ["r3d_18", "inception_i3d", "i3d_r50", "i3d_r50_nonlocal", "r2plus1d_18", "s3d"]
-
-
-def disturbed(network: nn.Module) -> nn.Module:
-    """``network`` with statistics of batch norm that are not the identity."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm3d):
-                for each in (module.weight, module.bias, module.running_mean, module.running_var):
-                    each.copy_(0.5 + torch.rand(each.shape, generator=generator))
-    return network.eval()
 
 
 def norms(network: nn.Module) -> int:

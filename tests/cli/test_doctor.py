@@ -112,3 +112,16 @@ def test_the_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "memory.max").write_text("max\n")
     findings = found(tmp_path)
     assert findings["CPU cores"].cost == ""
+
+
+@pytest.mark.parametrize(("cudnn_version", "is_named"), [(91002, True), (91501, False)])
+def test_conv3d_that_is_slow_or_wrong_on_a_gpu_is_named(
+    cudnn_version: int, is_named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.__version__", "2.9.1")
+    monkeypatch.setattr("torch.backends.cudnn.version", lambda: cudnn_version)
+    assert list(doctor._conv3d()) == []  # without a GPU it does not matter
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert ["9.10.2" in each.found and "pip" in each.remedy for each in doctor._conv3d()] == (
+        [True] * is_named
+    )

@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from support.standin import standin_spec
 from support.stored import features_of, small_spec, stored_video
 
 from vadprep.core import atomic as files
@@ -23,7 +24,8 @@ from vadprep.core.errors import OutputError, Stopped
 from vadprep.core.records import RUNNING, SKIPPED, Report, Task, Video
 from vadprep.core.signals import check_stop, stop_on_signals
 from vadprep.data import Manifest, SourceIndex, fingerprint
-from vadprep.extraction.run import Extraction, in_process, locked_extraction
+from vadprep.extraction.plan import ExtractionPlan, StreamPlan
+from vadprep.extraction.run import Extraction, in_process, locked_extraction, warn_of_conv3d
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
 from vadprep.features.reader import open_features
@@ -524,3 +526,19 @@ def test_a_stop_that_python_swallowed_comes_at_the_next_step():
         del thing
         check_stop()
     check_stop()  # outside the block nothing is asked any more
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "lines"),
+    [("cuda", "bf16", 1), ("cuda", "fp16", 1), ("cuda", "tf32", 0), ("cpu", "bf16", 0)],
+)
+def test_a_run_in_16_bits_warns_of_a_gpu_that_computes_conv3d_badly(
+    device: str, precision: str, lines: int, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    monkeypatch.setattr("torch.__version__", "2.9.1")
+    monkeypatch.setattr("torch.backends.cudnn.version", lambda: 91002)
+    stream = StreamPlan(standin_spec(precision=precision), "random:0")
+    warn_of_conv3d(ExtractionPlan((stream,), None, device))
+    assert ["cuDNN 9.10.2 is slow" in each.getMessage() for each in caplog.records] == (
+        [True] * lines
+    )

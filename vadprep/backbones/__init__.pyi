@@ -7,6 +7,7 @@ from .backbone import (
     has_cpu_bf16 as has_cpu_bf16,
     tf32_only_if as tf32_only_if,
 )
+from .gpu_form import conv3d_fault as conv3d_fault
 from .graphs import (
     GRAPHS as GRAPHS,
     SCALINGS as SCALINGS,

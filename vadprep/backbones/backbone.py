@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from vadprep.backbones.graphs import graph_of, inference_network, scaling_of
+from vadprep.backbones.gpu_form import GpuForm, Replayed
+from vadprep.backbones.graphs import (
+    build,
+    graph_of,
+    inference_network,
+    scaling_of,
+    with_weights,
+)
 from vadprep.backbones.weights.load import Weights
 from vadprep.core.errors import OutOfMemory, SpecError, allowed_are
 
@@ -102,8 +109,13 @@ class Backbone:
         self.dim = graph.dim
         self._lengths = graph.clip_lengths
         self._shape = (graph.clip_length, graph.size, graph.size, graph.channels)
-        net = inference_network(weights.graph, weights.state, precision, scaling_of(scaling))
-        self._net = net.eval().to(self.device, DTYPES[precision])
+        if self.device.type == "cuda":
+            net = with_weights(build(weights.graph), weights.state)
+            form = GpuForm(net, scaling_of(scaling), DTYPES[precision], self._shape)
+            self._net: Callable[[Tensor], Tensor] = Replayed(form.to(self.device))
+        else:
+            net = inference_network(weights.graph, weights.state, precision, scaling_of(scaling))
+            self._net = net.eval().to(self.device, DTYPES[precision])
 
     @torch.inference_mode()
     def __call__(self, views: Tensor) -> Tensor:

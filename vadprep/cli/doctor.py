@@ -97,6 +97,7 @@ def examine(folder: Path) -> Iterator[Finding]:
         yield _found(name, version or "missing", bool(version), cost, INSTALL)
     yield from _processor()
     yield _gpu()
+    yield from _conv3d()
     for decoder in ("decord", "pyav"):
         yield _decoder(decoder)
     yield Finding("folder of weights", str(weights_folder()))
@@ -150,6 +151,19 @@ def _gpu() -> Finding:
     names = ", ".join(f"{card.name} {size(card.total_memory)}" for card in cards)
     is_new = min(card.major for card in cards) >= 8
     return _found("GPU", names, is_new, "older than Ampere: no tf32, no bf16", "--precision fp16")
+
+
+def _conv3d() -> Iterator[Finding]:
+    """A finding where Conv3d is known to be slow or wrong on the GPU of this machine."""
+    with suppress(ModuleNotFoundError):
+        import torch
+
+        from vadprep.backbones import conv3d_fault
+
+        fault = conv3d_fault(torch.__version__, torch.backends.cudnn.version() or 0)
+        if fault and torch.cuda.is_available():
+            found, remedy = fault
+            yield Finding("cuDNN", found, "slow extraction, or useless features", remedy)
 
 
 def _decoder(name: str) -> Finding:

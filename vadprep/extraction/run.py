@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 import vadprep
+from vadprep.backbones import conv3d_fault
 from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.records import RUNNING, Report, Task
 from vadprep.core.resources import installed_version, worker_cores
@@ -138,6 +139,7 @@ def run_plan(
     signal. Videos that cannot be read are in the journals, not raised.
     """
     root, paths = root.resolve(), [plan.folder(spec.stream) for spec in plan.specs]
+    warn_of_conv3d(plan)
     if plan.save_flow:
         SavedFlow.prepare(plan.save_flow.path, plan.save_flow.kind, plan.specs[-1])
     ids = [video.video_id for video in manifest.videos]
@@ -151,6 +153,14 @@ def run_plan(
         where = {"device": plan.device, "workers": plan.workers, "cores": worker_cores()}
         extraction.run(make_runner(plan), on_report, retry_failed, **where)
     return folders
+
+
+def warn_of_conv3d(plan: ExtractionPlan) -> None:
+    """Log what Conv3d does wrong with the versions here, where ``plan`` computes in 16 bits."""
+    fault = conv3d_fault(torch.__version__, torch.backends.cudnn.version() or 0)
+    in_16_bits = any(spec.precision in ("bf16", "fp16") for spec in plan.specs)
+    if fault and in_16_bits and plan.device == "cuda":
+        _LOG.warning("%s: %s", *fault)
 
 
 class Extraction:

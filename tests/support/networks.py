@@ -1,0 +1,17 @@
+"""Networks whose batch norm does something."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def disturbed(network: nn.Module) -> nn.Module:
+    """``network`` with statistics of batch norm that are not the identity."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                for each in (module.weight, module.bias, module.running_mean, module.running_var):
+                    each.copy_(0.5 + torch.rand(each.shape, generator=generator))
+    return network.eval()
