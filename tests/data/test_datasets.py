@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.public_lists import BUILDERS, table
 
 from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.records import Video
@@ -25,6 +27,7 @@ from vadprep.data import (
     load_dataset,
     split_path,
     summarize,
+    video_intervals,
 )
 
 # Published figures: videos, abnormal ones, of train and of test.
@@ -36,6 +39,11 @@ COUNTS = {
     "ped2": (16, 0, 12, 12),
     "avenue": (0, 0, 21, 21),
     "tad": (400, 190, 100, 60),
+    "ubnormal": (268, 82, 211, 158),
+    "msad": (480, 120, 240, 120),
+    "nwpu": (316, 80, 231, 0),  # of 75 test videos the label is not public
+    "dota": (3275, 3275, 1402, 1402),
+    "lad": (0, 0, 560, 280),
 }
 # Frames and abnormal frames of the public test ground truth. UCF-Crime's second figure follows
 # from the intervals alone; its sum over whole videos is checked against 84,182 below.
@@ -47,7 +55,9 @@ SCORED = {
     "ped2": (2_010, 1_648),
     "avenue": (15_324, 3_867),
     "tad": (84_086, 10_609),
+    "dota": (142_747, 47_302),
 }
+LISTS = Path(os.environ.get("VADPREP_LISTS", Path(__file__).parents[3] / "shared/data/lists"))
 DRAWS = [f"ped2-{draw:02d}" for draw in range(10)]
 
 
@@ -62,7 +72,7 @@ def listing(*videos: Video) -> Manifest:
     return Manifest(Path("m.csv"), videos)
 
 
-def test_seven_lists_and_ten_draws_are_bundled():
+def test_twelve_lists_and_ten_draws_are_bundled():
     assert dataset_names() == sorted(COUNTS)
     assert all(split_path(name).is_file() for name in DRAWS)
 
@@ -78,7 +88,8 @@ def test_numbers_of_videos_are_the_published_ones(name):
     train, test = manifest.in_split("train"), manifest.in_split("test")
     abnormal = [sum(video.label == 1 for video in split) for split in (train, test)]
     assert (len(train), abnormal[0], len(test), abnormal[1]) == COUNTS[name]
-    assert len(train) + len(test) == len(manifest.videos)
+    others = [video.label for video in manifest.videos if video.split not in ("train", "test")]
+    assert (len(others), sum(others)) == ((64, 38) if name == "ubnormal" else (0, 0))
 
 
 @pytest.mark.parametrize("name", SCORED)
@@ -95,9 +106,15 @@ def test_abnormal_frames_of_whole_ucf_videos():
     assert sum(stop - start for start, stop in events) == 84_182
 
 
-@pytest.mark.parametrize("name, cut", [("ucf", 5), ("xd", 71), ("tad", 22), ("ped1", 0)])
+@pytest.mark.parametrize(
+    "name, cut", [("ucf", 5), ("xd", 71), ("tad", 22), ("ped1", 0), ("dota", 1)]
+)
 def test_published_ends_past_the_end_are_recorded(name, cut):
     assert len(load_dataset(name).warnings) == cut
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_no_column_or_split_of_a_bundled_list_looks_misspelt(name):
     assert load_dataset(name).likely_typos() == []
 
 
@@ -131,9 +148,60 @@ def test_several_categories_of_a_video_are_separated_by_bars():
 
 
 def test_weak_labels_have_no_intervals_and_normal_videos_have_none_inside():
-    for name in ("xd", "ucf", "tad"):
+    for name in ("xd", "ucf", "tad", "ubnormal", "msad", "nwpu"):
         for video in load_dataset(name).in_split("train"):
             assert video.intervals == (None if video.label else ())
+
+
+def test_abnormal_test_videos_of_msad_give_the_start_of_its_ground_truth():
+    """The order of both is that of the list: 120 abnormal videos, then 120 normal ones."""
+    videos = load_dataset("msad").in_split("test")
+    assert [video.label for video in videos] == [1] * 120 + [0] * 120
+    manifest = listing(*videos[:120])
+    labels = build_ground_truth(manifest, "floor").labels
+    assert np.array_equal(labels, build_ground_truth(manifest, "scored").labels)
+    assert (len(labels), labels.sum()) == (56_336, 33_160)
+    runs = np.flatnonzero(np.diff(np.r_[0, labels, 0].astype(np.int8)))
+    assert len(runs) == 2 * 103 and runs[:4].tolist() == [19, 200, 224, 736]
+    for video in videos[:120]:
+        (published,) = json.loads(video.extra["intervals_raw"])
+        assert video.intervals == ((max(published[0] - 1, 0), published[1]),)
+
+
+def test_fractions_become_frames_of_the_decoded_video():
+    videos = {v.video_id: v for name in ("ubnormal", "lad") for v in load_dataset(name).videos}
+    scene = videos["abnormal_scene_5_scenario_7"]
+    assert (scene.num_frames, scene.intervals) == (None, None)
+    assert [video_intervals(scene, n) for n in (461, 922)] == [((0, 460),), ((0, 920),)]
+    crash = videos["v_Crash_a_s017_c001"]
+    assert video_intervals(crash, 449) == ((79, 265),)
+    manifest = listing(replace(scene, num_frames=461), replace(crash, num_frames=449))
+    assert build_ground_truth(manifest, "frames").labels.sum() == 460 + 186
+
+
+@pytest.mark.parametrize("name, abnormal", [("ubnormal", 158), ("lad", 280)])
+def test_published_fractions_are_frames_of_videos_of_the_stated_multiples(name, abnormal):
+    known = [v for v in load_dataset(name).videos if v.intervals_fraction]
+    assert len(known) == abnormal
+    for video in known:
+        step = video.extra["num_frames_multiple_of"]
+        for edge in (edge for span in video.intervals_fraction for edge in span):
+            assert edge in (0, 1) or round(edge * int(step)) / int(step) == edge
+
+
+def test_the_test_set_of_nwpu_says_what_is_not_public():
+    unknown = [v for v in load_dataset("nwpu").videos if v.label is None]
+    assert len(unknown) == 75 and {v.split for v in unknown} == {"test"}
+    for video in unknown:
+        assert video.intervals is None and "NWPU_Campus_gt.npz" in video.extra["notes"]
+    with pytest.raises(GroundTruthError, match="intervals unknown for 75 videos"):
+        build_ground_truth(load_dataset("nwpu"), "frames")
+
+
+@pytest.mark.skipif(not LISTS.is_dir(), reason=f"no lists in {LISTS} (set VADPREP_LISTS)")
+@pytest.mark.parametrize("name", BUILDERS)
+def test_lists_are_rebuilt_from_their_sources(name):
+    assert load_dataset(name).path.read_text() == table(name, LISTS)
 
 
 def test_columns_come_in_the_common_order():

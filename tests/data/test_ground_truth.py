@@ -125,6 +125,17 @@ def test_intervals_in_seconds_are_counted_at_the_rate_of_the_manifest_or_of_the_
         build(no_rate, "frames")
 
 
+def test_fractions_are_of_the_length_in_the_manifest_or_the_features():
+    fraction = one(None, intervals_fraction=((0.25, 0.5),))
+    labels = build(fraction, "frames").labels
+    assert np.flatnonzero(labels).tolist() == list(range(10, 20))
+    by_features = build(fraction, "spans", decoded={"a": decoded(20, 16, 20.0)}).labels
+    assert np.flatnonzero(by_features).tolist() == list(range(5, 10))
+    unknown = replace(fraction.videos[0], num_frames=None)
+    with pytest.raises(GroundTruthError, match="num_frames for intervals_fraction unknown"):
+        build(replace(fraction, videos=(unknown,)), "frames")
+
+
 def test_lengths_of_the_manifest_and_of_features():
     manifest = one(((30, 40),), num_frames_scored=33)
     assert build(manifest, "scored").lengths == (33,)

@@ -158,15 +158,19 @@ def test_a_bad_cell_is_named_with_line_and_value(tmp_path, column, value, words)
 @pytest.mark.parametrize(
     "cells, column, remedy",
     [
-        ('0,"[[0, 5]]",', "intervals", "label 1"),
-        ('0,,"[[0, 5]]"', "intervals_seconds", "label 1"),
-        ("1,[],", "intervals", "leave blank"),
-        ('1,"[[0, 5]]","[[0, 1]]"', "intervals_seconds", "one of the two"),
+        ('0,"[[0, 5]]",,', "intervals", "label 1"),
+        ('0,,"[[0, 5]]",', "intervals_seconds", "label 1"),
+        ("1,[],,", "intervals", "leave blank"),
+        ('1,"[[0, 5]]","[[0, 1]]",', "intervals_seconds", "one of the two"),
+        ('1,,"[[0, 1]]","[[0, 1]]"', "intervals_fraction", "intervals_seconds are there"),
+        ('1,,,"[[0.5, 1.1]]"', "intervals_fraction", "from 0 to 1"),
+        ('0,,,"[[0.5, 1.0]]"', "intervals_fraction", "label 1"),
     ],
 )
 def test_cells_that_contradict_each_other_are_refused(tmp_path, cells, column, remedy):
     with pytest.raises(ManifestError, match=f"m.csv:2: column '{column}'.*{remedy}"):
-        read(tmp_path, f"path,label,intervals,intervals_seconds\na.mp4,{cells}\n")
+        columns = "path,label,intervals,intervals_seconds,intervals_fraction"
+        read(tmp_path, f"{columns}\na.mp4,{cells}\n")
 
 
 def test_a_path_that_is_no_file_is_named(tmp_path):
@@ -225,6 +229,11 @@ def test_ends_further_past_are_refused_with_the_ratio(tmp_path, fps, num_frames,
         (Video("a", "a", fps=10.0, intervals_seconds=((0.1, 2.0),)), None, ((1, 20),)),
         (Video("a", "a", fps=10.0, intervals_seconds=((1.0, 2.0),)), 25.0, ((25, 50),)),
         (Video("a", "a", intervals_seconds=((1.0, 1.001),)), Fraction(25), ((25, 26),)),
+        (
+            Video("a", "a", intervals_fraction=((0.1, 0.101), (0.29, 1.0))),
+            None,
+            ((10, 11), (29, 100)),
+        ),
         (
             Video("a", "a", intervals_seconds=((7 * 1001 / 30000, 8 * 1001 / 30000),)),
             Fraction(30000, 1001),

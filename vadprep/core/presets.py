@@ -239,8 +239,9 @@ PRESETS: dict[str, Preset] = {
 }
 """The presets by name."""
 
-DATASET_PRESETS = {"xd": "xd", "ucf": "ucf", "shanghaitech": "ucf"}
-"""Preset of a bundled data set, when the user names none."""
+DATASET_PRESETS = {"xd": "xd", "ucf": "ucf", "shanghaitech": "ucf", "msad": "gowtham-r50"}
+"""Preset of a bundled data set, when the user names none; for MSAD the code
+that its authors name."""
 DEFAULT_PRESET = "i3d"
 """Preset of every other video."""
 

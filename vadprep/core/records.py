@@ -19,7 +19,9 @@ class Video:
     """One manifest row: one file (or folder of frames) with one id.
 
     ``label`` is 0 (normal), 1 (abnormal) or None (unknown). ``intervals`` are the anomalous
-    source frames: ``()`` known to have none, None unknown. ``num_frames`` and ``fps`` are what
+    source frames: ``()`` known to have none, None unknown. At most one of ``intervals``,
+    ``intervals_seconds`` and ``intervals_fraction`` (of the length of the video, 0 to 1) is given:
+    see ``data.video_intervals``. ``num_frames`` and ``fps`` are what
     the manifest says, not what was decoded. ``published`` are the intervals as they were written,
     where reading cut them at ``num_frames``. ``line`` is that of the row, 0 where there is none.
     """
@@ -37,6 +39,7 @@ class Video:
     extra: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     published: tuple[Interval, ...] | None = None
     line: int = field(default=0, compare=False)
+    intervals_fraction: tuple[tuple[float, float], ...] | None = None
 
     @property
     def attributes(self) -> dict[str, str | int]:

@@ -21,9 +21,10 @@ def dataset_names() -> list[str]:
 
 
 def load_dataset(name: str) -> Manifest:
-    """The manifest of the bundled data set ``name``: ``ucf``, ``xd``, ``shanghaitech``, ``ped2``.
+    """The manifest of the bundled data set ``name``: ``ucf``, ``xd``, ``msad``, ``dota``, ...
 
-    Raises SettingError, a ValueError, for an unknown name, with the names that are known.
+    ``dataset_names`` has all of them, ``manifests/README.md`` what each holds. Raises
+    SettingError, a ValueError, for an unknown name, with the names that are known.
     """
     if name not in dataset_names():
         raise SettingError(f"data set {name!r}: {allowed_are(name, dataset_names())}")

@@ -116,17 +116,23 @@ def _with_intervals(videos: Iterable[Video], decoded: Mapping[str, Decoded]) -> 
             video = replace(video, num_frames=found.num_frames, fps=found.fps or video.fps)
         clock = found.clock if found else None
         if video.label == 0:
-            video = replace(video, intervals=(), intervals_seconds=None, published=None)
-        elif video.intervals_seconds is not None and video.num_frames and video.fps:
+            video = replace(video, intervals=(), published=None)
+        elif video.intervals is None and video.num_frames and _can_count(video):
             video = replace(video, intervals=video_intervals(video, video.num_frames, clock))
         known.append(video)
     unknown = [video for video in known if video.intervals is None]
-    uncounted = [video.video_id for video in unknown if video.intervals_seconds is not None]
     remedy = "add them to the manifest"
-    what = "num_frames or fps for intervals_seconds"
-    _refuse(uncounted, what, f"{remedy}, or name --features")
+    for column, what in (("seconds", "num_frames or fps"), ("fraction", "num_frames")):
+        given = [v.video_id for v in unknown if getattr(v, f"intervals_{column}") is not None]
+        _refuse(given, f"{what} for intervals_{column}", f"{remedy}, or name --features")
     _refuse([video.video_id for video in unknown], "intervals", remedy)
     return known
+
+
+def _can_count(video: Video) -> bool:
+    """True when seconds or fractions of a video of known length can be turned into frames."""
+    has_seconds = video.intervals_seconds is not None and video.fps is not None
+    return video.intervals_fraction is not None or has_seconds
 
 
 def _refuse(ids: Sequence[str], what: str, remedy: str) -> None:

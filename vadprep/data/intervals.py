@@ -1,4 +1,4 @@
-"""The anomalous frames of a video: seconds to frames, and ends past the end of the video."""
+"""The anomalous frames of a video: seconds and fractions to frames, and ends past its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def video_intervals(
     """Anomalous source frames of a decoded video of ``num_frames``; None where unknown.
 
     Seconds are turned into frames by ``clock``, that of the decoded video, else at the rate of the
-    manifest.
+    manifest. Fractions of the length are multiplied by ``num_frames`` and rounded.
     Ends up to 16 frames past the video are cut and logged. Raises ManifestError beyond that,
     and for seconds without any frame rate; ``where`` (``Manifest.where``) opens its message.
     """
@@ -43,6 +43,11 @@ def video_intervals(
                 f"{where}: ends at {stop:g} s, but the video has {length:.2f} s"
                 f"{_remedy(stop / length, clock.fps)}"
             )
+    elif video.intervals_fraction is not None:
+        edges = [
+            (round(a * num_frames), round(b * num_frames)) for a, b in video.intervals_fraction
+        ]
+        intervals = tuple((start, max(stop, start + 1)) for start, stop in edges)
     if intervals is None:
         return None
     kept, notes = clip_intervals(intervals, num_frames, where, fps=clock.fps if clock else None)

@@ -34,14 +34,16 @@ VIDEO_SUFFIXES = frozenset(
 
 _COLUMNS = (
     "video_id path split label category num_frames num_frames_scored fps intervals "
-    "intervals_seconds"
+    "intervals_seconds intervals_fraction"
 ).split()
+_INTERVALS = ("intervals", "intervals_seconds", "intervals_fraction")
 _OTHER_NAMES = {"id": "video_id", "name": "video_id", "video": "video_id"}
 """What people call columns, where spelling is no guide."""
 _SPLITS = ("train", "test")
 MOST_SPLITS = 5  # other splits that are listed, the largest first
 _MOST_BYTES = 1 << 30  # of a table: some million videos
 _MOST_LINE = 1 << 20  # characters of a line, and lines of a row
+_OWN = ("intervals_raw", "intervals_hf2vad")  # extra columns of the included lists
 _LIKENESS = 0.7  # similarity of two words, 0 to 1, above which one may be a typo of the other
 
 
@@ -73,9 +75,10 @@ class Manifest:
         lines = [
             f"{self.path}:1: column {column!r} is not read: did you mean {name!r}?"
             for column in self.columns
-            if column not in _COLUMNS and (name := _meant(column, missing))
+            if column not in (*_COLUMNS, *_OWN) and (name := _meant(column, missing))
         ]
-        splits = Counter(video.split for video in self.videos if video.split not in ("", *_SPLITS))
+        others = ("", "validation", *_SPLITS)
+        splits = Counter(video.split for video in self.videos if video.split not in others)
         odd = []
         for split, count in splits.most_common(MOST_SPLITS):
             meant = _meant(split, _SPLITS)
@@ -92,8 +95,8 @@ class Manifest:
         """File, line and column of a video's intervals, to open a message with."""
         if not video.line:
             return f"{self.path}: video {video.video_id!r}"
-        column = "intervals" if video.intervals_seconds is None else "intervals_seconds"
-        return f"{self.path}:{video.line}: column {column!r}"
+        given = [column for column in _INTERVALS[1:] if getattr(video, column) is not None]
+        return f"{self.path}:{video.line}: column {[*given, 'intervals'][0]!r}"
 
 
 def _meant(word: str, known: Sequence[str]) -> str:
@@ -229,9 +232,14 @@ def _video(row: _Row, warnings: list[str]) -> Video:
     label, fps = int(float(row.text("label"))) if row.text("label") else None, _fps(row)
     num_frames, scored = _count(row, "num_frames"), _count(row, "num_frames_scored")
     intervals, seconds = _pairs(row, "intervals", int), _pairs(row, "intervals_seconds", float)
-    if intervals is not None and seconds is not None:
-        raise row.error("intervals_seconds", "intervals are there too: keep one of the two")
-    for column, given in (("intervals", intervals), ("intervals_seconds", seconds)):
+    fraction = _pairs(row, "intervals_fraction", float)
+    if fraction and fraction[-1][1] > 1:
+        raise row.error("intervals_fraction", "fractions of the length are from 0 to 1")
+    pairs = dict(zip(_INTERVALS, (intervals, seconds, fraction), strict=True))
+    present = [column for column, given in pairs.items() if given is not None]
+    if present[1:]:
+        raise row.error(present[1], f"{present[0]} are there too: keep one of the two")
+    for column, given in pairs.items():
         if label == 0 and given:
             raise row.error(column, "label 0 is a normal video: write [] or label 1")
         if label == 1 and given == ():
@@ -268,6 +276,7 @@ def _video(row: _Row, warnings: list[str]) -> Video:
         fps=fps,
         intervals=intervals,
         intervals_seconds=seconds,
+        intervals_fraction=fraction,
         extra={name: cell for name, cell in row.cells.items() if name not in _COLUMNS} or NOTHING,
         published=published,
         line=row.line,

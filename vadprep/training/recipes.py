@@ -24,6 +24,7 @@ RECIPES = (
      "0.764, 0.61; 0.15 with list and ground truth in different orders"),
     ("rtfm", "xd", "C3D", "0.7589", "no report"),
     ("rtfm", "ped2", "I3D RGB", "0.986", "0.8381 with own features"),
+    ("rtfm", "ubnormal", "not stated (run of VadCLIP's authors)", "0.6094", "no report"),
     ("arnet", "shanghaitech --streams concat", "I3D RGB + flow", "0.9124", "no report"),
     ("arnet", "shanghaitech", "I3D RGB", "0.8538", "no report"),
     ("arnet", "shanghaitech --streams flow", "I3D flow", "0.8234", "no report"),
