@@ -26,9 +26,15 @@ def restored_random_state() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def cache_of_tests(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def cache_of_tests(
+    pytestconfig: pytest.Config,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     """What a developer has downloaded is not seen by tests; compiled flow is kept between runs."""
-    monkeypatch.setenv("VADPREP_CACHE", str(pytestconfig.cache.mkdir("vadprep")))
+    cache = getattr(pytestconfig, "cache", None)  # -p no:cacheprovider leaves it out
+    folder = cache.mkdir("vadprep") if cache else tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("VADPREP_CACHE", str(folder))
 
 
 @pytest.fixture(autouse=True, scope="module")
