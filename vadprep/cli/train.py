@@ -35,6 +35,7 @@ from vadprep.evaluation.metrics import (
     ALARM,
     LEGEND,
     METRICS,
+    TEMPORAL,
     Truth,
     Values,
     compute_metrics,
@@ -198,7 +199,7 @@ def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
         for name, values in metrics.protocols.items():
             protocols.setdefault(name, {})[folder.name] = values
     show_protocols({name: with_mean(columns) for name, columns in protocols.items()})
-    for name in sorted(reasons.keys() - set(METRICS)):
+    for name in sorted(reasons.keys() - {*METRICS, *TEMPORAL}):
         click.echo(f"{name}: {reasons[name]}")
 
 

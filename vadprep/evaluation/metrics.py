@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.clips import Clock, frame_labels, frame_scores, runs
 from vadprep.core.records import Interval
+from vadprep.evaluation.detection import IOUS, detections, temporal_ap
 
 NUM_LISTED = 10  # ids that an error message lists before it says how many more there are
 ALARM = 0.5  # score from which on a frame is an alarm, in every paper with a false alarm rate
@@ -81,6 +82,10 @@ class VideoScores:
     """Anomaly probability of the whole video, from heads that have one of their own."""
     times: NDArray[np.float64] | None = None
     """Seconds at which each frame begins, and the last one ends, where the frame rate varies."""
+    class_names: tuple[str, ...] = ()
+    """Classes of anomalies, from heads that tell them apart."""
+    classes: NDArray[np.float64] | None = None
+    """Probability of each class in each snippet: float64 [num_clips, num_classes]."""
 
     @property
     def clock(self) -> Clock | None:
@@ -91,13 +96,21 @@ class VideoScores:
         """Scores of the source frames, see ``clips.frame_scores``."""
         return frame_scores(self.snippets, self.spans, self.num_frames, coverage)
 
+    def class_frames(self, coverage: str = "cut") -> dict[str, NDArray[np.float64]]:
+        """Scores of the source frames for each class; empty from heads without classes."""
+        columns = () if self.classes is None else self.classes.T
+        return {
+            name: frame_scores(column, self.spans, self.num_frames, coverage)
+            for name, column in zip(self.class_names, columns, strict=True)
+        }
+
     def alarms(self, threshold: float = ALARM) -> list[dict[str, Any]]:
         """Runs of frames that score ``threshold`` or more, half-open, in order.
 
         Each has ``start_frame`` and ``stop_frame``, the same in seconds (None without ``fps``),
-        and its ``highest`` score.
+        its ``highest`` score and, from heads with classes, the ``class`` of the highest mean.
         """
-        frames, clock = self.frames(), self.clock
+        frames, clock, classes = self.frames(), self.clock, self.class_frames()
         return [
             {
                 "start_frame": start,
@@ -105,6 +118,11 @@ class VideoScores:
                 "start_seconds": round(clock.seconds(start), 3) if clock else None,
                 "stop_seconds": round(clock.seconds(stop), 3) if clock else None,
                 "highest": float(frames[start:stop].max()),
+                **(
+                    {"class": max(classes, key=lambda name: classes[name][start:stop].mean())}
+                    if classes
+                    else {}
+                ),
             }
             for start, stop in runs(frames >= threshold)
         ]
@@ -121,6 +139,8 @@ NEED_INTERVALS = (
 NEED_LABELS = ("video_auc", "video_ap")
 METRICS = (*NEED_INTERVALS, *NEED_LABELS)
 """All metrics, in the order of metrics.json, by what they need to know of every video."""
+TEMPORAL = ("temporal_map", *(f"temporal_map@{iou}" for iou in IOUS))
+"""Metrics of heads with classes, which come after all others and need intervals, too."""
 
 LEGEND = {
     "frame_ap_trapezoid": "frame_ap by straight lines between the points, as in papers",
@@ -128,6 +148,7 @@ LEGEND = {
     "frame_auc_abnormal": "over the frames of abnormal videos alone",
     "segment_auc": "over clips, abnormal where half of the frames are",
     "video_auc": "over videos, by the head's score of a video, else its highest clip",
+    "temporal_map": "AP of the events found of each class, mean over classes and IoU 0.1 to 0.5",
     "spread": "sample standard deviation over the seeds",
     "best on validation": "the epoch with the best video_auc on held-out training videos",
     "best on test": "the epoch that is best on the videos it is judged by: optimistic",
@@ -157,7 +178,8 @@ class Metrics:
     """Why a metric is None, by its name."""
     per_category: Mapping[str, Values] = field(default_factory=dict)
     """By category of the abnormal videos: ``num_videos``, ``frame_auc`` and ``frame_ap`` together
-    with all normal videos, ``frame_auc_abnormal`` without any."""
+    with all normal videos, ``frame_auc_abnormal`` without any. From heads with classes also
+    ``num_events``, and ``temporal_ap`` at each IoU and in the mean."""
     protocols: Mapping[str, Values] = field(default_factory=dict)
     """Metrics under protocols of single papers, which compare with nothing else, by name."""
     num_videos: int = 0
@@ -198,9 +220,13 @@ def compute_metrics(
         frames[video_id] = labels[: len(values)], values
         segments.append((segment_labels(labels, video.spans), video.snippets))
     found, by_category = _frame_metrics(frames, segments, truth)
+    names: tuple[str, ...] = METRICS
+    if any(video.class_names for video in scores.values()):
+        names += TEMPORAL
+        found |= _temporal_metrics(scores, truth, coverage, by_category)
     if unknown:
         reason = f"anomalous intervals unknown for {listed(unknown)}"
-        found, by_category = dict.fromkeys(NEED_INTERVALS, reason), {}
+        found, by_category = dict.fromkeys((*NEED_INTERVALS, *TEMPORAL), reason), {}
     scored = [video_id for video_id in scores if len(scores[video_id].snippets)]
     if unknown := [video_id for video_id in scored if truth[video_id].label is None]:
         found |= dict.fromkeys(NEED_LABELS, f"label unknown for {listed(unknown)}")
@@ -210,8 +236,8 @@ def compute_metrics(
         found["video_auc"] = _pooled(roc_auc, [(labels, values)], of="video")
         found["video_ap"] = _pooled(average_precision, [(labels, values)], of="video")
     return Metrics(
-        values={n: v if isinstance(v := found[n], float) else None for n in METRICS},
-        reasons={n: v for n in METRICS if isinstance(v := found[n], str)},
+        values={n: v if isinstance(v := found[n], float) else None for n in names},
+        reasons={n: v for n in names if isinstance(v := found[n], str)},
         num_videos=len(scores),
         num_frames=sum(len(labels) for labels, _ in frames.values()),
         num_abnormal_frames=sum(int(labels.sum()) for labels, _ in frames.values()),
@@ -265,6 +291,45 @@ def _frame_metrics(
         "segment_ap": _pooled(average_precision, segments),
     }
     return found, by_category
+
+
+def _temporal_metrics(
+    scores: Mapping[str, VideoScores],
+    truth: Mapping[str, Truth],
+    coverage: str,
+    by_category: dict[str, dict[str, float | None]],
+) -> dict[str, float | str]:
+    """The metrics of ``TEMPORAL``, or why there is none; those of a class go into ``by_category``.
+
+    A category that the head has no class for was not found: its AP is 0.
+    """
+    events: dict[str, dict[str, tuple[Interval, ...]]] = {}
+    for video_id in scores:
+        known = truth[video_id]
+        for category in filter(None, known.category.split("|")) if known.intervals else ():
+            events.setdefault(category, {})[video_id] = known.intervals or ()
+    if not events:
+        return dict.fromkeys(TEMPORAL, "no anomalous interval with a category")
+    found: dict[str, dict[str, Any]] = {category: {} for category in events}
+    for video_id, video in scores.items():
+        for name, frames in video.class_frames(coverage).items():
+            if name in found:
+                found[name][video_id] = detections(frames)
+    for category, own in events.items():
+        values = [temporal_ap(found[category], own, iou) for iou in IOUS]
+        by_category[category] = {
+            **by_category.get(category, {}),
+            "num_events": sum(map(len, own.values())),
+            "temporal_ap": statistics.fmean(values),
+            **{f"temporal_ap@{iou}": value for iou, value in zip(IOUS, values, strict=True)},
+        }
+    ends = ["", *(f"@{iou}" for iou in IOUS)]
+    return {
+        f"temporal_map{end}": statistics.fmean(
+            float(by_category[category][f"temporal_ap{end}"] or 0) for category in events
+        )
+        for end in ends
+    }
 
 
 def _pooled(

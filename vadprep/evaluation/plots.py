@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -150,12 +152,15 @@ def write_alarms(
     for video_id, video in scores.items():
         name, frames, clock = names[video_id], video.frames(), video.clock
         known = (truth or {}).get(video_id, Truth(None, None))
-        rows = ["frame,seconds,score"]
-        for frame, score in enumerate(frames.tolist()):
+        classes, text = video.class_frames(), io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["frame", "seconds", "score", *classes])
+        columns = [each.tolist() for each in (frames, *classes.values())]
+        for frame, row in enumerate(zip(*columns, strict=True)):
             seconds = f"{clock.seconds(frame):.3f}" if clock else ""
-            rows.append(f"{frame},{seconds},{score:.6f}")
+            table.writerow([frame, seconds, *(f"{each:.6f}" for each in row)])
         with open_atomic(folder / f"{name}.csv") as stream:
-            stream.write("".join(f"{row}\n" for row in rows).encode())
+            stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
         if plots:
             plot_video(folder / f"{name}.png", video_id, video, known.intervals, caution)
         videos.append(

@@ -118,22 +118,29 @@ class Scores(Mapping[str, VideoScores]):
 def mean_scores(seeds: Sequence[Scores]) -> Scores:
     """The mean of the scores that each seed of a run gives the same videos; of one, itself.
 
-    Ids, spans and origin are those of the first.
+    Ids, spans and origin are those of the first. Raises CheckpointError when the seeds have other
+    classes.
     """
     scores = {}
     for video_id, first in seeds[0].items():
         found = [each[video_id] for each in seeds]
+        if any(each.class_names != first.class_names for each in found):
+            names = " / ".join(", ".join(each.class_names) or "none" for each in found)
+            raise CheckpointError(f"{video_id}: the seeds have other classes: {names}")
+        classes = [each.classes for each in found if each.classes is not None]
         overall = [each.overall for each in found if each.overall is not None]
         scores[video_id] = replace(
             first,
             snippets=np.mean([each.snippets for each in found], axis=0),
             overall=float(np.mean(overall)) if overall else None,
+            classes=np.mean(classes, axis=0) if classes else None,
         )
     return replace(seeds[0], by_id=scores)
 
 
 FORMAT = "vadprep-scores"
 FORMAT_VERSION = 1
+MOST_CLASSES = 1000
 
 
 def evaluate(
@@ -286,13 +293,16 @@ def write_scores(
 ) -> None:
     """Write a scores file (see the README of this folder) at once.
 
-    Attributes of the file are ``checkpoint`` and those of ``origin``, ``weights`` as JSON.
+    Attributes of the file are ``checkpoint`` and those of ``origin``, ``weights`` as JSON, and
+    ``classes``, JSON with the names of classes, which all videos share, where there are some.
     Raises OutputError when the disk refuses.
     """
-    buffer = io.BytesIO()
+    buffer, names = io.BytesIO(), next((video.class_names for video in scores.values()), ())
     with h5py.File(buffer, "w") as file:
         file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, "checkpoint": checkpoint})
         file.attrs.update(origin.as_json() | {"weights": json.dumps(dict(origin.weights))})
+        if names:
+            file.attrs["classes"] = json.dumps({"names": names})
         for index, (video_id, video) in enumerate(scores.items()):
             group = file.create_group(f"{index:06d}")
             # Ids made of file names that are not UTF-8 keep their bytes, as in shards.
@@ -307,6 +317,8 @@ def write_scores(
             group.create_dataset("spans", data=video.spans.astype(np.int64))
             if video.times is not None:
                 group.create_dataset("times", data=video.times)
+            if video.classes is not None:
+                group.create_dataset("classes", data=video.classes.astype(np.float64))
     with open_atomic(path) as stream:
         stream.write(buffer.getvalue())
 
@@ -325,8 +337,12 @@ def read_scores(path: Path) -> Scores:
                 bool(known["control"]),
                 str(known.get("preset", "")),
             )
+            where, stored = f"{path}: classes", known.get("classes")
+            if stored is not None:
+                stored = parse_json(str(stored), where, CheckpointError)["names"]
+            names = class_names(stored, where)
             groups = (group_in(file, name) for name in file)
-            scores = dict(map(_video_scores, groups))
+            scores = dict(_video_scores(group, names) for group in groups)
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"{path}: scores are missing or damaged: not there; {_why_not_there(path)}"
@@ -336,21 +352,38 @@ def read_scores(path: Path) -> Scores:
     return Scores(scores, origin)
 
 
-def _video_scores(group: h5py.Group) -> tuple[str, VideoScores]:
+def class_names(stored: object, where: str) -> tuple[str, ...]:
+    """Names of classes from JSON; None has none. Raises CheckpointError, which begins with
+    ``where``, unless they are different texts, at most ``MOST_CLASSES``."""
+    if stored is None:
+        return ()
+    if not isinstance(stored, list) or not all(isinstance(each, str) for each in stored):
+        raise CheckpointError(f"{where}: damaged: not a list of names")
+    if not 0 < len(set(stored)) == len(stored) <= MOST_CLASSES:
+        raise CheckpointError(f"{where}: damaged: {len(stored)} names, or one of them twice")
+    return tuple(stored)
+
+
+def _video_scores(group: h5py.Group, names: tuple[str, ...]) -> tuple[str, VideoScores]:
     """Id and scores of a video; raises LookupError or ValueError unless they are sound."""
     known = attributes_of(group)
     num_frames, fps = int(known["num_frames"]), known.get("fps")
     spans = array_in(group, "spans", ("int64",), 2)[()]
     snippets = array_in(group, "scores", ("float64",), 1)[()]
     times = array_in(group, "times", ("float64",), 1)[()] if "times" in group else None
+    classes = array_in(group, "classes", ("float64",), 2)[()] if names else None
     check_spans(spans, num_frames)
-    is_finite = all(np.isfinite(each).all() for each in (snippets, times) if each is not None)
+    arrays = (each for each in (snippets, times, classes) if each is not None)
+    is_finite = all(np.isfinite(each).all() for each in arrays)
     if not is_finite or len(snippets) != len(spans):
         raise ValueError(f"{known['video_id']!r}: scores are not finite, or not one a span")
+    if classes is not None and classes.shape != (len(spans), len(names)):
+        raise ValueError(f"{known['video_id']!r}: classes {classes.shape}, not one a span and name")
     if num_frames > MOST_FRAMES or (times is not None and len(times) != num_frames + 1):
         raise ValueError(f"{known['video_id']!r}: num_frames is {num_frames}")
     if fps is not None and not 0 < float(fps) < 1e6:
         raise ValueError(f"{known['video_id']!r}: fps is {fps}")
     overall = float(known["overall"]) if "overall" in known else None
     rate = None if fps is None else float(fps)
-    return str(known["video_id"]), VideoScores(snippets, spans, num_frames, rate, overall, times)
+    video = VideoScores(snippets, spans, num_frames, rate, overall, times, names, classes)
+    return str(known["video_id"]), video

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,11 +24,18 @@ Changes = Mapping[str, Any] | HeadConfig
 class HeadKind:
     """How a head is built and which settings it has."""
 
-    build: Callable[[int, Any], Head]
-    """Network from the feature dimension and a config of type ``config``."""
+    build: Callable[..., Head]
+    """Network from the feature dimension, a config of type ``config`` and, ``with_classes``, the
+    names of classes."""
     config: type[HeadConfig]
     published: Mapping[str, HeadConfig]
     """Settings of the papers by data set; the first serve every other data set."""
+    with_classes: bool = False
+    """It tells the categories of the abnormal training videos apart."""
+
+    def network(self, dim: int, config: HeadConfig, classes: Sequence[str] = ()) -> Head:
+        """A new head; ``classes`` are left out by heads that do not tell any apart."""
+        return self.build(dim, config, *([tuple(classes)] if self.with_classes else []))
 
     def settings(
         self, dataset: str, schedule: str = "published", changes: Changes | None = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args, get_type_hints
 
 import torch
@@ -120,6 +120,8 @@ class HeadOutput:
     """Anomaly probability of each snippet, the mean over crops: float [N, T] in [0, 1]."""
     video: Tensor | None = None
     """Anomaly probability of each bag, float [N], from heads that have one of their own."""
+    classes: Tensor | None = None
+    """Probability of each of K classes of anomalies, the mean over crops: float [N, T, K]."""
     features: Tensor = field(default_factory=lambda: torch.empty(0))
     """What the losses look at beside the scores, each crop a row: float [N * C, ...]."""
 
@@ -136,11 +138,12 @@ class Head(nn.Module):
     shift: Tensor
     gain: Tensor
 
-    def __init__(self, dim: int, config: HeadConfig) -> None:
-        """``dim`` is the number of features of a snippet."""
+    def __init__(self, dim: int, config: HeadConfig, classes: Sequence[str] = ()) -> None:
+        """``dim`` is the number of features of a snippet; ``classes`` name what it tells apart."""
         super().__init__()
         self.dim = dim
         self.config = config
+        self.classes = tuple(classes)
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("gain", torch.ones(dim))
 
@@ -160,29 +163,49 @@ class Head(nn.Module):
             seen = seen.masked_fill(~mask[:, None, :, None], 0.0)
         crops = snippets.shape[:2]
         rows = self.respond(seen.flatten(0, 1), mask.repeat_interleave(crops[1], dim=0))
-        video = None if rows.video is None else rows.video.unflatten(0, crops).mean(dim=1)
         scores = rows.scores.unflatten(0, crops).mean(dim=1)
-        return HeadOutput(scores=scores, video=video, features=rows.features)
+        video, classes = (
+            None if each is None else each.unflatten(0, crops).mean(dim=1)
+            for each in (rows.video, rows.classes)
+        )
+        return replace(rows, scores=scores, video=video, classes=classes)
 
     def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
         """Response to each crop on its own: rows [M, T, dim] where ``valid`` [M, T] is True."""
         raise NotImplementedError
 
     def loss(self, output: HeadOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Weighted terms by name, scalars whose sum is minimised. ``labels`` is float [N]."""
+        """Weighted terms by name, scalars whose sum is minimised. ``labels`` is float [N].
+
+        Heads with classes take ``classes``, float [N, K], as a fourth argument: 1 for each class
+        of an abnormal bag; a row of zeros where it is normal or its class is unknown.
+        """
         raise NotImplementedError
 
-    def score(self, snippets: Tensor) -> tuple[Tensor, float | None]:
-        """Scores of a whole video, float64 [T], and of the video where ``HeadOutput`` has one.
+    def of_video(self, snippets: Tensor) -> HeadOutput:
+        """Response to a whole video in float64: a bag of its own, without features.
 
         Means over the crops of ``snippets`` [C, T, dim], T > 0. Each crop goes through alone, so
         that no score depends on how many others there are.
         """
         mask = torch.ones(1, snippets.shape[1], dtype=torch.bool, device=snippets.device)
         outputs = [self(crop[None, None], mask) for crop in snippets]
-        scores = torch.cat([output.scores for output in outputs]).double().mean(dim=0)
-        videos = [output.video for output in outputs if output.video is not None]
-        return scores, float(torch.cat(videos).double().mean()) if videos else None
+
+        def mean(crops: Sequence[Tensor | None]) -> Tensor | None:
+            known = [each for each in crops if each is not None]
+            return torch.cat(known).double().mean(dim=0, keepdim=True) if known else None
+
+        scores = torch.cat([output.scores for output in outputs]).double()
+        return HeadOutput(
+            scores=scores.mean(dim=0, keepdim=True),
+            video=mean([output.video for output in outputs]),
+            classes=mean([output.classes for output in outputs]),
+        )
+
+    def score(self, snippets: Tensor) -> tuple[Tensor, float | None]:
+        """Scores of a whole video, float64 [T], and of the video where ``HeadOutput`` has one."""
+        output = self.of_video(snippets)
+        return output.scores[0], None if output.video is None else float(output.video)
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser of the config; the loop sets the learning rate at each epoch."""

@@ -117,16 +117,16 @@ class Sultani(Head):
             "weights": config.weight_penalty * torch.stack(squares).sum(),
         }
 
-    def score(self, snippets: Tensor) -> tuple[Tensor, float | None]:
+    def of_video(self, snippets: Tensor) -> HeadOutput:
         """As in ``Head``, from the scores of parts where the config says so."""
         edges_of = sampler(self.config.sampling).edges
         if self.config.scoring == "snippets" or edges_of is None:
-            return super().score(snippets)
+            return super().of_video(snippets)
         edges = edges_of(snippets.shape[1])
         parts = segment_means(snippets.transpose(0, 1), edges)
-        scores, video = super().score(parts.transpose(0, 1))
+        scores = super().of_video(parts.transpose(0, 1)).scores
         rows = torch.from_numpy(segment_of(snippets.shape[1], edges))
-        return scores[rows.to(scores.device)], video
+        return HeadOutput(scores=scores[:, rows.to(scores.device)])
 
 
 def ranking_loss(

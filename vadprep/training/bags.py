@@ -33,12 +33,15 @@ class Batch:
     """bool [N, T], True for real snippets; every row starts with one."""
     labels: torch.Tensor
     """float32 [N], 1 abnormal, 0 normal."""
+    classes: torch.Tensor
+    """float32 [N, K], 1 for each class of an abnormal bag; zeros where it is not known."""
     video_ids: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device, ready for a head."""
-        snippets, mask, labels = (x.to(device) for x in (self.snippets, self.mask, self.labels))
-        return Batch(snippets.float(), mask, labels, self.video_ids)
+        tensors = (self.snippets, self.mask, self.labels, self.classes)
+        snippets, mask, labels, classes = (x.to(device) for x in tensors)
+        return Batch(snippets.float(), mask, labels, classes, self.video_ids)
 
 
 class TrainingBags:
@@ -55,9 +58,19 @@ class TrainingBags:
         streams: Sequence[str],
         config: HeadConfig,
         most_bytes: int | None = None,
+        categories: Mapping[str, str] | None = None,
     ) -> None:
-        """``most_bytes`` of features are held in memory: half of what is free by default."""
+        """``most_bytes`` of features are held in memory: half of what is free by default.
+
+        ``categories`` of abnormal videos by id, several separated by ``|``, become ``classes``.
+        """
         self.labels, self.config = dict(labels), config
+        self._classes_of = {
+            video_id: [name for name in (categories or {}).get(video_id, "").split("|") if name]
+            for video_id, label in labels.items()
+            if label == 1
+        }
+        self.classes = tuple(sorted({name for own in self._classes_of.values() for name in own}))
         self._features, self._streams = features, streams
         self._sampler = sampler(config.sampling)
         self._room = free_memory() // 2 if most_bytes is None else most_bytes
@@ -107,9 +120,9 @@ class TrainingBags:
         return mean, (squares / count).sqrt()
 
     def relabelled(self, labels: Mapping[str, int]) -> TrainingBags:
-        """The same snippets under other labels, sharing memory."""
+        """The same snippets under other labels, sharing memory. No video has a known class."""
         other = copy(self)
-        other.labels = dict(labels)
+        other.labels, other._classes_of = dict(labels), {}
         return other
 
     def of_label(self, label: int) -> list[int]:
@@ -155,7 +168,10 @@ class TrainingBags:
             lengths = torch.tensor([len(bag) for bag in bags])
             mask = torch.arange(padded.shape[1]) < lengths[:, None]
             labels = torch.tensor([float(self.labels[video_id]) for video_id in video_ids])
-            yield Batch(padded.transpose(1, 2), mask, labels, video_ids)
+            named = [self._classes_of.get(video_id, []) for video_id in video_ids]
+            rows = [[float(name in each) for name in self.classes] for each in named]
+            classes = torch.tensor(rows).reshape(len(rows), len(self.classes))
+            yield Batch(padded.transpose(1, 2), mask, labels, classes, video_ids)
 
 
 def half_batch(items: Sequence[int], half: int, passes: bool, entropy: Sequence[int]) -> list[int]:

@@ -19,7 +19,14 @@ from vadprep.core.atomic import open_atomic, write_json
 from vadprep.core.errors import CheckpointError, SpecError
 from vadprep.core.presets import fill_unknown
 from vadprep.core.spec import UNKNOWN, Spec, differences
-from vadprep.evaluation.scores import LAST, Origin, read_bytes, read_json, seed_folders
+from vadprep.evaluation.scores import (
+    LAST,
+    Origin,
+    class_names,
+    read_bytes,
+    read_json,
+    seed_folders,
+)
 from vadprep.heads import Head, HeadConfig, head_kind
 
 FORMAT = "vadprep-checkpoint"
@@ -64,6 +71,7 @@ def save_checkpoint(folder: Path, run: Checkpoint, name: str = LAST) -> None:
         "head": run.head_name,
         "config": asdict(run.config),
         "dim": run.head.dim,
+        **({"classes": run.head.classes} if run.head.classes else {}),
         "streams": run.streams,
         "specs": spec_records(run.specs),
         "seed": run.seed,
@@ -105,9 +113,10 @@ def load_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
         }
         dim, config = max(1, record["dim"]), kind.config(**record["config"])
         stored = safetensors.torch.load(content)
+        classes = class_names(record.get("classes"), f"{path}: classes")
         with torch.device("meta"):  # takes no memory for sizes that only the JSON file states
-            fill(kind.build(dim, config), stored, tensors, assign=True)
-        head = kind.build(dim, config).eval()
+            fill(kind.network(dim, config, classes), stored, tensors, assign=True)
+        head = kind.network(dim, config, classes).eval()
         others = [record[name] for name in ("seed", "control", "metrics")]
         run = Checkpoint(record["head"], head, record["streams"], specs, *others)
     except (

@@ -113,7 +113,8 @@ def train_epochs(
 
 def losses(head: Head, batch: Batch) -> dict[str, torch.Tensor]:
     """The terms of the loss of a batch, and their sum, which is to be minimised, as ``total``."""
-    terms = head.loss(head(batch.snippets, batch.mask), batch.labels, batch.mask)
+    known = (batch.labels, batch.mask, *([batch.classes] if head.classes else []))
+    terms = head.loss(head(batch.snippets, batch.mask), *known)
     return {"total": torch.stack(list(terms.values())).sum(), **terms}
 
 

@@ -15,7 +15,14 @@ from vadprep.core.errors import CheckpointError
 from vadprep.core.spec import Spec
 from vadprep.core.untrusted import malformed
 from vadprep.evaluation import METRICS, Metrics, Origin, VideoScores, read_json, read_scores
-from vadprep.evaluation.metrics import Truth, Values, compute_metrics, mean_and_spread, with_mean
+from vadprep.evaluation.metrics import (
+    TEMPORAL,
+    Truth,
+    Values,
+    compute_metrics,
+    mean_and_spread,
+    with_mean,
+)
 from vadprep.evaluation.scores import protocols_that_hold, write_scores
 from vadprep.features import Features
 from vadprep.heads import Head
@@ -226,4 +233,5 @@ class TrainingRun(os.PathLike[str]):
 
 
 def _standard(entries: Sequence[Entry], *more: str) -> list[dict[str, Any]]:
-    return [{name: entry[name] for name in (*METRICS, *more)} for entry in entries]
+    names = (*METRICS, *TEMPORAL, *more)
+    return [{name: entry[name] for name in names if name in entry} for entry in entries]

@@ -124,7 +124,8 @@ def train(
         metric, truth = TEST_METRICS.get(name, "frame_auc"), truth_of(tests, rows)
         specs = {stream: features.specs[stream] for stream in used}
         data = EvaluationSet(features, specs, truth, coverage, validated, metric)
-        bags = TrainingBags(features, labels, used, config)
+        kinds = {video.video_id: video.category for video in rows.videos}
+        bags = TrainingBags(features, labels, used, config, categories=kinds)
         if repeated := bags.repeated():
             _LOG.warning("%s", repeated)
         record = {
@@ -137,6 +138,7 @@ def train(
             "control": "shuffled labels" if control else None,
             "coverage": coverage,
             "dim": bags.dim,
+            **({"classes": bags.classes} if head_kind(head).with_classes else {}),
             "num_train_videos": len(labels),
             "num_train_items": len(bags),
             "num_test_videos": len(truth),
@@ -148,7 +150,6 @@ def train(
         }
         origin = Origin({stream: spec.weights for stream, spec in specs.items()}, control)
         run = TrainingRun(folder, chosen, origin, {})
-        kinds = {video.video_id: video.category for video in rows.videos}
         for seed in seeds:
             if control:
                 bags = bags.relabelled(shuffled_labels(labels, kinds, seed))
@@ -270,7 +271,7 @@ def _train_seed(
     with torch.random.fork_rng(devices=cuda), exact_arithmetic():
         torch.manual_seed(seed)
         try:
-            head = head_kind(name).build(bags.dim, bags.config).to(device)
+            head = head_kind(name).network(bags.dim, bags.config, bags.classes).to(device)
         except RuntimeError as error:  # torch has no other for a lack of memory on a CPU
             reason = f"cannot be built on {device}: {str(error).splitlines()[0]}"
             raise TrainingError(f"{name} with settings {record['settings']} {reason}") from error

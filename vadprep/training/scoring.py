@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vadprep.core.errors import CheckpointError, FeaturesError, SettingError
@@ -98,13 +99,15 @@ def score_videos(
                     f"{video_id}: features of dimension {snippets.shape[2]}, but the head was "
                     f"trained on {head.dim}: use the features it was trained on"
                 )
-            scores, overall = torch.zeros(len(snippets), dtype=torch.float64), None
+            values, overall = np.zeros(len(snippets)), None
+            classes = np.zeros((len(snippets), len(head.classes))) if head.classes else None
             if len(snippets):
-                scores, overall = head.score(snippets.to(device).float().transpose(0, 1))
-            values = scores.cpu().numpy()
-            found[video_id] = VideoScores(
-                values, video.spans, video.num_frames, video.fps, overall, video.times
-            )
+                output = head.of_video(snippets.to(device).float().transpose(0, 1))
+                values = output.scores[0].cpu().numpy()
+                overall = None if output.video is None else float(output.video)
+                classes = None if output.classes is None else output.classes[0].cpu().numpy()
+            about = (video.spans, video.num_frames, video.fps, overall, video.times)
+            found[video_id] = VideoScores(values, *about, head.classes, classes)
     return found
 
 
