@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -91,15 +92,10 @@ def doctor(folder: Path, as_json: bool) -> None:
 
 def examine(folder: Path) -> Iterator[Finding]:
     """Findings about this machine, and about the disk of ``folder``, one by one."""
-    yield Finding("vadprep", f"{vadprep.__version__}, Python {platform.python_version()}")
-    for name, cost in PACKAGES.items():
-        version = installed_version(name, *(["decord"] if name == "decord2" else []))
-        yield _found(name, version or "missing", bool(version), cost, INSTALL)
-    yield from _processor()
-    yield _gpu()
-    yield from _conv3d()
-    for decoder in ("decord", "pyav"):
-        yield _decoder(decoder)
+    with ThreadPoolExecutor() as pool:
+        decoders = pool.map(_decoder, ("decord", "pyav"))  # while torch is loaded
+        yield from _of_machine()
+        yield from decoders
     yield Finding("folder of weights", str(weights_folder()))
     for graph in dict.fromkeys(known.graph for known in CATALOG.values()):
         stored = stored_weights(graph)
@@ -107,6 +103,16 @@ def examine(folder: Path) -> Iterator[Finding]:
             cost, remedy = "extract needs --weights FILE", "vadprep weights get i3d-rgb"
             yield _found(f"weights of {graph}", stored or "none", bool(stored), cost, remedy)
     yield from _disk(folder)
+
+
+def _of_machine() -> Iterator[Finding]:
+    yield Finding("vadprep", f"{vadprep.__version__}, Python {platform.python_version()}")
+    for name, cost in PACKAGES.items():
+        version = installed_version(name, *(["decord"] if name == "decord2" else []))
+        yield _found(name, version or "missing", bool(version), cost, INSTALL)
+    yield from _processor()
+    yield _gpu()
+    yield from _conv3d()
 
 
 def _processor() -> Iterator[Finding]:
