@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from support.commands import CHEAP, message, run
 from support.runs import CAUTION, VIDEOS, cheaply, ok, train, write_manifest
 from support.scored import data_of
@@ -60,6 +61,36 @@ def test_videos_are_scored_as_their_features_are(place, tmp_path):
         np.testing.assert_array_equal(same.spans, scores.spans)
     assert len(list(tmp_path.glob("*.png"))) == 4
     assert read_scores(tmp_path / "scores.h5").origin == Origin({"rgb": "random:0"})
+
+
+def test_clips_that_overlap_are_trained_on_scored_and_exported(place, tmp_path):
+    """One clip each 8 frames: a frame has the mean of the clips that show it, everywhere."""
+    manifest, out = place / "m.csv", tmp_path / "f"
+    named = ("--manifest", manifest, "--root", place / "videos", "--out", out)
+    ok("extract", *named, *CHEAP, "--crops", "5", "--set", "clip_stride=8")
+    train(place, tmp_path / "r", "--features", out)
+    tested = read_scores(tmp_path / "r" / "scores-last.h5")
+    ok("score", tmp_path / "r", place / "videos" / "d.mp4", "--out", tmp_path / "s", "--no-plots")
+    found = read_scores(tmp_path / "s" / "scores.h5")["d"]
+    np.testing.assert_array_equal(found.snippets, tested["d"].snippets)
+    spans = found.spans.tolist()
+    assert spans == [[start, min(start + 16, 81)] for start in range(0, 65, 8)]
+    shown = [[s for s, (a, b) in zip(found.snippets, spans, strict=True) if a <= t < b]
+             for t in range(80)]  # fmt: skip
+    np.testing.assert_allclose(found.frames(), [np.mean(each) for each in shown], atol=1e-6)
+    labels = {"c": np.zeros(64), "d": np.arange(80) < 16}
+    pooled = [np.concatenate([each[name] for name in "cd"])
+              for each in ({n: v.frames() for n, v in tested.items()}, labels)]  # fmt: skip
+    metrics = json.loads(ok("eval", tmp_path / "r", "--json"))[str(tmp_path / "r")]
+    assert metrics["frame_auc"] == pytest.approx(roc_auc_score(pooled[1], pooled[0]))
+    layout = ("--layout", "xdviodet", "--manifest", manifest)
+    told = ok("export", out, "--out", tmp_path / "out", *layout)
+    assert "clips overlap (16 frames, one each 8): the code counts a frame once for each" in told
+    truth = np.load(next((tmp_path / "out").rglob("*gt*.npy")))
+    per_clip = [labels[name][a:b] for name in "dc" for a, b in tested[name].spans]
+    np.testing.assert_array_equal(truth, np.concatenate(per_clip))
+    assert "equal" in ok("compare", out, out)
+    assert "clip_stride: 16 / 8" in run("compare", place / "f", out).output
 
 
 def test_alarms_and_frames_of_a_video_are_written(place, tmp_path):

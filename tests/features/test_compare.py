@@ -100,6 +100,7 @@ def extracted(
     shift: float = 127.5,
     tail: str = "drop",
     fps: int | None = None,
+    stride: int = 16,
     **settings: object,
 ) -> InMemory:
     """Features of the drawn videos by the project's own resampling, resizing, crops and clips."""
@@ -111,7 +112,7 @@ def extracted(
     for name in FRAMES:
         frames = drawn(name)
         transform = FrameTransform(96, 128, "cpu", **(SETTINGS | settings))
-        clips = Clips(tail)
+        clips = Clips(tail, 16, stride)
         whole = [
             *chain(
                 *(clips.add(transform.resize(each)) for each in resampled([frames], resampling))
@@ -184,6 +185,47 @@ def test_each_difference_is_found_and_no_other(name: str) -> None:
     assert all(text in words(found) for text in expected), words(found)
     kinds = {kind for kind in KINDS for each in found.differences if kind in each.text}
     assert kinds == {kind for kind in KINDS if kind in " ".join(expected)}, words(found)
+
+
+def overlapping(stride: int, tail: str = "drop") -> InMemory:
+    """A set whose spec says the stride, and not all else."""
+    found = InMemory(extracted(stride=stride, tail=tail).features)
+    found.spec = replace(small_spec(clip_stride=stride), decoder=UNKNOWN, tail=UNKNOWN)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        (
+            (8, "drop"),
+            (8, "xd"),
+            [
+                "another tail rule: B has one clip fewer on multiples of 8, in 2 of 3 videos",
+                "tail rule of A drop, of B xd",
+            ],
+        ),
+        (
+            (8, "drop"),
+            (8, "repeat-last"),
+            [
+                "another tail rule: B has one clip more except on multiples of 8, in 1 of 3 videos",
+                "tail rule of A drop, of B repeat-last",
+            ],
+        ),
+        ((16, "drop"), (8, "drop"), ["A has a clip each 16 frames, B each 8"]),
+        ((8, "drop"), (16, "drop"), ["A has a clip each 8 frames, B each 16"]),
+    ],
+)
+def test_clips_that_overlap(a: tuple[int, str], b: tuple[int, str], expected: list[str]) -> None:
+    found = compare(overlapping(*a), overlapping(*b))
+    assert [each.text for each in found.differences] == expected
+    assert found.evidence.largest_difference == 0, "clips of the same frames are paired"
+
+
+def test_overlap_that_no_spec_states_is_named_as_a_cause() -> None:
+    found = compare(extracted(), InMemory(overlapping(8).features))
+    assert "another frame rate, or clips that overlap: B has 1.8" in words(found)
 
 
 def test_equal_sets_are_called_equal() -> None:

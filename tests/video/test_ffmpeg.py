@@ -347,7 +347,7 @@ def test_length_begin_and_end_are_read_on_the_clock_of_the_video(tmp_path: Path,
         count = sum(len(block) for block in stream)
     whole = 51 if path.suffix == ".avi" else 50  # the second slot of the AVI is empty
     assert count == whole and not length_note(
-        stream.header, stream.report, FrameBounds(None, None), 16
+        stream.header, stream.report, FrameBounds(None, None), 16, 16
     )
     assert expected_frames(stream.header, stream.report) == whole
     assert stream.report.end_seconds == pytest.approx(2, abs=0.05)

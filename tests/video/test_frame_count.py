@@ -35,8 +35,8 @@ class FrameCounts(NamedTuple):
     def report(self) -> DecodeReport:
         return DecodeReport(self.decoded, 0, "pyav", 0.0, self.end_seconds)
 
-    def note(self, length: int = 16) -> str:
-        return length_note(self.header, self.report, FrameBounds(*self.bounds), length)
+    def note(self, length: int = 16, stride: int = 16) -> str:
+        return length_note(self.header, self.report, FrameBounds(*self.bounds), length, stride)
 
 
 EXPECTED = [
@@ -182,3 +182,8 @@ def test_a_gap_in_the_timestamps_is_reported(tmp_path: Path, decoder: str) -> No
     task = Task(Video("a", source.name), {"rgb": tmp_path / "a.h5"}, source)
     report = standin_extractor(spec)(task)
     assert report.length_note.startswith("the time stamps skip 1 frame: ")
+
+
+def test_the_clips_of_a_note_are_those_of_the_spec() -> None:
+    assert ": one clip more by tail rule drop" in said(88, 87).note(stride=8)
+    assert ", which changes no clip" in said(88, 87).note()

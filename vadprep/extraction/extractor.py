@@ -166,10 +166,9 @@ class Extractor:
                     video.video_id, RUNNING, num_clips=count, num_frames=frames, share=share
                 )
             report, resampling = stream.report, self._resampling(stream)
-            spans = resampling.spans(
-                report.num_frames, spec.tail, spec.clip_length, spec.clip_stride
-            )
-            note = length_note(stream.header, report, frame_bounds(video), spec.clip_length)
+            form = spec.clip_length, spec.clip_stride
+            spans = resampling.spans(report.num_frames, spec.tail, *form)
+            note = length_note(stream.header, report, frame_bounds(video), *form)
             try:
                 file = fingerprint(task.source)
             except OSError as error:

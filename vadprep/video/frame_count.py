@@ -28,11 +28,11 @@ def expected_frames(header: VideoHeader, report: DecodeReport) -> int:
 
 
 def length_note(
-    header: VideoHeader, report: DecodeReport, bounds: FrameBounds, clip_length: int
+    header: VideoHeader, report: DecodeReport, bounds: FrameBounds, length: int, stride: int
 ) -> str:
     """Why the counts differ, in one line; empty where all agree, or the header is off by one.
 
-    ``bounds`` are those of the manifest.
+    ``bounds`` are those of the manifest; ``length`` and ``stride`` those of the clips.
     """
     notes = []
     decoded, expected = report.num_frames, expected_frames(header, report)
@@ -48,7 +48,7 @@ def length_note(
         if not MIN_FPS <= header.fps <= MAX_FPS:
             notes.append(f"the header says {float(header.fps):.6g} frames a second")
         if stated and abs(stated - decoded) > 1:
-            cause = _cause(decoded, stated, clip_length) or ": an edit list, or a wrong count"
+            cause = _cause(decoded, stated, length, stride) or ": an edit list, or a wrong count"
             notes.append(f"the header says {frames_text(stated)}, the video has {decoded}{cause}")
         if seconds and end and seconds > 2 * end:
             times = f"the header says {seconds:.2f} s, the frames end at {end:.2f} s"
@@ -56,17 +56,18 @@ def length_note(
     notes += report.notes
     bound = bounds.least if count < (bounds.least or 0) else bounds.most
     if bound and not bounds.allow(count) and not (is_truncated and abs(bound - count) <= 1):
-        cause = _cause(count, bound, clip_length) or f": {count / bound:.3g} x as many"
+        cause = _cause(count, bound, length, stride) or f": {count / bound:.3g} x as many"
         notes.append(f"the manifest has {frames_text(bound)}, the {source} has {count}{cause}")
     return "; ".join(notes)
 
 
-def _cause(decoded: int, stated: int, length: int) -> str:
+def _cause(decoded: int, stated: int, length: int, stride: int) -> str:
     """Likely cause of ``stated`` frames where there are ``decoded``; empty where none is known."""
     if abs(decoded - stated) == 1:
         changes = []
         for rule in TAIL_RULES:
-            more = num_clips(decoded, rule, length) - num_clips(stated, rule, length)
+            ours, theirs = (num_clips(n, rule, length, stride) for n in (decoded, stated))
+            more = ours - theirs
             if more:
                 changes.append(f"one clip {'more' if more > 0 else 'fewer'} by tail rule {rule}")
         return f": {', '.join(changes)}" if changes else ", which changes no clip"

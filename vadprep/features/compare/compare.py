@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.clips import CLIP_LENGTH, Resampling
+from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import UNKNOWN, Spec, differences
 from vadprep.core.untrusted import reading
 from vadprep.features.compare.findings import Difference, Evidence, likely_differences, verdict
 from vadprep.features.compare.measures import (
     ClipCounts,
+    ClipForm,
     Pair,
     VideoClips,
     best_order,
@@ -120,7 +121,7 @@ def compare(a: FeatureSet, b: FeatureSet, sample: int | None = SAMPLE) -> Compar
     forms, unread = _forms(a, b, common)
     pairs = forms.items()
     lengths = [VideoClips(x[0], y[0], a.frames(i), b.frames(i)) for i, (x, y) in pairs]
-    counts = count_clips(lengths, (a.clip_length, b.clip_length))
+    counts = count_clips(lengths, (a.clip_form, b.clip_form))
     chosen = _evenly(list(forms), sample)
     one, other = forms[chosen[0]]
     evidence = Evidence(counts, crops=(one[1], other[1]), dims=(one[2], other[2]))
@@ -183,7 +184,9 @@ def _evenly(ids: Sequence[str], most: int | None) -> list[str]:
 
 def _paired(a: int, b: int, counts: ClipCounts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the clips of A and of B that show the same time, where a video has so many."""
-    return paired_clips(a, b, counts.ratio if counts.is_constant else b / a)
+    ratio = counts.ratio if counts.is_constant else b / a
+    one, other = (form.length / form.stride for form in counts.forms)
+    return paired_clips(a, b, ratio, (one, other))
 
 
 def _window(a: NDArray[np.float32], b: NDArray[np.float32], counts: ClipCounts) -> Pair:
@@ -250,8 +253,11 @@ class FeatureSet:
     """What is known of how they were made; None for a tree."""
 
     @property
-    def clip_length(self) -> int:
-        return self.spec.clip_length if self.spec else CLIP_LENGTH
+    def clip_form(self) -> ClipForm:
+        """Length and stride of its clips, 16 where they are unknown."""
+        if not self.spec or UNKNOWN in (self.spec.clip_length, self.spec.clip_stride):
+            return ClipForm()
+        return ClipForm(self.spec.clip_length, int(self.spec.clip_stride))
 
     def form(self, video_id: str) -> Form:
         """Of a video, without reading it."""

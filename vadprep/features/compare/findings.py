@@ -143,10 +143,18 @@ def _of_counts(counts: ClipCounts) -> Iterator[Difference]:
         if ours and theirs and not set(counts.rules[0]) & set(counts.rules[1]):
             yield Difference(f"tail rule of A {ours}, of B {theirs}", "certain")
     elif counts.is_constant:
-        rates = nearest_rates(counts.ratio, tolerance=max(0.01, counts.error))
+        a, b = (form.stride for form in counts.forms)
+        if a != b:
+            yield Difference(f"A has a clip each {a} frames, B each {b}", "certain")
+        rate = counts.ratio * b / a
+        error = max(0.01, counts.error * rate)
+        if a != b and abs(rate - 1) < error:
+            return
+        rates = nearest_rates(rate, tolerance=error)
         hint = f", as {rates[0]} fps to {rates[1]} fps" if rates else ""
+        overlap = ", or clips that overlap" if a == b and max(rate, 1 / rate) > 1.5 else ""
         ratio = f"{counts.ratio:.3f} +- {counts.error:.3f}"
-        yield Difference(f"another frame rate: B has {ratio} clips for one of A{hint}")
+        yield Difference(f"another frame rate{overlap}: B has {ratio} clips for one of A{hint}")
     else:
         yield Difference(
             "the counts of clips have no common ratio: other videos, or frame rates that differ "

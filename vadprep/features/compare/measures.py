@@ -203,6 +203,13 @@ class VideoClips(NamedTuple):
     frames_b: int | None = None
 
 
+class ClipForm(NamedTuple):
+    """Frames of a clip, and from the begin of one to that of the next."""
+
+    length: int = CLIP_LENGTH
+    stride: int = CLIP_LENGTH
+
+
 @dataclass(frozen=True)
 class ClipCounts:
     """How the numbers of clips of B relate to those of A."""
@@ -213,8 +220,10 @@ class ClipCounts:
     """Videos in which B has one clip less than A."""
     more: int
     """Videos in which B has one clip more than A."""
+    forms: tuple[ClipForm, ClipForm]
+    """Of the clips of A and of B."""
     ratio: float
-    """Clips of B for one of A, over all videos; half a clip is added for what a tail cuts."""
+    """Clips of B for one of A in the same time; half a clip is added for what a tail cuts."""
     error: float
     """By how much the ratio may be off: half a clip a video."""
     is_constant: bool
@@ -231,16 +240,15 @@ class ClipCounts:
 
 
 def count_clips(
-    videos: Sequence[VideoClips], clip_lengths: tuple[int, int] = (CLIP_LENGTH, CLIP_LENGTH)
+    videos: Sequence[VideoClips], forms: tuple[ClipForm, ClipForm] = (ClipForm(), ClipForm())
 ) -> ClipCounts:
-    """How the numbers of clips of B relate to those of A, over one or more videos.
-
-    ``clip_lengths`` are the frames of a clip in A and in B.
-    """
+    """How the numbers of clips of B relate to those of A, over one or more videos."""
     a, b = (np.array([video[side] for video in videos]) for side in (0, 1))
     half = len(videos) / 2
-    ratio = float((b.sum() + half) / (a.sum() + half))
-    same_rate = bool((np.abs(a - b) <= 1).all())
+    # Time in strides: the last of clips that overlap is longer than one.
+    time_a, time_b = (n + f.length / f.stride - 1 for n, f in zip((a, b), forms, strict=True))
+    ratio = float((time_b.sum() + half) / (time_a.sum() + half))
+    same_rate = bool((np.abs(a - b) <= 1).all()) and forms[0].stride == forms[1].stride
     frames_a, frames_b = ([video[side] for video in videos] for side in (2, 3))
     if same_rate:  # frames that one set knows are those of the other, too
         frames_a, frames_b = (
@@ -252,44 +260,56 @@ def count_clips(
         num_equal=int((a == b).sum()),
         fewer=int((b == a - 1).sum()),
         more=int((b == a + 1).sum()),
+        forms=forms,
         ratio=1.0 if same_rate else ratio,
         error=float(half / a.sum()),
-        is_constant=bool((np.abs(b - ratio * a) <= NEAR).all()),
-        rules=(_rules(a, frames_a, clip_lengths[0]), _rules(b, frames_b, clip_lengths[1])),
-        where=_where(a != b, frames_a, clip_lengths[0]) if same_rate else "",
+        is_constant=bool((np.abs(time_b - ratio * time_a) <= NEAR).all()),
+        rules=(_rules(a, frames_a, forms[0]), _rules(b, frames_b, forms[1])),
+        where=_where(a != b, frames_a, forms[0]) if same_rate else "",
     )
 
 
-def _rules(clips: NDArray[np.int64], frames: Sequence[int | None], length: int) -> tuple[str, ...]:
+def _rules(
+    clips: NDArray[np.int64], frames: Sequence[int | None], form: ClipForm
+) -> tuple[str, ...]:
     known = [(n, count) for n, count in zip(frames, clips, strict=True) if n is not None]
     return tuple(
         rule
         for rule in TAIL_RULES
-        if known and all(num_clips(n, rule, length) == count for n, count in known)
+        if known and all(num_clips(n, rule, *form) == count for n, count in known)
     )
 
 
-def _where(differs: NDArray[np.bool_], frames: Sequence[int | None], length: int) -> str:
+def _where(differs: NDArray[np.bool_], frames: Sequence[int | None], form: ClipForm) -> str:
+    over = form.length % form.stride
     known = [
-        (n % length == 0, bool(d)) for n, d in zip(frames, differs, strict=True) if n is not None
+        (n % form.stride == over, bool(d))
+        for n, d in zip(frames, differs, strict=True)
+        if n is not None
     ]
     if not any(differs for _, differs in known):
         return ""
+    multiples = f"on multiples of {form.stride}" + f" plus {over}" * bool(over)
     if all(multiple == differs for multiple, differs in known):
-        return f"on multiples of {length}"
-    return f"except on multiples of {length}" if all(m != d for m, d in known) else ""
+        return multiples
+    return f"except {multiples}" if all(m != d for m, d in known) else ""
 
 
-def paired_clips(a: int, b: int, ratio: float = 1.0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def paired_clips(
+    a: int, b: int, ratio: float = 1.0, overlaps: tuple[float, float] = (1, 1)
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the clips of A and of B that show the same time: two int64 [n].
 
-    ``ratio`` is the clips of B for one of A. The set with fewer clips keeps each of them once;
-    the other gives the clip in whose time the middle of that one lies.
+    ``ratio`` is the clips of B for one of A; ``overlaps`` are length by stride of the clips of A
+    and of B. The set with fewer clips keeps each of them once; the other gives the clip whose
+    middle is nearest to that of the one.
     """
     if ratio <= 1:
         fewer = np.arange(min(b, int(np.ceil(a * ratio))))
-        return np.minimum(((fewer + 0.5) / ratio).astype(np.int64), a - 1), fewer
-    theirs, ours = paired_clips(b, a, 1 / ratio)
+        middles = fewer + overlaps[1] / 2  # in strides of B
+        nearest = np.floor(middles / ratio - (overlaps[0] - 1) / 2).astype(np.int64)
+        return nearest.clip(0, a - 1), fewer
+    theirs, ours = paired_clips(b, a, 1 / ratio, overlaps[::-1])
     return ours, theirs
 
 

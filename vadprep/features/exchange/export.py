@@ -15,7 +15,7 @@ from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.clips import frame_labels, frames_in_spans, matlab_edges
 from vadprep.core.errors import FeaturesError, ManifestError, SettingError, allowed_are
 from vadprep.core.records import Video
-from vadprep.core.spec import Spec
+from vadprep.core.spec import UNKNOWN, Spec
 from vadprep.core.untrusted import reading
 from vadprep.data import Manifest, choose_manifest, file_names, video_intervals
 from vadprep.features.exchange.arrays import write_features
@@ -259,6 +259,11 @@ def _notes(videos: Sequence[Video], target: Target, spec: Spec) -> Iterator[str]
     """What does not fit the official code, a line each."""
     if target.crop_order not in (None, spec.crop_order) and spec.crops > 1:
         yield f"crops stay in the order {spec.crop_order}, the code's own are {target.crop_order}"
+    if spec.clip_stride not in (spec.clip_length, UNKNOWN):
+        yield (
+            f"clips overlap ({spec.clip_length} frames, one each {spec.clip_stride}): the code "
+            "counts a frame once for each clip that shows it"
+        )
     files = spec.crops if target.naming.one_file_a_crop else 1
     lines = sum(video.label == 1 and video.split == "train" for video in videos)
     lines *= min(files, target.listed_crops or files)
