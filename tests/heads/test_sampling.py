@@ -48,6 +48,19 @@ def test_segment_edges_are_those_of_linspace(num_snippets):
     assert segment_edges(num_snippets, 32).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("segments", [50, 60, 100, 200])
+def test_other_numbers_of_segments_round_as_the_official_code_does(segments):
+    """``process_feat`` of RTFM: a float step, times i, truncated; whole numbers differ."""
+    odd = []
+    for num_snippets in range(1, 500):
+        step = num_snippets / segments
+        expected = [int(i * step) for i in range(segments)] + [num_snippets]
+        assert segment_edges(num_snippets, segments).tolist() == expected
+        if expected != [i * num_snippets // segments for i in range(segments + 1)]:
+            odd.append(num_snippets)
+    assert 13 <= len(odd) <= 22 and (segments == 60 or {58, 70, 114, 116, 140} <= set(odd))
+
+
 @pytest.mark.parametrize("num_snippets", LENGTHS)
 def test_matlab_edges_round_halves_up(num_snippets):
     exact = [1 + Fraction(i * (num_snippets - 1), 32) for i in range(33)]
@@ -103,6 +116,40 @@ def test_jitter_spreads_abnormal_videos_over_their_length():
     lower = np.arange(300) * 1000 // 300
     upper = np.append(lower[1:], lower[-1])
     assert (draws.min(axis=0) == lower).all() and (draws.max(axis=0) == upper).all()
+
+
+class Bounds:
+    """Takes the place of a generator: the lowest or highest number that may be drawn."""
+
+    def __init__(self, is_highest):
+        self.is_highest = is_highest
+
+    def integers(self, low, high=None, endpoint=False):
+        low, high = (0, low) if high is None else (low, high)
+        return high - (not endpoint) if self.is_highest else low
+
+
+def official_rows(most, num_snippets):
+    """Lowest and highest draws of AR-Net's ``random_perturb``, in its words and rounding."""
+    samples = np.arange(most) * num_snippets / most
+    lowest, highest = [], []
+    for i in range(most):
+        choices = [int(samples[i])]
+        if i < most - 1 and int(samples[i]) != int(samples[i + 1]):
+            choices = range(int(samples[i]), int(samples[i + 1]) + 1)
+        elif i == most - 1 and int(samples[i]) < most - 1:
+            choices = range(int(samples[i]), most)
+        lowest.append(choices[0])
+        highest.append(choices[-1])
+    return lowest, highest
+
+
+@pytest.mark.parametrize("num_snippets", [301, 302, 449, 599, 600, 601, 899, 900, 901, 1499, 3000])
+def test_jitter_may_draw_the_rows_of_the_official_code(num_snippets):
+    drawn = [jitter_rows(300, num_snippets, 1, Bounds(end)).tolist() for end in (False, True)]
+    assert tuple(drawn) == official_rows(300, num_snippets)
+    starts = [int(jitter_rows(300, num_snippets, 0, Bounds(end))[0]) for end in (False, True)]
+    assert starts == [0, num_snippets - 300 - 1]  # np.random.randint(len(feat) - t_max)
 
 
 def test_jitter_takes_a_window_of_normal_videos():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from support.naive import assert_same, random_bags
+from torch import nn
 
 from vadprep.core.clips import matlab_edges
 from vadprep.heads import HEADS
 from vadprep.heads.base import HeadOutput
-from vadprep.heads.sultani import Sultani, SultaniConfig, ranking_loss
+from vadprep.heads.sultani import DEEPMIL, Sultani, SultaniConfig, ranking_loss
 
 
 def naive_ranking(rows, pairs):
@@ -134,6 +135,53 @@ def test_the_port_drops_scores_in_training_only():
         dropped = (head(snippets, mask).scores == 0).float().mean().item()
         assert dropped == pytest.approx(0.6, abs=0.1)
         assert head.eval()(snippets, mask).scores.all()
+
+
+class Port(nn.Module):
+    """DeepMIL's network, written out."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(dim, 512), nn.Linear(512, 32), nn.Linear(32, 1)
+        for layer in (self.fc1, self.fc2, self.fc3):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, rows):
+        return torch.sigmoid(self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(rows))))))[..., 0]
+
+
+def port_loss(normal, abnormal):
+    """DeepMIL's loss of scores [N, 32] each: i-th with i-th, every term a mean over the pairs."""
+    total = 0.0
+    for n, a in zip(normal, abnormal, strict=True):
+        changes = sum((a[t + 1] - a[t]) ** 2 for t in range(31))
+        total = total + torch.relu(1 - a.max() + n.max()) + 8e-5 * changes + 8e-5 * a.sum()
+    return total / len(normal)
+
+
+def test_settings_of_the_port_give_its_start_scores_and_loss():
+    torch.manual_seed(DEEPMIL.seed)
+    head = Sultani(6, DEEPMIL)
+    torch.manual_seed(DEEPMIL.seed)
+    port = Port(6)
+    pairs = list(zip(head.parameters(), port.parameters(), strict=True))
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+    head, port = head.double().eval(), port.double()
+    snippets = 3 * torch.randn(1, 70, 6, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(head.score(snippets)[0], port(snippets[0]), rtol=0, atol=1e-12)
+
+    bags = torch.randn(6, 1, 32, 6, dtype=torch.float64)
+    labels, mask = torch.tensor([0.0] * 3 + [1.0] * 3), torch.ones(6, 32, dtype=torch.bool)
+    terms = head.loss(head(bags, mask), labels, mask)
+    expected = port_loss(port(bags[:3, 0]), port(bags[3:, 0]))
+    assert sum(terms.values()).item() == pytest.approx(expected.item(), abs=1e-12)
+    ours = torch.autograd.grad(sum(terms.values()), list(head.parameters()))
+    theirs = torch.autograd.grad(expected, list(port.parameters()))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
 def test_published_settings():

@@ -44,7 +44,8 @@ TAIL_RULES: dict[str, Callable[[int, int, int], int]] = {
 """Number of clips of a length, one each ``stride``, in so many (resampled) frames.
 
 ``drop`` leaves out an incomplete last clip; ``xd`` keeps one frame back for the flow of the last
-pair (XDVioDet); ``repeat-last`` repeats the last frame until the last clip is full.
+pair (XDVioDet); ``repeat-last`` repeats the last frame until the last clip is full. The scripts of
+RTFM and UR-DMU also score the repeats: they count 16 ceil(n / 16) frames, spans here end at n.
 """
 
 
@@ -167,10 +168,12 @@ def frames_in_spans(spans: Spans, count: int = CLIP_LENGTH) -> NDArray[np.int64]
 def segment_edges(num_snippets: int, segments: int) -> NDArray[np.int64]:
     """Edges of equal parts: linspace(0, T, segments + 1) truncated, int64 [segments + 1].
 
-    The rule ``process_feat`` of RTFM and its descendants, in whole numbers. Part i is the rows
-    edges[i] .. edges[i + 1] - 1, or row edges[i] where there are none (T < segments).
+    The rule ``process_feat`` of RTFM and its descendants, with its rounding: in float64, i (T / 50)
+    may fall short of a whole number, and so edge 25 of T = 58 is 28, not 29. Of 32 segments every
+    edge is exact. Part i is the rows edges[i] .. edges[i + 1] - 1, or row edges[i] where there are
+    none (T < segments).
     """
-    return np.arange(segments + 1) * num_snippets // segments
+    return np.linspace(0, num_snippets, segments + 1, dtype=np.int64)
 
 
 def matlab_edges(num_snippets: int, segments: int) -> NDArray[np.int64]:

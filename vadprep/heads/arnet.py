@@ -23,7 +23,8 @@ class ARNetConfig(HeadConfig):
     """Settings of AR-Net; the defaults are the official code's for ShanghaiTech.
 
     Left out: the best of 23 test evaluations, one after every 200 steps (see ``results.MOST``),
-    and the signs of eqs. 2 and 5, which are misprints.
+    and the signs of eqs. 2 and 5, which are misprints. The rows that ``jitter-300`` may draw are
+    those of the code for every length; the draws are not, since its generator is another one.
     """
 
     epochs: int = 20

@@ -34,7 +34,9 @@ class RTFMConfig(HeadConfig):
     Left out: the best of the test evaluations after every five steps (see ``results.MOST``),
     and the paper's "ReLU and dropout" after the last of the three layers: with a ReLU there is no
     score in [0, 1], so the sigmoid of the official code stands there. Videos of fewer than k
-    snippets, at which the official code fails, have all of theirs selected.
+    snippets, at which the official code fails, have all of theirs selected. The official ground
+    truth counts 16 frames for every snippet, also where the last clip is filled up with repeats of
+    the last frame (16 ceil(n / 16) labels): here frames past the end of a video are not scored.
     """
 
     epochs: int = 75

@@ -25,9 +25,7 @@ from vadprep.heads.sampling import sampler, segment_means, segment_of
 class SultaniConfig(HeadConfig):
     """Settings of the baseline; the defaults are the official code's, which gave UCF 75.41.
 
-    DeepMIL's are ``sampling`` segments-32, ``optimizer`` adam with ``weight_decay`` 5e-5,
-    ``halving_epochs`` 10 and ``weight_penalty`` 0, ``middle`` relu, ``dropout_scores`` true,
-    ``pairs`` zipped and seed 2333. Left out: the choice among test evaluations (see
+    ``DEEPMIL`` has those of the port. Left out: the choice among test evaluations (see
     ``results.MOST``), and the official code's last score for the frames up to round(30 *
     seconds): what frames after the last span score is ``coverage`` of ``training.train``.
     """
@@ -57,7 +55,10 @@ class SultaniConfig(HeadConfig):
     dropout_scores: bool = False
     """DeepMIL zeroes six tenths of the scores themselves in training."""
     normalize: bool = True
-    """Bring each row to unit length."""
+    """Bring each row to unit length (official); DeepMIL takes rows as they are."""
+    start: Literal["normal", "uniform"] = "normal"
+    """Weights before training: Xavier normal (official: Keras' glorot_normal), or Xavier uniform
+    (DeepMIL)."""
     pairs: Literal["all", "zipped"] = "all"
     """``all``: each normal video against every abnormal one, summed (official). ``zipped``: i-th
     with i-th, every term a mean over the pairs (DeepMIL)."""
@@ -70,7 +71,7 @@ class SultaniConfig(HeadConfig):
     DeepMIL has ``weight_decay`` instead, which takes in the biases."""
     scoring: Literal["segments", "snippets"] = "segments"
     """``segments``: score the same parts as in training and spread their scores over their
-    snippets (official). ``snippets``: score each snippet."""
+    snippets (official). ``snippets``: score each snippet (DeepMIL)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,6 +79,28 @@ class SultaniConfig(HeadConfig):
             raise SettingError(
                 f"sampling = {self.sampling!r}: scoring by segments needs segments-N"
             )
+
+
+DEEPMIL = SultaniConfig(
+    epochs=50,
+    steps_per_epoch=25,
+    batch_size=64,
+    batches="balanced",
+    sampling="segments-32",
+    optimizer="adam",
+    learning_rate=1e-4,
+    weight_decay=5e-5,
+    halving_epochs=10,
+    middle="relu",
+    dropout_scores=True,
+    normalize=False,
+    start="uniform",
+    pairs="zipped",
+    weight_penalty=0.0,
+    scoring="snippets",
+    seed=2333,
+)
+"""Settings of DeepMIL, option.py and main.py of Roc-Ng/DeepMIL, for UCF-Crime."""
 
 
 class Sultani(Head):
@@ -94,7 +117,8 @@ class Sultani(Head):
         self.layers = nn.Sequential(
             *first, *second, nn.Linear(config.narrow, 1), nn.Sigmoid(), last
         )
-        initialise(self.layers, nn.init.xavier_normal_)  # "glorot_normal" of Keras
+        xavier = {"normal": nn.init.xavier_normal_, "uniform": nn.init.xavier_uniform_}
+        initialise(self.layers, xavier[config.start])
 
     def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
         """Scores alone, of each snippet on its own."""
