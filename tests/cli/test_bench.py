@@ -57,3 +57,10 @@ def test_plans_are_measured_side_by_side() -> None:
 def test_memory_is_measured_with_one_crop_and_with_ten() -> None:
     _, *rows = table("memory", "--minutes", "0.1")
     assert [row[:3] for row in rows] == [["0.1", "1", "150"], ["0.1", "10", "150"]]
+
+
+def test_shards_are_read_beside_npy_files() -> None:
+    head, *rows, opening = table("loader", "--videos", "3", "--shards", "2")
+    assert head[-2:] == ["video", "speed"] and len(rows) == 4
+    assert all(float(number) >= 0 for row in rows for number in row[-3:])
+    assert opening[:6] == ["opening", "2", "shards", "of", "128", "videos:"]

@@ -377,6 +377,19 @@ def test_a_shard_stays_open_until_it_is_replaced_or_the_features_are_closed(tmp_
     assert folder.stored("a").features().shape == (3, 1, 4) and count() == 0  # not by a writer
 
 
+def test_a_byte_that_flips_after_the_first_read_is_found_even_at_the_same_time(tmp_path):
+    path = write_folder(tmp_path / "rgb", [stored_video("a", num_clips=9)]).shard(0)
+    with open_features(tmp_path) as features:
+        content = features["a"].rgb.tobytes()
+        status, place = path.stat(), path.read_bytes().index(content) + 7
+        with open(path, "r+b") as file:
+            file.seek(place)
+            file.write(bytes([content[7] ^ 1]))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with pytest.raises(ShardError, match="features of 'a': checksum differs"):
+            features["a"].rgb  # noqa: B018
+
+
 def test_features_can_be_pickled_while_files_are_open(tmp_path):
     write_folder(tmp_path / "rgb", VIDEOS)
     features = open_features(tmp_path)

@@ -15,6 +15,7 @@ import pytest
 from support.stored import ODD_IDS, failed_video, features_of, small_spec, stored_video, videos_in
 
 from vadprep.core import atomic as files
+from vadprep.core.array_files import all_finite
 from vadprep.core.atomic import (
     REMEDIES,
     UNSYNCABLE,
@@ -23,7 +24,14 @@ from vadprep.core.atomic import (
 )
 from vadprep.core.errors import FeaturesError, OutputError, ShardError, Stopped
 from vadprep.features import shard as shards
-from vadprep.features.shard import Draft, opened_shard, read_video, write_failure, write_shard
+from vadprep.features.shard import (
+    Draft,
+    crc32,
+    opened_shard,
+    read_video,
+    write_failure,
+    write_shard,
+)
 
 SPEC = small_spec()
 
@@ -202,3 +210,18 @@ def test_a_stop_just_when_the_file_is_made_leaves_none(tmp_path, monkeypatch):
     with pytest.raises(Stopped), open_atomic(tmp_path / "a.h5"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("odd", [np.nan, -np.nan, np.inf, -np.inf])
+def test_one_number_that_is_not_finite_is_found(dtype: str, odd: float) -> None:
+    array = np.full((3, 1, 4), np.finfo(dtype).min, dtype)
+    array[1] = np.finfo(dtype).max
+    assert all_finite(array) and all_finite(array[:0])
+    array[2, 0, 3] = odd
+    assert not all_finite(array) and not all_finite(array.transpose(2, 0, 1))
+
+
+def test_checksums_are_those_of_zlib() -> None:
+    content = np.arange(1000, dtype=np.float32)
+    assert crc32(content) == zlib.crc32(content) == crc32(content[9:], crc32(content[:9]))

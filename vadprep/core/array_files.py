@@ -43,6 +43,15 @@ def require_memory(num_bytes: int, what: object, error: type[VadprepError]) -> N
         raise error(f"{what}: {needed}: use a machine with more, or check the file")
 
 
+def all_finite(array: NDArray[Any]) -> bool:
+    """False when a number is NaN or infinite."""
+    if array.dtype != np.float16 or not array.size:
+        return bool(np.isfinite(array).all())
+    # Bits above those of the largest number; 30 times as fast as isfinite, which knows no float16.
+    signed, unsigned = array.view(np.int16), array.view(np.uint16)
+    return bool(signed.max() < 0x7C00 and unsigned.max() < 0xFC00)
+
+
 def read_npy(
     path: Path, error: type[VadprepError], most_bytes: int | None = MOST_BYTES
 ) -> NDArray[Any]:
@@ -85,10 +94,12 @@ def attributes_of(group: h5py.Group) -> dict[str, Value]:
     """
     if (count := h5py.h5a.get_num_attrs(group.id)) > MOST_ATTRIBUTES:
         raise ValueError(f"{count} attributes")
+    names: list[bytes] = []
+    h5py.h5a.iterate(group.id, lambda name, *_: names.append(name))
     found: dict[str, Value] = {}
-    for index in range(count):
-        attribute = h5py.h5a.open(group.id, index=index)
-        name, kind, value = attribute.name.decode("utf-8", "replace"), attribute.dtype, None
+    for raw in names:  # by name: to open the n-th one HDF5 sorts all of them each time
+        attribute = h5py.h5a.open(group.id, raw)
+        name, kind, value = raw.decode("utf-8", "replace"), attribute.dtype, None
         if attribute.shape == () and attribute.get_storage_size() <= MOST_ATTRIBUTE_BYTES:
             if kind.kind in "Sbiuf":
                 attribute.read(array := np.empty((), kind))
@@ -133,12 +144,15 @@ def array_in(
 
 
 def _member(group: h5py.Group, name: str, kind: type) -> Any:
-    link = group.get(name, getlink=True)
-    if link is None:
-        raise LookupError(f"{name} is missing")
-    if not isinstance(link, h5py.HardLink):
+    # The low-level calls of h5py: its mapping takes five times as long.
+    try:
+        link = group.id.links.get_info(name.encode())
+    except KeyError:
+        raise LookupError(f"{name} is missing") from None
+    if link.type != h5py.h5l.TYPE_HARD:
         raise ValueError(f"{name} is a link to another place")
-    found = group[name]
-    if not isinstance(found, kind):
+    found = h5py.h5o.open(group.id, name.encode())
+    expected = h5py.h5g.GroupID if kind is h5py.Group else h5py.h5d.DatasetID
+    if not isinstance(found, expected):
         raise ValueError(f"{name} is {found!r}, expected {kind.__name__.lower()}")
-    return found
+    return kind(found)

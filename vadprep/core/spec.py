@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from vadprep.core.clips import TAIL_RULES
@@ -135,7 +136,7 @@ class Spec:
         names = ("preset", "weights")
         return {key: value for key, value in asdict(self).items() if key not in names}
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the identity in canonical JSON, hexadecimal."""
         text = json.dumps(_written(self.identity()), sort_keys=True, separators=(",", ":"))

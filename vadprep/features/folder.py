@@ -22,7 +22,7 @@ from vadprep.core.spec import STREAMS, Spec, require_equal
 from vadprep.core.untrusted import parse_json, reading
 from vadprep.features.journal import Row, csv_bytes, read_rows, read_table
 from vadprep.features.remote import AnyPath, RemotePath, as_path, read_file
-from vadprep.features.shard import MISSING, StoredVideo, read_video
+from vadprep.features.shard import MISSING, StoredVideo, read_video, state_of
 
 SHARD_SIZE = 64
 """Videos in a shard, unless another number is given when the folder is made."""
@@ -149,6 +149,9 @@ class StreamFolder:
     """Videos in a shard, as the folder was made."""
     provenance: dict[str, Any] = field(default_factory=dict, compare=False)
     """How the folder was made, as it says itself."""
+    _checked: dict[str, tuple[tuple[int, ...], StoredVideo]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def open(cls, path: Path) -> StreamFolder:
@@ -188,15 +191,16 @@ class StreamFolder:
 
     def shard(self, shard: int) -> Path:
         """Path of a final shard, whether it exists yet or not."""
-        return self.path / "shards" / SHARD.format(shard)
+        return self.path / f"shards/{SHARD.format(shard)}"
 
     def partial(self, shard: int) -> Path:
         """Folder of a shard's finished videos while it is not final."""
-        return self.path / "shards" / PARTIAL.format(shard)
+        return self.path / f"shards/{PARTIAL.format(shard)}"
 
     def partial_video(self, place: Place) -> Path:
         """Path of one finished video while its shard is not final."""
-        return self.partial(place.shard) / VIDEO.format(place.position)
+        name = f"shards/{PARTIAL}/{VIDEO}"  # one join of paths, which is slow
+        return self.path / name.format(place.shard, place.position)
 
     def final_shards(self) -> set[int]:
         """Numbers of the shards that are final."""
@@ -252,13 +256,19 @@ class StreamFolder:
 
     def stored(self, video_id: str, keep: bool = False) -> StoredVideo:
         """A finished video; raises ShardError when its shard is missing, damaged or another's, and
-        SpecError when it is of another spec. ``keep`` is that of ``opened_shard``."""
+        SpecError when it is of another spec. ``keep`` is that of ``opened_shard``, and keeps what
+        was checked while the shard is the same."""
         path, group = self.location(self.plan.places[video_id])
+        state = state_of(path) if keep else None
+        if state and (known := self._checked.get(video_id)) and known[0] == state:
+            return known[1]
         video = read_video(path, group, self.spec, keep)
         if video.video_id != video_id:
             raise ShardError(
                 f"{path}, group {group}: holds {video.video_id!r} where plan.csv has {video_id!r}"
             )
+        if state:
+            self._checked[video_id] = state, video
         return video
 
 

@@ -224,9 +224,13 @@ def read_rows(folder: Path) -> dict[str, Row]:
                     name, int(shard), status, int(clips), int(frames), int(repaired), float(fps),
                     decoder, checksum, why, float(at), *kind,
                 )  # fmt: skip
-                counts = (row.shard, row.num_clips, row.num_frames, row.repaired_frames)
-                if status not in (DONE, FAILED) or not all(
-                    0 <= each <= MOST_COUNT for each in (*counts, row.fps, row.time)
+                counts = row.shard, row.num_clips, row.num_frames, row.repaired_frames
+                is_sound = min(counts) >= 0 and max(counts) <= MOST_COUNT
+                if not (
+                    is_sound
+                    and status in (DONE, FAILED)
+                    and 0 <= row.fps <= MOST_COUNT
+                    and 0 <= row.time <= MOST_COUNT
                 ):
                     raise ValueError(f"row of {name!r}")
                 old = rows.get(name)

@@ -6,7 +6,6 @@ few open.
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.array_files import require_memory
+from vadprep.core.array_files import SMALL_BYTES, all_finite, require_memory
 from vadprep.core.clips import Clock
 from vadprep.core.errors import FeaturesError, SettingError, allowed_are
 from vadprep.core.spec import Spec
@@ -47,16 +46,23 @@ class VideoFeatures:
                 f"no {name} features here, only {', '.join(self._folders)}: "
                 f"run extract with --streams {name}"
             )
-        self._stored  # noqa: B018  the spans of all streams agree
+        if len(self._folders) > 1:
+            self._stored  # noqa: B018  the spans of all streams agree
         # Asked for anew: its shard may have become final since.
-        stored, folder = self._folders[name].stored(self.video_id, keep=True), self._folders[name]
-        where = f"{folder.location(folder.plan.places[self.video_id])[0]}: {self.video_id!r}"
-        num_bytes = 2 * math.prod(stored.shape) * np.dtype(stored.dtype).itemsize
-        require_memory(num_bytes, where, FeaturesError)  # blocks are joined, so twice
+        folder = self._folders[name]
+        stored = folder.stored(self.video_id, keep=True)
+        if stored.most_bytes > SMALL_BYTES:
+            require_memory(stored.most_bytes, self._where(name), FeaturesError)
         features = stored.features()
-        if not (allow_nan or np.isfinite(features).all()):
-            raise FeaturesError(f"{where}: features hold NaN or infinity: extract it again")
+        if not (allow_nan or all_finite(features)):
+            raise FeaturesError(
+                f"{self._where(name)}: features hold NaN or infinity: extract it again"
+            )
         return features
+
+    def _where(self, stream: str) -> str:
+        folder = self._folders[stream]
+        return f"{folder.location(folder.plan.places[self.video_id])[0]}: {self.video_id!r}"
 
     @property
     def rgb(self) -> NDArray[Any]:
@@ -152,9 +158,8 @@ class Features(Mapping[str, VideoFeatures]):
         self._folders = dict(folders)
         first, *others = (folder.done_ids() for folder in folders.values())
         common = set(first).intersection(*others)
-        self._videos = {
-            each: VideoFeatures(each, self._folders) for each in first if each in common
-        }
+        ids = (each for each in first if each in common) if others else first
+        self._videos = dict[str, VideoFeatures | None](dict.fromkeys(ids))
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -173,13 +178,16 @@ class Features(Mapping[str, VideoFeatures]):
                 f"{path}: no features of {video_id!r}{similar_ids(video_id, self._videos)}; for "
                 f"the reason: vadprep status {path} --video {shlex.quote(video_id)}"
             )
-        return self._videos[video_id]
+        video = self._videos[video_id]
+        if video is None:
+            video = self._videos[video_id] = VideoFeatures(video_id, self._folders)
+        return video
 
     def __contains__(self, video_id: object) -> bool:
         return video_id in self._videos
 
     def get(self, video_id: str, default: Any = None) -> Any:
-        return self._videos.get(video_id, default)
+        return self[video_id] if video_id in self._videos else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._videos)

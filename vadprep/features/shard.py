@@ -31,13 +31,12 @@ import io
 import math
 import os
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import h5py
 import numpy as np
@@ -49,7 +48,12 @@ from vadprep.core.clips import MOST_FRAMES, check_spans
 from vadprep.core.errors import FeaturesError, ShardError
 from vadprep.core.spec import DTYPES, UNKNOWN, Spec, require_equal
 from vadprep.core.untrusted import REMEDIES as READING_REMEDIES, open_regular, reading_problem
-from vadprep.features.remote import OPEN_FILES, AnyPath, opened_file
+from vadprep.features.remote import AnyPath, opened_file
+
+try:
+    from isal.isal_zlib import crc32 as crc32_of_bytes
+except ModuleNotFoundError:  # the same numbers, ten times as slow
+    from zlib import crc32 as crc32_of_bytes
 
 FORMAT = "vadprep-shard"
 VERSION = 1
@@ -79,6 +83,9 @@ RANGES = dict(
 MOST_CROPS, MOST_NUMBERS = 100, 1 << 20
 """Of a clip, and in a feature of one crop."""
 
+OPEN_SHARDS = 128
+"""That a process keeps open."""
+
 DONE, FAILED = "done", "failed"
 MISSING = "missing"
 """Kind of the failure of a video whose file was not there."""
@@ -100,6 +107,8 @@ class StoredVideo:
     spans: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     blocks: Callable[[], Iterable[NDArray[Any]]] = tuple
     times: NDArray[np.float64] | None = None
+    whole: Callable[[], NDArray[Any]] | None = None
+    """All features by one read, where that is faster."""
 
     @property
     def video_id(self) -> str:
@@ -111,12 +120,18 @@ class StoredVideo:
 
     def features(self) -> NDArray[Any]:
         """All features of a done video: [num_clips, num_crops, dim]."""
-        return np.concatenate(list(self.blocks()))
+        return self.whole() if self.whole else np.concatenate(list(self.blocks()))
+
+    @property
+    def most_bytes(self) -> int:
+        """Memory that ``features`` takes: blocks are joined, so twice their size."""
+        size = math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return size if self.whole else 2 * size
 
 
 def crc32(array: NDArray[Any], start: int = 0) -> int:
     """CRC-32 of the bytes of an array, continuing from ``start``."""
-    return zlib.crc32(np.ascontiguousarray(array).data, start)
+    return crc32_of_bytes(np.ascontiguousarray(array).data, start)
 
 
 def write_shard(path: Path, spec: Spec, videos: Sequence[StoredVideo]) -> None:
@@ -213,11 +228,39 @@ def _spec_of(file: h5py.File, path: AnyPath) -> Spec:
     return spec
 
 
-@lru_cache(OPEN_FILES)
+@lru_cache(OPEN_SHARDS)
 def kept_shard(path: Path, process: int, *state: int) -> tuple[h5py.File, Spec]:
     """A final shard, which stays open for further reads of this process while it is the same."""
-    file = h5py.File(path, "r", locking=False)
+    with open_regular(path, ShardError, most_bytes=None):
+        file = h5py.File(path, "r", locking=False)
     return file, _spec_of(file, path)
+
+
+def state_of(path: AnyPath) -> tuple[int, ...] | None:
+    """What changes when a final shard on a disk is replaced; None for any other file.
+
+    Raises ShardError when it is missing or cannot be read.
+    """
+    # Not of one in a partial folder, which is not to be kept open: NFS could not remove the folder.
+    if not (isinstance(path, Path) and path.parent.name == "shards"):
+        return None
+    with _damage_named(path, "/"):
+        found = os.stat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def _damage_named(path: AnyPath, group: str) -> Iterator[None]:
+    """Turn what a missing or damaged file raises into a ShardError that says where."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise ShardError(f"{path}: missing: run the same extract again") from None
+    except DAMAGE as error:
+        where = str(path) if group == "/" else f"{path}, group {group}"
+        if isinstance(error, OSError) and error.errno in READING_REMEDIES:
+            raise ShardError(f"{where}: cannot be read: {reading_problem(error)}") from error
+        raise ShardError(f"{where}: damaged: {error}: {REMEDY}") from error
 
 
 @contextmanager
@@ -230,25 +273,19 @@ def opened_shard(
     version. Of a file at a URL only what is asked for is fetched. ``keep`` leaves a final shard on
     a disk open for the next time.
     """
-    try:
-        # Not one of a partial folder: NFS could not remove the folder meanwhile.
-        if keep and isinstance(path, Path) and path.parent.name == "shards":
-            with open_regular(path, ShardError, most_bytes=None) as source:
-                state = os.fstat(source.fileno())
-            key = os.getpid(), state.st_ino, state.st_size, state.st_mtime_ns
-            file, spec = kept_shard(path, *key)
+    with _damage_named(path, group):
+        if keep and (state := state_of(path)):
+            file, spec = kept_shard(cast(Path, path), os.getpid(), *state)
             yield file if group == "/" else group_in(file, group), spec
         else:
             with opened_file(path) as file:
                 spec = _spec_of(file, path)
                 yield file if group == "/" else group_in(file, group), spec
-    except (FileNotFoundError, NotADirectoryError):
-        raise ShardError(f"{path}: missing: run the same extract again") from None
-    except DAMAGE as error:
-        where = str(path) if group == "/" else f"{path}, group {group}"
-        if isinstance(error, OSError) and error.errno in READING_REMEDIES:
-            raise ShardError(f"{where}: cannot be read: {reading_problem(error)}") from error
-        raise ShardError(f"{where}: damaged: {error}: {REMEDY}") from error
+
+
+def _checksum_differs(path: AnyPath, name: str, known: Attributes) -> ShardError:
+    where = f"{path}, group {name}, features of {known['video_id']!r}"
+    return ShardError(f"{where}: checksum differs: {REMEDY}")
 
 
 def read_video(
@@ -286,8 +323,13 @@ def read_video(
             times = _read_checked(group, "times", "float64", (num_frames + 1,), known)
             if not (np.isfinite(times).all() and (np.diff(times) >= 0).all()):
                 raise ValueError("times do not ascend")
-        blocks = partial(_blocks, path, name, known, keep)
-        return StoredVideo(known, features.shape, features.dtype.name, spans, blocks, times)
+        about = known, features.shape, features.dtype.name
+        blocks, whole = partial(_blocks, path, name, known, keep), None
+        if keep and state_of(path):
+            whole = partial(
+                _read_whole, cast(Path, path), name, *about, features.id.get_offset() or 0
+            )
+        return StoredVideo(*about, spans, blocks, times, whole)
 
 
 def _check_attributes(known: Attributes, names: Iterable[str]) -> None:
@@ -315,6 +357,23 @@ def _read_checked(
     return array
 
 
+def _read_whole(
+    path: Path, name: str, known: Attributes, shape: tuple[int, ...], dtype: str, offset: int
+) -> NDArray[Any]:
+    """The features of a final shard on a disk, from where they were; the checksum tells of others."""
+    features = np.empty(shape, dtype)
+    with opened_shard(path, keep=True) as (file, _):
+        descriptor, rest = file.id.get_vfd_handle(), features.reshape(-1).view(np.uint8).data
+        while rest:
+            count = os.preadv(descriptor, [rest], offset)
+            if not count:
+                raise ValueError(f"group {name} was cut short")
+            rest, offset = rest[count:], offset + count
+    if crc32(features) != known["features_crc32"]:
+        raise _checksum_differs(path, name, known)
+    return features
+
+
 def _blocks(path: AnyPath, name: str, known: Attributes, keep: bool) -> Iterator[NDArray[Any]]:
     """The features of a video, some snippets at a time; ShardError when their checksum differs."""
     checksum, start, stop = 0, 0, 1
@@ -326,8 +385,7 @@ def _blocks(path: AnyPath, name: str, known: Attributes, keep: bool) -> Iterator
         checksum, start = crc32(block, checksum), start + len(block)
         yield block
     if checksum != known["features_crc32"]:
-        where = f"{path}, group {name}, features of {known['video_id']!r}"
-        raise ShardError(f"{where}: checksum differs: {REMEDY}")
+        raise _checksum_differs(path, name, known)
 
 
 class Draft:

@@ -120,6 +120,22 @@ def flow(videos: tuple[Path, ...], pairs: int) -> None:
         click.echo(note)
 
 
+@bench.command("loader", example="vadprep bench loader --videos 100")
+@option("--videos", type=COUNT, default=1000, help="Synthetic videos.")
+@option("--shards", type=COUNT, default=2000, help="Shards of the folder that is opened.")
+def loader(videos: int, shards: int) -> None:
+    """Reading features: a folder against memory-mapped .npy files."""
+    from vadprep.cli.bench.loader import bench_loader, bench_opening
+
+    rows: list[Cells] = [(f"{videos:,} videos", "shards, ms a video", ".npy, ms a video", "speed")]
+    for what, ours, theirs in bench_loader(videos):
+        each = 1000 * ours / videos, 1000 * theirs / videos
+        rows.append((what, *(f"{ms:.3f}" for ms in each), f"{theirs / ours:.2f}"))
+    show(rows)
+    found, seconds = bench_opening(shards)
+    click.echo(f"opening {shards:,} shards of {found:,} videos: {seconds:.2f} s of a processor")
+
+
 @bench.command("train", example="vadprep bench train --heads ddl")
 @option("--heads", default="sultani,rtfm,arnet,csltal,ddl", help="Which heads.")
 @option("--device", default="cpu", help="cpu or cuda.")
