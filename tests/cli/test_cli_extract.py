@@ -243,5 +243,11 @@ def test_a_dry_run_with_nothing_left(videos, tmp_path):
     assert "nothing to do" in result.output
 
 
+def test_a_dry_run_of_what_cannot_be_read_does_not_say_that_nothing_is_left(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(bytes(100))
+    result = extract(tmp_path, tmp_path / "f", "--dry-run")
+    assert "time           unknown: no file could be read" in result.output
+
+
 def columns(line: str) -> list[str]:
     return re.split(r"  +", line.strip())

@@ -28,7 +28,7 @@ def ids(root: Path) -> list[str]:
 def test_what_decoders_read_is_looked_for(tmp_path: Path) -> None:
     names = (
         "a.264 a.265 a.3g2 a.dav a.dv a.f4v a.gif a.h264 a.hevc a.ivf a.m2t a.m2v a.mjpeg a.MPE "
-        "a.mxf a.nut a.obu a.ogg a.rm a.vob a.y4m"
+        "a.mxf a.nut a.obu a.ogg a.qt a.rm a.rmvb a.tp a.vob a.y4m"
     ).split()
     assert ids(touch(tmp_path, *names)) == sorted(names)
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.videos import numbered_frame
+from support.videos import numbered_frame, read_numbers
 
 from vadprep.core.errors import DecodeError
+from vadprep.video import open_frames
 from vadprep.video.decoders.base import ImageFolder
+from vadprep.video.decoders.pyav import PyAVDecoder
 
 PICTURE = np.arange(48 * 64 * 3, dtype=np.uint32).reshape(48, 64, 3).astype(np.uint8)
 
@@ -62,7 +64,10 @@ REFUSED = {
         "0.tif: it holds fractions: convert it",
     ),
     "pages": (lambda folder: save_pages(folder / "0.tiff"), "0.tiff: it has several pages"),
-    "an animation": (lambda folder: save_pages(folder / "0.webp"), "0.webp: it has several pages"),
+    "an animation": (
+        lambda folder: save_pages(folder / "0.webp"),
+        "0.webp: it has several pages, or is animated",
+    ),
     "one number": (
         lambda folder: [
             Image.fromarray(PICTURE).save(folder / name) for name in ("1.png", "1.jpg", "2.png")
@@ -82,6 +87,33 @@ def test_what_has_no_one_meaning_is_refused(tmp_path: Path, kind: str) -> None:
     make(tmp_path)
     with pytest.raises(DecodeError, match=words):
         frames_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "pages", "words"),
+    [
+        ("a.webp", 3, "it is an animated WebP, which FFmpeg does not read: convert it to GIF"),
+        ("a.webp", 1, "it is an image: name the folder that holds the frames of a video"),
+        ("a.png", 1, "it is an image: name the folder"),
+    ],
+)
+def test_an_image_is_no_video(tmp_path: Path, name: str, pages: int, words: str) -> None:
+    first, *others = [Image.fromarray(numbered_frame(number)) for number in range(pages)]
+    first.save(tmp_path / name, save_all=pages > 1, append_images=others)
+    with pytest.raises(DecodeError, match=words):
+        PyAVDecoder(tmp_path / name)
+
+
+def test_an_animated_gif_has_its_own_times(tmp_path: Path) -> None:
+    pages = [Image.fromarray(numbered_frame(number)) for number in range(20)]
+    lasting = [40] * 10 + [120] * 10
+    pages[0].save(tmp_path / "a.gif", save_all=True, append_images=pages[1:], duration=lasting)
+    with open_frames(tmp_path / "a.gif") as stream:
+        frames = np.concatenate([block.copy() for block in stream])
+    assert read_numbers(frames) == list(range(20))
+    ends = np.cumsum([0, *lasting]) / 1000
+    np.testing.assert_allclose(stream.times[:-1], ends[:-1], atol=1e-6)
+    assert "the frame rate varies" in stream.report.notes[0]
 
 
 def test_missing_numbers_are_noted(tmp_path: Path) -> None:

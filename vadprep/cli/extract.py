@@ -170,7 +170,9 @@ def show_estimate(found: Estimate) -> None:
         )
         for each in found.streams
     ]
-    time = "nothing to do" if not found.clips else "unknown: no file could be read"
+    time = "unknown: no file could be read"
+    if not found.clips and any(each.frames or not each.videos for each in found.streams):
+        time = "nothing to do"
     if found.clips and found.seconds is not None:
         each_clip = f"{found.seconds * found.workers / found.clips:.3f} s a clip"
         time = (

@@ -26,9 +26,9 @@ from vadprep.data.intervals import clip_intervals
 _Number = TypeVar("_Number", int, float)
 
 VIDEO_SUFFIXES = frozenset(
-    ".264 .265 .3g2 .3gp .asf .avi .dav .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2t .m2ts "
-    ".m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .nut .obu .ogg .ogv .rm .ts "
-    ".vob .webm .wmv .y4m".split()
+    ".264 .265 .3g2 .3gp .asf .avi .dav .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2t "
+    ".m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .nut .obu .ogg .ogv .qt "
+    ".rm .rmvb .tp .ts .vob .webm .wmv .y4m".split()
 )
 """File name endings, in lower case, that make a file a video."""
 

@@ -161,7 +161,8 @@ class ImageFolder(FolderDecoder):
             ):
                 check_size(file, *image.size)
                 if getattr(image, "n_frames", 1) > 1:
-                    raise _refused(file, "it has several pages: write each into a file of its own")
+                    why = "it has several pages, or is animated: write each into a file of its own"
+                    raise _refused(file, why)
                 if image.mode == "F":
                     raise _refused(file, "it holds fractions: convert it to 8 or 16 bits a value")
                 turned = ImageOps.exif_transpose(image)

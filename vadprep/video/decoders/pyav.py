@@ -109,6 +109,13 @@ def _cause(path: Path, error: Any, messages: Sequence[tuple[int, str, str]]) -> 
                 "its index is missing (moov atom not found): a recording or download was cut off; "
                 "repair it, for example with untrunc, or make it again"
             )
+        if "not on whitelist" in words and name == "webp_pipe" and b"ANIM" in head:
+            return (
+                "it is an animated WebP, which FFmpeg does not read: convert it to GIF, or write "
+                "its frames into a folder"
+            )
+        if "not on whitelist" in words and name.endswith("_pipe"):
+            return "it is an image: name the folder that holds the frames of a video"
         if "not on whitelist" in words:
             return f"its format is not read (FFmpeg calls it {name}): convert it with ffmpeg"
     return (
