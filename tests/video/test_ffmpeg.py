@@ -191,6 +191,14 @@ def write_stamped(path: Path, stamps: list[int], codec: str) -> Path:
     return path
 
 
+def make_with_sound(path: Path, *options: object, frames: int) -> Path:
+    """As ``make``, with a sound track of the same length."""
+    silence = ("-f", "lavfi", "-t", frames / 25, "-i", "anullsrc")
+    source = ("-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25")
+    ffmpeg(*source, *silence, "-frames:v", frames, *options, path)
+    return path
+
+
 def without_bytes(source: Path, path: Path, start: float, stop: float) -> Path:
     """A copy of a file without the bytes between two fractions of its length."""
     content = source.read_bytes()
@@ -231,6 +239,49 @@ def test_a_hole_is_filled_counted_and_reported(
     assert differences[99] == min(differences) < differences[90]  # time stays right after it
     with pytest.raises(DecodeError):
         decoded(DECODERS["decord"](path, None))
+
+
+NOT_WHOLE = {
+    "a.avi": (("-c:v", "mpeg4"), "counted", "counted"),
+    "h264.avi": (X264, "counted", "counted"),
+    "a.mxf": (("-c:v", "mpeg2video"), "counted", "counted"),
+    "a.ivf": (VP9, "counted", "counted"),
+    "a.mkv": (X264, "counted", "filled"),
+    "a.flv": (("-c:v", "flv"), "counted", "filled"),
+    "a.rm": (("-c:v", "rv10", "-s", "176x144"), "counted", "filled"),
+    "a.wmv": (("-c:v", "wmv2"), "counted", "filled"),
+    "sound.wmv": (("-c:v", "wmv2", "-c:a", "wmav2"), "bytes are missing", "filled"),
+    "a.ogg": (("-c:v", "libtheora", "-s", "160x120"), "it has no last page", "filled"),
+    "a.gif": ((), "it has no end mark", "unseen"),
+    "a.ts": (X264, "unseen", "filled"),
+    "a.mpg": (("-c:v", "mpeg2video"), "unseen", "filled"),
+    "a.nut": (X264, "unseen", "filled"),
+    "a.dv": (("-s", "720x576", "-pix_fmt", "yuv420p"), "unseen", "unseen"),
+    "a.h264": (X264, "unseen", "unseen"),
+}
+"""File -> codec, what is said of a cut end and of a hole: the table in the README of the room."""
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+@pytest.mark.parametrize("name", NOT_WHOLE)
+def test_what_is_missing_of_a_file_is_found_as_its_container_allows(
+    tmp_path: Path, name: str, is_cut: bool
+) -> None:
+    options, *expected = NOT_WHOLE[name]
+    sound = make_with_sound if "-c:a" in options else make
+    whole = sound(tmp_path / f"whole {name}", *options, frames=100)
+    with open_frames(whole, decoder="pyav") as stream:
+        assert sum(map(len, stream)) == 100 and not stream.header.notes
+    path = without_bytes(whole, tmp_path / name, *((0.6, 1.0) if is_cut else (0.4, 0.55)))
+    with open_frames(path, decoder="pyav") as stream:
+        count = sum(map(len, stream))
+    missing = expected_frames(stream.header, stream.report) - count
+    notes, word = " ".join(stream.header.notes), expected[not is_cut]
+    assert (missing > 10) == (word == "counted")
+    assert ("missing in the time stamps" in notes) == (word == "filled")
+    assert (count >= 98) == (word == "filled")
+    if word not in ("counted", "filled"):
+        assert word in notes if word != "unseen" else not notes
 
 
 def test_a_long_pause_that_a_frame_states_is_no_hole(tmp_path: Path) -> None:

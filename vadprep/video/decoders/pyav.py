@@ -9,7 +9,6 @@ length; raw frames under a header with other dimensions.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from array import array
 from collections.abc import Generator, Iterator, Sequence
@@ -30,6 +29,7 @@ from vadprep.video.decoders.base import (
     VideoHeader,
     check_size,
 )
+from vadprep.video.decoders.container_end import first_and_last_bytes, note_of_cut
 from vadprep.video.timeline import Timeline, timeline_of
 
 DECODE_THREADS = 1  # many videos are decoded side by side: more would only get in the way
@@ -60,9 +60,6 @@ RAW_FPS = Fraction(25)  # of an elementary stream that states no frame rate, lik
 
 TS_BYTES = 188
 """Of a packet of a transport stream, whose fourth byte says whether it is scrambled."""
-
-END_BYTES = 1 << 20
-"""Of each end of a file that are looked at where it cannot be read."""
 
 ARCHIVES = (b"PK\x03\x04", b"Rar!", b"7z\xbc\xaf", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ")
 """Their first bytes."""
@@ -98,7 +95,7 @@ def _open(path: Path) -> tuple[Any, Any]:
 
 def _cause(path: Path, error: Any, messages: Sequence[tuple[int, str, str]]) -> str:
     """Why a file could not be opened, and what to do. ``messages`` are those of FFmpeg."""
-    head = _ends(path)[:64]
+    head = first_and_last_bytes(path)[:64]
     if not head.strip(b"\0"):
         return "it begins with zeros: a download or copy of it did not end; make it again"
     if head.startswith(ARCHIVES):
@@ -124,20 +121,9 @@ def _cause(path: Path, error: Any, messages: Sequence[tuple[int, str, str]]) -> 
     )
 
 
-def _ends(path: Path) -> bytes:
-    """The first and the last bytes of a file; empty where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(END_BYTES)
-            file.seek(max(len(head), file.seek(0, os.SEEK_END) - END_BYTES))
-            return head + file.read()
-    except OSError:
-        return b""
-
-
 def _is_encrypted(path: Path, container: str) -> bool:
     """True where boxes of an MP4 or most packets of a transport stream say so."""
-    content = _ends(path)
+    content = first_and_last_bytes(path)
     if container == "mpegts":
         marks = [content[place + 3] >> 6 for place in range(0, len(content) - 3, TS_BYTES)]
         return sum(map(bool, marks)) > len(marks) / 2
@@ -249,6 +235,8 @@ class PyAVDecoder(Decoder):
         self._first, self._convert = first, _Converter(first)
         self._size = self._convert.size
         rate, notes = self._frame_rate()
+        cut, self._cut_seconds = note_of_cut(path, self.container)
+        notes += [cut] if cut else []
         self.timeline = self._read_timeline(float(rate))
         """Of the file; its numbers of frames are those of sound ones."""
         turns = self._convert.rotation % 180 != 0
@@ -325,6 +313,8 @@ class PyAVDecoder(Decoder):
         is_alone = len(self._file.streams) == 1
         if self.container in GUESSED_LENGTHS or not (is_alone or "mp4" in self.container):
             return None
+        if self._cut_seconds:  # FFmpeg gives none then
+            return self._cut_seconds
         if stream.duration:
             return float(stream.duration * stream.time_base)
         return float(self._file.duration / 1e6) if self._file.duration else None
