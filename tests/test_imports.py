@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,14 @@ def test_reading_needs_neither_torch_nor_ray(name: str) -> None:
     heavy = {"torch", "ray", "decord", "av", "rich", "matplotlib", "PIL"} & set(loaded)
     assert not heavy
     assert f"vadprep.{name}" in loaded
+
+
+def test_all_is_checked_against_the_oldest_python() -> None:
+    """mypy knows what each version's standard library holds; ruff goes by requires-python."""
+    root = PACKAGE.parent
+    settings = (root / "pyproject.toml").read_text()
+    assert re.findall(r'requires-python = ">=(.+)"', settings) == ["3.10"]
+    assert re.findall(r'python_version = "(.+)"', settings) == ["3.10"]
+    assert "target-version" not in settings
+    for path in (*PACKAGE.rglob("*.py"), *(root / "tests").rglob("*.py")):
+        ast.parse(path.read_text(), str(path), feature_version=(3, 10))

@@ -133,8 +133,8 @@ def test_another_size_in_mid_stream_is_scaled_to_the_first_with_a_note(
     assert decoder.notes == [
         "the frames change size from 64x48 to 128x96 at frame 12: all are scaled to the first size"
     ]
-    with pytest.raises(DecodeError):  # left to PyAV, which says so
-        decoded(DECODERS["decord"](path, None))
+    with pytest.raises(DecodeError), open_frames(path, decoder="decord") as stream:
+        list(stream)  # left to PyAV, which says so
 
 
 # ---------------------------------------------------------------- times
