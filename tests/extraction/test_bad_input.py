@@ -59,7 +59,7 @@ WRONG_OPTIONS = {
     ("--set", "resize=short 100"): "smaller than a crop of 224 px",
     ("--set", "filter=abc"): "filter = 'abc': allowed are pil-bilinear",
     ("--set", "crop_order=abc"): "1 crops in order 'abc': allowed are",
-    ("--set", "decoder=abc"): "decoder = 'abc': allowed are decord, pyav",
+    ("--set", "decoder=abc"): "decoder = 'abc': allowed are decord, pyav, nvdec",
     ("--set", "batch=0"): "batch = 0: expected a whole number",
     ("--set", "batch=x"): "batch = 'x': expected a whole number",
     ("--set", "dtype=float64"): "dtype = 'float64': allowed are float16",

@@ -38,7 +38,7 @@ from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.status import stream_status
 from vadprep.features.writer import Share
 from vadprep.flow import KINDS, TVL1, SavedFlow
-from vadprep.video import FILE_DECODERS, MAX_DAMAGE
+from vadprep.video import FILE_DECODERS, MAX_DAMAGE, require_nvdec
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -231,6 +231,8 @@ def resolve_plan(
             spec = replace(spec, flow_source=reading.kind)
         if address == "local":
             check_precision(spec.precision, torch.device(device))
+            if "nvdec" in spec.decoder.split(", "):
+                require_nvdec(device)
         specs[stream], sources[stream] = spec, _weights_source(preset, stream, options)
     for folder in filter(None, (out, Path(save_flow).absolute() if save_flow else None)):
         check_writable(folder)

@@ -5,6 +5,7 @@ from .decoders.base import (
     Decoder as Decoder,
     VideoHeader as VideoHeader,
 )
+from .decoders.nvdec import require_nvdec as require_nvdec
 from .frame_count import (
     MAX_DAMAGE as MAX_DAMAGE,
     expected_frames as expected_frames,

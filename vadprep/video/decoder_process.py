@@ -119,11 +119,11 @@ def die_with_parent(lifeline_fd: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def bound_resources() -> None:
+def bound_resources(memory_bytes: int = MEMORY_BYTES) -> None:
     """Limit the private memory of this process, and write no core file when it crashes."""
     # Not RLIMIT_AS: libraries reserve gigabytes of addresses that they never touch.
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = MEMORY_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_BYTES, most)
+    limit = memory_bytes if most == resource.RLIM_INFINITY else min(memory_bytes, most)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -132,9 +132,10 @@ def main(decoder: str, path: str, fps: str, *fds: str) -> None:
     """Decode one video into the ring; a DecodeError is sent to the parent."""
     control_fd, lifeline_fd, memory_fd = map(int, fds)
     die_with_parent(lifeline_fd)
-    bound_resources()
+    kind = DECODERS[decoder]
+    bound_resources(MEMORY_BYTES + kind.extra_bytes)
     try:
-        found = DECODERS[decoder](Path(path), Fraction(fps) if fps else None)
+        found = kind(Path(path), Fraction(fps) if fps else None)
         write_frames(found, control_fd, memory_fd)
     except DecodeError as error:
         send(control_fd, error=str(error), kind=error.kind)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from vadprep.video.decoders.base import Decoder, FolderDecoder, ImageFolder
 from vadprep.video.decoders.decord import DecordDecoder
+from vadprep.video.decoders.nvdec import NvdecDecoder
 from vadprep.video.decoders.pyav import PyAVDecoder
 
 FOLDER_DECODERS: dict[str, type[FolderDecoder]] = {"images": ImageFolder}
 """Of a folder, the first that finds its file endings reads it."""
 
 DECODERS: dict[str, type[Decoder]] = {
-    "decord": DecordDecoder, "pyav": PyAVDecoder, **FOLDER_DECODERS,
+    "decord": DecordDecoder, "pyav": PyAVDecoder, "nvdec": NvdecDecoder, **FOLDER_DECODERS,
 }  # fmt: skip
 
 FILE_DECODERS = tuple(name for name in DECODERS if name not in FOLDER_DECODERS)

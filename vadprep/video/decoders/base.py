@@ -76,6 +76,7 @@ class Decoder:
     header: VideoHeader
     num_concealed = 0  # frames that the codec itself patched up, where it reports that
     end_seconds: float | None = None  # from the begin of the first frame to the end of the last
+    extra_bytes = 0  # private memory that it may take for large libraries
 
     def __init__(self, path: Path, fps: Fraction | None) -> None:
         """``fps`` is the frame rate of a folder; a video file states its own."""
