@@ -607,6 +607,7 @@ TERMS = {
     "arnet": ("dmil", "center"),
     "csltal": ("classification", "alignment", "sparsity", "smoothness"),
     "ddl": ("mil", "dr", "da"),
+    "urdmu": ("classification", "memory", "triplet", "kl", "magnitude"),
 }
 
 

@@ -51,7 +51,7 @@ from vadprep.evaluation.scores import (
     seed_folders,
 )
 
-HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl")
+HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl", "urdmu")
 """As in ``heads.HEADS``, which needs torch."""
 SCHEDULE = click.Choice(["published", "small"])
 """As in ``heads.SCHEDULES``."""

@@ -114,7 +114,10 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOutput:
-    """What a head says about N bags of T snippets, seen in C crops. Padding means nothing."""
+    """What a head says about N bags of T snippets, seen in C crops. Padding means nothing.
+
+    A head whose losses look at more extends it.
+    """
 
     scores: Tensor
     """Anomaly probability of each snippet, the mean over crops: float [N, T] in [0, 1]."""

@@ -28,6 +28,19 @@ def top_mean(values: Tensor, mask: Tensor, k: Tensor) -> Tensor:
     return ordered.masked_fill(~chosen, 0.0).sum(dim=1) / chosen.sum(dim=1).clamp(min=1)
 
 
+def top_weights(values: Tensor, mask: Tensor, k: Tensor) -> Tensor:
+    """1 / k[n] at the k[n] largest valid entries of each row, else 0: float [N, T].
+
+    A product with it is the mean of what belongs to these entries. A row with fewer than k valid
+    entries has all of them.
+    """
+    order = values.masked_fill(~mask, -math.inf).argsort(dim=1, descending=True)
+    taken = torch.minimum(k, mask.sum(dim=1))[:, None]
+    chosen = torch.arange(values.shape[1], device=values.device) < taken
+    weights = chosen.to(values.dtype) / taken.clamp(min=1)
+    return torch.zeros_like(values).scatter(1, order, weights)
+
+
 def cross_entropy(p: Tensor, labels: Tensor) -> Tensor:
     """-y log p - (1 - y) log(1 - p), elementwise, for labels y of 0 and 1.
 

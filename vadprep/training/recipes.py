@@ -32,6 +32,10 @@ RECIPES = (
      "no report; the authors: 0.03 more with gated attention"),
     ("ddl", "ucf", "I3D RGB", "0.8512", "no report"),
     ("ddl", "xd", "I3D RGB", "0.8072", "no report"),
+    ("urdmu", "ucf", "I3D RGB, 10 crops", "0.8697",
+     "own features 0.68-0.78; 0.7081 over abnormal videos (GlanceVAD's run)"),
+    ("urdmu", "xd", "I3D RGB, 5 crops", "0.8166", "no report"),
+    ("urdmu", "shanghaitech", "I3D RGB", "0.9678 (a public list)", "no report"),
 )
 # fmt: on
 """Head, data set and options of ``vadprep train``, features, what was published (a fraction of 1;

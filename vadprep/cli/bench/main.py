@@ -11,6 +11,7 @@ import click
 from vadprep.cli.help import group
 from vadprep.cli.options import COUNT, FOLDER
 from vadprep.cli.text import Cells, show
+from vadprep.cli.train import HEAD_NAMES
 from vadprep.core.errors import SettingError
 
 option = partial(click.option, show_default=True)
@@ -137,7 +138,7 @@ def loader(videos: int, shards: int) -> None:
 
 
 @bench.command("train", example="vadprep bench train --heads ddl")
-@option("--heads", default="sultani,rtfm,arnet,csltal,ddl", help="Which heads.")
+@option("--heads", default=",".join(HEAD_NAMES), help="Which heads.")
 @option("--device", default="cpu", help="cpu or cuda.")
 @option("--videos", type=click.IntRange(2), default=400, help="Videos held in memory.")
 @option("--steps", type=COUNT, default=5, help="Steps to time.")
