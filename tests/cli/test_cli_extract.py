@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import CHEAP, extract, message, run, without_network
+from support.ffmpeg import X264, make
 from support.standin import StandIn
 from support.videos import write_video
 
@@ -241,6 +242,15 @@ def test_a_dry_run_with_nothing_left(videos, tmp_path):
     result = extract(videos, tmp_path / "f", "--dry-run")
     assert "0 (1 done, 0 failed, 0 not found)" in result.output
     assert "nothing to do" in result.output
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.ts", "a.h264"])
+def test_a_dry_run_counts_packets_where_no_header_states_the_frames(tmp_path, name):
+    make(tmp_path / name, *X264, frames=40)
+    result = extract(tmp_path, tmp_path / "f", "--dry-run")
+    lines = {line[0]: line[1:] for line in map(columns, result.output.splitlines()[1:])}
+    assert (lines["source frames"], lines["clips"]) == (["40"], ["2 of 1 crop"])
+    assert "estimated from a short measurement" in lines["time"][0]
 
 
 def test_a_dry_run_of_what_cannot_be_read_does_not_say_that_nothing_is_left(tmp_path):

@@ -35,6 +35,7 @@ from vadprep.extraction.timing import Stopwatch
 from vadprep.features.folder import SHARD_SIZE, Plan, StreamFolder, read_spec
 from vadprep.features.journal import read_rows
 from vadprep.features.shard import DONE, FAILED
+from vadprep.video import FrameStream
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -219,13 +220,14 @@ def _lengths(sources: Sources, extractor: Extractor, clock: _Clock) -> dict[str,
     """Frames of each video: from the manifest, its header, or its bytes beside probed files."""
     probed: dict[str, _Length] = {}
     density = []
+    decoder = extractor.spec.decoder.split(", ")[-1]  # the one that reads what others leave to it
     for video, path in sources[:: max(1, len(sources) // PROBED_HEADERS)]:
         if probed and clock.is_over:
             break
         clock.step()
-        with suppress(DecodeError), extractor.opened(video, path) as stream:
+        with suppress(DecodeError), extractor.opened(video, path, decoder) as stream:
             header = stream.header
-            if frames := video.num_frames or header.num_frames:
+            if frames := video.num_frames or header.likely_frames:
                 probed[video.video_id] = _Length(frames, header.fps, header.height, header.width)
                 density.append(frames / size_of(path))
     per_byte = statistics.median(density or [0.0])
@@ -258,26 +260,33 @@ def _seconds_a_clip(
             if measured and clock.is_over:
                 break
             clock.step()
-            clips, watch = dict.fromkeys(names, 0), Stopwatch()
-            laps = [(0, time.perf_counter(), 0.0)]
             task = Task(video, dict.fromkeys(names, path), path)
-            with suppress(DecodeError), extractor.opened(video, path) as stream:
-                with closing(extractor.features(task, stream, watch)) as features:
-                    for name, batch in features:
-                        clips[name] += len(batch)
-                        if min(clips.values()) > laps[-1][0]:
-                            computed = watch.seconds.get("compute", 0.0)
-                            laps.append((min(clips.values()), time.perf_counter(), computed))
-                        is_enough = laps[-1][0] > TIMED_CLIPS and len(laps) > 2
-                        if is_enough or (clock.is_over and len(laps) > 1):
-                            break
-                (first, began, before), (last, ended, after) = (
-                    laps[1 if len(laps) > 2 else 0],
-                    laps[-1],
-                )
-                if last > first:
-                    seconds = ended - began + (crops - 1) * (after - before)
-                    measured.append(seconds / (last - first))
+            for decoder in extractor.spec.decoder.split(", "):
+                with suppress(DecodeError), extractor.opened(video, path, decoder) as stream:
+                    measured += _timed(extractor, task, stream, clock, crops)
+                    break
             if len(measured) == TIMED_VIDEOS:
                 break
     return statistics.fmean(measured or [math.nan])
+
+
+def _timed(
+    extractor: Extractor, task: Task, stream: FrameStream, clock: _Clock, crops: int
+) -> list[float]:
+    """Seconds for a clip of an opened video, in a list; none if it has too few clips."""
+    clips, watch = dict.fromkeys(task.targets, 0), Stopwatch()
+    laps = [(0, time.perf_counter(), 0.0)]
+    with closing(extractor.features(task, stream, watch)) as features:
+        for name, batch in features:
+            clips[name] += len(batch)
+            if min(clips.values()) > laps[-1][0]:
+                computed = watch.seconds.get("compute", 0.0)
+                laps.append((min(clips.values()), time.perf_counter(), computed))
+            is_enough = laps[-1][0] > TIMED_CLIPS and len(laps) > 2
+            if is_enough or (clock.is_over and len(laps) > 1):
+                break
+    (first, began, before), (last, ended, after) = laps[1 if len(laps) > 2 else 0], laps[-1]
+    if last <= first:
+        return []
+    seconds = ended - began + (crops - 1) * (after - before)
+    return [seconds / (last - first)]

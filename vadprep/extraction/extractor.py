@@ -161,7 +161,7 @@ class Extractor:
                 clips[name] += len(batch)
                 count = min(clips.values())
                 share = min(1.0, count / whole) if whole else 0.0
-                frames = round(share * (stream.header.num_frames or 0))
+                frames = round(share * stream.header.likely_frames)
                 yield Report(
                     video.video_id, RUNNING, num_clips=count, num_frames=frames, share=share
                 )
@@ -233,9 +233,9 @@ class Extractor:
         )
 
     def _clips_by_header(self, stream: FrameStream) -> float:
-        """About so many clips the video has; 0 where the header states no number of frames."""
+        """About so many clips the video has; 0 where nothing says how long it is."""
         rate = float((self.spec.fps_used() or stream.header.fps) / stream.header.fps)
-        return (stream.header.num_frames or 0) * rate / self.spec.clip_stride
+        return stream.header.likely_frames * rate / self.spec.clip_stride
 
     def _resampling(self, stream: FrameStream) -> Resampling:
         """Raises DecodeError for a rate to resample from that cannot be believed."""

@@ -51,6 +51,12 @@ class VideoHeader:
     seconds: float | None = None  # length; None where none is stated for the video alone
     notes: tuple[str, ...] = ()  # what is unusual, in one phrase each
     tick: float = 0.0  # seconds; time stamps are multiples of it
+    num_packets: int = 0  # an estimate of the frames: some packets hold a field, or nothing to show
+
+    @property
+    def likely_frames(self) -> int:
+        """The number that is stated, else that of the packets; 0 where neither is known."""
+        return self.num_frames or self.num_packets
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,7 @@ class PyAVDecoder(Decoder):
 
     def __init__(self, path: Path, fps: Fraction | None = None) -> None:
         super().__init__(path, fps)
+        self._num_packets = 0  # of the file
         self._pending = 0  # packets put in for which no frame has come out
         self._delay = 0  # the most packets that were pending before the first error
         self._broken = False  # there has been an error
@@ -250,6 +251,7 @@ class PyAVDecoder(Decoder):
             seconds=self._header_seconds(),
             notes=(*notes, *self.timeline.notes),
             tick=float(self._stream.time_base),
+            num_packets=self._num_packets,
         )
 
     def _frame_rate(self) -> tuple[Fraction, list[str]]:
@@ -279,19 +281,20 @@ class PyAVDecoder(Decoder):
         return rate, notes
 
     def _read_timeline(self, fps: float) -> Timeline:
-        """The timeline of the file, which is opened once more for it."""
-        if self.container in RAW:
-            return Timeline(np.empty(0), 1 / fps)
+        """The timeline of the file, which is opened once more for it; and the number of packets."""
         shown = array("d")  # start and duration in turn: a day of video has millions of packets
         file, stream = _open(self.path)
         with file:
             unit = float(stream.time_base)
             for packet in _packets(file, stream):
                 if packet and packet.size and not packet.is_discard:
+                    self._num_packets += 1
                     # Time stamps of AVI are numbers of slots, in the order of decoding.
                     start = packet.dts if self.container == "avi" else packet.pts
                     if start is not None:
                         shown.extend((start * unit, (packet.duration or 0) * unit))
+        if self.container in RAW:
+            return Timeline(np.empty(0), 1 / fps)
         pairs = np.frombuffer(shown).reshape(-1, 2)
         # Some writers give times in the order of decoding, as AVI has them: where frames are
         # reordered, true times would go back and forth.
