@@ -36,6 +36,8 @@ RECIPES = (
      "own features 0.68-0.78; 0.7081 over abnormal videos (GlanceVAD's run)"),
     ("urdmu", "xd", "I3D RGB, 5 crops", "0.8166", "no report"),
     ("urdmu", "shanghaitech", "I3D RGB", "0.9678 (a public list)", "no report"),
+    ("urdmu", "ubnormal", "not stated (a public list)", "0.5991", "no report"),
+    ("urdmu", "nwpu", "not stated (a public list)", "0.7046", "no report"),
 )
 # fmt: on
 """Head, data set and options of ``vadprep train``, features, what was published (a fraction of 1;
