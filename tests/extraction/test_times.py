@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.ffmpeg import X264, make
+from support.scored import data_of, write_run
 from support.standin import standin_extractor, standin_spec
 from support.videos import write_video
 
+import vadprep
 from vadprep.core.clips import Clock
 from vadprep.core.errors import ShardError
 from vadprep.core.records import Task, Video
@@ -73,6 +75,18 @@ def test_alarms_and_their_file_keep_the_times(stored: StoredVideo, tmp_path: Pat
         (alarm,) = each.alarms(0.5)
         assert (alarm["start_frame"], alarm["stop_frame"]) == (64, 74)
         assert (alarm["start_seconds"], alarm["stop_seconds"]) == pytest.approx((2.56, 4.56))
+
+
+def test_the_report_shows_the_times(stored: StoredVideo, tmp_path: Path) -> None:
+    spans = np.array([[0, 64], [64, 74], [74, 104]])
+    fps = float(stored.attributes["fps_source"])
+    video = VideoScores(np.array([0, 1.0, 0]), spans, len(TICKS), fps, None, stored.times)
+    index = vadprep.report(write_run(tmp_path / "run", {"a": video}), out=tmp_path / "page")
+    (row,) = data_of(index)["videos"]
+    page = data_of(tmp_path / "page" / row["page"])
+    assert page["end"] == pytest.approx(float(stored.times[-1]), abs=1e-3)
+    (curve,) = page["runs"]
+    assert curve["edges"][:3] == pytest.approx([0, 2.56, 4.56], abs=1e-3)
 
 
 def test_damaged_times_are_named(stored: StoredVideo, tmp_path: Path) -> None:

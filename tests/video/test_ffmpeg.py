@@ -24,6 +24,7 @@ from vadprep.video import expected_frames, length_note, open_frames
 from vadprep.video.decoders import DECODERS
 from vadprep.video.decoders.pyav import PyAVDecoder
 from vadprep.video.frame_stream import check_file
+from vadprep.video.timeline import timeline_of
 
 X265 = ("-c:v", "libx265", "-x265-params", "log-level=none", "-preset", "ultrafast")
 VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8")
@@ -285,6 +286,14 @@ def test_what_is_missing_of_a_file_is_found_as_its_container_allows(
         assert word in notes if word != "unseen" else not notes
 
 
+@pytest.mark.parametrize(("fps", "drift"), [(25.0, 0), (25.2, 0), (25.5, 0.78), (24.0, 1.66)])
+def test_a_header_whose_rate_is_not_that_of_the_times_is_named(fps: float, drift: float) -> None:
+    pairs = np.stack([np.arange(1000) / 25, np.full(1000, 0.04)], axis=1)
+    notes = timeline_of(pairs, fps).notes
+    words = f"time stamps and average frame rate differ by up to {drift:.2f} s"
+    assert notes == ((words,) if drift else ())
+
+
 def test_a_long_pause_that_a_frame_states_is_no_hole(tmp_path: Path) -> None:
     path = write_varying(tmp_path / "a.mp4", "lt(n,60)+gte(n,100)", *X264, length=160)
     decoder = PyAVDecoder(path)
@@ -418,6 +427,7 @@ DAMAGE = {
     "WMV2": ("a.wmv", "-c:v", "wmv2", "-q:v", "3"),
     "MJPEG": ("a.avi", "-c:v", "mjpeg"),
     "H.265": ("a.mp4", *X265),
+    "H.265 with hashes": ("a.mp4", *X265[:3], "log-level=none:hash=1", *X265[4:]),
     "ProRes": ("a.mov", "-c:v", "prores"),
     "VP8": ("a.webm", "-c:v", "libvpx", "-deadline", "realtime"),
     "VP9": ("a.webm", *VP9),
@@ -458,6 +468,20 @@ def test_the_readme_says_how_many_flipped_bits_are_noticed(tmp_path: Path, codec
     noticed, changed = share_noticed(sound, 40)
     stated = int(row[0]) / int(row[1])
     assert changed >= 30 and abs(noticed / changed - stated) <= 1 / 8, f"{noticed} of {changed}"
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "hevc"])
+def test_hashes_of_pictures_are_compared_by_the_decoder_that_can(
+    tmp_path: Path, suffix: str
+) -> None:
+    hashed = DAMAGE["H.265 with hashes"][1:]
+    sound, plain = make(tmp_path / f"a.{suffix}", *hashed), make(tmp_path / f"b.{suffix}", *X265)
+    decoder = PyAVDecoder(sound)
+    np.testing.assert_array_equal(decoded(decoder)[0], decoded(PyAVDecoder(plain))[0])
+    assert decoder.has_hashes and not decoder.num_concealed
+    assert not PyAVDecoder(plain).has_hashes
+    with pytest.raises(DecodeError, match="decord"):
+        decoded(DECODERS["decord"](sound, None))
 
 
 def test_a_joint_of_two_transport_streams_is_no_damage(tmp_path: Path) -> None:

@@ -47,7 +47,17 @@ Runner = Callable[[Sequence[Task], OnStart], Generator[Report, None, None]]
 """Gives the tasks to workers, calls ``on_start`` as it does so, and yields the reports; now and
 then one of status ``running``, on a video that is in work."""
 
-SHAPING_PACKAGES = ("torch", "numpy", "pillow", "av", "decord2", "decord", "torchcodec", "numba", "triton")
+SHAPING_PACKAGES = (
+    "torch",
+    "numpy",
+    "pillow",
+    "av",
+    "decord2",
+    "decord",
+    "torchcodec",
+    "numba",
+    "triton",
+)
 """Packages whose version could change a number."""
 MOST_NAMED = 5
 """Videos that a warning names."""

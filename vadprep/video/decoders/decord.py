@@ -48,6 +48,8 @@ class DecordDecoder(Decoder):
             raise self._damaged("decord misreads the container mpegts")
         if reader.timeline.holes:
             raise self._damaged("decord does not fill the holes in the time stamps")
+        if reader.has_hashes:
+            raise self._damaged("decord does not compare the hashes of the pictures")
         if self.header.mirrored:
             raise self._damaged("decord does not mirror pictures")
         self._message_bytes = os.fstat(sys.stderr.fileno()).st_size  # of messages that were read

@@ -55,6 +55,9 @@ TELLING_CODECS = ("h264", "mpeg2video")
 """Codecs whose decoder reports a picture that is not whole. Then it does not count that the reader
 of a transport stream takes a packet for cut: the last one before a joint of recordings is not."""
 
+HEVC_HASH = b"\x50\x01\x84"
+"""Begin of the message that holds a hash of the picture (H.265, 7.3.1.2 and D.2.1)."""
+
 MAX_READ_ERRORS = 100  # of the container's reader in a row: then the rest is given up
 RAW_FPS = Fraction(25)  # of an elementary stream that states no frame rate, like MJPEG
 
@@ -89,6 +92,7 @@ def _open(path: Path) -> tuple[Any, Any]:
     if codec is None:
         raise DecodeError(f"{path}: FFmpeg has no decoder for its codec: convert it to H.264")
     codec.thread_count = DECODE_THREADS
+    codec.options = {"err_detect": "crccheck"}  # of the pictures, where a stream holds their hashes
     check_size(path, codec.width, codec.height)
     return file, stream
 
@@ -218,6 +222,7 @@ class PyAVDecoder(Decoder):
     def __init__(self, path: Path, fps: Fraction | None = None) -> None:
         super().__init__(path, fps)
         self._num_packets = 0  # of the file
+        self.has_hashes = False  # of its pictures, which this decoder alone compares
         self._pending = 0  # packets put in for which no frame has come out
         self._delay = 0  # the most packets that were pending before the first error
         self._broken = False  # there has been an error
@@ -289,6 +294,7 @@ class PyAVDecoder(Decoder):
             for packet in _packets(file, stream):
                 if packet and packet.size and not packet.is_discard:
                     self._num_packets += 1
+                    self.has_hashes |= self._num_packets == 1 and HEVC_HASH in bytes(packet)
                     # Time stamps of AVI are numbers of slots, in the order of decoding.
                     start = packet.dts if self.container == "avi" else packet.pts
                     if start is not None:
