@@ -60,9 +60,12 @@ def test_what_vadprep_has_written_is_no_video(tmp_path: Path, caplog, mark: str)
     ]
 
 
-def test_folders_of_the_system_are_passed_over(tmp_path: Path) -> None:
+def test_folders_of_the_system_are_passed_over_with_a_line(tmp_path: Path, caplog) -> None:
     touch(tmp_path, "a.mp4", "$RECYCLE.BIN/b.mp4", "@eaDir/a.mp4/thumb.jpg", "#recycle/c.mp4")
-    assert ids(tmp_path) == ["a.mp4"]
+    with caplog.at_level(logging.WARNING):
+        assert ids(tmp_path) == ["a.mp4"]
+    (record,) = caplog.records
+    assert f"{tmp_path}: 3 folders of the system were left out" in record.getMessage()
 
 
 ALIKE = {

@@ -20,6 +20,7 @@ from support.commands import CHEAP, cheaply, extract, message, run, without_netw
 from support.stored import ODD_IDS, small_spec, stored_video, write_folder
 from support.videos import truncate, write_audio, write_video
 
+from vadprep.extraction import plan
 from vadprep.features.reader import open_features
 
 
@@ -96,6 +97,25 @@ def test_a_wrong_option_is_refused_before_anything_is_written(options, videos, t
     out = tmp_path / "out"
     assert WRONG_OPTIONS[options] in message(extract(videos, out, *options))
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--set", "resize=large"),
+        ("--fps", "fast"),
+        ("--streams", "rgb,rgb"),
+        ("--max-damage", "7"),
+        ("--out", "/dev/null/out"),
+        ("--set", "decoder=opencv"),
+        ("--set", "clip_stride=99"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_is_said_before_weights_are_read(options, videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "load_weights", lambda *_: pytest.fail("weights were read"))
+    result = run("extract", "--videos", videos, "--out", tmp_path / "out", *CHEAP, *options)
+    assert result.exit_code in (1, 2) and "Error: " in result.output
 
 
 def test_gpus_that_are_not_there(videos, tmp_path, monkeypatch):

@@ -239,7 +239,7 @@ def file_names(root: Path, marks: frozenset[str] = frozenset()) -> Iterator[tupl
     Links to folders are followed, since data sets often lie on other disks, but no folder is
     entered twice, so a loop ends. A folder that holds a file of ``marks`` is left out whole.
     """
-    seen = set()
+    seen, of_system = set(), list[str]()
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_log_unread):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen or marks & set(files):
@@ -248,12 +248,16 @@ def file_names(root: Path, marks: frozenset[str] = frozenset()) -> Iterator[tupl
                 _LOG.warning("%s: left out: vadprep has written it", folder)
             continue
         seen.add((status.st_dev, status.st_ino))
+        of_system += [f"{folder}/{name}" for name in subfolders if name.lower() in SYSTEM_FOLDERS]
         subfolders[:] = sorted(
             name
             for name in subfolders
             if not name.startswith(".") and name.lower() not in SYSTEM_FOLDERS
         )
         yield Path(folder).relative_to(root), sorted(f for f in files if not f.startswith("."))
+    if marks and of_system:
+        text = "%s: %d folders of the system were left out (recycle bins, thumbnails), such as %s"
+        _LOG.warning(text, root, len(of_system), of_system[0])
 
 
 def _log_unread(error: OSError) -> None:
