@@ -24,6 +24,7 @@ from vadprep.heads import HEADS
 from vadprep.heads.arnet import ARNetConfig
 from vadprep.heads.csltal import CSLTALConfig
 from vadprep.heads.ddl import DDLConfig
+from vadprep.heads.pel4vad import PEL4VADConfig
 from vadprep.heads.rtfm import RTFMConfig
 from vadprep.heads.sultani import SultaniConfig
 from vadprep.heads.urdmu import URDMUConfig
@@ -36,6 +37,7 @@ SMALL = {
     "csltal": CSLTALConfig(),
     "ddl": DDLConfig(width=8, heads=2, hidden=16, embedding=8, kernel=3),
     "urdmu": URDMUConfig(width=16, heads=2, head_width=8, patterns=20, hidden=8),
+    "pel4vad": PEL4VADConfig(width=8, hidden=16, embedding=8, norm="time"),
 }
 """The network where padding is masked, and narrow."""
 
@@ -46,6 +48,7 @@ WITHOUT_REGULARISERS = {
     "csltal": {"sparsity": 0.0, "learning_rate": 5e-3, "divide": False},
     "ddl": {"lambda_da": 0.0, "learning_rate": 2e-2},
     "urdmu": {"magnitude_weight": 0.0, "kl_weight": 0.0, "learning_rate": 1e-2},
+    "pel4vad": {"learning_rate": 1e-2},
 }
 """Without the terms that pull away from separation, and learning fast."""
 
@@ -172,6 +175,7 @@ PUBLISHED = {
     "csltal": ({"divide": False}, "classification", 400),
     "ddl": ({}, "mil", 100),
     "urdmu": ({"width": 32, "head_width": 8, "learning_rate": 1e-2}, "classification", 100),
+    "pel4vad": ({}, "mil", 100),
 }
 """What six features need changed in the published settings, the term of the labels, and steps.
 RTFM's branches are a quarter of the features, which would be one channel. AR-Net's rate is for

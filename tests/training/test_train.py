@@ -608,6 +608,7 @@ TERMS = {
     "csltal": ("classification", "alignment", "sparsity", "smoothness"),
     "ddl": ("mil", "dr", "da"),
     "urdmu": ("classification", "memory", "triplet", "kl", "magnitude"),
+    "pel4vad": ("mil",),
 }
 
 

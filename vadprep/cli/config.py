@@ -25,7 +25,7 @@ MAX_BYTES = 1 << 20
 EITHER = (("videos", "manifest", "dataset"), ("gpus", "workers"))
 """Options of which one is given: one on the command line replaces another in the file."""
 
-PLACES = ("weights", "flow_weights", "split_file", "features")
+PLACES = ("weights", "flow_weights", "split_file", "features", "prompts")
 """Parameters that may name a file or folder."""
 OF_ONE_CALL = (
     *("config", "help", "dry_run", "retry_failed", "resume", "quiet", "verbose"),

@@ -18,6 +18,7 @@ from vadprep.cli.config import write_run
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import (
     FEATURES,
+    FILE,
     FOLDER,
     assignments,
     chosen_manifest,
@@ -51,13 +52,14 @@ from vadprep.evaluation.scores import (
     seed_folders,
 )
 
-HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl", "urdmu")
+HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl", "urdmu", "pel4vad")
 """As in ``heads.HEADS``, which needs torch."""
 SCHEDULE = click.Choice(["published", "small"])
 """As in ``heads.SCHEDULES``."""
 SCHEDULE_HELP = "small: 100 steps on balanced batches, for tens of videos."
 SET_HELP = "A setting of the head that replaces the published one. Repeatable."
 VALIDATION_HELP = "Share of the training videos by which an epoch is chosen. Default: 0, none."
+PROMPTS_HELP = "Prompt embeddings for pel4vad: .npz, an array for normal and each category."
 CONTROL_HELP = "Train on shuffled labels. The AUC must be about 0.5 in the mean over many seeds."
 COVERAGE = click.Choice(["cut", "hold"])
 COVERAGE_HELP = "Frames after the last clip: not scored (cut), or the last score (hold)."
@@ -82,6 +84,7 @@ MOST_ALARMS = 3
 @advanced("--schedule", type=SCHEDULE, default="published", show_default=True, help=SCHEDULE_HELP)
 @advanced("--set", "changes", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
 @advanced("--validation", type=float, default=0.0, help=VALIDATION_HELP)
+@advanced("--prompts", type=FILE, help=PROMPTS_HELP)
 @advanced("--control", is_flag=True, help=CONTROL_HELP)
 @advanced("--allow-missing", is_flag=True, help="Train without videos that have no features.")
 @config_option

@@ -1,4 +1,4 @@
-"""Arrays in files that this run did not write, .npy and HDF5: what a file declares is checked
+"""Arrays in files that this run did not write, .npy, .npz and HDF5: what a file declares is checked
 before it is used.
 
 Nothing is unpickled, nothing is followed out of the file, and no more memory is taken than the file
@@ -7,7 +7,10 @@ really has bytes for.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
+import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +23,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.errors import VadprepError
 from vadprep.core.resources import free_memory
-from vadprep.core.untrusted import open_regular, reading_problem
+from vadprep.core.untrusted import open_regular, read_regular, reading_problem
 
 DAMAGE = (
     OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, ArithmeticError,
@@ -72,6 +75,52 @@ def read_npy(
     if array.dtype.kind not in "biuf":
         raise error(f"{path}: not a whole .npy file of numbers: save it by np.save")
     return array
+
+
+MOST_ARRAYS, MOST_ARRAY_BYTES = 10_000, 1 << 20
+"""Of a .npz file of small arrays, which are read whole."""
+
+
+def read_npz(path: Path, error: type[VadprepError]) -> tuple[dict[str, NDArray[Any]], str]:
+    """The small arrays of numbers in a .npz file by name, and the SHA-256 of the file.
+
+    Raises ``error``, which names file and array, when the file cannot be read, or an array is none
+    of numbers, larger than ``MOST_ARRAY_BYTES``, or not as long as it says. FileNotFoundError as
+    ``open_regular``.
+    """
+    content = read_regular(path, error, MOST_ARRAYS * MOST_ARRAY_BYTES // 64)
+    found: dict[str, NDArray[Any]] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            if not 0 < len(members) <= MOST_ARRAYS:
+                raise ValueError(f"{len(members)} arrays")
+            for member in members:
+                name = member.filename.removesuffix(".npy")
+                with archive.open(member) as stream:
+                    data = stream.read(MOST_ARRAY_BYTES + 1)
+                if name in found or len(data) > MOST_ARRAY_BYTES:
+                    raise ValueError(f"array {name!r} is there twice, or too large")
+                found[name] = _array_of(data)
+    except Exception as reason:  # zip files and headers raise whatever damage makes them
+        raise error(f"{path}: not a .npz file of small arrays of numbers ({reason})") from None
+    return found, hashlib.sha256(content).hexdigest()
+
+
+def _array_of(data: bytes) -> NDArray[Any]:
+    """The numbers in the bytes of a .npy file; raises ValueError unless they are all there."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    shape, is_fortran, dtype = read[version](stream)
+    size = math.prod(shape) * dtype.itemsize
+    if dtype.kind not in "biuf" or size != len(data) - stream.tell():
+        raise ValueError(f"{dtype} {shape} in {len(data)} bytes")
+    flat = np.frombuffer(data, dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if is_fortran else "C")
 
 
 # ---------------------------------------------------------------- HDF5

@@ -11,6 +11,7 @@ from vadprep.heads.arnet import ARNet, ARNetConfig
 from vadprep.heads.base import Head, HeadConfig
 from vadprep.heads.csltal import CSLTAL, CSLTALConfig
 from vadprep.heads.ddl import DDL, DDLConfig
+from vadprep.heads.pel4vad import PEL4VAD, PEL4VADConfig
 from vadprep.heads.rtfm import RTFM, RTFMConfig
 from vadprep.heads.sultani import Sultani, SultaniConfig
 from vadprep.heads.urdmu import URDMU, URDMUConfig
@@ -99,6 +100,14 @@ URDMU_SMALL = {
 """A short video is not stretched to 200 segments; a quarter of the width, and a rate near the
 published one: with 1e-3 the frame AUC on UCSD Ped2 falls from 0.95 to 0.86."""
 
+PEL4VAD_PUBLISHED = {
+    "xd": PEL4VADConfig(),
+    "ucf": PEL4VADConfig(gamma=0.6, bias=0.2, norm="time", kernel=9, temperature=0.09, seed=9),
+    "shanghaitech": PEL4VADConfig(
+        window=5, gamma=0.08, bias=0.1, norm="time", temperature=0.2, lambda_prompt=9.0, seed=0
+    ),
+}
+
 HEADS = {
     "sultani": HeadKind(Sultani, SultaniConfig, {"ucf": SultaniConfig()}),
     "rtfm": HeadKind(RTFM, RTFMConfig, RTFM_PUBLISHED),
@@ -108,6 +117,8 @@ HEADS = {
     # small sets people bring, and its videos come from many sources, as theirs do.
     "ddl": HeadKind(DDL, DDLConfig, {"xd": DDLConfig(), "ucf": DDL_UCF}),
     "urdmu": HeadKind(URDMU, URDMUConfig, URDMU_PUBLISHED, small=URDMU_SMALL),
+    # Settings of XD for other data sets, as for ddl, by the same authors.
+    "pel4vad": HeadKind(PEL4VAD, PEL4VADConfig, PEL4VAD_PUBLISHED),
 }
 """Every head by name, with the settings of its paper in the form of the official code."""
 

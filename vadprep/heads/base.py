@@ -150,6 +150,11 @@ class Head(nn.Module):
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("gain", torch.ones(dim))
 
+    @property
+    def takes_classes(self) -> bool:
+        """Whether ``loss`` asks for the classes of the bags."""
+        return bool(self.classes)
+
     def fit_standardization(self, mean: Tensor, std: Tensor) -> None:
         """From now on see (snippet - mean) / std; features that never vary stay at 0.
 
@@ -180,8 +185,8 @@ class Head(nn.Module):
     def loss(self, output: HeadOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Weighted terms by name, scalars whose sum is minimised. ``labels`` is float [N].
 
-        Heads with classes take ``classes``, float [N, K], as a fourth argument: 1 for each class
-        of an abnormal bag; a row of zeros where it is normal or its class is unknown.
+        Where ``takes_classes``, ``classes`` is a fourth argument, float [N, K]: 1 for each class of
+        an abnormal bag; a row of zeros where it is normal or its class is unknown.
         """
         raise NotImplementedError
 

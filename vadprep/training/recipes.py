@@ -38,6 +38,11 @@ RECIPES = (
     ("urdmu", "shanghaitech", "I3D RGB", "0.9678 (a public list)", "no report"),
     ("urdmu", "ubnormal", "not stated (a public list)", "0.5991", "no report"),
     ("urdmu", "nwpu", "not stated (a public list)", "0.7046", "no report"),
+    ("pel4vad", "ucf", "I3D RGB, 10 crops", "0.8636 with prompts, 0.8676 smoothed", "no report"),
+    ("pel4vad", "xd", "I3D RGB, 5 crops", "0.8526 with prompts, 0.8559 smoothed",
+     "no figure; lengths do not match the ground truth with features of one's own"),
+    ("pel4vad", "shanghaitech", "I3D RGB, 10 crops", "0.9800 with prompts, 0.9814 smoothed",
+     "no report"),
 )
 # fmt: on
 """Head, data set and options of ``vadprep train``, features, what was published (a fraction of 1;

@@ -37,9 +37,11 @@ from vadprep.evaluation.metrics import Truth, listed
 from vadprep.evaluation.scores import LAST, Origin, read_json, seed_folders, truth_of
 from vadprep.features import Features, open_features, streams_of
 from vadprep.heads import Changes, head_kind
+from vadprep.heads.pel4vad import PEL4VAD
 from vadprep.training.bags import TrainingBags, shuffled_labels
 from vadprep.training.checkpoint import Checkpoint, spec_records
 from vadprep.training.loop import RESUME, STEPS, train_epochs
+from vadprep.training.prompts import with_prompts
 from vadprep.training.results import MOST, Entry, EvaluationSet, Snapshots, TrainingRun
 from vadprep.training.scoring import exact_arithmetic
 
@@ -63,6 +65,7 @@ def train(
     validation: float = 0.0,
     snapshots: int = MOST,
     control: bool = False,
+    prompts: str | Path | None = None,
     coverage: str = "cut",
     allow_missing: bool = False,
     resume: bool = False,
@@ -88,6 +91,8 @@ def train(
             by, the same for every seed.
         snapshots: how often at most test and held-out videos are scored during a training.
         control: train on labels dealt to other videos: frame AUC is about 0.5 over many seeds.
+        prompts: a .npz file of prompt embeddings for ``pel4vad``, with an array for ``normal``
+            and for each category of the abnormal training videos.
         coverage: what frames after the last span score: ``cut`` or ``hold``.
         allow_missing: go on without videos that have no features; config.json lists them.
         resume: go on from the last full epoch of the same run.
@@ -104,6 +109,14 @@ def train(
     rows = choose_manifest(None if manifest is not None else dataset, manifest, with_paths=False)
     name = dataset or rows.path.stem
     chosen, config = head_kind(head).settings(name, schedule, settings)
+    config, embeddings = with_prompts(head, config, prompts)
+    if hasattr(config, "prompts"):  # results say which part was trained
+        first, *others = chosen.split(", ")
+        chosen = ", ".join([first, "with prompts" if embeddings else "MIL part alone", *others])
+        if not embeddings:
+            _LOG.warning(
+                "%s without prompt embeddings (--prompts): only its MIL part is trained", head
+            )
     seeds = seeds or (config.seed,)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
@@ -126,6 +139,8 @@ def train(
         data = EvaluationSet(features, specs, truth, coverage, validated, metric)
         kinds = {video.video_id: video.category for video in rows.videos}
         bags = TrainingBags(features, labels, used, config, categories=kinds)
+        text = embeddings.of(bags.classes) if embeddings else None
+        with_classes = head_kind(head).with_classes or embeddings is not None
         if repeated := bags.repeated():
             _LOG.warning("%s", repeated)
         record = {
@@ -138,7 +153,7 @@ def train(
             "control": "shuffled labels" if control else None,
             "coverage": coverage,
             "dim": bags.dim,
-            **({"classes": bags.classes} if head_kind(head).with_classes else {}),
+            **({"classes": list(bags.classes)} if with_classes else {}),
             "num_train_videos": len(labels),
             "num_train_items": len(bags),
             "num_test_videos": len(truth),
@@ -156,7 +171,7 @@ def train(
             place = folder if len(seeds) == 1 else folder / f"seed-{seed}"
             dealt = hashlib.sha256(json.dumps(bags.labels, sort_keys=True).encode()).hexdigest()
             own = {**record, "seed": seed, "train_labels_sha256": dealt}
-            results = {seed: _train_seed(place, own, bags, data, resume, on_start)}
+            results = {seed: _train_seed(place, own, bags, data, resume, on_start, text)}
             run = replace(run, by_seed={**run.by_seed, **results})
             write_json(place / "metrics.json", replace(run, by_seed=results).as_json())
     write_json(folder / "metrics.json", run.as_json())
@@ -264,6 +279,7 @@ def _train_seed(
     data: EvaluationSet,
     resume: bool,
     on_start: Callable[[], object] | None,
+    prompts: torch.Tensor | None,
 ) -> dict[str, Entry | None]:
     """Train one seed as ``record``, its config.json, says; entries of its metrics.json."""
     name, seed, device = record["head"], record["seed"], torch.device(record["device"])
@@ -275,6 +291,8 @@ def _train_seed(
         except RuntimeError as error:  # torch has no other for a lack of memory on a CPU
             reason = f"cannot be built on {device}: {str(error).splitlines()[0]}"
             raise TrainingError(f"{name} with settings {record['settings']} {reason}") from error
+        if prompts is not None and isinstance(head, PEL4VAD):
+            head.set_prompts(prompts)
         if bags.config.standardize:
             head.fit_standardization(*bags.statistics())
         control = record["control"] is not None
