@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import fsspec
 import pytest
 from support.attacks import within
-from support.hostile_servers import KINDS, PATIENCE
+from support.hostile_servers import CHUNK, KINDS, PATIENCE, head, raw
 from support.servers import Server
 
 from vadprep.core.errors import FeaturesError
@@ -17,7 +18,7 @@ SECRET = "hunter2"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {"total": 4 * PATIENCE, "sock_connect": 1, "sock_read": PATIENCE}
+    limits = {"total": 600, "sock_connect": 1, "sock_read": PATIENCE}
     for name, value in {"TIME_LIMITS": limits, "WAITS": (), "MOST_ANSWER": 4 << 20}.items():
         monkeypatch.setattr(remote, name, value)
 
@@ -45,3 +46,33 @@ def test_a_range_is_given_up_as_well(server: Server, kind: str) -> None:
     server.behave = lambda handler, request: (behave(handler), True)[1]
     with within(15, 64 << 20), pytest.raises(FeaturesError):
         remote.RemotePath(f"{server.url}/xd/shard.h5").read_range(0, 100)
+
+
+STORES: dict[str, str] = {
+    **dict.fromkeys(
+        ("hangs", "drips headers", "continues for ever", "hangs after the headers",
+         "hangs in a chunk", "drips the content", "drips chunks"), "Read timeout"),
+    **dict.fromkeys(
+        ("sends without end", "sends chunks without end", "an error without end"),
+        "more than 4,194,304 bytes come"),
+    **dict.fromkeys(
+        ("10^15 bytes", "a reason of controls", "no HTTP", "a header of 1 MB", "moved to a file"),
+        "cannot be read"),
+    "a gzip bomb": "65250 bytes came where",
+}  # fmt: skip
+"""What an object store may do, and words of the line that says so."""
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_an_object_store_is_given_up_as_well(
+    server: Server, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    settings = {"endpoint_url": server.url, "anon": True}  # and it tries nothing again by itself
+    settings |= {"config_kwargs": {"retries": {"max_attempts": 0}}}
+    monkeypatch.setitem(fsspec.config.conf, "s3", settings)
+    error = raw(head("Transfer-Encoding: chunked", status="400 No"), CHUNK, times=50)
+    behave = error if kind == "an error without end" else KINDS[kind][0]
+    server.behave = lambda handler, request: (behave(handler), True)[1]
+    with within(15, 96 << 20), pytest.raises(FeaturesError, match=STORES[kind]) as caught:
+        remote.RemotePath("s3://bucket/xd/shard.h5").read_range(0, 100)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 700

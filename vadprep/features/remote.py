@@ -16,7 +16,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +32,7 @@ from vadprep.core.untrusted import MOST_BYTES, open_regular, read_regular
 WAITS = (0.5, 2.0)
 """Seconds before a failed request is made again."""
 TIME_LIMITS = {"total": 600, "sock_connect": 15, "sock_read": 30}
-"""Seconds for a request, to reach a web server, and between two parts of its answer."""
+"""Seconds for a request; to reach a server; for the headers of its answer, or for LEAST_BYTES."""
 LEAST_BYTES = 32 << 10  # of an answer in the last of these times
 MOST_ANSWER = 256 << 20  # bytes, where not more are asked for
 BUSY = (408, 429)
@@ -106,20 +106,13 @@ class RemotePath:
 
     def request(self, call: Callable[[Any, str], T]) -> T:
         """What ``call(file system, path)`` gives; a failure of the network is tried again."""
-        options: dict[str, Any] = {}
         try:
             from fsspec.core import url_to_fs
 
-            if self.url.startswith(("http://", "https://")):  # one that hangs is given up
-                from aiohttp import ClientTimeout
-
-                options["client_kwargs"] = {
-                    "timeout": ClientTimeout(**TIME_LIMITS),
-                    "headers": {"Accept-Encoding": "identity"},
-                    "auto_decompress": False,
-                    "response_class": _bounded_response(),
-                }
+            options = _bounds(self.url.partition("://")[0])
             system, path = url_to_fs(self.url, **options)
+            if "config_kwargs" in options:  # of S3, which tries again by itself
+                system.retries = 1
         except Exception as error:  # some connect at once
             remedy = ": reading from URLs needs pip install 'vadprep[remote]'"
             is_missing = isinstance(error, ImportError)
@@ -134,9 +127,10 @@ class RemotePath:
                 status = getattr(error, "status", 500)
                 if status == FORBIDDEN:
                     raise FileNotFoundError(str(self)) from None
-                is_refused = isinstance(error, PermissionError) or status < 500
+                is_refused = isinstance(error, PermissionError | ValueError) or status < 500
                 if wait is None or (is_refused and status not in BUSY):
-                    words = self._without_secrets(str(error))[:300] or type(error).__name__
+                    reason = str(error) or str(error.__cause__ or "")  # fsspec leaves it there
+                    words = self._without_secrets(reason)[:300] or type(error).__name__
                     raise FeaturesError(
                         f"{self}: cannot be read ({' '.join(words.split())}): check the URL, your "
                         "rights and the network, and try again"
@@ -172,28 +166,97 @@ class RemotePath:
         return hash(self.url)
 
 
+def _bounds(protocol: str) -> dict[str, Any]:
+    """Options of fsspec's file system for which a server is given up that hangs, drips or sends
+    without end; none for stores that answer by other means than aiohttp."""
+    if protocol in ("s3", "s3a"):
+        from fsspec.config import conf
+
+        chosen = conf.get(protocol, {}).get("config_kwargs", {})
+        return {"config_kwargs": {**chosen, "http_session_cls": _s3_session()}}
+    if protocol not in ("http", "https", "gs", "gcs"):
+        return {}
+    from aiohttp import ClientTimeout
+
+    options = {"timeout": ClientTimeout(**TIME_LIMITS), "response_class": _bounded_response()}
+    if protocol in ("gs", "gcs"):
+        return {"session_kwargs": options}
+    headers = {"Accept-Encoding": "identity"}
+    return {"client_kwargs": {**options, "headers": headers, "auto_decompress": False}}
+
+
+@lru_cache
+def _s3_session() -> type:
+    """The connections of s3fs, with bounded answers."""
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    class Session(AIOHTTPSession):
+        async def _get_session(self, proxy_url: str | None) -> Any:
+            session = await super()._get_session(proxy_url)
+            session._response_class = _bounded_response()
+            return session
+
+    return Session
+
+
 @lru_cache
 def _bounded_response() -> type:
-    """A class of answers that are not read without end, nor while they drip."""
-    from aiohttp import ClientPayloadError, ClientResponse
+    """A class of answers of aiohttp whose headers and content have to come in time."""
+    from aiohttp import ClientResponse
 
     class Bounded(ClientResponse):
-        async def read(self) -> bytes:
+        async def start(self, connection: Any) -> ClientResponse:
+            await in_time(super().start(connection))  # "100 Continue" may come for ever
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.request_info.headers.get("Range", ""))
             most = max(int(asked[2]) - int(asked[1]) + 1 if asked else 0, MOST_ANSWER)
-            content, counted, since = bytearray(), 0, time.monotonic()
-            silence = TIME_LIMITS["sock_read"]  # aiohttp's own limit misses a chunk without a size
-            while part := await asyncio.wait_for(self.content.readany(), silence):
-                content += part
-                if len(content) > most:
-                    raise ClientPayloadError(f"more than {most:,} bytes come")
-                if len(content) - counted >= LEAST_BYTES:
-                    counted, since = len(content), time.monotonic()
-                elif time.monotonic() - since > silence:
-                    raise ClientPayloadError(f"less than {LEAST_BYTES:,} bytes in {silence} s")
-            return bytes(content)
+            self.content = BoundedContent(self.content, most)  # type: ignore[assignment]
+            return self
 
     return Bounded
+
+
+class BoundedContent:
+    """What is read of an ``aiohttp.StreamReader``, no more than ``most`` bytes, and in time."""
+
+    def __init__(self, content: Any, most: int) -> None:
+        self._content, self._most = content, most
+        self._count = self._counted = 0
+        self._start = self._since = time.monotonic()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def read(self, size: int = -1) -> bytes:
+        if size >= 0:
+            return self._checked(await in_time(self._content.read(size)))
+        content = bytearray()
+        while part := await self.readany():
+            content += part
+        return bytes(content)
+
+    async def readany(self) -> bytes:
+        return self._checked(await in_time(self._content.readany()))
+
+    def _checked(self, part: bytes) -> bytes:
+        self._count += len(part)
+        if self._count > self._most:
+            raise ValueError(f"more than {self._most:,} bytes come")
+        now, silence = time.monotonic(), TIME_LIMITS["sock_read"]
+        if self._count - self._counted >= LEAST_BYTES:
+            self._counted, self._since = self._count, now
+        elif part and now - self._since > silence:
+            raise TimeoutError(f"less than {LEAST_BYTES:,} bytes in {silence} s")
+        if now - self._start > TIME_LIMITS["total"]:
+            raise TimeoutError(f"not whole after {TIME_LIMITS['total']} s")
+        return part
+
+
+async def in_time(waiting: Awaitable[T]) -> T:
+    """What ``waiting`` gives, if it does so within the time for a part of an answer."""
+    try:
+        return await asyncio.wait_for(waiting, TIME_LIMITS["sock_read"])
+    except asyncio.TimeoutError:
+        raise TimeoutError(f"nothing in {TIME_LIMITS['sock_read']} s") from None
 
 
 AnyPath = Path | RemotePath
