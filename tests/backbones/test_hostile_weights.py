@@ -128,6 +128,9 @@ PYTORCH: dict[str, bytes] = {
     "whole numbers": saved({"a": torch.zeros(3, dtype=torch.int64)}),
     "complex numbers": saved({"a": torch.zeros(3, dtype=torch.complex64)}),
     "8-bit floats": saved({"a": torch.zeros(3).to(torch.float8_e4m3fn)}),
+    "60,000 tensors in an old file": saved(
+        dict.fromkeys(map(str, range(60_000)), torch.zeros(1)), legacy=True),
+    "a million names in an old file": OLD + dumped(dict.fromkeys(range(1_000_000))),
     "10,000 tensors": saved(dict.fromkeys(map(str, range(10_000)), torch.zeros(1))),
 }  # fmt: skip
 """Content of a PyTorch file, by kind."""

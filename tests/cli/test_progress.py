@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import sys
 from dataclasses import replace
 
+import click
+import pytest
+
 from vadprep.cli import text
+from vadprep.cli.main import LastingStream
 from vadprep.core.records import Report
 from vadprep.extraction import Progress
 
@@ -98,3 +104,34 @@ def test_live_progress_fits_a_terminal(monkeypatch):
     shown = console.export_text()
     assert "failed: [red]: why" in shown
     assert re.search(r"14 of 290 videos, .* 1 failed, .* left", shown) and "…" not in shown
+
+
+HOSTILE = "a\x1b]0;x\x07\x9b31m\u202e http://user:hunter2@host/a?key=hunter2"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_passes_on_the_moves_of_a_cursor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a hostile text is a row of the bar, a failure, a note, or printed by other code."""
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", LastingStream(terminal))
+    monkeypatch.setattr(text, "LONG_SECONDS", 0.0)
+    doing = Report(HOSTILE, "running", num_clips=1, num_frames=16, share=0.5)
+    with text.shown_progress() as shown:
+        assert shown.bar
+        shown(reported(2, 2, 9, 9))
+        shown(Progress((), None, 2, 2, 9, 5, "frames", running=(doing,)))
+        shown(reported(1, 2, 5, 9, Report(HOSTILE, "failed", HOSTILE)))
+        shown.bar.add_task(HOSTILE, total=1.0)
+        click.echo(HOSTILE, err=True)
+        print(HOSTILE, file=sys.stderr)
+    with text.shown_bar(HOSTILE) as update:
+        update(1, 2)
+    written = terminal.getvalue()
+    rest = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]", "", written)
+    assert "\x1b[" in written and rest.isprintable() and "hunter2" not in rest
+    assert rest.count("http://host/a") >= 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +21,9 @@ from vadprep.backbones.graphs import (
 )
 from vadprep.backbones.weights.load import Weights
 from vadprep.core.errors import OutOfMemory, SpecError, allowed_are
+from vadprep.core.log import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MEMORY_ERRORS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 """Words of a RuntimeError that means too little memory, by torch, by the CPU's allocator or by a

@@ -77,6 +77,8 @@ def _texts(option: click.Parameter, value: Any, where: str) -> Iterator[str]:
     if not all(type(each) in (str, int, float) for each in values if each is not None):
         raise SettingError(f"{where}: expected a text, a number, or a list of them")
     texts = [str(each) for each in values if each is not None]
+    if "\0" in "".join(texts):
+        raise SettingError(f"{where}: holds a NUL, which no option may")
     if pairs:
         texts = [f"{name}={each}" for name, each in pairs.items()]
     yield from (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from click.shell_completion import CompletionItem
 
 from vadprep import __version__
 from vadprep.cli.help import Group
-from vadprep.core.errors import VadprepError, printable
+from vadprep.core.errors import MOST_SHOWN, VadprepError, printable
 from vadprep.core.untrusted import reading
 
 SECTIONS = {
@@ -64,6 +65,10 @@ For zsh and fish: zsh_source, fish_source. Put the line into the shell's start f
 """
 
 
+LINES, BAR = re.compile(r"(\n)"), re.compile(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)")
+"""What a terminal is to obey of the text of a command, and of that of a progress bar."""
+
+
 class LastingStream:
     """Standard output or error. Text from outside that is printed is no command to the terminal:
     control characters are shown as escapes. When the stream is closed or full, the rest of it is
@@ -72,19 +77,20 @@ class LastingStream:
     buffer = None
     """No way around the escapes for click, which else prints to a stream of ASCII by itself."""
 
-    def __init__(self, stream: TextIO, escapes: bool = True) -> None:
-        self._stream, self._escapes = stream, escapes
+    def __init__(self, stream: TextIO, obeyed: re.Pattern[str] = LINES) -> None:
+        self._stream, self._obeyed = stream, obeyed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     @property
-    def unescaped(self) -> LastingStream:
+    def of_bar(self) -> LastingStream:
         """The same stream for a progress bar, which moves the cursor."""
-        return LastingStream(self._stream, escapes=False)
+        return LastingStream(self._stream, BAR)
 
     def write(self, text: str) -> int:
-        shown = "\n".join(map(printable, text.split("\n"))) if self._escapes else text
+        parts = self._obeyed.split(text)
+        shown = "".join(each if at % 2 else printable(each) for at, each in enumerate(parts))
         coding = self._stream.encoding or "utf-8"
         with self._dropping():
             self._stream.write(shown.encode(coding, "backslashreplace").decode(coding))
@@ -146,6 +152,8 @@ class Main(Group):
             text = f"this needs the package {error.name}: pip install 'vadprep[all]'"
             click.echo(f"Error: {text}", err=True)
             ctx.exit(2)
+        except click.UsageError as error:  # it may repeat an argument of any length
+            raise click.UsageError(error.format_message()[:MOST_SHOWN], error.ctx) from None
         except VadprepError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)

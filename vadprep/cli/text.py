@@ -173,7 +173,7 @@ end together."""
 @contextmanager
 def shown_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar for counted work, called with (done, total); off a terminal only its label."""
-    stream = getattr(sys.stderr, "unescaped", sys.stderr)
+    stream = getattr(sys.stderr, "of_bar", sys.stderr)
     with click.progressbar(length=1, label=label, file=stream, hidden=is_quiet()) as bar:
 
         def update(done: int, total: int | None) -> None:
@@ -201,7 +201,7 @@ def shown_progress() -> Iterator[ShownProgress]:
         BarColumn(bar_width=6),
         TextColumn("{task.description}", markup=False),
     )
-    stream = getattr(sys.stderr, "unescaped", sys.stderr)
+    stream = getattr(sys.stderr, "of_bar", sys.stderr)
     with Progress(*columns, console=Console(file=stream)) as bar:
         yield ShownProgress(bar)
 

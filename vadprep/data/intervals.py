@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from vadprep.core.clips import Clock, nearest_rates
 from vadprep.core.errors import ManifestError
+from vadprep.core.log import get_logger
 from vadprep.core.records import Interval, Video
 
 MAX_PAST_END = 16
@@ -16,7 +16,7 @@ Published annotations do so (5 ends of UCF-Crime by 1 or 2 frames, 71 of XD-Viol
 15 of the scored length); more means that frames and intervals were counted at two rates.
 """
 
-_LOG = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 
 def video_intervals(

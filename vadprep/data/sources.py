@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import unicodedata
 from collections import Counter, defaultdict
@@ -12,11 +11,12 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from vadprep.core.errors import DecodeError, ManifestError
+from vadprep.core.log import get_logger
 from vadprep.core.records import Video
 from vadprep.data.intervals import MAX_PAST_END
 from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest, frame_bounds
 
-_LOG = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 READ_BYTES = 1 << 20
 

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
 def _why_not_there(path: Path) -> str:
     """What to do about a file that a run folder does not hold."""
     folder = path.parent
-    if (folder / "config.json").exists() and not (folder / f"{LAST}.json").exists():
+    if lexists(folder / "config.json") and not lexists(folder / f"{LAST}.json"):
         return "the training has not ended: go on with the same vadprep train ... --resume"
     return f"is {folder} a run folder?"
 
@@ -167,7 +168,7 @@ def evaluate(
         scores = read_scores(path)
     if folder:
         path, missing = folder / "config.json", set[str]()
-        if path.exists():  # those that had no features when the run was made
+        if lexists(path):  # those that had no features when the run was made
             with malformed(path, CheckpointError):
                 missing = {str(each) for each in read_json(path).get("missing", ())}
         tests = {video.video_id for video in rows.in_split("test")}
@@ -183,7 +184,7 @@ def evaluate(
                 )
     truth = truth_of(scores, rows)
     metrics = compute_metrics(scores, truth, coverage)
-    if folder and (folder / "metrics.json").exists():
+    if folder and lexists(folder / "metrics.json"):
         path = folder / "metrics.json"
         with malformed(path, CheckpointError):
             saved = read_json(path)["last"]

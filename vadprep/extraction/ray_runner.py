@@ -32,6 +32,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from vadprep.backbones.backbone import free_device_memory
 from vadprep.core.atomic import temporary_folder
 from vadprep.core.errors import ClusterError, VadprepError
+from vadprep.core.log import get_logger
 from vadprep.core.records import RUNNING, Report, Task
 from vadprep.core.resources import free_memory, worker_cores
 from vadprep.core.signals import STOP_SIGNALS, call_interruptible, check_stop
@@ -46,7 +47,7 @@ from vadprep.extraction.workload import (
 )
 from vadprep.features.shard import DONE
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 OBJECT_STORE_BYTES = 100 << 20
 """Only tasks and reports pass through Ray's object store."""

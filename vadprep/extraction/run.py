@@ -8,7 +8,6 @@ recovers: the files say what is done, whatever a kill left.
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import socket
@@ -25,6 +24,7 @@ import torch
 import vadprep
 from vadprep.backbones import conv3d_fault
 from vadprep.core.errors import DecodeError, ManifestError
+from vadprep.core.log import get_logger
 from vadprep.core.records import RUNNING, Report, Task
 from vadprep.core.resources import installed_version, worker_cores
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
@@ -38,7 +38,7 @@ from vadprep.features.lease import Lease, leased
 from vadprep.features.writer import Share, StreamWriter
 from vadprep.flow import SavedFlow
 
-_LOG = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 Worker = Callable[[Task], Report]
 """Does a task. A method ``steps(task)``, if any, yields reports on the way to the last one."""

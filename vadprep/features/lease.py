@@ -14,7 +14,6 @@ what stays the same for STALE_SECONDS is removed, and its run ends at its next h
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
@@ -30,9 +29,10 @@ from typing import Any
 
 from vadprep.core.atomic import disk_errors, is_alive, names_in
 from vadprep.core.errors import FeaturesError, LeaseError, OutputError, VadprepError
+from vadprep.core.log import get_logger
 from vadprep.core.untrusted import parse_json, read_regular
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BEAT_SECONDS = 2.0
 """Between two heartbeats."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import logging
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from numba import f4
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import temporary_folder
+from vadprep.core.log import get_logger
 from vadprep.core.resources import INSTALLED_ONLY, cache_folder, child_environment
 from vadprep.flow.compute import TVL1, bilinear_axis
 
@@ -54,7 +54,7 @@ Plane = NDArray[np.float32]
 
 SOURCES = Path(__file__).parent
 
-_LOG = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 _COMPILING = threading.Lock()
 """Numba's settings are those of all threads."""
 

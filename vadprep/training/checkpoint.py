@@ -91,7 +91,7 @@ def load_checkpoint(folder: Path, name: str = LAST) -> Checkpoint:
     Raises CheckpointError for a folder or file that is missing, damaged or of another version.
     """
     path, tensors = folder / f"{name}.json", folder / f"{name}.safetensors"
-    if not path.exists() and sorted(folder.glob(f"seed-*/{name}.json")):
+    if not os.path.lexists(path) and sorted(folder.glob(f"seed-*/{name}.json")):
         raise CheckpointError(f"{folder}: holds several seeds, name one: {folder}/seed-...")
     record = read_json(path)
     found = record.get("format"), record.get("version")
@@ -231,7 +231,12 @@ def spec_records(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
 
 
 def fill(head: Head, tensors: Mapping[str, torch.Tensor], path: Path, assign: bool = False) -> None:
-    """Load ``tensors`` into the head; raises CheckpointError naming those that do not fit."""
+    """Load ``tensors`` into the head.
+
+    Raises CheckpointError naming those that do not fit, or one that is not finite.
+    """
+    if odd := [name for name, each in tensors.items() if not each.isfinite().all()]:
+        raise CheckpointError(f"{path}: tensor {odd[0]} is not finite: train again")
     try:
         head.load_state_dict(dict(tensors), assign=assign)
     except RuntimeError as error:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
+from os.path import lexists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import CheckpointError, TrainingError
+from vadprep.core.log import get_logger
 from vadprep.core.signals import check_stop
 from vadprep.core.untrusted import check_safetensors, malformed, parse_json
 from vadprep.evaluation.metrics import listed
@@ -37,7 +39,7 @@ from vadprep.training.checkpoint import fill
 if TYPE_CHECKING:
     from vadprep.training.results import Snapshots
 
-_LOG = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 STEPS = "log.csv"
 RESUME = "resume.safetensors"
@@ -63,7 +65,7 @@ def train_epochs(
     optimizer = head.new_optimizer()
     log: list[dict[str, Any]] = []
     first, shown = 0, -math.inf
-    if (folder / RESUME).exists():
+    if lexists(folder / RESUME):
         progress = load_state(folder / RESUME, head, optimizer)
         first = progress["epochs"]
         log = read_rows(folder / STEPS, progress["steps"])
@@ -147,7 +149,7 @@ def read_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
     Raises CheckpointError for a table that has fewer rows, is not there or cannot be read.
     """
     with malformed(path, CheckpointError):
-        text = read_bytes(path).decode() if path.exists() else ""
+        text = read_bytes(path).decode() if lexists(path) else ""
         try:
             rows = list(islice(csv.DictReader(io.StringIO(text), strict=True), num_rows))
         except csv.Error as error:

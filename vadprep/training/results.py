@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vadprep.core.errors import CheckpointError
+import numpy as np
+
+from vadprep.core.errors import CheckpointError, TrainingError
 from vadprep.core.spec import Spec
 from vadprep.core.untrusted import malformed
 from vadprep.evaluation import METRICS, Metrics, Origin, VideoScores, read_json, read_scores
@@ -20,6 +22,7 @@ from vadprep.evaluation.metrics import (
     Truth,
     Values,
     compute_metrics,
+    listed,
     mean_and_spread,
     with_mean,
 )
@@ -65,8 +68,16 @@ class EvaluationSet:
     def score(
         self, head: Head, truth: Mapping[str, Truth]
     ) -> tuple[dict[str, VideoScores], Metrics]:
-        """Scores of the videos of ``truth`` and their metrics."""
+        """Scores of the videos of ``truth`` and their metrics.
+
+        Raises TrainingError for a score that is not finite.
+        """
         scores = score_videos(head, self.features, tuple(truth), tuple(self.specs))
+        odd = [name for name, each in scores.items() if not np.isfinite(each.snippets).all()]
+        if odd:
+            raise TrainingError(
+                f"scores of {listed(odd)} are not finite numbers: lower the learning rate"
+            )
         return scores, compute_metrics(scores, truth, self.coverage)
 
 
@@ -122,14 +133,16 @@ class Snapshots:
         found[LAST] = self._save(LAST, *data.score(self._run.head, data.truth)).as_json()
         for choice in CHOICES if self._rows else ():
             checkpoint, path = _names(choice)
-            if not (self._folder / f"{checkpoint}.json").exists():
+            record = self._folder / f"{checkpoint}.json"
+            if not os.path.lexists(record):
                 continue
             scores = read_scores(self._folder / path)
             if scores.keys() == data.truth.keys():
-                saved = read_json(self._folder / f"{checkpoint}.json")["metrics"]
                 metrics = compute_metrics(scores, data.truth, data.coverage)
-                protocols = protocols_that_hold(saved, scores, data.truth)
-                found[choice] = {**saved, **replace(metrics, protocols=protocols).as_json()}
+                with malformed(record, CheckpointError):
+                    saved = read_json(record)["metrics"]
+                    protocols = protocols_that_hold(saved, scores, data.truth)
+                    found[choice] = {**saved, **replace(metrics, protocols=protocols).as_json()}
         return found
 
     def _save(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from vadprep.core.errors import (
     allowed_are,
     near_miss,
 )
+from vadprep.core.log import get_logger
 from vadprep.core.records import Video
+from vadprep.core.untrusted import malformed
 from vadprep.data import Manifest, choose_manifest
 from vadprep.evaluation.metrics import Truth, listed
 from vadprep.evaluation.scores import LAST, Origin, read_json, seed_folders, truth_of
@@ -45,7 +47,7 @@ from vadprep.training.prompts import with_prompts
 from vadprep.training.results import MOST, Entry, EvaluationSet, Snapshots, TrainingRun
 from vadprep.training.scoring import exact_arithmetic
 
-_LOG = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 PROVENANCE = {"source", "threads"}  # of config.json: a run may go on under others
 TEST_METRICS = {"xd": "frame_ap_trapezoid"}  # what a data set is judged by, others by frame AUC
@@ -194,6 +196,10 @@ def _check(
 
     CheckpointError unless metrics.json will cover every seed that ``out`` then holds.
     """
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise SettingError(f"{out}: TensorBoard needs a name in UTF-8: use another --out") from None
     if coverage not in COVERAGES:
         raise SettingError(f"{coverage = }: {allowed_are(coverage, COVERAGES)}")
     if len(set(seeds)) != len(seeds):
@@ -204,7 +210,7 @@ def _check(
         raise SettingError(f"{validation = }: a share, 0 or more and below 1")
     if validation and not snapshots:
         raise SettingError(f"{validation = }: without snapshots no epoch can be chosen by it")
-    if len(seeds) > 1 and (out / "config.json").exists():
+    if len(seeds) > 1 and lexists(out / "config.json"):
         raise CheckpointError(f"{out}: holds a run of one seed: use another --out")
     found = seed_folders(out)
     if found and not (resume and len(seeds) > 1 and found.keys() <= set(seeds)):
@@ -312,7 +318,7 @@ def _claimed(folder: Path, record: Mapping[str, Any], resume: bool) -> Iterator[
     A training that ends before anything of an epoch is saved leaves nothing.
     """
     path = folder / "config.json"
-    if not path.exists() and not (folder / RESUME).exists():
+    if not lexists(path) and not lexists(folder / RESUME):
         make_folder(folder)
         write_json(path, record)
     elif not resume:
@@ -326,14 +332,15 @@ def _claimed(folder: Path, record: Mapping[str, Any], resume: bool) -> Iterator[
                 f"{folder}: holds another run (there / asked for): {'; '.join(differing)}. Use the "
                 f"same settings, or another --out"
             )
-        threads = dict.fromkeys([*found.get("threads", []), *record["threads"]])
+        with malformed(path, CheckpointError):
+            threads = dict.fromkeys([*found.get("threads", []), *record["threads"]])
         updated = {**found, "source": record["source"], "threads": list(threads)}
         if updated != found:
             write_json(path, updated)
     try:
         yield
     except BaseException:
-        if not any((folder / name).exists() for name in (STEPS, RESUME, f"{LAST}.json")):
+        if not any(lexists(folder / name) for name in (STEPS, RESUME, f"{LAST}.json")):
             path.unlink(missing_ok=True)
             with suppress(OSError):  # other files are there, or it is the current folder
                 folder.rmdir()

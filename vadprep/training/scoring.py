@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from vadprep.core.errors import CheckpointError, FeaturesError, SettingError
+from vadprep.core.log import get_logger
 from vadprep.core.presets import fill_unknown
 from vadprep.core.spec import UNKNOWN
 from vadprep.evaluation.metrics import VideoScores, listed
@@ -21,7 +21,7 @@ from vadprep.features import Features, open_features, read_snippets, streams_of
 from vadprep.heads import Head
 from vadprep.training.checkpoint import Run, check_features, load_run, unknown_alike
 
-_LOG = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 
 def score_features(

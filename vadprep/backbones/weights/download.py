@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import http.client
-import logging
 import os
 import queue
 import re
@@ -29,9 +28,10 @@ from vadprep import __version__
 from vadprep.backbones.weights.catalog import PublishedFile
 from vadprep.core.atomic import disk_errors, make_folder, sync_folder
 from vadprep.core.errors import OutputError, WeightsError, printable
+from vadprep.core.log import get_logger
 from vadprep.core.untrusted import read_regular
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CHUNK_BYTES = 1 << 18
 RETRIED_STATUS = (408, 416, 425, 429, 500, 502, 503, 504)

@@ -7,6 +7,7 @@ build numpy arrays and nothing else. Names are translated by a strict bijection 
 from __future__ import annotations
 
 import _codecs
+import io
 import os
 import pickle
 import warnings
@@ -139,6 +140,35 @@ def _read_caffe2(path: Path) -> State:
     return state
 
 
+class _Inert(dict[Any, Any]):
+    """What stands for every object of a pickle of which only the length is of interest."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Skipper(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return _Inert
+
+    def persistent_load(self, pid: object) -> None:
+        return None
+
+
+def _check_old_pytorch(path: Path) -> None:
+    """Raise unless the four pickles that begin an old PyTorch file (magic number, protocol,
+    machine, names and shapes) end within MOST_PICKLE_BYTES: torch takes minutes for longer ones."""
+    with open(path, "rb") as file:
+        content = io.BytesIO(file.read(MOST_PICKLE_BYTES))
+    for _ in range(4):
+        _Skipper(content).load()
+
+
 def _read_pytorch(path: Path) -> State:
     try:
         with warnings.catch_warnings():
@@ -148,6 +178,8 @@ def _read_pytorch(path: Path) -> State:
                     sizes = [e.file_size for e in file.infolist() if e.filename.endswith(".pkl")]
                 if sum(sizes) > MOST_PICKLE_BYTES:
                     raise ValueError(f"{sum(sizes):,} bytes of names and shapes")
+            else:
+                _check_old_pytorch(path)
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle, or that ask for code, raise anything
         raise WeightsError(

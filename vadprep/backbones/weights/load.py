@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -153,5 +154,10 @@ def save_weights(weights: Weights, path: Path, notes: Mapping[str, str] | None =
         "vadprep": vadprep.__version__,
         **(notes or {}),
     }
+    content = save(dict(weights.state), metadata)
+    stop = 8 + int.from_bytes(content[:8], "little")
+    # The library writes metadata in random order, and here the same weights give the same bytes.
+    header = json.dumps(json.loads(content[8:stop]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
     with open_atomic(path) as file:
-        file.write(save(dict(weights.state), metadata))
+        file.write(len(header).to_bytes(8, "little") + header + content[stop:])

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import lexists
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -88,16 +89,16 @@ def read_run(path: Path, manifest: Manifest | None) -> ReportedRun:
             why_unknown = str(error)
     first, losses = next(iter(seeds.values())), dict[str, list[dict[str, str]]]()
     for seed, folder in seeds.items():
-        if (folder / "log.csv").exists():
+        if lexists(folder / "log.csv"):
             text = read_bytes(folder / "log.csv").decode("utf-8", "replace")
             losses[seed] = list(csv.DictReader(io.StringIO(text)))
     return ReportedRun(
         path.name,
         scores,
         known_truth(scores, manifest) if manifest else {},
-        read_json(path / "metrics.json") if (path / "metrics.json").exists() else {},
+        read_json(path / "metrics.json") if lexists(path / "metrics.json") else {},
         losses,
-        read_json(first / "config.json") if (first / "config.json").exists() else {},
+        read_json(first / "config.json") if lexists(first / "config.json") else {},
         manifest.videos if manifest else (),
         why_unknown,
     )
