@@ -36,25 +36,33 @@ YAML: dict[str, str] = {
     "two documents": "crops: 1\n---\ncrops: 5",
     "a mapping": "crops: {a: {b: c}}",
     "fps of 10^999999": "fps: 1e999999",
+    "a NUL": 'streams: "a\\0b"',
 }
 
 
-def refused(path: Path) -> str:
+COMMANDS = {
+    "extract": ("extract", "--videos", ".", "--dry-run"),
+    "train": ("train", "ddl", "--manifest", "m.csv", "--features", "f", "--out", "r"),
+}
+
+
+def refused(path: Path, command: str = "extract") -> str:
     with within(10, 300 << 20):
-        arguments = ["extract", "--config", str(path), "--videos", str(path.parent), "--dry-run"]
+        arguments = [*COMMANDS[command], "--config", str(path)]
         result = CliRunner().invoke(main, arguments, color=True)
     assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.exc_info
     assert is_plain(result.output) and "Error: " in result.output and len(result.output) < 6000
     return result.output
 
 
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", YAML)
 def test_a_hostile_file_of_options(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text(YAML[kind])
-    refused(tmp_path / "run.yaml")
+    refused(tmp_path / "run.yaml", command)
     assert [each.name for each in tmp_path.iterdir()] == ["run.yaml"]
 
 

@@ -87,8 +87,8 @@ def call(run: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int,
 
 
 def times(run: Path) -> dict[str, int]:
-    """When each file was written; config.json notes a new place of the manifest."""
-    names = [each.name for each in run.iterdir() if each.name != "config.json"]
+    """When each file was written; config.json and run.yaml note a new place of the manifest."""
+    names = [e.name for e in run.iterdir() if e.name not in ("config.json", "run.yaml")]
     return {name: os.lstat(run / name).st_mtime_ns for name in names}
 
 

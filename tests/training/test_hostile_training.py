@@ -61,8 +61,8 @@ def refused(*arguments: str, code: int = 2) -> str:
 
 
 def times(run: Path) -> dict[str, int]:
-    """When each file was written; config.json notes a new place of the manifest."""
-    files = [each for each in run.iterdir() if each.name != "config.json"]
+    """When each file was written; config.json and run.yaml note a new place of the manifest."""
+    files = [each for each in run.iterdir() if each.name not in ("config.json", "run.yaml")]
     return {each.name: each.stat().st_mtime_ns for each in files}
 
 

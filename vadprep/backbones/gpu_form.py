@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 
 from vadprep.backbones.folding import fold_batch_norm
 from vadprep.backbones.graphs import Scaling
+from vadprep.core.log import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Replay = Callable[[], None]
 
