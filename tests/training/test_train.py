@@ -415,9 +415,10 @@ def test_the_best_epoch_on_test_is_judged_by_the_intervals_of_now(run, tmp_path)
     assert evaluate(found, manifest=corrected).values["frame_auc"] == best["frame_auc"]
 
 
-def test_a_slice_of_the_training_videos_is_held_out_and_chosen_by(run, tmp_path):
+def test_a_slice_of_the_training_videos_is_held_out_and_chosen_by(run, tmp_path, caplog):
     config = CONFIG | dict(validation=0.3)
-    report = train(*tiny_set(), config, tmp_path)
+    with caplog.at_level("INFO", "vadprep"):
+        report = train(*tiny_set(), config, tmp_path)
     record = json.loads((tmp_path / "config.json").read_text())
     labels = {video.video_id: video.label for video in tiny_set()[1].in_split("train")}
     assert [labels[each] for each in record["validation"]].count(1) == 1
@@ -426,6 +427,8 @@ def test_a_slice_of_the_training_videos_is_held_out_and_chosen_by(run, tmp_path)
     best = metrics["best_on_validation"]
     assert best["chosen_by"].endswith("on 2 training videos held out")
     values = [float(row["validation/video_auc"]) for row in snapshot_rows(tmp_path)]
+    shown = re.findall(r"epoch .*, validation video_auc ([0-9.]+), test frame_auc", caplog.text)
+    assert [float(each) for each in shown] == pytest.approx(values, abs=1e-4)
     latest = max(epoch for epoch, value in enumerate(values) if value == max(values))
     assert best["epoch"] == latest
     assert report.by_seed[7]["best_on_validation"]["frame_auc"] == best["frame_auc"]
