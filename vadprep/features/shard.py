@@ -360,7 +360,7 @@ def _read_checked(
 def _read_whole(
     path: Path, name: str, known: Attributes, shape: tuple[int, ...], dtype: str, offset: int
 ) -> NDArray[Any]:
-    """The features of a final shard on a disk, from where they were; the checksum tells of others."""
+    """Features of a final shard on a disk, from where they were; the checksum tells of others."""
     features = np.empty(shape, dtype)
     with opened_shard(path, keep=True) as (file, _):
         descriptor, rest = file.id.get_vfd_handle(), features.reshape(-1).view(np.uint8).data
