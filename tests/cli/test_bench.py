@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.commands import run, without_network
 from support.videos import write_video
 
-from vadprep.cli.bench import extraction
+from vadprep.cli.bench import extraction, train as bench_train
 from vadprep.cli.bench.backbone import bench_backbone
 from vadprep.cli.bench.extraction import bench_workers
+from vadprep.extraction.extractor import fixed_threads
+from vadprep.heads import HeadConfig
+from vadprep.heads.ddl import DDLConfig
+from vadprep.heads.rtfm import RTFMConfig
+from vadprep.training.bags import TrainingBags
 
 
 def table(*command: object) -> list[list[str]]:
@@ -64,3 +70,37 @@ def test_shards_are_read_beside_npy_files() -> None:
     assert head[-2:] == ["video", "speed"] and len(rows) == 4
     assert all(float(number) >= 0 for row in rows for number in row[-3:])
     assert opening[:6] == ["opening", "2", "shards", "of", "128", "videos:"]
+
+
+def short_videos() -> dict[str, bench_train.RandomVideo]:
+    random = np.random.default_rng(0)
+    lengths = {"a": 9, "b": 30, "c": 12, "d": 7}
+    blocks = {each: random.normal(size=(n, 5, 8)).astype(np.float16) for each, n in lengths.items()}
+    return {each: bench_train.RandomVideo(each, block) for each, block in blocks.items()}
+
+
+LABELS = {"a": 1, "b": 0, "c": 1, "d": 0}
+
+
+@pytest.mark.parametrize("name", ["csltal", "ddl"])
+def test_a_step_is_measured_beside_that_of_a_plain_loop(name: str, tmp_path: Path) -> None:
+    with fixed_threads(1):
+        found = bench_train.time_head(name, short_videos(), LABELS, tmp_path, "cpu", steps=1)
+    assert 0 < found.arithmetic <= 1 and min(found.step, found.plain_step) > 0
+    assert found.steps > 0 and min(found.scoring, found.plain_scoring) > 0
+
+
+@pytest.mark.parametrize(
+    "config, shape",
+    [(DDLConfig(batch_size=20), (20, 1, 30, 8)), (RTFMConfig(batch_size=4), (4, 5, 32, 8))],
+)
+def test_the_plain_loop_and_ours_make_the_same_bags(
+    config: HeadConfig, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    features = short_videos()
+    ours = next(TrainingBags(features, LABELS, ("rgb",), config).batches(0, 0))  # type: ignore[arg-type]
+    files = bench_train.write_npy(features, tmp_path, config)
+    plain = next(bench_train.plain_batches(files, LABELS, config))
+    assert ours.snippets.shape == plain.snippets.shape == shape
+    bags = [sorted(each.snippets.float().sum(dim=(1, 2, 3)).tolist()) for each in (ours, plain)]
+    assert bags[0] == pytest.approx(bags[1], rel=1e-4, abs=1e-3)

@@ -131,6 +131,19 @@ def test_a_crop_is_scored_the_same_whatever_the_others(name):
     torch.testing.assert_close(together, sum(each) / 3, rtol=0, atol=1e-12)
 
 
+@heads
+def test_padding_to_another_video_changes_no_score(name):
+    """Videos that go through together are scored as each by itself, within rounding."""
+    head = build(name).eval()
+    videos = [torch.randn(crops, length, 6) for crops, length in ((2, 40), (1, 1), (3, 5), (2, 97))]
+    with torch.inference_mode():
+        together, alone = head.of_videos(videos), [head.of_video(each) for each in videos]
+    for one, other, video in zip(together, alone, videos, strict=True):
+        assert one.scores.shape == (1, video.shape[1])
+        torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-6)
+        torch.testing.assert_close(one.video, other.video, rtol=1e-5, atol=1e-6)
+
+
 def separable(num_views):
     """An abnormal bag whose middle points elsewhere, and a normal one; as many views of both."""
     generator = torch.Generator().manual_seed(0)

@@ -38,7 +38,7 @@ from vadprep.training.csltal_protocol import evaluate_subsampled
 from vadprep.training.loop import RESUME
 from vadprep.training.results import snapshot_epochs
 from vadprep.training.run import held_out_videos
-from vadprep.training.scoring import score_features
+from vadprep.training.scoring import score_features, score_videos
 
 SMALL = DDLConfig(
     width=8, hidden=16, embedding=8, kernel=3, epochs=3, batch_size=5, learning_rate=5e-3
@@ -789,3 +789,17 @@ def test_damaged_json_is_refused(run, tmp_path, text):
     path.write_text(text)
     with pytest.raises(CheckpointError, match="checkpoint-last.json: damaged"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("most_rows", [1, 40, 10_000])
+def test_videos_that_are_scored_together_come_back_by_their_ids(most_rows):
+    features, manifest = tiny_set(num_test=9)
+    ids = [video.video_id for video in manifest.videos]
+    torch.manual_seed(0)
+    head = HEADS["ddl"].build(6, SMALL)
+    alone = score_videos(head, features, ids, ("rgb",))
+    together = score_videos(head, features, ids, ("rgb",), most_rows)
+    assert list(together) == ids
+    for video_id in ids:
+        found, expected = together[video_id].snippets, alone[video_id].snippets
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)

@@ -166,8 +166,9 @@ class Head(nn.Module):
 
     def forward(self, snippets: Tensor, mask: Tensor) -> HeadOutput:
         """Response to ``snippets`` [N, C, T, dim] where ``mask`` [N, T] is True."""
-        seen = (snippets - self.shift) * self.gain
+        seen = snippets
         if self.config.standardize:  # padding is zeros, and stays so
+            seen = (snippets - self.shift) * self.gain
             seen = seen.masked_fill(~mask[:, None, :, None], 0.0)
         crops = snippets.shape[:2]
         rows = self.respond(seen.flatten(0, 1), mask.repeat_interleave(crops[1], dim=0))
@@ -209,6 +210,38 @@ class Head(nn.Module):
             video=mean([output.video for output in outputs]),
             classes=mean([output.classes for output in outputs]),
         )
+
+    def of_videos(self, videos: Sequence[Tensor]) -> list[HeadOutput]:
+        """Responses to several videos at once, each as of ``of_video`` within rounding.
+
+        All crops of all ``videos`` [C, T, dim] are rows of one padded batch.
+        """
+        crops = [crop for video in videos for crop in video]
+        rows = nn.utils.rnn.pad_sequence(crops, batch_first=True)
+        lengths = torch.tensor([len(crop) for crop in crops], device=rows.device)
+        mask = torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
+        output, counts = self(rows[:, None], mask), [len(video) for video in videos]
+
+        def means(of_crops: Tensor | None) -> Sequence[Tensor | None]:
+            if of_crops is None:
+                return [None] * len(videos)
+            parts = of_crops.double().split(counts)
+            return [part.mean(dim=0, keepdim=True) for part in parts]
+
+        return [
+            HeadOutput(
+                scores=scores[:, : video.shape[1]],
+                video=overall,
+                classes=None if classes is None else classes[:, : video.shape[1]],
+            )
+            for video, scores, overall, classes in zip(
+                videos,
+                [part.mean(dim=0, keepdim=True) for part in output.scores.double().split(counts)],
+                means(output.video),
+                means(output.classes),
+                strict=True,
+            )
+        ]
 
     def score(self, snippets: Tensor) -> tuple[Tensor, float | None]:
         """Scores of a whole video, float64 [T], and of the video where ``HeadOutput`` has one."""

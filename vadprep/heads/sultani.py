@@ -8,7 +8,8 @@ used port.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -143,14 +144,27 @@ class Sultani(Head):
 
     def of_video(self, snippets: Tensor) -> HeadOutput:
         """As in ``Head``, from the scores of parts where the config says so."""
+        parts, rows = self._parts(snippets)
+        output = super().of_video(parts)
+        return output if rows is None else replace(output, scores=output.scores[:, rows])
+
+    def of_videos(self, videos: Sequence[Tensor]) -> list[HeadOutput]:
+        """As in ``Head``, from the scores of parts where the config says so."""
+        parts = [self._parts(video) for video in videos]
+        outputs = super().of_videos([each for each, _ in parts])
+        return [
+            output if rows is None else replace(output, scores=output.scores[:, rows])
+            for output, (_, rows) in zip(outputs, parts, strict=True)
+        ]
+
+    def _parts(self, snippets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Parts of a video [C, N, dim], and which of them each snippet is in; else all and None."""
         edges_of = sampler(self.config.sampling).edges
         if self.config.scoring == "snippets" or edges_of is None:
-            return super().of_video(snippets)
+            return snippets, None
         edges = edges_of(snippets.shape[1])
-        parts = segment_means(snippets.transpose(0, 1), edges)
-        scores = super().of_video(parts.transpose(0, 1)).scores
-        rows = torch.from_numpy(segment_of(snippets.shape[1], edges))
-        return HeadOutput(scores=scores[:, rows.to(scores.device)])
+        rows = torch.from_numpy(segment_of(snippets.shape[1], edges)).to(snippets.device)
+        return segment_means(snippets.transpose(0, 1), edges).transpose(0, 1), rows
 
 
 def ranking_loss(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vadprep.core.errors import FeaturesError
 from vadprep.core.resources import free_memory
@@ -73,9 +74,7 @@ class TrainingBags:
         self.classes = tuple(sorted({name for own in self._classes_of.values() for name in own}))
         self._features, self._streams = features, streams
         self._sampler = sampler(config.sampling)
-        self._room = free_memory() // 2 if most_bytes is None else most_bytes
-        self._held: dict[str, torch.Tensor] = {}
-        shapes = {video_id: self._snippets(video_id).shape for video_id in sorted(labels)}
+        shapes = self._hold(free_memory() // 2 if most_bytes is None else most_bytes)
         self.dim = _only({each: shape[2] for each, shape in shapes.items()}, "dimension")
         self._items: list[tuple[str, slice]] = []
         if config.crops == "axis":
@@ -89,19 +88,51 @@ class TrainingBags:
         """Items: videos times crops, or videos."""
         return len(self._items)
 
-    def _snippets(self, video_id: str) -> torch.Tensor:
-        """float [T, C, D], sampled where that is not random; held where memory allows."""
-        if video_id in self._held:
-            return self._held[video_id]
+    def _hold(self, room: int) -> dict[str, tuple[int, ...]]:
+        """Read all videos, hold those that fit into ``room`` bytes; shapes [T, C, D] by id.
+
+        Held are all crops of all snippets as rows of one array, after a row of zeros, so that a
+        batch is one gather.
+        """
+        self._first: dict[str, int] = {}
+        """Row of the first crop of the first snippet of each video that is held."""
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        parts, num_rows = list[torch.Tensor](), 1
+        for video_id in sorted(self.labels):
+            snippets = self._read(video_id)
+            self._shapes[video_id] = tuple(snippets.shape)
+            if snippets.nbytes <= room:
+                room -= snippets.nbytes
+                self._first[video_id] = num_rows
+                parts.append(snippets.flatten(0, 1))
+                num_rows += len(parts[-1])
+        widths = {part.shape[1] for part in parts}
+        if len(widths) > 1:  # an error that the caller names
+            self._first, parts = {}, []
+        kind = torch.float32 if len({part.dtype for part in parts}) > 1 else None
+        dim = widths.pop() if parts else 0
+        self._rows = torch.empty(num_rows, dim, dtype=kind or (parts[0].dtype if parts else None))
+        self._rows[0] = 0
+        for first in reversed(self._first.values()):  # each part is let go of once it is copied
+            part = parts.pop()
+            self._rows[first : first + len(part)] = part
+        return self._shapes
+
+    def _read(self, video_id: str) -> torch.Tensor:
+        """float [T, C, D], sampled where that is not random."""
         snippets = torch.from_numpy(read_snippets(self._features[video_id], self._streams))
         if not len(snippets):
             raise FeaturesError(f"{video_id}: has no snippet, it cannot be trained on")
         if not self._sampler.is_random:
             snippets = self._sampler.take(snippets, 0, np.random.default_rng(0))
-        if snippets.nbytes <= self._room:
-            self._room -= snippets.nbytes
-            self._held[video_id] = snippets
         return snippets
+
+    def _snippets(self, video_id: str) -> torch.Tensor:
+        """As ``_read``, from memory where the video is held."""
+        if video_id not in self._first:
+            return self._read(video_id)
+        shape, first = self._shapes[video_id], self._first[video_id]
+        return self._rows[first : first + shape[0] * shape[1]].view(shape)
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of each feature over all snippets: float64 [dim] each.
@@ -159,19 +190,42 @@ class TrainingBags:
                     items += half_batch(own, size // 2, rule == "balanced", (seed, label, step))
             chosen = [self._items[item] for item in items]
             video_ids = tuple(video_id for video_id, _ in chosen) * self._sampler.num_views
-            bags = [self._snippets(video_id)[:, crops] for video_id, crops in chosen]
-            if self._sampler.is_random:
-                views, random = bags * self._sampler.num_views, np.random.default_rng((seed, step))
-                labelled = zip(views, video_ids, strict=True)
-                bags = [self._sampler.take(bag, self.labels[i], random) for bag, i in labelled]
-            padded = torch.nn.utils.rnn.pad_sequence(bags, batch_first=True)
-            lengths = torch.tensor([len(bag) for bag in bags])
-            mask = torch.arange(padded.shape[1]) < lengths[:, None]
+            snippets, mask = self._padded(chosen * self._sampler.num_views, step, seed)
             labels = torch.tensor([float(self.labels[video_id]) for video_id in video_ids])
             named = [self._classes_of.get(video_id, []) for video_id in video_ids]
             rows = [[float(name in each) for name in self.classes] for each in named]
             classes = torch.tensor(rows).reshape(len(rows), len(self.classes))
-            yield Batch(padded.transpose(1, 2), mask, labels, classes, video_ids)
+            yield Batch(snippets, mask, labels, classes, video_ids)
+
+    def _padded(
+        self, items: Sequence[tuple[str, slice]], step: int, seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bags of videos and crops, sampled and padded, [N, C, T, D], and their mask [N, T]."""
+        random = np.random.default_rng((seed, step))
+        if any(video_id not in self._first for video_id, _ in items):
+            bags = [self._snippets(video_id)[:, crops] for video_id, crops in items]
+            if self._sampler.is_random:
+                bags = [
+                    self._sampler.take(bag, self.labels[video_id], random)
+                    for bag, (video_id, _) in zip(bags, items, strict=True)
+                ]
+            padded = torch.nn.utils.rnn.pad_sequence(bags, batch_first=True).transpose(1, 2)
+            lengths = torch.tensor([len(bag) for bag in bags])
+            return padded, torch.arange(padded.shape[2]) < lengths[:, None]
+        taken = list[NDArray[np.int64]]()  # row numbers of each bag [C, t]
+        for video_id, crops in items:
+            length, num_crops = self._shapes[video_id][:2]
+            rows = np.arange(length)
+            if self._sampler.is_random and self._sampler.rows is not None:
+                rows = self._sampler.rows(length, self.labels[video_id], random)
+            crop = np.arange(num_crops)[crops, None]
+            taken.append(self._first[video_id] + rows * num_crops + crop)
+        lengths = torch.tensor([numbers.shape[1] for numbers in taken])
+        index = np.zeros((len(taken), len(taken[0]), int(lengths.max())), np.int64)
+        for bag, numbers in zip(index, taken, strict=True):
+            bag[:, : numbers.shape[1]] = numbers
+        snippets = self._rows.index_select(0, torch.from_numpy(index.reshape(-1)))
+        return snippets.view(*index.shape, -1), torch.arange(index.shape[2]) < lengths[:, None]
 
 
 def half_batch(items: Sequence[int], half: int, passes: bool, entropy: Sequence[int]) -> list[int]:

@@ -19,6 +19,7 @@ from vadprep.evaluation.metrics import VideoScores, listed
 from vadprep.evaluation.scores import Scores, mean_scores
 from vadprep.features import Features, open_features, read_snippets, streams_of
 from vadprep.heads import Head
+from vadprep.heads.base import HeadOutput
 from vadprep.training.checkpoint import Run, check_features, load_run, unknown_alike
 
 _LOG = get_logger(__name__)
@@ -80,35 +81,69 @@ def score_features(
 
 
 def score_videos(
-    head: Head, features: Mapping[str, Any], ids: Sequence[str], streams: Sequence[str]
+    head: Head,
+    features: Mapping[str, Any],
+    ids: Sequence[str],
+    streams: Sequence[str],
+    most_rows: int | None = None,
 ) -> dict[str, VideoScores]:
     """Scores of whole videos, each the mean over its crops; leaves the head in eval mode.
 
-    Every crop goes through the head alone and at full length, so a score depends neither on
-    other videos nor on the other crops. Raises CheckpointError for features of another
-    dimension than the head's.
+    On a CPU every crop goes through the head alone and at full length, so a score depends neither
+    on other videos nor on the other crops. On a GPU videos of similar length go through together,
+    padded to the longest, in batches of up to ``most_rows`` snippets (``GPU_ROWS`` by default):
+    the same within rounding. Raises CheckpointError for features of another dimension than the
+    head's.
     """
-    found, device = {}, next(head.parameters()).device
+    found, device = dict[str, VideoScores](), next(head.parameters()).device
+    if most_rows is None:
+        most_rows = GPU_ROWS if device.type == "cuda" else 0
+    order, waiting = list(ids), list[tuple[str, torch.Tensor]]()
+    if most_rows:
+        order.sort(key=lambda each: features[each].num_clips)
+
+    def score_waiting() -> None:
+        inputs = [snippets.to(device).float().transpose(0, 1) for _, snippets in waiting]
+        outputs = [head.of_video(*inputs)] if len(inputs) == 1 else head.of_videos(inputs)
+        for (video_id, _), output in zip(waiting, outputs, strict=True):
+            found[video_id] = _scores_of(head, features[video_id], output)
+        waiting.clear()
+
     head.eval()
     with torch.inference_mode(), exact_arithmetic():
-        for video_id in ids:
-            video = features[video_id]
-            snippets = torch.from_numpy(read_snippets(video, streams))
+        for video_id in order:
+            snippets = torch.from_numpy(read_snippets(features[video_id], streams))
             if snippets.shape[2] != head.dim:
                 raise CheckpointError(
                     f"{video_id}: features of dimension {snippets.shape[2]}, but the head was "
                     f"trained on {head.dim}: use the features it was trained on"
                 )
-            values, overall = np.zeros(len(snippets)), None
-            classes = np.zeros((len(snippets), len(head.classes))) if head.classes else None
-            if len(snippets):
-                output = head.of_video(snippets.to(device).float().transpose(0, 1))
-                values = output.scores[0].cpu().numpy()
-                overall = None if output.video is None else float(output.video)
-                classes = None if output.classes is None else output.classes[0].cpu().numpy()
-            about = (video.spans, video.num_frames, video.fps, overall, video.times)
-            found[video_id] = VideoScores(values, *about, head.classes, classes)
-    return found
+            if not len(snippets):
+                found[video_id] = _scores_of(head, features[video_id], None)
+                continue
+            crops = snippets.shape[1] + sum(each.shape[1] for _, each in waiting)
+            if waiting and crops * len(snippets) > most_rows:
+                score_waiting()
+            waiting.append((video_id, snippets))
+        if waiting:
+            score_waiting()
+    return {video_id: found[video_id] for video_id in ids}
+
+
+GPU_ROWS = 1 << 16
+"""Snippets, of all crops and with their padding, that go through a head at once on a GPU."""
+
+
+def _scores_of(head: Head, video: Any, output: HeadOutput | None) -> VideoScores:
+    """A response in float64 as the scores of a video; none has zeros for each of no snippets."""
+    values, overall = np.zeros(0), None
+    classes = np.zeros((0, len(head.classes))) if head.classes else None
+    if output is not None:
+        values = output.scores[0].cpu().numpy()
+        overall = None if output.video is None else float(output.video)
+        classes = None if output.classes is None else output.classes[0].cpu().numpy()
+    about = (video.spans, video.num_frames, video.fps, overall, video.times)
+    return VideoScores(values, *about, head.classes, classes)
 
 
 def exact_arithmetic() -> AbstractContextManager[None]:
