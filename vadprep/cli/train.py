@@ -36,6 +36,7 @@ from vadprep.evaluation.metrics import (
     ALARM,
     LEGEND,
     METRICS,
+    SMOOTHED,
     TEMPORAL,
     Truth,
     Values,
@@ -60,6 +61,7 @@ SCHEDULE_HELP = "small: 100 steps on balanced batches, for tens of videos."
 SET_HELP = "A setting of the head that replaces the published one. Repeatable."
 VALIDATION_HELP = "Share of the training videos by which an epoch is chosen. Default: 0, none."
 PROMPTS_HELP = "Prompt embeddings for pel4vad: .npz, an array for normal and each category."
+SMOOTHING_HELP = "Also the metrics of smoothed scores: slide-7, fixed-8. Default: none."
 CONTROL_HELP = "Train on shuffled labels. The AUC must be about 0.5 in the mean over many seeds."
 COVERAGE = click.Choice(["cut", "hold"])
 COVERAGE_HELP = "Frames after the last clip: not scored (cut), or the last score (hold)."
@@ -86,6 +88,7 @@ MOST_ALARMS = 3
 @advanced("--validation", type=float, default=0.0, help=VALIDATION_HELP)
 @advanced("--prompts", type=FILE, help=PROMPTS_HELP)
 @advanced("--control", is_flag=True, help=CONTROL_HELP)
+@advanced("--smoothing", default="", metavar="RULE", help=SMOOTHING_HELP)
 @advanced("--allow-missing", is_flag=True, help="Train without videos that have no features.")
 @config_option
 @message_options
@@ -164,7 +167,10 @@ def show_metrics(columns: Mapping[str, Values], reasons: Mapping[str, str] | Non
 def show_protocols(protocols: Mapping[str, Mapping[str, Values]]) -> None:
     """A table of metrics for each protocol that only one paper uses."""
     for protocol, values in protocols.items():
-        click.echo(f"{protocol}, a protocol of one paper that compares with nothing above:")
+        told = "a protocol of one paper that compares with nothing above"
+        if protocol.startswith(SMOOTHED):
+            told = "the same metrics of smoothed scores"
+        click.echo(f"{protocol}, {told}:")
         show(metric_rows(values))
 
 
@@ -180,13 +186,15 @@ def parsed(text: str) -> Any:
 @click.argument("run", type=FOLDER)
 @manifest_options
 @click.option("--coverage", type=COVERAGE, default="cut", show_default=True, help=COVERAGE_HELP)
+@advanced("--smoothing", default="", metavar="RULE", help=SMOOTHING_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every category.")
 @message_options
-def evaluate(run: Path, coverage: str, as_json: bool, **options: Any) -> None:
+def evaluate(run: Path, coverage: str, smoothing: str, as_json: bool, **options: Any) -> None:
     """Compute the metrics of a run, on its own or another manifest."""
     folders, manifest = list(seed_folders(run).values()) or [run], manifest_of(run, options)
     found = {
-        folder: vadprep.evaluate(folder, manifest=manifest, coverage=coverage) for folder in folders
+        folder: vadprep.evaluate(folder, manifest=manifest, coverage=coverage, smoothing=smoothing)
+        for folder in folders
     }
     origins = {folder: read_scores(folder / SCORES).origin for folder in folders}
     if as_json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from vadprep.core.clips import Clock, frame_labels, frame_scores, runs
 from vadprep.core.records import Interval
 from vadprep.evaluation.detection import IOUS, detections, temporal_ap
+from vadprep.evaluation.smoothing import smoothed
 
 NUM_LISTED = 10  # ids that an error message lists before it says how many more there are
+SMOOTHED = "smoothed"  # with the rule, the name of the protocol of smoothed scores
 ALARM = 0.5  # score from which on a frame is an alarm, in every paper with a false alarm rate
 
 Values = Mapping[str, float | None]
@@ -181,7 +183,7 @@ class Metrics:
     with all normal videos, ``frame_auc_abnormal`` without any. From heads with classes also
     ``num_events``, and ``temporal_ap`` at each IoU and in the mean."""
     protocols: Mapping[str, Values] = field(default_factory=dict)
-    """Metrics under protocols of single papers, which compare with nothing else, by name."""
+    """Metrics under protocols of single papers by name, such as those of smoothed scores."""
     num_videos: int = 0
     num_frames: int = 0
     """Frames that were scored."""
@@ -200,9 +202,15 @@ Pair = tuple[NDArray[np.bool_], NDArray[np.floating]]
 
 
 def compute_metrics(
-    scores: Mapping[str, VideoScores], truth: Mapping[str, Truth], coverage: str = "cut"
+    scores: Mapping[str, VideoScores],
+    truth: Mapping[str, Truth],
+    coverage: str = "cut",
+    smoothing: str = "",
 ) -> Metrics:
     """Metrics of ``scores`` against the ``truth`` of the same ids.
+
+    With ``smoothing``, a rule such as ``slide-7``, the protocol ``smoothed slide-7`` has those of
+    smoothed scores beside them.
 
     The order of either mapping does not matter. Metrics of frames are undefined when the
     intervals of a video are unknown, all when there is no video.
@@ -235,6 +243,13 @@ def compute_metrics(
         values = np.array([scores[video_id].of_video() for video_id in scored])
         found["video_auc"] = _pooled(roc_auc, [(labels, values)], of="video")
         found["video_ap"] = _pooled(average_precision, [(labels, values)], of="video")
+    protocols = {}
+    if smoothing:
+        smooth = {
+            video_id: replace(video, snippets=smoothed(video.snippets, smoothing))
+            for video_id, video in scores.items()
+        }
+        protocols[f"{SMOOTHED} {smoothing}"] = compute_metrics(smooth, truth, coverage).values
     return Metrics(
         values={n: v if isinstance(v := found[n], float) else None for n in names},
         reasons={n: v for n in names if isinstance(v := found[n], str)},
@@ -243,6 +258,7 @@ def compute_metrics(
         num_abnormal_frames=sum(int(labels.sum()) for labels, _ in frames.values()),
         coverage=coverage,
         per_category=by_category,
+        protocols=protocols,
     )
 
 

@@ -150,6 +150,7 @@ def evaluate(
     dataset: str | None = None,
     manifest: Manifest | str | Path | None = None,
     coverage: str = "cut",
+    smoothing: str = "",
 ) -> Metrics:
     """Metrics of scores against the ground truth of the same videos, as fractions of 1.
 
@@ -157,8 +158,9 @@ def evaluate(
     a seed: then they have to be those of split test, and metrics under the protocol of a single
     paper, which need the network, are taken from the run where the ground truth is still the same.
     The ground truth is that of a bundled data set or of a manifest (opened, or the path of its
-    CSV). ``coverage`` says what frames after the last span score (``clips.COVERAGES``). Raises
-    CheckpointError for a file that is missing or damaged, and as ``truth_of`` does.
+    CSV). ``coverage`` says what frames after the last span score (``clips.COVERAGES``);
+    with ``smoothing``, such as ``slide-7``, ``protocols`` has the metrics of smoothed scores, too.
+    Raises CheckpointError for a file that is missing or damaged, and as ``truth_of`` does.
     """
     rows, folder = choose_manifest(dataset, manifest, with_paths=False), None
     if isinstance(scores, str | Path):
@@ -183,12 +185,12 @@ def evaluate(
                     "of another set: use the manifest of the run, or correct the column"
                 )
     truth = truth_of(scores, rows)
-    metrics = compute_metrics(scores, truth, coverage)
+    metrics = compute_metrics(scores, truth, coverage, smoothing)
     if folder and lexists(folder / "metrics.json"):
         path = folder / "metrics.json"
         with malformed(path, CheckpointError):
             saved = read_json(path)["last"]
-            protocols = protocols_that_hold(saved, scores, truth)
+            protocols = {**protocols_that_hold(saved, scores, truth), **metrics.protocols}
             reason = "only known on the manifest of the training, see metrics.json of the run"
             gone = {name: reason for name in saved.get("protocols", {}) if name not in protocols}
         metrics = replace(metrics, protocols=protocols, reasons={**metrics.reasons, **gone})

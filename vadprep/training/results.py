@@ -64,6 +64,8 @@ class EvaluationSet:
     """The label of each training video that is held out; may be empty."""
     test_metric: str
     """What the best epoch on the test split is chosen by."""
+    smoothing: str = ""
+    """Rule by which scores are smoothed for a second result (``evaluation.smoothing``)."""
 
     def score(
         self, head: Head, truth: Mapping[str, Truth]
@@ -78,7 +80,7 @@ class EvaluationSet:
             raise TrainingError(
                 f"scores of {listed(odd)} are not finite numbers: lower the learning rate"
             )
-        return scores, compute_metrics(scores, truth, self.coverage)
+        return scores, compute_metrics(scores, truth, self.coverage, self.smoothing)
 
 
 class Snapshots:
@@ -138,10 +140,11 @@ class Snapshots:
                 continue
             scores = read_scores(self._folder / path)
             if scores.keys() == data.truth.keys():
-                metrics = compute_metrics(scores, data.truth, data.coverage)
+                metrics = compute_metrics(scores, data.truth, data.coverage, data.smoothing)
                 with malformed(record, CheckpointError):
                     saved = read_json(record)["metrics"]
                     protocols = protocols_that_hold(saved, scores, data.truth)
+                    protocols = {**protocols, **metrics.protocols}
                     found[choice] = {**saved, **replace(metrics, protocols=protocols).as_json()}
         return found
 
@@ -150,9 +153,9 @@ class Snapshots:
     ) -> Metrics:
         """Write checkpoint and scores; returns the metrics with those of the head's own paper."""
         run, data = self._run, self._data
-        if run.head_name == "csltal" and not metrics.protocols:
+        if run.head_name == "csltal" and SUBSAMPLED not in metrics.protocols:
             own = evaluate_subsampled(run.head, data.features, data.truth, tuple(data.specs))
-            metrics = replace(metrics, protocols={SUBSAMPLED: own})
+            metrics = replace(metrics, protocols={**metrics.protocols, SUBSAMPLED: own})
         checkpoint, path = _names(choice)
         write_scores(self._folder / path, scores, run.origin, checkpoint)
         run = replace(run, metrics={**about, **metrics.as_json()})

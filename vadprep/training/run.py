@@ -37,6 +37,7 @@ from vadprep.core.untrusted import malformed
 from vadprep.data import Manifest, choose_manifest
 from vadprep.evaluation.metrics import Truth, listed
 from vadprep.evaluation.scores import LAST, Origin, read_json, seed_folders, truth_of
+from vadprep.evaluation.smoothing import parse_smoothing
 from vadprep.features import Features, open_features, streams_of
 from vadprep.heads import Changes, head_kind
 from vadprep.heads.pel4vad import PEL4VAD
@@ -69,6 +70,7 @@ def train(
     control: bool = False,
     prompts: str | Path | None = None,
     coverage: str = "cut",
+    smoothing: str = "",
     allow_missing: bool = False,
     resume: bool = False,
     device: str | None = None,
@@ -96,6 +98,8 @@ def train(
         prompts: a .npz file of prompt embeddings for ``pel4vad``, with an array for ``normal``
             and for each category of the abnormal training videos.
         coverage: what frames after the last span score: ``cut`` or ``hold``.
+        smoothing: a rule such as ``slide-7`` (``evaluation.smoothing``): metrics.json has the
+            metrics of smoothed scores, too; all choices are made by those of the scores themselves.
         allow_missing: go on without videos that have no features; config.json lists them.
         resume: go on from the last full epoch of the same run.
         device: ``cpu``, ``cuda`` or ``cuda:N``; a GPU by default if there is one.
@@ -124,6 +128,8 @@ def train(
     check_device(device)
     folder = Path(out or Path("runs") / f"{head}-{name}")
     _check(folder, coverage, seeds, validation, snapshots, resume)
+    if smoothing:
+        parse_smoothing(smoothing)
     if source is None:
         is_bundled = manifest is None
         source = {"dataset": name} if is_bundled else {"manifest": str(rows.path.absolute())}
@@ -138,7 +144,7 @@ def train(
         tests = {video.video_id: features[video.video_id] for video in videos["test"]}
         metric, truth = TEST_METRICS.get(name, "frame_auc"), truth_of(tests, rows)
         specs = {stream: features.specs[stream] for stream in used}
-        data = EvaluationSet(features, specs, truth, coverage, validated, metric)
+        data = EvaluationSet(features, specs, truth, coverage, validated, metric, smoothing)
         kinds = {video.video_id: video.category for video in rows.videos}
         bags = TrainingBags(features, labels, used, config, categories=kinds)
         text = embeddings.of(bags.classes) if embeddings else None
@@ -154,6 +160,7 @@ def train(
             "device": device,
             "control": "shuffled labels" if control else None,
             "coverage": coverage,
+            **({"smoothing": smoothing} if smoothing else {}),
             "dim": bags.dim,
             **({"classes": list(bags.classes)} if with_classes else {}),
             "num_train_videos": len(labels),
