@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from support.attacks import within
-from support.scored import TRAINED, video_scores
+from support.scored import TRAINED, video_scores, with_classes
 
 from vadprep.core.errors import CheckpointError
 from vadprep.evaluation.detection import IOUS, detections, temporal_ap
@@ -21,12 +21,6 @@ from vadprep.evaluation.plots import write_alarms
 from vadprep.evaluation.scores import Scores, mean_scores, read_scores, write_scores
 
 NAMES = ("fight", "fire", "theft")
-
-
-def with_classes(values: Any, names: tuple[str, ...] = NAMES) -> VideoScores:
-    """Class scores [num_clips, K]; the anomaly score is their highest."""
-    classes = np.asarray(values, dtype=float)
-    return replace(video_scores(classes.max(axis=1)), class_names=names, classes=classes)
 
 
 def naive_detections(curve: list[float]) -> list[tuple[int, int, float]]:
@@ -82,9 +76,7 @@ def random_case(rng: np.random.Generator) -> tuple[dict[str, VideoScores], dict[
     scores, truth = {}, {}
     for number in range(rng.integers(1, 5)):
         values = rng.integers(0, 4, size=(rng.integers(1, 9), len(NAMES))) / 4
-        scores[f"v{number}"] = replace(
-            video_scores(values.max(axis=1), length=5), class_names=NAMES, classes=values
-        )
+        scores[f"v{number}"] = with_classes(values, NAMES, length=5)
         edges = np.unique(rng.integers(0, 5 * len(values) + 1, 4)).tolist()
         intervals = tuple(zip(edges[::2], edges[1::2], strict=False))
         own = rng.permutation([*NAMES, "other"])[: rng.integers(1, 3)]
@@ -143,14 +135,19 @@ def test_heads_without_classes_have_no_such_metrics() -> None:
     metrics = compute_metrics({"a": video_scores([0.9, 0.1])}, truth)
     assert not set(TEMPORAL) & metrics.as_json().keys()
     assert "num_events" not in metrics.per_category["fire"]
-    known = compute_metrics({"a": with_classes([[0.1, 0.9, 0], [0, 0.1, 0]])}, truth)
+    known = compute_metrics({"a": with_classes([[0.1, 0.9, 0], [0, 0.1, 0]], NAMES)}, truth)
     assert known.as_json()["temporal_map"] == 1.0
-    unknown = compute_metrics({"a": with_classes([[0.1, 0.9, 0]])}, {"a": Truth(None, 1, "fire")})
+    unknown = compute_metrics(
+        {"a": with_classes([[0.1, 0.9, 0]], NAMES)}, {"a": Truth(None, 1, "fire")}
+    )
     assert unknown.values["temporal_map"] is None and "unknown" in unknown.reasons["temporal_map"]
 
 
 def test_class_scores_are_stored_averaged_and_exported(tmp_path: Path) -> None:
-    one, other = with_classes([[0.1, 0.9, 0], [0.5, 0.2, 0]]), with_classes([[0.3, 0.7, 0]] * 2)
+    one, other = (
+        with_classes([[0.1, 0.9, 0], [0.5, 0.2, 0]], NAMES),
+        with_classes([[0.3, 0.7, 0]] * 2, NAMES),
+    )
     write_scores(tmp_path / "s.h5", {"a": one}, TRAINED, "checkpoint-last")
     read = read_scores(tmp_path / "s.h5")
     assert read["a"].class_names == NAMES and (read["a"].classes == one.classes).all()
@@ -172,7 +169,7 @@ def test_class_scores_are_stored_averaged_and_exported(tmp_path: Path) -> None:
 )
 def test_class_scores_that_mean_harm_are_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "s.h5"
-    write_scores(path, {"a": with_classes([[0.1, 0.9, 0]])}, TRAINED, "last")
+    write_scores(path, {"a": with_classes([[0.1, 0.9, 0]], NAMES)}, TRAINED, "last")
     names = {
         "too few names": ["x"], "no names": [], "twice": ["x", "x", "y"], "number": [1, 2, 3],
     }  # fmt: skip

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.commands import run, without_network
-from support.scored import video_scores, write_manifest, write_run
+from support.scored import video_scores, with_classes, write_manifest, write_run
 from support.stored import failed_video, small_spec, stored_video, write_folder
 from support.videos import write_video
 
 import vadprep
 from vadprep.cli import demo, demo_scene
 from vadprep.cli.bench.report import windowless
+from vadprep.evaluation.metrics import Truth, compute_metrics
 
 pytestmark = pytest.mark.browser
 SCORES = np.round(np.random.default_rng(0).uniform(size=20), 2)
@@ -185,6 +186,86 @@ def test_nothing_is_wider_than_the_window(driver: Any, page: Path, width: int) -
     heading = driver.find_element("css selector", "h1")
     assert "…" in heading.text and heading.get_attribute("title").endswith("x" * 90)
     assert not driver.find_elements("css selector", "b")
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on each stream, the second with eight classes, one of a hostile name."""
+    folder = tmp_path_factory.mktemp("classified")
+    write_video(folder / "v.mp4", 320, size=(160, 120))
+    manifest = write_manifest(folder / "m.csv", {"v": ("v.mp4", "[[64, 128]]")})
+    names = ["fire", "<b>bold</b> & <i>", *(f"class {n}" for n in range(6))]
+    values = np.round(np.random.default_rng(1).uniform(0, 0.5, (20, 8)), 3)
+    values[4:8, 0] = 0.9
+    scores = {"v": with_classes(values, names)}
+    metrics = compute_metrics(scores, {"v": Truth(((64, 128),), 1, "fire")}).as_json()
+    two = write_run(folder / "two", scores, manifest=manifest, streams="flow")
+    (two / "metrics.json").write_text(json.dumps({"last": metrics}))
+    one = write_run(folder / "one", {"v": video_scores(SCORES)}, manifest=manifest)
+    return vadprep.report([one, two], out=folder / "page", videos=folder, previews="all")
+
+
+def legend(driver: Any, plot: str) -> list[str]:
+    script = "return [...document.querySelectorAll(arguments[0])].map(each => each.textContent)"
+    return driver.execute_script(script, f"#{plot} .legendtext")
+
+
+def test_streams_and_classes_are_curves_of_their_own(driver: Any, classified: Path) -> None:
+    opened(driver, classified)
+    assert driver.find_element("css selector", ".by-class tbody").text.startswith("fire 1 1.0000")
+    assert "temporal_map" in driver.find_element("css selector", ".metrics").text
+    opened(driver, video_page(classified, 0))
+    assert legend(driver, "curve") == ["one (rgb)", "two (flow)", "ground truth"]
+    names = legend(driver, "classes-1")
+    assert names[:3] == ["fire", "<b>bold</b> & <i>", "class 0"] and len(names) == 9
+    shown = "return document.querySelectorAll('#classes-1 .scatterlayer .trace').length"
+    before = driver.execute_script(shown)
+    assert 1 <= before <= 4  # three classes, and what stands for the ground truth
+    places = driver.execute_script(
+        "const data = document.getElementById('classes-1').data;"
+        "return [...data.keys()].filter(place => data[place].visible === 'legendonly')"
+    )
+    assert len(places) == 5 and 0 not in places
+    toggles = driver.find_elements("css selector", "#classes-1 .legendtoggle")
+    driver.execute_script(
+        "for (const kind of ['mousedown', 'mouseup'])"
+        " arguments[0].dispatchEvent(new MouseEvent(kind, {bubbles: true}))",
+        toggles[places[0]],
+    )
+    wait(lambda: driver.execute_script(shown) == before + 1)
+    assert driver.execute_script(f"return {PLAYER}.currentTime") == 0  # no click on the curve
+    driver.execute_script(
+        "const plot = document.getElementById('classes-1'), axis = plot._fullLayout.xaxis;"
+        "const box = plot.getBoundingClientRect();"
+        "plot.dispatchEvent(new MouseEvent('click', {bubbles: true,"
+        " clientX: box.left + axis._offset + axis.l2p(5), clientY: box.top + 200}))"
+    )
+    wait(lambda: not driver.execute_script(f"return {PLAYER}.seeking"))
+    assert driver.execute_script(f"return {PLAYER}.currentTime") == pytest.approx(5, abs=0.1)
+    cursors = driver.find_elements("css selector", ".cursor")
+    assert len(cursors) == 2 and all(each.is_displayed() for each in cursors)
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_curves_have_the_colours_of_the_mode(driver: Any, classified: Path, mode: str) -> None:
+    """They differ in dashes, too, and no two of eight are alike; nothing is too wide."""
+    features = [{"name": "prefers-color-scheme", "value": mode}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    opened(driver, video_page(classified, 0), 400)
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= 400
+    lines = driver.execute_script(
+        "const { data } = document.getElementById('classes-1');"
+        "return data.map(trace => trace.line && [trace.line.color, trace.line.dash])"
+    )[:8]
+    assert len({tuple(line) for line in lines}) == 8
+    assert len({dash for _, dash in lines[:6]}) == 6
+    assert lines[0][0] == driver.execute_script("return colourOf(0)")
+    other = {"light": "dark", "dark": "light"}[mode]
+    features = [{"name": "prefers-color-scheme", "value": other}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    redrawn = "return document.getElementById('classes-1').data[0].line.color"
+    wait(lambda: driver.execute_script(redrawn) != lines[0][0])
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_real_clips_play_from_any_container(driver: Any, real_clips: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,29 @@ def video_scores(
     return VideoScores(np.asarray(snippets, dtype=float), spans, int(edges[-1]), fps)
 
 
+def with_classes(
+    values: list[list[float]] | NDArray[np.float64], names: Sequence[str], length: int = 16
+) -> VideoScores:
+    """Class scores [num_clips, num_classes]; the anomaly score is their highest."""
+    classes = np.asarray(values, dtype=float)
+    found = video_scores(classes.max(axis=1), length=length)
+    return replace(found, class_names=tuple(names), classes=classes)
+
+
 def write_run(
     folder: Path,
     scores: Mapping[str, VideoScores],
     origin: Origin = TRAINED,
     manifest: Path | None = None,
+    streams: str = "rgb",
 ) -> Path:
     """A run folder with scores, and the manifest that it was trained with."""
     folder.mkdir(parents=True, exist_ok=True)
     write_scores(folder / "scores-last.h5", scores, origin, "checkpoint-last")
     source = {"manifest": str(manifest)} if manifest else {}
-    (folder / "config.json").write_text(json.dumps({"head": "ddl", "source": source}))
+    (folder / "config.json").write_text(
+        json.dumps({"head": "ddl", "source": source, "streams": streams})
+    )
     return folder
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os.path import lexists
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +20,7 @@ from vadprep.core.errors import CheckpointError, ManifestError, SettingError, al
 from vadprep.core.records import Preview, Video, Wanted
 from vadprep.core.untrusted import malformed
 from vadprep.data import Manifest
-from vadprep.evaluation.metrics import ALARM, METRICS, Truth, VideoScores, roc_auc
+from vadprep.evaluation.metrics import ALARM, METRICS, TEMPORAL, Truth, VideoScores, roc_auc
 from vadprep.evaluation.report.page import write_assets, write_page
 from vadprep.evaluation.scores import (
     SCORES,
@@ -87,13 +87,14 @@ def read_run(path: Path, manifest: Manifest | None) -> ReportedRun:
             manifest = recorded_manifest(path)
         except (CheckpointError, ManifestError) as error:
             why_unknown = str(error)
+    of_seed = f"{path.absolute().parent.name} " if path.name.startswith("seed-") else ""
     first, losses = next(iter(seeds.values())), dict[str, list[dict[str, str]]]()
     for seed, folder in seeds.items():
         if lexists(folder / "log.csv"):
             text = read_bytes(folder / "log.csv").decode("utf-8", "replace")
             losses[seed] = list(csv.DictReader(io.StringIO(text)))
     return ReportedRun(
-        path.name,
+        of_seed + path.name,
         scores,
         known_truth(scores, manifest) if manifest else {},
         read_json(path / "metrics.json") if lexists(path / "metrics.json") else {},
@@ -178,6 +179,7 @@ def write_run_pages(
     """
     make_folder(folder / "videos")
     write_assets(folder)
+    runs = _labelled(runs)
     ids = list(page_names(runs))
     pages = {each: f"videos/{name}.html" for each, name in page_names(runs).items()}
     names = [run.name for run in runs]
@@ -212,6 +214,15 @@ def write_run_pages(
     return folder / "index.html"
 
 
+def _labelled(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
+    """The runs under names that say their streams, where runs of several streams are shown."""
+    streams = [str(run.config.get("streams", "")) for run in runs]
+    if len({*streams} - {""}) < 2:
+        return [*runs]
+    pairs = zip(runs, streams, strict=True)
+    return [replace(run, name=f"{run.name} ({each})") for run, each in pairs]
+
+
 def _overview(run: ReportedRun, threshold: float) -> dict[str, Any]:
     """What the overview shows of a run; CheckpointError where its records are damaged."""
     with malformed(f"run {run.name}: metrics.json or config.json", CheckpointError):
@@ -229,6 +240,7 @@ def _records(run: ReportedRun) -> dict[str, Any]:
         )
         if isinstance(entry := run.metrics.get(key), Mapping)
     ]
+
     spec = {
         stream: each.get("spec", {})
         for stream, each in run.config.get("specs", {}).items()
@@ -242,8 +254,8 @@ def _records(run: ReportedRun) -> dict[str, Any]:
         "metrics": [
             {
                 "words": words,
-                "values": _numbers({name: entry.get(name) for name in METRICS}),
-                "spread": _numbers({name: entry.get("spread", {}).get(name) for name in METRICS}),
+                "values": _metrics(entry),
+                "spread": _metrics(entry.get("spread", {})),
                 "undefined": {name: str(why) for name, why in entry.get("undefined", {}).items()},
                 "per_category": {
                     name: _numbers(each) for name, each in entry.get("per_category", {}).items()
@@ -255,6 +267,11 @@ def _records(run: ReportedRun) -> dict[str, Any]:
         "config": run.config.get("config", {}),
         "weights": dict(run.scores.origin.weights),
     }
+
+
+def _metrics(values: Mapping[str, Any]) -> dict[str, float | None]:
+    names = (*METRICS, *(name for name in TEMPORAL if name in values))
+    return _numbers({name: values.get(name) for name in names})
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
@@ -351,8 +368,7 @@ def _table_row(run: ReportedRun, video_id: str, threshold: float) -> dict[str, A
     }
     if truth.intervals is not None and len(frames):
         judged = _judged(video, truth, threshold)
-        missed = judged["missed"]
-        clock = video.clock
+        missed, clock = judged["missed"], video.clock
         found |= {
             "auc": judged["auc"],
             "false_alarms": judged["false_alarms"],
@@ -416,7 +432,18 @@ def _curve_of(run: ReportedRun, video_id: str, clock: Clock) -> dict[str, Any]:
     if len(values) > MOST_POINTS:
         kept = thinned(values, MOST_POINTS)
         found["drawn"] = kept.tolist()
-    return found
+    classes = run.scores[video_id].class_frames()
+    return {**found, "classes": [{"name": n, **_drawn(c, clock)} for n, c in classes.items()]}
+
+
+def _drawn(frames: NDArray[np.float64], clock: Clock) -> dict[str, list[float]]:
+    """The steps of a curve that is only looked at: seconds ``x``, values ``y``."""
+    if not len(frames):
+        return {"x": [], "y": []}
+    starts = np.append(0, np.flatnonzero(np.diff(frames)) + 1)
+    starts = starts[thinned(frames[starts], MOST_POINTS)]
+    edges = [round(clock.seconds(int(frame)), 3) for frame in (*starts, len(frames))]
+    return {"x": edges, "y": _rounded(np.append(frames[starts], frames[-1]), 4)}
 
 
 def thinned(values: NDArray[np.float64], most: int) -> NDArray[np.int64]:

@@ -40,43 +40,42 @@ function groups(rows, key, x, y, text) {
     const own = rows.filter((row) => key(row) === kind);
     return { x: own.map(x), y: own.map(y), text: own.map(text), name: kind || "no category", mode: "markers", type: rows.length > 2000 ? "scattergl" : "scatter",
       hovertemplate: "%{text}<br>%{x}, %{y}<extra>%{fullData.name}</extra>",
-      marker: { color: COLOURS[nth % 6], symbol: SYMBOLS[nth % 6], size: 6, opacity: 0.7 } };
+      marker: { color: colourOf(nth), symbol: SYMBOLS[nth % 6], size: 6 } };
   });
 }
 
-const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // plotly reads markup in texts
 const timed = data.videos.filter((row) => row.seconds !== null);
 if (timed.length)
-  plot(panel("Clips against length", "length"), groups(timed, labelOf, (row) => row.seconds, (row) => row.clips, (row) => plain(row.id)),
+  plot(panel("Clips against length", "length"), () => groups(timed, labelOf, (row) => row.seconds, (row) => row.clips, (row) => plain(row.id)),
     { xaxis: { title: "seconds" }, yaxis: { title: "clips" } });
 
 const points = data.points.x.map((x, nth) => ({ x, y: data.points.y[nth], row: data.videos[data.points.video[nth]] }));
 if (points.length) {
   const both = { xaxis: { title: "first principal component" }, yaxis: { title: "second principal component" } };
   const xy = [(point) => point.x, (point) => point.y, (point) => plain(point.row.id)];
-  plot(panel("Clips, coloured by label", "pca-label"), groups(points, (point) => labelOf(point.row), ...xy), both);
+  plot(panel("Clips, coloured by label", "pca-label"), () => groups(points, (point) => labelOf(point.row), ...xy), both);
   if (new Set(data.videos.map((row) => row.category)).size > 1)
-    plot(panel("Clips, coloured by category", "pca-category"), groups(points, (point) => plain(point.row.category), ...xy), both);
+    plot(panel("Clips, coloured by category", "pca-category"), () => groups(points, (point) => plain(point.row.category), ...xy), both);
 }
 
 const crops = Math.max(0, ...data.videos.map((row) => row.norms.length));
 if (crops)
-  plot(panel("Length of the features, by crop", "norms"), Array.from({ length: crops }, (_, crop) => ({
+  plot(panel("Length of the features, by crop", "norms"), () => Array.from({ length: crops }, (_, crop) => ({
     y: data.videos.filter((row) => row.norms.length).map((row) => row.norms[crop]), type: "box", name: crops > 1 ? `crop ${crop}` : "features",
-    marker: { color: COLOURS[crop % 6] }, boxpoints: "outliers" })),
+    marker: { color: colourOf(crop) }, boxpoints: "outliers" })),
   { showlegend: false, xaxis: {}, yaxis: { title: "mean norm of a video" } });
 const cosines = data.videos.map((row) => row.cosine).filter((each) => each !== null);
 if (cosines.length)
-  plot(panel("Cosine between the first crop and the others", "cosines"), [{ x: cosines, type: "histogram", marker: { color: COLOURS[0] }, name: "videos" }],
+  plot(panel("Cosine between the first crop and the others", "cosines"), () => [{ x: cosines, type: "histogram", marker: { color: colourOf(0) }, name: "videos" }],
     { showlegend: false, xaxis: { title: "mean cosine of a video" }, yaxis: { title: "videos" } });
 
 for (const stream of data.streams) {
   const stages = Object.entries(stream.stages).sort((one, other) => other[1] - one[1]);
   if (stages.length)
-    plot(panel(`Seconds of each stage: ${stream.name}`, `stages-${stream.name}`), [{ x: stages.map((each) => each[1]), y: stages.map((each) => each[0]), type: "bar", orientation: "h", marker: { color: COLOURS[0] }, name: "seconds" }],
+    plot(panel(`Seconds of each stage: ${stream.name}`, `stages-${stream.name}`), () => [{ x: stages.map((each) => each[1]), y: stages.map((each) => each[0]), type: "bar", orientation: "h", marker: { color: colourOf(0) }, name: "seconds" }],
       { showlegend: false, xaxis: { title: "seconds, all videos" }, yaxis: { autorange: "reversed" } });
   if (stream.pace[0].length > 1)
-    plot(panel(`Pace: ${stream.name}`, `pace-${stream.name}`), [{ x: stream.pace[0], y: stream.pace[1], mode: "lines", line: { ...lineOf(0), shape: "hv" }, name: "clips" }],
+    plot(panel(`Pace: ${stream.name}`, `pace-${stream.name}`), () => [{ x: stream.pace[0], y: stream.pace[1], mode: "lines", line: { ...lineOf(0), shape: "hv" }, name: "clips" }],
       { showlegend: false, xaxis: { title: "hours since the start" }, yaxis: { title: "clips done" } });
   if (!stages.length) page.append(make("p", { class: "note" }, `${stream.name}: this folder has no events, so the time of each stage is unknown.`));
 }

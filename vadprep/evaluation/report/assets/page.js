@@ -46,17 +46,23 @@ function table(head, rows, name = "") {
       make("tbody", {}, rows.map((row) => make("tr", {}, row.map((each, i) => cell("td", each, i)))))));
 }
 
-/** Colours that also differ in brightness, and dashes, so that curves differ without colour. */
-const COLOURS = ["#2f78c4", "#d9822b", "#3f9a5c", "#b04a9c", "#8a6d3b", "#5b6bbf"];
+/** Plotly reads markup in names and texts. */
+const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;");
+
+/** The colour of the curve at a place, in the mode of the page. */
+const colourOf = (place) => css(`--curve-${place % 6}`);
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 
+/** 36 lines that differ in colour or dash; the first six in both. */
 function lineOf(place, width = 2) {
-  return { color: COLOURS[place % 6], dash: DASHES[Math.floor(place) % 6], width };
+  return { color: colourOf(place), dash: DASHES[(place + Math.floor(place / 6)) % 6], width };
 }
 
 function css(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
+
+const LEGEND_ABOVE = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 };
 
 /** The layout of a plot in the colours of the page. */
 function layoutOf(options) {
@@ -67,7 +73,7 @@ function layoutOf(options) {
   return {
     margin: { l: 48, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: css("--text"), size: 12, family: "inherit" }, showlegend: true,
-    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+    legend: LEGEND_ABOVE,
     ...options, xaxis: axis(options.xaxis), yaxis: axis(options.yaxis),
   };
 }
@@ -75,9 +81,10 @@ function layoutOf(options) {
 const CONFIG = { responsive: true, displayModeBar: false };
 const redraws = [];
 
-/** Draw once the page has its form, and again when it changes between light and dark. */
+/** Draw once the page has its form, and again when it changes between light and dark.
+ * ``traces`` is a function, for their colours are those of the mode. */
 function plot(element, traces, options) {
-  const draw = () => Plotly.react(element, traces, layoutOf(options), CONFIG);
+  const draw = () => Plotly.react(element, traces(), layoutOf(options), CONFIG);
   redraws.push(draw);
   setTimeout(draw);
 }

@@ -11,6 +11,12 @@ const LEGEND = {
   segment_ap: "average precision over snippets",
   video_auc: "ROC AUC over videos",
   video_ap: "average precision over videos",
+  temporal_map: "AP of the events found of each class, mean over classes and the five below",
+  "temporal_map@0.1": "an event is found where IoU is 0.1 or more",
+  "temporal_map@0.2": "0.2 or more",
+  "temporal_map@0.3": "0.3 or more",
+  "temporal_map@0.4": "0.4 or more",
+  "temporal_map@0.5": "0.5 or more",
 };
 
 page.append(
@@ -22,7 +28,8 @@ page.append(
 const columns = data.runs.flatMap((run) => run.metrics.map((entry) => ({ run, entry })));
 if (columns.length) {
   const head = ["metric", ...columns.map(({ run, entry }) => `${run.name}, ${entry.words}`)];
-  const rows = Object.keys(LEGEND).map((name) => [
+  const shown = Object.keys(LEGEND).filter((name) => columns.some(({ entry }) => name in entry.values));
+  const rows = shown.map((name) => [
     make("span", {}, make("strong", {}, name), make("br"), make("span", { class: "soft" }, LEGEND[name])),
     ...columns.map(({ entry }) => {
       const [value, spread] = [entry.values[name], entry.spread[name]];
@@ -54,50 +61,58 @@ function panel(title, id) {
 
 if (withCurves.length) {
   const point = (run, x, y, what) => ({
-    x: [x], y: [y], mode: "markers", name: `${run.name} at threshold ${data.threshold}`, showlegend: false,
-    marker: { color: COLOURS[run.place % 6], size: 11, symbol: "diamond", line: { color: css("--text"), width: 1 } },
+    x: [x], y: [y], mode: "markers", name: `${plain(run.name)} at threshold ${data.threshold}`, showlegend: false,
+    marker: { color: colourOf(run.place), size: 11, symbol: "diamond", line: { color: css("--text"), width: 1 } },
     hovertemplate: `threshold ${data.threshold}<br>${what}<extra></extra>`,
   });
-  plot(panel("ROC over frames", "roc"), withCurves.flatMap((run) => [
-    { x: run.curves.roc[0], y: run.curves.roc[1], name: run.name, line: lineOf(run.place) },
+  plot(panel("ROC over frames", "roc"), () => withCurves.flatMap((run) => [
+    { x: run.curves.roc[0], y: run.curves.roc[1], name: plain(run.name), line: lineOf(run.place) },
     point(run, run.curves.at.false, run.curves.at.recall, "false positives %{x:.3f}, recall %{y:.3f}"),
   ]).concat([{ x: [0, 1], y: [0, 1], mode: "lines", name: "chance", line: { color: css("--soft"), width: 1, dash: "dot" } }]),
   { xaxis: { title: "false positive rate", range: [0, 1] }, yaxis: { title: "recall", range: [0, 1.02] } });
-  plot(panel("Precision and recall over frames", "pr"), withCurves.flatMap((run) => [
-    { x: run.curves.pr[0], y: run.curves.pr[1], name: run.name, line: lineOf(run.place) },
+  plot(panel("Precision and recall over frames", "pr"), () => withCurves.flatMap((run) => [
+    { x: run.curves.pr[0], y: run.curves.pr[1], name: plain(run.name), line: lineOf(run.place) },
     ...(run.curves.at.precision === null ? [] :
       [point(run, run.curves.at.recall, run.curves.at.precision, "recall %{x:.3f}, precision %{y:.3f}")]),
   ]).concat([{ x: [0, 1], y: [withCurves[0].curves.base, withCurves[0].curves.base], mode: "lines", name: "chance", line: { color: css("--soft"), width: 1, dash: "dot" } }]),
   { xaxis: { title: "recall", range: [0, 1] }, yaxis: { title: "precision", range: [0, 1.02] } });
 }
 
+const barOf = (place, shape) => ({ color: colourOf(place), pattern: { shape } });
 for (const run of drawn.filter((each) => each.curves.bins)) {
   const middle = run.curves.bins.slice(1).map((edge, place) => (edge + run.curves.bins[place]) / 2);
   const share = (counts) => { const sum = counts.reduce((a, b) => a + b, 0) || 1; return counts.map((each) => each / sum); };
   const title = data.runs.length > 1 ? `Scores of frames: ${run.name}` : "Scores of frames";
-  plot(panel(title, `histogram-${run.place}`), [
-    { x: middle, y: share(run.curves.normal), type: "bar", name: "normal frames", marker: { color: COLOURS[0], pattern: { shape: "" } }, opacity: 0.75 },
-    { x: middle, y: share(run.curves.abnormal), type: "bar", name: "abnormal frames", marker: { color: COLOURS[1], pattern: { shape: "/" } }, opacity: 0.75 },
+  plot(panel(title, `histogram-${run.place}`), () => [
+    { x: middle, y: share(run.curves.normal), type: "bar", name: "normal frames", marker: barOf(0, ""), opacity: 0.8 },
+    { x: middle, y: share(run.curves.abnormal), type: "bar", name: "abnormal frames", marker: barOf(1, "/"), opacity: 0.8 },
   ], { barmode: "overlay", bargap: 0, xaxis: { title: "score", range: [0, 1] }, yaxis: { title: "share of the frames" } });
 }
 
 for (const run of drawn.filter((each) => Object.keys(each.losses).length)) {
   const terms = Object.keys(run.losses);
-  const traces = terms.flatMap((term, place) => Object.entries(run.losses[term]).map(([seed, points], nth) => ({
-    x: points.map((each) => each[0]), y: points.map((each) => each[1]), name: term, legendgroup: term,
-    showlegend: nth === 0, mode: "lines", line: lineOf(place, 1.5), hovertemplate: `${term}${seed && `, seed ${seed}`}: %{y:.4g}<extra></extra>`,
+  const traces = () => terms.flatMap((term, place) => Object.entries(run.losses[term]).map(([seed, points], nth) => ({
+    x: points.map((each) => each[0]), y: points.map((each) => each[1]), name: plain(term), legendgroup: term,
+    showlegend: nth === 0, mode: "lines", line: lineOf(place, 1.5), hovertemplate: `${plain(term)}${seed && `, seed ${seed}`}: %{y:.4g}<extra></extra>`,
   })));
   plot(panel(data.runs.length > 1 ? `Training losses: ${run.name}` : "Training losses", `loss-${run.place}`), traces,
     { xaxis: { title: "epoch" }, yaxis: { title: "loss" } });
 }
 
+const PLAIN = ["frame_auc", "frame_ap", "frame_auc_abnormal"];
+const IOUS = ["0.1", "0.2", "0.3", "0.4", "0.5"];
 for (const { run, entry } of columns.filter(({ entry }) => entry.words === "last step" && Object.keys(entry.per_category).length)) {
   page.append(
     make("h2", {}, data.runs.length > 1 ? `Categories: ${run.name}` : "Categories"),
     make("p", { class: "soft" }, "frame_auc and frame_ap: the videos of the category with all normal videos. frame_auc_abnormal: these videos alone."),
-    table(["category", "videos", "frame_auc", "frame_ap", "frame_auc_abnormal"],
-      Object.entries(entry.per_category).map(([name, values]) => [name, String(values.num_videos),
-        ...["frame_auc", "frame_ap", "frame_auc_abnormal"].map((metric) => fraction(values[metric]))])));
+    table(["category", "videos", ...PLAIN], Object.entries(entry.per_category).map(([name, values]) => [
+      name, values.num_videos === undefined ? "–" : String(values.num_videos), ...PLAIN.map((metric) => fraction(values[metric]))])));
+  const found = Object.entries(entry.per_category).filter(([, values]) => values.temporal_ap !== undefined);
+  if (found.length)
+    page.append(make("h3", {}, data.runs.length > 1 ? `Events by class: ${run.name}` : "Events by class"),
+      make("p", { class: "soft" }, "Average precision of the events that are found of each class, by the least overlap (IoU) with a true event, and the mean. A class that the head does not know has 0."),
+      table(["class", "true events", "mean", ...IOUS.map((iou) => `IoU ${iou}`)], found.map(([name, values]) => [
+        name, String(values.num_events), fraction(values.temporal_ap), ...IOUS.map((iou) => fraction(values[`temporal_ap@${iou}`]))]), "by-class"));
 }
 
 for (const run of drawn.filter((each) => Object.keys(each.spec).length)) {

@@ -19,7 +19,6 @@ page.append(
 const player = data.movie ? make("video", { src: data.movie, controls: "", muted: "", playsinline: "", preload: "auto", poster: data.picture || null }) : null;
 if (player) player.muted = true;
 const curve = make("div", { class: "curve", id: "curve" });
-const cursor = make("div", { class: "cursor" });
 const place = make("p", { class: "soft", id: "place", "aria-live": "off" });
 page.append(make("div", { class: "watch" },
   make("section", {},
@@ -35,28 +34,59 @@ if (data.intervals === null)
 // The curve.
 let now = 0;
 const scored = data.runs.filter((run) => run.values.length);
-const traces = data.runs.map((run, nth) => {
+const traces = () => data.runs.map((run, nth) => {
   const kept = run.drawn ?? run.values.map((_, step) => step);
   const x = kept.map((step) => run.edges[step]), y = kept.map((step) => run.values[step]);
   if (kept.length) { x.push(run.edges[run.edges.length - 1]); y.push(y[y.length - 1]); }
-  return { x, y, name: run.name, mode: "lines", line: { ...lineOf(nth), shape: "hv" }, hovertemplate: "%{y:.3f}<extra>%{fullData.name}</extra>" };
-});
-if (data.intervals?.length)
-  traces.push({ x: [null], y: [null], mode: "markers", name: "ground truth", marker: { symbol: "square", size: 12, color: css("--anomaly"), opacity: 0.4 } });
-const level = { type: "line", xref: "paper", x0: 0, x1: 1, line: { color: css("--soft"), width: 1, dash: "dash" } };
-const shades = (data.intervals ?? []).map(([x0, x1]) => ({
+  return { x, y, name: plain(run.name), mode: "lines", line: { ...lineOf(nth), shape: "hv" }, hovertemplate: "%{y:.3f}<extra>%{fullData.name}</extra>" };
+}).concat(truth());
+const truth = () => data.intervals?.length ? [{ x: [null], y: [null], mode: "markers", name: "ground truth",
+  marker: { symbol: "square", size: 12, color: css("--shade"), line: { color: css("--anomaly"), width: 1 } } }] : [];
+const shades = () => (data.intervals ?? []).map(([x0, x1]) => ({
   type: "rect", yref: "paper", x0, x1, y0: 0, y1: 1, layer: "below", fillcolor: css("--shade"), line: { color: css("--anomaly"), width: 1 },
 }));
+const level = () => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: threshold, y1: threshold, line: { color: css("--soft"), width: 1, dash: "dash" } });
 let threshold = data.threshold;
 const options = () => ({
-  hovermode: "x", shapes: [...shades, { ...level, y0: threshold, y1: threshold }],
+  hovermode: "x", shapes: [...shades(), level()],
   xaxis: { title: data.fps ? "seconds" : "seconds at 25 frames per second", range: [0, data.end || 1] },
   yaxis: { title: "anomaly score", range: [-0.02, 1.05] },
 });
-const draw = () => Plotly.react(curve, traces, layoutOf(options()), CONFIG);
-redraws.push(draw);
-draw();
-curve.append(cursor);
+
+/** Plots over the time of the video: a click goes to that time, and a cursor shows it. */
+const timelines = [];
+function timeline(element, ofTraces, ofLayout) {
+  const cursor = make("div", { class: "cursor" });
+  const draw = () => Plotly.react(element, ofTraces(), layoutOf(ofLayout()), CONFIG);
+  draw();
+  redraws.push(draw);
+  element.append(cursor);
+  timelines.push({ element, cursor });
+  element.addEventListener("click", (event) => {
+    const axis = element._fullLayout.xaxis;
+    const x = event.clientX - element.getBoundingClientRect().left - axis._offset;
+    if (x >= 0 && x <= axis._length && !event.target.closest(".legend")) seek(axis.p2l(x));
+  });
+  element.on?.("plotly_relayout", moveCursor);
+}
+timeline(curve, traces, options);
+
+// Classes, from heads that tell them apart: one plot a run.
+const SHOWN_CLASSES = 3; // the others wait in the legend
+for (const run of data.runs.filter((each) => each.classes?.length)) {
+  const many = data.runs.length > 1;
+  const element = make("div", { class: "curve classes", id: many ? `classes-${data.runs.indexOf(run)}` : "classes" });
+  const highest = run.classes.map((each) => Math.max(...each.y, 0));
+  if (innerWidth < 600) element.style.height = `${320 + 17 * highest.length}px`; // the legend has a row a class
+  const last = [...highest].sort((a, b) => b - a)[SHOWN_CLASSES - 1] ?? 0;
+  page.append(make("h2", {}, many ? `Classes: ${run.name}` : "Classes"),
+    make("p", { class: "soft" }, `One curve for each class. A click on a name in the legend shows or hides it${highest.length > SHOWN_CLASSES ? `; at first the ${SHOWN_CLASSES} that rise highest are shown` : ""}.`),
+    make("section", {}, element));
+  timeline(element, () => run.classes.map(({ name, x, y }, nth) => ({
+    x, y, name: plain(name), mode: "lines", line: { ...lineOf(nth), shape: "hv" }, visible: highest[nth] >= last || "legendonly",
+    hovertemplate: "%{y:.3f}<extra>%{fullData.name}</extra>",
+  })).concat(truth()), () => ({ ...options(), shapes: shades(), uirevision: "classes", legend: { ...LEGEND_ABOVE, maxheight: 1 }, yaxis: { title: "probability of the class", range: [-0.02, 1.05] } }));
+}
 if (!scored.length) page.append(make("p", { class: "note" }, "This video has no clip, so it has no score."));
 
 function scoreAt(run, seconds) {
@@ -70,11 +100,12 @@ function scoreAt(run, seconds) {
 }
 
 function moveCursor() {
-  const layout = curve._fullLayout;
-  if (layout?.xaxis) {
-    const x = layout.xaxis._offset + layout.xaxis.l2p(now);
-    const inside = x >= layout.xaxis._offset - 1 && x <= layout.xaxis._offset + layout.xaxis._length + 1;
-    Object.assign(cursor.style, { display: inside ? "block" : "none", left: `${x - 1}px`, top: `${layout.yaxis._offset}px`, height: `${layout.yaxis._length}px` });
+  for (const { element, cursor } of timelines) {
+    const { xaxis, yaxis } = element._fullLayout ?? {};
+    if (!xaxis) continue;
+    const x = xaxis._offset + xaxis.l2p(now);
+    const inside = x >= xaxis._offset - 1 && x <= xaxis._offset + xaxis._length + 1;
+    Object.assign(cursor.style, { display: inside ? "block" : "none", left: `${x - 1}px`, top: `${yaxis._offset}px`, height: `${yaxis._length}px` });
   }
   const scores = data.runs.map((run) => `${data.runs.length > 1 ? `${run.name} ` : ""}score ${number(scoreAt(run, now))}`);
   place.textContent = `${clock(now)} of ${clock(data.end)}, ${scores.join(", ")}`;
@@ -86,12 +117,6 @@ function seek(seconds) {
   moveCursor();
 }
 
-curve.addEventListener("click", (event) => {
-  const axis = curve._fullLayout.xaxis;
-  const x = event.clientX - curve.getBoundingClientRect().left - axis._offset;
-  if (x >= 0 && x <= axis._length && !event.target.closest(".legend")) seek(axis.p2l(x));
-});
-curve.on?.("plotly_relayout", moveCursor);
 addEventListener("resize", () => setTimeout(moveCursor, 200));
 
 if (player) {
@@ -149,7 +174,7 @@ function showAlarms() {
     make("button", { type: "button", onclick: () => seek(alarm.start) }, tile(alarm.peak),
       `${clock(alarm.start)} – ${clock(alarm.stop)}`, make("br"),
       make("span", { class: "soft" }, `peak ${number(alarm.highest)} at ${clock(alarm.peak)}`)))));
-  Plotly.relayout(curve, { shapes: options().shapes }).then(() => { curve.append(cursor); moveCursor(); });
+  Plotly.relayout(curve, { shapes: options().shapes }).then(moveCursor);
 }
 
 function setThreshold(value, from) {
