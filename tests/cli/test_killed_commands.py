@@ -116,7 +116,7 @@ def test_a_killed_command_is_made_whole_by_the_next(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "train"])
 def test_two_at_once_in_one_folder_never_mix(name: str) -> None:
     """While one stands amid its first file, another runs; both end whole."""
     sound, _ = whole(name)

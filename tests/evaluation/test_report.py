@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve, roc_auc_score
+from support.attacks import is_plain
 from support.scored import TRAINED, data_of, video_scores, write_manifest, write_run
 from support.stored import failed_video, small_spec, stored_video, write_folder
 from support.videos import write_video
@@ -133,6 +134,15 @@ def test_ids_are_text_whatever_they_hold(tmp_path: Path) -> None:
     assert page_of(tmp_path / "page", EVIL)["id"] == EVIL
     names = [path.name for path in (tmp_path / "page" / "videos").iterdir()]
     assert len(names) == 1 and re.fullmatch(r"000000-[A-Za-z0-9_.-]+\.html", names[0])
+
+
+def test_no_page_holds_a_control_character(tmp_path: Path) -> None:
+    name = "a\x1b]0;x\x07\u202e"
+    run = write_run(tmp_path / name, {name: video_scores([0.5])})
+    vadprep.report(run, out=tmp_path / "page")
+    pages = [each.read_text() for each in (tmp_path / "page").rglob("*.html")]
+    assert len(pages) == 2 and all(map(is_plain, pages))
+    assert r"a\x1b]0;x\x07" in pages[0]
 
 
 def test_untrained_weights_and_controls_have_a_banner(tmp_path: Path) -> None:

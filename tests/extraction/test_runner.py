@@ -23,6 +23,7 @@ from support.kill_many import (
     differences,
     family,
     files_in,
+    make_videos,
     snippets,
     start,
     survivors,
@@ -380,3 +381,33 @@ def test_a_user_without_a_home_folder_can_run_under_uv(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert sorted(open_features(work / "f")) == ["a.mp4", "b.mp4"]
+
+
+READ_ONLY = ("unshare", "-m", "--propagation", "private", "sh", "-c",
+             'mount -o remount,bind,ro /dev/shm && exec "$@"', "sh")  # fmt: skip
+"""Runs a command that cannot write /dev/shm. Without ``bind`` nobody on the machine could."""
+
+
+@pytest.mark.slow
+def test_ray_works_in_a_temporary_folder_with_blanks_and_without_shared_memory(tmp_path):
+    """In a real process, which leaves neither files nor processes."""
+    place = Path(tempfile.mkdtemp(prefix="v p", dir="/tmp"))  # short, for the sockets of Ray
+    can_mount = subprocess.run([*READ_ONLY, "true"], capture_output=True).returncode == 0
+    assert os.access("/dev/shm", os.W_OK)  # here
+    videos = make_videos(tmp_path / "videos", 2)
+    script = Path(__file__).parents[1] / "support" / "interrupted.py"
+    paths = os.pathsep.join(map(str, (script.parents[2], script.parents[1])))
+    process = subprocess.Popen(
+        [*READ_ONLY * can_mount, sys.executable, script, tmp_path / "f", videos, "ray", "2"],
+        env=os.environ | {"TMPDIR": str(place), "PYTHONPATH": paths},
+        start_new_session=True,
+    )
+    kin: set[psutil.Process] = set()
+    while process.poll() is None:
+        kin.update(family(process))
+        time.sleep(0.2)
+    assert process.returncode == 0 and survivors(list(kin)) == []
+    with open_features(tmp_path / "f") as features:
+        assert len(features) == 2
+    assert list(place.iterdir()) == []
+    place.rmdir()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vadprep.core.atomic import make_folder, open_atomic, write_json
-from vadprep.core.errors import VadprepError
+from vadprep.core.errors import VadprepError, printable
 
 ASSETS = ("page.css", "page.js", "run.js", "video.js", "features.js")
 """What all pages share, in the folder ``assets``."""
@@ -64,6 +64,6 @@ def write_page(path: Path, script: str, title: str, data: Mapping[str, Any]) -> 
     base = "" if (path.parent / "assets").exists() else "../"
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     text = text.replace("<", "\\u003c")  # so that no text ends the element
-    page = SHELL.format(title=html.escape(title), data=text, script=script, base=base)
+    page = SHELL.format(title=html.escape(printable(title)), data=text, script=script, base=base)
     with open_atomic(path) as stream:
         stream.write(page.encode("utf-8", "replace"))
