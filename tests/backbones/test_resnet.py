@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vadprep.backbones import Backbone, Weights, build, load_weights
-from vadprep.backbones.graphs import SCALINGS, canonical_shapes, inference_network, with_weights
+from vadprep.backbones.graphs import SCALINGS, canonical_shapes, with_weights
 from vadprep.backbones.weights.load import save_weights
 from vadprep.core.errors import WeightsError
 
@@ -120,28 +120,6 @@ def test_network_equals_its_description(
     assert features.shape == (1, 2048) and logits.shape == (1, 400)
     assert error(features, expected[0]) < 1e-5
     assert error(logits, expected[1]) < 1e-5
-
-
-@pytest.mark.parametrize(
-    "graph, frames, size, scaling, mean, std",
-    [
-        ("i3d_r50_nonlocal", 16, 72, "(x-114.75)/57.375", 0.45, 0.225),
-        pytest.param("i3d_r50", 8, 200, "[-1,1]", 0.5, 0.5, marks=pytest.mark.slow),
-    ],
-)
-def test_folded_network_equals_the_plain_one(
-    weights: Weights, graph: str, frames: int, size: int, scaling: str, mean: float, std: float
-) -> None:
-    """From grey values on, so that the scaling is in it."""
-    shape = (1, frames, size, size, 3)
-    views = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(4)).byte()
-    folded = inference_network(graph, weights.state, "fp32", SCALINGS[scaling])
-    network = with_weights(build(graph), weights.state)
-    with torch.inference_mode():
-        features = folded(views)
-        expected = network((views.permute(0, 4, 1, 2, 3) / 255 - mean) / std)
-    assert features.shape == (1, 2048) and features.dtype == torch.float32
-    assert error(features, expected) < 2e-5
 
 
 def test_the_backbone_refuses_the_clips_of_another_graph(weights: Weights) -> None:

@@ -25,7 +25,13 @@ from vadprep.core.records import RUNNING, SKIPPED, Report, Task, Video
 from vadprep.core.signals import check_stop, stop_on_signals
 from vadprep.data import Manifest, SourceIndex, fingerprint
 from vadprep.extraction.plan import ExtractionPlan, StreamPlan
-from vadprep.extraction.run import Extraction, in_process, locked_extraction, warn_of_conv3d
+from vadprep.extraction.run import (
+    Extraction,
+    in_process,
+    locked_extraction,
+    warn_of_conv3d,
+    warn_of_other_engine,
+)
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
 from vadprep.features.reader import open_features
@@ -275,6 +281,16 @@ def replaced(tmp_path):
     (root / "v4").write_bytes(b"another")
     os.utime(root / "v4", (0, 0))  # as by cp -p
     return manifest, root, folder
+
+
+def test_a_run_that_continues_features_of_another_engine_says_so(tmp_path, caplog):
+    made = {"engine": "openvino 1", "torch": "2.15"}
+    folder = StreamFolder.prepare(tmp_path / "rgb", small_spec(), ["a"], provenance=made)
+    warn_of_other_engine(folder, "openvino 1")
+    assert not caplog.records
+    warn_of_other_engine(folder, "torch 2.15")
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert f"{folder.path}: its features were made by openvino 1, new ones are by torch" in warning
 
 
 def test_a_file_that_was_replaced_is_named_and_its_features_stay(replaced, caplog):

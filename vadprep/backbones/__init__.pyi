@@ -7,6 +7,11 @@ from .backbone import (
     has_cpu_bf16 as has_cpu_bf16,
     tf32_only_if as tf32_only_if,
 )
+from .engine import (
+    check_engine as check_engine,
+    engine_of as engine_of,
+    openvino_core as openvino_core,
+)
 from .gpu_form import conv3d_fault as conv3d_fault
 from .graphs import (
     GRAPHS as GRAPHS,

@@ -11,23 +11,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vadprep.backbones.gpu_form import GpuForm, Replayed
-from vadprep.backbones.graphs import (
-    build,
-    graph_of,
-    inference_network,
-    scaling_of,
-    with_weights,
-)
+from vadprep.backbones.engine import cpu_form, is_out_of_memory, said_by, torch_form
+from vadprep.backbones.gpu_form import Replayed
+from vadprep.backbones.graphs import graph_of
 from vadprep.backbones.weights.load import Weights
 from vadprep.core.errors import OutOfMemory, SpecError, allowed_are
 from vadprep.core.log import get_logger
 
 logger = get_logger(__name__)
-
-MEMORY_ERRORS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-"""Words of a RuntimeError that means too little memory, by torch, by the CPU's allocator or by a
-CUDA library."""
 
 DTYPES = {
     "fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
@@ -95,13 +86,19 @@ class Network(Protocol):
 class Backbone:
     """A network on one device in one precision: views in, float32 features out.
 
-    ``precision`` is fp32, tf32, bf16 or fp16. The same device, batch size and number of threads
-    give the same bytes; the other views of a batch do not matter. Raises ValueError for an unknown
-    precision or scaling, and SpecError when the device does not have the precision.
+    ``precision`` is fp32, tf32, bf16 or fp16. On a CPU OpenVINO computes, with ``threads`` threads,
+    or torch where OpenVINO is not installed. The same engine, device, batch size and number of
+    threads give the same bytes; the other views of a batch do not matter. Raises ValueError for an
+    unknown precision or scaling, and SpecError when the device does not have the precision.
     """
 
     def __init__(
-        self, weights: Weights, device: str | torch.device, precision: str, scaling: str = "[-1,1]"
+        self,
+        weights: Weights,
+        device: str | torch.device,
+        precision: str,
+        scaling: str = "[-1,1]",
+        threads: int = 1,
     ) -> None:
         self.weights, self.device, self.precision = weights, torch.device(device), precision
         check_precision(precision, self.device)
@@ -109,13 +106,12 @@ class Backbone:
         self.dim = graph.dim
         self._lengths = graph.clip_lengths
         self._shape = (graph.clip_length, graph.size, graph.size, graph.channels)
+        self._form: Callable[[Tensor], Tensor]
         if self.device.type == "cuda":
-            net = with_weights(build(weights.graph), weights.state)
-            form = GpuForm(net, scaling_of(scaling), DTYPES[precision], self._shape)
-            self._net: Callable[[Tensor], Tensor] = Replayed(form.to(self.device))
+            form = torch_form(weights, DTYPES[precision], scaling)
+            self._form = Replayed(form.to(self.device))
         else:
-            net = inference_network(weights.graph, weights.state, precision, scaling_of(scaling))
-            self._net = net.eval().to(self.device, DTYPES[precision])
+            self._form = cpu_form(weights, precision, scaling, threads)
 
     @torch.inference_mode()
     def __call__(self, views: Tensor) -> Tensor:
@@ -132,7 +128,7 @@ class Backbone:
                 f"{', '.join(map(str, self._shape))}]"
             )
         with tf32_only_if(self.precision == "tf32"):
-            return self._net(views.to(self.device))
+            return self._form(views.to(self.device))
 
 
 class AdaptiveBatch:
@@ -154,11 +150,9 @@ class AdaptiveBatch:
             try:
                 return torch.cat([self._network(part).cpu() for part in parts])[: len(views)]
             except (RuntimeError, MemoryError) as error:
-                text = str(error)
-                is_known = isinstance(error, MemoryError) or any(x in text for x in MEMORY_ERRORS)
-                if not is_known:
+                if not is_out_of_memory(error):
                     raise
-                reason = text.partition("\n")[0] or type(error).__name__
+                reason = said_by(error)
             # Here the error is gone, and with it the tensors that its frames held.
             if self.batch == 1:
                 raise OutOfMemory(

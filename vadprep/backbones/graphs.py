@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from vadprep.backbones import inception, resnet
-from vadprep.backbones.inception_folded import FoldedInception
 from vadprep.core.clips import CLIP_LENGTH
 from vadprep.core.errors import SettingError, allowed_are
 
@@ -139,29 +138,6 @@ def with_weights(network: nn.Module, state: State) -> nn.Module:
     own = network.state_dict()
     assert not odd and not any(own[name].is_floating_point() for name in missing)
     return network.eval()
-
-
-def inference_network(graph: str, state: State, precision: str, scaling: Scaling) -> nn.Module:
-    """Module from uint8 views [batch, T, H, W, channel] to features, laid out for a precision."""
-    if graph.startswith("inception_i3d"):
-        return FoldedInception(state, precision, scaling.mean, scaling.std)
-    network = with_weights(build(graph), state)
-    if isinstance(network, resnet.ResNetI3D):
-        resnet.fold_batch_norm(network)
-    return Scaled(network, scaling)
-
-
-class Scaled(nn.Module):
-    """A network of scaled clips as one of uint8 views."""
-
-    def __init__(self, network: nn.Module, scaling: Scaling) -> None:
-        super().__init__()
-        self.network, self.scaling = network, scaling
-
-    def forward(self, views: Tensor) -> Tensor:
-        """float32 [batch, dim] of uint8 [batch, T, H, W, channel]."""
-        dtype = next(self.network.parameters()).dtype  # bfloat16 could not hold what is scaled
-        return self.network(self.scaling(views).to(dtype)).to(torch.float32)
 
 
 @cache

@@ -1,7 +1,7 @@
 """Inception-I3D: the network of Carreira and Zisserman 2017 in plain PyTorch.
 
 Names follow DeepMind's TensorFlow release (``Mixed_3b.Branch_1.Conv3d_0b_3x3``). This is the
-readable form, which defines what the features are; ``inception_folded`` holds the fast one. Layers
+readable form, which defines what the features are; ``engine`` and ``gpu_form`` run it. Layers
 map [batch, in, T, H, W] to [batch, out, ceil(T / stride), ceil(H / stride), ceil(W / stride)].
 """
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 DIM = 2048
 
@@ -21,12 +19,6 @@ ALTERNATING = (
     (3, 1, 1), [(3, 1, 1), (1, 1, 1)], [(3, 1, 1), (1, 1, 1)], [(1, 1, 1), (3, 1, 1)],
 )  # fmt: skip
 """First kernels of the bottlenecks, stage by stage: which blocks look along time."""
-
-NORM_OF = {
-    "conv": "norm", "branch1_conv": "branch1_norm",
-    "conv_a": "norm_a", "conv_b": "norm_b", "conv_c": "norm_c",
-}  # fmt: skip
-"""Names of pytorchvideo: convolution and the batch norm behind it, in one module."""
 
 
 class ResNetI3D(nn.Module):
@@ -73,18 +65,3 @@ def i3d_r50_nonlocal() -> ResNetI3D:
     )
     network.blocks[0].pool.padding = (0, 0, 0)  # the builder would pad with half the kernel
     return network
-
-
-def fold_batch_norm(network: ResNetI3D) -> None:
-    """Put each batch norm into its convolution, and lay the weights out channels last.
-
-    Folded in float64, so that it costs one rounding.
-    """
-    network.double()
-    for module in network.modules():
-        for conv, norm in NORM_OF.items():
-            if getattr(module, norm, None) is not None:
-                fused = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
-                setattr(module, conv, fused)
-                setattr(module, norm, nn.Identity())
-    network.float().to(memory_format=torch.channels_last_3d)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vadprep.backbones import Backbone
+from vadprep.backbones import Backbone, check_engine
 from vadprep.core.clips import Resampling, min_frames
 from vadprep.core.errors import DecodeError, OutOfMemory
 from vadprep.core.records import RUNNING, Report, Task, Video
@@ -58,13 +58,15 @@ KILLED_KINDS = ("crashed", "stalled")
 def make_extractor(plan: ExtractionPlan) -> Extractor:
     """The extractor of the streams.
 
-    Raises SpecError when the weights or the saved flow found here are not those of the plan,
-    FeaturesError when there is no saved flow.
+    Raises SpecError when the weights, the engine or the saved flow found here are not those of the
+    plan, FeaturesError when there is no saved flow.
     """
+    if plan.engine:
+        check_engine(plan.engine, plan.device)
     branches = []
     for stream in plan.streams:
         spec, flow = stream.spec, None
-        network = Backbone(stream.weights(), plan.device, spec.precision, spec.scaling)
+        network = Backbone(stream.weights(), plan.device, spec.precision, spec.scaling, CPU_THREADS)
         if spec.stream == "flow":
             flow = tvl1_method(spec.flow)
             if plan.flow_from:  # its folder may be another on this node

@@ -17,6 +17,7 @@ import torch
 
 from vadprep.backbones import Weights, graph_of, load_weights, missing_weights_message, scaling_of
 from vadprep.backbones.backbone import check_precision
+from vadprep.backbones.engine import engine_of
 from vadprep.backbones.weights.catalog import stored_weights
 from vadprep.backbones.weights.load import RANDOM, weights_path
 from vadprep.core.atomic import check_writable
@@ -98,6 +99,8 @@ class ExtractionPlan:
     out: Path | None
     """Absolute path of the feature folder; None when features stay in memory."""
     device: str = "cpu"
+    engine: str = ""
+    """Name and version of what runs the networks, on every node; empty for what each has."""
     workers: int = 1
     """Processes; with ``cuda`` each holds one GPU."""
     address: str = "local"
@@ -251,6 +254,7 @@ def resolve_plan(
         streams=tuple(plans),
         out=out,
         device=device,
+        engine=engine_of(device),
         workers=workers,
         address=address,
         share=share,

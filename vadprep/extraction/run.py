@@ -32,7 +32,7 @@ from vadprep.core.spec import Spec
 from vadprep.data import Manifest, SourceIndex, size_of
 from vadprep.extraction.extractor import make_extractor
 from vadprep.extraction.plan import ExtractionPlan
-from vadprep.features.folder import StreamFolder, read_spec
+from vadprep.features.folder import StreamFolder, engines, read_spec
 from vadprep.features.journal import read_rows
 from vadprep.features.lease import Lease, leased
 from vadprep.features.writer import Share, StreamWriter
@@ -153,14 +153,21 @@ def run_plan(
     if plan.save_flow:
         SavedFlow.prepare(plan.save_flow.path, plan.save_flow.kind, plan.specs[-1])
     ids = [video.video_id for video in manifest.videos]
-    about = provenance(plan.device)
+    about = provenance(plan.device, plan.engine)
     folders = [
         StreamFolder.prepare(path, spec, ids, plan.shard_size, about)
         for path, spec in zip(paths, plan.specs, strict=True)
     ]
+    for folder in folders:
+        warn_of_other_engine(folder, plan.engine)
     with locked_extraction(folders, manifest, root, plan.share) as extraction:
         extraction.recover()
-        where = {"device": plan.device, "workers": plan.workers, "cores": worker_cores()}
+        where = {
+            "device": plan.device,
+            "engine": plan.engine,
+            "workers": plan.workers,
+            "cores": worker_cores(),
+        }
         extraction.run(make_runner(plan), on_report, retry_failed, **where)
     return folders
 
@@ -360,7 +367,17 @@ def check_sources(
             )
 
 
-def provenance(device: str) -> dict[str, str]:
+def warn_of_other_engine(folder: StreamFolder, engine: str) -> None:
+    """Log a line when features of ``folder`` were made by another engine than ``engine``."""
+    if others := sorted(engines(folder.provenance) - {engine}):
+        _LOG.warning(
+            "%s: its features were made by %s, new ones are by %s: they agree to about 1e-4 in "
+            "fp32, not to the byte; for one engine throughout choose another --out",
+            *(folder.path, ", ".join(others), engine),
+        )
+
+
+def provenance(device: str, engine: str) -> dict[str, str]:
     """What merely happened: versions and machine. Not part of a spec's identity."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -372,6 +389,7 @@ def provenance(device: str) -> dict[str, str]:
         "vadprep": vadprep.__version__,
         "python": sys.version.split()[0],
         **{name: installed_version(name) or NO_VERSION for name in SHAPING_PACKAGES},
+        "engine": engine,
         "machine": platform.platform(),
         "processor": processor,
     }

@@ -5,6 +5,7 @@ Finished videos, done or failed, are copied as they are, and every checksum is c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +16,13 @@ from vadprep.core.errors import FeaturesError, SpecError
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, differences, require_shared
 from vadprep.core.untrusted import reading
-from vadprep.features.folder import StreamFolder, read_spec, required_folders
+from vadprep.features.folder import StreamFolder, engines, read_spec, required_folders
 from vadprep.features.lease import leased
 from vadprep.features.remote import AnyPath
 from vadprep.features.shard import StoredVideo
 from vadprep.features.writer import StreamWriter
+
+logger = logging.getLogger(__name__)
 
 GO_ON = "the shards that are written stay, run the same command again"
 NAMED = 10
@@ -48,6 +51,14 @@ def merge(
         for stream, folder in required_folders(source).items():
             found.setdefault(stream, []).append(folder)
     _check_specs(found)
+    for folders in found.values():
+        made_by = {each for folder in folders for each in engines(folder.provenance)}
+        if len(made_by) > 1:
+            logger.warning(
+                "%s: the features were made by %s: they agree to about 1e-4 in fp32, not to the "
+                "byte",
+                *(out, ", ".join(sorted(made_by))),
+            )
     origins = {stream: _origins(each) for stream, each in found.items()}
     made = {name: _provenance(Path(out) / name, each, shard_size) for name, each in found.items()}
     total, done, folders = sum(map(len, origins.values())), 0, []

@@ -87,22 +87,25 @@ def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -
 
 
 @bench.command("backbone", example="vadprep bench backbone --graph s3d")
-@option("--graph", default="inception_i3d", help="Network.")
+@option("--graph", default="inception_i3d", help="Network, or all.")
 @option("--device", default="cpu", help="cpu or cuda.")
 @option("--threads", type=COUNT, default=1, help="On a CPU.")
 def backbone(graph: str, device: str, threads: int) -> None:
-    """Seconds for a clip: plain network against ours, and the error."""
+    """Seconds for a clip: the plain network against the engine that runs it, and the error."""
     from vadprep.backbones import has_cpu_bf16
-    from vadprep.backbones.graphs import graph_of
+    from vadprep.backbones.graphs import GRAPHS, graph_of
     from vadprep.cli.bench.backbone import bench_backbone
     from vadprep.training.run import check_device
 
-    graph_of(graph)
+    graphs = list(GRAPHS) if graph == "all" else [graph]
+    for name in graphs:
+        graph_of(name)
     check_device(device)
     precisions = ["fp32", "bf16"] if has_cpu_bf16() or device != "cpu" else ["fp32"]
-    title = f"{graph}, {device}, {threads} thread(s), batch 1"
-    timings = bench_backbone(graph, device, precisions, threads)
-    show([(title, "s a clip", "speed-up", "feature error"), *timings])
+    for name in graphs:
+        title = f"{name}, {device}, {threads} thread(s), batch 1"
+        timings = bench_backbone(name, device, precisions, threads)
+        show([(title, "s a clip", "speed-up", "feature error"), *timings])
 
 
 @bench.command("flow", example="vadprep bench flow clip.mp4")

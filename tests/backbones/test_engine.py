@@ -1,0 +1,230 @@
+"""The engine of the CPU: OpenVINO and its cache, with a network of a few numbers."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vadprep.backbones.engine as engine
+from vadprep.backbones import GRAPHS, Backbone, Weights, build, load_weights
+from vadprep.backbones.backbone import AdaptiveBatch
+from vadprep.backbones.graphs import SCALINGS, Graph, with_weights
+from vadprep.core.errors import SpecError
+
+SIZE = 8
+
+
+class Tiny(nn.Module):
+    """Features [batch, 5] of clips [batch, channel, 16, 8, 8]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(channels, 5, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm3d(5)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return torch.relu(self.bn(self.conv(clips))).mean(dim=(2, 3, 4))
+
+
+@pytest.fixture(autouse=True)
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two small networks, and an empty cache."""
+    pytest.importorskip("openvino")
+    for name, channels in (("tiny", 3), ("tiny_flow", 2)):
+        graph = Graph(5, partial(Tiny, channels), size=SIZE, channels=channels)
+        monkeypatch.setitem(GRAPHS, name, graph)
+    monkeypatch.setenv("VADPREP_CACHE", str(tmp_path / "cache"))
+
+
+def weights_of(graph: str = "tiny", seed: int = 0) -> Weights:
+    return load_weights(f"random:{seed}", graph)
+
+
+def views_of(batch: int = 2, channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    shape = (batch, 16, SIZE, SIZE, channels)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def entries(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "openvino").glob("*"))
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def forbid_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    def converted(*arguments: object) -> None:
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr(engine, "converted", converted)
+
+
+def test_a_network_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Backbone(weights_of(), "cpu", "fp32")(views_of())
+    assert len(entries(tmp_path)) == 1
+    forbid_conversion(monkeypatch)
+    assert torch.equal(Backbone(weights_of(), "cpu", "fp32")(views_of()), first)
+    assert len(entries(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (weights_of, {"seed": 1}, "fp32", "[-1,1]", 1, 2),
+        (weights_of, {}, "fp32", "imagenet", 1, 2),
+        (weights_of, {}, "fp32", "[-1,1]", 2, 2),
+        (weights_of, {}, "fp32", "[-1,1]", 1, 3),
+    ],
+)
+def test_other_weights_scaling_threads_and_batch_are_another_entry(
+    tmp_path: Path, other: tuple
+) -> None:
+    Backbone(weights_of(), "cpu", "fp32")(views_of())
+    make, options, precision, scaling, threads, batch = other
+    weights, views = make(**options), views_of(batch)
+    found = Backbone(weights, "cpu", precision, scaling, threads)(views)
+    assert len(entries(tmp_path)) == 2
+    plain = with_weights(build("tiny"), weights.state)
+    with torch.inference_mode():
+        assert error(found, plain(SCALINGS[scaling](views))) < 1e-5
+
+
+def test_weights_without_a_hash_are_told_apart_by_their_tensors() -> None:
+    made = [Weights("test", "", "tiny", weights_of(seed=seed).state, "") for seed in (0, 1)]
+    first, second = (Backbone(each, "cpu", "fp32")(views_of()) for each in made)
+    assert error(second, first) > 0.01
+
+
+@pytest.mark.parametrize("harm", ["empty", "short", "bit", "foreign", "folder"])
+def test_a_damaged_entry_is_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: str
+) -> None:
+    first = Backbone(weights_of(), "cpu", "fp32")(views_of())
+    (entry,) = entries(tmp_path)
+    content = entry.read_bytes()
+    broken = {
+        "empty": b"",
+        "short": content[: len(content) // 2],
+        "bit": content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+        "foreign": engine.digested(b"<?xml version='1.0'?><net/>"),
+        "folder": b"",
+    }[harm]
+    if harm == "folder":
+        entry.unlink()
+        entry.mkdir()
+    else:
+        entry.write_bytes(broken)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(Backbone(weights_of(), "cpu", "fp32")(views_of()), first)
+    assert len(caplog.records) == 1
+    if harm != "folder":
+        assert engine.read_entry(entry) is not None
+
+
+def test_two_workers_may_compile_at_once(tmp_path: Path) -> None:
+    start, found = threading.Barrier(4), list[Tensor]()
+
+    def work() -> None:
+        backbone = Backbone(weights_of(), "cpu", "fp32")
+        start.wait()
+        found.append(backbone(views_of()))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and all(torch.equal(each, found[0]) for each in found)
+    assert len(entries(tmp_path)) == 1
+
+
+def test_flow_that_is_not_quantised_is_scaled_like_its_pixels() -> None:
+    pixels, backbone = views_of(channels=2), Backbone(weights_of("tiny_flow"), "cpu", "fp32")
+    assert error(backbone(pixels.float() / 127.5 - 1), backbone(pixels)) < 1e-5
+
+
+def test_nothing_is_sent_to_the_makers_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``openvino.convert_model`` would write an identity into the home folder and send it."""
+    calls = []
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *arguments: calls.append(arguments))
+    Backbone(weights_of(), "cpu", "fp32")(views_of())
+    assert len(entries(tmp_path)) == 1
+    assert not calls and not (tmp_path / "home").exists()
+
+
+def test_without_openvino_torch_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine.engine_of("cpu").startswith("openvino 20")
+    expected = Backbone(weights_of(), "cpu", "fp32")(views_of())
+    monkeypatch.setattr(engine, "installed_version", lambda name: "")
+    assert engine.engine_of("cpu") == f"torch {torch.__version__.partition('+')[0]}"
+    found = Backbone(weights_of(), "cpu", "fp32")(views_of())
+    assert 0 < error(found, expected) < 1e-4
+    assert len(entries(tmp_path)) == 1
+
+
+def test_an_engine_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    engine.openvino_core.cache_clear()
+    try:
+        with pytest.raises(SpecError, match="openvino is installed and cannot be imported"):
+            Backbone(weights_of(), "cpu", "fp32")(views_of())
+    finally:
+        engine.openvino_core.cache_clear()
+
+
+def test_a_node_with_another_engine_refuses() -> None:
+    engine.check_engine(engine.engine_of("cpu"), "cpu")
+    with pytest.raises(SpecError, match="computes with openvino 1.0, and this machine has"):
+        engine.check_engine("openvino 1.0", "cpu")
+
+
+ALLOCATION = """Exception from src/inference/src/cpp/core.cpp:117:
+Exception from src/inference/src/dev/plugin.cpp:54:
+Check 'ptr' failed at src/plugins/intel_cpu/src/cpu_memory.cpp:257:
+Failed to allocate 411041792 bytes of memory
+"""
+"""As OpenVINO 2026.4 says it under a limit of memory."""
+
+
+def test_too_little_memory_halves_the_batch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled, views = engine.OpenVinoForm._compiled, list(views_of(8))
+
+    def limited(self: engine.OpenVinoForm, batch: Tensor) -> object:
+        if len(batch) > 2:
+            raise RuntimeError(ALLOCATION)
+        return compiled(self, batch)
+
+    backbone = Backbone(weights_of(), "cpu", "fp32")
+    expected = backbone(torch.stack(views))
+    monkeypatch.setattr(engine.OpenVinoForm, "_compiled", limited)
+    batches = AdaptiveBatch(Backbone(weights_of(), "cpu", "fp32"), batch=8)
+    assert error(batches(views), expected) < 1e-5 and batches.batch == 2
+    said = engine.said_by(RuntimeError(ALLOCATION))
+    assert said == "Failed to allocate 411041792 bytes of memory"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [each for each in GRAPHS if each not in ("swin3d_s", "swin3d_b")])
+def test_two_engines_agree_on_every_network(name: str) -> None:
+    """On a batch of two, where the conversion sees one."""
+    weights, graph = load_weights("random:0", name), GRAPHS[name]
+    shape = (2, graph.clip_length, graph.size, graph.size, graph.channels)
+    views = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(2)).byte()
+    with torch.inference_mode():
+        expected = engine.torch_form(weights, torch.float32, "[-1,1]")(views)
+        assert error(engine.OpenVinoForm(weights, "fp32", "[-1,1]", 1)(views), expected) < 1e-4

@@ -1,0 +1,218 @@
+"""The engine that runs a network on the CPU: OpenVINO, or torch where that is not installed.
+
+OpenVINO compiles a network for one shape of batch. What it compiles is kept in the cache folder,
+by all that it depends on, so that a network is converted once a machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vadprep.backbones.gpu_form import GpuForm
+from vadprep.backbones.graphs import build, graph_of, scaling_of, with_weights
+from vadprep.backbones.weights.load import Weights, state_sha256
+from vadprep.core.atomic import open_atomic
+from vadprep.core.errors import OutputError, SpecError
+from vadprep.core.resources import cache_folder, installed_version
+
+logger = logging.getLogger(__name__)
+
+PRECISION_HINTS = {"fp32": "f32", "tf32": "f32", "bf16": "bf16"}
+DIGEST_BYTES = hashlib.sha256().digest_size
+FORM = "1"
+"""Changes with the code that converts a network, and makes entries of the cache stale."""
+
+MEMORY_ERRORS = (
+    "out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED",
+    "Failed to allocate", "bad_alloc", "Cannot allocate memory",
+)  # fmt: skip
+"""Words of a RuntimeError that means too little memory, by torch, by the CPU's allocator, by a
+CUDA library, or by OpenVINO."""
+
+Form = Callable[[Tensor], Tensor]
+"""A network: float32 features [batch, dim] of views [batch, T, H, W, channel]."""
+
+
+def engine_of(device: str) -> str:
+    """Name and version of what runs networks on ``device``, such as ``openvino 2026.4.1``.
+
+    Features of one engine have the same bytes on the same device. Two engines agree to 1e-4.
+    """
+    version = installed_version("openvino") if device == "cpu" else ""
+    return f"openvino {version}" if version else f"torch {torch.__version__.partition('+')[0]}"
+
+
+def check_engine(engine: str, device: str) -> None:
+    """Raise SpecError when another engine than ``engine`` runs networks on ``device`` here."""
+    if (here := engine_of(device)) != engine:
+        raise SpecError(
+            f"the run computes with {engine}, and this machine has {here}: install the same "
+            "version on every node"
+        )
+
+
+def cpu_form(weights: Weights, precision: str, scaling: str, threads: int) -> Form:
+    """The network of ``weights`` on the CPU, by the engine that is installed.
+
+    OpenVINO uses ``threads`` threads, torch as many as it is set to.
+    """
+    if engine_of("cpu").startswith("openvino"):
+        return OpenVinoForm(weights, precision, scaling, threads)
+    return torch_form(weights, torch.bfloat16 if precision == "bf16" else torch.float32, scaling)
+
+
+def torch_form(weights: Weights, dtype: torch.dtype, scaling: str) -> GpuForm:
+    """The network of ``weights`` in torch, its batch norm folded."""
+    graph = graph_of(weights.graph)
+    shape = (graph.clip_length, graph.size, graph.size, graph.channels)
+    network = with_weights(build(weights.graph), weights.state)
+    return GpuForm(network, scaling_of(scaling), dtype, shape)
+
+
+class OpenVinoForm:
+    """A network that OpenVINO compiles at the first batch of each shape and type."""
+
+    def __init__(self, weights: Weights, precision: str, scaling: str, threads: int) -> None:
+        self._weights, self._scaling = weights, scaling
+        self._sha256 = weights.sha256 or state_sha256(weights.state)
+        self._settings = {
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # each worker would choose the same cores
+        }
+        self._kind: object = None
+        self._request: Any = None  # compiled for that kind of views
+
+    def __call__(self, views: Tensor) -> Tensor:
+        """Features float32 [batch, dim] of views."""
+        if self._kind != (kind := (views.shape, views.dtype)):
+            self._kind = self._request = None  # frees its memory first
+            self._request = self._compiled(views).create_infer_request()
+            self._kind = kind
+        inputs = [views.contiguous().numpy()]
+        return torch.from_numpy(self._request.infer(inputs, share_inputs=True)[0])
+
+    def _compiled(self, views: Tensor) -> Any:
+        """The network for batches like ``views``, from the cache if it is there.
+
+        What was just compiled is read back as well, so that all workers run the same.
+        """
+        core = openvino_core()
+        path = cache_folder() / "openvino" / f"{self._key(views)}.blob"
+        blob = read_entry(path)
+        if blob is not None:
+            try:
+                return core.import_model(blob, "CPU", self._settings)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                logger.warning("%s: cannot be used, made again: %s", path, said_by(error))
+        model = converted(torch_form(self._weights, torch.float32, self._scaling), views)
+        blob = core.compile_model(model, "CPU", self._settings).export_model().getvalue()
+        del model
+        write_entry(path, blob)
+        return core.import_model(blob, "CPU", self._settings)
+
+    def _key(self, views: Tensor) -> str:
+        """Digest of everything that a compiled network depends on."""
+        core = openvino_core()
+        processor = [
+            core.get_property("CPU", name)
+            for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
+        ]
+        parts = (
+            *(FORM, engine_of("cpu"), torch.__version__, processor, self._settings),
+            *(self._weights.graph, self._sha256, self._scaling),
+            *(tuple(views.shape), str(views.dtype)),
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's runtime; it is imported by the process that computes alone.
+
+    Raises SpecError when the package is installed and does not work.
+    """
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        raise SpecError(
+            f"openvino is installed and cannot be imported ({said_by(error)}): install it "
+            "again, or uninstall it, and torch runs the networks"
+        ) from error
+    return openvino.Core()
+
+
+def converted(network: nn.Module, views: Tensor) -> Any:
+    """OpenVINO's model of ``network`` for batches like ``views``.
+
+    A run with one view shows the operations. This is the PyTorch front end itself, because
+    ``openvino.convert_model`` reports to its makers over the network.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # shapes are fixed; and torch.jit.trace is deprecated
+        decoder = TorchScriptPythonDecoder(
+            network, example_input=views[:1], trace_kwargs={"check_trace": False}
+        )
+    front_end = FrontEndManager().load_by_framework("pytorch")
+    model = front_end.convert(front_end.load(decoder))
+    model.reshape(list(views.shape))
+    return model
+
+
+def read_entry(path: Path) -> bytes | None:
+    """Content of an entry of the cache; None where there is none, or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    blob = content[DIGEST_BYTES:]
+    if content != digested(blob):
+        logger.warning("%s: damaged, made again", path)
+        return None
+    return blob
+
+
+def digested(blob: bytes) -> bytes:
+    """An entry of the cache: the SHA-256 of what is compiled, then that itself."""
+    return hashlib.sha256(blob).digest() + blob
+
+
+def write_entry(path: Path, blob: bytes) -> None:
+    """Keep ``blob`` with its digest; where that is not possible, after a line in the log, not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_atomic(path) as stream:
+            stream.write(digested(blob))
+    except (OSError, OutputError) as error:
+        logger.warning(
+            "each process compiles the network again (some seconds); set VADPREP_CACHE to a folder "
+            "that can be written: %s",
+            said_by(error),
+        )
+
+
+def said_by(error: BaseException) -> str:
+    """One line of what an exception says, or its type. Those of OpenVINO begin with its files."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("Exception from ", "Check "))]
+    return (said or lines or [type(error).__name__])[0].strip()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for an exception of torch or OpenVINO that means too little memory."""
+    return isinstance(error, MemoryError) or any(x in str(error) for x in MEMORY_ERRORS)
