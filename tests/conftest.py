@@ -51,7 +51,10 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-LONGEST = ("test_runner.py", "test_cli_train.py", "test_hostile.py")
+LONGEST = (
+    *("test_runner.py", "test_cli_train.py", "test_hostile.py"),
+    *("test_slurm.py", "test_demo.py", "test_flow.py", "test_ped2_heads.py"),
+)
 """Files that are begun with, so that no process is left alone with them at the end."""
 
 
