@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from support.attacks import is_plain
 from support.commands import without_network
 from support.stored import stored_video, write_folder
 
+from vadprep.cli.config import read_run, write_run
 from vadprep.cli.main import main
 from vadprep.features import remote
 
@@ -66,5 +68,15 @@ def test_no_credential_is_shown_or_stored(
         assert is_plain(result.output)
         (tmp_path / "m.csv").unlink()
         for file in filter(Path.is_file, tmp_path.rglob("*")):
-            if file.name not in ("plan.csv", "run.yaml"):  # what was asked for is kept there
-                assert SECRET.encode() not in file.read_bytes(), file
+            assert SECRET.encode() not in file.read_bytes(), file
+
+
+def test_the_options_of_a_run_are_stored_without_credentials(tmp_path: Path) -> None:
+    train = main.get_command(click.Context(main), "train")
+    assert train is not None
+    for url in URLS:
+        with train.make_context("train", ["ddl", "--features", url, "--dataset", "xd"]) as ctx:
+            write_run(ctx, tmp_path)
+        text = (tmp_path / "run.yaml").read_text()
+        assert SECRET not in text and "give that option again" in text
+        assert read_run(tmp_path / "run.yaml")["features"].endswith(("/xd", "/x.mp4"))

@@ -3,6 +3,7 @@ reads it."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ from click.core import ParameterSource
 
 from vadprep import __version__
 from vadprep.core.atomic import open_atomic
-from vadprep.core.errors import SettingError, near_miss
+from vadprep.core.errors import SettingError, near_miss, without_secrets
 from vadprep.core.spec import STREAMS
 from vadprep.core.untrusted import read_regular
 
@@ -108,8 +109,8 @@ def read_run(path: Path) -> dict[str, Any]:
 def write_run(ctx: click.Context, out: Path, **chosen: str | None) -> None:
     """Write ``out/run.yaml``, the options of the command that runs in ``ctx``; paths are absolute.
 
-    ``chosen`` are options that the command has chosen itself. Raises OutputError when the disk
-    refuses.
+    ``chosen`` are options that the command has chosen itself. URLs lose user, password and query,
+    and the head of the file says so. Raises OutputError when the disk refuses.
     """
     import yaml
 
@@ -129,10 +130,12 @@ def write_run(ctx: click.Context, out: Path, **chosen: str | None) -> None:
             )
     values["out"] = os.path.abspath(out)
     path, command = out / RUN_FILE, f"vadprep {ctx.command.name}"
-    text = yaml.safe_dump(_with_earlier_streams(values, path), sort_keys=False)
+    text = yaml.safe_dump(_with_earlier_streams(values, path), sort_keys=False, width=math.inf)
     head = f"# made by vadprep {__version__}; to repeat it: {command} --config {RUN_FILE}\n"
+    if without_secrets(text) != text:
+        head += "# user, password and query of a URL are left out: give that option again\n"
     with open_atomic(path) as stream:
-        stream.write((head + text).encode())
+        stream.write((head + without_secrets(text)).encode())
 
 
 def _with_earlier_streams(values: dict[str, Any], path: Path) -> dict[str, Any]:

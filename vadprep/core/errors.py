@@ -22,10 +22,15 @@ def printable(text: str) -> str:
     These are control characters, which a terminal would obey, marks that reverse the direction of
     writing, and bytes that are not UTF-8. URLs lose user, password and query.
     """
-    text = SECRETS.sub(r"\1\2", text) if ":/" in text else text
+    text = without_secrets(text)
     text = text.replace("\x7f", "\\u007f")  # the one of them that JSON leaves as it is
     shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
     return shown.encode("utf-8", "backslashreplace").decode()
+
+
+def without_secrets(text: str) -> str:
+    """``text`` whose URLs have no user, password or query."""
+    return SECRETS.sub(r"\1\2", text) if ":/" in text else text
 
 
 def near_miss(word: object, known: Iterable[object]) -> str:
