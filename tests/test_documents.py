@@ -85,6 +85,7 @@ def readme_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in datasets.dataset_names():
         (folder / "bundled" / f"{name}.csv").write_text(LABELS)
     (folder / "mine.csv").write_text(own_labels())
+    (folder / "clicks.csv").write_text("video-id,glance\na,20\n")
     own = [f"videos/{row['path']}" for row in csv.DictReader(own_labels().splitlines())]
     for name in [*own, *(f"{place}/{each}.mp4" for place in ("clips", "data") for each in "abcd")]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

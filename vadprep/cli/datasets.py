@@ -206,6 +206,30 @@ def gt_check(
     sys.exit(0 if found.is_sound else 1)
 
 
+@gt.command("glances", example="vadprep gt glances --dataset ucf --clicks clicks.csv --out ucf.csv")
+@manifest_options
+@click.option("--clicks", type=FILE, help="CSV with the columns video-id,glance: a click a row.")
+@click.option("--seed", type=click.IntRange(0), help="Draw a frame of each interval instead.")
+@click.option("--out", type=FILE, default=Path("glances.csv"), show_default=True, help="New file.")
+def gt_glances(clicks: Path | None, seed: int | None, out: Path, **options: Any) -> None:
+    """Write a manifest with a clicked frame of each event.
+
+    They are those of a public file of clicks, or drawn from the intervals.
+    """
+    if (clicks is None) == (seed is None):
+        raise click.UsageError("name one of --clicks and --seed")
+    manifest, _ = chosen_manifest(options, with_paths=False)
+    if clicks is not None:
+        found = data.read_glances(manifest, clicks)
+    else:
+        found = data.drawn_glances(manifest, seed or 0)
+    text = data.manifest_text(data.with_glances(manifest, found))
+    with open_atomic(out) as stream:
+        stream.write(text.encode("utf-8", "surrogateescape"))
+    count = sum(len(each) for each in found.values())
+    click.echo(f"{out}: {count:,} glances in {len(found):,} videos")
+
+
 MOST_LIST_BYTES = 1 << 28
 
 

@@ -40,6 +40,8 @@ class Video:
     published: tuple[Interval, ...] | None = None
     line: int = field(default=0, compare=False)
     intervals_fraction: tuple[tuple[float, float], ...] | None = None
+    glances: tuple[int, ...] | None = None
+    """A clicked frame of each anomalous event, in order; None unknown."""
 
     @property
     def attributes(self) -> dict[str, str | int]:

@@ -8,6 +8,12 @@ from .datasets import (
     split_path as split_path,
     summarize as summarize,
 )
+from .glances import (
+    drawn_glances as drawn_glances,
+    manifest_text as manifest_text,
+    read_glances as read_glances,
+    with_glances as with_glances,
+)
 from .ground_truth import (
     READINGS as READINGS,
     RULES as RULES,

@@ -34,7 +34,7 @@ VIDEO_SUFFIXES = frozenset(
 
 _COLUMNS = (
     "video_id path split label category num_frames num_frames_scored fps intervals "
-    "intervals_seconds intervals_fraction"
+    "intervals_seconds intervals_fraction glances"
 ).split()
 _INTERVALS = ("intervals", "intervals_seconds", "intervals_fraction")
 _OTHER_NAMES = {"id": "video_id", "name": "video_id", "video": "video_id"}
@@ -117,7 +117,7 @@ def read_manifest(path: str | Path, with_paths: bool = True) -> Manifest:
     videos: list[Video] = []
     lines: dict[str, int] = {}
     warnings: list[str] = []
-    for row in _rows(path, ["path"] if with_paths else ["path", "video_id"]):
+    for row in read_rows(path, ["path"] if with_paths else ["path", "video_id"]):
         video = _video(row, warnings)
         first = lines.setdefault(video.video_id, row.line)
         if first != row.line:
@@ -140,7 +140,7 @@ def apply_splits(manifest: Manifest, split_file: str | Path) -> Manifest:
     path = Path(split_file)
     known = {video.video_id for video in manifest.videos}
     splits: dict[str, str] = {}
-    for row in _rows(path, ["video_id"], ["split"]):
+    for row in read_rows(path, ["video_id"], ["split"]):
         video_id = row.cells["video_id"]
         if video_id not in known:
             raise row.error("video_id", f"no such video in {manifest.path}: correct or remove it")
@@ -157,7 +157,7 @@ def apply_splits(manifest: Manifest, split_file: str | Path) -> Manifest:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """One row of a CSV file, with what an error message needs."""
 
     path: Path
@@ -176,7 +176,7 @@ class _Row:
         return ManifestError(f"{self.where(column)}: {shown!r}: {remedy}")
 
 
-def _rows(path: Path, *required: Sequence[str]) -> Iterator[_Row]:
+def read_rows(path: Path, *required: Sequence[str]) -> Iterator[Row]:
     """The rows below the header; of each of the ``required`` columns, one name has to be there.
 
     Raises ManifestError for what is not a table.
@@ -216,7 +216,7 @@ def _rows(path: Path, *required: Sequence[str]) -> Iterator[_Row]:
                         f"quote a cell that holds a comma"
                     )
                 if cells:
-                    yield _Row(path, line, dict(zip(columns, cells, strict=True)))
+                    yield Row(path, line, dict(zip(columns, cells, strict=True)))
     except csv.Error as error:
         raise ManifestError(f"{path}: not CSV ({error}): check the quotes") from None
     except UnicodeDecodeError as error:
@@ -225,7 +225,7 @@ def _rows(path: Path, *required: Sequence[str]) -> Iterator[_Row]:
         raise ManifestError(f"{path}: {error.strerror}: check the path") from None
 
 
-def _video(row: _Row, warnings: list[str]) -> Video:
+def _video(row: Row, warnings: list[str]) -> Video:
     """The video of one row; what was corrected is added to ``warnings``."""
     if row.text("label") not in ("", "0", "1", "0.0", "1.0"):  # fractions are of pandas
         raise row.error("label", "write 0 (normal), 1 (abnormal) or nothing")
@@ -277,20 +277,21 @@ def _video(row: _Row, warnings: list[str]) -> Video:
         intervals=intervals,
         intervals_seconds=seconds,
         intervals_fraction=fraction,
+        glances=_glances(row, label, num_frames),
         extra={name: cell for name, cell in row.cells.items() if name not in _COLUMNS} or NOTHING,
         published=published,
         line=row.line,
     )
 
 
-def _count(row: _Row, column: str) -> int | None:
+def _count(row: Row, column: str) -> int | None:
     text = re.sub(r"\.0+$", "", row.text(column))  # as pandas writes a column with blanks
     if text and not re.fullmatch("0*[1-9][0-9]{,8}", text):
         raise row.error(column, "write a whole number above 0 and below 10^9, or nothing")
     return int(text) if text else None
 
 
-def _fps(row: _Row) -> float | None:
+def _fps(row: Row) -> float | None:
     text = row.text("fps")
     if not text:
         return None
@@ -307,7 +308,7 @@ def _fps(row: _Row) -> float | None:
 
 
 def _pairs(
-    row: _Row, column: str, number: type[_Number]
+    row: Row, column: str, number: type[_Number]
 ) -> tuple[tuple[_Number, _Number], ...] | None:
     """[start, stop) pairs of a JSON cell: numbers, in order, none overlapping the next."""
     text = row.text(column)
@@ -331,6 +332,25 @@ def _pairs(
             )
         last_stop = stop
     return tuple((number(start), number(stop)) for start, stop in pairs)
+
+
+def _glances(row: Row, label: int | None, num_frames: int | None) -> tuple[int, ...] | None:
+    """Clicked frames of a JSON cell, in order, each once."""
+    text = row.text("glances")
+    if not text:
+        return None
+    try:
+        frames = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise row.error("glances", f"not JSON ({error}): write [frame, ...]") from None
+    if not isinstance(frames, list) or any(type(each) is not int for each in frames):
+        raise row.error("glances", "write whole frames: [frame, ...]")
+    if frames and label == 0:
+        raise row.error("glances", "label 0 is a normal video: leave it blank, or write label 1")
+    end = num_frames or 10**9
+    if frames != sorted(set(frames)) or any(not 0 <= each < end for each in frames):
+        raise row.error("glances", f"frames are from 0 to {end - 1}, in order and each once")
+    return tuple(frames)
 
 
 def _is_pair(pair: object) -> bool:

@@ -155,6 +155,11 @@ class Head(nn.Module):
         """Whether ``loss`` asks for the classes of the bags."""
         return bool(self.classes)
 
+    @property
+    def takes_glances(self) -> bool:
+        """Whether ``loss`` asks, as its last argument, for the clicked snippets: bool [N, T]."""
+        return False
+
     def fit_standardization(self, mean: Tensor, std: Tensor) -> None:
         """From now on see (snippet - mean) / std; features that never vary stay at 0.
 

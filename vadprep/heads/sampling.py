@@ -51,6 +51,21 @@ class Sampler:
         rows = self.rows(len(snippets), label, random)
         return snippets.index_select(0, torch.from_numpy(rows))  # copies rows whole: far faster
 
+    def places(self, num_snippets: int, rows: Rows) -> Rows:
+        """Where ``rows`` of a video of T snippets are in its bag: int64, one for each of them.
+
+        The part that holds a row, or the last row taken that is not after it. Raises SettingError
+        for a sampler that is random.
+        """
+        if self.edges is not None:
+            return segment_of(num_snippets, self.edges(num_snippets))[rows]
+        if self.rows is None or self.is_random:
+            raise SettingError(
+                "glances need sampling segments-N or uniform-N, which always shows them"
+            )
+        taken = self.rows(num_snippets, 0, np.random.default_rng(0))
+        return np.searchsorted(taken, rows, side="right").astype(np.int64) - 1
+
 
 RULES = ("segments-32", "segments-32-matlab", "uniform-200", "jitter-300", "blocks-3")
 """Names of samplers; each takes other numbers as well."""

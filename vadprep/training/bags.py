@@ -20,6 +20,8 @@ from vadprep.features import VideoFeatures, read_snippets
 from vadprep.heads import HeadConfig
 from vadprep.heads.sampling import sampler
 
+NO_ROWS = np.zeros(0, dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -37,12 +39,15 @@ class Batch:
     classes: torch.Tensor
     """float32 [N, K], 1 for each class of an abnormal bag; zeros where it is not known."""
     video_ids: tuple[str, ...]
+    glances: torch.Tensor | None = None
+    """bool [N, T], True for snippets that were clicked; None where nobody asks for it."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device, ready for a head."""
         tensors = (self.snippets, self.mask, self.labels, self.classes)
         snippets, mask, labels, classes = (x.to(device) for x in tensors)
-        return Batch(snippets.float(), mask, labels, classes, self.video_ids)
+        glances = None if self.glances is None else self.glances.to(device)
+        return Batch(snippets.float(), mask, labels, classes, self.video_ids, glances)
 
 
 class TrainingBags:
@@ -60,10 +65,12 @@ class TrainingBags:
         config: HeadConfig,
         most_bytes: int | None = None,
         categories: Mapping[str, str] | None = None,
+        glances: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         """``most_bytes`` of features are held in memory: half of what is free by default.
 
         ``categories`` of abnormal videos by id, several separated by ``|``, become ``classes``.
+        ``glances``, clicked frames of them by id, become those of a batch.
         """
         self.labels, self.config = dict(labels), config
         self._classes_of = {
@@ -74,6 +81,9 @@ class TrainingBags:
         self.classes = tuple(sorted({name for own in self._classes_of.values() for name in own}))
         self._features, self._streams = features, streams
         self._sampler = sampler(config.sampling)
+        self._glances: dict[str, NDArray[np.int64]] | None = None
+        if glances is not None:
+            self._glances = {each: self._places(each, glances[each]) for each in glances}
         shapes = self._hold(free_memory() // 2 if most_bytes is None else most_bytes)
         self.dim = _only({each: shape[2] for each, shape in shapes.items()}, "dimension")
         self._items: list[tuple[str, slice]] = []
@@ -83,6 +93,21 @@ class TrainingBags:
         else:
             for video_id, shape in shapes.items():
                 self._items += [(video_id, slice(crop, crop + 1)) for crop in range(shape[1])]
+
+    def _places(self, video_id: str, frames: Sequence[int]) -> NDArray[np.int64]:
+        """Where clicked frames are in the bag of a video; the last snippet if they are after it."""
+        spans = self._features[video_id].spans
+        rows = np.searchsorted(spans[:, 0], frames, side="right") - 1
+        return self._sampler.places(len(spans), rows.clip(min=0))
+
+    def _clicked(self, video_ids: Sequence[str], length: int) -> torch.Tensor | None:
+        """``Batch.glances`` of bags of ``length`` snippets."""
+        if self._glances is None:
+            return None
+        clicked = torch.zeros(len(video_ids), length, dtype=torch.bool)
+        for row, video_id in enumerate(video_ids):
+            clicked[row, torch.from_numpy(self._glances.get(video_id, NO_ROWS))] = True
+        return clicked
 
     def __len__(self) -> int:
         """Items: videos times crops, or videos."""
@@ -151,8 +176,9 @@ class TrainingBags:
         return mean, (squares / count).sqrt()
 
     def relabelled(self, labels: Mapping[str, int]) -> TrainingBags:
-        """The same snippets under other labels, sharing memory. No video has a known class."""
+        """The same snippets under other labels, sharing memory; neither classes nor glances."""
         other = copy(self)
+        other._glances = None if self._glances is None else {}
         other.labels, other._classes_of = dict(labels), {}
         return other
 
@@ -195,7 +221,8 @@ class TrainingBags:
             named = [self._classes_of.get(video_id, []) for video_id in video_ids]
             rows = [[float(name in each) for name in self.classes] for each in named]
             classes = torch.tensor(rows).reshape(len(rows), len(self.classes))
-            yield Batch(snippets, mask, labels, classes, video_ids)
+            clicked = self._clicked(video_ids, mask.shape[1])
+            yield Batch(snippets, mask, labels, classes, video_ids, clicked)
 
     def _padded(
         self, items: Sequence[tuple[str, slice]], step: int, seed: int

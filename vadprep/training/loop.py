@@ -115,7 +115,9 @@ def train_epochs(
 
 def losses(head: Head, batch: Batch) -> dict[str, torch.Tensor]:
     """The terms of the loss of a batch, and their sum, which is to be minimised, as ``total``."""
-    known = (batch.labels, batch.mask, *([batch.classes] if head.takes_classes else []))
+    known = [batch.labels, batch.mask, *([batch.classes] if head.takes_classes else [])]
+    if head.takes_glances and batch.glances is not None:
+        known.append(batch.glances)
     terms = head.loss(head(batch.snippets, batch.mask), *known)
     return {"total": torch.stack(list(terms.values())).sum(), **terms}
 

@@ -35,6 +35,8 @@ RECIPES = (
     ("urdmu", "ucf", "I3D RGB, 10 crops", "0.8697",
      "own features 0.68-0.78; 0.7081 over abnormal videos (GlanceVAD's run)"),
     ("urdmu", "xd", "I3D RGB, 5 crops", "0.8166", "no report"),
+    ("urdmu", "ucf --set glance=true", "I3D RGB, clicks", "0.9176 (GlanceVAD)", "no report"),
+    ("urdmu", "xd --set glance=true", "I3D RGB, clicks", "0.8918 (GlanceVAD)", "no report"),
     ("urdmu", "shanghaitech", "I3D RGB", "0.9678 (a public list)", "no report"),
     ("urdmu", "ubnormal", "not stated (a public list)", "0.5991", "no report"),
     ("urdmu", "nwpu", "not stated (a public list)", "0.7046", "no report"),

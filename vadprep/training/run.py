@@ -128,6 +128,7 @@ def train(
     check_device(device)
     folder = Path(out or Path("runs") / f"{head}-{name}")
     _check(folder, coverage, seeds, validation, snapshots, resume)
+    uses_glances = bool(getattr(config, "glance", False))
     if smoothing:
         parse_smoothing(smoothing)
     if source is None:
@@ -146,7 +147,8 @@ def train(
         specs = {stream: features.specs[stream] for stream in used}
         data = EvaluationSet(features, specs, truth, coverage, validated, metric, smoothing)
         kinds = {video.video_id: video.category for video in rows.videos}
-        bags = TrainingBags(features, labels, used, config, categories=kinds)
+        glances = _glances(videos["train"], labels, rows.path) if uses_glances else None
+        bags = TrainingBags(features, labels, used, config, categories=kinds, glances=glances)
         text = embeddings.of(bags.classes) if embeddings else None
         with_classes = head_kind(head).with_classes or embeddings is not None
         if repeated := bags.repeated():
@@ -160,6 +162,7 @@ def train(
             "device": device,
             "control": "shuffled labels" if control else None,
             "coverage": coverage,
+            **({"glances_sha256": _sha256_of(glances)} if uses_glances else {}),
             **({"smoothing": smoothing} if smoothing else {}),
             "dim": bags.dim,
             **({"classes": list(bags.classes)} if with_classes else {}),
@@ -178,13 +181,29 @@ def train(
             if control:
                 bags = bags.relabelled(shuffled_labels(labels, kinds, seed))
             place = folder if len(seeds) == 1 else folder / f"seed-{seed}"
-            dealt = hashlib.sha256(json.dumps(bags.labels, sort_keys=True).encode()).hexdigest()
-            own = {**record, "seed": seed, "train_labels_sha256": dealt}
+            own = {**record, "seed": seed, "train_labels_sha256": _sha256_of(bags.labels)}
             results = {seed: _train_seed(place, own, bags, data, resume, on_start, text)}
             run = replace(run, by_seed={**run.by_seed, **results})
             write_json(place / "metrics.json", replace(run, by_seed=results).as_json())
     write_json(folder / "metrics.json", run.as_json())
     return run
+
+
+def _sha256_of(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _glances(
+    videos: Sequence[Video], labels: Mapping[str, int], path: Path
+) -> dict[str, tuple[int, ...]]:
+    """Clicked frames of the abnormal videos of ``labels``; ManifestError when there are none."""
+    found = {v.video_id: v.glances for v in videos if v.glances and labels.get(v.video_id) == 1}
+    if not found:
+        raise ManifestError(
+            f"{path}: column 'glances': no abnormal training video has any: write it by vadprep gt "
+            f"glances, or leave out the setting glance"
+        )
+    return found
 
 
 def check_device(name: str) -> None:
