@@ -28,6 +28,7 @@ from vadprep.heads.pel4vad import PEL4VADConfig
 from vadprep.heads.rtfm import RTFMConfig
 from vadprep.heads.sultani import SultaniConfig
 from vadprep.heads.urdmu import URDMUConfig
+from vadprep.heads.vadclip import VadCLIPConfig
 from vadprep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 SMALL = {
@@ -38,6 +39,7 @@ SMALL = {
     "ddl": DDLConfig(width=8, heads=2, hidden=16, embedding=8, kernel=3),
     "urdmu": URDMUConfig(width=16, heads=2, head_width=8, patterns=20, hidden=8),
     "pel4vad": PEL4VADConfig(width=8, hidden=16, embedding=8, norm="time"),
+    "vadclip": VadCLIPConfig(hidden=8, length=32, window=4),
 }
 """The network where padding is masked, and narrow."""
 
@@ -49,6 +51,7 @@ WITHOUT_REGULARISERS = {
     "ddl": {"lambda_da": 0.0, "learning_rate": 2e-2},
     "urdmu": {"magnitude_weight": 0.0, "kl_weight": 0.0, "learning_rate": 1e-2},
     "pel4vad": {"learning_rate": 1e-2},
+    "vadclip": {"text_weight": 0.0, "learning_rate": 2e-2},
 }
 """Without the terms that pull away from separation, and learning fast."""
 
@@ -189,6 +192,7 @@ PUBLISHED = {
     "ddl": ({}, "mil", 100),
     "urdmu": ({"width": 32, "head_width": 8, "learning_rate": 1e-2}, "classification", 100),
     "pel4vad": ({}, "mil", 100),
+    "vadclip": ({"hidden": 32, "learning_rate": 3e-3}, "alignment", 100),
 }
 """What six features need changed in the published settings, the term of the labels, and steps.
 RTFM's branches are a quarter of the features, which would be one channel. AR-Net's rate is for
@@ -205,7 +209,10 @@ def test_two_separable_bags_are_learnt_under_all_published_regularisers(name):
     assert terms_after(head, name, num_steps)[term] < 0.05
 
 
-NARROW = {"urdmu": {"width": 16, "head_width": 4, "batch_size": 16}}
+NARROW = {
+    "urdmu": {"width": 16, "head_width": 4, "batch_size": 16},
+    "vadclip": {"hidden": 16, "batch_size": 16},
+}
 """Where the published network takes seconds for a step on a CPU."""
 
 

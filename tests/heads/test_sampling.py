@@ -84,6 +84,16 @@ def test_segments_are_means_of_their_rows(name, num_snippets):
     assert found.flatten().tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("num_snippets", LENGTHS)
+def test_means_are_those_of_parts_only_of_a_longer_video(num_snippets):
+    snippets = torch.randn(num_snippets, 2, 3)
+    bag = sampler("means-32").take(snippets, 0, np.random.default_rng(0))
+    expected = snippets
+    if num_snippets > 32:
+        expected = sampler("segments-32").take(snippets, 0, np.random.default_rng(0))
+    torch.testing.assert_close(bag, expected, rtol=0, atol=0)
+
+
 def test_the_last_snippet_is_never_in_a_matlab_mean():
     snippets = torch.zeros(100, 1)
     snippets[-1] = 1
@@ -180,5 +190,5 @@ def test_blocks_reach_every_row_of_a_block():
     "name", ["segments", "uniform-0", "jitter-300-matlab", "every-3", "uniform--1", "UNIFORM-3"]
 )
 def test_names_that_are_none_list_the_rules(name):
-    with pytest.raises(ValueError, match="allowed are segments-32, segments-32-matlab, uniform"):
+    with pytest.raises(ValueError, match="allowed are segments-32, segments-32-matlab, means"):
         sampler(name)

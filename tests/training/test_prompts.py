@@ -55,7 +55,7 @@ def test_a_run_with_prompts_has_their_loss_and_hash_and_scores_without_the_file(
     assert not caplog.messages
     alone = train(*categorised(), CONFIG, tmp_path / "alone")
     assert alone.settings.startswith("xd, MIL part alone, ")
-    told = "pel4vad without prompt embeddings (--prompts): only its MIL part is trained"
+    told = "pel4vad is trained without prompt embeddings (--prompts): MIL part alone"
     assert caplog.messages.count(told) == 1
 
 

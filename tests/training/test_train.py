@@ -612,6 +612,7 @@ TERMS = {
     "ddl": ("mil", "dr", "da"),
     "urdmu": ("classification", "memory", "triplet", "kl", "magnitude"),
     "pel4vad": ("mil",),
+    "vadclip": ("classification", "alignment", "texts"),
 }
 
 

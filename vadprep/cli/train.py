@@ -53,14 +53,16 @@ from vadprep.evaluation.scores import (
     seed_folders,
 )
 
-HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl", "urdmu", "pel4vad")
+HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl", "urdmu", "pel4vad", "vadclip")
 """As in ``heads.HEADS``, which needs torch."""
 SCHEDULE = click.Choice(["published", "small"])
 """As in ``heads.SCHEDULES``."""
 SCHEDULE_HELP = "small: 100 steps on balanced batches, for tens of videos."
 SET_HELP = "A setting of the head that replaces the published one. Repeatable."
 VALIDATION_HELP = "Share of the training videos by which an epoch is chosen. Default: 0, none."
-PROMPTS_HELP = "Prompt embeddings for pel4vad: .npz, an array for normal and each category."
+PROMPTS_HELP = (
+    "Prompt embeddings for pel4vad, vadclip: .npz, an array for normal and each category."
+)
 SMOOTHING_HELP = "Also the metrics of smoothed scores: slide-7, fixed-8. Default: none."
 CONTROL_HELP = "Train on shuffled labels. The AUC must be about 0.5 in the mean over many seeds."
 COVERAGE = click.Choice(["cut", "hold"])

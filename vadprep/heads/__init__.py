@@ -15,6 +15,7 @@ from vadprep.heads.pel4vad import PEL4VAD, PEL4VADConfig
 from vadprep.heads.rtfm import RTFM, RTFMConfig
 from vadprep.heads.sultani import Sultani, SultaniConfig
 from vadprep.heads.urdmu import URDMU, URDMUConfig
+from vadprep.heads.vadclip import VadCLIP, VadCLIPConfig
 
 __all__ = ["HEADS", "SCHEDULES", "Changes", "Head", "HeadConfig", "head_kind"]
 
@@ -36,6 +37,8 @@ class HeadKind:
     """It tells the categories of the abnormal training videos apart."""
     small: Mapping[str, Any] = field(default_factory=dict)
     """What the small schedule changes of this head beside ``SMALL``."""
+    without_prompts: str = ""
+    """What is trained without a file of prompts, of heads that take one."""
 
     def network(self, dim: int, config: HeadConfig, classes: Sequence[str] = ()) -> Head:
         """A new head; ``classes`` are left out by heads that do not tell any apart."""
@@ -107,6 +110,20 @@ PEL4VAD_PUBLISHED = {
         window=5, gamma=0.08, bias=0.1, norm="time", temperature=0.2, lambda_prompt=9.0, seed=0
     ),
 }
+VADCLIP_PUBLISHED = {
+    "ucf": VadCLIPConfig(),
+    "xd": VadCLIPConfig(
+        batch_size=96,
+        batches="shuffled",
+        learning_rate=1e-5,
+        drops="3,6,10",
+        branch="alignment",
+        layers=1,
+        window=64,
+        text_weight=1e-4,
+    ),
+}
+VADCLIP_SMALL = {"drops": "", "weight_decay": 0.0, "learning_rate": 3e-4}
 
 HEADS = {
     "sultani": HeadKind(Sultani, SultaniConfig, {"ucf": SultaniConfig()}),
@@ -118,7 +135,17 @@ HEADS = {
     "ddl": HeadKind(DDL, DDLConfig, {"xd": DDLConfig(), "ucf": DDL_UCF}),
     "urdmu": HeadKind(URDMU, URDMUConfig, URDMU_PUBLISHED, small=URDMU_SMALL),
     # Settings of XD for other data sets, as for ddl, by the same authors.
-    "pel4vad": HeadKind(PEL4VAD, PEL4VADConfig, PEL4VAD_PUBLISHED),
+    "pel4vad": HeadKind(
+        PEL4VAD, PEL4VADConfig, PEL4VAD_PUBLISHED, without_prompts="MIL part alone"
+    ),
+    "vadclip": HeadKind(
+        VadCLIP,
+        VadCLIPConfig,
+        VADCLIP_PUBLISHED,
+        with_classes=True,
+        small=VADCLIP_SMALL,
+        without_prompts="class embeddings learnt from random numbers",
+    ),
 }
 """Every head by name, with the settings of its paper in the form of the official code."""
 

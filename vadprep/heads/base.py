@@ -42,8 +42,8 @@ class HeadConfig:
     crops: Literal["sample", "axis"] = "sample"
     """``sample``: every crop of a video is an item. ``axis``: a video is one item with all its
     crops, whose scores are averaged before the loss. Scoring averages over crops in both."""
-    optimizer: Literal["adam", "adagrad"] = "adam"
-    """``adagrad`` has the epsilon of Keras."""
+    optimizer: Literal["adam", "adagrad", "adamw"] = "adam"
+    """``adagrad`` has the epsilon of Keras, ``adamw`` a weight decay of its own."""
     learning_rate: float = 5e-4
     """In the first epoch, see ``learning_rate_at``."""
     weight_decay: float = 0.0
@@ -258,6 +258,8 @@ class Head(nn.Module):
         rate, decay = self.config.learning_rate, self.config.weight_decay
         if self.config.optimizer == "adagrad":  # epsilon as in Keras, whose code this reproduces
             return torch.optim.Adagrad(self.parameters(), rate, weight_decay=decay, eps=1e-8)
+        if self.config.optimizer == "adamw":
+            return torch.optim.AdamW(self.parameters(), rate, weight_decay=decay)
         return torch.optim.Adam(self.parameters(), rate, weight_decay=decay)
 
 

@@ -2,6 +2,7 @@
 
     segments-32         means of 32 equal parts (RTFM, DeepMIL and most others)
     segments-32-matlab  the same with the rounding of Sultani's MATLAB script
+    means-256           means of 256 equal parts of a longer video, else all rows (VadCLIP)
     uniform-200         200 evenly spread rows (XDVioDet, DDL, PEL4VAD)
     jitter-300          AR-Net's two rules: spread at random when abnormal, a window when normal
     blocks-3            a random row of each block of 3, twice: CSL-TAL's two views
@@ -67,13 +68,13 @@ class Sampler:
         return np.searchsorted(taken, rows, side="right").astype(np.int64) - 1
 
 
-RULES = ("segments-32", "segments-32-matlab", "uniform-200", "jitter-300", "blocks-3")
+RULES = ("segments-32", "segments-32-matlab", "means-256", "uniform-200", "jitter-300", "blocks-3")
 """Names of samplers; each takes other numbers as well."""
 
 
 def sampler(name: str) -> Sampler:
     """The sampler called ``name``; raises SettingError that lists the rules."""
-    found = re.fullmatch(r"(segments|uniform|jitter|blocks)-([1-9]\d{0,5})(-matlab)?", name)
+    found = re.fullmatch(r"(segments|means|uniform|jitter|blocks)-([1-9]\d{0,5})(-matlab)?", name)
     if not found or (found[3] and found[1] != "segments"):
         raise SettingError(
             f"sampling = {name!r}: allowed are {', '.join(RULES)}, also with other numbers"
@@ -83,6 +84,8 @@ def sampler(name: str) -> Sampler:
     if found[1] == "segments":
         edges = matlab_edges if found[3] else segment_edges
         return Sampler(edges=partial(edges, segments=n), most=n)
+    if found[1] == "means":
+        return Sampler(edges=lambda length: segment_edges(length, min(length, n)), most=n)
     if found[1] == "uniform":
         return Sampler(lambda length, *_: uniform_rows(length, n), most=n)
     if found[1] == "jitter":

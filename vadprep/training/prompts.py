@@ -1,4 +1,4 @@
-"""Prompt embeddings of classes, from a file: what ``pel4vad`` is trained with beside labels."""
+"""Prompt embeddings of classes, from a file: ``pel4vad`` and ``vadclip`` are trained with them."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def with_prompts(
             raise SettingError("prompts: is the hash of a file: name the file by --prompts")
         return config, None
     if not hasattr(config, "prompts"):
-        raise SettingError(f"--prompts {path}: {head} takes none: they are for pel4vad")
+        raise SettingError(f"--prompts {path}: {head} takes none: they are for pel4vad and vadclip")
     found = read_prompts(path, config.hidden)  # type: ignore[attr-defined]
     return replace(config, prompts=found.sha256), found  # type: ignore[call-arg]

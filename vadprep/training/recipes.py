@@ -45,6 +45,10 @@ RECIPES = (
      "no figure; lengths do not match the ground truth with features of one's own"),
     ("pel4vad", "shanghaitech", "I3D RGB, 10 crops", "0.9800 with prompts, 0.9814 smoothed",
      "no report"),
+    ("vadclip", "ucf", "CLIP ViT-B/16, 10 crops", "0.8802 with prompts",
+     "0.87, 0.83, 0.79, 0.50; 0.81 with ViT-B/32; 0.57, then 0.87 with another seed (a port)"),
+    ("vadclip", "xd", "CLIP ViT-B/16, 10 crops", "0.8451 with prompts", "no report"),
+    ("vadclip", "shanghaitech", "CLIP ViT-B/16", "0.9749 (a public list)", "no report"),
 )
 # fmt: on
 """Head, data set and options of ``vadprep train``, features, what was published (a fraction of 1;

@@ -41,6 +41,7 @@ from vadprep.evaluation.smoothing import parse_smoothing
 from vadprep.features import Features, open_features, streams_of
 from vadprep.heads import Changes, head_kind
 from vadprep.heads.pel4vad import PEL4VAD
+from vadprep.heads.vadclip import VadCLIP
 from vadprep.training.bags import TrainingBags, shuffled_labels
 from vadprep.training.checkpoint import Checkpoint, spec_records
 from vadprep.training.loop import RESUME, STEPS, train_epochs
@@ -95,8 +96,8 @@ def train(
             by, the same for every seed.
         snapshots: how often at most test and held-out videos are scored during a training.
         control: train on labels dealt to other videos: frame AUC is about 0.5 over many seeds.
-        prompts: a .npz file of prompt embeddings for ``pel4vad``, with an array for ``normal``
-            and for each category of the abnormal training videos.
+        prompts: a .npz file of prompt embeddings for ``pel4vad`` and ``vadclip``, with an array
+            for ``normal`` and for each category of the abnormal training videos.
         coverage: what frames after the last span score: ``cut`` or ``hold``.
         smoothing: a rule such as ``slide-7`` (``evaluation.smoothing``): metrics.json has the
             metrics of smoothed scores, too; all choices are made by those of the scores themselves.
@@ -118,11 +119,10 @@ def train(
     config, embeddings = with_prompts(head, config, prompts)
     if hasattr(config, "prompts"):  # results say which part was trained
         first, *others = chosen.split(", ")
-        chosen = ", ".join([first, "with prompts" if embeddings else "MIL part alone", *others])
+        without = head_kind(head).without_prompts
+        chosen = ", ".join([first, "with prompts" if embeddings else without, *others])
         if not embeddings:
-            _LOG.warning(
-                "%s without prompt embeddings (--prompts): only its MIL part is trained", head
-            )
+            _LOG.warning("%s is trained without prompt embeddings (--prompts): %s", head, without)
     seeds = seeds or (config.seed,)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
@@ -323,7 +323,7 @@ def _train_seed(
         except RuntimeError as error:  # torch has no other for a lack of memory on a CPU
             reason = f"cannot be built on {device}: {str(error).splitlines()[0]}"
             raise TrainingError(f"{name} with settings {record['settings']} {reason}") from error
-        if prompts is not None and isinstance(head, PEL4VAD):
+        if prompts is not None and isinstance(head, PEL4VAD | VadCLIP):
             head.set_prompts(prompts)
         if bags.config.standardize:
             head.fit_standardization(*bags.statistics())
