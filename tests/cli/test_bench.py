@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.commands import run, without_network
+from support.standin import StandIn, standin_flow
 from support.videos import write_video
 
 from vadprep.backbones import engine_of
-from vadprep.cli.bench import extraction, train as bench_train
+from vadprep.cli.bench import extraction, overheads, train as bench_train
 from vadprep.cli.bench.backbone import bench_backbone
 from vadprep.cli.bench.extraction import bench_workers
 from vadprep.extraction.extractor import fixed_threads
@@ -52,6 +53,19 @@ def test_the_ratio_is_that_of_the_clips_a_second(
         ["2.00", "1.00"],
         ["4.00", "2.00"],
     ]
+
+
+def test_networks_and_flow_are_measured_inside_an_extraction_and_alone(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", 40)
+    with without_network() as patch:
+        patch.setattr(overheads, "Backbone", lambda *settings: StandIn())
+        patch.setattr(overheads, "tvl1_method", lambda text: standin_flow)
+        found = overheads.bench_overheads(tmp_path, ["rgb", "flow"], repeat=1)
+        patch.setattr(overheads, "IMPORTS", "pass")
+        names = [name for name, seconds in overheads.bench_start(["rgb"]) if seconds >= 0]
+    assert found.clips == 2 and found.share > 0
+    assert 0 < found.network < found.whole and 0 < found.flow < found.whole
+    assert names == ["imports", "settings and weights", "networks, and the first batch of each"]
 
 
 @pytest.mark.slow

@@ -86,6 +86,27 @@ def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -
         click.echo("measured on this machine's CPU; to know the ratio of GPUs, measure there")
 
 
+@bench.command("extract", example="vadprep bench extract clips/")
+@click.argument("clips", type=FOLDER)
+@option("--streams", default="rgb", help="Streams to extract together.")
+@option("--repeat", type=COUNT, default=2, help="Times.")
+def extract(clips: Path, streams: str, repeat: int) -> None:
+    """Extraction on one core against its networks and TV-L1 alone."""
+    from vadprep.cli.bench.overheads import bench_overheads, bench_start
+
+    names = streams.split(",")
+    rows: list[Cells] = [("before the first video", "s of a processor")]
+    rows += [(what, f"{seconds:.2f}") for what, seconds in bench_start(names)]
+    show(rows)
+    found = bench_overheads(clips, names, repeat)
+    title = f"{streams}, {found.clips} clips"
+    parts = ("whole", found.whole), ("networks alone", found.network), ("TV-L1", found.flow)
+    rows = [(title, "s of a processor", "a clip")]
+    rows += [(what, f"{s:.2f}", f"{s / found.clips:.4f}") for what, s in parts]
+    show(rows)
+    click.echo(f"speed as a share of networks and TV-L1 alone: {found.share:.3f}")
+
+
 @bench.command("backbone", example="vadprep bench backbone --graph s3d")
 @option("--graph", default="inception_i3d", help="Network, or all.")
 @option("--device", default="cpu", help="cpu or cuda.")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from vadprep.data import load_dataset
 from vadprep.heads import HEADS, Head, HeadConfig
@@ -209,9 +209,10 @@ def plain_batches(
         size, parts = size // 2, [[each for each in items if each[1] == label] for label in (1, 0)]
 
     def passes(part: Sequence[tuple[Path, int]]) -> Iterator[list[Any]]:
-        data = NpyItems(part, config)
+        data, is_few = NpyItems(part, config), len(part) < size
+        order = RandomSampler(data, replacement=is_few, num_samples=size if is_few else None)
         while True:
-            yield from DataLoader(data, min(size, len(part)), shuffle=True, collate_fn=list)
+            yield from DataLoader(data, size, sampler=order, drop_last=True, collate_fn=list)
 
     for found in zip(*map(passes, parts), strict=True):
         drawn = [each for part in found for each in part]
@@ -231,6 +232,5 @@ def _score_plainly(head: Head, videos: Videos, folder: Path) -> None:
         for video_id in videos:
             files = sorted(folder.glob(f"{video_id}__{head.config.crops}*.npy"))
             snippets = np.concatenate([np.load(each) for each in files], axis=1)
-            inputs = torch.from_numpy(snippets).to(place).transpose(0, 1)[None]
-            mask = torch.ones(1, inputs.shape[2], dtype=torch.bool, device=place)
-            head(inputs, mask).scores.cpu().numpy()
+            inputs = torch.from_numpy(snippets).to(place).transpose(0, 1)
+            head.of_videos([inputs])[0].scores.cpu().numpy()
