@@ -35,6 +35,9 @@ class GpuForm(nn.Module):
         super().__init__()
         frames, height, width, channels = shape
         self.network = fold_batch_norm(network, (1, channels, frames, height, width)).to(dtype)
+        for module in self.network.modules():  # the last pool, whose sums 16 bits hold badly
+            if isinstance(module, nn.AvgPool3d | nn.AdaptiveAvgPool3d):
+                module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         for weight in self.network.parameters():
             if weight.ndim == 5:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)

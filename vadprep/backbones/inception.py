@@ -121,7 +121,7 @@ class InceptionI3D(nn.Module):
     def _pooled(self, x: Tensor) -> Tensor:
         for layer in self.trunk().values():
             x = layer(x)
-        return F.avg_pool3d(x, (2, 7, 7), stride=1)
+        return F.avg_pool3d(x.float(), (2, 7, 7), stride=1)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features [batch, 1024] of clips [batch, channel, T >= 9, 224, 224].

@@ -184,7 +184,7 @@ def networks(bench: Bench) -> Iterator[Row]:
             backbone = Backbone(weights("random:0", graph), bench.device, precision)
             peak = 1e12 * bench.known.get(f"peak {precision}", 0)
             for batch in bench.sizes.batches:
-                name = f"{graph} {precision} batch {batch}"
+                name = f"{graph} {precision} x {batch}"
                 views = random_views(graph, batch, bench.device)
                 try:
                     rate = batch * per_second(
@@ -199,13 +199,13 @@ def networks(bench: Bench) -> Iterator[Row]:
                 yield Row(name, rate, "clips/s", share)
             del backbone
     if left_out:
-        yield Row("networks", None, note=f"{left_out} forms left out, for lack of time")
+        yield Row("networks", None, note=f"{left_out} forms left out: no time")
 
 
 def compiling(bench: Bench) -> Iterator[Row]:
     """What torch.compile would gain, over the form that vadprep runs."""
     graph, precision = bench.sizes.graphs[0], usable_precisions(bench)[-1]
-    name = f"torch.compile, {graph} {precision}"
+    name = f"torch.compile, {graph}"
     if not bench.sizes.compiled:
         yield Row(name, None, note="not measured on this device")
         return
@@ -227,7 +227,7 @@ def compiling(bench: Bench) -> Iterator[Row]:
         with torch.inference_mode():
             run = partial(each, views)
             rates.append(per_second(run, bench.sizes.seconds, bench.device))
-    yield Row(name, rates[1] / rates[0], "times ours", f"batch {batch}")
+    yield Row(name, rates[1] / rates[0], "x ours", f"{precision} x {batch}")
 
 
 def scene(height: int, width: int, count: int) -> NDArray[np.uint8]:
@@ -292,8 +292,9 @@ def decoding(bench: Bench) -> Iterator[Row]:
         try:
             require_nvdec(bench.device)
             cases += [(big, "1280x720", "nvdec", count) for count in (1, 4)]
-        except SettingError as error:
-            yield Row("decoding by nvdec", None, note=str(error).partition(":")[0])
+        except SettingError:
+            why = "no CUDA device" if bench.device == "cpu" else "torchcodec does not load"
+            yield Row("decoding by nvdec", None, note=why)
         for path, size, decoder, count in cases:
             if not bench.is_late():
                 rate = decoded_per_second(path, decoder, count)
@@ -340,7 +341,7 @@ def videos_for(seconds: float, streams: str, crops: int, bench: Bench) -> int:
     at; the rest is for the start."""
     rates = [
         rate for what, rate in bench.known.items()
-        if what.startswith("inception_i3d ") and what.endswith(f"batch {max(bench.sizes.batches)}")
+        if what.startswith("inception_i3d ") and what.endswith(f" x {max(bench.sizes.batches)}")
     ]  # fmt: skip
     height, width = bench.sizes.flow
     cost = crops / min(rates, default=1.0)
@@ -384,9 +385,12 @@ def training(bench: Bench) -> Iterator[Row]:
 def gpu_tests(bench: Bench) -> Iterator[Row]:
     """The tests that are marked ``gpu``."""
     if not bench.sizes.tests.is_dir():
-        yield Row("tests of the GPU", None, note="run from a checkout of the sources")
+        yield Row("tests of the GPU", None, note="run it from a checkout")
         return
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", str(bench.sizes.tests)]
+    files = [
+        each for each in bench.sizes.tests.rglob("test_*.py") if "mark.gpu" in each.read_text()
+    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", *map(str, files)]
     seconds = max(1.0, bench.deadline - time.monotonic())
     where = bench.sizes.tests.parent
     try:
@@ -402,5 +406,6 @@ def gpu_tests(bench: Bench) -> Iterator[Row]:
     note = ", ".join(f"{n} {what}" for what, n in counts.items() if what != "passed")
     for line in lines:
         if line.startswith(("FAILED ", "ERROR ")):
-            yield Row(line.split(" - ")[0][:70], None, note="failed")
+            name = line.split(" - ")[0].rpartition("::")[2]
+            yield Row("failed test", None, note=name.replace("_", " "))
     yield Row("tests of the GPU", counts.get("passed", 0), "passed", note)
