@@ -20,6 +20,7 @@ import torch
 
 import vadprep
 from vadprep.backbones import GRAPHS
+from vadprep.backbones.engine import engine_of
 from vadprep.cli.bench.gpu_parts import (
     Bench,
     Part,
@@ -50,21 +51,21 @@ ON_GPU = Sizes(
     seconds=0.5, side=8192, copied=1 << 30, graphs=tuple(GRAPHS),
     precisions=("tf32", "bf16", "fp32", "fp16"), batches=(32, 8, 1), compiled="inductor",
     flow=(256, 340), pairs=192, frames=1600, processes=(1, 2, 4, 8, 16), videos=32, crops=(1, 10),
-    streams=("rgb", "rgb,flow"), heads=tuple(HEADS), features=400, steps=10, tests=TESTS,
+    streams=("rgb", "rgb,flow"), heads=tuple(HEADS), features=100, steps=5, tests=TESTS,
 )  # fmt: skip
 
 ON_CPU = Sizes(
     seconds=0.1, side=1024, copied=1 << 26, graphs=("inception_i3d", "r3d_18"),
     precisions=("fp32",), batches=(1,), compiled="", flow=(96, 128), pairs=4, frames=64,
     processes=(1, 2), videos=1, crops=(1, 10), streams=("rgb", "rgb,flow"), heads=tuple(HEADS),
-    features=40, steps=1, tests=TESTS,
+    features=20, steps=1, tests=TESTS,
 )  # fmt: skip
 """For a try on a machine without a GPU."""
 
 
 def card(device: str) -> dict[str, Any]:
     """What the measurements were made with: the card, its driver, versions."""
-    found: dict[str, Any] = dict(provenance(device))
+    found: dict[str, Any] = dict(provenance(device, engine_of(device)))
     found |= {"cores": os.cpu_count(), "CUDA": torch.version.cuda or "none"}
     found["cuDNN"] = torch.backends.cudnn.version()
     smi = shutil.which("nvidia-smi")
