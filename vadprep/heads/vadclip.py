@@ -228,7 +228,7 @@ class VadCLIP(Head):
 
     def encode(self, x: Tensor, mask: Tensor) -> Tensor:
         """Snippets with their context: float [M, L, H] from float [M, L, dim] and bool [M, L]."""
-        x = self.project(x) + self.positions
+        x = self.project(x) + self.positions[: x.shape[1]]
         for block in self.blocks:
             x = block(x, mask)
         parts = []
@@ -257,7 +257,8 @@ class VadCLIP(Head):
 
     def respond(self, rows: Tensor, valid: Tensor) -> VadCLIPOutput:
         """Both branches; pieces of ``length`` snippets are seen on their own."""
-        length, count = self.config.length, rows.shape[1]
+        count, window = rows.shape[1], self.config.window
+        length = min(self.config.length, count + -count % window)  # no more padding than is needed
         more = -count % length
         x = functional.pad(rows, (0, 0, 0, more)).unflatten(1, (-1, length)).flatten(0, 1)
         mask = functional.pad(valid, (0, more)).unflatten(1, (-1, length)).flatten(0, 1)
