@@ -59,6 +59,7 @@ def error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
+@pytest.mark.slow
 def test_clips_of_32_frames_have_the_mean_of_the_windows_of_two(weights, views):
     """As the readable network has it; at 16 frames there is one window."""
     longer = torch.cat([views[:1], views[1:].flip(1)], dim=1)

@@ -267,6 +267,7 @@ def untimed(path: Path) -> list[Row]:
     return [row._replace(time=0) for row in read_rows(path).values()]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_killed_anywhere_the_same_command_goes_on(tmp_path):
     write_folder(tmp_path / "a" / "rgb", [*VIDEOS[:4], BAD], shard_size=1)

@@ -550,12 +550,12 @@ def test_the_reason_names_cause_and_remedy(tmp_path: Path, name: str, sound_mp4:
     assert words in reason(tmp_path / name)
 
 
-def test_the_reason_names_encryption_and_formats_that_are_not_read(tmp_path: Path) -> None:
+def test_the_reason_names_encryption_and_images(tmp_path: Path) -> None:
     path = make(tmp_path / "a.ts", *X264)
     path.write_bytes(scrambled(path.read_bytes()))
     assert "it is encrypted: decrypt it, or export it" in reason(path)
     image = make(tmp_path / "a.png", frames=1)
-    assert "its format is not read (FFmpeg calls it png_pipe): convert it" in reason(image)
+    assert "it is an image: name the folder that holds the frames" in reason(image)
 
 
 def test_a_frame_of_h265_that_does_not_come_is_counted(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ by all that it depends on, so that a network is converted once a machine.
 from __future__ import annotations
 
 import hashlib
-import logging
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -22,9 +21,10 @@ from vadprep.backbones.graphs import build, graph_of, scaling_of, with_weights
 from vadprep.backbones.weights.load import Weights, state_sha256
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import OutputError, SpecError
+from vadprep.core.log import get_logger
 from vadprep.core.resources import cache_folder, installed_version
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 PRECISION_HINTS = {"fp32": "f32", "tf32": "f32", "bf16": "bf16"}
 DIGEST_BYTES = hashlib.sha256().digest_size

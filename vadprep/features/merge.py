@@ -5,7 +5,6 @@ Finished videos, done or failed, are copied as they are, and every checksum is c
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from vadprep.core.atomic import remove_stale
 from vadprep.core.errors import FeaturesError, SpecError
+from vadprep.core.log import get_logger
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, differences, require_shared
 from vadprep.core.untrusted import reading
@@ -22,7 +22,7 @@ from vadprep.features.remote import AnyPath
 from vadprep.features.shard import StoredVideo
 from vadprep.features.writer import StreamWriter
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 GO_ON = "the shards that are written stay, run the same command again"
 NAMED = 10

@@ -113,7 +113,7 @@ def extract(clips: Path, streams: str, repeat: int) -> None:
 @option("--device", default="cpu", help="cpu or cuda.")
 @option("--threads", type=COUNT, default=1, help="On a CPU.")
 def backbone(graph: str, device: str, threads: int) -> None:
-    """Seconds for a clip: the plain network against the engine that runs it, and the error."""
+    """Networks: plain PyTorch against the engine, speed and error."""
     from vadprep.backbones import has_cpu_bf16
     from vadprep.backbones.graphs import GRAPHS, graph_of
     from vadprep.cli.bench.backbone import bench_backbone
@@ -197,9 +197,14 @@ def train(heads: str, device: str, videos: int, steps: int) -> None:
 
 @bench.command("gpu", example="vadprep bench gpu")
 @option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", help="cpu: a try.")
-@option("--out", type=click.Path(path_type=Path, dir_okay=False), default="bench-gpu.json")
+@option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="bench-gpu.json",
+    help="JSON file of the figures.",
+)
 def gpu(device: str, out: Path) -> None:
-    """Everything that a GPU does, in less than 8 minutes, and a JSON file of it."""
+    """Everything that a GPU does, in less than 8 minutes."""
     from vadprep.cli.bench.gpu import bench_gpu, card
     from vadprep.training.run import check_device
 
