@@ -140,9 +140,13 @@ def with_weights(network: nn.Module, state: State) -> nn.Module:
     return network.eval()
 
 
-@cache
 def canonical_shapes(graph: str) -> Mapping[str, torch.Size]:
     """Canonical name -> shape of each tensor of weights for ``graph``: no counters, no indices."""
+    return _shapes(graph_of(graph))
+
+
+@cache
+def _shapes(graph: Graph) -> Mapping[str, torch.Size]:
     with torch.device("meta"):
-        state = graph_of(graph).build().state_dict()
+        state = graph.build().state_dict()
     return {name: tensor.shape for name, tensor in state.items() if tensor.is_floating_point()}
