@@ -351,6 +351,10 @@ def test_settings_that_make_no_sense_are_refused(change, message):
         ("rtfm", {"k": 33}, "k = 33: a bag of sampling 'segments-32' has 32 at most"),
         ("arnet", {"alpha": 0}, "alpha = 0: must be positive"),
         ("sultani", {"width": 0}, "width = 0: must be positive"),
+        ("pel4vad", {"temperature": 0.0}, "temperature = 0.0: must be positive"),
+        ("urdmu", {"glance_sigma": 0.0}, "glance_sigma = 0.0: must be positive"),
+        ("urdmu", {"layers": 10**9}, "layers = 1000000000: at most 100"),
+        ("vadclip", {"layers": 101}, "layers = 101: at most 100"),
         ("csltal", {"drop_epoch": -1}, "drop_epoch = -1: must be 0 or more"),
     ],
 )

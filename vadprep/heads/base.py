@@ -23,6 +23,13 @@ _TYPES: dict[object, tuple[str, tuple[type, ...]]] = {
 """What a value may be, in words and as types, by annotation; else it is a Literal."""
 
 
+POSITIVE = ("learning_rate", "temperature", "sigma", "glance_sigma")
+"""Settings that are no counts, of which 0 makes no sense: the others are weights."""
+
+MOST_LAYERS = 100
+"""Of a transformer. Each takes memory before a size is looked at, and a file may ask for any."""
+
+
 @dataclass(frozen=True)
 class HeadConfig:
     """What the training loop asks of any head; each head adds its own fields."""
@@ -78,8 +85,10 @@ class HeadConfig:
             if not 0 <= value < math.inf:
                 raise SettingError(f"{name} = {value!r}: must be 0 or more, and finite")
             is_count = hint in (int, int | None) and name != "seed"
-            if value == 0 and (is_count or name == "learning_rate"):
+            if value == 0 and (is_count or name in POSITIVE):
                 raise SettingError(f"{name} = {value!r}: must be positive")
+            if name == "layers" and value > MOST_LAYERS:
+                raise SettingError(f"layers = {value}: at most {MOST_LAYERS}")
             if "dropout" in name and value >= 1:
                 raise SettingError(f"{name} = {value!r}: a share, 0 or more and below 1")
         sampler(self.sampling)

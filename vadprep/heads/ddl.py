@@ -78,8 +78,6 @@ class DDLConfig(HeadConfig):
         super().__post_init__()
         if self.width % self.heads:
             raise SettingError(f"width = {self.width}: must be a multiple of {self.heads} heads")
-        if self.sigma == 0:
-            raise SettingError(f"sigma = {self.sigma}: must be positive")
 
 
 class LocalAwareAttention(nn.Module):

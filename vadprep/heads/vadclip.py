@@ -91,8 +91,6 @@ class VadCLIPConfig(HeadConfig):
             raise SettingError(f"window = {self.window}: must divide length = {self.length}")
         if self.hidden % (2 * self.heads):
             raise SettingError(f"hidden = {self.hidden}: must be a multiple of 2 * {self.heads}")
-        if self.temperature == 0:
-            raise SettingError(f"temperature = {self.temperature}: must be positive")
         if not all(each.strip().isdecimal() for each in self.drops.split(",") if self.drops):
             raise SettingError(f"drops = {self.drops!r}: expected epochs such as 4,8, or nothing")
 
