@@ -23,8 +23,8 @@ def test_every_published_setting_has_its_result():
 
 
 def test_recipes_are_printed_as_commands():
-    output = run("recipes").output
-    assert "vadprep train arnet --dataset shanghaitech --streams concat  I3D RGB + flow" in output
+    output = " ".join(run("recipes").output.split())
+    assert "vadprep train arnet --dataset shanghaitech --streams concat I3D RGB + flow" in output
     assert "0.8072" in output and "on xd average precision (trapezoid unless step-wise" in output
 
 

@@ -55,11 +55,14 @@ class Sampler:
     def places(self, num_snippets: int, rows: Rows) -> Rows:
         """Where ``rows`` of a video of T snippets are in its bag: int64, one for each of them.
 
-        The part that holds a row, or the last row taken that is not after it. Raises SettingError
-        for a sampler that is random.
+        The part that holds a row, the middle one where several do (T < parts), or the last row
+        taken that is not after it. Raises SettingError for a sampler that is random.
         """
         if self.edges is not None:
-            return segment_of(num_snippets, self.edges(num_snippets))[rows]
+            edges = self.edges(num_snippets)
+            last = segment_of(num_snippets, edges)[rows]
+            first = np.minimum(np.searchsorted(edges[:-1], rows), last)
+            return (first + last) // 2
         if self.rows is None or self.is_random:
             raise SettingError(
                 "glances need sampling segments-N or uniform-N, which always shows them"
