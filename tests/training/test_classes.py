@@ -44,8 +44,8 @@ def test_bags_know_the_classes_of_abnormal_videos(classified):
     for video_id, row in zip(batch.video_ids, batch.classes.tolist(), strict=True):
         own = kinds[video_id].split("|")
         assert row == [float(name in own) for name in bags.classes]
-    (dealt,) = bags.relabelled(labels).batches(0, 0)
-    assert not dealt.classes.any() and dealt.classes.shape == batch.classes.shape
+    (dealt,) = bags.relabelled({each: 1 - label for each, label in labels.items()}).batches(0, 0)
+    assert dealt.classes.tolist() == [[1 - label] * 2 for label in batch.labels.tolist()]
 
 
 def test_a_run_keeps_classes_from_manifest_to_metrics(classified, tmp_path):
@@ -79,10 +79,24 @@ def test_prompts_of_classes_are_frozen_in_the_checkpoint(classified, tmp_path):
     assert report.settings.startswith("ucf, with prompts, ")
 
 
-@pytest.mark.parametrize("damage", [["fire"], "fire", ["fire", "fire"], [1, 2], None])
+@pytest.mark.parametrize(
+    "damage", [["fire"], "fire", ["fire", "fire"], [1, 2], ["fire", "\ud800"], None]
+)
 def test_a_checkpoint_with_other_classes_is_damaged(classified, tmp_path, damage):
     train(*classified, CONFIG, tmp_path)
     path = tmp_path / "checkpoint-last.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "classes": damage}))
     with pytest.raises(CheckpointError, match="checkpoint-last"):
         load_checkpoint(tmp_path)
+
+
+def test_a_run_goes_on_only_with_the_same_categories(classified, tmp_path):
+    features, manifest = classified
+    train(features, manifest, CONFIG, tmp_path)
+    train(features, manifest, CONFIG | dict(resume=True), tmp_path)
+    others = {"fire": "fire|theft", "fire|theft": "fire"}
+    videos = [replace(each, category=others.get(each.category, "")) for each in manifest.videos]
+    with pytest.raises(CheckpointError, match="categories_sha256: "):
+        train(
+            features, replace(manifest, videos=tuple(videos)), CONFIG | dict(resume=True), tmp_path
+        )

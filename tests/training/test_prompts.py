@@ -78,6 +78,10 @@ def test_prompts_are_for_heads_that_take_them_and_for_every_class(tmp_path):
         train(*categorised(), CONFIG | dict(prompts=missing), tmp_path / "r")
     with pytest.raises(SettingError, match="prompts: is the hash of a file"):
         train(*tiny_set(), CONFIG | dict(settings=SETTINGS | {"prompts": "a"}), tmp_path / "r")
+    for head in ("pel4vad", "vadclip"):  # tiny_set has no category
+        settings = SETTINGS if head == "pel4vad" else {"hidden": 8}
+        with pytest.raises(SettingError, match="p.npz: .* fill in the column 'category'"):
+            train(*tiny_set(), dict(head=head, settings=settings, prompts=path), tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
@@ -118,6 +122,7 @@ HOSTILE = {
     "other width": (saved(normal=np.ones(7)), r"array 'normal' is float64 \(7,\): expected 8"),
     "two axes": (saved(normal=np.ones((1, 8))), r"\(1, 8\): expected 8 finite"),
     "nan": (saved(normal=np.full(8, np.nan)), "expected 8 finite numbers"),
+    "beyond float32": (saved(normal=np.full(8, 1e300)), "finite numbers of float32"),
     "zeros": (saved(normal=np.zeros(8)), "not all 0"),
 }
 

@@ -27,7 +27,15 @@ from vadprep.core.untrusted import (
     read_regular,
 )
 from vadprep.data import Manifest, apply_splits, choose_manifest, split_path, video_intervals
-from vadprep.evaluation.metrics import Metrics, Truth, Values, VideoScores, compute_metrics, listed
+from vadprep.evaluation.metrics import (
+    SMOOTHED,
+    Metrics,
+    Truth,
+    Values,
+    VideoScores,
+    compute_metrics,
+    listed,
+)
 from vadprep.features import VideoFeatures
 
 LAST = "checkpoint-last"  # the checkpoint of the last step in a run folder
@@ -190,9 +198,16 @@ def evaluate(
         path = folder / "metrics.json"
         with malformed(path, CheckpointError):
             saved = read_json(path)["last"]
-            protocols = {**protocols_that_hold(saved, scores, truth), **metrics.protocols}
+            held = protocols_that_hold(saved, scores, truth)
+            if coverage != saved.get("coverage"):  # which smoothed scores are judged under, too
+                held = {name: held[name] for name in held if not name.startswith(SMOOTHED)}
+            protocols = {**held, **metrics.protocols}
             reason = "only known on the manifest of the training, see metrics.json of the run"
-            gone = {name: reason for name in saved.get("protocols", {}) if name not in protocols}
+            gone = {
+                name: "ask for it by --smoothing" if name.startswith(SMOOTHED) else reason
+                for name in saved.get("protocols", {})
+                if name not in protocols
+            }
         metrics = replace(metrics, protocols=protocols, reasons={**metrics.reasons, **gone})
     return metrics
 
@@ -357,13 +372,15 @@ def read_scores(path: Path) -> Scores:
 
 def class_names(stored: object, where: str) -> tuple[str, ...]:
     """Names of classes from JSON; None has none. Raises CheckpointError, which begins with
-    ``where``, unless they are different texts, at most ``MOST_CLASSES``."""
+    ``where``, unless they are different texts, at most ``MOST_CLASSES``, that UTF-8 can write."""
     if stored is None:
         return ()
     if not isinstance(stored, list) or not all(isinstance(each, str) for each in stored):
         raise CheckpointError(f"{where}: damaged: not a list of names")
     if not 0 < len(set(stored)) == len(stored) <= MOST_CLASSES:
         raise CheckpointError(f"{where}: damaged: {len(stored)} names, or one of them twice")
+    if odd := [each for each in stored if each != each.encode("utf-8", "replace").decode()]:
+        raise CheckpointError(f"{where}: damaged: {odd[0]!r} is no text")
     return tuple(stored)
 
 

@@ -176,10 +176,14 @@ class TrainingBags:
         return mean, (squares / count).sqrt()
 
     def relabelled(self, labels: Mapping[str, int]) -> TrainingBags:
-        """The same snippets under other labels, sharing memory; neither classes nor glances."""
+        """The same snippets under other labels, sharing memory, without glances.
+
+        An abnormal video is of every class: it is trained on, and its own class is told by none.
+        """
         other = copy(self)
         other._glances = None if self._glances is None else {}
-        other.labels, other._classes_of = dict(labels), {}
+        other.labels = dict(labels)
+        other._classes_of = {each: list(self.classes) for each in labels if labels[each] == 1}
         return other
 
     def of_label(self, label: int) -> list[int]:

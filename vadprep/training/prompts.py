@@ -29,8 +29,13 @@ class Prompts:
     def of(self, classes: Sequence[str]) -> torch.Tensor:
         """Rows of normal and of each class: float32 [1 + K, H].
 
-        Raises SettingError that names file and class when one is missing.
+        Raises SettingError that names file and class when one is missing, or without any class.
         """
+        if not classes:
+            raise SettingError(
+                f"{self.path}: prompts are of categories, and no abnormal training video has one: "
+                f"fill in the column 'category' of the manifest, or leave out --prompts"
+            )
         lower = {name.lower(): row for name, row in self.by_name.items()}
         rows = []
         for name in (NORMAL, *classes):
@@ -54,13 +59,16 @@ def read_prompts(path: str | Path, width: int) -> Prompts:
         arrays, sha256 = read_npz(path, SettingError)
     except (FileNotFoundError, NotADirectoryError):
         raise SettingError(f"{path}: not there: name a .npz file of prompt embeddings") from None
+    rows = {}
     for name, array in arrays.items():
-        if array.shape != (width,) or not all_finite(array) or not array.any():
+        with np.errstate(over="ignore"):
+            row = array.astype(np.float32)
+        if row.shape != (width,) or not all_finite(row) or not row.any():
             raise SettingError(
                 f"{path}: array {name!r} is {array.dtype} {array.shape}: expected {width} finite "
-                f"numbers, not all 0"
+                f"numbers of float32, not all 0"
             )
-    rows = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+        rows[name] = torch.from_numpy(row)
     return Prompts(path, sha256, rows)
 
 

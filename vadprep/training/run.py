@@ -165,7 +165,7 @@ def train(
             **({"glances_sha256": _sha256_of(glances)} if uses_glances else {}),
             **({"smoothing": smoothing} if smoothing else {}),
             "dim": bags.dim,
-            **({"classes": list(bags.classes)} if with_classes else {}),
+            **(_classes_of(bags, kinds) if with_classes else {}),
             "num_train_videos": len(labels),
             "num_train_items": len(bags),
             "num_test_videos": len(truth),
@@ -191,6 +191,12 @@ def train(
 
 def _sha256_of(values: object) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _classes_of(bags: TrainingBags, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """What config.json says of the classes of the training videos."""
+    categories = {each: kinds[each] for each, label in bags.labels.items() if label == 1}
+    return {"classes": list(bags.classes), "categories_sha256": _sha256_of(categories)}
 
 
 def _glances(
