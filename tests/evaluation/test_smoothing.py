@@ -11,7 +11,7 @@ from support.training import train
 
 from vadprep.core.errors import SettingError
 from vadprep.evaluation import evaluate, read_scores
-from vadprep.evaluation.metrics import METRICS
+from vadprep.evaluation.metrics import METRICS, Truth, VideoScores, compute_metrics
 from vadprep.evaluation.smoothing import smoothed
 
 
@@ -64,6 +64,18 @@ def test_metrics_have_both_results_and_nothing_is_smoothed_unasked(tmp_path):
     expected = evaluate(by_hand, manifest=manifest).values
     assert other.protocols == {"smoothed fixed-2": expected}
     assert other.values == evaluate(tmp_path / "raw", manifest=manifest).values
+    held = evaluate(tmp_path / "both", manifest=manifest, coverage="hold")
+    assert not held.protocols and held.reasons["smoothed slide-3"] == "ask for it by --smoothing"
     with pytest.raises(SettingError, match="smoothing = 'mean'"):
         train(features, manifest, config | dict(smoothing="mean"), tmp_path / "odd")
     assert not (tmp_path / "odd").exists()
+
+
+def test_scores_of_classes_have_no_smoothed_metrics():
+    spans = np.arange(0, 64, 16)[:, None] + [0, 16]
+    rows = np.linspace(0.1, 0.9, 4)
+    video = VideoScores(rows, spans, 64, class_names=("fire",), classes=rows[:, None])
+    truth = {"a": Truth(((32, 64),), 1, "fire")}
+    found = compute_metrics({"a": video}, truth, smoothing="fixed-2")
+    assert found.values["temporal_map"] == 1
+    assert list(found.protocols["smoothed fixed-2"]) == list(METRICS)

@@ -245,9 +245,11 @@ def compute_metrics(
         found["video_ap"] = _pooled(average_precision, [(labels, values)], of="video")
     protocols = {}
     if smoothing:
-        smooth = {
-            video_id: replace(video, snippets=smoothed(video.snippets, smoothing))
-            for video_id, video in scores.items()
+        smooth = {  # without classes, whose scores are not smoothed
+            each: replace(
+                video, snippets=smoothed(video.snippets, smoothing), class_names=(), classes=None
+            )
+            for each, video in scores.items()
         }
         protocols[f"{SMOOTHED} {smoothing}"] = compute_metrics(smooth, truth, coverage).values
     return Metrics(
