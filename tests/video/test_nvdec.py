@@ -12,6 +12,8 @@ from support.videos import DISPLAY_MATRICES, read_numbers, rotate, write_video
 
 from vadprep.core.errors import DecodeError, SettingError
 from vadprep.core.presets import resolve
+from vadprep.extraction.extractor import make_extractor
+from vadprep.extraction.plan import ExtractionPlan, StreamPlan
 from vadprep.video import open_frames, require_nvdec
 from vadprep.video.decoders import nvdec
 from vadprep.video.decoders.nvdec import NvdecDecoder
@@ -49,6 +51,7 @@ def test_every_frame_comes_once_with_its_time(tmp_path: Path, height: int, notes
     ("fault", "words"),
     [
         ("fallback", r"the GPU does not decode it \(fallback\)"),
+        ("late fallback", r"the GPU does not decode it \(late fallback\)"),
         ("lost", "39 frames where 40 packets announce some"),
         ("broken", "cuvidDecodePicture failed$"),
         ("Could not load libtorchcodec\nmore", "Could not load libtorchcodec$"),
@@ -72,6 +75,7 @@ def test_turned_pictures_and_holes_in_the_times_are_refused(tmp_path: Path) -> N
     for path, words in (
         (turned, "does not turn pictures"),
         (write_video(tmp_path / "b.mkv", 40, ticks=ticks), "does not fill the holes"),
+        (write_video(tmp_path / "c.h264", 20, codec="libx264"), "raw stream has no time stamps"),
     ):
         with pytest.raises(DecodeError, match=words):
             NvdecDecoder(path)
@@ -92,6 +96,14 @@ def test_without_a_gpu_or_torchcodec_one_line_says_what_to_do(
     refused = run("extract", *options, "--set", "decoder=nvdec, pyav")
     assert "nvdec needs an NVIDIA GPU and --device cuda" in message(refused)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_node_without_torchcodec_refuses_the_run(torchcodec: pytest.MonkeyPatch) -> None:
+    spec = resolve("i3d", "cuda", ("random:0", "-"), {"decoder": "nvdec, pyav"}, "rgb")
+    plan = ExtractionPlan((StreamPlan(spec, "random:0"),), None, "cuda")
+    torchcodec.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(SettingError, match="pip install torchcodec"):
+        make_extractor(plan)
 
 
 def test_it_enters_the_identity_and_no_preset_has_it() -> None:

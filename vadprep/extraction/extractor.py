@@ -36,6 +36,7 @@ from vadprep.video import (
     expected_frames,
     length_note,
     open_frames,
+    require_nvdec,
 )
 
 UNSTATED_FPS = Fraction(25)
@@ -59,10 +60,12 @@ def make_extractor(plan: ExtractionPlan) -> Extractor:
     """The extractor of the streams.
 
     Raises SpecError when the weights, the engine or the saved flow found here are not those of the
-    plan, FeaturesError when there is no saved flow.
+    plan, FeaturesError when there is no saved flow, SettingError when nvdec cannot serve here.
     """
     if plan.engine:
         check_engine(plan.engine, plan.device)
+    if "nvdec" in plan.specs[0].decoder.split(", "):  # without it, another would serve unseen
+        require_nvdec(plan.device)
     branches = []
     for stream in plan.streams:
         spec, flow = stream.spec, None

@@ -78,9 +78,10 @@ class NvdecDecoder(Decoder):
             )
         except (ImportError, RuntimeError, ValueError) as error:
             raise self._refused(_first_line(error)) from None
-        if self._frames.cpu_fallback:
-            raise self._refused(f"the GPU does not decode it ({self._frames.cpu_fallback})")
-        if (count := len(self._frames)) != (announced := len(self._timeline.stamps)):
+        self._check_gpu()
+        if not (announced := len(self._timeline.stamps)):
+            raise self._refused("a raw stream has no time stamps")
+        if (count := len(self._frames)) != announced:
             raise self._refused(f"{count} frames where {announced} packets announce some")
         if self.header.height < LEAST_HEIGHT:
             note = f"nvdec brings nothing below {LEAST_HEIGHT} lines: decord is as fast there"
@@ -94,12 +95,18 @@ class NvdecDecoder(Decoder):
                 block = self._frames.get_frames_in_range(start, min(start + step, count))
             except RuntimeError as error:
                 raise self._refused(_first_line(error)) from None
+            self._check_gpu()  # the back end ffmpeg knows it only now
             pictures = block.data.cpu().numpy()
             if pictures.shape[1:] != shape:
                 raise self._refused(f"frames of {pictures.shape[2]}x{pictures.shape[1]}")
             for place, picture in enumerate(pictures, start):
                 yield picture, self._timeline.seconds(place)
         self.end_seconds = self._timeline.seconds(count - 1) + self._timeline.step
+
+    def _check_gpu(self) -> None:
+        """Raise DecodeError when torchcodec decodes on the CPU instead."""
+        if fallback := self._frames.cpu_fallback:
+            raise self._refused(f"the GPU does not decode it ({fallback})")
 
     def _refused(self, why: str) -> DecodeError:
         return DecodeError(f"{self.path}: nvdec: {why}", "damaged")

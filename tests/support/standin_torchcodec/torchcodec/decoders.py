@@ -26,7 +26,8 @@ class FrameBatch(NamedTuple):
 
 
 class VideoDecoder:
-    """``STANDIN_TORCHCODEC`` in the environment says what goes wrong: ``fallback``, or an error."""
+    """``STANDIN_TORCHCODEC`` in the environment says what goes wrong: ``fallback``, an error, or
+    ``late fallback``, which is known once a frame was decoded (the back end ffmpeg)."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class VideoDecoder:
         with av.open(source) as file:
             frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
         self._frames = frames[1:] if self.cpu_fallback == "lost" else frames
-        if self.cpu_fallback in ("lost", "broken"):
+        if self.cpu_fallback in ("lost", "broken", "late fallback"):
             self._error, self.cpu_fallback = self.cpu_fallback, ""
 
     def __len__(self) -> int:
@@ -54,4 +55,6 @@ class VideoDecoder:
     def get_frames_in_range(self, start: int, stop: int, step: int = 1) -> FrameBatch:
         if start and getattr(self, "_error", "") == "broken":
             raise RuntimeError("cuvidDecodePicture failed\nstack")
+        if getattr(self, "_error", "") == "late fallback":
+            self.cpu_fallback = "late fallback"
         return FrameBatch(OnDevice(np.stack(self._frames[start:stop:step])))
