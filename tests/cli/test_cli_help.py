@@ -215,6 +215,11 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     assert refused == "this needs the package ray: pip install 'vadprep[all]'"
 
 
+def test_a_group_alone_shows_its_help_and_no_error():
+    result = run("weights")
+    assert "\nCommands:\n" in result.output and "Error" not in result.output
+
+
 def test_an_unknown_command_is_refused():
     assert "No such command 'extrct'" in message(run("extrct"))
 

@@ -153,7 +153,10 @@ class Main(Group):
             click.echo(f"Error: {text}", err=True)
             ctx.exit(2)
         except click.UsageError as error:  # it may repeat an argument of any length
-            raise click.UsageError(error.format_message()[:MOST_SHOWN], error.ctx) from None
+            text = error.format_message()
+            if len(text) <= MOST_SHOWN:  # the help of a group is one, too, which prints itself
+                raise
+            raise click.UsageError(text[:MOST_SHOWN], error.ctx) from None
         except VadprepError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
