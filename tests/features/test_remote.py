@@ -187,6 +187,20 @@ def test_local_folders_do_without_fsspec(tmp_path):
     assert "fsspec" in done.stderr and "needs pip install 'vadprep[remote]'" in done.stderr
 
 
+def test_headers_that_fsspec_is_configured_with_are_sent(web, monkeypatch):
+    given: list[tuple[str | None, str | None]] = []
+
+    def look(handler, request: int) -> bool:
+        given.append((handler.headers.get("X-Key"), handler.headers.get("Accept-Encoding")))
+        return False
+
+    web.behave = look
+    settings = {"client_kwargs": {"headers": {"X-Key": "a", "Accept-Encoding": "gzip"}}}
+    monkeypatch.setitem(fsspec.config.conf, "http", settings)
+    assert len(open_features(f"{web.url}/xd")) == len(VIDEOS)
+    assert set(given) == {("a", "identity")}
+
+
 # ---------------------------------------------------------------- processes and threads
 
 

@@ -168,11 +168,10 @@ class RemotePath:
 
 def _bounds(protocol: str) -> dict[str, Any]:
     """Options of fsspec's file system for which a server is given up that hangs, drips or sends
-    without end; none for stores that answer by other means than aiohttp."""
+    without end; none for stores that answer by other means than aiohttp. What the user's
+    configuration of fsspec has for the same option, such as headers, is kept."""
     if protocol in ("s3", "s3a"):
-        from fsspec.config import conf
-
-        chosen = conf.get(protocol, {}).get("config_kwargs", {})
+        chosen = _configured("config_kwargs", "s3", "s3a")
         return {"config_kwargs": {**chosen, "http_session_cls": _s3_session()}}
     if protocol not in ("http", "https", "gs", "gcs"):
         return {}
@@ -180,9 +179,20 @@ def _bounds(protocol: str) -> dict[str, Any]:
 
     options = {"timeout": ClientTimeout(**TIME_LIMITS), "response_class": _bounded_response()}
     if protocol in ("gs", "gcs"):
-        return {"session_kwargs": options}
-    headers = {"Accept-Encoding": "identity"}
-    return {"client_kwargs": {**options, "headers": headers, "auto_decompress": False}}
+        return {"session_kwargs": {**_configured("session_kwargs", "gs", "gcs"), **options}}
+    chosen = _configured("client_kwargs", "http", "https")
+    headers = {**chosen.get("headers", {}), "Accept-Encoding": "identity"}
+    return {"client_kwargs": {**chosen, **options, "headers": headers, "auto_decompress": False}}
+
+
+def _configured(option: str, *protocols: str) -> dict[str, Any]:
+    """What the configuration of fsspec says of an option, which ours would replace."""
+    from fsspec.config import conf
+
+    found: dict[str, Any] = {}
+    for each in protocols:
+        found |= conf.get(each, {}).get(option) or {}
+    return found
 
 
 @lru_cache
