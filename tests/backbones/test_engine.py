@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 import threading
@@ -97,6 +98,25 @@ def test_other_weights_scaling_threads_and_batch_are_another_entry(
     plain = with_weights(build("tiny"), weights.state)
     with torch.inference_mode():
         assert error(found, plain(SCALINGS[scaling](views))) < 1e-5
+
+
+def test_another_version_of_what_defines_networks_is_another_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Backbone(weights_of(), "cpu", "fp32")(views_of())
+    there, known = engine.installed_version, {"pytorchvideo": "9.9"}
+    monkeypatch.setattr(engine, "installed_version", lambda name: known.get(name) or there(name))
+    Backbone(weights_of(), "cpu", "fp32")(views_of())
+    assert len(entries(tmp_path)) == 2
+
+
+def test_a_fifo_in_place_of_an_entry_does_not_block(tmp_path: Path) -> None:
+    first = Backbone(weights_of(), "cpu", "fp32")(views_of())
+    (entry,) = entries(tmp_path)
+    entry.unlink()
+    os.mkfifo(entry)
+    assert torch.equal(Backbone(weights_of(), "cpu", "fp32")(views_of()), first)
+    assert entry.is_file()
 
 
 def test_weights_without_a_hash_are_told_apart_by_their_tensors() -> None:

@@ -49,6 +49,14 @@ def test_one_core_gives_one_worker(prefix, environment):
     assert found.stdout == "1\n"
 
 
+def test_a_user_without_a_home_has_a_cache_folder_all_the_same(monkeypatch):
+    monkeypatch.delenv("VADPREP_CACHE", raising=False)
+    monkeypatch.setattr(resources.os.path, "expanduser", lambda path: path)  # uid without account
+    assert cache_folder() == Path("/.cache/vadprep")
+    monkeypatch.setenv("VADPREP_CACHE", "/elsewhere")
+    assert cache_folder() == Path("/elsewhere")
+
+
 def test_free_memory_is_bounded_by_the_control_group(monkeypatch, tmp_path):
     monkeypatch.setattr(resources, "CONTROL_GROUP", tmp_path)
     whole = free_memory()

@@ -23,6 +23,7 @@ from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import OutputError, SpecError
 from vadprep.core.log import get_logger
 from vadprep.core.resources import cache_folder, installed_version
+from vadprep.core.untrusted import open_regular
 
 logger = get_logger(__name__)
 
@@ -30,6 +31,9 @@ PRECISION_HINTS = {"fp32": "f32", "tf32": "f32", "bf16": "bf16"}
 DIGEST_BYTES = hashlib.sha256().digest_size
 FORM = "1"
 """Changes with the code that converts a network, and makes entries of the cache stale."""
+
+GRAPH_PACKAGES = ("vadprep", "torchvision", "pytorchvideo")
+"""Packages that define networks, besides torch."""
 
 MEMORY_ERRORS = (
     "out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED",
@@ -132,6 +136,7 @@ class OpenVinoForm:
         ]
         parts = (
             *(FORM, engine_of("cpu"), torch.__version__, processor, self._settings),
+            *map(installed_version, GRAPH_PACKAGES),
             *(self._weights.graph, self._sha256, self._scaling),
             *(tuple(views.shape), str(views.dtype)),
         )
@@ -177,8 +182,9 @@ def converted(network: nn.Module, views: Tensor) -> Any:
 def read_entry(path: Path) -> bytes | None:
     """Content of an entry of the cache; None where there is none, or it is damaged."""
     try:
-        content = path.read_bytes()
-    except OSError:
+        with open_regular(path, OutputError, most_bytes=None) as file:
+            content = file.read()
+    except (OSError, OutputError):
         return None
     blob = content[DIGEST_BYTES:]
     if content != digested(blob):

@@ -61,8 +61,13 @@ def installed_version(*names: str) -> str:
 
 
 def cache_folder() -> Path:
-    """``$VADPREP_CACHE``, else ``~/.cache/vadprep``: files that can be made or fetched again."""
-    return Path(os.environ.get("VADPREP_CACHE") or Path.home() / ".cache" / "vadprep")
+    """``$VADPREP_CACHE``, else ``~/.cache/vadprep``: files that can be made or fetched again.
+
+    A user without a home has ``/``, as in a container.
+    """
+    home = os.path.expanduser("~")
+    folder = Path("/" if home == "~" else home, ".cache", "vadprep")
+    return Path(os.environ.get("VADPREP_CACHE") or folder)
 
 
 INSTALLED_ONLY = "import sys; sys.path[:] = filter(None, sys.path); "
