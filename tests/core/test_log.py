@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import vadprep
+from vadprep.core.errors import MOST_SHOWN
 from vadprep.core.log import get_logger
 from vadprep.data import find_videos
 
@@ -35,6 +36,11 @@ def test_a_record_holds_no_control_and_no_credential() -> None:
     for text in handler.texts:
         assert text.isprintable() and "hunter2" not in text and "http://host/a" in text
     assert handler.texts[0].endswith(": 3 files")
+
+
+def test_a_record_of_any_length_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    get_logger("vadprep.somewhere").warning("%s", "x" * 10**6)
+    assert caplog.records[0].getMessage() == "x" * MOST_SHOWN
 
 
 def test_a_folder_of_a_hostile_name_is_named_plainly(

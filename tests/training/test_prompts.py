@@ -13,6 +13,7 @@ import pytest
 from support.tiny_features import tiny_set
 from support.training import train
 
+from vadprep.core import array_files
 from vadprep.core.errors import CheckpointError, SettingError
 from vadprep.training.checkpoint import load_checkpoint
 from vadprep.training.prompts import read_prompts
@@ -57,6 +58,15 @@ def test_a_run_with_prompts_has_their_loss_and_hash_and_scores_without_the_file(
     assert alone.settings.startswith("xd, MIL part alone, ")
     told = "pel4vad is trained without prompt embeddings (--prompts): MIL part alone"
     assert caplog.messages.count(told) == 1
+
+
+def test_arrays_that_are_too_large_together_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(array_files, "MOST_NPZ_BYTES", 5000)
+    path = tmp_path / "p.npz"
+    np.savez_compressed(path, **{name: np.zeros(256) for name in "abc"})
+    assert path.stat().st_size < 1000
+    with pytest.raises(SettingError, match="'c' is there twice, or too large"):
+        read_prompts(path, 256)
 
 
 def test_a_run_goes_on_only_with_the_same_prompts(tmp_path):

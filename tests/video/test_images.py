@@ -99,7 +99,8 @@ def test_what_has_no_one_meaning_is_refused(tmp_path: Path, kind: str) -> None:
 )
 def test_an_image_is_no_video(tmp_path: Path, name: str, pages: int, words: str) -> None:
     first, *others = [Image.fromarray(numbered_frame(number)) for number in range(pages)]
-    first.save(tmp_path / name, save_all=pages > 1, append_images=others)
+    profile = bytes(128)  # stands in front of the animation
+    first.save(tmp_path / name, save_all=pages > 1, append_images=others, icc_profile=profile)
     with pytest.raises(DecodeError, match=words):
         PyAVDecoder(tmp_path / name)
 

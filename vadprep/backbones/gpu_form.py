@@ -120,16 +120,16 @@ class Replayed:
 def conv3d_fault(torch_version: str, cudnn_version: int) -> tuple[str, str] | None:
     """What Conv3d does wrong with these versions, and the remedy; None where nothing is known.
 
-    ``cudnn_version`` is that of ``torch.backends.cudnn.version()``, as 91002 for 9.10.2. cuDNN 9.8
-    to 9.10 gives wrong results in bfloat16 (PyTorch issue 163539). torch 2.9 therefore avoids
-    cuDNN before 9.15 in 16 bits, 2.9.0 every cuDNN, and takes up to 4 times as long and much more
-    memory (issues 166122 and 166643).
+    ``cudnn_version`` is that of ``torch.backends.cudnn.version()``, as 91002 for 9.10.2, or 0 where
+    torch has none, as on the head of a cluster of GPUs. cuDNN 9.8 to 9.10 gives wrong results in
+    bfloat16 (PyTorch issue 163539). torch 2.9 therefore avoids cuDNN before 9.15 in 16 bits, 2.9.0
+    every cuDNN, and takes up to 4 times as long and much more memory (issues 166122 and 166643).
     """
     release = tuple(map(int, re.findall(r"\d+", torch_version)[:3]))
     is_wrong = 90800 <= cudnn_version < 91100
     is_old = cudnn_version < 91500 and (release[:2] == (2, 9) or cudnn_version >= 90800)
     is_slow = release >= (2, 9) and (is_old or release == (2, 9, 0))
-    if not (is_wrong or is_slow):
+    if not (cudnn_version and (is_wrong or is_slow)):
         return None
     faults = ["slow in bf16 and fp16"] * is_slow + ["perhaps wrong in bf16"] * is_wrong
     number = f"{cudnn_version // 10000}.{cudnn_version // 100 % 100}.{cudnn_version % 100}"

@@ -77,19 +77,20 @@ def read_npy(
     return array
 
 
-MOST_ARRAYS, MOST_ARRAY_BYTES = 10_000, 1 << 20
-"""Of a .npz file of small arrays, which are read whole."""
+MOST_ARRAYS, MOST_ARRAY_BYTES, MOST_NPZ_BYTES = 10_000, 1 << 20, 160 << 20
+"""Of a .npz file of small arrays, which are read whole; the last of the file, and of all arrays."""
 
 
 def read_npz(path: Path, error: type[VadprepError]) -> tuple[dict[str, NDArray[Any]], str]:
     """The small arrays of numbers in a .npz file by name, and the SHA-256 of the file.
 
     Raises ``error``, which names file and array, when the file cannot be read, or an array is none
-    of numbers, larger than ``MOST_ARRAY_BYTES``, or not as long as it says. FileNotFoundError as
-    ``open_regular``.
+    of numbers, larger than ``MOST_ARRAY_BYTES``, or not as long as it says, and when all of them
+    are larger than ``MOST_NPZ_BYTES``. FileNotFoundError as ``open_regular``.
     """
-    content = read_regular(path, error, MOST_ARRAYS * MOST_ARRAY_BYTES // 64)
+    content = read_regular(path, error, MOST_NPZ_BYTES)
     found: dict[str, NDArray[Any]] = {}
+    left = MOST_NPZ_BYTES
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
@@ -99,7 +100,8 @@ def read_npz(path: Path, error: type[VadprepError]) -> tuple[dict[str, NDArray[A
                 name = member.filename.removesuffix(".npy")
                 with archive.open(member) as stream:
                     data = stream.read(MOST_ARRAY_BYTES + 1)
-                if name in found or len(data) > MOST_ARRAY_BYTES:
+                left -= len(data)
+                if name in found or len(data) > MOST_ARRAY_BYTES or left < 0:
                     raise ValueError(f"array {name!r} is there twice, or too large")
                 found[name] = _array_of(data)
     except Exception as reason:  # zip files and headers raise whatever damage makes them

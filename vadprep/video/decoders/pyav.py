@@ -110,7 +110,7 @@ def _cause(path: Path, error: Any, messages: Sequence[tuple[int, str, str]]) -> 
                 "its index is missing (moov atom not found): a recording or download was cut off; "
                 "repair it, for example with untrunc, or make it again"
             )
-        if "not on whitelist" in words and name == "webp_pipe" and b"ANIM" in head:
+        if "not on whitelist" in words and name == "webp_pipe" and _is_animated(head):
             return (
                 "it is an animated WebP, which FFmpeg does not read: convert it to GIF, or write "
                 "its frames into a folder"
@@ -123,6 +123,11 @@ def _cause(path: Path, error: Any, messages: Sequence[tuple[int, str, str]]) -> 
         "no video format was recognized: the file is damaged, cut off or encrypted "
         f"(FFmpeg: {error.strerror}); check that it plays, or make it again"
     )
+
+
+def _is_animated(head: bytes) -> bool:
+    """True for a WebP whose extended header says so (RFC 9649, 2.7)."""
+    return head[12:16] == b"VP8X" and bool(int.from_bytes(head[20:21], "little") & 2)
 
 
 def _is_encrypted(path: Path, container: str) -> bool:
