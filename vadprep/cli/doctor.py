@@ -141,8 +141,8 @@ def _processor() -> Iterator[Finding]:
 
         found = "no (needs AVX512-BF16 or AMX)"
         if has_bf16 := has_cpu_bf16():
-            found = "yes: --precision bf16 takes half the time of fp32 or less"
-        cost = "extraction on the CPU uses fp32, at least twice as slow as bf16"
+            found = "yes: --precision bf16 takes about half the time of fp32"
+        cost = "extraction on the CPU uses fp32, about half as fast as bf16"
         yield _found("bf16 on the CPU", found, has_bf16, cost, "use another processor")
 
 
