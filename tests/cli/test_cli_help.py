@@ -112,7 +112,8 @@ def test_the_help_shows_every_command_in_a_section_and_cuts_no_sentence():
     output = CliRunner().invoke(main, ["--help"], terminal_width=80).output
     for heading, found in SECTIONS.items():
         section = output.split(f"\n{heading}:\n")[1].split("\n\n")[0].splitlines()
-        expected = [f"  {name:8}  {line}" for name, (_, line) in found.items()]
+        width = max(map(len, COMMANDS))
+        expected = [f"  {name:{width}}  {line}" for name, (_, line) in found.items()]
         assert section == expected
     for each in ("bench", "datasets", "gt", "weights"):
         shown = CliRunner().invoke(main, [each, "--help"], terminal_width=78).output

@@ -35,6 +35,10 @@ SECTIONS = {
         "train": ("train", "Train a head on features; write its test scores and metrics."),
         "eval": ("train", "Compute the metrics of a run, on its own or another manifest."),
         "score": ("train", "Score videos or features with a run; list alarms, draw plots."),
+        "benchmark": (
+            "benchmark",
+            "Train every head under one protocol; write one table.",
+        ),
         "report": ("report", "Write pages that show runs or features in a browser."),
         "recipes": ("train", "Published settings and metrics of each head."),
     },

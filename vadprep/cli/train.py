@@ -103,13 +103,7 @@ def train(
     ctx = click.get_current_context()
     if not (options["dataset"] or options["manifest"] or features):
         options["dataset"] = dataset_here()
-    source = {name: options[name] for name in ("dataset", "manifest", "split_file")}
-    if source["manifest"]:  # the names have to be valid in any folder
-        source["manifest"] = source["manifest"].absolute()
-    split_file = source["split_file"]
-    if split_file and data.split_path(split_file) == Path(split_file):
-        source["split_file"] = Path(split_file).absolute()  # not a bundled one
-    options["source"] = {name: str(value) for name, value in source.items() if value}
+    options["source"] = named_source(options)
     chosen = {"dataset": options["dataset"]}
     options["manifest"], name = chosen_manifest(options, with_paths=False)
     options["settings"] = {field: parsed(value) for field, value in assignments(changes)}
@@ -128,6 +122,17 @@ def train(
     count = f"{len(report.by_seed)} run{'s' * (len(report.by_seed) != 1)}"
     click.echo("; ".join(filter(None, (f"{count} in {out}", report.remark()))))
     note(f"settings {report.settings}: {settings_legend(report.settings, name)}")
+
+
+def named_source(options: Mapping[str, Any]) -> dict[str, str]:
+    """How config.json names the manifest of ``options``: names that are valid in any folder."""
+    source = {name: options[name] for name in ("dataset", "manifest", "split_file")}
+    if source["manifest"]:
+        source["manifest"] = source["manifest"].absolute()
+    split_file = source["split_file"]
+    if split_file and data.split_path(split_file) == Path(split_file):
+        source["split_file"] = Path(split_file).absolute()  # not a bundled one
+    return {name: str(value) for name, value in source.items() if value}
 
 
 def settings_legend(settings: str, name: str) -> str:

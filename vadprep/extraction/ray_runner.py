@@ -101,7 +101,7 @@ def on_ray(make_worker: Callable[[], Worker], pool: Pool) -> Runner:
 
     def run(tasks: Sequence[Task], on_start: OnStart) -> Generator[Report, None, None]:
         with ExitStack() as resources:
-            resources.enter_context(_session(pool))
+            resources.enter_context(ray_session(pool))
             check = None
             if pool.address != "local" and pool.out:
                 check = resources.enter_context(node_check(tasks, pool.out))
@@ -362,7 +362,7 @@ def _nodes() -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _session(pool: Pool) -> Iterator[None]:
+def ray_session(pool: Pool) -> Iterator[None]:
     """A Ray session of our own, ended with the block, or a cluster, which is left then.
 
     Raises ClusterError when Ray does not start or no cluster can be joined.

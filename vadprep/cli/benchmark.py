@@ -1,0 +1,236 @@
+"""``vadprep benchmark``: every head on the same features, under one protocol, in one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os.path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+import vadprep
+from vadprep.cli.help import advanced, command
+from vadprep.cli.options import (
+    COUNT,
+    FEATURES,
+    FILE,
+    FOLDER,
+    chosen_manifest,
+    manifest_options,
+    message_options,
+    page_option,
+)
+from vadprep.cli.text import note, show
+from vadprep.cli.train import (
+    CONTINUE,
+    HEAD_NAMES,
+    PROMPTS_HELP,
+    SCHEDULE,
+    SCHEDULE_HELP,
+    dataset_here,
+    named_source,
+    show_caution,
+)
+from vadprep.core.atomic import make_folder, open_atomic
+from vadprep.core.errors import SettingError, VadprepError, allowed_are
+from vadprep.core.resources import worker_cores
+from vadprep.training.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from vadprep.training import TrainingRun
+
+PROTOCOL = {
+    "last": "last step",
+    "best_on_validation": "best on validation",
+    "best_on_test": "best on test",
+}
+"""Which epoch of a training counts: entry of metrics.json -> words of the table."""
+SHOWN = ("frame_auc", "frame_ap")
+COLUMNS = ("head", "epoch", "frame_auc", "spread", "frame_ap", "spread", "published")
+EMPTY = "-"
+HEADS_HELP = "all, or names such as ddl,urdmu."
+VALIDATION_HELP = "Share of the training videos by which an epoch is chosen."
+WORKERS_HELP = "Heads trained at the same time, by Ray: on so many GPUs with --device cuda."
+
+Outcome: TypeAlias = "TrainingRun | str"
+"""A finished training, or why there is none."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Arguments of ``vadprep.train`` for one head."""
+
+    head: str
+    arguments: Mapping[str, Any]
+    threads: int
+    """Of torch; 0 leaves them as they are."""
+
+    def __call__(self) -> Outcome:
+        """Train, or go on where an earlier call was stopped."""
+        import torch
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            return vadprep.train(self.head, **self.arguments)
+        except VadprepError as error:
+            return str(error)
+
+
+@command("benchmark", example="vadprep benchmark --dataset xd --heads all --seeds 0,1,2")
+@manifest_options
+@click.option("--features", type=FEATURES, help="Feature folder. Default: features/NAME.")
+@click.option("--out", type=FOLDER, help="Folder of runs and tables. Default: runs/benchmark-NAME.")
+@click.option("--heads", default="all", show_default=True, help=HEADS_HELP)
+@click.option("--seeds", default="0,1,2", show_default=True, help="One run for each seed.")
+@click.option("--streams", default="rgb", show_default=True, help="rgb, flow or concat (both).")
+@click.option("--workers", type=COUNT, default=1, show_default=True, help=WORKERS_HELP)
+@click.option("--device", help="cpu or cuda. Default: cuda if there is a GPU.")
+@page_option
+@advanced("--schedule", type=SCHEDULE, default="published", show_default=True, help=SCHEDULE_HELP)
+@advanced("--validation", type=float, default=0.2, show_default=True, help=VALIDATION_HELP)
+@advanced("--prompts", type=FILE, help=PROMPTS_HELP)
+@advanced("--allow-missing", is_flag=True, help="Train without videos that have no features.")
+@message_options
+def benchmark(
+    features: str | None,
+    out: Path | None,
+    heads: str,
+    seeds: str,
+    workers: int,
+    page: Path | None,
+    prompts: Path | None,
+    **options: Any,
+) -> None:
+    """Train every head under one protocol; write one table.
+
+    Each head is trained with its settings for the data set. The table has the metrics of the last
+    step, of the epoch that is best on held-out training videos, and of the one that is best on the
+    test videos, as papers report it. The same command continues a run that was stopped.
+    """
+    from vadprep.core.signals import stop_on_signals
+    from vadprep.heads import HEADS
+
+    names = list(HEAD_NAMES) if heads == "all" else heads.split(",")
+    for name in names:
+        if name not in HEADS:
+            raise SettingError(f"--heads {name}: {allowed_are(name, ('all', *HEADS))}")
+    try:
+        numbers = [int(each) for each in seeds.split(",")]
+    except ValueError:
+        raise SettingError(f"--seeds {seeds}: expected whole numbers such as 0,1,2") from None
+    if not (options["dataset"] or options["manifest"] or features):
+        options["dataset"] = dataset_here()
+    options["source"] = named_source(options)
+    options["manifest"], name = chosen_manifest(options, with_paths=False)
+    out, features = out or Path("runs") / f"benchmark-{name}", features or f"features/{name}"
+    place = features if "://" in features else os.path.abspath(features)
+    shared = {**options, "dataset": name, "features": place, "seeds": numbers, "resume": True}
+    threads = max(1, worker_cores() // workers) if workers > 1 else 0
+    work = [
+        Training(
+            head,
+            {
+                **shared,
+                "out": out.absolute() / head,
+                "prompts": prompts if hasattr(HEADS[head].settings(name)[1], "prompts") else None,
+            },
+            threads,
+        )
+        for head in names
+    ]
+    found = dict[str, Outcome]()
+    with stop_on_signals(CONTINUE):
+        for head, outcome in outcomes(work, workers, options["device"]):
+            found[head] = outcome
+            words = outcome if isinstance(outcome, str) else f"done, in {outcome.folder}"
+            note(f"{len(found)} of {len(work)} heads, {head}: {words}")
+    rows = list(table({head: found[head] for head in names}, name))
+    show([COLUMNS, *rows])
+    runs = [each for each in found.values() if not isinstance(each, str)]
+    if runs:
+        show_caution(out, runs[0].origin.caution())
+    write_tables(out, rows)
+    click.echo(f"tables in {out / 'benchmark.md'} and benchmark.csv")
+    if runs and str(page) != "none":
+        pages = [run.folder for run in runs]
+        click.echo(f"open {vadprep.report(pages, out=page or out / 'page', previews='none')}")
+    if failed := [head for head in names if isinstance(found[head], str)]:
+        click.echo(f"no result: {', '.join(failed)}", err=True)
+        raise SystemExit(1)
+
+
+def outcomes(
+    work: Sequence[Training], workers: int, device: str | None
+) -> Iterator[tuple[str, Outcome]]:
+    """Head and outcome of each training, in this process or, for several workers, as they end on
+    Ray. A worker that dies gives its reason. Raises ClusterError when Ray does not start."""
+    if workers == 1:
+        yield from ((each.head, each()) for each in work)
+        return
+    import ray
+    import torch
+
+    from vadprep.core.signals import call_interruptible
+    from vadprep.extraction.ray_runner import Pool, ray_session
+
+    with_gpu = device != "cpu" and torch.cuda.is_available()
+    with ray_session(Pool(workers, gpus_each=int(with_gpu))):
+        remote = ray.remote(num_cpus=1, num_gpus=int(with_gpu), max_retries=0)(_run)
+        waiting = {remote.remote(each): each.head for each in work}
+        while waiting:
+            ready, _ = call_interruptible(lambda: ray.wait([*waiting], timeout=1.0))
+            for reference in ready:
+                head = waiting.pop(reference)
+                try:
+                    yield head, ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    yield head, f"its worker ended: {str(error).strip().splitlines()[0]}"
+
+
+def _run(training: Training) -> Outcome:
+    return training()
+
+
+def table(found: Mapping[str, Outcome], dataset: str) -> Iterator[list[object]]:
+    """Rows under ``COLUMNS``: three for each head, one for a head without a result."""
+    for head, outcome in found.items():
+        published = published_for(head, dataset)
+        if isinstance(outcome, str):
+            yield [head, outcome, *[None] * 4, published]
+            continue
+        for choice, words in PROTOCOL.items():
+            mean, spread = outcome.mean(choice), outcome.spread(choice)
+            numbers = [of.get(metric) for metric in SHOWN for of in (mean, spread)]
+            yield [head, words, *numbers, published]
+            head = published = ""
+
+
+def published_for(head: str, dataset: str) -> str:
+    """What was published for ``head`` on ``dataset``, with its features, from the recipes."""
+    rows = [row for row in RECIPES if row[0] == head and row[1] == dataset]
+    return "; ".join(f"{value} ({features})" for _, _, features, value, _ in rows)
+
+
+def write_tables(out: Path, rows: Sequence[Sequence[object]]) -> None:
+    """Write ``benchmark.md`` and ``benchmark.csv``; raises OutputError when the disk refuses."""
+    lines = [[_text(each) for each in row] for row in (COLUMNS, *rows)]
+    marked = [" | ".join(each.replace("|", "\\|") or EMPTY for each in row) for row in lines]
+    marked.insert(1, " | ".join(["---"] * len(COLUMNS)))
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(lines)
+    files = {"md": "".join(f"| {line} |\n" for line in marked), "csv": stream.getvalue()}
+    make_folder(out)
+    for suffix, text in files.items():
+        with open_atomic(out / f"benchmark.{suffix}") as file:
+            file.write(text.encode())
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:.4f}" if isinstance(cell, float) else " ".join(str(cell).split())
