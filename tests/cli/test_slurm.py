@@ -109,15 +109,20 @@ class Jobs:
         command = ["vadprep", "status", str(self.out), *more]
         return subprocess.run(command, env=self.node.env, capture_output=True, text=True)
 
-    def at_work(self, *ranks: int) -> list[Run]:
-        """The runs of ``ranks``, once each has a video committed and another in flight."""
+    def at_work(self, *ranks: int, in_flight: int = 1) -> list[Run]:
+        """The runs of ``ranks``, once each has a video committed and ``in_flight`` others in work;
+        the workers of a run start one after the other."""
 
         def found() -> list[Run]:
             if not list(self.out.glob("rgb/plan.csv")):
                 return []
             (stream,) = json.loads(run_command("status", self.out, "--json").stdout)
             runs = {run["rank"]: Run(**run) for run in stream["runs"]}
-            busy = [runs[rank] for rank in ranks if rank in runs and is_busy(runs[rank])]
+            busy = [
+                run
+                for rank in ranks
+                if (run := runs.get(rank)) and run.videos and len(run.in_flight) >= in_flight
+            ]
             return busy if len(busy) == len(ranks) and stream["done"] else []
 
         return wait_for(found)
@@ -135,10 +140,6 @@ class Jobs:
     def content(self) -> dict[str, bytes]:
         paths = (path for path in self.out.rglob("*") if path.is_file())
         return {str(path.relative_to(self.out)): path.read_bytes() for path in paths}
-
-
-def is_busy(run: Run) -> bool:
-    return run.videos > 0 and len(run.in_flight) > 0
 
 
 def wait_for(found: Callable[[], T]) -> T:
@@ -247,8 +248,7 @@ def test_a_second_run_of_a_rank_is_refused_and_names_the_job_to_cancel(
 def test_a_cluster_over_an_allocation_is_stopped_cleanly_and_goes_on(node, videos, whole, tmp_path):
     jobs = Jobs(node, videos, tmp_path / "features")
     job = jobs.submit_cluster(nodes=2)
-    (run,) = jobs.at_work(0)
-    assert len(run.in_flight) == 2
+    jobs.at_work(0, in_flight=2)
     node.cancel("--signal=USR1", "--batch", job)
     node.wait_idle(PATIENCE)
     assert node.ended(job) == ("FAILED", "75:0")
