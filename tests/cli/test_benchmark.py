@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from support.commands import message, run
 from support.runs import CAUTION, cheaply, write_manifest
+from support.stopped import stopped_after
 from support.stored import stored_video, write_folder
 
 from vadprep.cli.benchmark import COLUMNS, PROTOCOL
+from vadprep.core.errors import Stopped
 from vadprep.heads import HEADS as HEAD_KINDS
 
 HEADS = "sultani,ddl"
@@ -75,6 +77,14 @@ def test_a_head_that_fails_is_named_and_the_others_are_there(place: Path, tmp_pa
     _, failed, *rows = rows_of(tmp_path)
     assert failed[0] == "sultani" and "holds another run" in failed[1]
     assert [row[0] for row in rows] == ["ddl", "", ""]
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_signal_stops_the_command_and_it_goes_on(place: Path, tmp_path: Path) -> None:
+    with stopped_after(3):
+        assert run(*command(place, tmp_path)).exit_code == Stopped.exit_code
+    assert [each.name for each in tmp_path.iterdir()] == ["sultani"]
+    assert run(*command(place, tmp_path)).exit_code == 0
 
 
 def test_a_head_or_seed_that_does_not_exist_is_refused(place: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from vadprep.cli.train import (
     show_caution,
 )
 from vadprep.core.atomic import make_folder, open_atomic
-from vadprep.core.errors import SettingError, VadprepError, allowed_are
+from vadprep.core.errors import SettingError, Stopped, VadprepError, allowed_are
 from vadprep.core.resources import worker_cores
 from vadprep.training.recipes import RECIPES
 
@@ -70,13 +70,15 @@ class Training:
     """Of torch; 0 leaves them as they are."""
 
     def __call__(self) -> Outcome:
-        """Train, or go on where an earlier call was stopped."""
+        """Train, or go on where an earlier call was stopped. Raises Stopped."""
         import torch
 
         if self.threads:
             torch.set_num_threads(self.threads)
         try:
             return vadprep.train(self.head, **self.arguments)
+        except Stopped:  # of the whole command, not of this head alone
+            raise
         except VadprepError as error:
             return str(error)
 
