@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,9 @@ def test_heads_stand_in_one_table_and_the_same_command_goes_on(place: Path, tmp_
     assert [row[0] for row in rows if row[0]] == HEADS.split(",")
     assert [row[1] for row in rows] == 2 * list(PROTOCOL.values())
     assert all(0 <= float(row[2]) <= 1 and float(row[3]) >= 0 for row in rows)
+    metrics = json.loads((tmp_path / "ddl" / "metrics.json").read_text())["last"]
+    assert head[4] == "frame_ap_trapezoid"
+    assert rows[3][2::2][:2] == [f"{metrics[each]:.4f}" for each in (head[2], head[4])]
     marked = (tmp_path / "benchmark.md").read_text().splitlines()
     assert [line.strip("| ").split(" | ")[0] for line in marked[2:3]] == ["sultani"]
     again = run(*command(place, tmp_path))

@@ -38,7 +38,7 @@ from vadprep.cli.train import (
 from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.errors import SettingError, Stopped, VadprepError, allowed_are
 from vadprep.core.resources import worker_cores
-from vadprep.training.recipes import RECIPES
+from vadprep.training.recipes import RECIPES, UNITS
 
 if TYPE_CHECKING:
     from vadprep.training import TrainingRun
@@ -49,8 +49,9 @@ PROTOCOL = {
     "best_on_test": "best on test",
 }
 """Which epoch of a training counts: entry of metrics.json -> words of the table."""
-SHOWN = ("frame_auc", "frame_ap")
-COLUMNS = ("head", "epoch", "frame_auc", "spread", "frame_ap", "spread", "published")
+SHOWN = ("frame_auc", "frame_ap_trapezoid")
+"""Metrics that papers of this field report."""
+COLUMNS = ("head", "epoch", SHOWN[0], "spread", SHOWN[1], "spread", "published")
 EMPTY = "-"
 HEADS_HELP = "all, or names such as ddl,urdmu."
 VALIDATION_HELP = "Share of the training videos by which an epoch is chosen."
@@ -153,6 +154,7 @@ def benchmark(
             note(f"{len(found)} of {len(work)} heads, {head}: {words}")
     rows = list(table({head: found[head] for head in names}, name))
     show([COLUMNS, *rows])
+    note(f"published: {UNITS}")
     runs = [each for each in found.values() if not isinstance(each, str)]
     if runs:
         show_caution(out, runs[0].origin.caution())
