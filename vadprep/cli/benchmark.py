@@ -118,6 +118,7 @@ def benchmark(
     from vadprep.core.signals import stop_on_signals
     from vadprep.heads import HEADS
 
+    prompts = prompts and prompts.absolute()  # workers have another folder
     names = list(HEAD_NAMES) if heads == "all" else heads.split(",")
     for name in names:
         if name not in HEADS:
