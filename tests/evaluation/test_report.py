@@ -250,6 +250,15 @@ def test_the_page_of_an_empty_feature_folder(tmp_path: Path) -> None:
     assert data["videos"] == [] and data["streams"][0]["failures"] == [["broken", 1]]
 
 
+def test_a_reason_shows_no_credential(tmp_path: Path) -> None:
+    reason = "no answer from http://user:hunter2@host/a.mp4?key=hunter2"
+    write_folder(tmp_path / "features" / "rgb", [failed_video("bad", reason)])
+    page = vadprep.report(tmp_path / "features", out=tmp_path / "page")
+    failures = data_of(page)["streams"][0]["failures"]
+    assert failures == [["no answer from http://host/a.mp4", 1]]
+    assert "hunter2" not in page.read_text()
+
+
 def test_previews_are_no_videos_to_extract(run: Path, tmp_path: Path) -> None:
     vadprep.report(run, out=tmp_path / "page", videos=tmp_path, previews="all")
     found = [video.video_id for video in vadprep.find_videos(tmp_path).videos]

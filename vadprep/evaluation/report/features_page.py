@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder
+from vadprep.core.errors import printable
 from vadprep.core.records import Preview, Video, Wanted
 from vadprep.evaluation.report.page import write_assets, write_page
 from vadprep.features import Features, VideoFeatures, open_features, status
@@ -95,10 +96,9 @@ def _stream(name: str, found: Any) -> dict[str, Any]:
 
 def _reason(video_id: str, reason: str) -> str:
     """A reason without the name of its video, so that equal ones are counted together."""
-    _, sign, rest = reason.partition(": ")
-    return (
-        rest if sign and ("/" in reason.split(": ")[0] or reason.startswith(video_id)) else reason
-    )
+    first, sign, rest = reason.partition(": ")
+    names_video = bool(sign) and ("/" in first or reason.startswith(video_id))
+    return printable(rest if names_video else reason)
 
 
 def _stages(events: Sequence[Event]) -> dict[str, float]:
