@@ -135,6 +135,17 @@ def test_a_crop_is_scored_the_same_whatever_the_others(name):
 
 
 @heads
+def test_scores_have_the_same_bytes_however_the_features_lie_in_memory(name):
+    """Features are stored [T, C, D]; heads take [C, T, D]."""
+    head = build(name, dim=57).eval()
+    with torch.inference_mode():
+        for length in (2, 7, 33):
+            stored = torch.rand(length, 5, 57).transpose(0, 1)
+            one, other = (head.score(each)[0] for each in (stored, stored.contiguous()))
+            assert torch.equal(one, other), length
+
+
+@heads
 def test_padding_to_another_video_changes_no_score(name):
     """Videos that go through together are scored as each by itself, within rounding."""
     head = build(name).eval()

@@ -212,7 +212,11 @@ class Head(nn.Module):
         that no score depends on how many others there are.
         """
         mask = torch.ones(1, snippets.shape[1], dtype=torch.bool, device=snippets.device)
-        outputs = [self(crop[None, None], mask) for crop in snippets]
+        # A copy each: products of rows that lie elsewhere in memory differ in the last bits.
+        outputs = [
+            self(crop.clone(memory_format=torch.contiguous_format)[None, None], mask)
+            for crop in snippets
+        ]
 
         def mean(crops: Sequence[Tensor | None]) -> Tensor | None:
             known = [each for each in crops if each is not None]
