@@ -133,6 +133,7 @@ HOSTILE = {
     "two axes": (saved(normal=np.ones((1, 8))), r"\(1, 8\): expected 8 finite"),
     "nan": (saved(normal=np.full(8, np.nan)), "expected 8 finite numbers"),
     "beyond float32": (saved(normal=np.full(8, 1e300)), "finite numbers of float32"),
+    "case": (saved(Fire=np.ones(8), fire=np.ones(8)), "Fire, fire: two of them differ in case"),
     "zeros": (saved(normal=np.zeros(8)), "not all 0"),
 }
 

@@ -59,6 +59,10 @@ def read_prompts(path: str | Path, width: int) -> Prompts:
         arrays, sha256 = read_npz(path, SettingError)
     except (FileNotFoundError, NotADirectoryError):
         raise SettingError(f"{path}: not there: name a .npz file of prompt embeddings") from None
+    if len({name.lower() for name in arrays}) < len(arrays):
+        raise SettingError(
+            f"{path}: arrays {', '.join(sorted(arrays))}: two of them differ in case: keep one"
+        )
     rows = {}
     for name, array in arrays.items():
         with np.errstate(over="ignore"):
