@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from support.commands import run as run_command
 from support.standin import standin_spec
 from support.stored import features_of, small_spec, stored_video
 
@@ -34,6 +35,7 @@ from vadprep.extraction.run import (
 )
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
+from vadprep.features.merge import merge
 from vadprep.features.reader import open_features
 from vadprep.features.shard import DONE, FAILED, Draft, write_failure
 from vadprep.features.status import stream_status, verify_stream
@@ -68,13 +70,19 @@ def fake_worker(task: Task) -> Report:
 
 
 def drive(
-    path: Path, manifest: Manifest, root: Path, worker=fake_worker, share=None, retry=False
+    path: Path,
+    manifest: Manifest,
+    root: Path,
+    worker=fake_worker,
+    share=None,
+    retry=False,
+    engine="torch 2",
 ) -> StreamFolder:
     ids = [video.video_id for video in manifest.videos]
-    folder = StreamFolder.prepare(path, SPEC, ids, shard_size=3)
+    folder = StreamFolder.prepare(path, SPEC, ids, shard_size=3, provenance={"engine": engine})
     with locked_extraction([folder], manifest, root, share or Share()) as extraction:
         extraction.recover()
-        extraction.run(in_process(lambda: worker), retry_failed=retry)
+        extraction.run(in_process(lambda: worker), retry_failed=retry, engine=engine)
     return folder
 
 
@@ -284,13 +292,50 @@ def replaced(tmp_path):
 
 
 def test_a_run_that_continues_features_of_another_engine_says_so(tmp_path, caplog):
-    made = {"engine": "openvino 1", "torch": "2.15"}
-    folder = StreamFolder.prepare(tmp_path / "rgb", small_spec(), ["a"], provenance=made)
+    manifest, root = make_root(tmp_path / "videos")
+    folder = drive(tmp_path / "f", manifest, root, engine="openvino 1")
     warn_of_other_engine(folder, "openvino 1")
-    assert not caplog.records
-    warn_of_other_engine(folder, "torch 2.15")
+    assert not caplog.records and stream_status(folder).engines == ("openvino 1",)
+    warn_of_other_engine(folder, "torch 2")
     (warning,) = [record.getMessage() for record in caplog.records]
     assert f"{folder.path}: its features were made by openvino 1, new ones are by torch" in warning
+
+
+def test_a_second_engine_is_noticed_when_the_first_comes_back(tmp_path, caplog):
+    """Of two ranks, one of which has gone on with another engine."""
+    ids, (both, share) = IDS[:3], ("openvino 1, torch 2", Share(1, 2))
+    manifest, root = make_root(tmp_path / "videos", ids)
+    drive(tmp_path / "f", manifest, root, engine="openvino 1")
+    manifest, root = make_root(tmp_path / "videos", [*ids, "a", "b", "c"])
+    folder = drive(tmp_path / "f", manifest, root, share=share, engine="torch 2")
+    assert folder.provenance == {"engine": "openvino 1"}
+    warn_of_other_engine(folder, "openvino 1")
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "its features were made by torch 2, new ones are by openvino 1" in warning
+    (note,) = verify_stream(folder).notes
+    assert note.startswith(f"the features were made by {both}: ") and "another --out" in note
+    assert stream_status(folder).engines == ("openvino 1", "torch 2")
+    for command in ("status", "verify"):
+        result = run_command(command, folder.path)
+        assert result.exit_code == 0 and f"made by {both}: " in result.stderr
+    merged = merge([folder.path], tmp_path / "merged")
+    assert verify_stream(StreamFolder.open(merged[0].path)).notes == (note,)
+
+
+def test_what_counts_is_the_engine_that_made_the_features_that_are_there(tmp_path, caplog):
+    manifest, root = make_root(tmp_path / "videos", IDS[:3])
+
+    def broken(task: Task) -> Report:
+        write_failure(task.targets["rgb"], SPEC, {"video_id": task.video.video_id}, "broken")
+        return Report(task.video.video_id, FAILED, "broken", "damaged")
+
+    drive(tmp_path / "f", manifest, root, broken, engine="openvino 1")
+    folder = drive(tmp_path / "f", manifest, root, retry=True, engine="torch 2")
+    warn_of_other_engine(folder, "torch 2")
+    assert not caplog.records and stream_status(folder).engines == ("torch 2",)
+    for journal in folder.path.glob("events-*"):
+        journal.unlink()
+    assert stream_status(folder).engines == ("openvino 1",)  # spec.json is all that is known
 
 
 def test_a_file_that_was_replaced_is_named_and_its_features_stay(replaced, caplog):

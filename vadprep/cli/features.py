@@ -19,6 +19,7 @@ from vadprep.cli.options import COUNT, FEATURES, FOLDER
 from vadprep.cli.text import Cells, duration, printable, reason_of, show, show_list, shown_bar, size
 from vadprep.core.presets import PRESETS
 from vadprep.extraction.timing import DECODING, STAGES, StageSeconds, stage_seconds
+from vadprep.features.engines import mixture
 from vadprep.features.journal import Row, read_events
 from vadprep.features.lease import STALE_SECONDS, Run
 from vadprep.features.shard import MISSING
@@ -139,6 +140,7 @@ def show_status(results: Sequence[Status]) -> None:
             ("missing", result.missing),
             ("repaired", repaired),
             ("length", _reasons(result.noted)),
+            ("engines", [line] if (line := mixture(result.engines)) else []),
         ):
             show_list(heading, lines, "vadprep status --json has all")
 
@@ -189,6 +191,7 @@ def status_json(status: Status) -> dict[str, Any]:
         "failed": {row.video_id: row.reason for row in status.failed},
         "missing": list(status.missing),
         "repaired_videos": len(status.repaired),
+        "engines": list(status.engines),
         "length_notes": {row.video_id: row.reason for row in status.noted},
         **status.pace._asdict(),
         "runs": [asdict(run) for run in status.runs],
@@ -209,7 +212,7 @@ def verify(features: str, sources: Path | None) -> None:
             f"{result.path}: {result.videos} videos, {result.clips} clips, "
             f"{size(result.bytes)} read, {len(result.problems)} problems"
         )
-        for line in result.problems:
+        for line in (*result.problems, *map(printable, result.notes)):
             click.echo(f"  {line}", err=True)
         bad += len(result.problems)
     sys.exit(1 if bad else 0)

@@ -32,7 +32,8 @@ from vadprep.core.spec import Spec
 from vadprep.data import Manifest, SourceIndex, size_of
 from vadprep.extraction.extractor import make_extractor
 from vadprep.extraction.plan import ExtractionPlan
-from vadprep.features.folder import StreamFolder, engines, read_spec
+from vadprep.features.engines import AGREEMENT, engines_of
+from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.journal import read_rows
 from vadprep.features.lease import Lease, leased
 from vadprep.features.writer import Share, StreamWriter
@@ -369,11 +370,12 @@ def check_sources(
 
 def warn_of_other_engine(folder: StreamFolder, engine: str) -> None:
     """Log a line when features of ``folder`` were made by another engine than ``engine``."""
-    if others := sorted(engines(folder.provenance) - {engine}):
+    done = [video_id for video_id, row in read_rows(folder.path).items() if row.is_done]
+    if others := sorted(engines_of(folder, done) - {engine}):
         _LOG.warning(
-            "%s: its features were made by %s, new ones are by %s: they agree to about 1e-4 in "
-            "fp32, not to the byte; for one engine throughout choose another --out",
-            *(folder.path, ", ".join(others), engine),
+            "%s: its features were made by %s, new ones are by %s: %s; for one engine throughout "
+            "choose another --out",
+            *(folder.path, ", ".join(others), engine, AGREEMENT),
         )
 
 

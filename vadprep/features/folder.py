@@ -10,7 +10,7 @@ import csv
 import difflib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -312,19 +312,6 @@ def required_folders(path: str | AnyPath) -> dict[str, StreamFolder]:
             "extract, or name the folder they are in (train, score: --features)"
         )
     return folders
-
-
-def engines(provenance: Mapping[str, Any]) -> set[str]:
-    """Names and versions of what computed features, by the provenance of their folder.
-
-    Empty for imported features; several where folders were merged.
-    """
-    if isinstance(merged := provenance.get("repacked"), dict):
-        return set().union(*(engines(each) for each in merged.values() if isinstance(each, dict)))
-    engine, torch = provenance.get("engine"), provenance.get("torch")
-    if not engine and torch:
-        engine = f"an older vadprep with torch {torch}"
-    return {str(engine)} if engine else set()
 
 
 def read_spec(path: Path) -> Spec | None:

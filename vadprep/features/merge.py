@@ -16,7 +16,8 @@ from vadprep.core.log import get_logger
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, differences, require_shared
 from vadprep.core.untrusted import reading
-from vadprep.features.folder import StreamFolder, engines, read_spec, required_folders
+from vadprep.features.engines import AGREEMENT, engines_of, recorded_engines
+from vadprep.features.folder import StreamFolder, read_spec, required_folders
 from vadprep.features.lease import leased
 from vadprep.features.remote import AnyPath
 from vadprep.features.shard import StoredVideo
@@ -52,13 +53,10 @@ def merge(
             found.setdefault(stream, []).append(folder)
     _check_specs(found)
     for folders in found.values():
-        made_by = {each for folder in folders for each in engines(folder.provenance)}
+        made_by = set().union(*(engines_of(each, each.plan.places) for each in folders))
         if len(made_by) > 1:
-            logger.warning(
-                "%s: the features were made by %s: they agree to about 1e-4 in fp32, not to the "
-                "byte",
-                *(out, ", ".join(sorted(made_by))),
-            )
+            names = ", ".join(sorted(made_by))
+            logger.warning("%s: the features were made by %s: %s", out, names, AGREEMENT)
     origins = {stream: _origins(each) for stream, each in found.items()}
     made = {name: _provenance(Path(out) / name, each, shard_size) for name, each in found.items()}
     total, done, folders = sum(map(len, origins.values())), 0, []
@@ -99,7 +97,7 @@ def _provenance(
 ) -> dict[str, Any]:
     """How the folder ``path`` is made; raises FeaturesError when it is a source, or has features
     that were made otherwise."""
-    found = {str(each.path.resolve()): each.provenance for each in folders}
+    found = {str(each.path.resolve()): _with_engines(each) for each in folders}
     provenance, size = {"repacked": found}, shard_size or folders[0].shard_size
     if str(path.resolve()) in found:
         raise FeaturesError(f"{path}: its features are to be read: choose another --out")
@@ -111,6 +109,13 @@ def _provenance(
                 f"--shard-size {size}: choose another --out"
             )
     return provenance
+
+
+def _with_engines(folder: StreamFolder) -> dict[str, Any]:
+    """The provenance of ``folder``, with all engines where its journal names others."""
+    engines = engines_of(folder, folder.plan.places)
+    others = engines - recorded_engines(folder.provenance)
+    return folder.provenance | ({"engines": sorted(engines)} if others else {})
 
 
 def _copy(writer: StreamWriter, shard: int, origins: Mapping[str, StreamFolder]) -> None:

@@ -18,6 +18,7 @@ from vadprep.core.records import Video
 from vadprep.core.spec import Spec
 from vadprep.core.untrusted import reading
 from vadprep.data import SourceIndex, fingerprint, size_of
+from vadprep.features.engines import engines_of, mixture
 from vadprep.features.folder import StreamFolder, required_folders, similar_ids
 from vadprep.features.journal import Event, Row, last_events, read_rows
 from vadprep.features.lease import Run, running
@@ -50,6 +51,8 @@ class Status:
     """Videos that are done with frames repaired."""
     noted: tuple[Row, ...]
     """Videos that are done but not as long as header or manifest say, with the likely cause."""
+    engines: tuple[str, ...]
+    """What computed the features: of several, ``mixture`` says what that means."""
     missing: tuple[str, ...]
     """Videos without a row that are not being extracted."""
     planned: int
@@ -124,6 +127,7 @@ def stream_status(folder: StreamFolder) -> Status:
         ),
         repaired=tuple(row for row in done if row.repaired_frames),
         noted=tuple(row for row in done if row.reason),
+        engines=tuple(sorted(engines_of(folder, [row.video_id for row in done]))),
         missing=tuple(each for each in places if each not in rows and each not in in_work),
         planned=len(places),
         done=len(done),
@@ -204,6 +208,8 @@ class Verification:
     clips: int
     bytes: int
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What is no damage and should be known: that several engines made the features."""
 
 
 @reading(FeaturesError)
@@ -246,7 +252,9 @@ def verify_stream(folder: StreamFolder, sources: SourceIndex | None = None) -> V
             problems[str(error)] = None
         except (VadprepError, ValueError) as error:
             problems[f"{folder.location(place)[0]}: {video_id!r}: {error}"] = None
-    return Verification(folder.path, videos, clips, size, tuple(problems))
+    done = [video_id for video_id, row in rows.items() if row.is_done]
+    notes = filter(None, [mixture(engines_of(folder, done))])
+    return Verification(folder.path, videos, clips, size, tuple(problems), tuple(notes))
 
 
 def _check_source(stored: StoredVideo, sources: SourceIndex) -> None:
