@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import vadprep.backbones.engine as engine
-from vadprep.backbones import GRAPHS, Backbone, Weights, build, load_weights
+from vadprep.backbones import GRAPHS, Backbone, Weights, build, engine_cache, load_weights
 from vadprep.backbones.backbone import AdaptiveBatch
 from vadprep.backbones.graphs import SCALINGS, Graph, with_weights
 from vadprep.core.errors import SpecError
+from vadprep.core.resources import child_environment
 
 SIZE = 8
 
@@ -136,7 +139,7 @@ def test_a_damaged_entry_is_made_again(
         "empty": b"",
         "short": content[: len(content) // 2],
         "bit": content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
-        "foreign": engine.digested(b"<?xml version='1.0'?><net/>"),
+        "foreign": engine_cache.digested(b"<?xml version='1.0'?><net/>"),
         "folder": b"",
     }[harm]
     if harm == "folder":
@@ -148,7 +151,7 @@ def test_a_damaged_entry_is_made_again(
         assert torch.equal(Backbone(weights_of(), "cpu", "fp32")(views_of()), first)
     assert len(caplog.records) == 1
     if harm != "folder":
-        assert engine.read_entry(entry) is not None
+        assert engine_cache.read_entry(entry) is not None
 
 
 def test_two_workers_may_compile_at_once(tmp_path: Path) -> None:
@@ -166,6 +169,43 @@ def test_two_workers_may_compile_at_once(tmp_path: Path) -> None:
         thread.join()
     assert len(found) == 4 and all(torch.equal(each, found[0]) for each in found)
     assert len(entries(tmp_path)) == 1
+
+
+PROGRAM = """
+import sys
+import torch
+from vadprep.backbones import Backbone, engine, load_weights
+converted = engine.converted
+
+def logged(*arguments):
+    with open(sys.argv[1], "a") as file:
+        file.write("converted\\n")
+    return converted(*arguments)
+
+engine.converted = logged
+torch.set_num_threads(1)
+views = torch.full((1, 16, 112, 112, 3), 7, dtype=torch.uint8)
+print(Backbone(load_weights("random:0", "r3d_18"), "cpu", "fp32")(views).numpy().tobytes().hex())
+"""
+
+
+@pytest.mark.slow
+def test_of_several_processes_one_compiles_though_the_first_is_killed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", PROGRAM, str(log)]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment())
+
+    first = start()
+    while not log.exists():
+        time.sleep(0.01)
+    first.kill()
+    first.communicate()
+    workers = [start() for _ in range(3)]
+    outputs = {each.communicate()[0] for each in workers}
+    assert [each.returncode for each in workers] == [0, 0, 0] and len(outputs) == 1
+    assert log.read_text() == "converted\n" * 2 and len(entries(tmp_path)) == 1
 
 
 def test_flow_that_is_not_quantised_is_scaled_like_its_pixels() -> None:

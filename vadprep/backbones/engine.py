@@ -10,25 +10,22 @@ import hashlib
 import warnings
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vadprep.backbones.engine_cache import InUse, load_or_make
 from vadprep.backbones.gpu_form import GpuForm
 from vadprep.backbones.graphs import build, graph_of, scaling_of, with_weights
 from vadprep.backbones.weights.load import Weights, state_sha256
-from vadprep.core.atomic import open_atomic
-from vadprep.core.errors import OutputError, SpecError
+from vadprep.core.errors import SpecError
 from vadprep.core.log import get_logger
 from vadprep.core.resources import cache_folder, installed_version
-from vadprep.core.untrusted import open_regular
 
 logger = get_logger(__name__)
 
 PRECISION_HINTS = {"fp32": "f32", "tf32": "f32", "bf16": "bf16"}
-DIGEST_BYTES = hashlib.sha256().digest_size
 FORM = "1"
 """Changes with the code that converts a network, and makes entries of the cache stale."""
 
@@ -96,11 +93,12 @@ class OpenVinoForm:
         }
         self._kind: object = None
         self._request: Any = None  # compiled for that kind of views
+        self._entry: InUse | None = None  # where it was read from
 
     def __call__(self, views: Tensor) -> Tensor:
         """Features float32 [batch, dim] of views."""
         if self._kind != (kind := (views.shape, views.dtype)):
-            self._kind = self._request = None  # frees its memory first
+            self._kind = self._request = self._entry = None  # frees its memory first
             self._request = self._compiled(views).create_infer_request()
             self._kind = kind
         inputs = [views.contiguous().numpy()]
@@ -111,21 +109,23 @@ class OpenVinoForm:
 
         What was just compiled is read back as well, so that all workers run the same.
         """
-        core = openvino_core()
         path = cache_folder() / "openvino" / f"{self._key(views)}.blob"
-        blob = read_entry(path)
-        if blob is not None:
-            try:
-                return core.import_model(blob, "CPU", self._settings)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                logger.warning("%s: cannot be used, made again: %s", path, said_by(error))
+        found, self._entry = load_or_make(path, self._imported, lambda: self._exported(views))
+        return found
+
+    def _imported(self, blob: bytes) -> Any:
+        """Raises ValueError for what the engine does not read."""
+        try:
+            return openvino_core().import_model(blob, "CPU", self._settings)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(said_by(error)) from error
+
+    def _exported(self, views: Tensor) -> bytes:
         model = converted(torch_form(self._weights, torch.float32, self._scaling), views)
-        blob = core.compile_model(model, "CPU", self._settings).export_model().getvalue()
-        del model
-        write_entry(path, blob)
-        return core.import_model(blob, "CPU", self._settings)
+        compiled = openvino_core().compile_model(model, "CPU", self._settings)
+        return bytes(compiled.export_model().getvalue())
 
     def _key(self, views: Tensor) -> str:
         """Digest of everything that a compiled network depends on."""
@@ -177,39 +177,6 @@ def converted(network: nn.Module, views: Tensor) -> Any:
     model = front_end.convert(front_end.load(decoder))
     model.reshape(list(views.shape))
     return model
-
-
-def read_entry(path: Path) -> bytes | None:
-    """Content of an entry of the cache; None where there is none, or it is damaged."""
-    try:
-        with open_regular(path, OutputError, most_bytes=None) as file:
-            content = file.read()
-    except (OSError, OutputError):
-        return None
-    blob = content[DIGEST_BYTES:]
-    if content != digested(blob):
-        logger.warning("%s: damaged, made again", path)
-        return None
-    return blob
-
-
-def digested(blob: bytes) -> bytes:
-    """An entry of the cache: the SHA-256 of what is compiled, then that itself."""
-    return hashlib.sha256(blob).digest() + blob
-
-
-def write_entry(path: Path, blob: bytes) -> None:
-    """Keep ``blob`` with its digest; where that is not possible, after a line in the log, not."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open_atomic(path) as stream:
-            stream.write(digested(blob))
-    except (OSError, OutputError) as error:
-        logger.warning(
-            "each process compiles the network again (some seconds); set VADPREP_CACHE to a folder "
-            "that can be written: %s",
-            said_by(error),
-        )
 
 
 def said_by(error: BaseException) -> str:
