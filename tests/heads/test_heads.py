@@ -13,6 +13,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from support.small_heads import build, heads
 from support.tiny_features import tiny_set
 from support.training import train
 
@@ -21,27 +22,8 @@ from vadprep.cli import train as cli_models
 from vadprep.cli.train import HEAD_NAMES
 from vadprep.evaluation.scores import LAST
 from vadprep.heads import HEADS
-from vadprep.heads.arnet import ARNetConfig
-from vadprep.heads.csltal import CSLTALConfig
-from vadprep.heads.ddl import DDLConfig
-from vadprep.heads.pel4vad import PEL4VADConfig
-from vadprep.heads.rtfm import RTFMConfig
 from vadprep.heads.sultani import SultaniConfig
-from vadprep.heads.urdmu import URDMUConfig
-from vadprep.heads.vadclip import VadCLIPConfig
 from vadprep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-
-SMALL = {
-    "sultani": SultaniConfig(width=16, narrow=8),
-    "rtfm": RTFMConfig(branch_width=4),
-    "arnet": ARNetConfig(center="masked"),
-    "csltal": CSLTALConfig(),
-    "ddl": DDLConfig(width=8, heads=2, hidden=16, embedding=8, kernel=3),
-    "urdmu": URDMUConfig(width=16, heads=2, head_width=8, patterns=20, hidden=8),
-    "pel4vad": PEL4VADConfig(width=8, hidden=16, embedding=8, norm="time"),
-    "vadclip": VadCLIPConfig(hidden=8, length=32, window=4),
-}
-"""The network where padding is masked, and narrow."""
 
 WITHOUT_REGULARISERS = {
     "sultani": {"weight_penalty": 0.0, "learning_rate": 0.1, "dropout": 0.2},
@@ -54,14 +36,6 @@ WITHOUT_REGULARISERS = {
     "vadclip": {"text_weight": 0.0, "learning_rate": 2e-2},
 }
 """Without the terms that pull away from separation, and learning fast."""
-
-heads = pytest.mark.parametrize("name", HEADS)
-
-
-def build(name, dim=6, **changes):
-    torch.manual_seed(0)
-    config = SMALL[name]
-    return HEADS[name].build(dim, type(config)(**{**vars(config), **changes}))
 
 
 def full(num_bags, num_snippets):

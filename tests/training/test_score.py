@@ -25,7 +25,7 @@ from vadprep.evaluation.scores import (
 from vadprep.features.reader import open_features
 from vadprep.heads.ddl import DDL, DDLConfig
 from vadprep.training.checkpoint import Checkpoint
-from vadprep.training.scoring import score_features
+from vadprep.training.scoring import score_features, score_newest
 
 SMALL = DDLConfig(width=8, hidden=16, embedding=8, kernel=3)
 ORIGIN = Origin({"rgb": "random:0", "flow": "trained.pt"}, control=True)
@@ -51,6 +51,25 @@ def test_scores_are_the_mean_over_crops():
     expected = np.mean([output.scores[0].numpy() for output in each], axis=0)
     np.testing.assert_allclose(found.snippets, expected, rtol=0, atol=1e-7)
     assert found.snippets.dtype == np.float64
+
+
+def test_online_scores_are_those_of_the_newest_snippets_of_a_run():
+    """Mean over the seeds, from features as they are stored."""
+    features, _ = tiny_set(crops=3)
+    first = run_on(features)
+    torch.manual_seed(1)
+    run = [first, replace(first, head=DDL(6, SMALL), seed=1)]
+    found = score_features(run, features, online=True, window=5)
+    for video_id, video in found.items():
+        stored = features[video_id].stream("rgb")
+        ends = range(1, len(stored) + 1)
+        newest, classes = score_newest(run, [stored[max(0, end - 5) : end] for end in ends])
+        np.testing.assert_allclose(video.snippets, newest, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(video.spans, features[video_id].spans)
+        assert classes is None and video.overall is None
+    offline = score_features(run, features)
+    assert found.keys() == offline.keys()
+    assert any(np.any(abs(found[n].snippets - offline[n].snippets) > 1e-3) for n in found)
 
 
 def test_score_does_not_depend_on_the_other_videos():

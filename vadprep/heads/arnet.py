@@ -70,6 +70,11 @@ class ARNet(Head):
         )
         initialise(self.layers, nn.init.xavier_uniform_)
 
+    @property
+    def causal_context(self) -> int:
+        """No snippet sees another."""
+        return 1
+
     def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
         """Scores alone; zeros at padding have one, too."""
         return HeadOutput(scores=self.layers(rows).squeeze(2))

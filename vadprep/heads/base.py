@@ -144,6 +144,10 @@ parts of a constant in float32 lie up to 5e-7 of it away (parts of 1 to 6,000 ro
 real changes of that size are not resolved by float32."""
 
 
+ONLINE_WINDOW = 200
+"""Snippets where bags of the training have no longest one."""
+
+
 class Head(nn.Module):
     """Base of the heads: ``respond`` and ``loss`` are theirs."""
 
@@ -168,6 +172,21 @@ class Head(nn.Module):
     def takes_glances(self) -> bool:
         """Whether ``loss`` asks, as its last argument, for the clicked snippets: bool [N, T]."""
         return False
+
+    @property
+    def causal_context(self) -> int | None:
+        """How many snippets up to a snippet its score depends on, itself included.
+
+        1 where no snippet sees another. None where others count, too: later ones, or all before it.
+        Online scores (``heads.online``) then only approximate those of a whole video.
+        """
+        return None
+
+    @property
+    def online_window(self) -> int:
+        """Snippets that online scoring shows by default: the context, else the longest bag of the
+        training."""
+        return self.causal_context or sampler(self.config.sampling).most or ONLINE_WINDOW
 
     def fit_standardization(self, mean: Tensor, std: Tensor) -> None:
         """From now on see (snippet - mean) / std; features that never vary stay at 0.

@@ -109,6 +109,11 @@ class CSLTAL(Head):
         )
         initialise(self.classifier, nn.init.xavier_normal_)
 
+    @property
+    def causal_context(self) -> int:
+        """The convolution sees the snippet and those before it; the classifier the snippet."""
+        return KERNEL
+
     def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
         """Weighted T-CAM as scores, the video scores, and lambda [M, T] as features."""
         past = functional.pad(rows.transpose(1, 2), (KERNEL - 1, 0))

@@ -121,6 +121,16 @@ class Sultani(Head):
         xavier = {"normal": nn.init.xavier_normal_, "uniform": nn.init.xavier_uniform_}
         initialise(self.layers, xavier[config.start])
 
+    @property
+    def causal_context(self) -> int | None:
+        """No snippet sees another; scores of ``segments`` are of means that hold later ones."""
+        return 1 if self.config.scoring == "snippets" else None
+
+    @property
+    def online_window(self) -> int:
+        """The newest snippet alone is a part: what comes before it changes no score."""
+        return 1
+
     def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
         """Scores alone, of each snippet on its own."""
         if self.config.normalize:

@@ -7,4 +7,4 @@ from .checkpoint import (
 from .recipes import RECIPES as RECIPES
 from .results import TrainingRun as TrainingRun
 from .run import train as train
-from .scoring import score_features as score_features
+from .scoring import score_features as score_features, score_newest as score_newest

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vadprep.core.errors import CheckpointError, FeaturesError, SettingError
 from vadprep.core.log import get_logger
@@ -20,7 +21,8 @@ from vadprep.evaluation.scores import Scores, mean_scores
 from vadprep.features import Features, open_features, read_snippets, streams_of
 from vadprep.heads import Head
 from vadprep.heads.base import HeadOutput
-from vadprep.training.checkpoint import Run, check_features, load_run, unknown_alike
+from vadprep.heads.online import online_scores, score_newest as newest
+from vadprep.training.checkpoint import Checkpoint, Run, check_features, load_run, unknown_alike
 
 _LOG = get_logger(__name__)
 
@@ -33,6 +35,8 @@ def score_features(
     device: str = "cpu",
     accept: Collection[str] = (),
     preset: str | None = None,
+    online: bool = False,
+    window: int | None = None,
 ) -> Scores:
     """Scores of videos by a trained head: by id, a score in [0, 1] for each snippet.
 
@@ -42,6 +46,9 @@ def score_features(
     ended or is damaged, and for features of another spec or dimension than it was trained on
     (``accept`` names spec fields that may differ, ``preset`` fills in unknown ones); SettingError
     for a preset that fills in nothing; FeaturesError for an unknown id.
+
+    With ``online`` each snippet has the score of when it is the newest, and the head sees the last
+    ``window`` snippets, ``Head.online_window`` by default: see ``heads.online``.
     """
     with ExitStack() as stack:
         if isinstance(features, str | Path):
@@ -76,7 +83,11 @@ def score_features(
                 )
         for checkpoint in checkpoints:
             streams = streams_of(checkpoint.streams, features.streams)
-            seeds.append(score_videos(checkpoint.head.to(device), features, ids, streams))
+            head = checkpoint.head.to(device)
+            if online:
+                seeds.append(score_videos_online(head, features, ids, streams, window))
+            else:
+                seeds.append(score_videos(head, features, ids, streams))
     return mean_scores([Scores(each, origin, filled) for each in seeds])
 
 
@@ -112,12 +123,7 @@ def score_videos(
     head.eval()
     with torch.inference_mode(), exact_arithmetic():
         for video_id in order:
-            snippets = torch.from_numpy(read_snippets(features[video_id], streams))
-            if snippets.shape[2] != head.dim:
-                raise CheckpointError(
-                    f"{video_id}: features of dimension {snippets.shape[2]}, but the head was "
-                    f"trained on {head.dim}: use the features it was trained on"
-                )
+            snippets = _snippets_of(head, features, video_id, streams)
             if not len(snippets):
                 found[video_id] = _scores_of(head, features[video_id], None)
                 continue
@@ -130,8 +136,65 @@ def score_videos(
     return {video_id: found[video_id] for video_id in ids}
 
 
+def score_videos_online(
+    head: Head,
+    features: Mapping[str, Any],
+    ids: Sequence[str],
+    streams: Sequence[str],
+    window: int | None = None,
+) -> dict[str, VideoScores]:
+    """As ``score_videos``, of each snippet when it is the newest; videos have no score of their
+    own."""
+    found, device = dict[str, VideoScores](), next(head.parameters()).device
+    head.eval()
+    with torch.inference_mode(), exact_arithmetic():
+        for video_id in ids:
+            snippets = _snippets_of(head, features, video_id, streams)
+            output = online_scores(head, snippets.to(device).float().transpose(0, 1), window)
+            classes = None if output.classes is None else output.classes[None]
+            output = HeadOutput(scores=output.scores[None], classes=classes)
+            found[video_id] = _scores_of(head, features[video_id], output)
+    return found
+
+
+def _snippets_of(
+    head: Head, features: Mapping[str, Any], video_id: str, streams: Sequence[str]
+) -> torch.Tensor:
+    """Features of a video [T, C, dim]; CheckpointError where the head has another dimension."""
+    snippets = torch.from_numpy(read_snippets(features[video_id], streams))
+    if snippets.shape[2] != head.dim:
+        raise CheckpointError(
+            f"{video_id}: features of dimension {snippets.shape[2]}, but the head was "
+            f"trained on {head.dim}: use the features it was trained on"
+        )
+    return snippets
+
+
 GPU_ROWS = 1 << 16
 """Snippets, of all crops and with their padding, that go through a head at once on a GPU."""
+
+
+def score_newest(
+    run: Sequence[Checkpoint], windows: Sequence[NDArray[Any]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Scores of the newest snippet of each of N windows, the mean over the seeds of a run.
+
+    A window [t, C, dim] holds features as they are stored (streams joined), the oldest snippet
+    first; ``head.online_window`` snippets of it suffice. Windows may have other lengths and come
+    from other videos. Returns float64 [N] and, from heads with classes, float64 [N, K]. On a CPU
+    they equal those of ``online_scores`` to 1e-6.
+    """
+    scores, classes = list[torch.Tensor](), list[torch.Tensor]()
+    with torch.inference_mode(), exact_arithmetic():
+        for checkpoint in run:
+            head = checkpoint.head.eval()
+            device = next(head.parameters()).device
+            seen = [torch.from_numpy(each).to(device).float().transpose(0, 1) for each in windows]
+            output = newest(head, seen)
+            scores.append(output.scores.cpu())
+            classes += [] if output.classes is None else [output.classes.cpu()]
+    mean = torch.stack(classes).mean(dim=0).numpy() if classes else None
+    return torch.stack(scores).mean(dim=0).numpy(), mean
 
 
 def _scores_of(head: Head, video: Any, output: HeadOutput | None) -> VideoScores:
