@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -46,7 +47,7 @@ SPECS = {
     "i3d": "8fcc2027", "xd": "aa82be2d", "ucf": "c8ad0615", "rtfm-r50": "a3046ba9",
     "gowtham-r50": "fca860ce", "urdmu": "c9b0d1be", "ptv-r50": "98a68844", "r3d_18": "63047c93",
     "r2plus1d_18": "b8a0d1ea", "s3d": "917d6bb5", "swin3d_t": "91f5a9bb", "swin3d_s": "10bd1ec0",
-    "swin3d_b": "41e8453f", "mvit_v2_s": "fa0ae2be", "arnet": "6010a192",
+    "swin3d_b": "41e8453f", "mvit_v2_s": "fa0ae2be", "arnet": "6010a192", "videomae_b": "9a84ae06",
 }  # fmt: skip
 """Start of the SHA-256 of all specs of a preset, JSON and hash, as they were when it was made."""
 
@@ -97,6 +98,13 @@ def gowtham_ten(frame: Frame) -> list[Frame]:
     return [x[y : y + 224, z : z + 224] for x in (image, image[:, ::-1]) for y, z in places]
 
 
+def short_224(frame: Frame) -> Frame:
+    """OpenCV's bilinear filter, as the official code of VideoMAE resizes arrays."""
+    height, width = frame.shape[:2]
+    assert height <= width
+    return cv2.resize(frame, (224 * width // height, 224))
+
+
 CENTRE_FIRST = [4, 0, 1, 2, 3]
 PIXELS = {
     "i3d": lambda frame: [np.asarray(F.center_crop(short_256(frame), 224))],
@@ -107,10 +115,15 @@ PIXELS = {
     "rtfm-r50": lambda frame: arrays(F.ten_crop(short_256(frame), 224), list(range(10))),
     "gowtham-r50": gowtham_ten,
     "urdmu": gowtham_ten,
+    "videomae_b": lambda frame: [np.asarray(F.center_crop(Image.fromarray(short_224(frame)), 224))],
 }
 """Views of a frame, uint8 [224, 224, 3] each, by Pillow and torchvision; by preset."""
 HALF, DARK = (127.5, 127.5), (114.75, 57.375)
-SCALED = {"rtfm-r50": DARK} | {name: HALF for name in PIXELS if name != "rtfm-r50"}
+IMAGENET = (
+    255 * torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1, 1),
+    255 * torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1, 1),
+)
+SCALED = dict.fromkeys(PIXELS, HALF) | {"rtfm-r50": DARK, "videomae_b": IMAGENET}
 
 
 def expected(preset: str, frames: Frame) -> torch.Tensor:

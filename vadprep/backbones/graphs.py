@@ -9,7 +9,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from vadprep.backbones import inception, resnet
+from vadprep.backbones import inception, resnet, videomae
 from vadprep.core.clips import CLIP_LENGTH
 from vadprep.core.errors import SettingError, allowed_are
 
@@ -38,7 +38,7 @@ SCALINGS: dict[str, Scaling] = {
     "torchvision-kinetics": Scaling(  # r3d_18, r2plus1d_18 and s3d
         (255 * 0.43216, 255 * 0.394666, 255 * 0.37645),
         (255 * 0.22803, 255 * 0.22145, 255 * 0.216989)),
-    "imagenet": Scaling(  # swin3d
+    "imagenet": Scaling(  # swin3d, VideoMAE
         (255 * 0.485, 255 * 0.456, 255 * 0.406), (255 * 0.229, 255 * 0.224, 255 * 0.225)),
 }  # fmt: skip
 """Scalings by the name that a spec has."""
@@ -117,6 +117,7 @@ GRAPHS: dict[str, Graph] = {
     "swin3d_s": _torchvision("swin3d_s", 768, "head"),
     "swin3d_b": _torchvision("swin3d_b", 1024, "head"),
     "mvit_v2_s": _torchvision("mvit_v2_s", 768, "head", clip_lengths=(16,)),
+    "videomae_b": Graph(videomae.DIM, videomae.VideoMAE, clip_lengths=(videomae.FRAMES,)),
 }
 
 

