@@ -112,6 +112,46 @@ def test_the_file_of_a_training_repeats_it(place, tmp_path, monkeypatch):
     assert "setting 'prior': allowed are epochs, " in message(other)  # ddl has it
 
 
+def test_eval_online_prints_a_table_and_writes_it_into_the_run(place, tmp_path):
+    shutil.copytree(place / "r", tmp_path / "r")
+    output = ok("eval", tmp_path / "r", "--online", "--window", "2")
+    assert f"{tmp_path / 'r'}: {CAUTION}\n" in output
+    rows = [line.split() for line in output.splitlines()]
+    for name in ("frame_auc", "frame_ap", "apd", "delay_frames"):
+        assert any(row[:1] == [name] for row in rows), name
+    assert next(row for row in rows if row[0] == "metric")[1:3] == ["offline", "online"]
+    assert "window of 2 snippets; 1 events; 0.00 hours of normal video; so 1/h is no" in output
+    written = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert written["online"]["online"]["delay"]["num_events"] == 1
+    assert read_scores(tmp_path / "r" / "scores-online.h5").origin.random_weights
+    printed = json.loads(ok("eval", tmp_path / "r", "--online", "--window", "2", "--json"))
+    (entry,) = printed.values()
+    assert {n: entry[n] for n in ("window", "offline", "online")} == written["online"]
+    assert entry["random_weights"]
+
+
+def test_eval_online_on_another_manifest_writes_nothing(place, tmp_path):
+    shutil.copytree(place / "r", tmp_path / "r")
+    before = sorted((tmp_path / "r").rglob("*")), (tmp_path / "r/metrics.json").read_bytes()
+    named = ("--manifest", place / "m.csv", "--features", place / "f")
+    assert "online" in ok("eval", tmp_path / "r", "--online", *named)
+    after = sorted((tmp_path / "r").rglob("*")), (tmp_path / "r/metrics.json").read_bytes()
+    assert after == before
+
+
+def test_what_goes_with_eval_online_only(place, tmp_path):
+    (tmp_path / "r").mkdir()
+    for name in ("config.json", "metrics.json"):
+        shutil.copy(place / "r" / name, tmp_path / "r")
+    refused = message(run("eval", tmp_path / "r", "--online"))
+    assert refused.endswith(": no run.yaml names the features: name them by --features")
+    for more, expected in (
+        (("--window", "3"), "--features, --window and --device go with --online"),
+        (("--online", "--smoothing", "slide-3"), "sees later clips: it does not go with --online"),
+    ):
+        assert expected in message(run("eval", place / "r", *more))
+
+
 def test_random_weights_and_the_control_are_named_in_every_result(place, tmp_path):
     output = train(place, tmp_path / "r", "--control")
     assert f"{tmp_path / 'r'}: {CAUTION}; CONTROL on shuffled labels, not a detector" in output

@@ -17,6 +17,7 @@ from vadprep import data
 from vadprep.cli.config import write_run
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import (
+    COUNT,
     FEATURES,
     FILE,
     FOLDER,
@@ -64,6 +65,8 @@ PROMPTS_HELP = (
     "Prompt embeddings for pel4vad, vadclip: .npz, an array for normal and each category."
 )
 SMOOTHING_HELP = "Also the metrics of smoothed scores: slide-7, fixed-8. Default: none."
+ONLINE_HELP = "Also metrics and delays of scores that see the past alone; needs the features."
+WINDOW_HELP = "With --online: snippets that the head sees. Default: as in its training."
 CONTROL_HELP = "Train on shuffled labels. The AUC must be about 0.5 in the mean over many seeds."
 COVERAGE = click.Choice(["cut", "hold"])
 COVERAGE_HELP = "Frames after the last clip: not scored (cut), or the last score (hold)."
@@ -194,10 +197,32 @@ def parsed(text: str) -> Any:
 @manifest_options
 @click.option("--coverage", type=COVERAGE, default="cut", show_default=True, help=COVERAGE_HELP)
 @advanced("--smoothing", default="", metavar="RULE", help=SMOOTHING_HELP)
+@click.option("--online", is_flag=True, help=ONLINE_HELP)
+@advanced("--features", type=FEATURES, help="With --online: feature folder. Default: the run's.")
+@advanced("--window", type=COUNT, help=WINDOW_HELP)
+@advanced("--device", help="With --online: cpu or cuda. Default: cpu.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every category.")
 @message_options
-def evaluate(run: Path, coverage: str, smoothing: str, as_json: bool, **options: Any) -> None:
-    """Compute the metrics of a run, on its own or another manifest."""
+def evaluate(
+    run: Path, coverage: str, smoothing: str, online: bool, as_json: bool, **options: Any
+) -> None:
+    """Compute the metrics of a run, on its own or another manifest.
+
+    With --online also those of scores that see no future, and how late alarms are.
+    """
+    for_online = {name: options.pop(name) for name in ("features", "window", "device")}
+    if online:
+        from vadprep.cli.online import show_online
+
+        if smoothing:
+            raise click.UsageError("--smoothing sees later clips: it does not go with --online")
+        is_own = not any(options[name] for name in ("dataset", "manifest", "split_file"))
+        show_online(
+            run, manifest_of(run, options), is_own, as_json, coverage=coverage, **for_online
+        )
+        return
+    if any(for_online.values()):
+        raise click.UsageError("--features, --window and --device go with --online")
     folders, manifest = list(seed_folders(run).values()) or [run], manifest_of(run, options)
     found = {
         folder: vadprep.evaluate(folder, manifest=manifest, coverage=coverage, smoothing=smoothing)

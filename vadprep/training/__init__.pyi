@@ -4,6 +4,7 @@ from .checkpoint import (
     load_checkpoint as load_checkpoint,
     load_run as load_run,
 )
+from .online import OnlineEvaluation as OnlineEvaluation, evaluate_online as evaluate_online
 from .recipes import RECIPES as RECIPES
 from .results import TrainingRun as TrainingRun
 from .run import train as train
