@@ -38,6 +38,7 @@ ONLY_PARSED = {
     r"^vadprep (demo|bench|benchmark)\b": "takes minutes, and has tests of its own",
     r"^vadprep weights (get|check|top5|convert)\b": "needs trained weights",
     r"--address": "needs a Ray cluster",
+    r"^vadprep live .*rtsp:": "needs a camera",
 }
 """What a test cannot run: pattern of the command -> the reason why it is only parsed."""
 

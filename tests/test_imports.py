@@ -20,6 +20,7 @@ LADDER = [
     {"video", "features"},
     {"evaluation", "extraction"},
     {"training"},
+    {"online"},
     {"cli"},
 ]
 """Rooms from the ground up: a room imports only from rows below its own."""

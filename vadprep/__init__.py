@@ -50,13 +50,15 @@ if TYPE_CHECKING:
         verify,
     )
     from vadprep.heads import HEADS
+    from vadprep.online import live
     from vadprep.training import Checkpoint, TrainingRun, evaluate_online, train
 
 __all__ = [
     "HEADS", "PRESETS", "Spec", "__version__",
     "compare_features", "evaluate", "evaluate_online", "export_features", "extract",
-    "extract_video", "find_videos", "import_features", "load_dataset", "merge", "open_features",
-    "plot_scores", "read_manifest", "report", "score", "status", "train", "verify",
+    "extract_video", "find_videos", "import_features", "live", "load_dataset", "merge",
+    "open_features", "plot_scores", "read_manifest", "report", "score", "status", "train",
+    "verify",
     "CheckpointError", "ClusterError", "DecodeError", "FeaturesError", "LeaseError",
     "ManifestError", "OutOfMemory", "OutputError", "SettingError", "ShardError", "SpecError",
     "Stopped", "TrainingError", "VadprepError", "WeightsError",
@@ -78,6 +80,7 @@ if not TYPE_CHECKING:  # so that a type checker knows the names
                 *("merge", "open_features", "status", "verify"),
             ],
             "heads": ["HEADS"],
+            "online": ["live"],
             "training": ["evaluate_online", "train"],
         },
     )

@@ -35,6 +35,7 @@ SECTIONS = {
         "train": ("train", "Train a head on features; write its test scores and metrics."),
         "eval": ("train", "Compute the metrics of a run, on its own or another manifest."),
         "score": ("train", "Score videos or features with a run; list alarms, draw plots."),
+        "live": ("live", "Score what cameras and streams show now; list alarms."),
         "benchmark": (
             "benchmark",
             "Train every head under one protocol; write one table.",

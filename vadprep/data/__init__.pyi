@@ -27,6 +27,7 @@ from .ground_truth import (
 )
 from .intervals import video_intervals as video_intervals
 from .manifest import (
+    VIDEO_SUFFIXES as VIDEO_SUFFIXES,
     FrameBounds as FrameBounds,
     Manifest as Manifest,
     apply_splits as apply_splits,

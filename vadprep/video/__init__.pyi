@@ -1,11 +1,17 @@
+from .decoder_process import (
+    bound_resources as bound_resources,
+    die_with_parent as die_with_parent,
+)
 from .decoders import FILE_DECODERS as FILE_DECODERS
 from .decoders.base import (
     MAX_FPS as MAX_FPS,
     MIN_FPS as MIN_FPS,
+    SIGNS_OF_DAMAGE as SIGNS_OF_DAMAGE,
     Decoder as Decoder,
     VideoHeader as VideoHeader,
 )
 from .decoders.nvdec import require_nvdec as require_nvdec
+from .decoders.pyav import RgbConverter as RgbConverter
 from .frame_count import (
     MAX_DAMAGE as MAX_DAMAGE,
     expected_frames as expected_frames,

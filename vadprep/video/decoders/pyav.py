@@ -159,7 +159,7 @@ def _packets(file: Any, stream: Any) -> Iterator[Any]:
         yield packet
 
 
-class _Converter:
+class RgbConverter:
     """Frames of FFmpeg -> uint8 [height, width, 3] in RGB, as the ffmpeg command line gives them.
 
     Chroma is interpolated by FFmpeg's scale filter with its flag bicubic, by matrix, range and
@@ -243,7 +243,7 @@ class PyAVDecoder(Decoder):
                 why = "it is encrypted: decrypt it, or export it without protection"
             raise DecodeError(f"{path}: no frame can be decoded: {why}", kind="damaged")
         check_size(path, first.width, first.height)
-        self._first, self._convert = first, _Converter(first)
+        self._first, self._convert = first, RgbConverter(first)
         self._size = self._convert.size
         rate, notes = self._frame_rate()
         cut, self._cut_seconds = note_of_cut(path, self.container)

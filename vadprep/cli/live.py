@@ -1,0 +1,92 @@
+"""``vadprep live``: scores and alarms of cameras and streams, as JSON lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+import vadprep
+from vadprep.cli.help import advanced, command
+from vadprep.cli.options import FILE, FOLDER, message_options
+from vadprep.cli.train import PRESET, PRESET_HELP
+from vadprep.core.atomic import disk_errors
+from vadprep.core.errors import SettingError, Stopped
+from vadprep.core.signals import stop_on_signals
+
+THRESHOLD_HELP = "Score at which an alarm begins, or ON,OFF: it ends below OFF."
+SPEED_HELP = "Play files at this speed, 1 as if live. Default: as fast as they can be scored."
+WINDOW_HELP = "Snippets that the head sees. Default: the longest bag of its training."
+AFTERWARDS = "all records are written; run it again to go on"
+
+
+@command("live", example="vadprep live runs/ddl-xd rtsp://camera/stream --threshold 0.6,0.4")
+@click.argument("run", type=FOLDER)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--threshold", default="0.5", show_default=True, help=THRESHOLD_HELP)
+@click.option("--least", default=0.0, help="Seconds that an alarm must last to be reported.")
+@click.option("--speed", type=float, help=SPEED_HELP)
+@click.option("--out", type=FILE, help="File that the records are added to. Default: stdout.")
+@click.option("--weights", help="Weights of the network, if they are not fetched.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is.")
+@advanced("--flow-weights", help="Weights of the network of stream flow.")
+@advanced("--preset", type=PRESET, metavar="NAME", help=PRESET_HELP)
+@advanced("--window", type=int, help=WINDOW_HELP)
+@advanced("--stall-seconds", default=10.0, help="Connect again when nothing comes for so long.")
+@message_options
+def live(run: Path, sources: tuple[str, ...], out: Path | None, **options: Any) -> None:
+    """Score what cameras and streams show now; list alarms.
+
+    SOURCE is a URL (rtsp, http, rtmp, udp, rtp), a device (/dev/video0), a video file, or a folder
+    that gets video files. Each record is a line of JSON.
+    """
+    options["threshold"] = parsed_threshold(options.pop("threshold"))
+    is_failed = False
+    with records_to(out) as write, stop_on_signals(AFTERWARDS):
+        session = vadprep.live(run, list(sources), **options)
+        try:
+            for record in session:
+                write(record)
+                is_failed |= getattr(record, "state", "") == "failed"
+        except Stopped:
+            for record in session.close():
+                write(record)
+            raise
+        finally:
+            session.close()
+    sys.exit(1 if is_failed else 0)
+
+
+def parsed_threshold(text: str) -> tuple[float, float]:
+    """``ON,OFF`` or one number for both."""
+    try:
+        numbers = [float(each) for each in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise SettingError(f"--threshold {text}: expected a number or ON,OFF, such as 0.6,0.4")
+    return numbers[0], numbers[-1]
+
+
+@contextmanager
+def records_to(out: Path | None) -> Iterator[Callable[[Any], None]]:
+    """A function that writes a record: a line of stdout, or at the end of the file ``out``."""
+    from vadprep.online import as_json
+
+    if out is None:
+        yield lambda record: click.echo(as_json(record))
+        return
+    with disk_errors(out):
+        file = open(out, "a", encoding="utf-8")
+    with file:
+
+        def write(record: Any) -> None:
+            with disk_errors(out):
+                file.write(as_json(record) + "\n")
+                file.flush()
+
+        yield write

@@ -1,0 +1,162 @@
+"""Frames of a live source -> the clips that the networks of a run see, one by one.
+
+A clip is given as soon as its frames are there. Offline, flow takes one frame more than RGB, and
+tail rule ``xd`` keeps one frame back; so here, too, such a clip waits for one frame more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vadprep.core.clips import Resampling
+from vadprep.core.crops import Boxes
+from vadprep.core.spec import Spec
+from vadprep.video import FrameTransform
+
+
+@dataclass
+class LiveClip:
+    """Frames of one clip, resized."""
+
+    frames: Tensor
+    """uint8 [clip_length, h, w, 3], or one more: see above."""
+    boxes: Boxes
+    span: tuple[int, int]
+    """Source frames [start, stop)."""
+    seconds: tuple[float, float]
+    arrived: float
+    """When its last frame came, by the monotonic clock."""
+    is_first: bool
+    """Nothing before it belongs to it: after a start, a loss or a jump."""
+    lost_frames: int = 0
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    frame: Tensor
+    index: int
+    seconds: float
+
+
+class LiveClips:
+    """Clips of one source by the spec of a run; ``has_flow`` asks for a frame more."""
+
+    def __init__(self, spec: Spec, has_flow: bool, device: torch.device | str) -> None:
+        self._spec, self._device = spec, device
+        self._ahead = int(has_flow or spec.tail == "xd")
+        self._transform: FrameTransform | None = None
+        self._waiting: list[_Waiting] = []
+        self._resampling: Resampling | None = None
+        self._last: _Waiting | None = None
+        self._seen = 0
+        self._begin = self._step = self._tolerance = 0.0
+        self._by_times = False
+        self._is_first = True
+
+    def restart(self, height: int, width: int, fps: Fraction | None, tick: float) -> None:
+        """Begin anew with frames of this size, whose time stamps are multiples of ``tick`` seconds.
+
+        What waits for a whole clip is given up. Raises DecodeError, ValueError as FrameTransform.
+        """
+        spec, used = self._spec, self._spec.fps_used()
+        self._transform = FrameTransform(
+            height,
+            width,
+            self._device,
+            resize=spec.resize,
+            filter=spec.filter,
+            crops=spec.crops,
+            crop_order=spec.crop_order,
+            crop_size=spec.crop_size,
+        )
+        self._by_times = spec.sampling == "times" and used is not None
+        self._resampling = Resampling(fps, used) if used and fps and not self._by_times else None
+        self._by_times = self._by_times or (used is not None and self._resampling is None)
+        self._waiting.clear()
+        self._last, self._seen, self._is_first = None, 0, True
+        self._tolerance = max(1e-6, tick / 2)  # as offline: time stamps are rounded
+
+    def add(
+        self, rgb: NDArray[np.uint8], index: int, seconds: float, arrived: float
+    ) -> Iterator[LiveClip]:
+        """Clips that the next frame uint8 [height, width, 3] completes, which begins at
+        ``seconds``."""
+        assert self._transform is not None
+        frame = self._transform.resize(np.ascontiguousarray(rgb)[None])[0]
+        yield from self._next(frame, index, seconds, arrived)
+
+    def repeat(self, index: int, seconds: float, arrived: float) -> Iterator[LiveClip]:
+        """As ``add``, for a frame that is lost: the last one stands in."""
+        if self._last is not None:
+            yield from self._next(self._last.frame, index, seconds, arrived)
+
+    def flush(self, step: float, arrived: float) -> Iterator[LiveClip]:
+        """The clips that the end of a file completes; its last frame lasts ``step`` seconds."""
+        if self._last is None:
+            return
+        if self._by_times:
+            self._show(self._last, self._last.seconds + step)
+        spec, length = self._spec, self._spec.clip_length
+        yield from self._whole(arrived, int(spec.tail == "xd"))
+        given_up = self._is_first or len(self._waiting) > length - spec.clip_stride
+        if spec.tail == "repeat-last" and self._waiting and given_up:
+            self._waiting += [self._waiting[-1]] * (length - len(self._waiting))
+            yield from self._whole(arrived, 0)
+
+    def _next(
+        self, frame: Tensor, index: int, seconds: float, arrived: float
+    ) -> Iterator[LiveClip]:
+        new = _Waiting(frame, index, seconds)
+        if self._last is None:
+            self._begin = seconds
+        if self._by_times:
+            if self._last is not None:
+                self._show(self._last, seconds)
+        else:
+            repeats = self._resampling.repeats(self._seen) if self._resampling else 1
+            self._waiting += [new] * repeats
+        if self._last is not None:
+            self._step = seconds - self._last.seconds
+        self._last = new
+        self._seen += 1
+        yield from self._whole(arrived, self._ahead)
+
+    def _show(self, shown: _Waiting, stop: float) -> None:
+        """Let ``shown`` wait as often as it is on screen until ``stop``, by time stamps."""
+        used = self._spec.fps_used()
+        assert used is not None
+        before, after = (
+            max(0, ceil((seconds - self._begin - self._tolerance) * float(used)))
+            for seconds in (shown.seconds, stop)
+        )
+        self._waiting += [shown] * (after - before)
+
+    def _whole(self, arrived: float, ahead: int) -> Iterator[LiveClip]:
+        """Clips of what waits, each with ``ahead`` frames more."""
+        length, stride = self._spec.clip_length, self._spec.clip_stride
+        while len(self._waiting) >= length + ahead:
+            used = self._waiting[: length + ahead]
+            last = used[length - 1]
+            yield LiveClip(
+                frames=torch.stack([each.frame for each in used]),
+                boxes=self._boxes,
+                span=(used[0].index, last.index + 1),
+                seconds=(used[0].seconds, last.seconds + self._step),
+                arrived=arrived,
+                is_first=self._is_first,
+            )
+            del self._waiting[:stride]
+            self._is_first = False
+
+    @property
+    def _boxes(self) -> Boxes:
+        assert self._transform is not None
+        return self._transform.boxes
