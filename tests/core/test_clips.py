@@ -175,3 +175,38 @@ def test_scores_of_another_length_than_the_spans_are_refused():
 
 def test_frame_labels_mark_half_open_intervals():
     assert np.flatnonzero(frame_labels(((2, 4), (6, 7)), 8)).tolist() == [2, 3, 6]
+
+
+ROUNDED = {"times": np.ceil, "near": lambda place: np.floor(place + 0.5), "down": np.floor}
+"""By which a frame's place is made whole; all places of these tests are exact."""
+
+
+@pytest.mark.parametrize("sampling", ROUNDED)
+@pytest.mark.parametrize("in_times", [True, False])
+@pytest.mark.parametrize("fps_used", [Fraction(15), Fraction(24), Fraction(30), Fraction(64)])
+def test_each_rule_rounds_the_place_of_a_frame(sampling, in_times, fps_used):
+    """60 to 30 frames a second has halves; the last place of a number is shown."""
+    for num_source in (1, 2, 17, 100):
+        begins = [Fraction(k, 60) for k in range(num_source + 1)]
+        times = [float(each) for each in begins] if in_times else None
+        resampling = Resampling(Fraction(60), fps_used, times, sampling=sampling)
+        scaled = [each * fps_used * 4 for each in begins]  # quarters are whole numbers of 1/4
+        places = ROUNDED[sampling](np.array([float(each) for each in scaled]) / 4).astype(int)
+        count = places[num_source]
+        shown = [int(np.flatnonzero(places[:num_source] <= i)[-1]) for i in range(count)]
+        assert resampling.count(num_source) == count
+        assert [min(resampling.source(i), num_source - 1) for i in range(count)] == shown
+        repeats = [resampling.repeats(k) for k in range(num_source)]
+        assert np.repeat(np.arange(num_source), repeats).tolist() == shown
+
+
+@pytest.mark.parametrize("sampling", ["near", "down"])
+def test_the_first_span_begins_at_the_first_frame_by_every_rule(sampling):
+    resampling = Resampling(Fraction(60), Fraction(24), sampling=sampling)
+    assert resampling.source(0) > 0  # which is not shown
+    check_spans(resampling.spans(200, "drop"), 200)
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(ValueError, match="allowed are times, index, near, down"):
+        Resampling(Fraction(25), Fraction(24), sampling="nearest")

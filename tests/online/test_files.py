@@ -21,6 +21,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     "native rate": {},
     "a lower rate by times": {"fps": "15", "sampling": "times"},
     "a lower rate by index": {"fps": "15", "sampling": "index"},
+    "a lower rate as ffmpeg's filter": {"fps": "15", "sampling": "near"},
+    "a lower rate, rounded down": {"fps": "15", "sampling": "down"},
     "a higher rate": {"fps": "30"},
     KEPT_BACK: {"tail": "xd"},
     "last frame repeated": {"tail": "repeat-last"},

@@ -13,11 +13,11 @@ frame: see "Flow at the end of a video" in the README.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,16 +69,33 @@ def num_flows(num_frames: int) -> int:
     return max(num_frames - 1, 0)
 
 
+SAMPLINGS = ("times", "index", "near", "down")
+"""Rules of a frame-rate change, as a spec has them; ``Resampling`` says what they do."""
+SAMPLING_NAMES = {"up": "times"}
+"""Other names of a rule."""
+
+_EXACT = 1e-6  # seconds by which times may miss what they stand for, as floats
+
+
 class Resampling:
     """Frame-rate change: which source frames are seen. No frame is blended or re-encoded.
 
-    Resampled frame i shows the source frame on screen at time i / fps_used. By index that is
-    s(i) = floor(i * fps_source / fps_used), in exact rational arithmetic; with ``fps_used=None``
-    s(i) = i. With ``times`` it is the last frame that begins by then.
+    A source frame that begins at t seconds has the place t * fps_used, rounded to a whole number.
+    Resampled frame i shows the last source frame whose place is i or less. ``sampling`` is one of:
+
+    - ``times``: rounded up, so that frame i shows what is on screen at i / fps_used;
+    - ``near``: rounded to the nearest number, halves up;
+    - ``down``: rounded down;
+    - ``index``: rounded up, as if all frames lasted equally long: frame i shows the source frame
+      floor(i * fps_source / fps_used), in exact rational arithmetic.
+
+    The first three are ffmpeg's filter ``fps`` with ``round=up``, ``near`` (its default) and
+    ``down``. With ``fps_used=None`` every frame is seen once.
 
     ``times`` are seconds from the first frame to each one, in order, and at the end those to the
-    end of the video. The list may still grow: what is asked of a frame takes the begin of the
-    next. Time stamps are rounded, so a frame begins ``tolerance`` seconds earlier.
+    end of the video; None where all frames last equally long. The list may still grow: what is
+    asked of a frame takes the begin of the next. Time stamps are rounded, so by ``times`` a frame
+    begins ``tolerance`` seconds earlier; ``near`` and ``down`` take them as they are, like ffmpeg.
     """
 
     def __init__(
@@ -86,29 +103,49 @@ class Resampling:
         fps_source: Fraction,
         fps_used: Fraction | None = None,
         times: Sequence[float] | None = None,
-        tolerance: float = 1e-6,
+        tolerance: float = _EXACT,
+        sampling: str = "times",
     ) -> None:
         if fps_source <= 0 or (fps_used is not None and fps_used <= 0):
             raise ValueError(f"{fps_source = }, {fps_used = }: frame rates are positive")
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"{sampling = }: {allowed_are(sampling, SAMPLINGS)}")
         self.fps_source = fps_source
         self.fps_used = fps_source if fps_used is None else fps_used
         self._step = fps_source / self.fps_used
-        self._times = None if fps_used is None else times
+        self._times = None if fps_used is None or sampling == "index" else times
         self._tolerance = tolerance
+        # By how much of a frame a place moves before it is rounded down; None: it is rounded up.
+        self._shift = {"near": Fraction(1, 2), "down": Fraction(0)}.get(sampling)
 
     def source(self, index: int) -> int:
         """s(index): source frame shown by resampled frame ``index``."""
-        if self._times is not None:
+        if self._shift is None:
+            if self._times is None:
+                return floor(index * self._step)
             shown = float(index / self.fps_used) + self._tolerance
             return max(0, bisect_right(self._times, shown) - 1)
-        return index * self._step.numerator // self._step.denominator
+        place = index + 1 - self._shift  # at which a frame comes too late
+        if self._times is None:
+            return ceil(place * self._step) - 1
+        return max(0, bisect_left(self._times, float(place / self.fps_used) - _EXACT) - 1)
+
+    def begin(self, index: int) -> int:
+        """First source frame that resampled frame ``index`` answers for: 0, then s(index)."""
+        return self.source(index) if index else 0
 
     def count(self, num_source_frames: int) -> int:
         """Number of resampled frames i with s(i) < ``num_source_frames``."""
-        if self._times is not None:
-            stop = self._times[num_source_frames] - self._tolerance
-            return max(0, ceil(stop * self.fps_used)) if num_source_frames else 0
-        return -(-num_source_frames * self._step.denominator // self._step.numerator)
+        if self._times is None:
+            place = num_source_frames / self._step
+            return ceil(place) if self._shift is None else floor(place + self._shift)
+        return self.place(self._times[num_source_frames]) if num_source_frames else 0
+
+    def place(self, seconds: float) -> int:
+        """First resampled frame that may show a source frame which begins at ``seconds``."""
+        if self._shift is None:
+            return max(0, ceil((seconds - self._tolerance) * self.fps_used))
+        return floor((seconds + _EXACT) * self.fps_used + self._shift)
 
     def repeats(self, source_index: int) -> int:
         """How many resampled frames show source frame ``source_index`` (0 when skipped)."""
@@ -125,7 +162,7 @@ class Resampling:
         stride = stride or length
         clips = num_clips(self.count(num_source_frames), tail, length, stride)
         edges = [
-            [min(self.source(stride * k + end), num_source_frames) for end in (0, length)]
+            [min(self.begin(stride * k + end), num_source_frames) for end in (0, length)]
             for k in range(clips)
         ]
         return np.array(edges, dtype=np.int64).reshape(-1, 2)

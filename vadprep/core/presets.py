@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vadprep.core.clips import CLIP_LENGTH
+from vadprep.core.clips import CLIP_LENGTH, SAMPLING_NAMES
 from vadprep.core.errors import SettingError, allowed_are
 from vadprep.core.spec import COMPUTED, FLOW_FIELDS, UNKNOWN, Spec
 
@@ -68,6 +68,7 @@ XDVIODET = "Roc-Ng/XDVioDet"
 GOWTHAM = "I3D_Feature_Extraction_resnet (G. Gottimukkala)"
 URDMU = "UR-DMU, feature_extract"
 VIDEOMAE = "VideoMAE, scripts/kinetics/ of ViT-B, finetune.sh"
+AS_IT_IS = "the rate of the videos is kept; with another --fps " + OURS
 SLOWFAST = "SlowFast, config/defaults.py"
 
 FLOW_GRAPHS = {"inception_i3d": "inception_i3d_flow"}
@@ -102,7 +103,10 @@ _I3D = Preset(
     decoder=("decord, pyav", OURS),
     dtype=("float16", OURS + "; published files are float32"),
     sampling=("times", OURS + ": the frame on screen, as a converted file has it"),
-    open_questions=("which library resized, with or without averaging: several grey levels",),
+    open_questions=(
+        "which library resized, with or without averaging: several grey levels",
+        "which rule changed the frame rate: times (up), near or down",
+    ),
 )
 
 _RTFM = replace(
@@ -115,6 +119,7 @@ _RTFM = replace(
     crops=(10, RTFM_AUTHOR + ": torchvision's TenCrop(224)"),
     crop_order=("torchvision", RTFM_AUTHOR + ": torchvision's TenCrop(224)"),
     crop_size=(224, RTFM_AUTHOR),
+    sampling=("times", AS_IT_IS),
     scaling=("(x-114.75)/57.375", RTFM_AUTHOR + ": mean 114.75, standard deviation 57.375"),
     tail=("drop", OURS + "; " + GOWTHAM + " does so"),
     open_questions=(
@@ -157,7 +162,8 @@ PRESETS: dict[str, Preset] = {
         tail=("xd", XDVIODET + ", list/make_gt.py: (N - 1) // 16"),
         open_questions=(
             "the order of the corners: taken as top left, top right, bottom left, bottom right",
-            "resize, filter and decoder: the extraction was never published (its issue 31)",
+            "resize, filter, decoder and the rule of the frame rate (times, near or down): the "
+            "extraction was never published (its issue 31)",
         ),
     ),
     "ucf": replace(
@@ -167,6 +173,7 @@ PRESETS: dict[str, Preset] = {
         resize=("short 256", "DeepMIL's issue 2: shorter side at least 256, code of pytorch-i3d"),
         crops=(10, "ten files a video"),
         crop_order=("xd", OURS),
+        sampling=("times", AS_IT_IS),
         tail=("xd", "279 of the 290 test files: (N - 1) // 16; the other 11 have N // 16"),
         open_questions=(
             "the order of the ten crops",
@@ -201,6 +208,7 @@ PRESETS: dict[str, Preset] = {
         crop_order=("gowtham", URDMU + ": as " + GOWTHAM),
         crop_size=(224, URDMU),
         scaling=("[-1,1]", URDMU),
+        sampling=("times", AS_IT_IS),
         tail=("repeat-last", URDMU + ": the last frame fills the last clip"),
         open_questions=("how the frames were decoded",),
     ),
@@ -250,6 +258,7 @@ PRESETS: dict[str, Preset] = {
     "arnet": replace(
         _I3D,
         origin="Wan et al. 2020 (AR-Net)",
+        sampling=("times", AS_IT_IS),
         fps=("native", OURS),
         open_questions=("frame rate, resize, crops and tail of its features",),
         streams=("rgb", "flow"),
@@ -301,6 +310,7 @@ def resolve(
         values["crop_order"] = CROP_ORDERS.get(overrides["crops"], UNKNOWN)
     if "clip_length" in overrides and "clip_stride" not in overrides:
         values["clip_stride"] = values["clip_length"]
+    values["sampling"] = SAMPLING_NAMES.get(values["sampling"], values["sampling"])
     if values["fps"] == "native":
         values["sampling"] = "index"
     return Spec(preset, stream, weights=weights[0], weights_sha256=weights[1], **values)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from vadprep.core.clips import TAIL_RULES
+from vadprep.core.clips import SAMPLINGS, TAIL_RULES, Resampling
 from vadprep.core.errors import SpecError, allowed_are
 from vadprep.core.untrusted import parse_json
 
@@ -32,7 +33,6 @@ MOST_COUNT = 10**6
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
 CROP_COUNTS = (1, 5, 10)
-SAMPLINGS = ("times", "index")
 FLOW_FIELDS = ("flow", "flow_source", "flow_bound", "quantisation", "flip_rule")
 """Fields of ``Spec`` that are about flow."""
 SHARED_FIELDS = (
@@ -85,8 +85,9 @@ class Spec:
     batch: int
     """Views in one pass of the network; the last pass is padded to this number."""
     sampling: str = "index"
-    """How frames are resampled to ``fps``: by ``times``, the frame on screen at a time by the time
-    stamps; by ``index``, as if all frames lasted equally long (also of features before 0.2)."""
+    """How frames are resampled to ``fps`` (``clips.Resampling``): by ``times``, the frame on screen
+    at a time by the time stamps; ``near`` and ``down``, as ffmpeg rounds the time stamps; by
+    ``index``, as if all frames lasted equally long (also of features before 0.2)."""
     flow: str = NO_FLOW
     """Flow algorithm with its settings, on grey resized frames."""
     flow_source: str = NO_FLOW
@@ -159,6 +160,21 @@ class Spec:
             allowed = allowed_are(self.fps, ("native", "a rate as 25 or 24.5"))
             raise ValueError(f"fps = {self.fps!r}: {allowed}")
         return rate
+
+    def resampling(
+        self, fps_source: Fraction, times: Sequence[float] | None = None, tolerance: float = 0.0
+    ) -> Resampling:
+        """The change of frame rate of a video at ``fps_source``, whose frames begin at ``times``.
+
+        ``tolerance`` is the accuracy of the times in seconds.
+        """
+        tolerance = max(1e-6, tolerance)
+        return Resampling(fps_source, self.fps_used(), times, tolerance, self.sampling_used)
+
+    @property
+    def sampling_used(self) -> str:
+        """``sampling``, or ``index`` where nobody wrote it down."""
+        return "index" if self.sampling == UNKNOWN else self.sampling
 
     def to_json(self) -> str:
         """The spec as one line of JSON."""

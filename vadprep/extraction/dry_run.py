@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vadprep.core.clips import Resampling, num_clips, num_flows
+from vadprep.core.clips import num_clips, num_flows
 from vadprep.core.crops import target_size
 from vadprep.core.errors import DecodeError
 from vadprep.core.records import Task, Video
@@ -136,7 +136,7 @@ def estimate(
     lengths = _lengths(list(sources.values()), extractor, clock)
     spec, used, clips = extractor.spec, dict[str, int](), dict[str, int]()
     for video_id, each in lengths.items():
-        used[video_id] = Resampling(each.fps, spec.fps_used()).count(round(each.frames))
+        used[video_id] = spec.resampling(each.fps).count(round(each.frames))
         clips[video_id] = num_clips(used[video_id], spec.tail, spec.clip_length, spec.clip_stride)
     streams, flow_bytes = [], 0
     for spec in plan.specs:

@@ -252,8 +252,7 @@ class Extractor:
                 f"or use --fps native",
                 "no-fps",
             )
-        times = stream.times if self.spec.sampling == "times" else None
-        return Resampling(fps, used, times, max(1e-6, stream.header.tick / 2))
+        return self.spec.resampling(fps, stream.times, stream.header.tick / 2)
 
     def features(
         self, task: Task, stream: FrameStream, watch: Stopwatch

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
 
 import numpy as np
 import torch
@@ -56,8 +55,8 @@ class LiveClips:
         self._waiting: list[_Waiting] = []
         self._resampling: Resampling | None = None
         self._last: _Waiting | None = None
-        self._seen = 0
-        self._begin = self._step = self._tolerance = 0.0
+        self._seen = self._first = 0
+        self._begin = self._step = 0.0
         self._by_times = False
         self._is_first = True
 
@@ -77,12 +76,13 @@ class LiveClips:
             crop_order=spec.crop_order,
             crop_size=spec.crop_size,
         )
-        self._by_times = spec.sampling == "times" and used is not None
-        self._resampling = Resampling(fps, used) if used and fps and not self._by_times else None
-        self._by_times = self._by_times or (used is not None and self._resampling is None)
+        self._by_times = used is not None and (spec.sampling_used != "index" or not fps)
+        self._resampling = None
+        if used:
+            # As offline: time stamps are rounded, to multiples of a tick.
+            self._resampling = spec.resampling(fps or used, None, tick / 2)
         self._waiting.clear()
         self._last, self._seen, self._is_first = None, 0, True
-        self._tolerance = max(1e-6, tick / 2)  # as offline: time stamps are rounded
 
     def add(
         self, rgb: NDArray[np.uint8], index: int, seconds: float, arrived: float
@@ -116,7 +116,7 @@ class LiveClips:
     ) -> Iterator[LiveClip]:
         new = _Waiting(frame, index, seconds)
         if self._last is None:
-            self._begin = seconds
+            self._begin, self._first = seconds, index
         if self._by_times:
             if self._last is not None:
                 self._show(self._last, seconds)
@@ -131,11 +131,9 @@ class LiveClips:
 
     def _show(self, shown: _Waiting, stop: float) -> None:
         """Let ``shown`` wait as often as it is on screen until ``stop``, by time stamps."""
-        used = self._spec.fps_used()
-        assert used is not None
+        assert self._resampling is not None
         before, after = (
-            max(0, ceil((seconds - self._begin - self._tolerance) * float(used)))
-            for seconds in (shown.seconds, stop)
+            self._resampling.place(seconds - self._begin) for seconds in (shown.seconds, stop)
         )
         self._waiting += [shown] * (after - before)
 
@@ -145,11 +143,14 @@ class LiveClips:
         while len(self._waiting) >= length + ahead:
             used = self._waiting[: length + ahead]
             last = used[length - 1]
+            begin = used[0].index, used[0].seconds
+            if self._is_first:  # as offline: the first clip answers for all before it
+                begin = self._first, self._begin
             yield LiveClip(
                 frames=torch.stack([each.frame for each in used]),
                 boxes=self._boxes,
-                span=(used[0].index, last.index + 1),
-                seconds=(used[0].seconds, last.seconds + self._step),
+                span=(begin[0], last.index + 1),
+                seconds=(begin[1], last.seconds + self._step),
                 arrived=arrived,
                 is_first=self._is_first,
             )

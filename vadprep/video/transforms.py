@@ -99,7 +99,11 @@ def first_clips(video: Path, preset: str) -> Tensor:
     values = values_of(preset)
     rate, length = values["fps"], values["clip_length"]
     with open_frames(video, decoder="pyav", fps=FOLDER_FPS) as stream:
-        resampling = Resampling(stream.header.fps, None if rate == "native" else Fraction(rate))
+        resampling = Resampling(
+            stream.header.fps,
+            None if rate == "native" else Fraction(rate),
+            sampling=values["sampling"],
+        )
         every = enumerate(frame.copy() for block in stream for frame in block)
         resampled = (frame for i, frame in every for _ in range(resampling.repeats(i)))
         frames = list(islice(resampled, 10 * length))

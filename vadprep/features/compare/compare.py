@@ -288,13 +288,14 @@ class FolderSet(FeatureSet):
 
     def frames(self, video_id: str) -> int | None:
         video = self._features[video_id]
-        if self._features.specs[self._stream].fps == "native":
+        spec = self._features.specs[self._stream]
+        if spec.fps == "native":
             return video.num_frames
         rates = [video.attributes.get(f"fps_{name}") for name in ("source", "used")]
         if None in rates:
             return None
         source, used = (Fraction(float(fps)).limit_denominator(1001) for fps in rates if fps)
-        return Resampling(source, used).count(video.num_frames)
+        return Resampling(source, used, sampling=spec.sampling_used).count(video.num_frames)
 
 
 class TreeSet(FeatureSet):

@@ -234,7 +234,12 @@ def fitted(video: Video, clips: int, request: Request) -> tuple[frozenset[str], 
                 f"{video.video_id!r}: features at {fps} fps have no spans without the frame rate "
                 f"of the video: fill the manifest's column fps"
             )
-        resampling = Resampling(Fraction(video.fps).limit_denominator(1001), Fraction(fps))
+        sampling = request.known.get("sampling", UNKNOWN)
+        resampling = Resampling(
+            Fraction(video.fps).limit_denominator(1001),
+            Fraction(fps),
+            sampling="index" if sampling == UNKNOWN else sampling,
+        )
     tails = matching_tails(clips, bounds, resampling)
     if not tails:
         raise FeaturesError(mismatch(clips, bounds, resampling, video.fps))
@@ -275,7 +280,7 @@ def mismatch(clips: int, bounds: FrameBounds, resampling: Resampling, fps: float
 def clip_spans(clips: int, bounds: FrameBounds, resampling: Resampling) -> NDArray[np.int64]:
     """Spans of clips that a tail rule gives, int64 [clips, 2]: clip k starts at s(16k), none
     passes the last frame."""
-    edges = [resampling.source(CLIP_LENGTH * k) for k in range(clips + 1)]
+    edges = [resampling.begin(CLIP_LENGTH * k) for k in range(clips + 1)]
     return _spans(np.minimum(edges, edges[-1] if bounds.most is None else bounds.most))
 
 
