@@ -17,6 +17,7 @@ from vadprep.extraction import Extractor, Stopwatch
 from vadprep.heads import head_kind
 from vadprep.online import LiveSession, Record, ScoreRecord
 from vadprep.online.alarms import AlarmRule
+from vadprep.online.outputs import Outputs
 from vadprep.online.source import parse_sources
 from vadprep.training import Checkpoint
 
@@ -36,14 +37,16 @@ def start(
     sources: object,
     rule: AlarmRule | None = None,
     network: Callable[[], object] | None = None,
+    speed: float | None = None,
+    stall_seconds: float = 5.0,
     **options: Any,
 ) -> LiveSession:
     """A session with one worker."""
     specs: Sequence[Spec] = list(checkpoint.specs.values())
     extractor = Extractor([standin_branch(spec, network and network()) for spec in specs])
-    return LiveSession(
-        [checkpoint], [extractor], parse_sources(sources), rule or AlarmRule(), 200, **options
-    )
+    parsed = parse_sources(sources)  # type: ignore[arg-type]
+    outputs = Outputs(parsed, rule or AlarmRule(), **options)
+    return LiveSession([checkpoint], [extractor], parsed, 200, speed, stall_seconds, outputs)
 
 
 def scores_of(records: Sequence[Record]) -> list[ScoreRecord]:
@@ -58,7 +61,8 @@ def offline(
     video = Video(video_id="a", path=str(path), extra={})
     task = Task(video=video, source=path, targets=dict.fromkeys(checkpoint.specs, Path()))
     found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in checkpoint.specs}
-    with extractor.opened(video, path) as stream:
+    decoder = "pyav" if path.suffix == ".ts" else ""  # which decord does not read
+    with extractor.opened(video, path, decoder) as stream:
         for name, batch in extractor.features(task, stream, Stopwatch()):
             found[name].append(batch)
         spec = extractor.spec

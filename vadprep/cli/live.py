@@ -13,6 +13,7 @@ import click
 import vadprep
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import FILE, FOLDER, message_options
+from vadprep.cli.text import note
 from vadprep.cli.train import PRESET, PRESET_HELP
 from vadprep.core.atomic import disk_errors
 from vadprep.core.errors import SettingError, Stopped
@@ -20,6 +21,7 @@ from vadprep.core.signals import stop_on_signals
 
 THRESHOLD_HELP = "Score at which an alarm begins, or ON,OFF: it ends below OFF."
 SPEED_HELP = "Play files at this speed, 1 as if live. Default: as fast as they can be scored."
+HOST_HELP = "Address of the page. 0.0.0.0 shows it to the whole network."
 WINDOW_HELP = "Snippets that the head sees. Default: the longest bag of its training."
 AFTERWARDS = "all records are written; run it again to go on"
 
@@ -31,6 +33,10 @@ AFTERWARDS = "all records are written; run it again to go on"
 @click.option("--least", default=0.0, help="Seconds that an alarm must last to be reported.")
 @click.option("--speed", type=float, help=SPEED_HELP)
 @click.option("--out", type=FILE, help="File that the records are added to. Default: stdout.")
+@click.option("--webhook", metavar="URL", help="Address that each alarm is posted to, as JSON.")
+@click.option("--keep", type=FOLDER, help="Folder for clips of the alarms, MP4.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of a page; 0 is any free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help=HOST_HELP)
 @click.option("--weights", help="Weights of the network, if they are not fetched.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is.")
 @advanced("--flow-weights", help="Weights of the network of stream flow.")
@@ -49,6 +55,8 @@ def live(run: Path, sources: tuple[str, ...], out: Path | None, **options: Any) 
     with records_to(out) as write, stop_on_signals(AFTERWARDS):
         session = vadprep.live(run, list(sources), **options)
         try:
+            if session.page_url:
+                note(f"Look at it in a browser: {session.page_url}")
             for record in session:
                 write(record)
                 is_failed |= getattr(record, "state", "") == "failed"

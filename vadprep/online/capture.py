@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -48,12 +48,15 @@ class Capture:
     """Frames of a stream or device until it ends. A context manager; leaving it kills the child.
 
     Raises DecodeError, here and while iterating, when the stream cannot be opened, stalls, breaks
-    or ends: a live stream has no good end. ``kind`` is ``ended`` after an orderly one.
+    or ends: a live stream has no good end. ``kind`` is ``ended`` after an orderly one, and
+    ``stopped`` soon after ``is_over`` gives True.
     """
 
-    def __init__(self, source: Source, stall_seconds: float) -> None:
-        self._name, self._stall_seconds = source.name, stall_seconds
-        self._buffer, self._is_closed = b"", False
+    def __init__(
+        self, source: Source, stall_seconds: float, is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._name, self._stall_seconds, self._is_over = source.name, stall_seconds, is_over
+        self._buffer = b""
         self._fds: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         try:
@@ -80,10 +83,6 @@ class Capture:
                 os.write(self._credit_fd, b"x")
             except OSError:  # the child is gone: its last message says why
                 pass
-
-    def stop(self) -> None:
-        """Let the reader's thread meet a DecodeError soon; from any thread."""
-        self._is_closed = True
 
     def close(self) -> None:
         """Kill the child. By the thread that reads."""
@@ -148,7 +147,7 @@ class Capture:
         poll = select.poll()
         poll.register(self._control_fd, select.POLLIN)
         while b"\n" not in self._buffer:
-            if self._is_closed:
+            if self._is_over():
                 raise DecodeError(f"{self._name}: stopped", "stopped")
             if time.monotonic() > deadline:
                 raise DecodeError(f"nothing came for {seconds:g} s", "stalled")

@@ -30,6 +30,11 @@ RING_BYTES = 64 << 20
 MOST_SLOTS, LEAST_SLOTS = 64, 4
 MOST_ERRORS = 100
 """Packets in a row that cannot be decoded, after which a stream is given up."""
+MOST_PACE = 1.5
+"""Times real time. Frames that come in a burst, as those of HLS do, are handed on no faster, so
+that no clip is dropped for it; the server waits."""
+MOST_PAUSE = 1.0
+"""Seconds that a frame is held back at most."""
 MOST_PIXELS = 7680 * 4320
 PROTOCOLS = "rtsp,rtp,rtmp,srtp,udp,tcp,tls,crypto,http,https,httpproxy,data"
 """What a stream may open, and the playlists that it names: no file of this machine."""
@@ -68,6 +73,7 @@ class _Sender:
         os.set_blocking(credit_fd, False)
         self._free = self._slots = 0
         self._sent = self._skipped = 0
+        self._last = self._handed_on = float("-inf")
 
     def send(self, **message: Any) -> None:
         """Write one JSON line to the parent."""
@@ -84,6 +90,9 @@ class _Sender:
 
     def put(self, rgb: Any, seconds: float, damaged: int) -> None:
         """Give a frame to the parent, or skip it where no slot is free."""
+        pause = min(MOST_PAUSE, (seconds - self._last) / MOST_PACE)
+        time.sleep(max(0.0, self._handed_on + pause - time.monotonic()))
+        self._last, self._handed_on = seconds, time.monotonic()
         try:
             self._free += len(os.read(self._credit_fd, MOST_SLOTS))
         except BlockingIOError:
@@ -156,11 +165,15 @@ def main(*numbers: str) -> None:
     bound_resources()
     with open(config_fd, "rb") as pipe:
         config = json.load(pipe)
+    av.logging.set_level(av.logging.WARNING)  # its words say what is damaged
+    av.logging.set_skip_repeated(False)
     sender = _Sender(control_fd, credit_fd, memory_fd)
     try:
         reason, kind = read_stream(config, sender), "ended"
     except DecodeError as error:
         reason, kind = str(error), error.kind
+    except av.error.ExitError:  # PyAV's own time-out
+        reason, kind = f"nothing came for {config['stall_seconds']:g} s", "stalled"
     except av.error.FFmpegError as error:
         reason, kind = printable(error.strerror or type(error).__name__), "broken"
     except (ValueError, MemoryError, OverflowError) as error:

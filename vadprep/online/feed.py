@@ -84,6 +84,9 @@ class Feed(threading.Thread):
         finally:
             self._inbox.end()
 
+    def _is_over(self) -> bool:
+        return self._inbox.is_closed
+
     def _notice(
         self,
         state: Literal["connected", "lost", "changed", "failed", "ended"],
@@ -194,7 +197,7 @@ class Feed(threading.Thread):
         failures, since = 0, time.monotonic()
         while not self._inbox.is_closed:
             try:
-                with Capture(self.source, self._stall_seconds) as capture:
+                with Capture(self.source, self._stall_seconds, self._is_over) as capture:
                     start = time.monotonic()
                     self._notice("connected", lost_seconds=start - since if self._begin else 0.0)
                     self._read(capture)

@@ -19,7 +19,7 @@ from vadprep.online.alarms import AlarmRule, AlarmState
 from vadprep.online.clips import LiveClip
 from vadprep.online.feed import Feed
 from vadprep.online.inbox import Inbox
-from vadprep.online.pictures import Pictures
+from vadprep.online.outputs import LOCALHOST, Outputs
 from vadprep.online.records import Record, ScoreRecord, SourceRecord
 from vadprep.online.scorer import SnippetMaker, WindowScorer, window_of
 from vadprep.online.source import Source, parse_sources
@@ -28,7 +28,7 @@ from vadprep.training import Checkpoint, Run, check_features, load_run
 STALL_SECONDS = 10.0
 MOST_RECORDS = 1000
 """Records that wait for the caller; beyond them the workers wait, and clips are dropped."""
-END_SECONDS = 4.0
+END_SECONDS = 3.0
 """That the work in hand may take when a session is closed."""
 _WORKERS_DONE = object()
 
@@ -46,6 +46,10 @@ def live(
     preset: str | None = None,
     device: str | None = None,
     stall_seconds: float = STALL_SECONDS,
+    webhook: str | None = None,
+    keep: str | Path | None = None,
+    host: str = LOCALHOST,
+    port: int | None = None,
 ) -> LiveSession:
     """Score what cameras see now; iterate over what it returns for the records.
 
@@ -64,9 +68,13 @@ def live(
     :param weights, flow_weights, preset: as for ``score``
     :param device: ``cpu`` or ``cuda``; ``cuda`` by default where there is a GPU
     :param stall_seconds: a stream that gives nothing for so long is connected again
+    :param webhook: http or https address that each alarm is posted to, as JSON
+    :param keep: folder for clips of the alarms, MP4
+    :param host, port: address of a page with picture, curve and alarms; port 0 is any free one. No
+        port, no page; nothing listens beyond this machine unless ``host`` says so
 
-    Raises what ``score`` raises for the run and its weights, and SettingError for a source or
-    setting that cannot be used.
+    Raises what ``score`` raises for the run and its weights, SettingError for a source or setting
+    that cannot be used, and OutputError for a folder that cannot be written.
     """
     on, off = threshold if isinstance(threshold, tuple) else (threshold, threshold)
     rule, sources = AlarmRule(on, off, least), parse_sources(source)
@@ -91,7 +99,8 @@ def live(
     check_features(trained, made, "extracting for the run", preset=preset)
     count = 1 if device == "cuda" else min(len(sources), worker_cores())
     extractors = [make_extractor(plan) for _ in range(count)]
-    return LiveSession(checkpoints, extractors, sources, rule, window, speed, stall_seconds)
+    outputs = Outputs(sources, rule, webhook, keep, host, port)
+    return LiveSession(checkpoints, extractors, sources, window, speed, stall_seconds, outputs)
 
 
 class LiveSession:
@@ -105,27 +114,26 @@ class LiveSession:
         checkpoints: Sequence[Checkpoint],
         extractors: Sequence[Extractor],
         sources: Sequence[Source],
-        rule: AlarmRule,
         window: int,
-        speed: float | None = None,
-        stall_seconds: float = STALL_SECONDS,
-        pictures: Sequence[Pictures | None] | None = None,
+        speed: float | None,
+        stall_seconds: float,
+        outputs: Outputs,
     ) -> None:
-        self.sources, self.rule, self._streams = list(sources), rule, checkpoints[0].streams
+        self.sources, self._streams = list(sources), checkpoints[0].streams
+        self._outputs, self.page_url = outputs, outputs.url
         self._inbox = Inbox([_waits(each, speed) for each in sources])
         self._scorers = [WindowScorer(checkpoints, window) for _ in sources]
-        self._alarms = [AlarmState(each.name, rule) for each in sources]
+        self._alarms = [AlarmState(each.name, outputs.rule) for each in sources]
         self._records: queue.Queue[Record | object] = queue.Queue(MOST_RECORDS)
         self._is_done = False
         self._errors: list[BaseException] = []
         spec, device = extractors[0].spec, extractors[0].branches
         place = next(iter(device.values())).batches.device
         has_flow = "flow" in STREAM_CHOICES[self._streams]
+        settings = spec, has_flow, place, speed, stall_seconds
         self._feeds = [
-            Feed(number, each, self._inbox, spec, has_flow, place, speed, stall_seconds, picture)
-            for number, (each, picture) in enumerate(
-                zip(sources, pictures or [None] * len(sources), strict=True)
-            )
+            Feed(number, each, self._inbox, *settings, outputs.pictures.get(each.name))
+            for number, each in enumerate(sources)
         ]
         self._workers = [
             threading.Thread(target=self._work, args=(each,), name="live worker", daemon=True)
@@ -158,7 +166,7 @@ class LiveSession:
     def close(self) -> list[Record]:
         """End the session; the last records, which nobody has asked for yet.
 
-        Clips in work are finished, those that wait are given up. Takes END_SECONDS at most, and
+        Clips in work are finished, those that wait are given up. Takes 5 seconds at most, and
         leaves no process behind.
         """
         self._inbox.close()
@@ -177,6 +185,7 @@ class LiveSession:
         self._is_done = True
         for feed in self._feeds:
             feed.join(max(0.1, deadline - time.monotonic()))
+        self._outputs.close()
         return last
 
     def __enter__(self) -> LiveSession:
@@ -212,12 +221,18 @@ class LiveSession:
         for alarm in self._alarms:
             for record in alarm.end(time.time()):
                 self._put(record)
-        self._put(_WORKERS_DONE)
+        for each in self._outputs.end_clips():
+            self._hand_over(each)
+        self._hand_over(_WORKERS_DONE)
 
-    def _put(self, record: Record | object) -> None:
+    def _put(self, record: Record) -> None:
+        for each in self._outputs.add(record):
+            self._hand_over(each)
+
+    def _hand_over(self, item: Record | object) -> None:
         while not self._is_done:
             try:
-                return self._records.put(record, timeout=0.5)
+                return self._records.put(item, timeout=0.5)
             except queue.Full:
                 continue
 

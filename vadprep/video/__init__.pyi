@@ -22,6 +22,7 @@ from .frame_stream import (
     count_frames as count_frames,
     open_frames as open_frames,
 )
+from .preview import open_movie as open_movie
 from .transforms import (
     FrameTransform as FrameTransform,
     crop as crop,

@@ -108,7 +108,7 @@ def write_preview(source: Path, stem: Path, wanted: Wanted, movie: bool) -> Prev
         sides, index = (stream.header.width, stream.header.height), 0
         tile = _fitted(*sides, TILE_WIDTH, TILE_HEIGHT)
         size = _fitted(*sides, MOST_WIDTH, MOST_HEIGHT)
-        with _movie(movie_file, size, stream.header.fps) if movie else nullcontext() as add:
+        with open_movie(movie_file, size, stream.header.fps) if movie else nullcontext() as add:
             for block in stream:
                 for rgb in block:
                     if add:
@@ -170,7 +170,7 @@ def _resized(rgb: Frame, size: tuple[int, int]) -> Image.Image:
 
 
 @contextmanager
-def _movie(path: Path, size: tuple[int, int], fps: Fraction) -> Iterator[Callable[..., None]]:
+def open_movie(path: Path, size: tuple[int, int], fps: Fraction) -> Iterator[Callable[..., None]]:
     """A function that adds a frame, with its second, to an MP4; the file appears at the end."""
     with open_atomic(path) as out, av.open(out, "w", format="mp4") as container:
         # Without B-frames the first time stamp is 0; with many keyframes seeking is quick.

@@ -1,0 +1,202 @@
+"""Streams that drop, stall, change, lie or crash the reader: the record says so, and it goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.live import make_checkpoint, offline, scores_of, start
+from support.stream_server import SILENCE, StreamServer, transport_stream
+
+from vadprep.online import LiveSession, Record, SourceRecord, as_json, feed
+
+SECRET = "hunter2"
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "BACK_OFF", (0.05,))
+
+
+def states(records: Sequence[Record]) -> list[str]:
+    return [each.state for each in records if isinstance(each, SourceRecord)]
+
+
+def reasons(records: Sequence[Record], state: str) -> str:
+    found = [r.reason for r in records if isinstance(r, SourceRecord) and r.state == state]
+    return "\n".join(found)
+
+
+def until(session: LiveSession, condition: Callable[[list[Record]], Any]) -> list[Record]:
+    """The records up to the one that makes ``condition`` true."""
+    records, stop = list[Record](), time.monotonic() + 60
+    for record in session:
+        records.append(record)
+        if condition(records):
+            return records
+        assert time.monotonic() < stop, records
+    raise AssertionError(records)
+
+
+def lost_again(records: list[Record]) -> bool:
+    return states(records).count("lost") == 2
+
+
+def test_a_stream_has_the_scores_of_its_file(tmp_path: Path) -> None:
+    """And a stream that ends is connected again; its frames are counted on."""
+    content = transport_stream(tmp_path, 100)
+    checkpoint = make_checkpoint()
+    expected, spans = offline(checkpoint, tmp_path / "100-64x48.ts")
+    with StreamServer([content]) as server:
+        with start(checkpoint, f"http://{server.place}/a.ts") as session:
+            records = until(session, lost_again)
+    scores = np.array([each.score for each in scores_of(records)])
+    assert np.abs(scores - np.tile(expected, 2)).max() <= 1e-6
+    frames = [each.frames for each in scores_of(records)]
+    assert frames[:6] == spans and frames[6] == (100, 116)
+    assert sum(each.lost_frames for each in scores_of(records)) == 0
+    assert states(records) == ["connected", "lost"] * 2
+    assert "the stream ended; it is connected again in" in reasons(records, "lost")
+    (again,) = [each for each in records[1:] if getattr(each, "state", "") == "connected"]
+    assert again.lost_seconds > 0  # type: ignore[union-attr]
+    seconds = [each.seconds for each in scores_of(records)]
+    assert seconds == sorted(seconds)
+
+
+def test_a_stream_that_falls_silent_is_connected_again(tmp_path: Path) -> None:
+    content = transport_stream(tmp_path, 100)
+    half = content[: len(content) // 2 // 188 * 188]
+    with StreamServer([half, SILENCE], [content]) as server:
+        with start(make_checkpoint(), f"http://{server.place}/", stall_seconds=1) as session:
+            records = until(session, lost_again)
+    assert "nothing came for 1 s" in reasons(records, "lost")
+    assert len(scores_of(records)) > 6 and server.connections >= 2
+
+
+def test_frames_of_another_size_begin_anew(tmp_path: Path) -> None:
+    small, large = (transport_stream(tmp_path, 64, size) for size in ((64, 48), (96, 64)))
+    with StreamServer([small, large], [large]) as server:
+        with start(make_checkpoint(), f"http://{server.place}/") as session:
+            records = until(session, lost_again)
+    assert "the size of the frames changed from 64x48 to 96x64" in reasons(records, "lost")
+    assert len(scores_of(records)) >= 7
+
+
+def test_damaged_packets_are_counted(tmp_path: Path) -> None:
+    content = bytearray(transport_stream(tmp_path, 200))
+    noise = np.random.default_rng(0)
+    for packet in range(len(content) // 188 // 3, len(content) // 188 // 2):
+        content[packet * 188 + 148 : packet * 188 + 188] = noise.bytes(40)
+    with StreamServer([bytes(content)]) as server:
+        with start(make_checkpoint(), f"http://{server.place}/") as session:
+            records = until(session, lambda found: states(found)[-1:] == ["lost"])
+    assert sum(getattr(each, "lost_frames", 0) for each in records) > 0
+    assert len(scores_of(records)) >= 4
+
+
+def test_old_time_stamps_begin_anew(tmp_path: Path) -> None:
+    content = transport_stream(tmp_path, 128, fps=50)  # 2.56 s, then again from its first second
+    with StreamServer([content, content]) as server:
+        with start(make_checkpoint(), f"http://{server.place}/") as session:
+            records = until(session, lambda found: states(found)[-1:] == ["lost"])
+    assert reasons(records, "changed") == "the time stamps jumped"
+    seconds = [each.seconds[0] for each in scores_of(records)]
+    assert len(seconds) >= 14 and seconds == sorted(seconds)
+
+
+def test_a_reader_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    content = transport_stream(tmp_path, 100)
+    with StreamServer([content, SILENCE]) as server:
+        with start(make_checkpoint(), f"http://{server.place}/", stall_seconds=30) as session:
+            records = until(session, lambda found: len(scores_of(found)) == 4)
+            (child,) = children()
+            os.kill(child, signal.SIGKILL)
+            records += until(session, lambda found: states(found)[-1:] == ["connected"])
+        assert "its reader crashed, killed by SIGKILL" in reasons(records, "lost")
+
+
+def children() -> list[int]:
+    """Processes that this one has started and that are alive."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid() and fields[0] != "Z":
+            found.append(int(pid))
+    return found
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    """Of sessions that are closed while they connect, read and wait."""
+    content = transport_stream(tmp_path, 100)
+    sources = ["http://127.0.0.1:9/"]
+    with StreamServer([content, SILENCE]) as server:
+        sources.append(f"http://{server.place}/")
+        with start(make_checkpoint(), sources) as session:  # what is made once is there
+            until(session, scores_of)
+        before = len(os.listdir("/proc/self/fd")), threading.active_count()
+        for number in range(3):
+            begin = time.monotonic()
+            with start(make_checkpoint(), sources) as session:
+                for _ in range(number):
+                    until(session, lambda found: scores_of(found)[-1:] == found[-1:])
+            assert time.monotonic() - begin < 20
+        assert not children()
+        server_threads = 10  # of connections that the server has not seen closed yet
+    assert len(os.listdir("/proc/self/fd")) <= before[0] + 2
+    assert threading.active_count() <= before[1] + server_threads
+
+
+def test_no_credential_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = transport_stream(tmp_path, 64)
+    with StreamServer([content, SILENCE], password=True) as server:
+        url = f"http://bob:{SECRET}@{server.place}/live?key={SECRET}"
+        bad = f"rtsp://bob:{SECRET}@127.0.0.1:9/?key={SECRET}"
+        with start(make_checkpoint(), [url, bad], port=0) as session:
+            records = until(
+                session, lambda found: len(scores_of(found)) > 2 and "lost" in states(found)
+            )
+            for child in children():
+                for name in ("cmdline", "environ"):
+                    assert SECRET.encode() not in Path("/proc", str(child), name).read_bytes()
+        assert server.headers  # the password was sent, though
+    lines = "\n".join(map(as_json, records))
+    assert f"http://{server.place}/live" in lines and "rtsp://127.0.0.1:9/" in lines
+    assert SECRET not in lines and SECRET not in caplog.text and "Connection refused" in lines
+
+
+def test_a_playlist_opens_no_file_of_this_machine(tmp_path: Path) -> None:
+    transport_stream(tmp_path, 64)
+    names = [(tmp_path / "64-64x48.ts").as_uri(), str(tmp_path / "64-64x48.ts")]
+    for name in names:
+        playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\n{name}\n#EXT-X-ENDLIST\n"
+        with StreamServer([playlist.encode()], kind="application/vnd.apple.mpegurl") as server:
+            with start(make_checkpoint(), f"http://{server.place}/a.m3u8") as session:
+                records = until(session, lost_again)
+        assert not scores_of(records)
+
+
+def test_what_is_no_stream_is_lost_with_a_reason() -> None:
+    with StreamServer([b"<html>not a camera</html>"], kind="text/html") as server:
+        with start(make_checkpoint(), f"http://{server.place}/") as session:
+            records = until(session, lost_again)
+    assert "connected" not in states(records) and "Invalid data" in reasons(records, "lost")
+
+
+def test_a_device_that_ffmpeg_cannot_read_is_said() -> None:
+    import av
+
+    if "v4l2" in av.formats_available:
+        pytest.skip("this PyAV reads devices")
+    with start(make_checkpoint(), "/dev/null") as session:
+        records = until(session, lambda found: states(found) == ["lost"])
+    assert "the FFmpeg of this PyAV reads no devices" in reasons(records, "lost")
