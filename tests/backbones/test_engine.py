@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -239,10 +241,39 @@ def test_an_engine_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "openvino", None)
     engine.openvino_core.cache_clear()
     try:
-        with pytest.raises(SpecError, match="openvino is installed and cannot be imported"):
+        with pytest.raises(SpecError, match="openvino is installed and cannot be used"):
             Backbone(weights_of(), "cpu", "fp32")(views_of())
     finally:
         engine.openvino_core.cache_clear()
+
+
+class Broken:
+    """An OpenVINO that does not compile, or computes zeros."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    def compile_model(self, *arguments: object) -> Callable[[list], list]:
+        if self.error:
+            raise self.error
+        return lambda inputs: [np.zeros((1, 4 * 4 * 8 * 8), np.float32)]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (AttributeError("no such operation"), "cannot run a network .no such operation."),
+        (RuntimeError("Exception from a.cpp:1:\nno plugin"), "cannot run a network .no plugin."),
+        (None, "computes a convolution wrongly"),
+    ],
+)
+def test_an_engine_that_does_not_compute_is_said(
+    error: Exception | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.try_engine()
+    monkeypatch.setattr(engine, "openvino_core", lambda: Broken(error))
+    with pytest.raises(SpecError, match=f"openvino {words}.*install it again"):
+        engine.try_engine()
 
 
 def test_a_node_with_another_engine_refuses() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.commands import run
 
+from vadprep.backbones import engine_of
 from vadprep.backbones.weights import catalog
 from vadprep.cli import doctor
 from vadprep.cli.doctor import Finding, examine
@@ -74,6 +75,17 @@ def test_the_base_install_is_enough(tmp_path: Path) -> None:
     assert rows["GPU"]["found"] == "unknown without torch"
     assert rows["decoder pyav"]["found"].startswith("does not work: ")
     assert rows["decoder pyav"]["cost"] == "only the other decoder reads videos"
+
+
+def test_an_engine_that_is_installed_and_broken_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("openvino")
+    assert doctor._engine() == Finding("networks on the CPU", engine_of("cpu"))
+    monkeypatch.setattr("openvino.frontend.FrontEndManager", None)
+    finding = doctor._engine()
+    assert (finding.found, finding.cost) == ("openvino does not work", "no extraction")
+    assert "cannot run a network" in finding.remedy and "install it again" in finding.remedy
 
 
 @pytest.mark.usefixtures("no_decoding")

@@ -10,7 +10,7 @@ from .backbone import (
 from .engine import (
     check_engine as check_engine,
     engine_of as engine_of,
-    openvino_core as openvino_core,
+    try_engine as try_engine,
 )
 from .gpu_form import conv3d_fault as conv3d_fault
 from .graphs import (

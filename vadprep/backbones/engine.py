@@ -39,6 +39,8 @@ MEMORY_ERRORS = (
 """Words of a RuntimeError that means too little memory, by torch, by the CPU's allocator, by a
 CUDA library, or by OpenVINO."""
 
+REINSTALL = "install it again, or uninstall it, and torch runs the networks"
+
 Form = Callable[[Tensor], Tensor]
 """A network: float32 features [batch, dim] of views [batch, T, H, W, channel]."""
 
@@ -151,12 +153,35 @@ def openvino_core() -> Any:
     """
     try:
         import openvino
-    except (ImportError, OSError) as error:
+
+        return openvino.Core()
+    except (ImportError, OSError, RuntimeError) as error:
         raise SpecError(
-            f"openvino is installed and cannot be imported ({said_by(error)}): install it "
-            "again, or uninstall it, and torch runs the networks"
+            f"openvino is installed and cannot be used ({said_by(error)}): {REINSTALL}"
         ) from error
-    return openvino.Core()
+
+
+@torch.inference_mode()
+def try_engine() -> None:
+    """Raise SpecError unless OpenVINO computes a small convolution as torch does.
+
+    It may be importable, and lack a part or have a library of another version.
+    """
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten()).eval()
+    for weight in network.parameters():
+        weight.normal_(generator=generator)
+    views = torch.randn(1, 3, 4, 8, 8, generator=generator)
+    core = openvino_core()
+    try:
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        compiled = core.compile_model(converted(network, views), "CPU", settings)
+        found, expected = torch.from_numpy(compiled([views.numpy()])[0]), network(views)
+        difference = float((found - expected).norm() / expected.norm())
+    except Exception as error:  # what is broken raises anything
+        raise SpecError(f"openvino cannot run a network ({said_by(error)}): {REINSTALL}") from error
+    if not difference < 1e-3:  # which NaN is not
+        raise SpecError(f"openvino computes a convolution wrongly ({difference:.1g}): {REINSTALL}")
 
 
 def converted(network: nn.Module, views: Tensor) -> Any:

@@ -147,15 +147,15 @@ def _processor() -> Iterator[Finding]:
 
 
 def _engine() -> Finding:
-    """What runs the networks on the CPU, and whether it starts."""
-    from vadprep.backbones import engine_of, openvino_core
+    """What runs the networks on the CPU, and whether it does."""
+    from vadprep.backbones import engine_of, try_engine
 
     engine, slow = engine_of("cpu"), PACKAGES["openvino"]
     if not engine.startswith("openvino"):
         found = f"{engine}, because openvino is not installed"
         return Finding("networks on the CPU", found, slow, INSTALL)
     try:
-        openvino_core()
+        try_engine()
     except SpecError as error:
         return Finding("networks on the CPU", "openvino does not work", "no extraction", str(error))
     return Finding("networks on the CPU", engine)
