@@ -6,15 +6,13 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from support.attacks import FILES, JSON, WRONG_TYPES, is_plain, within
-from support.runs import cheaply, train
-from support.stored import stored_video, write_folder
 
 from vadprep.cli.main import main
 from vadprep.core.errors import CheckpointError, SpecError, printable
@@ -26,22 +24,7 @@ ROWS = [("a", "train", 0, "[]"), ("b", "train", 1, '"[[16, 32]]"'), ("c", "test"
         ("d", "test", 1, '"[[0, 16]]"')]  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def narrow() -> Iterator[None]:
-    with cheaply(epochs=2):
-        yield
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a manifest m.csv, features f, and a finished run r."""
-    from support.runs import write_manifest
-
-    place = tmp_path_factory.mktemp("sound")
-    write_manifest(place / "m.csv", ROWS)
-    write_folder(place / "f" / "rgb", [stored_video(name, num_clips=4) for name, *_ in ROWS])
-    train(place, place / "r")
-    return place
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @pytest.fixture

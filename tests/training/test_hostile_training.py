@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -16,8 +16,6 @@ import torch
 from click.testing import CliRunner
 from support.attacks import FILES, is_plain, within
 from support.feature_attacks import HDF5
-from support.runs import cheaply, train, write_manifest
-from support.stored import stored_video, write_folder
 from torch import Tensor
 
 from vadprep.cli.main import main
@@ -25,20 +23,7 @@ from vadprep.cli.main import main
 NEW = ("train", "ddl", "--manifest", "m.csv", "--features", "f", "--out", "n")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def narrow() -> Iterator[None]:
-    with cheaply(epochs=2):
-        yield
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a manifest m.csv, features f, and a finished run r."""
-    place = tmp_path_factory.mktemp("sound")
-    write_manifest(place / "m.csv")
-    write_folder(place / "f" / "rgb", [stored_video(name, num_clips=4) for name in "abcd"])
-    train(place, place / "r")
-    return place
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @pytest.fixture
