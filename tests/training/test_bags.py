@@ -130,6 +130,20 @@ def test_standardized_bags_have_mean_0_and_variance_1(crops, most_bytes):
     np.testing.assert_allclose(std, rows.std(axis=0), rtol=1e-11)
 
 
+@pytest.mark.parametrize("most_bytes", [0, 100, 300, 450, 10_000])
+def test_features_of_two_types_are_held_within_the_bound(most_bytes):
+    """Four videos of 64 or 128 bytes; all are 512 in float32."""
+    videos = [ramp(name, 16) for name in "abcd"]
+    for video in videos[:2]:
+        video.streams["rgb"] = video.streams["rgb"].astype(np.float16)
+    labels = {"a": 1, "b": 0, "c": 1, "d": 0}
+    bags = bags_of(videos, labels, most_bytes)
+    held = bags._rows[1:]
+    assert held.nbytes <= most_bytes and len(held) == 16 * len(bags._first)
+    (batch,), (whole,) = (list(each.batches(0, 0)) for each in (bags, bags_of(videos, labels)))
+    assert torch.equal(batch.snippets.float(), whole.snippets)
+
+
 @pytest.mark.parametrize("crops", ["sample", "axis"])
 def test_statistics_of_streamed_features_hold_one_video_at_a_time(monkeypatch, crops):
     videos = [ramp(f"{n:02d}", 9, crops=5) for n in range(12)]

@@ -117,12 +117,12 @@ class TrainingBags:
         """Read all videos, hold those that fit into ``room`` bytes; shapes [T, C, D] by id.
 
         Held are all crops of all snippets as rows of one array, after a row of zeros, so that a
-        batch is one gather.
+        batch is one gather. Of types that differ it is float32.
         """
         self._first: dict[str, int] = {}
         """Row of the first crop of the first snippet of each video that is held."""
         self._shapes: dict[str, tuple[int, ...]] = {}
-        parts, num_rows = list[torch.Tensor](), 1
+        parts, num_rows, most = list[torch.Tensor](), 1, room
         for video_id in sorted(self.labels):
             snippets = self._read(video_id)
             self._shapes[video_id] = tuple(snippets.shape)
@@ -136,6 +136,9 @@ class TrainingBags:
             self._first, parts = {}, []
         kind = torch.float32 if len({part.dtype for part in parts}) > 1 else None
         dim = widths.pop() if parts else 0
+        while kind and (num_rows - 1) * dim * kind.itemsize > most:  # float16 takes twice the room
+            num_rows = self._first.popitem()[1]
+            parts.pop()
         self._rows = torch.empty(num_rows, dim, dtype=kind or (parts[0].dtype if parts else None))
         self._rows[0] = 0
         for first in reversed(self._first.values()):  # each part is let go of once it is copied
