@@ -92,6 +92,24 @@ def test_training_stopped_by_a_signal_goes_on_with_resume(place, tmp_path, monke
         assert (tmp_path / "r" / name).read_bytes() == (place / "r" / name).read_bytes()
 
 
+@pytest.mark.parametrize("seeds", ["1", "1,2"])
+def test_a_training_that_ends_before_an_epoch_leaves_nothing(place, tmp_path, monkeypatch, seeds):
+    def interrupted(*arguments):
+        assert (tmp_path / "r" / "run.yaml").exists()
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    step = loop.train_step
+    named = ("--manifest", place / "m.csv", "--features", place / "f", "--seeds", seeds)
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    message(run("train", "ddl", *named, "--out", tmp_path / "r"), 75)
+    assert not (tmp_path / "r").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "run.yaml").write_text("head: ddl\n")  # of somebody who repeats a run
+    message(run("train", "ddl", *named, "--out", tmp_path / "mine", "--device", "no"))
+    assert (tmp_path / "mine" / "run.yaml").exists()
+
+
 def test_the_file_of_a_training_repeats_it(place, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
     options = ("--manifest", "m.csv", "--features", "f", "--out", tmp_path / "r", "--seeds", "1,2")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,21 @@ def write_run(ctx: click.Context, out: Path, **chosen: str | None) -> None:
         head += "# user, password and query of a URL are left out: give that option again\n"
     with open_atomic(path) as stream:
         stream.write((head + without_secrets(text)).encode())
+
+
+@contextmanager
+def forgotten_if_empty(out: Path) -> Iterator[None]:
+    """Remove the ``out/run.yaml`` that was written inside, and ``out``, when an exception comes and
+    nothing else is there. A file that was there before stays."""
+    is_ours = not os.path.lexists(out / RUN_FILE)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if is_ours and os.listdir(out) == [RUN_FILE]:
+                (out / RUN_FILE).unlink()
+                out.rmdir()
+        raise
 
 
 def _with_earlier_streams(values: dict[str, Any], path: Path) -> dict[str, Any]:

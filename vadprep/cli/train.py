@@ -14,7 +14,7 @@ import click
 
 import vadprep
 from vadprep import data
-from vadprep.cli.config import write_run
+from vadprep.cli.config import forgotten_if_empty, write_run
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import (
     COUNT,
@@ -117,7 +117,7 @@ def train(
         raise SettingError(f"--seeds {seeds}: expected whole numbers such as 0,1,2") from None
     features, out = features or f"features/{name}", out or Path("runs") / f"{head}-{name}"
     options["on_start"] = lambda: write_run(ctx, out, features=features, **chosen)
-    with stop_on_signals(CONTINUE):
+    with forgotten_if_empty(out), stop_on_signals(CONTINUE):
         report = vadprep.train(head, features, dataset=name, out=out, **options)
     show_caution(out, report.origin.caution())
     show_metrics(report.columns(), report.entries()[0]["undefined"])
