@@ -12,6 +12,7 @@ from support.videos import numbered_frame, read_numbers
 from vadprep.core.errors import DecodeError
 from vadprep.video import open_frames
 from vadprep.video.decoders.base import ImageFolder
+from vadprep.video.decoders.container_end import note_of_cut
 from vadprep.video.decoders.pyav import PyAVDecoder
 
 PICTURE = np.arange(48 * 64 * 3, dtype=np.uint32).reshape(48, 64, 3).astype(np.uint8)
@@ -103,6 +104,15 @@ def test_an_image_is_no_video(tmp_path: Path, name: str, pages: int, words: str)
     first.save(tmp_path / name, save_all=pages > 1, append_images=others, icc_profile=profile)
     with pytest.raises(DecodeError, match=words):
         PyAVDecoder(tmp_path / name)
+
+
+@pytest.mark.parametrize(("end", "is_cut"), [(b";", 0), (b";\0\0", 0), (b";\r\n", 0), (b"", 1)])
+def test_what_follows_the_end_mark_of_a_gif_is_no_cut(
+    tmp_path: Path, end: bytes, is_cut: int
+) -> None:
+    (tmp_path / "a.gif").write_bytes(b"GIF89a, pixels" + end)
+    note, _ = note_of_cut(tmp_path / "a.gif", "gif")
+    assert bool(note) == is_cut
 
 
 def test_an_animated_gif_has_its_own_times(tmp_path: Path) -> None:

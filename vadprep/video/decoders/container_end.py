@@ -38,7 +38,7 @@ def note_of_cut(path: Path, container: str) -> tuple[str, float | None]:
         return _of_asf(content, os.path.getsize(path))
     if container == "ogg" and _is_open(content):
         return "it has no last page: it was cut off, or is still being written", None
-    if container == "gif" and not content.rstrip(b"\0").endswith(b";"):
+    if container == "gif" and not content.rstrip(b"\0\t\n\r ").endswith(b";"):
         return "it has no end mark: it was cut off", None
     return "", None
 
