@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from support.commands import run, without_network
 from support.scored import video_scores, with_classes, write_manifest, write_run
@@ -188,16 +189,23 @@ def test_nothing_is_wider_than_the_window(driver: Any, page: Path, width: int) -
     assert not driver.find_elements("css selector", "b")
 
 
+NAMES = ["fire", "<b>bold</b> & <i>", *(f"class {n}" for n in range(6))]
+
+
+def class_scores() -> NDArray[np.float64]:
+    values = np.round(np.random.default_rng(1).uniform(0, 0.5, (20, 8)), 3)
+    values[4:8, 0] = 0.9
+    return values
+
+
 @pytest.fixture(scope="module")
 def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on each stream, the second with eight classes, one of a hostile name."""
     folder = tmp_path_factory.mktemp("classified")
     write_video(folder / "v.mp4", 320, size=(160, 120))
     manifest = write_manifest(folder / "m.csv", {"v": ("v.mp4", "[[64, 128]]")})
-    names = ["fire", "<b>bold</b> & <i>", *(f"class {n}" for n in range(6))]
-    values = np.round(np.random.default_rng(1).uniform(0, 0.5, (20, 8)), 3)
-    values[4:8, 0] = 0.9
-    scores = {"v": with_classes(values, names)}
+    values = class_scores()
+    scores = {"v": with_classes(values, NAMES)}
     metrics = compute_metrics(scores, {"v": Truth(((64, 128),), 1, "fire")}).as_json()
     two = write_run(folder / "two", scores, manifest=manifest, streams="flow")
     (two / "metrics.json").write_text(json.dumps({"last": metrics}))
@@ -244,6 +252,29 @@ def test_streams_and_classes_are_curves_of_their_own(driver: Any, classified: Pa
     assert driver.execute_script(f"return {PLAYER}.currentTime") == pytest.approx(5, abs=0.1)
     cursors = driver.find_elements("css selector", ".cursor")
     assert len(cursors) == 2 and all(each.is_displayed() for each in cursors)
+
+
+def test_an_alarm_names_its_class(driver: Any, classified: Path) -> None:
+    opened(driver, video_page(classified, 0))
+    change = (
+        "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event(arguments[2]))"
+    )
+    select = driver.find_element("css selector", "select[aria-label='Run of the alarms']")
+    slider, seen = driver.find_element("id", "threshold"), set()
+    for run_number, names in ((0, []), (1, NAMES)):
+        driver.execute_script(change, select, str(run_number), "change")
+        for threshold in (0.47, 0.44, 0.0):
+            driver.execute_script(change, slider, str(threshold), "input")
+            texts = [each.text for each in driver.find_elements("css selector", "#alarms li")]
+            if not names:
+                assert texts and not any("," in text for text in texts)
+                continue
+            expected = [
+                each["class"] for each in with_classes(class_scores(), NAMES).alarms(threshold)
+            ]
+            assert [text.partition(", ")[2] for text in texts] == expected
+            seen |= set(expected)
+    assert {"fire", "<b>bold</b> & <i>"} < seen
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])

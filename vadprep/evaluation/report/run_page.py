@@ -417,7 +417,10 @@ def _video_data(
 
 
 def _curve_of(run: ReportedRun, video_id: str, clock: Clock) -> dict[str, Any]:
-    """The scores of a video as steps: equal neighbours are one, so alarms are unions of steps."""
+    """The scores of a video as steps: equal neighbours are one, so alarms are unions of steps.
+
+    Of classes there is the mean of each step, from which the page names the class of an alarm.
+    """
     frames = run.scores[video_id].frames()
     starts = np.append(0, np.flatnonzero(np.diff(frames)) + 1) if len(frames) else np.array([], int)
     values = frames[starts]
@@ -432,8 +435,16 @@ def _curve_of(run: ReportedRun, video_id: str, clock: Clock) -> dict[str, Any]:
     if len(values) > MOST_POINTS:
         kept = thinned(values, MOST_POINTS)
         found["drawn"] = kept.tolist()
-    classes = run.scores[video_id].class_frames()
-    return {**found, "classes": [{"name": n, **_drawn(c, clock)} for n, c in classes.items()]}
+    lengths = np.diff(starts, append=len(frames))
+    found["classes"] = [
+        {
+            "name": name,
+            **_drawn(values, clock),
+            "means": _rounded(np.add.reduceat(values, starts) / lengths, 6) if len(starts) else [],
+        }
+        for name, values in run.scores[video_id].class_frames().items()
+    ]
+    return found
 
 
 def _drawn(frames: NDArray[np.float64], clock: Clock) -> dict[str, list[float]]:

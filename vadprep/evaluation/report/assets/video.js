@@ -148,12 +148,23 @@ function alarmsOf(run, level) {
     if (last && last.stopFrame === run.frames[step]) {
       Object.assign(last, { stop: run.edges[step + 1], stopFrame: run.frames[step + 1] });
     } else {
-      found.push({ start: run.edges[step], stop: run.edges[step + 1], startFrame: run.frames[step], stopFrame: run.frames[step + 1], highest: -1 });
+      found.push({ start: run.edges[step], stop: run.edges[step + 1], startFrame: run.frames[step], stopFrame: run.frames[step + 1], highest: -1, steps: [] });
     }
     const alarm = found[found.length - 1];
+    alarm.steps.push(step);
     if (run.values[step] > alarm.highest) Object.assign(alarm, { highest: run.values[step], peak: run.edges[step] });
   }
   return found;
+}
+
+/** The class of the highest mean over the frames of an alarm, after a comma; nothing without classes. */
+function classOf(run, alarm) {
+  let [name, most] = ["", -Infinity];
+  for (const each of run.classes) {
+    const sum = alarm.steps.reduce((so, step) => so + each.means[step] * (run.frames[step + 1] - run.frames[step]), 0);
+    if (sum > most) [name, most] = [`, ${each.name}`, sum];
+  }
+  return name;
 }
 
 function tile(seconds) {
@@ -173,7 +184,7 @@ function showAlarms() {
   list.replaceChildren(...alarms.slice(0, MOST_ALARMS).map((alarm) => make("li", {},
     make("button", { type: "button", onclick: () => seek(alarm.start) }, tile(alarm.peak),
       `${clock(alarm.start)} – ${clock(alarm.stop)}`, make("br"),
-      make("span", { class: "soft" }, `peak ${number(alarm.highest)} at ${clock(alarm.peak)}`)))));
+      make("span", { class: "soft" }, `peak ${number(alarm.highest)} at ${clock(alarm.peak)}${classOf(run, alarm)}`)))));
   Plotly.relayout(curve, { shapes: options().shapes }).then(moveCursor);
 }
 
