@@ -186,6 +186,7 @@ def train(heads: str, device: str, videos: int, steps: int) -> None:
     features, labels = random_slice(videos)
     with tempfile.TemporaryDirectory(prefix="vadprep-bench-") as folder:
         for name in names:
+            note(f"measuring: {name}")
             found = time_head(name, features, labels, Path(folder), device, steps)
             step = (found.step, found.plain_step, f"{found.plain_step / found.step:.2f}")
             one = (found.scoring, found.plain_scoring)
