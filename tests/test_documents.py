@@ -36,7 +36,7 @@ NAMES = [str(path.parent.relative_to(ROOT)) for path in DOCUMENTS]
 
 ONLY_PARSED = {
     r"^vadprep (demo|bench|benchmark)\b": "takes minutes, and has tests of its own",
-    r"^vadprep weights (get|check|top5|convert)\b": "needs trained weights",
+    r"^vadprep weights (get|check|top5|convert|prompts)\b": "needs trained weights",
     r"--address": "needs a Ray cluster",
     r"^vadprep live .*rtsp:": "needs a camera",
 }

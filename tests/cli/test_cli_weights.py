@@ -104,7 +104,7 @@ def test_convert_writes_beside_the_file(published: Path, weights: Weights) -> No
     own = published.with_suffix(".safetensors")
     assert result.exit_code == 0 and weights.sha256 in result.output
     assert load_weights(str(own)).sha256 == weights.sha256
-    assert "converted already" in message(run("weights", "convert", own))
+    assert "would be overwritten" in message(run("weights", "convert", own))
     wrong = message(run("weights", "convert", published, "--as", "i3d-rgb", "--out", own))
     assert "not inception_i3d" in wrong
 

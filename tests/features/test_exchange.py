@@ -309,6 +309,8 @@ def test_a_clip_that_goes_on_after_the_end_repeats_the_last_frame() -> None:
 def official_scores(root: Path, list_file: Path, crops: int) -> np.ndarray:
     """How the official test loops read a list: mean over crops, every score 16 times."""
     lines = [line.split(" ")[0] for line in list_file.read_text().splitlines()]
+    if list_file.suffix == ".csv":
+        lines = [line.rpartition(",")[0] for line in lines[1:]]
     scores = []
     for start in range(0, len(lines), crops):
         crop_scores = [np.load(os.path.join(root, line)) for line in lines[start : start + crops]]
@@ -323,20 +325,48 @@ def test_official_code_reads_the_lists(layout: str, data_set: str, tmp_path: Pat
     with open_features(tmp_path / "ours") as ours:
         result = export_features(ours, tmp_path / "out", layout=layout, manifest=manifest_of(ids))
         means = [ours[each].rgb.astype(np.float32).mean(axis=(1, 2)) for each in (ids[2], ids[3])]
-        centre = [ours[each].rgb[:, 0].astype(np.float32).mean(axis=1) for each in (ids[2], ids[3])]
+        crop = 5 if (layout, data_set) == ("vadclip", "UCF-Crime") else 0
+        rows = [ours[each].rgb[:, crop].astype(np.float32) for each in (ids[2], ids[3])]
+        one_crop = [each.mean(axis=1) for each in rows]
     train, test, truth = result.lists
     listed = {"rtfm": 1, "deepmil": 1}.get(layout, crops)
-    scores = official_scores(tmp_path / "out", test, listed)
-    expected = np.repeat(np.concatenate(centre if layout == "deepmil" else means), 16)
+    scores = official_scores(tmp_path / "out", test, 1 if layout == "vadclip" else listed)
+    tested = one_crop if layout in ("deepmil", "vadclip") else means
+    expected = np.repeat(np.concatenate(tested), 16)
     assert np.allclose(scores, expected, atol=1e-6)
     labels = np.load(truth)
     assert len(labels) == len(scores) == result.num_labels
     assert labels[:53].nonzero()[0].tolist() == list(range(20, 40)) and not labels[48:].any()
-    lines = train.read_text().splitlines()
+    lines = train.read_text().splitlines()[layout == "vadclip" :]  # without the header
     assert len(lines) == 2 * listed
     assert all(ids[0] in line for line in lines[:listed])
     if data_set == "ShanghaiTech" and layout == "pel4vad":
         assert lines[0] == "train/01_0014_0.npy 1.0" and lines[-1] == "train/01_014_9.npy 0.0"
+    if layout == "vadclip":
+        header, *tests = test.read_text().splitlines()
+        classes = {"UCF-Crime": ["Arson", "Normal"], "XD-Violence": ["B2-0-0", "A"]}[data_set]
+        assert header == "path,label" and [each.split(",")[1] for each in tests] == classes
+        assert [lines[at].split(",")[1] for at in (0, -1)] == classes
+
+
+def test_vadclip_needs_the_class_of_an_abnormal_video(tmp_path: Path) -> None:
+    ids = IDS["UCF-Crime"]
+    videos = [replace(video, category="") for video in manifest_of(ids).videos]
+    feature_folder(tmp_path / "ours", ids, 1)
+    with pytest.raises(ManifestError, match="'Abuse001_x264': no category"):
+        exported(tmp_path, "o", layout="vadclip", manifest=Manifest(Path("m.csv"), tuple(videos)))
+
+
+def test_of_one_crop_vadclip_tests_that_one(tmp_path: Path) -> None:
+    ids = IDS["UCF-Crime"]
+    feature_folder(tmp_path / "ours", ids, 1)
+    result = exported(tmp_path, "o", layout="vadclip", manifest=manifest_of(ids))
+    rows = result.lists[1].read_text().splitlines()[1:]
+    assert [row.rpartition("/")[2] for row in rows] == [
+        "Arson011_x264__0.npy,Arson",
+        "Normal_Videos_003__0.npy,Normal",
+    ]
+    assert "the code tests crop 5, the lists here have crop 0" in result.notes
 
 
 def test_lists_have_abnormal_videos_first(tmp_path: Path) -> None:

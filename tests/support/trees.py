@@ -34,6 +34,7 @@ def manifest_of(ids: Sequence[str], num_frames: Sequence[int | None] | int = 53)
             path=f"{video_id}.mp4",
             split="train" if index % 4 < 2 else "test",
             label=1 - index % 2,
+            category="" if index % 2 else "Arson",
             num_frames=frames,
             fps=30.0,
             intervals=((20, 40),) if index % 4 == 2 else () if index % 2 else None,

@@ -21,6 +21,10 @@ from .graphs import (
     scaling_of as scaling_of,
     with_weights as with_weights,
 )
+from .prompts import (
+    text_embeddings as text_embeddings,
+    write_prompts as write_prompts,
+)
 from .weights.catalog import stored_weights as stored_weights
 from .weights.load import (
     RANDOM as RANDOM,

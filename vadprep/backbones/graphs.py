@@ -9,7 +9,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from vadprep.backbones import inception, resnet, videomae
+from vadprep.backbones import clip, inception, resnet, videomae
 from vadprep.core.clips import CLIP_LENGTH
 from vadprep.core.errors import SettingError, allowed_are
 
@@ -40,6 +40,9 @@ SCALINGS: dict[str, Scaling] = {
         (255 * 0.22803, 255 * 0.22145, 255 * 0.216989)),
     "imagenet": Scaling(  # swin3d, VideoMAE
         (255 * 0.485, 255 * 0.456, 255 * 0.406), (255 * 0.229, 255 * 0.224, 255 * 0.225)),
+    "clip": Scaling(
+        (255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073),
+        (255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711)),
 }  # fmt: skip
 """Scalings by the name that a spec has."""
 
@@ -63,6 +66,8 @@ class Graph:
     clip_lengths: tuple[int, ...] = (16, 32, 64)
     """Frames of a clip that the network takes; ``clip_length`` is the usual one."""
     channels: int = 3  # of a view: 3 for RGB, 2 for flow
+    of_frames: bool = False
+    """It sees single frames; the feature of a clip is the mean over the frames that it is given."""
     head: str = ""
     """Of a network of torchvision: its own name of what turns the feature into logits."""
 
@@ -118,6 +123,9 @@ GRAPHS: dict[str, Graph] = {
     "swin3d_b": _torchvision("swin3d_b", 1024, "head"),
     "mvit_v2_s": _torchvision("mvit_v2_s", 768, "head", clip_lengths=(16,)),
     "videomae_b": Graph(videomae.DIM, videomae.VideoMAE, clip_lengths=(videomae.FRAMES,)),
+    "clip_vit_b16": Graph(
+        clip.DIM, clip.ClipVitB16, clip_lengths=(1, 8, 16, 32, 64), of_frames=True
+    ),
 }
 
 

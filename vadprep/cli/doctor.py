@@ -56,6 +56,7 @@ PACKAGES = {
     "scipy": "no training of csltal",
     "tensorboard": "no training",
     "matplotlib": "no plots",
+    "open-clip-torch": "no prompts from class names (weights prompts)",
     "rich": "no progress bar",
 }
 """Package -> what does not work without it."""

@@ -1,4 +1,4 @@
-"""Command weights: list, get, convert, check, top5."""
+"""Command weights: list, get, convert, check, top5, prompts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,13 @@ def weights_list(as_json: bool) -> None:
         here = "downloaded" if catalog.download_path(name).is_file() else "-"
         if name in CATALOG and catalog.converted_path(name).is_file():
             here = "ready"
-        kind = "git blob id" if each.blob else "SHA-256, part" if each.sha256 else "nothing"
+        kind = (
+            "git blob id"
+            if each.blob
+            else "SHA-256" + ", part" * (len(each.sha256) < 64)
+            if each.sha256
+            else "nothing"
+        )
         rows.append((name, each.graph, each.file_name, each.licence, kind, here))
         record = {"name": name, **asdict(each), "here": here}
         record["git_blob"] = record.pop("blob")
@@ -84,7 +90,7 @@ def weights_convert(file: Path, declared: str | None, out: Path | None) -> None:
 
     No code of the project is run. Reads DeepMind's TensorFlow checkpoints, and the files of
     pytorch-i3d, kinetics_i3d_pytorch, video-nonlocal-net (.pkl), pytorch-resnet3d, pytorchvideo,
-    torchvision and VideoMAE (its own, and transformers').
+    torchvision, VideoMAE (its own, and transformers') and CLIP (OpenAI's and open_clip's).
     """
     from vadprep.backbones.weights.load import convert
 
@@ -121,6 +127,28 @@ def weights_check(weights_spec: str, sample: Path | None) -> None:
     is_equal = is_as_published(pairs)
     click.echo("sample clip: " + ("as published" if is_equal else "NOT as published"))
     sys.exit(0 if is_equal and not differing else 1)
+
+
+@weights.command("prompts", example="vadprep weights prompts clip-vit-b16 fight B6='car accident'")
+@click.argument("weights_spec", metavar="FILE|NAME")
+@click.argument("classes", nargs=-1, required=True, metavar="CLASS[=TEXT]...")
+@click.option("--out", type=FILE, default="prompts.npz", show_default=True, help="New file.")
+def weights_prompts(weights_spec: str, classes: tuple[str, ...], out: Path) -> None:
+    """Embed class names with the text encoder of CLIP.
+
+    Writes the file that --prompts of vadprep train takes. Classes are the categories of your
+    manifest; TEXT is what CLIP reads for one, by default its name. Class normal is always written.
+    """
+    from vadprep.backbones import load_weights, write_prompts
+
+    texts = {"normal": "normal"}
+    for each in classes:
+        name, sign, text = each.partition("=")
+        texts[name] = text if sign else name
+    found = load_weights(weights_spec, "clip_vit_b16")
+    write_prompts(out, found, texts)
+    click.echo(f"{out}")
+    click.echo(f"{len(texts)} embeddings of 512 numbers by {found.name}: {', '.join(texts)}")
 
 
 @weights.command("top5", example="vadprep weights top5 i3d-rgb clip.mp4")

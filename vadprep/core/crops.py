@@ -54,12 +54,15 @@ FIVE_CROPS = {
     "gowtham": "TL TR C BL BR",
     "xd": "C TL TR BL BR",
     "mmaction": "TL TR BL BR C",
+    "vadclip": "C TL TR BL BR",
 }
 """Order of the five crops of a frame (T top, B bottom, L left, R right, C centre) by code base.
 
 RTFM uses torchvision's ``TenCrop``; I3D_Feature_Extraction_resnet and UR-DMU have ``gowtham``.
 XDVioDet says only that the centre is first; its order of the corners is assumed. The ten crops of
-mmaction2 are TL, TL mirrored, TR, TR mirrored, ...
+mmaction2 are TL, TL mirrored, TR, TR mirrored, ... The first five of VadCLIP (src/crop.py) are in
+the order of ``xd``; the last five are these five mirrored, not those of the mirrored frame, so that
+crop 6 is TL mirrored, which is crop 7 of ``xd``.
 """
 
 
@@ -67,7 +70,8 @@ def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Bo
     """The ``count`` (1, 5 or 10) crops of side ``size`` px in a frame of ``height`` x ``width``.
 
     One crop is the centre, order ``centre`` or any other. Ten are the five of the frame and
-    then the five of the mirrored frame; with ``mmaction`` each is followed by its mirror image.
+    then the five of the mirrored frame, with ``vadclip`` the mirror images of the five; with
+    ``mmaction`` each is followed by its mirror image.
     Raises ValueError for an unknown order or count and for a frame smaller than the crop.
     """
     if min(height, width) < size:
@@ -92,6 +96,8 @@ def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Bo
         return five
     if order == "mmaction":
         return tuple(replace(box, mirrored=flip) for box in five for flip in (False, True))
+    if order == "vadclip":
+        return five + tuple(replace(box, mirrored=True) for box in five)
     # Of the mirrored frame, in coordinates of the frame: the left edge counts from the right one.
     return five + tuple(replace(b, left=width - b.left - b.width, mirrored=True) for b in five)
 
@@ -111,8 +117,15 @@ class Taps:
     bits: int
 
 
+def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The cubic kernel of Keys 1981 (equation 15, a = -1/2) at distances ``x`` >= 0 in px."""
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
 PIL_KERNELS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], int]] = {
     "pil-bilinear": (lambda x: np.maximum(1 - np.abs(x), 0.0), 1),
+    "pil-bicubic": (lambda x: cubic(np.abs(x)), 2),
     "pil-lanczos": (lambda x: np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0), 3),
 }
 """Kernel and its half width in px. Pillow stretches both when it makes a picture smaller."""
@@ -126,7 +139,7 @@ FILTERS = (*PIL_KERNELS, "opencv-bilinear")
 def resize_taps(name: str, source: int, target: int) -> Taps:
     """Weights that take ``source`` px along one axis to ``target`` px.
 
-    ``pil-bilinear`` and ``pil-lanczos`` widen the kernel when shrinking (antialiased),
+    Pillow's filters (``pil-...``) widen the kernel when shrinking (antialiased),
     ``opencv-bilinear`` does not. Raises ValueError for an unknown filter.
     """
     if name not in FILTERS:

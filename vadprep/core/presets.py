@@ -11,7 +11,7 @@ from typing import Any
 
 from vadprep.core.clips import CLIP_LENGTH, SAMPLING_NAMES
 from vadprep.core.errors import SettingError, allowed_are
-from vadprep.core.spec import COMPUTED, FLOW_FIELDS, UNKNOWN, Spec
+from vadprep.core.spec import COMPUTED, FLOW_FIELDS, UNKNOWN, WHOLE_CLIPS, Spec
 
 Text = tuple[str, str]
 Number = tuple[int, str]
@@ -41,6 +41,7 @@ class Preset:
     decoder: Text
     dtype: Text
     sampling: Text
+    pooling: Text = (WHOLE_CLIPS, "the network sees all frames of a clip at once")
     open_questions: tuple[str, ...] = ()
     """What the authors did not publish; ``vadprep presets NAME`` prints it."""
     streams: tuple[str, ...] = ("rgb",)
@@ -70,6 +71,8 @@ URDMU = "UR-DMU, feature_extract"
 VIDEOMAE = "VideoMAE, scripts/kinetics/ of ViT-B, finetune.sh"
 AS_IT_IS = "the rate of the videos is kept; with another --fps " + OURS
 SLOWFAST = "SlowFast, config/defaults.py"
+VADCLIP = "VadCLIP, src/crop.py"
+CLIP = "CLIP's own transform (open_clip, openai/CLIP)"
 
 FLOW_GRAPHS = {"inception_i3d": "inception_i3d_flow"}
 """The network of stream ``flow`` that belongs to one of stream ``rgb``."""
@@ -253,6 +256,44 @@ PRESETS: dict[str, Preset] = {
         sampling=("index", "VideoMAE, kinetics.py: by the number of the frame"),
         open_questions=(
             "which frame rate and crops the features of papers on anomaly detection have",
+        ),
+    ),
+    "vadclip": replace(
+        _I3D,
+        origin="Wu et al. 2024 (VadCLIP), src/crop.py",
+        graph=("clip_vit_b16", VADCLIP + ' and issue 1: "standard CLIP (ViT-B/16)"'),
+        fps=("native", OURS + "; its files have a row for each 16 frames (issues 1, 14 and 17)"),
+        resize=("256x340", VADCLIP + ": 340 wide, 256 high, aspect ignored"),
+        filter=("opencv-bilinear", VADCLIP + ": cv2.resize"),
+        crops=(10, VADCLIP),
+        crop_order=("vadclip", VADCLIP + ": centre, four corners, then the same five mirrored"),
+        crop_size=(224, VADCLIP + ": so that CLIP's own transform does not resize again"),
+        scaling=("clip", CLIP),
+        clip_length=(CLIP_LENGTH, "ground truth of VadCLIP: 16 frames a row"),
+        pooling=("mean", OURS + "; users who counted rows took the mean (issues 14 and 17)"),
+        open_questions=(
+            "pooling: nobody has written down whether a row is the mean of 16 frames or one of "
+            "them; users who tried both got other numbers (issues 6, 29; 35: a cosine of 0.9)",
+            "how frames were decoded, and whether they went through image files",
+            "tail, and whether rows were computed in float16",
+        ),
+    ),
+    "clip-tsa": replace(
+        _I3D,
+        origin="Joo et al. 2023 (CLIP-TSA)",
+        graph=("clip_vit_b16", "CLIP-TSA: ViT-B/16"),
+        fps=("native", OURS + "; its files have a row for each 16 frames"),
+        resize=("short 224", CLIP),
+        filter=("pil-bicubic", CLIP),
+        crops=(1, "the author in CLIP-TSA's issue 5: no ten crops"),
+        crop_order=("centre", CLIP),
+        crop_size=(224, CLIP),
+        scaling=("clip", CLIP),
+        clip_length=(CLIP_LENGTH, "CLIP-TSA: snippets of 16 frames"),
+        pooling=("middle", "as uws4vad describes it; the code of the extraction is not published"),
+        open_questions=(
+            "which of the two middle frames of 16: taken as the ninth",
+            "whether frames were resized before CLIP's own transform; tail and decoder",
         ),
     ),
     "arnet": replace(

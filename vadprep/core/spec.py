@@ -33,6 +33,9 @@ MOST_COUNT = 10**6
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
 CROP_COUNTS = (1, 5, 10)
+WHOLE_CLIPS = "-"
+"""``pooling`` of networks that see the frames of a clip together."""
+POOLINGS = (WHOLE_CLIPS, "mean", "first", "middle")
 FLOW_FIELDS = ("flow", "flow_source", "flow_bound", "quantisation", "flip_rule")
 """Fields of ``Spec`` that are about flow."""
 SHARED_FIELDS = (
@@ -88,6 +91,9 @@ class Spec:
     """How frames are resampled to ``fps`` (``clips.Resampling``): by ``times``, the frame on screen
     at a time by the time stamps; ``near`` and ``down``, as ffmpeg rounds the time stamps; by
     ``index``, as if all frames lasted equally long (also of features before 0.2)."""
+    pooling: str = WHOLE_CLIPS
+    """Of a network that sees single frames, what stands for a clip: the ``mean`` of the features of
+    its frames, or the feature of its ``first`` or ``middle`` one (of 16 the ninth)."""
     flow: str = NO_FLOW
     """Flow algorithm with its settings, on grey resized frames."""
     flow_source: str = NO_FLOW
@@ -116,6 +122,7 @@ class Spec:
         _check("precision", self.precision, PRECISIONS)
         _check("dtype", self.dtype, DTYPES)
         _check("sampling", self.sampling, SAMPLINGS)
+        _check("pooling", self.pooling, POOLINGS)
         self.fps_used()
         length, stride = self.clip_length, self.clip_stride
         if UNKNOWN not in (length, stride) and stride > length:
@@ -190,8 +197,10 @@ class Spec:
 
 
 def _written(values: dict[str, Any]) -> dict[str, Any]:
-    """Fields as they are stored: there was no ``sampling`` when ``index`` was the only rule."""
-    return {k: v for k, v in values.items() if (k, v) != ("sampling", "index")}
+    """Fields as they are stored: there was no ``sampling`` when ``index`` was the only rule, and no
+    ``pooling`` when all networks saw clips."""
+    absent = (("sampling", "index"), ("pooling", WHOLE_CLIPS))
+    return {k: v for k, v in values.items() if (k, v) not in absent}
 
 
 def _check(name: str, value: object, allowed: Any) -> None:

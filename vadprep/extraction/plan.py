@@ -28,9 +28,11 @@ from vadprep.core.resources import worker_cores
 from vadprep.core.spec import (
     COMPUTED,
     NO_FLOW,
+    POOLINGS,
     SHARED_FIELDS,
     STREAMS,
     UNKNOWN,
+    WHOLE_CLIPS,
     Spec,
     require_equal,
     require_shared,
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 SETTABLE = (
     "fps", "sampling", "resize", "filter", "crops", "crop_order", "scaling", "clip_length",
-    "clip_stride", "tail", "decoder", "precision", "dtype", "batch",
+    "clip_stride", "tail", "pooling", "decoder", "precision", "dtype", "batch",
 )  # fmt: skip
 """Fields of a spec that a run may set; the network fixes the others."""
 
@@ -396,6 +398,10 @@ def check_recipe(spec: Spec) -> None:
     if spec.clip_length not in lengths:
         allowed = ", ".join(map(str, lengths))
         raise ValueError(f"clip_length = {spec.clip_length}: {spec.graph} takes {allowed}")
+    poolings = POOLINGS[1:] if graph_of(spec.graph).of_frames else (WHOLE_CLIPS,)
+    if spec.pooling not in poolings:
+        allowed = allowed_are(spec.pooling, poolings)
+        raise ValueError(f"pooling = {spec.pooling!r}: of {spec.graph}, {allowed}")
     size = target_size(spec.resize, 480, 640)
     crop_boxes(spec.crop_order, spec.crops, spec.crop_size, *size)
     resize_taps(spec.filter, 480, size[0])

@@ -112,8 +112,9 @@ class Snippets:
 
     def _features(self, clips: Iterable[Tensor]) -> Iterator[NDArray[np.float32]]:
         for clip in clips:
+            seen = clip[pooled_frames(self._spec.pooling, len(clip))]
             for box in self._boxes:
-                part = crop(clip, box)
+                part = crop(seen, box)
                 self._views.append(self._flow.channels(part, box.mirrored) if self._flow else part)
             while len(self._views) >= self._spec.batch:
                 yield from self._computed(self._spec.batch)
@@ -129,6 +130,13 @@ class Snippets:
             features = torch.stack(self._ready[:whole]).unflatten(0, (-1, crops))
             del self._ready[:whole]
             yield features.numpy()
+
+
+def pooled_frames(pooling: str, length: int) -> slice:
+    """The frames of a clip of ``length`` that the network sees, by ``Spec.pooling``."""
+    if pooling == "middle":
+        return slice(length // 2, length // 2 + 1)
+    return slice(1) if pooling == "first" else slice(None)
 
 
 class Clips:

@@ -9,12 +9,13 @@ sees 512 numbers of CLIP ViT-B/16 for 16 frames. Features of another dimension, 
 through a linear map first, which is not in the paper.
 
 Texts: the paper sends each class name with 20 learnt tokens through the text encoder of CLIP, which
-stays frozen. Here is no text encoder. ``--prompts FILE.npz`` gives an embedding of H numbers for
-``normal`` and for each category, which stays frozen; what is learnt is an offset of H numbers for
-each, from 0. WITHOUT the file the embeddings themselves are learnt from random numbers: binary
-branch and classes are trained, but nothing of CLIP's language is in them, and the published numbers
-are out of reach. Names of classes are the categories of the abnormal training videos. Without any
-there is one class beside normal, which is given no name.
+stays frozen. Here training has no text encoder. ``--prompts FILE.npz`` gives an embedding of H
+numbers for ``normal`` and for each category, which stays frozen (``vadprep weights prompts`` makes
+it by CLIP's text encoder); what is learnt is an offset of H numbers for each, from 0. WITHOUT the
+file the embeddings themselves are learnt from random numbers: binary branch and classes are
+trained, but nothing of CLIP's language is in them, and the published numbers are out of reach.
+Names of classes are the categories of the abnormal training videos. Without any there is one class
+beside normal, which is given no name.
 
 Disputes, beside those that are settings: the best of many tests on the test split is kept, by the
 AUC of branch C (UCF-Crime) or the AP of branch A (XD-Violence), and its weights are loaded again

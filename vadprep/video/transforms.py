@@ -18,7 +18,10 @@ from vadprep.core.errors import DecodeError
 from vadprep.core.presets import values_of
 from vadprep.video.frame_stream import open_frames
 
-PILLOW = {"pil-bilinear": Image.Resampling.BILINEAR, "pil-lanczos": Image.Resampling.LANCZOS}
+PILLOW = {
+    "pil-bilinear": Image.Resampling.BILINEAR, "pil-bicubic": Image.Resampling.BICUBIC,
+    "pil-lanczos": Image.Resampling.LANCZOS,
+}  # fmt: skip
 MOST_ENLARGED = 2 << 20
 """Pixels that a smaller frame may be resized to: the frames of a clip are in memory at once."""
 

@@ -1,8 +1,9 @@
 """The catalogue of published weights: where each file lies, what it is, how it is recognised.
 
-No project publishes SHA-256 sums. A file in a git repository has a blob id (SHA-1 of
-``blob <size>\\0`` and the content). torchvision puts the first digits of a SHA-256 into the
-name. Of all other files only names and shapes are known before the first download.
+OpenAI's address has the SHA-256 of the file; no other project publishes one. A file in a git
+repository has a blob id (SHA-1 of ``blob <size>\\0`` and the content). torchvision puts the first
+digits of a SHA-256 into the name. Of all other files only names and shapes are known before the
+first download.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class PublishedFile:
 
 
 _RGB, _FLOW = "inception_i3d", "inception_i3d_flow"
+_OPENAI_B16 = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
 _FACEBOOK = "https://dl.fbaipublicfiles.com"
 
 
@@ -89,6 +91,12 @@ CATALOG: dict[str, PublishedFile] = {
     "videomae_b": PublishedFile(
         "https://huggingface.co/MCG-NJU/videomae-base-finetuned-kinetics/resolve/main/"
         "model.safetensors", "videomae_b", "transformers", "CC-BY-NC-4.0"),
+    "clip-vit-b16": PublishedFile(
+        f"https://openaipublic.azureedge.net/clip/models/{_OPENAI_B16}/ViT-B-16.pt",
+        "clip_vit_b16", "openai/CLIP", "MIT", sha256=_OPENAI_B16),
+    "clip-vit-b16-open_clip": PublishedFile(
+        "https://huggingface.co/timm/vit_base_patch16_clip_224.openai/resolve/main/"
+        "open_clip_model.safetensors", "clip_vit_b16", "openai/CLIP", "MIT"),
 }  # fmt: skip
 """Weights by name; the first of a graph is the default when several are stored."""
 

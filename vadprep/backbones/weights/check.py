@@ -45,8 +45,13 @@ def preset_of_graph(graph: str) -> str:
 
 
 def classifier(weights: Weights) -> Callable[[Tensor], Tensor]:
-    """Function from scaled clips [batch, channel, T, H, W] to logits [batch, 400]."""
+    """Function from scaled clips [batch, channel, T, H, W] to logits [batch, 400].
+
+    Raises SettingError for a network that was not trained on classes.
+    """
     network: Any = with_weights(build(weights.graph), weights.state)
+    if not hasattr(network, "logits"):
+        raise SettingError(f"{weights.name}: {weights.graph} has no classes of Kinetics-400")
     return network.logits
 
 

@@ -1,7 +1,8 @@
 """Reads weights files into tensors under canonical names. No code of a file is ever run.
 
-A PyTorch file is loaded with ``weights_only``. A caffe2 pickle is read by an unpickler that can
-build numpy arrays and nothing else. Names are translated by a strict bijection (``names``).
+A PyTorch file is loaded with ``weights_only``; of a TorchScript archive only the tensors are read
+(``torchscript``). A caffe2 pickle is read by an unpickler that can build numpy arrays and nothing
+else. Names are translated by a strict bijection (``names``).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from vadprep.backbones.graphs import GRAPHS, canonical_shapes
 from vadprep.backbones.weights.catalog import CATALOG, DEEPMIND
 from vadprep.backbones.weights.deepmind import DATA, read_checkpoint
 from vadprep.backbones.weights.names import NAMINGS, with_joined_attention
+from vadprep.backbones.weights.torchscript import is_torchscript, read_torchscript
 from vadprep.core.errors import WeightsError
 from vadprep.core.untrusted import bounded_memory, check_safetensors, open_regular
 
@@ -39,7 +41,7 @@ WRAPPINGS = ("model_state", "state_dict", "model_state_dict", "model", "module")
 
 ``module`` is DeepSpeed's, as in VideoMAE's files.
 """
-GENERIC = ("model.safetensors", "pytorch_model.bin")
+GENERIC = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 """Names of files that many projects use, so that they say nothing."""
 PARALLEL = "module."
 """What torch's DataParallel puts before every name."""
@@ -178,19 +180,22 @@ def _check_old_pytorch(path: Path) -> None:
 
 
 def _read_pytorch(path: Path) -> State:
+    found: Any = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of odd pickle protocols
             if zipfile.is_zipfile(path):
                 with zipfile.ZipFile(path) as file:
                     sizes = [e.file_size for e in file.infolist() if e.filename.endswith(".pkl")]
-                if sum(sizes) > MOST_PICKLE_BYTES:
-                    raise ValueError(f"{sum(sizes):,} bytes of names and shapes")
+                    if sum(sizes) > MOST_PICKLE_BYTES:
+                        raise ValueError(f"{sum(sizes):,} bytes of names and shapes")
+                    found = read_torchscript(file) if is_torchscript(file) else None
             else:
                 _check_old_pytorch(path)
             # The arguments of a training lie beside many weights: a record that calls nothing.
             torch.serialization.add_safe_globals([argparse.Namespace])
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            if found is None:
+                found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle, or that ask for code, raise anything
         raise WeightsError(
             f"{path}: not a weights file of a known kind (a PyTorch file of tensors, a TensorFlow "

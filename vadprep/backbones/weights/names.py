@@ -126,6 +126,7 @@ NAMINGS: dict[str, dict[str, Callable[[str], str]]] = {
         "facebookresearch/video-nonlocal-net": caffe2_name,
     },
     "videomae_b": {"MCG-NJU/VideoMAE": str, "transformers": partial(rename, VIDEOMAE)},
+    "clip_vit_b16": {"openai/CLIP": str},  # and open_clip
     **{
         name: {"torchvision": partial(torchvision_name, name)}
         for name in GRAPHS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,9 +23,11 @@ from vadprep.data import Manifest, choose_manifest, file_names, video_intervals
 from vadprep.features.exchange.arrays import write_features
 from vadprep.features.exchange.layouts import (
     IMPORTED,
+    LABEL_CODES,
     LAYOUTS,
     SEGMENT_LAYOUT,
     SEGMENTS,
+    VADCLIP_CLASSES,
     Target,
     target_of,
 )
@@ -209,16 +213,45 @@ def _write_lists(
     paths = [out / name.format(stream=stream) for name in target.lists]
     for split, path in zip(SPLITS, paths, strict=False):
         label = " {}.0" if target.labelled and split == "train" else ""
-        lines = [
-            f"{root}{place}{label.format(video.label)}\n"
+        rows = [
+            (f"{root}{place}", video)
             for video in videos
             if video.split == split
-            for place in places[video.video_id][: target.listed_crops]
+            for place in _listed(places[video.video_id], target, split)
         ]
+        text = io.StringIO()
+        if target.normal_class:
+            table = csv.writer(text, lineterminator="\n")
+            table.writerow(("path", "label"))
+            table.writerows((place, _class_of(video, target)) for place, video in rows)
+        else:
+            text.writelines(f"{place}{label.format(video.label)}\n" for place, video in rows)
         make_folder(path.parent)
         with open_atomic(path) as file:
-            file.write("".join(lines).encode("utf-8", "surrogateescape"))
+            file.write(text.getvalue().encode("utf-8", "surrogateescape"))
     return paths
+
+
+def _listed(files: Sequence[PurePosixPath], target: Target, split: str) -> Sequence[PurePosixPath]:
+    """The files of a video that a list has; those of one crop alone have no other to be tested."""
+    if target.tested_crop is None or split != "test":
+        return files[: target.listed_crops]
+    return files[target.tested_crop :][:1] or files[:1]
+
+
+def _class_of(video: Video, target: Target) -> str:
+    """The class of a video as the code calls it: its category; on XD-Violence the codes that end
+    its name, such as ``B2-0-0``. ManifestError for an abnormal video without a category."""
+    if video.label == 0:
+        return target.normal_class
+    if target.normal_name and LABEL_CODES in video.video_id:
+        return video.video_id.rpartition(LABEL_CODES)[2]
+    if not video.category:
+        raise ManifestError(
+            f"video {video.video_id!r}: no category: the lists of this layout have the class of "
+            "each abnormal video: fill in the column category of the manifest"
+        )
+    return video.category
 
 
 def _ground_truth(features: Features, videos: Sequence[Video]) -> NDArray[np.float32] | None:
@@ -255,6 +288,25 @@ def frames_of(spans: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.minimum(frames_in_spans(whole), spans[-1, 1] - 1)
 
 
+def _class_notes(videos: Sequence[Video], target: Target, spec: Spec) -> Iterator[str]:
+    """What to change in code that has the names of the classes in it."""
+    if spec.graph not in ("clip_vit_b16", UNKNOWN):
+        yield f"features of {spec.graph}: the code expects 512 numbers of CLIP ViT-B/16"
+    if not target.normal_name:
+        classes = {_class_of(video, target) for video in videos}
+        if odd := sorted(classes - VADCLIP_CLASSES):
+            yield (
+                f"classes that the code does not know: {', '.join(odd)}: name all of yours in "
+                "label_map of ucf_train.py and ucf_test.py, and their number by --classes-num"
+            )
+    if spec.crops <= (target.tested_crop or 0):
+        yield f"the code tests crop {target.tested_crop}, the lists here have crop 0"
+    yield (
+        "files of segments and labels for the code's mAP are not written: make_gt_mAP_ucf.py or "
+        "make_gt_mAP_xd.py beside its lists makes them, of annotations and a test list of crop 0"
+    )
+
+
 def _notes(videos: Sequence[Video], target: Target, spec: Spec) -> Iterator[str]:
     """What does not fit the official code, a line each."""
     if target.crop_order not in (None, spec.crop_order) and spec.crops > 1:
@@ -272,6 +324,8 @@ def _notes(videos: Sequence[Video], target: Target, spec: Spec) -> Iterator[str]
             f"the training list begins with {lines} lines of abnormal videos: the code cuts it "
             f"after {target.abnormal_lines}, change that number there"
         )
+    if target.normal_class:
+        yield from _class_notes(videos, target, spec)
     named = target.normal_name
     wrong = [v for v in videos if named and (named in v.video_id) != (v.label == 0)]
     if wrong:

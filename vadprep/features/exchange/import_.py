@@ -27,11 +27,17 @@ from vadprep.core.clips import (
 from vadprep.core.errors import FeaturesError, SettingError, SpecError, allowed_are
 from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
-from vadprep.core.spec import CROP_COUNTS, STREAMS, UNKNOWN, Spec
+from vadprep.core.spec import CROP_COUNTS, STREAMS, UNKNOWN, WHOLE_CLIPS, Spec
 from vadprep.core.untrusted import reading
 from vadprep.data import FrameBounds, Manifest, choose_manifest, frame_bounds
 from vadprep.features.exchange.arrays import Form, form_of, read_features, read_tree
-from vadprep.features.exchange.layouts import IMPORTED, LAYOUTS, SEGMENT_LAYOUT, SEGMENTS
+from vadprep.features.exchange.layouts import (
+    FRAME_LAYOUTS,
+    IMPORTED,
+    LAYOUTS,
+    SEGMENT_LAYOUT,
+    SEGMENTS,
+)
 from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.lease import leased
 from vadprep.features.shard import MOST_NUMBERS, Draft, write_failure
@@ -167,7 +173,8 @@ class Request:
         }
         stated = {"stream": self.stream, **found, **self.known}
         sampling = "index" if stated.get("fps") == "native" else UNKNOWN
-        return Spec(**unknown | {"sampling": sampling} | stated)
+        pooling = UNKNOWN if self.layout in FRAME_LAYOUTS else WHOLE_CLIPS
+        return Spec(**unknown | {"sampling": sampling, "pooling": pooling} | stated)
 
 
 @dataclass

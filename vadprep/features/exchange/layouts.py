@@ -58,12 +58,16 @@ LAYOUTS: dict[str, tuple[Naming, ...]] = {
     "deepmil": (PER_CROP, BARE_FIRST),
     "urdmu": (PER_CROP,),
     "pel4vad": (BARE_FIRST, PER_CROP, UNDERSCORE),
+    "vadclip": (PER_CROP,),
     "sultani-txt": (TEXT,),
 }
 """The namings that files of a layout may have; the README has a table of them."""
 
 IMPORTED = "imported-{}"
 """Preset in the spec of imported features, by layout; nothing can be extracted by it."""
+
+FRAME_LAYOUTS = ("vadclip",)
+"""Layouts of features of single frames: how those of a clip became a row is not known."""
 
 SEGMENT_LAYOUT, SEGMENTS = "sultani-txt", 32
 """The layout whose rows are segments of a video, not clips, and their number."""
@@ -94,12 +98,16 @@ class Target:
     """Order that the code's own features have, where it is known."""
     listed_crops: int | None = None
     """Number of crops of a video in a list; None for all."""
+    tested_crop: int | None = None
+    """The one crop of a video in the list of test, where it is another than in that of train."""
     normal_name: str = ""
     """What marks a normal video in its name, where the code takes labels from names."""
     relative: bool = False
     """The list has paths relative to the export, else whole ones."""
     labelled: bool = False
     """Lines of the training list end in the label."""
+    normal_class: str = ""
+    """The class of normal videos, where lists are CSV files of paths and classes."""
     splits_lines: bool = False
     """The code splits lines at blanks, so that no path may have one."""
 
@@ -165,6 +173,18 @@ TARGETS: dict[str, dict[str, Target]] = {
             relative=True, labelled=True, splits_lines=True,
         ),
     },
+    "vadclip": {
+        UCF: Target(
+            PER_CROP, ("UCFClipFeatures", "UCFClipFeatures"),
+            ("list/ucf_CLIP_rgb.csv", "list/ucf_CLIP_rgbtest.csv"), "list/gt_ucf.npy",
+            crop_order="vadclip", tested_crop=5, normal_class="Normal",
+        ),
+        XD: Target(
+            PER_CROP, ("XDTrainClipFeatures", "XDTestClipFeatures"),
+            ("list/xd_CLIP_rgb.csv", "list/xd_CLIP_rgbtest.csv"), "list/gt.npy",
+            crop_order="vadclip", tested_crop=0, normal_name="_label_A", normal_class="A",
+        ),
+    },
     "sultani-txt": {
         # TrainingAnomalyDetector_public.py takes the first folder by name for abnormal. The scores
         # are compared with the annotation file, in MATLAB.
@@ -174,9 +194,19 @@ TARGETS: dict[str, dict[str, Target]] = {
 """Layout -> data set whose form it is -> what the code expects."""
 
 
+VADCLIP_CLASSES = frozenset((
+    "Normal", "Abuse", "Arrest", "Arson", "Assault", "Burglary", "Explosion", "Fighting",
+    "RoadAccidents", "Robbery", "Shooting", "Shoplifting", "Stealing", "Vandalism",
+))  # fmt: skip
+"""Classes in ``label_map`` of VadCLIP's ucf_train.py."""
+
+LABEL_CODES = "_label_"
+"""What is before the codes of the classes in names of XD-Violence."""
+
+
 def data_set_of(video_ids: Collection[str]) -> str:
     """The data set whose naming the ids have; UCF-Crime's form serves any other, too."""
-    if all("_label_" in video_id for video_id in video_ids):
+    if all(LABEL_CODES in video_id for video_id in video_ids):
         return XD
     if all(re.fullmatch(r"\d\d_\d{3,4}", video_id) for video_id in video_ids):
         return SHANGHAITECH
