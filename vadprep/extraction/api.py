@@ -182,7 +182,8 @@ def extract_video(
 
     The arguments are ``preset``, ``weights``, ``flow_weights``, ``streams``, ``settings``,
     ``device`` and ``max_damage`` of ``extract``; ``fps`` is the frame rate of a folder of frames.
-    The numbers are those that ``extract`` stores. Raises DecodeError when the video cannot be
+    The numbers are those that ``extract`` stores. Each call reads weights and compiled network
+    again, about as long as one or two clips take. Raises DecodeError when the video cannot be
     read, and SettingError, WeightsError and SpecError as ``extract`` does.
     """
     check_names(options, FeatureOptions)

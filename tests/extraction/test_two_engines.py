@@ -1,0 +1,98 @@
+"""The engine of the CPU in extraction: as torch computes, and the same bytes, come what may."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.kill_many import differences, family, make_videos, survivors
+
+from vadprep.backbones import engine, engine_of, has_cpu_bf16
+from vadprep.core.resources import child_environment
+from vadprep.extraction.api import extract_video
+from vadprep.features.folder import StreamFolder
+from vadprep.features.journal import read_rows
+from vadprep.features.status import stream_status
+
+pytestmark = pytest.mark.slow
+
+STREAMS = {
+    "i3d": "rgb", "rtfm-r50": "rgb", "ptv-r50": "rgb", "swin3d_t": "rgb", "arnet": "rgb,flow",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def openvino() -> None:
+    pytest.importorskip("openvino")
+    assert engine_of("cpu").startswith("openvino")
+
+
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("preset", STREAMS)
+def test_features_of_real_clips_by_two_engines_agree(
+    real_clips: Path, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every clip of every video, one crop, in float32, as float16 would round to 3e-4.
+
+    With flow, which takes longest and is the same for both, of 8 frames a second.
+    """
+    settings = {"crops": 1, "dtype": "float32", "precision": "fp32"}
+    options = {
+        "preset": preset,
+        "weights": "random:0",
+        "streams": STREAMS[preset],
+        "settings": settings | ({"fps": "8"} if "flow" in STREAMS[preset] else {}),
+        "device": "cpu",
+    }
+    videos = sorted(real_clips.glob("*.mp4"))
+    ours = [extract_video(path, **options) for path in videos]
+    monkeypatch.setattr(engine, "installed_version", lambda name: "")
+    assert engine_of("cpu").startswith("torch")
+    theirs = [extract_video(path, **options) for path in videos]
+    for stream in STREAMS[preset].split(","):
+        found = np.concatenate([getattr(each, stream) for each in ours])
+        expected = np.concatenate([getattr(each, stream) for each in theirs])
+        assert found.dtype == np.float32 and len(found) == sum(len(each.spans) for each in ours)
+        assert not np.array_equal(found, expected)
+        errors = np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+        whole = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        print(f"{preset}, {stream}: {len(found)} clips, {whole:.1e}, the worst {errors.max():.1e}")
+        assert errors.max() < 1e-4
+
+
+CLI = "from vadprep.cli.main import main; main()"
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_neither_kills_nor_workers_nor_ray_change_a_byte(tmp_path: Path, precision: str) -> None:
+    """Two workers on Ray, killed and run again, against one in process that nobody disturbs."""
+    if precision == "bf16" and not has_cpu_bf16():
+        pytest.skip("processor without bfloat16")
+    videos, (whole, killed) = make_videos(tmp_path / "videos", 6), (tmp_path / "a", tmp_path / "b")
+    options = f"--preset r3d_18 --weights random:0 --precision {precision}"
+    command = [sys.executable, "-c", CLI, "extract", "--videos", videos, *options.split()]
+    command += ["--shard-size", "2"]
+    options_of = {"env": child_environment(), "stderr": subprocess.PIPE}
+    subprocess.run([*command, "--workers", "1", "--out", whole], check=True, **options_of)
+    command += ["--workers", "2", "--out", killed]
+    process = subprocess.Popen(command, start_new_session=True, **options_of)
+    while not read_rows(killed / "rgb"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    members = family(process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert survivors(members) == [] and 1 <= len(read_rows(killed / "rgb")) < 6
+    subprocess.run(command, check=True, **options_of)
+    assert differences(killed / "rgb", whole / "rgb") == []
+    folder = StreamFolder.open(killed / "rgb")
+    assert folder.spec.precision == precision
+    assert stream_status(folder).engines == (engine_of("cpu"),)
