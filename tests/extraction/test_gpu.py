@@ -45,7 +45,7 @@ def test_views_agree_with_pillow_on_the_cpu() -> None:
     on_cpu = FrameTransform(224, 224, "cpu").resize(frames)
     transform = FrameTransform(224, 224, "cuda")
     assert torch.equal(transform.resize(frames).cpu(), on_cpu)
-    assert isinstance(transform._taps, TapResize)
+    assert isinstance(transform._resize, TapResize)
 
 
 @pytest.mark.parametrize("name", QUANTISE)

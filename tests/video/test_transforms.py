@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from support.attacks import within
 
-from vadprep.core.crops import crop_boxes, target_size
+from vadprep.core.crops import crop_boxes, resize_taps, target_size
 from vadprep.core.errors import DecodeError
-from vadprep.video import FrameTransform
+from vadprep.video import FrameTransform, crop as cut, transforms
+from vadprep.video.compiled_resize import CompiledResize, resize_loop
 from vadprep.video.transforms import TapResize
 
 
@@ -39,16 +42,56 @@ def test_the_sums_on_a_device_are_pillows(
     # One axis at a time, because Pillow 13 swaps the passes for some stretched sizes.
     wide = Image.fromarray(frame).resize((size[1], height), flag)
     theirs = wide.resize(size[::-1], flag)
-    ours = TapResize(f"pil-{kernel}", (height, width), size, torch.device("cpu"))
-    np.testing.assert_array_equal(ours(torch.from_numpy(frame[None]))[0], np.asarray(theirs))
+    rows = resize_taps(f"pil-{kernel}", height, size[0])
+    columns = resize_taps(f"pil-{kernel}", width, size[1])
+    on_device = TapResize(rows, columns, True, torch.device("cpu"))
+    np.testing.assert_array_equal(on_device(torch.from_numpy(frame[None]))[0], np.asarray(theirs))
+    loop = resize_loop()
+    assert loop is not None
+    np.testing.assert_array_equal(
+        CompiledResize(rows, columns, True, loop)(frame[None])[0], np.asarray(theirs)
+    )
 
 
+CPU_SIZES = [
+    ("short 256", 360, 640), ("short 256", 640, 360), ("short 256", 272, 272),
+    ("short 64", 481, 77), ("short 256", 256, 340), ("short 300", 64, 1000),
+    ("256x340", 640, 360), ("256x340", 256, 340),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("resize, height, width", CPU_SIZES)
 @pytest.mark.parametrize("kernel", ["bilinear", "lanczos"])
-def test_on_the_cpu_frames_are_pillows(kernel: str) -> None:
-    frame = picture(360, 640)
-    transform = FrameTransform(360, 640, "cpu", filter=f"pil-{kernel}")
-    theirs = Image.fromarray(frame).resize((455, 256), Image.Resampling[kernel.upper()])
-    np.testing.assert_array_equal(transform.resize(frame[None])[0], np.asarray(theirs))
+@pytest.mark.parametrize("compiled", [True, False])
+def test_on_the_cpu_frames_are_pillows(
+    kernel: str, resize: str, height: int, width: int, compiled: bool, monkeypatch: Any
+) -> None:
+    if not compiled:  # as without numba
+        monkeypatch.setattr(transforms, "resize_loop", lambda: None)
+    frame = picture(height, width)
+    size = target_size(resize, height, width)
+    theirs = np.array(Image.fromarray(frame).resize(size[::-1], Image.Resampling[kernel.upper()]))
+    settings: Any = {"filter": f"pil-{kernel}", "resize": resize, "crop_size": 64}
+    transform = FrameTransform(height, width, "cpu", **settings)
+    np.testing.assert_array_equal(transform.resize(frame[None])[0], theirs)
+    ((box),) = transform.boxes
+    without = FrameTransform(height, width, "cpu", margins=False, **settings)
+    shown = without.resize(frame[None])
+    assert shown.shape == (1, 64, 64, 3)
+    np.testing.assert_array_equal(shown[0], cut(torch.from_numpy(theirs[None]), box)[0])
+
+
+@pytest.mark.parametrize("filter", ["pil-bilinear", "pil-lanczos", "opencv-bilinear"])
+@pytest.mark.parametrize("count, order", [(1, "centre"), (5, "gowtham"), (10, "mmaction")])
+def test_crops_are_the_same_where_only_they_are_resized(
+    filter: str, count: int, order: str
+) -> None:
+    block = np.stack([picture(240, 427, seed) for seed in range(2)])
+    settings: Any = {"filter": filter, "crops": count, "crop_order": order}
+    whole, part = (
+        FrameTransform(240, 427, "cpu", margins=margins, **settings) for margins in (True, False)
+    )
+    assert torch.equal(whole.crop(whole.resize(block)), part.crop(part.resize(block)))
 
 
 def test_resized_frames_share_no_memory_with_the_block() -> None:

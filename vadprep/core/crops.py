@@ -116,6 +116,11 @@ class Taps:
     """[out, taps], in units of 2**-bits."""
     bits: int
 
+    def part(self, start: int, count: int) -> Taps:
+        """The taps of ``count`` px of the output, from px ``start`` on."""
+        stop = start + count
+        return Taps(self.first[start:stop], self.fixed[start:stop], self.bits)
+
 
 def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """The cubic kernel of Keys 1981 (equation 15, a = -1/2) at distances ``x`` >= 0 in px."""

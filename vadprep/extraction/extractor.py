@@ -272,6 +272,7 @@ class Extractor:
             crops=spec.crops,
             crop_order=spec.crop_order,
             crop_size=spec.crop_size,
+            margins="flow" in task.targets,  # TV-L1 takes whole frames
         )
         with ExitStack() as resources:
             snippets = {}

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import temporary_folder
 from vadprep.core.log import get_logger
+from vadprep.core.numba_settings import numba_settings
 from vadprep.core.resources import INSTALLED_ONLY, cache_folder, child_environment
 from vadprep.flow.compute import TVL1, bilinear_axis
 
@@ -56,7 +57,6 @@ SOURCES = Path(__file__).parent
 
 _LOG = get_logger(__name__)
 _COMPILING = threading.Lock()
-"""Numba's settings are those of all threads."""
 
 
 def loop(*signature: Any, in_order: bool = False) -> Any:
@@ -106,16 +106,10 @@ def import_loops(folder: str) -> ModuleType:
     Processes may compile at the same time: each function has one signature, so that all of them
     write the same files, and numba replaces files atomically.
     """
-    config = vars(numba.config)
-    before = {name: config[name] for name in ("CACHE_DIR", "SLP_VECTORIZE")}
-    try:
-        # Four channels of a pixel as one vector: 2x faster.
-        config.update(CACHE_DIR=folder, SLP_VECTORIZE=1)
-        importlib.import_module("vadprep.flow.cpu_warping")
-        config["SLP_VECTORIZE"] = before["SLP_VECTORIZE"]
+    with numba_settings(CACHE_DIR=folder):
+        with numba_settings(SLP_VECTORIZE=1):  # four channels of a pixel as one vector: 2x faster
+            importlib.import_module("vadprep.flow.cpu_warping")
         return importlib.import_module("vadprep.flow.cpu_loops")
-    finally:
-        config.update(before)
 
 
 def cache_key() -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -13,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from vadprep.core.clips import Resampling
-from vadprep.core.crops import Box, Taps, crop_boxes, resize_taps, target_size
+from vadprep.core.crops import Box, Boxes, Taps, crop_boxes, resize_taps, target_size
 from vadprep.core.errors import DecodeError
 from vadprep.core.presets import values_of
+from vadprep.video.compiled_resize import CompiledResize, resize_loop
 from vadprep.video.frame_stream import open_frames
 
 PILLOW = {
@@ -25,6 +29,9 @@ PILLOW = {
 MOST_ENLARGED = 2 << 20
 """Pixels that a smaller frame may be resized to: the frames of a clip are in memory at once."""
 
+Size = tuple[int, int]
+"""Height and width in px."""
+
 FOLDER_FPS = Fraction(25)  # assumed of a folder of frames by first_clips
 
 
@@ -32,8 +39,9 @@ class FrameTransform:
     """Resizes and crops the frames of one video, all of ``height`` x ``width`` pixels.
 
     The settings are those of a spec (``core.crops`` says what is allowed). A block goes to the
-    device once, as uint8; all crops are cut from it there. Raises ValueError when a crop does not
-    fit, DecodeError for frames so thin that the resized ones are larger than MOST_ENLARGED.
+    device once, as uint8; all crops are cut from it there. Without ``margins`` frames are resized
+    as far as a crop shows them. Raises ValueError when a crop does not fit, DecodeError for frames
+    so thin that the resized ones are larger than MOST_ENLARGED.
     """
 
     def __init__(
@@ -47,21 +55,27 @@ class FrameTransform:
         crops: int = 1,
         crop_order: str = "centre",
         crop_size: int = 224,
+        margins: bool = True,
     ) -> None:
         self.device = torch.device(device)
         self.size = target_size(resize, height, width)
+        """Height and width of a whole resized frame."""
         if self.size[0] * self.size[1] > max(MOST_ENLARGED, height * width):
             raise DecodeError(
                 f"frames of {width}x{height} pixels would be resized to {self.size[1]}x"
                 f"{self.size[0]}: use --set resize=HEIGHTxWIDTH, or cut the video to a usual shape",
                 "too-large",
             )
-        self.boxes = crop_boxes(crop_order, crops, crop_size, *self.size)
+        boxes = crop_boxes(crop_order, crops, crop_size, *self.size)
+        part = Box(0, 0, *self.size) if margins else around(boxes)
+        self.boxes = tuple(
+            replace(each, top=each.top - part.top, left=each.left - part.left) for each in boxes
+        )
+        """Of the crops, in what ``resize`` gives."""
         self._frame = (height, width, 3)
-        # Pillow takes a quarter of the time of the same sums in torch on a CPU (measured).
-        self._pillow = PILLOW.get(filter) if self.device.type == "cpu" else None
-        if self._pillow is None:
-            self._taps = TapResize(filter, (height, width), self.size, self.device)
+        self._resize: Callable[[Tensor], Tensor] = lambda frames: _copy(frames, part, self.device)
+        if self.size != (height, width):
+            self._resize = _resizer(filter, (height, width), self.size, part, self.device)
 
     def resize(self, block: NDArray[np.uint8] | Tensor) -> Tensor:
         """uint8 [n, h, w, 3] on the device, of frames uint8 [n, height, width, 3].
@@ -74,17 +88,19 @@ class FrameTransform:
                 f"block: {frames.dtype} {list(frames.shape)}, expected uint8 "
                 f"[n, {', '.join(map(str, self._frame))}]"
             )
-        if self.size == self._frame[:2]:
-            return frames.to(self.device, copy=True)
-        if self._pillow is None:
-            return self._taps(frames.to(self.device))
-        images = (Image.fromarray(frame) for frame in frames.numpy())
-        resized = [np.asarray(each.resize(self.size[::-1], self._pillow)) for each in images]
-        return torch.from_numpy(np.stack(resized))
+        return self._resize(frames)
 
     def crop(self, frames: Tensor) -> Tensor:
         """Crops of resized frames [n, h, w, 3]: uint8 [crop, n, crop_size, crop_size, 3]."""
         return torch.stack([crop(frames, box) for box in self.boxes])
+
+
+def around(boxes: Boxes) -> Box:
+    """The smallest box that holds all ``boxes``."""
+    top, left = min(each.top for each in boxes), min(each.left for each in boxes)
+    bottom = max(each.top + each.height for each in boxes)
+    right = max(each.left + each.width for each in boxes)
+    return Box(top, left, bottom - top, right - left)
 
 
 def crop(frames: Tensor, box: Box) -> Tensor:
@@ -120,8 +136,49 @@ def first_clips(video: Path, preset: str) -> Tensor:
     return transform.crop(transform.resize(clips))[0].unflatten(0, (num_clips, length))
 
 
+def _resizer(
+    filter: str, source: Size, target: Size, part: Box, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """What gives ``part`` of frames uint8 [n, H, W, 3] that are resized to ``target``."""
+    rows = resize_taps(filter, source[0], target[0]).part(part.top, part.height)
+    columns = resize_taps(filter, source[1], target[1]).part(part.left, part.width)
+    if device.type == "cpu":
+        if (loop := resize_loop()) and (
+            filter not in PILLOW or _is_pillows(filter, source, target)
+        ):
+            compiled = CompiledResize(rows, columns, filter in PILLOW, loop)
+            return lambda frames: torch.from_numpy(compiled(frames.numpy()))
+        if filter in PILLOW:
+            return lambda frames: crop(_by_pillow(frames.numpy(), filter, target), part)
+    return TapResize(rows, columns, filter in PILLOW, device)
+
+
+@cache
+def _is_pillows(filter: str, source: Size, target: Size) -> bool:
+    """Whether the compiled loop gives the bytes of Pillow, tried on noise.
+
+    Pillow 13 makes the vertical pass first for some sizes, where that is less work.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (1, *source, 3), dtype=np.uint8)
+    taps = [resize_taps(filter, *each) for each in zip(source, target, strict=True)]
+    loop = resize_loop()
+    assert loop is not None
+    ours = torch.from_numpy(CompiledResize(taps[0], taps[1], True, loop)(noise))
+    return torch.equal(ours, _by_pillow(noise, filter, target))
+
+
+def _copy(frames: Tensor, part: Box, device: torch.device) -> Tensor:
+    return crop(frames, part).to(device, copy=True)
+
+
+def _by_pillow(frames: NDArray[np.uint8], filter: str, target: Size) -> Tensor:
+    images = (Image.fromarray(frame) for frame in frames)
+    resized = [np.asarray(each.resize(target[::-1], PILLOW[filter])) for each in images]
+    return torch.from_numpy(np.stack(resized))
+
+
 class TapResize:
-    """Frames uint8 [n, H, W, 3] to the target size by weighted sums, on any device.
+    """Frames uint8 [n, H, W, 3] by weighted sums to what ``rows`` and ``columns`` say, on a device.
 
     PIL filters are those of Pillow to the bit, horizontal pass first and rounded to uint8 in
     between. (Pillow 13 swaps the passes for some targets that change the aspect, which moves
@@ -130,12 +187,10 @@ class TapResize:
     """
 
     def __init__(
-        self, filter: str, source: tuple[int, int], target: tuple[int, int], device: torch.device
+        self, rows: Taps, columns: Taps, rounds_between: bool, device: torch.device
     ) -> None:
-        rows = resize_taps(filter, source[0], target[0])
-        columns = resize_taps(filter, source[1], target[1])
-        self._rounds_between = filter.startswith("pil")
-        between, end = (columns.bits, rows.bits) if self._rounds_between else (0, 2 * rows.bits)
+        self._device, self._rounds_between = device, rounds_between
+        between, end = (columns.bits, rows.bits) if rounds_between else (0, 2 * rows.bits)
         self._columns = _Pass(columns, between, device, interleaved=3)
         self._rows = _Pass(rows, end, device)
         # Frames at a time: one stays in a core's cache, many fill a GPU.
@@ -144,7 +199,7 @@ class TapResize:
     def __call__(self, frames: Tensor) -> Tensor:
         """uint8 [n, h, w, 3]."""
         parts = []
-        for part in frames.split(self._chunk):
+        for part in frames.to(self._device).split(self._chunk):
             wide = self._columns(part.flatten(2), axis=2)
             wide = _uint8(wide) if self._rounds_between else wide
             parts.append(_uint8(self._rows(wide, axis=1)).unflatten(2, (-1, 3)))
