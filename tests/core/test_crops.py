@@ -1,13 +1,12 @@
-"""Boxes on frames whose pixels say where they are, and resize weights against Pillow."""
+"""Boxes on frames whose pixels say where they are."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
-from vadprep.core.crops import Box, crop_boxes, resize_taps, target_size
+from vadprep.core.crops import Box, crop_boxes, target_size
 
 
 def cut(frame: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
@@ -94,32 +93,3 @@ def test_one_crop_is_the_centre() -> None:
 def test_impossible_crops_are_refused(order: str, count: int, height: int) -> None:
     with pytest.raises(ValueError):
         crop_boxes(order, count, 224, height, 341)
-
-
-def matrix(name: str, source: int, target: int) -> np.ndarray:
-    """The weights of a resize as a dense matrix [target, source]."""
-    taps = resize_taps(name, source, target)
-    dense = np.zeros((target, source))
-    columns = taps.first[:, None] + np.arange(taps.fixed.shape[1])
-    np.put_along_axis(dense, columns, taps.fixed / 2.0**taps.bits, axis=1)
-    return dense
-
-
-@pytest.mark.parametrize("name, filter_", [("pil-bilinear", 2), ("pil-lanczos", 1)])
-@pytest.mark.parametrize("source, target", [(640, 455), (64, 455), (455, 455), (5, 2), (1, 7)])
-def test_pil_weights_are_pillows_response_to_single_pixels(
-    name: str, filter_: int, source: int, target: int
-) -> None:
-    impulses = Image.fromarray(np.eye(source, dtype=np.float32))
-    response = np.asarray(impulses.resize((target, source), Image.Resampling(filter_)))
-    np.testing.assert_allclose(matrix(name, source, target), response.T, atol=1e-6)
-
-
-def test_opencv_weights_do_not_average_when_shrinking() -> None:
-    first = matrix("opencv-bilinear", 8, 2)[0]
-    np.testing.assert_array_equal(first, [0, 0.5, 0, 0, 0, 0, 0, 0][:1] + [0.5, 0.5] + [0] * 5)
-
-
-def test_unknown_filter_is_refused() -> None:
-    with pytest.raises(ValueError, match="bicubic"):
-        resize_taps("bicubic", 4, 2)

@@ -18,14 +18,14 @@ from support.videos import write_video
 
 from vadprep.backbones import GRAPHS, SCALINGS
 from vadprep.core.clips import num_clips
-from vadprep.core.crops import resize_taps
+from vadprep.core.filters import frame_taps
 from vadprep.core.presets import DATASET_PRESETS, DEVICE_DEFAULTS, PRESETS, resolve, values_of
 from vadprep.core.spec import STREAMS
 from vadprep.data import dataset_names, load_dataset
 from vadprep.extraction import extractor
 from vadprep.features.reader import open_features
 from vadprep.video import FrameTransform, open_frames
-from vadprep.video.transforms import PILLOW, TapResize
+from vadprep.video.resize import TorchResize
 
 F = pytest.importorskip("torchvision.transforms.functional")
 models = pytest.importorskip("torchvision.models")
@@ -201,10 +201,8 @@ def test_pixels_are_those_of_the_named_library(frames: Frame, preset: str) -> No
     """
     settings = view_settings(preset)
     transform = FrameTransform(*frames.shape[1:3], "cpu", **settings)
-    sizes = zip(frames.shape[1:3], transform.size, strict=True)
-    taps = [resize_taps(settings["filter"], *each) for each in sizes]
-    is_pillows = settings["filter"] in PILLOW
-    on_device = TapResize(*taps, is_pillows, torch.device("cpu"))
+    taps = frame_taps(settings["filter"], frames.shape[1:3], transform.size)
+    on_device = TorchResize(taps, torch.device("cpu"))
     scaling, theirs = SCALINGS[values_of(preset)["scaling"]], expected(preset, frames)
     for resized in (transform.resize(frames), on_device(torch.from_numpy(frames))):
         ours = scaling(transform.crop(resized))

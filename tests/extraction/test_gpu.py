@@ -18,7 +18,7 @@ from vadprep.flow import QUANTISE, Quantisation, grey_of, tvl1_method
 from vadprep.heads import HEADS
 from vadprep.training.loop import RESUME
 from vadprep.video import FrameTransform
-from vadprep.video.transforms import TapResize
+from vadprep.video.resize import TorchResize
 
 pytestmark = pytest.mark.gpu
 GRAPH = "inception_i3d"
@@ -45,7 +45,7 @@ def test_views_agree_with_pillow_on_the_cpu() -> None:
     on_cpu = FrameTransform(224, 224, "cpu").resize(frames)
     transform = FrameTransform(224, 224, "cuda")
     assert torch.equal(transform.resize(frames).cpu(), on_cpu)
-    assert isinstance(transform._resize, TapResize)
+    assert isinstance(transform._resize, TorchResize)
 
 
 @pytest.mark.parametrize("name", QUANTISE)

@@ -1,13 +1,9 @@
-"""Sizes, crop boxes and resize weights: how a frame becomes the views a network sees."""
+"""Sizes and crop boxes: how a frame becomes the views a network sees."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import NDArray
 
 from vadprep.core.errors import allowed_are
 
@@ -100,84 +96,3 @@ def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Bo
         return five + tuple(replace(box, mirrored=True) for box in five)
     # Of the mirrored frame, in coordinates of the frame: the left edge counts from the right one.
     return five + tuple(replace(b, left=width - b.left - b.width, mirrored=True) for b in five)
-
-
-@dataclass(frozen=True)
-class Taps:
-    """Resize weights along one axis, as the libraries hold them for 8-bit pictures.
-
-    out[i] = sum over j of fixed[i, j] * in[first[i] + j] / 2**bits: whole numbers, so a sum
-    has the same value in any order on any device.
-    """
-
-    first: NDArray[np.int64]
-    """[out]; first[i] + taps never passes the input."""
-    fixed: NDArray[np.int32]
-    """[out, taps], in units of 2**-bits."""
-    bits: int
-
-    def part(self, start: int, count: int) -> Taps:
-        """The taps of ``count`` px of the output, from px ``start`` on."""
-        stop = start + count
-        return Taps(self.first[start:stop], self.fixed[start:stop], self.bits)
-
-
-def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The cubic kernel of Keys 1981 (equation 15, a = -1/2) at distances ``x`` >= 0 in px."""
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
-
-
-PIL_KERNELS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], int]] = {
-    "pil-bilinear": (lambda x: np.maximum(1 - np.abs(x), 0.0), 1),
-    "pil-bicubic": (lambda x: cubic(np.abs(x)), 2),
-    "pil-lanczos": (lambda x: np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0), 3),
-}
-"""Kernel and its half width in px. Pillow stretches both when it makes a picture smaller."""
-
-PIL_BITS, OPENCV_BITS = 32 - 8 - 2, 11
-"""Binary places of the weights for 8-bit pictures."""
-
-FILTERS = (*PIL_KERNELS, "opencv-bilinear")
-
-
-def resize_taps(name: str, source: int, target: int) -> Taps:
-    """Weights that take ``source`` px along one axis to ``target`` px.
-
-    Pillow's filters (``pil-...``) widen the kernel when shrinking (antialiased),
-    ``opencv-bilinear`` does not. Raises ValueError for an unknown filter.
-    """
-    if name not in FILTERS:
-        raise ValueError(f"filter = {name!r}: {allowed_are(name, FILTERS)}")
-    if name == "opencv-bilinear":
-        # OpenCV works in float32 here; its weights are rounded halves to even.
-        position = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)
-        first, bits = np.floor(position).astype(np.int64), OPENCV_BITS
-        fraction = (position - first.astype(np.float32)).astype(np.float64)
-        fraction[(first < 0) | (first >= source - 1)] = 0.0
-        first = first.clip(0, source - 1)
-        right = np.rint(fraction * (1 << bits))
-        fixed = np.stack([(1 << bits) - right, right], axis=1)
-    elif source == target:  # Pillow copies an axis that keeps its length
-        first, bits = np.arange(target), PIL_BITS
-        fixed = np.full((target, 1), 1 << bits, dtype=np.float64)
-    else:
-        kernel, half_width = PIL_KERNELS[name]
-        ratio, bits = source / target, PIL_BITS
-        stretch = max(ratio, 1.0)
-        support = half_width * stretch
-        centre = (np.arange(target) + 0.5) * ratio
-        first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-        stop = np.minimum((centre + support + 0.5).astype(np.int64), source)
-        columns = first[:, None] + np.arange(int((stop - first).max()))
-        weights = kernel((columns - centre[:, None] + 0.5) / stretch)
-        weights[columns >= stop[:, None]] = 0.0
-        weights /= weights.sum(axis=1, keepdims=True)
-        # Pillow rounds halves away from zero.
-        fixed = np.copysign(np.floor(np.abs(weights) * (1 << bits) + 0.5), weights)
-    fixed = fixed[:, :source]  # what is cut off has weight 0
-    shift = np.maximum(first + fixed.shape[1] - source, 0)  # so that no tap is beyond the input
-    columns = np.arange(fixed.shape[1]) - shift[:, None]
-    moved = np.take_along_axis(fixed, columns.clip(0), axis=1)
-    moved[columns < 0] = 0
-    return Taps(first - shift, moved.astype(np.int32), bits)

@@ -66,7 +66,7 @@ class Spec:
     resize: str
     """``short 256`` keeps the aspect; ``256x340`` is height x width."""
     filter: str
-    """Resize filter: library and kernel (``crops.FILTERS``)."""
+    """Resize filter: library and kernel (``filters.FILTERS``)."""
     crops: int
     """Spatial views of a clip: 1, 5 or 10."""
     crop_order: str

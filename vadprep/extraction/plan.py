@@ -21,8 +21,9 @@ from vadprep.backbones.engine import engine_of
 from vadprep.backbones.weights.catalog import stored_weights
 from vadprep.backbones.weights.load import RANDOM, weights_path
 from vadprep.core.atomic import check_writable
-from vadprep.core.crops import crop_boxes, resize_taps, target_size
+from vadprep.core.crops import crop_boxes, target_size
 from vadprep.core.errors import SettingError, SpecError, allowed_are
+from vadprep.core.filters import frame_taps
 from vadprep.core.presets import DEFAULT_PRESET, PRESETS, fill_unknown, resolve, values_of
 from vadprep.core.resources import worker_cores
 from vadprep.core.spec import (
@@ -404,7 +405,7 @@ def check_recipe(spec: Spec) -> None:
         raise ValueError(f"pooling = {spec.pooling!r}: of {spec.graph}, {allowed}")
     size = target_size(spec.resize, 480, 640)
     crop_boxes(spec.crop_order, spec.crops, spec.crop_size, *size)
-    resize_taps(spec.filter, 480, size[0])
+    frame_taps(spec.filter, (480, 640), size)
     scaling_of(spec.scaling)
     if spec.stream == "flow":
         TVL1.parse(spec.flow)
