@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import run, without_network
+from support.runs import CAUTION
 
 import vadprep
 from vadprep.core.resources import INSTALLED_ONLY
@@ -22,7 +23,8 @@ def test_scores_of_a_file_are_those_of_score(place: Path, tmp_path: Path) -> Non
     video = place / "videos" / "d.mp4"
     with without_network():
         result = run("live", place / "r", video, "--threshold", "0.01,0", "--out", tmp_path / "o")
-        assert result.exit_code == 0 and result.output == "", result.output
+        assert result.exit_code == 0, result.output
+        assert result.output == f"{place / 'r'}: {CAUTION}\n"  # to the error stream
         offline = vadprep.score(place / "r", video, out=tmp_path / "f")
     records = [json.loads(line) for line in (tmp_path / "o").read_text().splitlines()]
     scores = [each for each in records if each["kind"] == "score"]

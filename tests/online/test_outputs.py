@@ -182,7 +182,8 @@ def test_a_session_keeps_its_alarms(tmp_path: Path) -> None:
 @pytest.fixture
 def page() -> Iterator[LivePage]:
     names = [f"http://cam/{name}" for name in "ab"]
-    made = LivePage("127.0.0.1", 0, names, AlarmRule(0.6, 0.4), {n: Pictures() for n in names})
+    pictures = {name: Pictures() for name in names}
+    made = LivePage("127.0.0.1", 0, names, AlarmRule(0.6, 0.4), pictures, "NEVER TRAINED")
     yield made
     made.close()
 
@@ -208,6 +209,7 @@ def test_the_page_gives_what_is_new(page: LivePage) -> None:
     first, second = state["sources"]
     assert (status, state["count"], state["on"], state["off"]) == (200, 3, 0.6, 0.4)
     assert first["scores"] == [[10.0, 0.7, True], [11.0, 0.7, True], [12.0, 0.7, True]]
+    assert state["caution"] == "NEVER TRAINED"
     assert first["alarms"] == [{"start": 10.0, "stop": 12.0, "score": 0.8}]
     assert (first["lost_frames"], first["dropped_clips"]) == (6, 3)
     assert (second["state"], second["reason"]) == ("lost", "nothing came for 10 s")

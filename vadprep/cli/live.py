@@ -55,6 +55,8 @@ def live(run: Path, sources: tuple[str, ...], out: Path | None, **options: Any) 
     with records_to(out) as write, stop_on_signals(AFTERWARDS):
         session = vadprep.live(run, list(sources), **options)
         try:
+            if session.caution:  # not on stdout, where the records are
+                click.echo(f"{run}: {session.caution}", err=True)
             if session.page_url:
                 note(f"Look at it in a browser: {session.page_url}")
             for record in session:

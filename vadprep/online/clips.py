@@ -21,7 +21,7 @@ from vadprep.core.spec import Spec
 from vadprep.video import FrameTransform
 
 
-@dataclass
+@dataclass(eq=False)
 class LiveClip:
     """Frames of one clip, resized."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from vadprep.online.clips import LiveClip
 from vadprep.online.records import SourceRecord
@@ -17,7 +17,7 @@ MOST_NOTICES = 100
 """Notices of a source; older ones are dropped. Back-off keeps them rare."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Line:
     """What waits of one source. A worker takes from a line that no other worker has."""
 
@@ -52,7 +52,7 @@ class Inbox:
             if isinstance(item, LiveClip):
                 self._make_room(line)
             elif len(line.items) - line.clips() >= MOST_NOTICES:
-                line.items.remove(next(each for each in line.items if each is not item))
+                _remove_first(SourceRecord, line)
             line.items.append(item)
             self._changed.notify_all()
 
@@ -60,11 +60,8 @@ class Inbox:
         if line.waits:
             self._changed.wait_for(lambda: line.clips() < MOST_WAITING or self._is_closed)
         elif line.clips() >= MOST_WAITING:
-            at = next(k for k, each in enumerate(line.items) if isinstance(each, LiveClip))
-            oldest = line.items[at]
-            del line.items[at]
+            oldest = _remove_first(LiveClip, line)
             line.dropped += 1
-            assert isinstance(oldest, LiveClip)
             _hand_on(oldest, line)
 
     def end(self) -> None:
@@ -118,6 +115,18 @@ class Inbox:
         return not self._open and not any(line.items for line in self.lines)
 
 
+Item = TypeVar("Item", LiveClip, SourceRecord)
+
+
+def _remove_first(kind: type[Item], line: Line) -> Item:
+    """The oldest item of a kind, which waits no longer."""
+    for place, each in enumerate(line.items):
+        if isinstance(each, kind):
+            del line.items[place]
+            return each
+    raise LookupError(f"no {kind.__name__} waits")
+
+
 def _hand_on(dropped: LiveClip, line: Line) -> None:
     """What a dropped clip says of losses goes to the next one."""
     for each in line.items:
@@ -125,8 +134,3 @@ def _hand_on(dropped: LiveClip, line: Line) -> None:
             each.lost_frames += dropped.lost_frames
             each.is_first |= dropped.is_first
             return
-
-
-def now() -> float:
-    """The monotonic clock, which all processes of this machine share."""
-    return time.monotonic()

@@ -20,7 +20,8 @@ LOCALHOST = "127.0.0.1"
 class Outputs:
     """What the arguments ask for; nothing by default.
 
-    ``webhook`` is an address, ``keep`` a folder, ``port`` that of the page on ``host``, 0 for any.
+    ``webhook`` is an address, ``keep`` a folder, ``port`` that of the page on ``host``, 0 for any;
+    ``caution`` is shown on it.
     Raises SettingError for what cannot be used, OutputError for a folder that cannot be written.
     """
 
@@ -32,8 +33,9 @@ class Outputs:
         keep: str | Path | None = None,
         host: str = LOCALHOST,
         port: int | None = None,
+        caution: str = "",
     ) -> None:
-        self.rule = rule
+        self.rule, self.caution = rule, caution
         names = [each.name for each in sources]
         self.pictures: dict[str, Pictures] = {}
         """By source, where an output shows them."""
@@ -43,7 +45,9 @@ class Outputs:
         self._lock = threading.Lock()
         self._webhook = Webhook(webhook) if webhook is not None else None
         self._keeper = Keeper(keep, self.pictures) if keep is not None else None
-        self._page = LivePage(host, port, names, rule, self.pictures) if port is not None else None
+        self._page = None
+        if port is not None:
+            self._page = LivePage(host, port, names, rule, self.pictures, caution)
         self.url = self._page.url if self._page else None
         """Of the page."""
 

@@ -46,7 +46,7 @@ class LivePage:
 
     def __init__(
         self, host: str, port: int, names: Sequence[str], rule: AlarmRule,
-        pictures: Mapping[str, Pictures],
+        pictures: Mapping[str, Pictures], caution: str = "",
     ) -> None:  # fmt: skip
         self._names, self._rule, self._pictures = list(names), rule, pictures
         self._lock = threading.Lock()
@@ -57,7 +57,7 @@ class LivePage:
         self._alarms = {name: deque(maxlen=KEPT_ALARMS) for name in names}
         self._states = dict.fromkeys(names, ("waiting", ""))
         self._lost = {name: [0, 0] for name in names}
-        self._host = host
+        self._host, self._caution = host, caution
         page = self
 
         class Handler(_Handler):
@@ -112,6 +112,7 @@ class LivePage:
         with self._lock:
             return {
                 "count": self._count,
+                "caution": self._caution,
                 "on": self._rule.on,
                 "off": self._rule.off,
                 "sources": [

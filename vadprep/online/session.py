@@ -99,7 +99,8 @@ def live(
     check_features(trained, made, "extracting for the run", preset=preset)
     count = 1 if device == "cuda" else min(len(sources), worker_cores())
     extractors = [make_extractor(plan) for _ in range(count)]
-    outputs = Outputs(sources, rule, webhook, keep, host, port)
+    caution = replace(trained.origin, preset=preset or "").caution()
+    outputs = Outputs(sources, rule, webhook, keep, host, port, caution)
     return LiveSession(checkpoints, extractors, sources, window, speed, stall_seconds, outputs)
 
 
@@ -121,6 +122,8 @@ class LiveSession:
     ) -> None:
         self.sources, self._streams = list(sources), checkpoints[0].streams
         self._outputs, self.page_url = outputs, outputs.url
+        self.caution = outputs.caution
+        """What has to be said beside every score; blank for an honest detector."""
         self._inbox = Inbox([_waits(each, speed) for each in sources])
         self._scorers = [WindowScorer(checkpoints, window) for _ in sources]
         self._alarms = [AlarmState(each.name, outputs.rule) for each in sources]

@@ -87,6 +87,17 @@ def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -
         click.echo("measured on this machine's CPU; to know the ratio of GPUs, measure there")
 
 
+@bench.command("live", example="vadprep bench live")
+@option("--seconds", type=click.IntRange(5), default=60, help="Length of the video.")
+def live(seconds: int) -> None:
+    """Delay of live scores on one core: RGB at 320x240 and 25 frames a second."""
+    from vadprep.cli.bench.live import bench_live
+
+    found = bench_live(seconds)
+    rows: list[Cells] = [("clips", "median delay, s", "longest, s", "dropped clips")]
+    show([*rows, (found.clips, f"{found.median:.2f}", f"{found.highest:.2f}", found.dropped_clips)])
+
+
 @bench.command("extract", example="vadprep bench extract clips/")
 @click.argument("clips", type=FOLDER)
 @option("--streams", default="rgb", help="Streams to extract together.")

@@ -6,6 +6,7 @@ const ASK_MILLISECONDS = 500;
 const SVG = "http://www.w3.org/2000/svg";
 const place = document.getElementById("sources");
 const connection = document.getElementById("connection");
+const caution = document.getElementById("caution");
 const panels = [];
 let count = 0;
 
@@ -104,6 +105,8 @@ async function ask() {
     if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
     const state = await answer.json();
     count = state.count;
+    caution.hidden = !state.caution;
+    caution.textContent = state.caution;
     state.sources.forEach((source, number) => {
       panels[number] ??= panelOf(source, number);
       update(panels[number], source, state);
