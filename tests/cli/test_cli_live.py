@@ -40,6 +40,7 @@ def test_scores_of_a_file_are_those_of_score(place: Path, tmp_path: Path) -> Non
     [
         (["--threshold", "high"], "expected a number or ON,OFF"),
         (["--threshold", "0.4,0.6"], "0 <= OFF <= ON <= 1"),
+        (["--host", "0.0.0.0"], "name its port, too"),
         (["--speed", "0"], "speed = 0.0: expected a number above 0"),
         (["--window", "0"], "window = 0: expected 1 snippet or more"),
         (["--stall-seconds", "-1"], "stall_seconds = -1.0"),

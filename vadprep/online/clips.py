@@ -46,10 +46,13 @@ class _Waiting:
 
 
 class LiveClips:
-    """Clips of one source by the spec of a run; ``has_flow`` asks for a frame more."""
+    """Clips of one source by the spec of a run; ``has_flow`` asks for a frame more.
 
-    def __init__(self, spec: Spec, has_flow: bool, device: torch.device | str) -> None:
-        self._spec, self._device = spec, device
+    Frames are resized on the CPU: a GPU that records its network must not be used by two threads.
+    """
+
+    def __init__(self, spec: Spec, has_flow: bool) -> None:
+        self._spec = spec
         self._ahead = int(has_flow or spec.tail == "xd")
         self._transform: FrameTransform | None = None
         self._waiting: list[_Waiting] = []
@@ -69,7 +72,7 @@ class LiveClips:
         self._transform = FrameTransform(
             height,
             width,
-            self._device,
+            "cpu",
             resize=spec.resize,
             filter=spec.filter,
             crops=spec.crops,

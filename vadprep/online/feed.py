@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,14 +51,13 @@ class Feed(threading.Thread):
         inbox: Inbox,
         spec: Spec,
         has_flow: bool,
-        device: Any,
         speed: float | None,
         stall_seconds: float,
         pictures: Pictures | None = None,
     ) -> None:
         super().__init__(name=f"feed of {source.name}", daemon=True)
         self.source, self._place, self._inbox, self._spec = source, place, inbox, spec
-        self._clips = LiveClips(spec, has_flow, device)
+        self._clips = LiveClips(spec, has_flow)
         self._speed, self._stall_seconds, self._pictures = speed, stall_seconds, pictures
         self._index = 0
         """Of the next frame of the source."""
@@ -194,22 +193,27 @@ class Feed(threading.Thread):
 
     def _play_stream(self) -> None:
         """Read a stream, and connect again, with back-off, whenever it is lost."""
-        failures, since = 0, time.monotonic()
+        failures = 0
+        start: float | None = None  # of a connection that gave frames
+        lost_at: float | None = None
         while not self._inbox.is_closed:
             try:
                 with Capture(self.source, self._stall_seconds, self._is_over) as capture:
                     start = time.monotonic()
-                    self._notice("connected", lost_seconds=start - since if self._begin else 0.0)
+                    self._notice("connected", lost_seconds=start - (lost_at or start))
+                    lost_at = None
                     self._read(capture)
             except (DecodeError, ValueError, OSError) as error:
                 if self._inbox.is_closed:
                     return
-                reason, kind = str(error), getattr(error, "kind", "")
-                since = time.monotonic()
-                sound = "start" in locals() and since - start > SOUND_SECONDS
-                failures = 0 if sound or kind == "changed" else failures
+                now = time.monotonic()
+                if start is not None and now - start > SOUND_SECONDS:
+                    failures = 0
+                if start is not None or lost_at is None:
+                    lost_at = now
+                start = None
                 wait = BACK_OFF[min(failures, len(BACK_OFF) - 1)]
-                self._notice("lost", f"{reason}; it is connected again in {wait:g} s")
+                self._notice("lost", f"{error}; it is connected again in {wait:g} s")
                 failures += 1
                 self._inbox.sleep(wait)
 

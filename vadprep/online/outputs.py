@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from vadprep.core.errors import SettingError
 from vadprep.online.alarms import AlarmRule
 from vadprep.online.keep import HISTORY, Keeper
 from vadprep.online.page import LivePage
@@ -36,6 +37,8 @@ class Outputs:
         caution: str = "",
     ) -> None:
         self.rule, self.caution = rule, caution
+        if port is None and host != LOCALHOST:
+            raise SettingError(f"host = {host}: it is that of the page, so name its port, too")
         names = [each.name for each in sources]
         self.pictures: dict[str, Pictures] = {}
         """By source, where an output shows them."""

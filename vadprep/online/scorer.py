@@ -33,7 +33,7 @@ class SnippetMaker:
             with ExitStack() as resources:
                 flow = branch.flow_images("", resources)
                 snippets = Snippets(branch, flow, clip.boxes, Stopwatch())
-                found = [*snippets.add(clip.frames), *snippets.flush()]
+                found = [*snippets.add(clip.frames.to(branch.batches.device)), *snippets.flush()]
             parts.append(np.concatenate(found)[0].astype(self._dtype))
         return np.concatenate(parts, axis=1)
 

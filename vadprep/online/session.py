@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from vadprep.backbones import graph_of
 from vadprep.core.errors import SettingError
 from vadprep.core.resources import worker_cores
 from vadprep.extraction import Extractor, fixed_threads, make_extractor, resolve_plan
@@ -23,7 +24,7 @@ from vadprep.online.outputs import LOCALHOST, Outputs
 from vadprep.online.records import Record, ScoreRecord, SourceRecord
 from vadprep.online.scorer import SnippetMaker, WindowScorer, window_of
 from vadprep.online.source import Source, parse_sources
-from vadprep.training import Checkpoint, Run, check_features, load_run
+from vadprep.training import Checkpoint, Run, check_dimension, check_features, load_run
 
 STALL_SECONDS = 10.0
 MOST_RECORDS = 1000
@@ -80,6 +81,8 @@ def live(
     rule, sources = AlarmRule(on, off, least), parse_sources(source)
     if speed is not None and not 0 < speed < 1e6:
         raise SettingError(f"speed = {speed}: expected a number above 0")
+    if speed is not None and not any(each.kind in ("file", "folder") for each in sources):
+        raise SettingError(f"speed = {speed:g}: it goes with files, a stream has its own")
     if not 0 < stall_seconds < 1e6:
         raise SettingError(f"stall_seconds = {stall_seconds}: expected a number above 0")
     checkpoints = load_run(run)
@@ -97,6 +100,8 @@ def live(
     )
     made = {spec.stream: spec for spec in plan.specs}
     check_features(trained, made, "extracting for the run", preset=preset)
+    if preset:  # what a preset fills in may name another network
+        check_dimension(trained, {spec.graph: graph_of(spec.graph).dim for spec in plan.specs})
     count = 1 if device == "cuda" else min(len(sources), worker_cores())
     extractors = [make_extractor(plan) for _ in range(count)]
     caution = replace(trained.origin, preset=preset or "").caution()
@@ -130,10 +135,8 @@ class LiveSession:
         self._records: queue.Queue[Record | object] = queue.Queue(MOST_RECORDS)
         self._is_done = False
         self._errors: list[BaseException] = []
-        spec, device = extractors[0].spec, extractors[0].branches
-        place = next(iter(device.values())).batches.device
         has_flow = "flow" in STREAM_CHOICES[self._streams]
-        settings = spec, has_flow, place, speed, stall_seconds
+        settings = extractors[0].spec, has_flow, speed, stall_seconds
         self._feeds = [
             Feed(number, each, self._inbox, *settings, outputs.pictures.get(each.name))
             for number, each in enumerate(sources)

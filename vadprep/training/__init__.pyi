@@ -1,6 +1,7 @@
 from .checkpoint import (
     Checkpoint as Checkpoint,
     Run as Run,
+    check_dimension as check_dimension,
     check_features as check_features,
     load_checkpoint as load_checkpoint,
     load_run as load_run,
