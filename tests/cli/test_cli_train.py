@@ -246,8 +246,8 @@ def test_every_head_trains_from_the_command_line(head, place, tmp_path):
     small = ("--schedule", "small", "--set", "epochs=1", "--set", "steps_per_epoch=1")
     output = ok("train", head, *named, *small)
     assert f"settings {json.loads((tmp_path / 'r/metrics.json').read_text())['settings']}" in output
-    assert "small, epochs = 1, steps_per_epoch = 1: the published ones for" in output
-    assert "since there are none for m; small: 100 steps on balanced batches" in output
+    assert "small, epochs = 1, steps_per_epoch = 1, standardize = False: the published" in output
+    assert "since there are none for m; small: settings chosen on the training videos" in output
     assert "frame_auc_abnormal" in output and "best on test" in output
     config = json.loads((tmp_path / "r/config.json").read_text())
     assert (config["head"], config["config"]["epochs"]) == (head, 1)

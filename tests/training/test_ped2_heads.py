@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
@@ -40,6 +42,12 @@ def test_every_head_finds_the_anomalies_of_ped2(features, tmp_path):
         for head in HEADS
     }
     assert min(found.values()) >= 0.80 and max(found.values()) >= 0.90, found
+
+    for head in HEADS:
+        for draw in DRAWS[:3]:
+            config = json.loads((tmp_path / "runs" / head / draw / "config.json").read_text())
+            _, start = HEADS[head].settings("ped2", "small")
+            assert config["config"] == asdict(start), (head, draw)  # as before it was chosen
 
 
 def test_shuffled_labels_find_nothing_on_ped2(features, tmp_path):

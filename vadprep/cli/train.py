@@ -58,7 +58,7 @@ HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl", "urdmu", "pel4vad", "
 """As in ``heads.HEADS``, which needs torch."""
 SCHEDULE = click.Choice(["published", "small"])
 """As in ``heads.SCHEDULES``."""
-SCHEDULE_HELP = "small: 100 steps on balanced batches, for tens of videos."
+SCHEDULE_HELP = "small: settings chosen on the training videos, for tens to hundreds of them."
 SET_HELP = "A setting of the head that replaces the published one. Repeatable."
 VALIDATION_HELP = "Share of the training videos by which an epoch is chosen. Default: 0, none."
 PROMPTS_HELP = (

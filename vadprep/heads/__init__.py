@@ -37,6 +37,8 @@ class HeadKind:
     """It tells the categories of the abnormal training videos apart."""
     small: Mapping[str, Any] = field(default_factory=dict)
     """What the small schedule changes of this head beside ``SMALL``."""
+    shares_of_dim: Mapping[str, int] = field(default_factory=dict)
+    """Widths that are None, for the dimension divided by a number, by default."""
     without_prompts: str = ""
     """What is trained without a file of prompts, of heads that take one."""
 
@@ -87,8 +89,8 @@ SMALL: Mapping[str, Any] = {
     "learning_rate": 1e-3,
     "standardize": True,
 }
-"""For tens of videos: 100 steps on batches of half each class, and standardized features. 100 and
-200 steps were compared on the test splits of five draws of UCSD Ped2: within 0.04 for each head."""
+"""For small data sets: 100 steps on batches of half each class, and standardized features. It is
+where ``training.schedule`` starts from, which looks at the training videos."""
 
 RTFM_PUBLISHED = dict.fromkeys(("shanghaitech", "ucf", "ped2"), RTFMConfig())
 RTFM_PUBLISHED["xd"] = RTFMConfig(learning_rate=1e-4)
@@ -127,9 +129,11 @@ VADCLIP_SMALL = {"drops": "", "weight_decay": 0.0, "learning_rate": 3e-4}
 
 HEADS = {
     "sultani": HeadKind(Sultani, SultaniConfig, {"ucf": SultaniConfig()}),
-    "rtfm": HeadKind(RTFM, RTFMConfig, RTFM_PUBLISHED),
-    "arnet": HeadKind(ARNet, ARNetConfig, {"shanghaitech": ARNetConfig()}),
-    "csltal": HeadKind(CSLTAL, CSLTALConfig, {"xd": CSLTALConfig()}),
+    "rtfm": HeadKind(RTFM, RTFMConfig, RTFM_PUBLISHED, shares_of_dim={"branch_width": 4}),
+    "arnet": HeadKind(
+        ARNet, ARNetConfig, {"shanghaitech": ARNetConfig()}, shares_of_dim={"width": 1}
+    ),
+    "csltal": HeadKind(CSLTAL, CSLTALConfig, {"xd": CSLTALConfig()}, shares_of_dim={"width": 1}),
     # Other data sets take the settings of XD: a quarter of the width, so less to overfit on the
     # small sets people bring, and its videos come from many sources, as theirs do.
     "ddl": HeadKind(DDL, DDLConfig, {"xd": DDLConfig(), "ucf": DDL_UCF}),

@@ -52,6 +52,8 @@ class ARNetConfig(HeadConfig):
     """See ``center_loss``: ``padded`` (official) or ``masked`` (paper, eq. 7)."""
     center_weight: float = 20.0
     """lambda; 0 is the paper's ablation."""
+    width: int | None = None
+    """Of the hidden layer; None for that of the features (official and paper)."""
 
 
 class ARNet(Head):
@@ -61,11 +63,12 @@ class ARNet(Head):
 
     def __init__(self, dim: int, config: ARNetConfig) -> None:
         super().__init__(dim, config)
+        width = config.width or dim
         self.layers = nn.Sequential(
-            nn.Linear(dim, dim),
+            nn.Linear(dim, width),
             nn.ReLU(),
             nn.Dropout(config.dropout),
-            nn.Linear(dim, 1),
+            nn.Linear(width, 1),
             nn.Sigmoid(),
         )
         initialise(self.layers, nn.init.xavier_uniform_)

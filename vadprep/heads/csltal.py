@@ -64,6 +64,9 @@ class CSLTALConfig(HeadConfig):
     """What ``csl_tal_subsampled`` takes for proposals: every run of frames above 0.35, with its
     mean score (official), or the ``largest`` alone, with its sum over two frames less (paper,
     eq. 7)."""
+    width: int | None = None
+    """Channels of the convolution, which the attention sees; None for as many as features
+    (official)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,14 +97,15 @@ class CSLTAL(Head):
 
     def __init__(self, dim: int, config: CSLTALConfig) -> None:
         super().__init__(dim, config)
-        self.convolution = nn.Conv1d(dim, dim, KERNEL)
+        width = config.width or dim
+        self.convolution = nn.Conv1d(dim, width, KERNEL)
         bound = (5 * dim) ** -0.5  # torch's default for the five taps of the official code
         for parameter in self.convolution.parameters():
             nn.init.uniform_(parameter, -bound, bound)
         if config.attention == "gated":
-            self.attention: nn.Module = GatedAttention(dim)
+            self.attention: nn.Module = GatedAttention(width)
         else:
-            widths = (dim, 1024, 256) if config.attention == "three" else (dim, 256)
+            widths = (width, 1024, 256) if config.attention == "three" else (width, 256)
             layers = [each for pair in pairwise(widths) for each in (nn.Linear(*pair), nn.ReLU())]
             self.attention = nn.Sequential(*layers, nn.Linear(256, 1), nn.Sigmoid())
         self.classifier = nn.Sequential(

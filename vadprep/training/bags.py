@@ -6,7 +6,7 @@ as far as memory goes, and become float32 on the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vadprep.core.errors import FeaturesError
+from vadprep.core.errors import FeaturesError, ManifestError
 from vadprep.core.resources import free_memory
 from vadprep.features import VideoFeatures, read_snippets
 from vadprep.heads import HeadConfig
@@ -189,6 +189,19 @@ class TrainingBags:
         other._classes_of = {each: list(self.classes) for each in labels if labels[each] == 1}
         return other
 
+    def of(self, video_ids: Collection[str]) -> TrainingBags:
+        """The bags of these videos alone, sharing memory."""
+        other = copy(self)
+        other.labels = {each: label for each, label in self.labels.items() if each in video_ids}
+        other._items = [item for item in self._items if item[0] in video_ids]
+        return other
+
+    def with_config(self, config: HeadConfig) -> TrainingBags:
+        """The same bags under settings with the same sampling and crops, sharing memory."""
+        other = copy(self)
+        other.config = config
+        return other
+
     def of_label(self, label: int) -> list[int]:
         """Items of the videos of a label."""
         return [n for n, (video_id, _) in enumerate(self._items) if self.labels[video_id] == label]
@@ -285,6 +298,23 @@ def _permutation(num_items: int, *entropy: int) -> list[int]:
     mixed = np.random.SeedSequence(entropy).generate_state(1)
     generator = torch.Generator().manual_seed(int(mixed[0]))
     return torch.randperm(num_items, generator=generator).tolist()
+
+
+def held_out_videos(labels: Mapping[str, int], share: float) -> tuple[str, ...]:
+    """A share of the videos of each class, at least one of each: ids in order, none for 0.
+
+    The same for every seed. Raises ManifestError when nothing of a class would be left.
+    """
+    random, held_out = np.random.default_rng(0), list[str]()
+    for label, word in enumerate(("normal", "abnormal")):
+        ids = sorted(video_id for video_id in labels if labels[video_id] == label)
+        count = max(round(share * len(ids)), 1) if share else 0
+        if count >= len(ids):
+            raise ManifestError(
+                f"validation = {share}: {len(ids)} {word} training videos leave none to train on"
+            )
+        held_out += [ids[index] for index in random.permutation(len(ids))[:count]]
+    return tuple(sorted(held_out))
 
 
 def shuffled_labels(

@@ -32,7 +32,9 @@ from vadprep.core.signals import check_stop
 from vadprep.core.untrusted import check_safetensors, malformed, parse_json
 from vadprep.evaluation.metrics import listed
 from vadprep.evaluation.scores import MOST_BYTES, read_bytes
-from vadprep.heads import Head
+from vadprep.heads import Head, head_kind
+from vadprep.heads.pel4vad import PEL4VAD
+from vadprep.heads.vadclip import VadCLIP
 from vadprep.training.bags import Batch, TrainingBags
 from vadprep.training.checkpoint import fill
 
@@ -75,8 +77,7 @@ def train_epochs(
         for epoch in range(first, config.epochs):
             head.train()
             rate, start = config.learning_rate_at(epoch), len(log)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            set_rate(optimizer, rate)
             for batch in bags.batches(seed, epoch):
                 check_stop()
                 row = {"epoch": epoch, "step": len(log), "learning_rate": rate}
@@ -111,6 +112,51 @@ def train_epochs(
                 shown, count = time.monotonic(), f"{epoch + 1} of {config.epochs}"
                 line = ", ".join([f"loss {log[-1]['total']:.4f}", *aucs])
                 _LOG.info("seed %d, epoch %s: %s", seed, count, line)
+
+
+def new_head(
+    name: str,
+    bags: TrainingBags,
+    device: torch.device,
+    prompts: torch.Tensor | None = None,
+    settings: str = "small",
+) -> Head:
+    """The head ``name`` with the config of ``bags``, before training; TrainingError without room.
+
+    Weights are drawn from torch's global random state. ``settings`` are words for the error.
+    """
+    try:
+        head = head_kind(name).network(bags.dim, bags.config, bags.classes).to(device)
+    except RuntimeError as error:  # torch has no other for a lack of memory on a CPU
+        reason = f"cannot be built on {device}: {str(error).splitlines()[0]}"
+        raise TrainingError(f"{name} with settings {settings} {reason}") from error
+    if prompts is not None and isinstance(head, PEL4VAD | VadCLIP):
+        head.set_prompts(prompts)
+    if bags.config.standardize:
+        head.fit_standardization(*bags.statistics())
+    return head
+
+
+def fit(head: Head, bags: TrainingBags, seed: int) -> bool:
+    """Train ``head`` in place as ``train_epochs`` does, and write nothing.
+
+    Returns False at the first loss that is not finite.
+    """
+    optimizer, device = head.new_optimizer(), next(head.parameters()).device
+    for epoch in range(head.config.epochs):
+        head.train()
+        set_rate(optimizer, head.config.learning_rate_at(epoch))
+        for batch in bags.batches(seed, epoch):
+            check_stop()
+            if not math.isfinite(train_step(head, optimizer, batch.to(device))["total"]):
+                return False
+    return True
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the steps to come."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def losses(head: Head, batch: Batch) -> dict[str, torch.Tensor]:

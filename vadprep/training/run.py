@@ -17,7 +17,6 @@ from os.path import lexists
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from vadprep.core.atomic import make_folder, write_json
@@ -27,7 +26,6 @@ from vadprep.core.errors import (
     FeaturesError,
     ManifestError,
     SettingError,
-    TrainingError,
     allowed_are,
     near_miss,
 )
@@ -40,13 +38,12 @@ from vadprep.evaluation.scores import LAST, Origin, read_json, seed_folders, tru
 from vadprep.evaluation.smoothing import parse_smoothing
 from vadprep.features import Features, open_features, streams_of
 from vadprep.heads import Changes, head_kind
-from vadprep.heads.pel4vad import PEL4VAD
-from vadprep.heads.vadclip import VadCLIP
-from vadprep.training.bags import TrainingBags, shuffled_labels
+from vadprep.training.bags import TrainingBags, held_out_videos, shuffled_labels
 from vadprep.training.checkpoint import Checkpoint, spec_records
-from vadprep.training.loop import RESUME, STEPS, train_epochs
+from vadprep.training.loop import RESUME, STEPS, new_head, train_epochs
 from vadprep.training.prompts import with_prompts
 from vadprep.training.results import MOST, Entry, EvaluationSet, Snapshots, TrainingRun
+from vadprep.training.schedule import choose_schedule, stored_choice
 from vadprep.training.scoring import exact_arithmetic
 
 _LOG = get_logger(__name__)
@@ -90,7 +87,9 @@ def train(
         manifest: an opened manifest or the path of its CSV.
         out: the run folder; ``runs/HEAD-DATASET`` by default.
         seeds: one run each, in ``out/seed-N`` when there are several; the published one by default.
-        schedule: ``published``, or ``small`` for data sets of tens of videos.
+        schedule: ``published``, or ``small`` for data sets of tens to hundreds of videos: the
+            training videos choose standardization, widths, steps and rate (``schedule.py``), which
+            a run that goes on does not choose again.
         streams: ``rgb``, ``flow`` or ``concat``.
         validation: share of the training videos of each class that is held out to choose an epoch
             by, the same for every seed.
@@ -176,15 +175,28 @@ def train(
             "threads": [torch.get_num_threads()],
         }
         origin = Origin({stream: spec.weights for stream, spec in specs.items()}, control)
-        run = TrainingRun(folder, chosen, origin, {})
+        run, unchanged = TrainingRun(folder, chosen, origin, {}), bags
+        fixed = settings if isinstance(settings, Mapping) else {}
+        is_chosen = schedule != "small"
         for seed in seeds:
             if control:
-                bags = bags.relabelled(shuffled_labels(labels, kinds, seed))
+                bags = unchanged.relabelled(shuffled_labels(labels, kinds, seed))
             place = folder if len(seeds) == 1 else folder / f"seed-{seed}"
+            if not is_chosen:  # for all seeds at once, unless each has labels of its own
+                choice = stored_choice(place, config)
+                if choice is None:
+                    choice = choose_schedule(head, bags, fixed, data, torch.device(device), text)
+                    _LOG.info("small schedule%s: %s", choice.words(), choice.reason)
+                bags, is_chosen = bags.with_config(replace(config, **choice.settings)), not control
+                record |= {"settings": chosen + choice.words(), "config": asdict(bags.config)}
+                record["schedule"] = choice.as_json()
+                is_one = is_chosen or len(seeds) == 1
+                run = replace(run, settings=record["settings"] if is_one else chosen)
             own = {**record, "seed": seed, "train_labels_sha256": _sha256_of(bags.labels)}
             results = {seed: _train_seed(place, own, bags, data, resume, on_start, text)}
             run = replace(run, by_seed={**run.by_seed, **results})
-            write_json(place / "metrics.json", replace(run, by_seed=results).as_json())
+            of_seed = replace(run, settings=own["settings"], by_seed=results)
+            write_json(place / "metrics.json", of_seed.as_json())
     write_json(folder / "metrics.json", run.as_json())
     return run
 
@@ -275,23 +287,6 @@ def _videos_by_split(
     return found, sorted(missing)
 
 
-def held_out_videos(labels: Mapping[str, int], share: float) -> tuple[str, ...]:
-    """A share of the videos of each class, at least one of each: ids in order, none for 0.
-
-    The same for every seed. Raises ManifestError when nothing of a class would be left.
-    """
-    random, held_out = np.random.default_rng(0), list[str]()
-    for label, word in enumerate(("normal", "abnormal")):
-        ids = sorted(video_id for video_id in labels if labels[video_id] == label)
-        count = max(round(share * len(ids)), 1) if share else 0
-        if count >= len(ids):
-            raise ManifestError(
-                f"validation = {share}: {len(ids)} {word} training videos leave none to train on"
-            )
-        held_out += [ids[index] for index in random.permutation(len(ids))[:count]]
-    return tuple(sorted(held_out))
-
-
 def training_labels(videos: Sequence[Video], path: Path) -> dict[str, int]:
     """Labels by id; raises ManifestError for a video without one or a class without videos."""
     unlabelled = [video.video_id for video in videos if video.label is None]
@@ -324,15 +319,7 @@ def _train_seed(
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), exact_arithmetic():
         torch.manual_seed(seed)
-        try:
-            head = head_kind(name).network(bags.dim, bags.config, bags.classes).to(device)
-        except RuntimeError as error:  # torch has no other for a lack of memory on a CPU
-            reason = f"cannot be built on {device}: {str(error).splitlines()[0]}"
-            raise TrainingError(f"{name} with settings {record['settings']} {reason}") from error
-        if prompts is not None and isinstance(head, PEL4VAD | VadCLIP):
-            head.set_prompts(prompts)
-        if bags.config.standardize:
-            head.fit_standardization(*bags.statistics())
+        head = new_head(name, bags, device, prompts, record["settings"])
         control = record["control"] is not None
         run = Checkpoint(name, head, record["streams"], data.specs, seed, control)
         snapshots = Snapshots(folder, run, data, record["snapshots"])

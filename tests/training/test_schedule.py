@@ -1,0 +1,185 @@
+"""The small schedule: what it chooses, by what, and that a run keeps it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from support.small_schedule import bags_of, chosen, compared, synthetic_set
+from support.tiny_features import tiny_set
+from support.training import train
+
+from vadprep.core.errors import CheckpointError
+from vadprep.heads import HEADS
+from vadprep.training import run, schedule
+from vadprep.training.schedule import asks_for_standardization, narrower, stored_choice
+
+SMALL = dict(head="arnet", schedule="small", seeds=(0,), snapshots=0)
+
+
+def statistics(kind):
+    features, truth = synthetic_set(kind, 10, crops=2)
+    return bags_of("arnet", features, truth).statistics()
+
+
+@pytest.mark.parametrize("kind, asks", [("unit", False), ("relu", False), ("mixed", True)])
+def test_features_are_standardized_where_their_columns_differ_in_scale(kind, asks):
+    mean, std = statistics(kind)
+    assert asks_for_standardization(mean, std) is asks
+    never_varies = torch.tensor([5.0], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    more = [torch.cat(each) for each in zip((mean, std), never_varies, strict=True)]
+    assert asks_for_standardization(*more) is asks
+    assert asks_for_standardization(mean + 20 * std, std)  # a large constant part
+    assert not asks_for_standardization(torch.ones(3), torch.zeros(3))
+
+
+def test_only_layers_as_wide_as_many_features_become_narrower():
+    configs = {name: kind.settings("mine", "small")[1] for name, kind in HEADS.items()}
+    assert not any(narrower(name, config, 256) for name, config in configs.items())
+    found = {name: narrower(name, config, 257) for name, config in configs.items()}
+    assert {name: each for name, each in found.items() if each} == {
+        "rtfm": {"branch_width": 64},
+        "arnet": {"width": 256},
+        "csltal": {"width": 256},
+    }
+    assert narrower("arnet", replace(configs["arnet"], width=9), 4096) == {}
+    for name in ("arnet", "csltal"):
+        head = HEADS[name].network(300, replace(configs[name], width=7))
+        shapes = [tuple(each.shape)[:2] for each in head.parameters()]
+        assert (7, 300) in shapes and (300, 300) not in shapes
+        assert head.of_video(torch.zeros(2, 5, 300)).scores.shape == (1, 5)
+
+
+class Judged:
+    """Stands in for training and scoring: gives the next of ``aucs``, notes who was looked at."""
+
+    def __init__(self, monkeypatch, *aucs):
+        self.aucs, self.fitted, self.scored = list(aucs), [], []
+        monkeypatch.setattr(schedule, "fit", self.fit)
+        monkeypatch.setattr(schedule.EvaluationSet, "score", self.score)
+
+    def fit(self, head, bags, seed):
+        items = {video_id for batch in bags.batches(seed, 0) for video_id in batch.video_ids}
+        assert items <= bags.labels.keys()
+        self.fitted.append((set(bags.labels), bags.num_batches * head.config.epochs, head.config))
+        return True
+
+    def score(self, head, truth):
+        self.scored.append(set(truth))
+        values = {"video_auc": self.aucs.pop(0)}
+        return None, type("Metrics", (), {"values": values})
+
+
+def test_a_third_of_the_videos_chooses_steps_and_rate(monkeypatch):
+    features, truth = synthetic_set("mixed", 50)
+    bags, judged = bags_of("arnet", features, truth), Judged(monkeypatch, 0.7, 0.8, 0.75, 0.81)
+    choice = chosen("arnet", bags, features)
+    assert [steps for _, steps, _ in judged.fitted] == [100, 300, 900, 300]
+    rates = [config.learning_rate for *_, config in judged.fitted]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-3 / 3])
+    assert choice.settings == {
+        "standardize": True,
+        "steps_per_epoch": 30,
+        "learning_rate": 1e-3 / 3,
+    }
+    assert choice.reason == "video AUC 0.810 of 16 training videos held out"
+    held_out = judged.scored[0]
+    assert len(held_out) == 16 and sum(bags.labels[each] for each in held_out) == 8
+    assert all(each == held_out for each in judged.scored)
+    assert all(own == bags.labels.keys() - held_out for own, *_ in judged.fitted)
+
+
+def test_few_videos_only_show_whether_a_head_has_learnt_them(monkeypatch):
+    features, truth = synthetic_set("mixed", 48)
+    bags, judged = bags_of("arnet", features, truth), Judged(monkeypatch, 0.9, 1.0)
+    choice = chosen("arnet", bags, features)
+    assert [steps for _, steps, _ in judged.fitted] == [100, 300]
+    assert judged.scored[0] == judged.fitted[0][0] == bags.labels.keys()
+    assert choice.settings == {"standardize": True, "steps_per_epoch": 30}
+    assert choice.reason.startswith("video AUC 1.000 of 48 training videos trained on")
+
+
+def test_what_was_set_is_not_chosen(monkeypatch):
+    features, truth = synthetic_set("mixed", 50)
+    bags = bags_of("arnet", features, truth, learning_rate=0.5, standardize=False)
+    judged = Judged(monkeypatch, 0.7, 0.6)
+    fixed = ("learning_rate", "standardize")
+    choice = chosen("arnet", bags, features, fixed)
+    assert choice.settings == {"steps_per_epoch": 10} and len(judged.fitted) == 2
+    choice = chosen("arnet", bags, features, ("epochs",))
+    assert choice.settings == {"standardize": True} and len(judged.fitted) == 2
+
+
+def test_the_choice_is_in_the_run_folder_and_a_run_that_goes_on_keeps_it(
+    tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(schedule, "STEPS", (10, 20))
+    report = train(*tiny_set(), SMALL, tmp_path / "r")
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    found = config["schedule"]["chosen"]
+    assert list(found)[:2] == ["standardize", "steps_per_epoch"]
+    assert {name: config["config"][name] for name in found} == found
+    words = "small" + "".join(f", {name} = {value}" for name, value in found.items())
+    assert metrics["settings"] == config["settings"] == report.settings
+    assert report.settings.endswith(words)
+    assert len([each for each in caplog.messages if words.removeprefix("small") in each]) == 1
+
+    def never(*_):
+        raise AssertionError("chosen again")
+
+    train(*tiny_set(), SMALL, tmp_path / "again")
+    monkeypatch.setattr(run, "choose_schedule", never)
+    train(*tiny_set(), SMALL | dict(resume=True), tmp_path / "r")
+    for name in ("checkpoint-last.safetensors", "metrics.json", "config.json"):
+        assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert stored_choice(tmp_path / "none", HEADS["arnet"].published["shanghaitech"]) is None
+
+
+def test_shuffled_labels_choose_for_each_seed_by_their_own(tmp_path, monkeypatch):
+    seen = []
+
+    def choose(name, bags, *others):
+        seen.append((dict(bags.labels), bags.config))
+        settings = {"standardize": True, "steps_per_epoch": len(seen), "learning_rate": 0.5}
+        return schedule.Choice(settings, "a test")
+
+    monkeypatch.setattr(run, "choose_schedule", choose)
+    options = SMALL | dict(seeds=(1, 2), control=True)
+    report = train(*tiny_set(), options, tmp_path)
+    assert report.settings.endswith(", small")
+    for seed, (labels, config), steps in zip((1, 2), seen, (1, 2), strict=True):
+        record = json.loads((tmp_path / f"seed-{seed}" / "config.json").read_text())
+        assert record["config"]["steps_per_epoch"] == steps
+        metrics = json.loads((tmp_path / f"seed-{seed}" / "metrics.json").read_text())
+        assert f"steps_per_epoch = {steps}, " in metrics["settings"]
+        assert record["train_labels_sha256"] == run._sha256_of(labels)
+        assert config.learning_rate == 1e-3  # each starts from the same settings
+
+
+def test_a_damaged_choice_is_named(tmp_path):
+    train(*tiny_set(), SMALL | dict(settings={"epochs": 1}), tmp_path / "r")
+    path = tmp_path / "r" / "config.json"
+    record = json.loads(path.read_text())
+    for odd in ({"chosen": {"stride": 3}, "by": ""}, {"chosen": 3, "by": ""}, {"by": ""}, [1]):
+        path.write_text(json.dumps(record | {"schedule": odd}))
+        with pytest.raises(CheckpointError, match="config.json: damaged"):
+            train(*tiny_set(), SMALL | dict(resume=True, settings={"epochs": 1}), tmp_path / "r")
+
+
+def test_the_published_schedule_looks_at_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "choose_schedule", None)
+    changes = {"epochs": 1, "steps_per_epoch": 2}
+    train(*tiny_set(), SMALL | dict(schedule="published", settings=changes), tmp_path)
+    assert "schedule" not in json.loads((tmp_path / "config.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["sultani", "arnet"])
+def test_video_labels_reach_what_frame_labels_do(head):
+    """Two heads on the cheapest set; ``python -m support.small_schedule`` has the whole table."""
+    _, weak, frames = compared(head, *synthetic_set("mixed", 30))
+    assert frames >= 0.9 and weak >= 0.95 * frames, (weak, frames)

@@ -1,0 +1,154 @@
+"""The small schedule: what the training videos say about standardization, widths, steps and rate.
+
+Nothing of a video outside the train split is looked at. The choice depends on head, features and
+labels alone, so that all seeds of a run have the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from os.path import lexists
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vadprep.core.errors import CheckpointError
+from vadprep.core.log import get_logger
+from vadprep.core.untrusted import malformed
+from vadprep.evaluation.metrics import Truth
+from vadprep.evaluation.scores import read_json
+from vadprep.heads import HEADS, HeadConfig
+from vadprep.heads.base import CONSTANT
+from vadprep.training.bags import TrainingBags, held_out_videos
+from vadprep.training.loop import fit, new_head
+from vadprep.training.results import EvaluationSet
+from vadprep.training.scoring import exact_arithmetic
+
+_LOG = get_logger(__name__)
+
+SPREAD = 20.0
+"""Standard deviation of the widest column by that of the median one, from which on features are
+standardized. Measured: 1.4 to 2.5 for rows of unit length and for ReLU features, which lose by it;
+64 and more for descriptors of mixed units, which need it."""
+CONSTANT_PART = 3.0
+"""Length of the mean snippet by the root of the sum of variances, from which on they are, too.
+Measured on 1,024 ReLU features, without and with it, the frame AUC: 0.97 and 0.97 at 0.9, 0.85 and
+0.97 at 5.6 (sultani); at 10.6 arnet learns nothing without it."""
+WIDEST = 256
+"""Most units of a layer that is as wide as the features by default."""
+STEPS = (100, 300, 900)
+LOWER = 3.0
+"""A rate that is lower by this factor is tried once the steps are chosen."""
+ENOUGH = 25
+"""Videos of each class from which on a third is held out. Fewer say nothing about steps."""
+STEP_SETTINGS = ("epochs", "steps_per_epoch", "batches", "cosine_epochs")
+"""Changes that fix the number of steps."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings that were chosen, and by what."""
+
+    settings: Mapping[str, Any]
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry ``schedule`` of config.json."""
+        return {"chosen": dict(self.settings), "by": self.reason}
+
+    def words(self) -> str:
+        """Such as ``, standardize = False, steps_per_epoch = 30``."""
+        return "".join(f", {name} = {value}" for name, value in self.settings.items())
+
+
+def stored_choice(folder: Path, config: HeadConfig) -> Choice | None:
+    """The choice of the run that ``folder`` holds, an empty one of a run without; None without run.
+
+    Raises CheckpointError for a config.json that is damaged.
+    """
+    path = folder / "config.json"
+    if not lexists(path):
+        return None
+    with malformed(path, CheckpointError):
+        record = read_json(path).get("schedule") or {"chosen": {}, "by": "another schedule"}
+        choice = Choice(dict(record["chosen"]), record["by"])
+        replace(config, **choice.settings)  # names and values are those of the head
+    return choice
+
+
+def choose_schedule(
+    name: str,
+    bags: TrainingBags,
+    fixed: Iterable[str],
+    data: EvaluationSet,
+    device: torch.device,
+    prompts: Tensor | None = None,
+) -> Choice:
+    """Settings of the head ``name`` for these training videos, without those that are ``fixed``.
+
+    Standardization by the spread of the columns, widths by the dimension. Steps rise from
+    ``STEPS[0]`` as long as the video AUC does and is below 1, then a lower rate is tried. The AUC
+    is that of a third of the videos, which are held out here and trained on afterwards. Below
+    ``ENOUGH`` videos of a class it is that of the videos trained on, which shows no more than
+    whether the head has learnt them. Raises TrainingError as ``train`` does.
+    """
+    fixed, config = set(fixed), bags.config
+    settings: dict[str, Any] = {"standardize": asks_for_standardization(*bags.statistics())}
+    settings |= narrower(name, config, bags.dim)
+    settings = {each: value for each, value in settings.items() if each not in fixed}
+    if not fixed.isdisjoint(STEP_SETTINGS):
+        return Choice(settings, "the features; the number of steps was given")
+    labels = list(bags.labels.values())
+    is_enough = min(labels.count(0), labels.count(1)) >= ENOUGH
+    judges = held_out_videos(bags.labels, 1 / 3) if is_enough else tuple(sorted(bags.labels))
+    learnt = bags.of(bags.labels.keys() - set(judges)) if is_enough else bags
+    truth = {video_id: Truth(None, bags.labels[video_id]) for video_id in judges}
+
+    def video_auc(more: Mapping[str, Any]) -> float:
+        own = learnt.with_config(replace(config, **{**settings, **more}))
+        cuda = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), exact_arithmetic():
+            torch.manual_seed(0)
+            head = new_head(name, own, device, prompts)
+            if not fit(head, own, seed=0):
+                return 0.0
+            return data.score(head, truth)[1].values["video_auc"] or 0.0
+
+    best = -1.0
+    for steps in STEPS:
+        more: dict[str, Any] = {"steps_per_epoch": steps // config.epochs}
+        if (auc := video_auc(more)) <= best:
+            break
+        best, settings = auc, settings | more
+        if best == 1:
+            break
+    if best < 1 and "learning_rate" not in fixed:
+        more = {"learning_rate": config.learning_rate / LOWER}
+        if (auc := video_auc(more)) > best:
+            best, settings = auc, settings | more
+    where = "held out" if is_enough else "trained on, too few to hold out any"
+    return Choice(settings, f"video AUC {best:.3f} of {len(judges)} training videos {where}")
+
+
+def asks_for_standardization(mean: Tensor, std: Tensor) -> bool:
+    """Whether columns of this mean and standard deviation, float [dim], differ too much in scale.
+
+    See ``SPREAD`` and ``CONSTANT_PART``. Columns that do not vary say nothing about it.
+    """
+    varies = std > CONSTANT * mean.abs()
+    if not varies.any():
+        return False
+    mean, std = mean[varies], std[varies]
+    is_mixed = std.max() > SPREAD * std.median()
+    return bool(is_mixed or mean.norm() > CONSTANT_PART * std.norm())
+
+
+def narrower(name: str, config: HeadConfig, dim: int) -> dict[str, int]:
+    """Widths of the layers that have a share of ``dim`` by default, if that is above ``WIDEST``."""
+    shares = HEADS[name].shares_of_dim if dim > WIDEST else {}
+    return {
+        field: WIDEST // share for field, share in shares.items() if getattr(config, field) is None
+    }
