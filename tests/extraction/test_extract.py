@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.fake_decoder import fake_stream
 from support.standin import StandIn, numbers_of, standin_branch, standin_extractor, standin_spec
 from support.videos import damage, truncate, write_audio, write_images, write_video
 
@@ -21,7 +21,6 @@ from vadprep.extraction import extractor as extract, timing as stopwatch
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.timing import Stopwatch
 from vadprep.features.shard import DONE, FAILED, StoredVideo, read_video
-from vadprep.video import FrameStream
 
 SMALL = {"resize": "32x32", "crop_size": 32}
 """The whole frame is the view, so that its number can be read from a feature."""
@@ -303,26 +302,6 @@ def test_a_folder_without_fps_can_be_extracted_natively_and_not_resampled(tmp_pa
     assert "fill the manifest's column fps" in report.reason
 
 
-MISBEHAVING = """
-import os, signal, sys, time
-from fractions import Fraction
-import numpy as np
-from vadprep.video import decoder_process
-from vadprep.video.decoders.base import Decoder, VideoHeader
-
-class Fake(Decoder):
-    header = VideoHeader(64, 48, Fraction(25), None)
-
-    def __iter__(self):
-        for number in range(40):
-            yield np.full((48, 64, 3), number, np.uint8), number / 25
-        {then}
-
-control, lifeline, memory = map(int, sys.argv[1:])
-decoder_process.die_with_parent(lifeline)
-decoder_process.write_frames(Fake(None, None), control, memory)
-"""
-
 STALLS, CRASHES = "time.sleep(60)", "os.kill(os.getpid(), signal.SIGSEGV)"
 
 
@@ -345,8 +324,7 @@ def test_a_decoder_that_crashes_or_stalls_is_replaced(
         then = {"decord": first, "pyav": second}[decoder]
         if then is None:
             return real(path, decoder=decoder, fps=fps, stall_seconds=stall_seconds)
-        command = [sys.executable, "-c", MISBEHAVING.format(then=then)]
-        return FrameStream(path, decoder, command, stall_seconds=5.0 if then == CRASHES else 1.0)
+        return fake_stream(path, decoder, 40, then, 5.0 if then == CRASHES else 1.0)
 
     monkeypatch.setattr(extract, "open_frames", open_frames)
     report, _ = extracted(source, small())
@@ -360,12 +338,11 @@ def test_a_decoder_that_crashes_or_stalls_is_replaced(
 
 def test_the_time_until_a_decoder_counts_as_stalled_is_passed_on(tmp_path, monkeypatch):
     source = write_video(tmp_path / "a.mp4", 40)
-    command = [sys.executable, "-c", MISBEHAVING.format(then=STALLS)]
     monkeypatch.setattr(
         extract,
         "open_frames",
-        lambda path, *, decoder, fps, stall_seconds: FrameStream(
-            path, decoder, command, stall_seconds
+        lambda path, *, decoder, fps, stall_seconds: fake_stream(
+            path, decoder, 40, STALLS, stall_seconds
         ),
     )
     task = Task(Video("a", source.name), {"rgb": tmp_path / "a.h5"}, source)

@@ -13,13 +13,13 @@ import os
 import random
 import socket
 import struct
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import av
 import pytest
+from support.fake_decoder import fake_stream
 from support.standin import standin_extractor
 from support.videos import damage, truncate, write_audio, write_video
 
@@ -319,34 +319,13 @@ NAMES = [
 
 # ---------------------------------------------------------------- decoders that misbehave
 
-MISBEHAVING = """
-import ctypes, os, signal, sys
-from fractions import Fraction
-import numpy as np
-from vadprep.video import decoder_process
-from vadprep.video.decoders.base import Decoder, VideoHeader
-
-class Fake(Decoder):
-    header = VideoHeader(64, 48, Fraction(25), None)
-
-    def __iter__(self):
-        for number in range({frames}):
-            yield np.full((48, 64, 3), number, np.uint8), number / 25
-        {then}
-
-control, lifeline, memory = map(int, sys.argv[1:])
-decoder_process.die_with_parent(lifeline)
-decoder_process.bound_resources()
-decoder_process.write_frames(Fake(None, None), control, memory)
-"""
-
 DEEDS = {
     "sleeps with the GIL": ("ctypes.PyDLL(None).sleep(600)", "gave nothing for"),
     "stops for ever": ("while True: os.kill(os.getpid(), signal.SIGSTOP)", "gave nothing for"),
     "segfaults": ("ctypes.string_at(0)", "killed by SIGSEGV"),
     "aborts": ("os.abort()", "killed by SIGABRT"),
     "eats memory": (
-        "hoard = []\n        while True: hoard.append(np.empty(256 << 20, np.uint8))", "MemoryError"
+        "hoard = []\nwhile True: hoard.append(np.empty(256 << 20, np.uint8))", "MemoryError"
     ),
     "leaves": ("os._exit(3)", "exit code 3"),
 }  # fmt: skip
@@ -364,9 +343,8 @@ def misbehave(patch: pytest.MonkeyPatch) -> None:
         deed, _, who = path.stem.partition(", ")
         if deed not in DEEDS or (who == "one" and decoder != "decord"):
             return real(path, decoder=decoder, **options)  # type: ignore[arg-type]
-        code = MISBEHAVING.format(frames=FRAMES // 2, then=DEEDS[deed][0])
         patience = STALL_SECONDS if "gave nothing" in DEEDS[deed][1] else 60.0
-        return FrameStream(path, decoder, [sys.executable, "-c", code], patience)
+        return fake_stream(path, decoder, FRAMES // 2, DEEDS[deed][0], patience)
 
     patch.setattr(extract, "open_frames", open_frames)
 

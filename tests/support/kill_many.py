@@ -48,7 +48,7 @@ PATIENCE = 120.0
 LONGEST_CHAIN = 5
 """Kills of one extraction."""
 
-NAMES = {"worker": "ray::Actor.work", "decoder": "vadprep.video.decoder_process"}
+NAMES = {"worker": "ray::Actor.work", "decoder": "vadprep.video.fork_server"}
 """What the command line of a process says of it."""
 
 

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from support.fake_decoder import fake_stream
 from support.hostile import box, flipped, sound_video
 from support.videos import (
     CODECS,
@@ -360,31 +361,9 @@ def test_a_playlist_is_not_followed(tmp_path: Path, name: str) -> None:
 
 # ---------------------------------------------------------------- the child
 
-FAKE = """
-import os, signal, sys, time
-from fractions import Fraction
-import numpy as np
-from vadprep.video import decoder_process
-from vadprep.video.decoders.base import Decoder, VideoHeader
 
-class Fake(Decoder):
-    header = VideoHeader(64, 48, Fraction(25), None)
-
-    def __iter__(self):
-        for number in range({num_frames}):
-            yield np.full((48, 64, 3), number % 256, np.uint8), number / 25
-        {then}
-
-control, lifeline, memory = map(int, sys.argv[1:])
-decoder_process.die_with_parent(lifeline)
-decoder_process.write_frames(Fake(None, None), control, memory)
-"""
-
-
-def fake_stream(num_frames: int, then: str, stall_seconds: float = 30.0) -> FrameStream:
-    """Stream of a decoder that gives ``num_frames`` frames and then does something else."""
-    command = [sys.executable, "-c", FAKE.format(num_frames=num_frames, then=then)]
-    return FrameStream(Path("fake.mp4"), "fake", command, stall_seconds)
+def fake(then: str, num_frames: int = 100, stall_seconds: float = 30.0) -> FrameStream:
+    return fake_stream(Path("fake.mp4"), "fake", num_frames, then, stall_seconds)
 
 
 def child_of(stream: FrameStream) -> psutil.Process:
@@ -400,7 +379,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 def test_the_child_loads_no_more_than_it_needs() -> None:
-    """It starts once a video: torch alone would take seconds."""
+    """Each worker has a server of it: torch alone would take seconds."""
     code = "import sys, vadprep.video.decoder_process; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert "vadprep.video.decoders.pyav" in loaded
@@ -408,7 +387,7 @@ def test_the_child_loads_no_more_than_it_needs() -> None:
 
 
 def test_a_hang_is_called_stalled() -> None:
-    stream = fake_stream(100, "print('lost at sea', file=sys.stderr); time.sleep(60)", 1.0)
+    stream = fake("print('lost at sea', file=sys.stderr); time.sleep(60)", stall_seconds=1.0)
     child = child_of(stream)
     with pytest.raises(DecodeError, match=r"fake.mp4: fake gave nothing for 1 s") as caught:
         list(stream)
@@ -419,18 +398,18 @@ def test_a_hang_is_called_stalled() -> None:
 def test_a_crash_names_the_signal() -> None:
     then = "os.write(2, b'first\\nlast words\\n'); os.kill(os.getpid(), signal.SIGSEGV)"
     with pytest.raises(DecodeError, match="killed by SIGSEGV: last words") as caught:
-        list(fake_stream(100, then))
+        list(fake(then))
     assert caught.value.kind == "crashed"
 
 
 def test_an_unexpected_exception_is_reported() -> None:
     with pytest.raises(DecodeError, match="exit code 1: KeyError: 'no such'") as caught:
-        list(fake_stream(100, "raise KeyError('no such')"))
+        list(fake("raise KeyError('no such')"))
     assert caught.value.kind == "crashed"
 
 
 def test_the_child_stops_when_its_slots_are_full() -> None:
-    with fake_stream(10_000, "pass") as stream:
+    with fake("pass", 10_000) as stream:
         blocks = iter(stream)
         first = next(blocks)
         child = child_of(stream)
@@ -441,7 +420,7 @@ def test_the_child_stops_when_its_slots_are_full() -> None:
 
 
 def test_close_ends_a_stopped_child_at_once() -> None:
-    stream = fake_stream(10_000, "pass")
+    stream = fake("pass", 10_000)
     child = child_of(stream)
     assert wait_until(lambda: child.status() == psutil.STATUS_STOPPED)
     stream.close()

@@ -38,6 +38,7 @@ from vadprep.features.journal import read_rows
 from vadprep.features.lease import Lease, leased
 from vadprep.features.writer import Share, StreamWriter
 from vadprep.flow import SavedFlow
+from vadprep.video import close_idle_servers
 
 _LOG = get_logger(__name__)
 
@@ -110,9 +111,12 @@ def in_process(make_worker: Callable[[], Worker]) -> Runner:
 
     def run(tasks: Sequence[Task], on_start: OnStart) -> Generator[Report, None, None]:
         worker = make_worker()
-        for task in tasks:
-            on_start(task)
-            yield from steps_of(worker, task)
+        try:
+            for task in tasks:
+                on_start(task)
+                yield from steps_of(worker, task)
+        finally:
+            close_idle_servers()
 
     return run
 

@@ -12,6 +12,7 @@ from .decoders.base import (
 )
 from .decoders.nvdec import require_nvdec as require_nvdec
 from .decoders.pyav import RgbConverter as RgbConverter
+from .fork_server import close_idle_servers as close_idle_servers
 from .frame_count import (
     MAX_DAMAGE as MAX_DAMAGE,
     expected_frames as expected_frames,

@@ -2,8 +2,9 @@
 
 Decoders crash, hang while they hold the GIL, and eat memory. In a child process that harms one
 video only: it ends as a ``DecodeError`` with a ``kind``, and the caller can try another decoder.
-The child is a fresh interpreter, never a fork of a process that holds CUDA or Ray. Everything
-shared is anonymous (pipes and memfd), so that no kill leaves anything behind.
+The child is a fork of a process that holds nothing but imports, never of one that holds CUDA or
+Ray (``fork_server``). Everything shared is anonymous (pipes, sockets and memfd), so that no kill
+leaves anything behind.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import json
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -27,16 +26,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.errors import DecodeError, allowed_are
-from vadprep.core.resources import INSTALLED_ONLY, child_environment
+from vadprep.video import decoder_process
 from vadprep.video.decoder_process import SLOTS, ring_views
 from vadprep.video.decoders import FILE_DECODERS, FOLDER_DECODERS
 from vadprep.video.decoders.base import DecodeReport, VideoHeader, is_frame
+from vadprep.video.fork_server import Child, start_child
 
 _HEAD_BYTES = 64  # no container has so much text before its first odd byte; every playlist has
 _TICK_SECONDS = 0.02
 _MAX_STDERR_BYTES = 1 << 20
-_PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-"""Signals that the parent handles. It decides when the child ends."""
 
 
 def open_frames(
@@ -61,9 +59,8 @@ def open_frames(
             raise ValueError(f"{path} is a folder of frames: {fps = }, expected its frame rate")
     else:
         check_file(path)
-    program = "from vadprep.video.decoder_process import main; main(*sys.argv[1:])"
-    command = [sys.executable, "-c", INSTALLED_ONLY + program, decoder, str(path), str(fps or "")]
-    return FrameStream(path, decoder, command, stall_seconds)
+    program = [decoder_process.__name__, decoder, str(path), str(fps or "")]
+    return FrameStream(path, decoder, program, stall_seconds)
 
 
 def count_frames(path: Path) -> int:
@@ -128,8 +125,9 @@ class FrameStream:
     header: VideoHeader
 
     def __init__(
-        self, path: Path, decoder: str, command: Sequence[str], stall_seconds: float
+        self, path: Path, decoder: str, program: Sequence[str], stall_seconds: float
     ) -> None:
+        """``program`` is a module, whose ``main`` decodes, and what ``main`` is given."""
         self.path, self.decoder = path, decoder
         self._stall_seconds = stall_seconds
         self._report: DecodeReport | None = None
@@ -138,10 +136,10 @@ class FrameStream:
         or the end of the video."""
         self._buffer = b""
         self._fds: list[int] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._ring: tuple[NDArray[np.int64], NDArray[np.uint8]] | None = None
         try:
-            self._start(command)
+            self._start(program)
             message = self._next_message()
         except BaseException:
             self.close()
@@ -174,7 +172,7 @@ class FrameStream:
     def close(self) -> None:
         """Kill the child at once. May be called at any time and more than once."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
         while self._fds:
@@ -190,11 +188,8 @@ class FrameStream:
     def __del__(self) -> None:
         self.close()
 
-    def _start(self, command: Sequence[str]) -> None:
-        """Start the child; of the pipes, keep only the parent's ends.
-
-        The child never receives the signals that the parent handles: they are blocked meanwhile.
-        """
+    def _start(self, program: Sequence[str]) -> None:
+        """Start the child; of the pipes, keep only the parent's ends."""
         self._memory_fd = os.memfd_create("vadprep-frames")
         self._stderr_fd = os.memfd_create("vadprep-stderr")
         # In append mode, a truncated file starts again at 0.
@@ -203,21 +198,19 @@ class FrameStream:
         child_lifeline_fd, lifeline_fd = os.pipe()
         self._fds = [self._memory_fd, self._stderr_fd, self._control_fd, lifeline_fd]
         child_fds = (child_control_fd, child_lifeline_fd, self._memory_fd)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
         try:
-            self._process = subprocess.Popen(
-                [*command, *map(str, child_fds)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr_fd,
-                pass_fds=child_fds,
-                env=child_environment(),
-                start_new_session=True,
-            )
+            self._process = start_child(program, self._stderr_fd, child_fds, self._stall_seconds)
+        except TimeoutError:
+            raise self._failure(self._silence, "stalled") from None
+        except ChildProcessError as error:
+            raise self._failure(_end(error.args[0]), "crashed") from None
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(child_control_fd)
             os.close(child_lifeline_fd)
+
+    @property
+    def _silence(self) -> str:
+        return f"gave nothing for {self._stall_seconds:g} s"
 
     def _next_message(self) -> dict[str, Any]:
         """The child's next message. Its silence, death or error is raised as DecodeError."""
@@ -228,17 +221,14 @@ class FrameStream:
         poll.register(self._control_fd, select.POLLIN)
         while b"\n" not in self._buffer:
             if time.monotonic() > deadline:
-                silence = f"gave nothing for {self._stall_seconds:g} s"
-                raise self._failure(silence, "stalled")
+                raise self._failure(self._silence, "stalled")
             if not poll.poll(1000 * _TICK_SECONDS):
                 # A SIGCONT is lost when it comes just before the SIGSTOP.
                 self._process.send_signal(signal.SIGCONT)
             elif chunk := os.read(self._control_fd, 1 << 16):
                 self._buffer += chunk
             else:
-                code = self._process.wait()
-                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-                raise self._failure(f"crashed, {how}", "crashed")
+                raise self._failure(_end(self._process.wait()), "crashed")
         if os.fstat(self._stderr_fd).st_size > _MAX_STDERR_BYTES:
             os.ftruncate(self._stderr_fd, 0)
         line, self._buffer = self._buffer.split(b"\n", 1)
@@ -256,3 +246,8 @@ class FrameStream:
         self.close()
         quote = f": {lines[-1]}" if lines else ""
         return DecodeError(f"{self.path}: {self.decoder} {what}{quote}", kind)
+
+
+def _end(code: int) -> str:
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"crashed, {how}"

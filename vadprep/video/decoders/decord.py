@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class DecordDecoder(Decoder):
         self._next_seek = 0  # index of a frame
 
     def __iter__(self) -> Iterator[TimedFrame]:
-        decord = _import_decord()
+        decord = import_decord()
         num_read = num_frames = 0
         height, width = self.header.height, self.header.width
         try:
@@ -144,7 +145,7 @@ class DecordDecoder(Decoder):
             ctypes.CDLL(None).malloc_trim(0)  # freed frames go back to the system
 
 
-def _import_decord() -> Any:
+def import_decord() -> Any:
     """decord without NVIDIA's libraries, which decord2 loads wherever torch has brought them.
 
     cuDNN, cuBLAS and all: half a second and 0.4 GB for each video (measured, decord2 3.4), for
@@ -154,11 +155,11 @@ def _import_decord() -> Any:
     os.environ["DECORD_EOF_RETRY_MAX"] = "1024"
     # decord2 shows a neighbour for a frame that it misses; it reports that from this share on.
     os.environ["DECORD_DUPLICATE_WARNING_THRESHOLD"] = "0"
-    sys.modules["nvidia"] = None  # type: ignore[assignment]  # nothing of that name to be found
-    try:
-        decord = importlib.import_module("decord")
-    except OSError:
+    if "decord" not in sys.modules:
+        sys.modules["nvidia"] = None  # type: ignore[assignment]  # nothing of that name is found
+        with suppress(OSError):
+            importlib.import_module("decord")
         del sys.modules["nvidia"]
-        decord = importlib.import_module("decord")
+    decord = importlib.import_module("decord")
     decord.logging.set_level(decord.logging.INFO)  # the level of "concealing ... errors"
     return decord
