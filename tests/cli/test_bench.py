@@ -62,10 +62,27 @@ def test_networks_and_flow_are_measured_inside_an_extraction_and_alone(tmp_path:
         patch.setattr(overheads, "tvl1_method", lambda text: standin_flow)
         found = overheads.bench_overheads(tmp_path, ["rgb", "flow"], repeat=1)
         patch.setattr(overheads, "IMPORTS", "pass")
-        names = [name for name, seconds in overheads.bench_start(["rgb"]) if seconds >= 0]
+        start = list(overheads.bench_start(["rgb"], workers=1))
     assert found.clips == 2 and found.share > 0
     assert 0 < found.network < found.whole and 0 < found.flow < found.whole
-    assert names == ["imports", "settings and weights", "networks, and the first batch of each"]
+    assert [name.split(",")[0] for name, *_ in start] == [
+        "imports",
+        "settings and weights",
+        *["networks and a batch"] * 2,
+        "loops of numba",
+    ]
+    assert all(used >= 0 and seconds > 0 for _, used, seconds in start)
+
+
+@pytest.mark.slow
+def test_an_extraction_on_ray_is_measured_in_its_workers(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", 160)
+    head, *rows = table("extract", tmp_path, "--streams", "rgb", "--workers", "2")[-3:]
+    assert head[-1] == "alone"
+    for row, workers in zip(rows, "12", strict=True):
+        assert row[:3] == ["rgb", workers, "20"]
+        whole, network, flow, share = map(float, row[3:])
+        assert 0 < network < whole and flow == 0 and 0.2 < share < 1
 
 
 @pytest.mark.slow

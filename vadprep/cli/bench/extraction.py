@@ -19,7 +19,7 @@ from vadprep.core.errors import FeaturesError, VadprepError
 from vadprep.core.presets import resolve
 from vadprep.core.records import Task, Video
 from vadprep.core.spec import STREAMS
-from vadprep.data import find_videos
+from vadprep.data import Manifest, find_videos
 from vadprep.extraction import resolve_plan, run_plan
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.streams import Branch
@@ -133,10 +133,7 @@ def bench_workers(
     Gives stream, workers, clips, the seconds from the first video's start to the last one's end,
     and those of the start of the workers before it. Raises FeaturesError when a video fails.
     """
-    found = find_videos(clips)
-    numbered = [(video, f"{video.video_id} {n}") for n in range(repeat) for video in found.videos]
-    videos = tuple(replace(video, video_id=video_id) for video, video_id in numbered)
-    manifest = replace(found, videos=videos)
+    manifest = repeated(find_videos(clips), repeat)
     if device == "cuda":
         workers = min(workers, torch.cuda.device_count())
     for stream in streams:
@@ -153,3 +150,10 @@ def bench_workers(
             run, start, *_ = (each.time for each in events if each.event in ("run", "start"))
             end = max(each.time for each in events if each.event == "committed")
             yield stream, count, done.num_clips, end - start, start - run
+
+
+def repeated(manifest: Manifest, count: int) -> Manifest:
+    """Each video ``count`` times, under ids of their own."""
+    numbered = [(video, f"{video.video_id} {n}") for n in range(count) for video in manifest.videos]
+    videos = tuple(replace(video, video_id=video_id) for video, video_id in numbered)
+    return replace(manifest, videos=videos)

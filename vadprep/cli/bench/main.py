@@ -100,23 +100,28 @@ def live(seconds: int) -> None:
 
 @bench.command("extract", example="vadprep bench extract clips/")
 @click.argument("clips", type=FOLDER)
-@option("--streams", default="rgb", help="Streams to extract together.")
+@option("--streams", "choices", multiple=True, default=["rgb", "rgb,flow"], help="May be repeated.")
 @option("--repeat", type=COUNT, default=2, help="Times.")
-def extract(clips: Path, streams: str, repeat: int) -> None:
-    """Extraction on one core against its networks and TV-L1 alone."""
+@option("--workers", type=COUNT, help="Workers beside a single one. Default: one for each core.")
+def extract(clips: Path, choices: tuple[str, ...], repeat: int, workers: int | None) -> None:
+    """Extraction on one core and on all against its networks and TV-L1 alone."""
     from vadprep.cli.bench.overheads import bench_overheads, bench_start
+    from vadprep.core.resources import worker_cores
 
-    names = streams.split(",")
-    rows: list[Cells] = [("before the first video", "s of a processor")]
-    rows += [(what, f"{seconds:.2f}") for what, seconds in bench_start(names)]
+    workers = workers or worker_cores()
+    rows: list[Cells] = [("before the first video", "s of a processor", "s")]
+    for what, used, seconds in bench_start(choices[-1].split(","), workers):
+        rows.append((what, f"{used:.2f}", f"{seconds:.2f}"))
     show(rows)
-    found = bench_overheads(clips, names, repeat)
-    title = f"{streams}, {found.clips} clips"
-    parts = ("whole", found.whole), ("networks alone", found.network), ("TV-L1", found.flow)
-    rows = [(title, "s of a processor", "a clip")]
-    rows += [(what, f"{s:.2f}", f"{s / found.clips:.4f}") for what, s in parts]
+    measured = ("clips", "whole", "networks alone", "TV-L1", "speed as a share of both alone")
+    rows = [("s of a processor for a clip", "workers", *measured)]
+    for streams in choices:
+        for count in dict.fromkeys((1, workers)):
+            found = bench_overheads(clips, streams.split(","), repeat, count)
+            each = (found.whole, found.network, found.flow)
+            seconds_each = (f"{seconds / found.clips:.4f}" for seconds in each)
+            rows.append((streams, count, found.clips, *seconds_each, f"{found.share:.3f}"))
     show(rows)
-    click.echo(f"speed as a share of networks and TV-L1 alone: {found.share:.3f}")
 
 
 @bench.command("backbone", example="vadprep bench backbone --graph s3d")
