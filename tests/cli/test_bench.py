@@ -77,12 +77,13 @@ def test_networks_and_flow_are_measured_inside_an_extraction_and_alone(tmp_path:
 @pytest.mark.slow
 def test_an_extraction_on_ray_is_measured_in_its_workers(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", 160)
-    head, *rows = table("extract", tmp_path, "--streams", "rgb", "--workers", "2")[-3:]
-    assert head[-1] == "alone"
+    head, *rows = table("extract", tmp_path, "--streams", "rgb", "--workers", "2")[-4:-1]
+    assert head[-1] == "besides"
     for row, workers in zip(rows, "12", strict=True):
         assert row[:3] == ["rgb", workers, "20"]
-        whole, network, flow, share = map(float, row[3:])
+        whole, network, flow, share, ray = map(float, row[3:])
         assert 0 < network < whole and flow == 0 and 0.2 < share < 1
+        assert (ray > 0) == (workers == "2")
 
 
 @pytest.mark.slow

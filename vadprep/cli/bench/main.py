@@ -113,15 +113,16 @@ def extract(clips: Path, choices: tuple[str, ...], repeat: int, workers: int | N
     for what, used, seconds in bench_start(choices[-1].split(","), workers):
         rows.append((what, f"{used:.2f}", f"{seconds:.2f}"))
     show(rows)
-    measured = ("clips", "whole", "networks alone", "TV-L1", "speed as a share of both alone")
+    measured = ("clips", "whole", "networks alone", "TV-L1", "speed", "Ray's own, besides")
     rows = [("s of a processor for a clip", "workers", *measured)]
     for streams in choices:
         for count in dict.fromkeys((1, workers)):
             found = bench_overheads(clips, streams.split(","), repeat, count)
-            each = (found.whole, found.network, found.flow)
-            seconds_each = (f"{seconds / found.clips:.4f}" for seconds in each)
-            rows.append((streams, count, found.clips, *seconds_each, f"{found.share:.3f}"))
+            each = (found.whole, found.network, found.flow, found.ray)
+            *parts, ray = (f"{seconds / found.clips:.4f}" for seconds in each)
+            rows.append((streams, count, found.clips, *parts, f"{found.share:.3f}", ray))
     show(rows)
+    click.echo("speed: of the run, as a share of networks and TV-L1 alone")
 
 
 @bench.command("backbone", example="vadprep bench backbone --graph s3d")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,8 @@ class Overheads:
     """Of the networks alone, on the same views."""
     flow: float
     """Of TV-L1 in the run."""
+    ray: float
+    """Of Ray's own processes meanwhile, some of which are still starting; not in ``whole``."""
 
     @property
     def share(self) -> float:
@@ -62,8 +65,8 @@ def bench_overheads(
 
     One works in this process, several on Ray. After each video a worker runs its networks alone on
     the same views, so that both are measured on the same busy cores. Weights are random. Only
-    processor seconds count, those of decoders and of Ray among them, so other work on the machine
-    disturbs little. Raises FeaturesError when a video fails.
+    processor seconds count, those of decoders among them, so other work on the machine disturbs
+    little. Raises FeaturesError when a video fails.
     """
     manifest = repeated(find_videos(clips), repeat)
     ids = [video.video_id for video in manifest.videos]
@@ -82,7 +85,7 @@ def bench_overheads(
     inside, network, flow = sum(found.values())
     if str(os.getpid()) in found:  # the watch has seen the worker and what it did besides
         inside = -network
-    return Overheads(done.num_clips, watch.seconds + inside, network, flow)
+    return Overheads(done.num_clips, watch.seconds + inside, network, flow, watch.ray_seconds)
 
 
 def bench_start(streams: Sequence[str], workers: int) -> Iterator[tuple[str, float, float]]:
@@ -121,44 +124,47 @@ def bench_start(streams: Sequence[str], workers: int) -> Iterator[tuple[str, flo
         yield timed("Ray", partial(_start_ray, workers))
 
 
-def tree_seconds(but_workers: bool = False) -> float:
-    """Processor seconds so far of this process and all below it, those that have ended included.
-
-    With ``but_workers`` without the workers of Ray and what is below them.
-    """
-    return _seconds_of(psutil.Process(), but_workers)
+def tree_seconds() -> float:
+    """Processor seconds so far of this process and all below it, those that have ended included."""
+    return sum(_seconds_of(psutil.Process()).values())
 
 
-def _seconds_of(process: psutil.Process, but_workers: bool) -> float:
+def _seconds_of(process: psutil.Process) -> Counter[str]:
+    """Processor seconds of a process and all below it: Ray's, those of its workers, and others."""
     try:
         words = " ".join(process.cmdline())
-        if but_workers and ("ray::" in words or "default_worker.py" in words):
-            return 0.0
         seconds = sum(process.cpu_times()[:4])
-        return seconds + sum(_seconds_of(each, but_workers) for each in process.children())
+        below = [_seconds_of(each) for each in process.children()]
     except psutil.NoSuchProcess:  # it has just ended
-        return 0.0
+        return Counter()
+    found: Counter[str] = sum(below, Counter())
+    if "ray::" in words or "default_worker.py" in words:
+        return Counter(workers=found.total() + seconds)
+    is_ray = os.sep + "ray" + os.sep in words
+    return found + Counter({"ray" if is_ray else "others": seconds})
 
 
 class _Watch:
-    """A runner, with the processor seconds from its first video to its last commit, workers of
-    Ray left out."""
+    """A runner, with the processor seconds from its first video to its last commit: of Ray's own
+    processes, and of the others but the workers on Ray."""
 
     def __init__(self, runner: Runner) -> None:
-        self._runner, self.seconds = runner, 0.0
+        self._runner, self.seconds, self.ray_seconds = runner, 0.0, 0.0
 
     def run(self, tasks: Sequence[Task], on_start: OnStart) -> Generator[Report, None, None]:
-        begin: list[float] = []
+        begin: list[Counter[str]] = []
 
         def started(task: Task) -> None:
             if not begin:
-                begin.append(tree_seconds(but_workers=True))
+                begin.append(_seconds_of(psutil.Process()))
             on_start(task)
 
         for report in self._runner(tasks, started):
             yield report
             if report.status != RUNNING:
-                self.seconds = tree_seconds(but_workers=True) - begin[0]
+                now = _seconds_of(psutil.Process())
+                self.seconds = now["others"] - begin[0]["others"]
+                self.ray_seconds = now["ray"] - begin[0]["ray"]
 
 
 class MeasuredWorker:
