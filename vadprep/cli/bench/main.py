@@ -104,7 +104,7 @@ def live(seconds: int) -> None:
 @option("--repeat", type=COUNT, default=2, help="Times.")
 @option("--workers", type=COUNT, help="Workers beside a single one. Default: one for each core.")
 def extract(clips: Path, choices: tuple[str, ...], repeat: int, workers: int | None) -> None:
-    """Extraction on one core and on all against its networks and TV-L1 alone."""
+    """Extraction against its networks and TV-L1 alone."""
     from vadprep.cli.bench.overheads import bench_overheads, bench_start
     from vadprep.core.resources import worker_cores
 

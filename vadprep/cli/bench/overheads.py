@@ -33,7 +33,7 @@ from vadprep.features import status
 from vadprep.features.folder import StreamFolder
 from vadprep.features.writer import Share
 from vadprep.flow import tvl1_method
-from vadprep.video.compiled_resize import resize_loop
+from vadprep.video.resize import loop as resize_loop
 
 IMPORTS = "import vadprep.cli.extract, vadprep.extraction.run, vadprep.extraction.extractor"
 
