@@ -20,7 +20,7 @@ def test_the_names_that_the_documents_promise_are_there() -> None:
     promised = (
         "extract extract_video open_features train score evaluate evaluate_online status verify "
         "merge import_features export_features read_manifest load_dataset find_videos "
-        "plot_scores compare_features report live"
+        "plot_scores compare_features report live export_onnx"
     ).split()
     assert set(promised) == set(FUNCTIONS)
     with pytest.raises(AttributeError, match="attribute extrct"):

@@ -39,6 +39,7 @@ ONLY_PARSED = {
     r"^vadprep weights (get|check|top5|convert|prompts)\b": "needs trained weights",
     r"--address": "needs a Ray cluster",
     r"^vadprep live .*rtsp:": "needs a camera",
+    r"^vadprep export-onnx\b": "takes half a minute, and has slow tests of its own",
 }
 """What a test cannot run: pattern of the command -> the reason why it is only parsed."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         CheckpointError,
         ClusterError,
         DecodeError,
+        ExportError,
         FeaturesError,
         LeaseError,
         ManifestError,
@@ -55,11 +56,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HEADS", "PRESETS", "Spec", "__version__",
-    "compare_features", "evaluate", "evaluate_online", "export_features", "extract",
+    "compare_features", "evaluate", "evaluate_online", "export_features", "export_onnx", "extract",
     "extract_video", "find_videos", "import_features", "live", "load_dataset", "merge",
     "open_features", "plot_scores", "read_manifest", "report", "score", "status", "train",
     "verify",
-    "CheckpointError", "ClusterError", "DecodeError", "FeaturesError", "LeaseError",
+    "CheckpointError", "ClusterError", "DecodeError", "ExportError", "FeaturesError", "LeaseError",
     "ManifestError", "OutOfMemory", "OutputError", "SettingError", "ShardError", "SpecError",
     "Stopped", "TrainingError", "VadprepError", "WeightsError",
 ]  # fmt: skip
@@ -171,6 +172,53 @@ def score(
         names = ids_of_videos(rows, {each: scores[each].num_frames for each in scores})
         scores = replace(scores, by_id={names[each]: scores[each] for each in scores})
     return replace(scores, missing=missing)
+
+
+def export_onnx(
+    run: TrainingRun | str | Path | Checkpoint | Sequence[Checkpoint],
+    out: str | Path,
+    *,
+    backbone: bool = False,
+    weights: str | Path | None = None,
+) -> dict[str, float]:
+    """Write the head of a run as ONNX, and a short program that runs it with onnxruntime.
+
+    ``out/head.onnx`` takes features [crops, length, dim] of any number of crops and snippets, and
+    gives the mean over crops and over the seeds of the run. ``out/example.py`` runs it. Each ONNX
+    file names the settings, specs, seeds and weights that it comes from. Returns the largest
+    difference from torch of each, by its name: scores of random features of 1, 17 and 200 snippets.
+
+    :param run: what ``train`` returned, a run folder, or the folder of one of its seeds
+    :param out: folder of the files
+    :param backbone: also write ``out/i3d-rgb.onnx``, Inception-I3D from uint8 clips to features
+    :param weights: weights of the network, when the run's are neither random nor fetched
+
+    Raises ExportError when a difference is larger than 1e-4, and writes no such file;
+    CheckpointError for a run that is damaged or has not ended; SettingError for a head whose
+    settings have no such form and for another network; WeightsError for weights that are missing
+    or not those of the run; OutputError when the disk refuses. Needs the extra ``onnx``.
+    """
+    from vadprep.backbones.onnx_export import export_network, exported_weights
+    from vadprep.core.atomic import make_folder, open_atomic
+    from vadprep.core.errors import SettingError
+    from vadprep.training import load_run
+    from vadprep.training.onnx_export import EXAMPLE, export_head
+
+    checkpoints, folder = load_run(run), Path(out)
+    specs = checkpoints[0].specs
+    if weights and not backbone:
+        raise SettingError("weights are those of the network: ask for it by backbone")
+    if backbone and "rgb" not in specs:
+        raise SettingError("the run has no stream rgb: its network cannot be exported")
+    loaded = exported_weights(specs["rgb"], weights) if backbone else None
+    make_folder(folder)
+    found = {"head.onnx": export_head(checkpoints, folder / "head.onnx")}
+    if loaded:
+        name = "i3d-rgb.onnx"
+        found[name] = export_network(specs["rgb"], loaded, folder / name)
+    with open_atomic(folder / "example.py") as stream:
+        stream.write(EXAMPLE.encode())
+    return found
 
 
 def report(

@@ -179,7 +179,7 @@ def test_a_completion_script_is_made(shell):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("vadprep ex", ["extract", "export"]),
+        ("vadprep ex", ["extract", "export", "export-onnx"]),
         ("vadprep weights ge", ["get"]),
         ("vadprep extract --dr", ["--dry-run"]),
         ("vadprep train dd", ["ddl"]),

@@ -1,4 +1,4 @@
-"""Commands import, export and compare: features of other code bases."""
+"""Commands import, export and compare: features of other code bases; export-onnx: a head."""
 
 from __future__ import annotations
 
@@ -81,6 +81,28 @@ def export(features: str, out: Path, **options: Any) -> None:
     show_list("note", result.notes)
     show_list("no features of", result.missing)
     sys.exit(1 if result.missing else 0)
+
+
+@command("export-onnx", example="vadprep export-onnx runs/ddl-xd --out onnx/")
+@click.argument("run", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="Folder for the files.")
+@click.option("--backbone", is_flag=True, help="Also Inception-I3D RGB, from clips to features.")
+@click.option("--weights", help="Weights of the network, if they are not fetched.")
+@message_options
+def export_onnx(run: Path, out: Path, backbone: bool, weights: str | None) -> None:
+    """Write the head of a run as ONNX, checked against torch.
+
+    Beside it lies a program of ten lines that runs it with onnxruntime.
+    """
+    from vadprep.training import load_run
+
+    checkpoints = load_run(run)
+    found = vadprep.export_onnx(checkpoints, out, backbone=backbone, weights=weights)
+    if caution := checkpoints[0].origin.caution():
+        click.echo(f"{run}: {caution}")
+    for name, apart in found.items():
+        click.echo(f"{out / name}: within {apart:.1g} of torch in onnxruntime")
+    click.echo(f"Try it: python {out / 'example.py'}")
 
 
 @command("compare", example="vadprep compare features/xd i3d-features/")

@@ -46,6 +46,7 @@ SECTIONS = {
     "Exchange": {
         "import": ("exchange", "Convert features of another code base to a feature folder."),
         "export": ("exchange", "Convert a feature folder to files for another code base."),
+        "export-onnx": ("exchange", "Write the head of a run as ONNX, checked against torch."),
         "compare": ("exchange", "Compare two sets of features and say what differs."),
         "gt": ("datasets", "Build or check flat frame-level ground truth."),
     },
@@ -58,8 +59,8 @@ SECTIONS = {
 }
 """Heading -> command -> (module, one line of help). The function has the name of the command."""
 
-NAMES = {"eval": "evaluate", "import": "import_"}
-"""Functions that cannot have the name of their command, which Python itself uses."""
+NAMES = {"eval": "evaluate", "import": "import_", "export-onnx": "export_onnx"}
+"""Functions that cannot have the name of their command, in Python."""
 
 COMMANDS = {name: each for section in SECTIONS.values() for name, each in section.items()}
 

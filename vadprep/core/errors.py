@@ -135,6 +135,12 @@ class TrainingError(VadprepError):
     exit_code = 1
 
 
+class ExportError(VadprepError):
+    """An exported file would not give what vadprep gives. The message says by how much."""
+
+    exit_code = 1
+
+
 class Stopped(VadprepError):
     """A signal has stopped the command. All finished work is saved: run the same command again."""
 

@@ -248,6 +248,14 @@ class Head(nn.Module):
             classes=mean([output.classes for output in outputs]),
         )
 
+    def traced(self, snippets: Tensor) -> HeadOutput:
+        """As ``of_video`` within rounding, by tensors alone: one graph for any C and T.
+
+        This is what becomes ONNX (``layers.is_exporting``). Memory grows with T squared where
+        snippets attend to each other. Raises SettingError for settings that have no such form.
+        """
+        return self(snippets[None], torch.ones_like(snippets[:1, :, 0], dtype=torch.bool))
+
     def of_videos(self, videos: Sequence[Tensor]) -> list[HeadOutput]:
         """Responses to several videos at once, each as of ``of_video`` within rounding.
 

@@ -23,11 +23,10 @@ from torch.nn import functional
 
 from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput
+from vadprep.heads.layers import MOST_ENTRIES, row_blocks
 from vadprep.heads.losses import cross_entropy, top_mean, zero_of, zipped
 
 Pairs = Literal["means", "all", "zipped"]
-
-_MAX_ATTENTION_ENTRIES = 2**22  # of one head, held at a time in scoring: 16 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -112,15 +111,12 @@ class LocalAwareAttention(nn.Module):
             for layer in (self.query, self.key, self.value)
         )
         count, hidden = snippets.shape[1], ~mask[:, None, None]
-        # Rows of G are windows of one curve over j - i = 1 - T .. T - 1; row i starts at T - 1 - i.
-        distance = torch.arange(1 - count, count, device=snippets.device, dtype=torch.float64)
-        windows = torch.exp(-(distance**2) / (2 * self.sigma)).unfold(0, count, 1)
-        step = count if self.training else max(1, _MAX_ATTENTION_ENTRIES // count)
+        times = torch.arange(count, device=snippets.device)
+        curve = torch.exp(-(times.double() ** 2) / (2 * self.sigma))  # of G, by distance
         blocks = []
-        for start in range(0, count, step):
-            stop = min(start + step, count)
-            logits = query[:, :, start:stop] @ key.transpose(2, 3) * self.scale
-            prior = windows[count - stop : count - start].flip(0).to(logits)
+        for rows in row_blocks(count, MOST_ENTRIES // count, self.training):
+            logits = query[:, :, rows] @ key.transpose(2, 3) * self.scale
+            prior = curve[(times[rows, None] - times).abs()].to(logits)
             if self.prior == "pre":
                 logits = logits + prior
             weights = logits.masked_fill(hidden, -math.inf).softmax(dim=3)

@@ -17,6 +17,20 @@ REACH = 128
 LocalNorm = Literal["columns", "rows"]
 
 
+def is_exporting() -> bool:
+    """Whether the network is being written as ONNX: then nothing may depend on the length."""
+    return bool(torch.onnx.is_in_onnx_export())
+
+
+def row_blocks(count: int, most_rows: int, training: bool) -> list[slice]:
+    """Rows of an attention map that are worked off at a time, so that memory grows with T, not T
+    squared: all in training, and where the network is exported."""
+    if training or is_exporting():
+        return [slice(None)]
+    step = max(1, most_rows)
+    return [slice(start, start + step) for start in range(0, count, step)]
+
+
 def near_weights(rows: Tensor, columns: Tensor) -> Tensor:
     """exp(-|i - j| / e) for the snippets i in ``rows`` [R] and j in ``columns`` [C]: [R, C]."""
     return torch.exp((rows[:, None] - columns).abs() / -math.e)
@@ -36,6 +50,9 @@ def local_attention(values: Tensor, mask: Tensor, norm: LocalNorm = "rows") -> T
     seen = values.masked_fill(~mask[:, :, None], 0.0)
     if norm == "columns":
         seen = seen / sums
+    if is_exporting():
+        near = near_weights(steps, steps) @ seen
+        return near if norm == "columns" else near / sums
     blocks = []
     for start in range(0, count, 4 * REACH):
         rows = slice(start, start + 4 * REACH)
@@ -55,9 +72,8 @@ def global_attention(
     """
     scale, hidden = 1 / math.sqrt(query.shape[3]), ~mask[:, None, None]
     count, blocks = query.shape[2], []
-    step = count if training else max(1, MOST_ENTRIES // (query.shape[1] * count))
-    for start in range(0, count, step):
-        logits = query[:, :, start : start + step] @ key.transpose(2, 3) * scale
+    for rows in row_blocks(count, MOST_ENTRIES // (query.shape[1] * count), training):
+        logits = query[:, :, rows] @ key.transpose(2, 3) * scale
         blocks.append(logits.masked_fill(hidden, -math.inf).softmax(dim=3) @ value)
     return torch.cat(blocks, dim=2)
 

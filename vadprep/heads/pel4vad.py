@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from vadprep.heads.base import Head, HeadConfig, HeadOutput
 from vadprep.heads.ddl import mil_loss
-from vadprep.heads.layers import MOST_ENTRIES
+from vadprep.heads.layers import MOST_ENTRIES, row_blocks
 from vadprep.heads.losses import zero_of
 
 Norm = Literal["time", "features", "none"]
@@ -104,11 +104,9 @@ class ContextAggregation(nn.Module):
         """
         query, key, value = self.query(x), self.key(x), self.value(x)
         count, scale, share = x.shape[1], 1 / math.sqrt(query.shape[2]), self.mix.sigmoid()
-        step = count if self.training else max(1, MOST_ENTRIES // count)
         times = torch.arange(count, device=x.device)
         lowest, blocks = torch.finfo(x.dtype).min, []  # a row of padding may see nothing
-        for start in range(0, count, step):
-            rows = slice(start, start + step)
+        for rows in row_blocks(count, MOST_ENTRIES // count, self.training):
             apart = times[rows, None] - times
             near = torch.exp(-(self.gamma * (apart**2).to(x.dtype) - self.bias).abs())
             logits = query[:, rows] @ key.transpose(1, 2) * scale + near

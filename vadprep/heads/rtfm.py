@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, initialise
+from vadprep.heads.layers import is_exporting
 from vadprep.heads.losses import cross_entropy, squared_changes, zero_of, zipped
 from vadprep.heads.sampling import sampler
 
@@ -162,6 +163,9 @@ def masked_norm(norm: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
     A single valid step (a last batch of one video of one snippet) has no variance: it is normed
     by the running statistics, as in scoring.
     """
+    if is_exporting():
+        normed_all: Tensor = norm(x).masked_fill(~mask[:, None], 0.0)
+        return normed_all
     rows = x.transpose(1, 2)
     valid, normed = rows[mask], torch.zeros_like(rows)
     was_training = norm.training

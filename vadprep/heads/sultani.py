@@ -167,6 +167,34 @@ class Sultani(Head):
             for output, (_, rows) in zip(outputs, parts, strict=True)
         ]
 
+    def traced(self, snippets: Tensor) -> HeadOutput:
+        """As in ``Head``, from the scores of parts where the config says so."""
+        if self.config.scoring == "snippets" or sampler(self.config.sampling).edges is None:
+            return super().traced(snippets)
+        ones = torch.ones_like(snippets[0, :, 0], dtype=torch.float64)
+        edges = self._traced_edges(ones.sum())
+        begins, ends = edges[:-1, None], torch.maximum(edges[1:], edges[:-1] + 1)[:, None]
+        steps = ones.cumsum(dim=0) - 1
+        inside = ((steps >= begins) & (steps < ends)).to(snippets)
+        means = (inside / inside.sum(dim=1, keepdim=True)) @ snippets
+        rows = (begins <= steps).sum(dim=0) - 1
+        output = super().traced(means)
+        return replace(output, scores=output.scores[:, rows])
+
+    def _traced_edges(self, length: Tensor) -> Tensor:
+        """Edges of ``sampler`` of so many snippets, float64 [N + 1], with the same rounding."""
+        rule, number, *form = self.config.sampling.split("-")
+        if rule != "segments":
+            raise SettingError(
+                f"sampling = {self.config.sampling!r}: its number of parts depends on the length: "
+                "export a run of segments-N, or of scoring = snippets"
+            )
+        parts = torch.arange(int(number) + 1, dtype=torch.float64, device=length.device)
+        if form:  # as matlab_edges
+            doubled = 2 * parts * (length - 1) + int(number)
+            return (doubled / (2 * int(number))).floor()
+        return torch.cat([(parts[:-1] * (length / int(number))).floor(), length[None]])
+
     def _parts(self, snippets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Parts of a video [C, N, dim], and which of them each snippet is in; else all and None."""
         edges_of = sampler(self.config.sampling).edges

@@ -39,7 +39,7 @@ from torch.nn import functional
 
 from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput
-from vadprep.heads.layers import near_weights
+from vadprep.heads.layers import is_exporting, near_weights
 from vadprep.heads.losses import cross_entropy, top_mean, zero_of
 
 
@@ -257,7 +257,9 @@ class VadCLIP(Head):
     def respond(self, rows: Tensor, valid: Tensor) -> VadCLIPOutput:
         """Both branches; pieces of ``length`` snippets are seen on their own."""
         count, window = rows.shape[1], self.config.window
-        length = min(self.config.length, count + -count % window)  # no more padding than is needed
+        length = self.config.length
+        if not is_exporting():
+            length = min(length, count + -count % window)  # no more padding than is needed
         more = -count % length
         x = functional.pad(rows, (0, 0, 0, more)).unflatten(1, (-1, length)).flatten(0, 1)
         mask = functional.pad(valid, (0, more)).unflatten(1, (-1, length)).flatten(0, 1)
