@@ -19,7 +19,7 @@ from vadprep.core.onnx_files import Case, difference, session_of, write_onnx
 from vadprep.core.presets import resolve
 from vadprep.heads import HEADS
 from vadprep.training import Checkpoint
-from vadprep.training.onnx_export import export_head
+from vadprep.training.onnx_export import Mean, _cases, export_head
 
 onnx = pytest.importorskip("onnx")
 SPEC = resolve("i3d", "cpu", ("random:0", "0" * 64), {}, "rgb")
@@ -160,6 +160,19 @@ def test_a_run_of_seeds_with_its_example_and_provenance(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("scores (23,) [") and "NEVER TRAINED" in result.stdout
+
+
+def test_a_head_is_checked_near_the_features_that_it_was_trained_on():
+    """Deviations of 1e-3: normal features of deviation 1 all score 0 or 1."""
+    run = checkpoint("arnet", standardize=True)
+    mean, std = torch.full((16,), 5.0), torch.full((16,), 1e-3)
+    std[3] = 0.0
+    run.head.fit_standardization(mean, std)
+    network = Mean([run])
+    for case in _cases(network, 16, ["scores"]):
+        snippets, scores = case.inputs["snippets"], case.outputs["scores"]
+        assert abs(snippets - 5).max() < 1e-2 and (snippets[..., 3] == 5).all()
+        assert 0.01 < scores.min() and scores.max() < 0.99
 
 
 def identity(factor=1.0):

@@ -47,13 +47,14 @@ class Mean(nn.Module):
 
     def forward(self, snippets: Tensor) -> tuple[Tensor, ...]:
         """Outputs as ``output_names``, of float32 [crops, length, dim]."""
-        return self._mean([head.traced(snippets) for head in self._own()])
+        return self._mean([head.traced(snippets) for head in self.own()])
 
     def of_video(self, snippets: Tensor) -> tuple[Tensor, ...]:
         """The same as vadprep scores a video, in float64."""
-        return self._mean([head.of_video(snippets) for head in self._own()])
+        return self._mean([head.of_video(snippets) for head in self.own()])
 
-    def _own(self) -> Iterator[Head]:
+    def own(self) -> Iterator[Head]:
+        """The heads, one for each seed."""
         return (head for head in self.heads if isinstance(head, Head))
 
     def _mean(self, outputs: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -97,11 +98,17 @@ def output_names(network: Mean, dim: int) -> list[str]:
 
 
 def _cases(network: Mean, dim: int, names: Sequence[str]) -> Iterator[Case]:
-    """Random snippets of each length and number of crops, and what vadprep scores them."""
-    generator = torch.Generator().manual_seed(0)
+    """Random snippets of each length and number of crops, and what vadprep scores them.
+
+    They are normal, with the mean and deviation of the training where the head standardizes: far
+    from these, all scores are 0 or 1, and equal whatever the file computes.
+    """
+    generator, head = torch.Generator().manual_seed(0), next(network.own())
+    spread = torch.where(head.gain > 0, 1 / head.gain, torch.zeros_like(head.gain))
     for length in LENGTHS:
         for crops in CROPS:
-            snippets = torch.randn(crops, length, dim, generator=generator)
+            normal = torch.randn(crops, length, dim, generator=generator)
+            snippets = head.shift + normal * spread
             with torch.inference_mode(), exact_arithmetic():
                 outputs = [each.float().numpy() for each in network.of_video(snippets)]
             yield Case({"snippets": snippets.numpy()}, dict(zip(names, outputs, strict=True)))
