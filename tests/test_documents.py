@@ -25,6 +25,7 @@ from support.videos import write_video
 from vadprep import heads
 from vadprep.cli.main import main
 from vadprep.data import datasets
+from vadprep.training import schedule
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -108,6 +109,7 @@ def in_folder(folder: Path) -> Iterator[None]:
         patch.setattr(datasets, "_bundled_folder", lambda: folder / "bundled")
         few = {"epochs": 1, "steps_per_epoch": 1, "cosine_epochs": 1}
         patch.setattr(heads, "SMALL", {**heads.SMALL, **few})
+        patch.setattr(schedule, "STEPS", (1,))
         yield
 
 
