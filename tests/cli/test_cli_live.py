@@ -19,7 +19,7 @@ from vadprep.core.resources import INSTALLED_ONLY
 
 
 def test_scores_of_a_file_are_those_of_score(place: Path, tmp_path: Path) -> None:
-    """With the real network. The head, ddl, looks at its whole window: the last scores agree."""
+    """With a stand-in for the network. Head ddl looks at its whole window: the last ones agree."""
     video = place / "videos" / "d.mp4"
     with without_network():
         result = run("live", place / "r", video, "--threshold", "0.01,0", "--out", tmp_path / "o")

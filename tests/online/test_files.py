@@ -33,8 +33,18 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 
+FAST = ("native rate", "a lower rate by times", "both streams")
+"""What each default run of the tests looks at."""
+
+
 @pytest.mark.parametrize(
-    "what, num_frames", [*((each, 83) for each in SETTINGS), (KEPT_BACK, 80), ("flow", 80)]
+    "what, num_frames",
+    [
+        *((each, 83) for each in FAST),
+        (KEPT_BACK, 80),
+        *(pytest.param(each, 83, marks=pytest.mark.slow) for each in SETTINGS if each not in FAST),
+        pytest.param("flow", 80, marks=pytest.mark.slow),
+    ],
 )
 def test_scores_are_those_of_offline(tmp_path: Path, what: str, num_frames: int) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames)
@@ -73,6 +83,7 @@ def test_a_file_that_is_no_video_fails(tmp_path: Path) -> None:
     assert records[0].state == "failed" and "a.mp4" in records[0].reason  # type: ignore
 
 
+@pytest.mark.slow
 def test_files_that_come_into_a_folder_are_scored_in_order(tmp_path: Path) -> None:
     made = write_video(tmp_path / "made.mp4", 32)
     folder = tmp_path / "camera"
@@ -133,6 +144,7 @@ def test_too_slow_a_machine_drops_clips_and_counts_them(tmp_path: Path) -> None:
     assert scores[-1].frames[1] == 16 * 30
 
 
+@pytest.mark.slow
 def test_a_file_plays_at_its_speed(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 50)
     begin = time.monotonic()

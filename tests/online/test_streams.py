@@ -70,6 +70,7 @@ def test_a_stream_has_the_scores_of_its_file(tmp_path: Path) -> None:
     assert seconds == sorted(seconds)
 
 
+@pytest.mark.slow
 def test_a_stream_that_falls_silent_is_connected_again(tmp_path: Path) -> None:
     content = transport_stream(tmp_path, 100)
     half = content[: len(content) // 2 // 188 * 188]
@@ -80,6 +81,7 @@ def test_a_stream_that_falls_silent_is_connected_again(tmp_path: Path) -> None:
     assert len(scores_of(records)) > 6 and server.connections >= 2
 
 
+@pytest.mark.slow
 def test_frames_of_another_size_begin_anew(tmp_path: Path) -> None:
     small, large = (transport_stream(tmp_path, 64, size) for size in ((64, 48), (96, 64)))
     with StreamServer([small, large], [large]) as server:
@@ -89,6 +91,7 @@ def test_frames_of_another_size_begin_anew(tmp_path: Path) -> None:
     assert len(scores_of(records)) >= 7
 
 
+@pytest.mark.slow
 def test_damaged_packets_are_counted(tmp_path: Path) -> None:
     content = bytearray(transport_stream(tmp_path, 200))
     noise = np.random.default_rng(0)
@@ -101,6 +104,7 @@ def test_damaged_packets_are_counted(tmp_path: Path) -> None:
     assert len(scores_of(records)) >= 4
 
 
+@pytest.mark.slow
 def test_old_time_stamps_begin_anew(tmp_path: Path) -> None:
     content = transport_stream(tmp_path, 128, fps=50)  # 2.56 s, then again from its first second
     with StreamServer([content, content]) as server:
@@ -111,6 +115,7 @@ def test_old_time_stamps_begin_anew(tmp_path: Path) -> None:
     assert len(seconds) >= 14 and seconds == sorted(seconds)
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_killed_is_started_again(tmp_path: Path) -> None:
     content = transport_stream(tmp_path, 100)
     with StreamServer([content, SILENCE]) as server:
@@ -135,6 +140,7 @@ def children() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """Of sessions that are closed while they connect, read and wait."""
     content = transport_stream(tmp_path, 100)
@@ -185,6 +191,7 @@ def test_a_playlist_opens_no_file_of_this_machine(tmp_path: Path) -> None:
         assert not scores_of(records)
 
 
+@pytest.mark.slow
 def test_what_is_no_stream_is_lost_with_a_reason() -> None:
     with StreamServer([b"<html>not a camera</html>"], kind="text/html") as server:
         with start(make_checkpoint(), f"http://{server.place}/") as session:

@@ -22,7 +22,7 @@ from vadprep.core.signals import stop_on_signals
 THRESHOLD_HELP = "Score at which an alarm begins, or ON,OFF: it ends below OFF."
 SPEED_HELP = "Play files at this speed, 1 as if live. Default: as fast as they can be scored."
 HOST_HELP = "Address of the page. 0.0.0.0 shows it to the whole network."
-WINDOW_HELP = "Snippets that the head sees. Default: the longest bag of its training."
+WINDOW_HELP = "Snippets that the head sees. Default: its context, or its longest training bag."
 AFTERWARDS = "all records are written; run it again to go on"
 
 

@@ -64,7 +64,7 @@ def live(
     :param threshold: an alarm begins at a score of ``on`` or more and ends below ``off``: one
         number for both, or (on, off)
     :param least: seconds that an alarm must last before it is reported
-    :param window: snippets that the head sees; by default the longest bag of its training
+    :param window: snippets that the head sees; by default as by ``vadprep eval --online``
     :param speed: how fast files play: 1 as if live; by default as fast as they can be scored
     :param weights, flow_weights, preset: as for ``score``
     :param device: ``cpu`` or ``cuda``; ``cuda`` by default where there is a GPU
