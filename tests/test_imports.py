@@ -97,3 +97,9 @@ def test_all_is_checked_against_the_oldest_python() -> None:
     assert "target-version" not in settings
     for path in (*PACKAGE.rglob("*.py"), *(root / "tests").rglob("*.py")):
         ast.parse(path.read_text(), str(path), feature_version=(3, 10))
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Test folders are no packages, so pytest stops at the second file of a name."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
