@@ -130,7 +130,7 @@ def words(found: Comparison) -> str:
 DIFFERENCES = {
     "crop order": (
         {"crop_order": "gowtham"},
-        ["another order of the crops (xd in A and gowtham in B): B's crop 2 is A's crop 0"],
+        ["another order of the crops (xd in A and gowtham in B", "): B's crop 2 is A's crop 0"],
     ),
     "scaling": (
         {"scale": 57.375, "shift": 114.75},

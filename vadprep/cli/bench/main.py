@@ -45,7 +45,7 @@ def memory(minutes: str) -> None:
 @bench.command("plan", example="vadprep bench plan --videos 10000")
 @option("--videos", type=click.IntRange(1000), default=1_000_000, help="How many.")
 def plan(videos: int) -> None:
-    """Planning, commits and status of many videos, against 10,000."""
+    """Planning, commits and status, against 10,000 videos."""
     from vadprep.cli.bench.plan import bench_plan
 
     small, large = bench_plan(10_000), bench_plan(videos)
@@ -90,7 +90,7 @@ def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -
 @bench.command("live", example="vadprep bench live")
 @option("--seconds", type=click.IntRange(5), default=60, help="Length of the video.")
 def live(seconds: int) -> None:
-    """Delay of live scores on one core: RGB at 320x240 and 25 frames a second."""
+    """Delay of live scores on one core: RGB of a camera with 25 fps."""
     from vadprep.cli.bench.live import bench_live
 
     found = bench_live(seconds)
