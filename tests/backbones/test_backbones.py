@@ -221,7 +221,7 @@ def flow_weights(weights: Weights) -> Weights:
     "precision, is_quantised",
     [
         ("fp32", False),
-        ("tf32", True),
+        pytest.param("tf32", True, marks=pytest.mark.slow),
     ],
 )
 def test_flow_of_the_engine_equals_the_description(

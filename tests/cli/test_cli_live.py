@@ -64,6 +64,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_with_the_last_records_written(tmp_path: Path) -> None:
     """An alarm that is on is closed, too; no process is left."""
     from support.videos import write_video

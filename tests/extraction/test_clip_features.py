@@ -105,6 +105,7 @@ def extracted(manifest: Path, real_clips: Path) -> dict[str, np.ndarray]:
         return {video_id: features[video_id].rgb for video_id in features}
 
 
+@pytest.mark.slow
 def test_from_real_clips_to_the_files_of_vadclip_and_back(
     small: None, real_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,7 +182,9 @@ def crash_points(monkeypatch, at: int, after: bool) -> list[str]:
     return steps
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "after", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["before", "after"]
+)
 def test_a_crash_at_any_step_is_recovered_by_running_again(undisturbed, tmp_path, after):
     manifest, root, folder = undisturbed
     expected, files_expected = content(folder.path), tree(folder.path)

@@ -254,8 +254,9 @@ def unbuildable() -> Extractor:
 
 @pytest.mark.parametrize(
     ("worker", "error"),
-    [(Failing, OutputError), pytest.param(unbuildable, SpecError, marks=pytest.mark.slow)],
+    [(Failing, OutputError), (unbuildable, SpecError)],
 )
+@pytest.mark.slow
 def test_an_error_of_a_worker_ends_the_run_as_it_would_in_process(tmp_path, videos, worker, error):
     folder = tmp_path / "f"
     with pytest.raises(error):
@@ -322,6 +323,7 @@ def wait_for_commit(folder: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_signal_while_ray_starts_is_not_lost(tmp_path, videos, monkeypatch):
     real = ray.init
 

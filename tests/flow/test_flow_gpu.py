@@ -146,7 +146,8 @@ def test_exchanges_leave_the_median_in_the_middle(count: int) -> None:
     assert np.array_equal(columns[count // 2], np.median(values, axis=1))
 
 
-@pytest.mark.parametrize("median", [3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("median", [3, 5])
+@pytest.mark.slow
 def test_kernels_compile_for_an_h100_once_for_all_sizes(median: int) -> None:
     sizes = [(256, 340), (205, 272), (17, 21)]
     settings = TVL1(median=median, warps=1, inner_iterations=4, outer_iterations=1)

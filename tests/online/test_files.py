@@ -132,6 +132,7 @@ class Slow(StandIn):
         return super().__call__(views)
 
 
+@pytest.mark.slow
 def test_too_slow_a_machine_drops_clips_and_counts_them(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 16 * 30)
     with start(make_checkpoint(), path, network=Slow, speed=10) as session:

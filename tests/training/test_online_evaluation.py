@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.small_heads import SMALL, heads
+from support.small_heads import SMALL
 from support.tiny_features import tiny_set
 from support.training import train
 
@@ -34,7 +34,13 @@ def trained(data, folder, name="ddl", seeds=(0,)):
     return folder
 
 
-@heads
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(each, marks=[] if each in ("arnet", "ddl") else pytest.mark.slow)
+        for each in SMALL
+    ],
+)
 def test_offline_figures_are_those_of_the_run_and_exact_heads_lose_nothing(tmp_path, data, name):
     run = trained(data, tmp_path / "r", name)
     found = evaluate_online(run, data[0], manifest=data[1])

@@ -99,6 +99,7 @@ def test_a_server_that_is_killed_is_replaced(video: Path) -> None:
     assert other.pid != server.pid
 
 
+@pytest.mark.slow
 def test_a_video_outlives_its_server(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 600, size=(640, 360))
     with open_frames(path) as stream:
@@ -113,6 +114,7 @@ def test_a_video_outlives_its_server(tmp_path: Path) -> None:
     assert decoded(path) == 600
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_closed_ends_its_process_without_the_server(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 600, size=(640, 360))
     stream = open_frames(path)
