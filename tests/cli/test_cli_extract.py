@@ -45,9 +45,9 @@ def test_the_command_line_and_the_library_give_the_same_features(videos, tmp_pat
     made = extract_api(videos, tmp_path / "api", weights="random:0", workers=1, device="cpu")
     with open_features(tmp_path / "cli") as ours, made as theirs:
         assert ours.specs == theirs.specs
-        assert ours["a.mp4"].rgb.any()
-        assert ours["a.mp4"].rgb.tobytes() == theirs["a.mp4"].rgb.tobytes()
-        assert ours["a.mp4"].spans.tolist() == theirs["a.mp4"].spans.tolist()
+        assert ours["a"].rgb.any()
+        assert ours["a"].rgb.tobytes() == theirs["a"].rgb.tobytes()
+        assert ours["a"].spans.tolist() == theirs["a"].spans.tolist()
 
 
 def test_weights_without_training_are_named_at_the_start_and_in_the_result(videos, tmp_path):
@@ -68,10 +68,10 @@ def test_one_video_is_extracted_under_the_id_it_has_in_its_folder(videos, tmp_pa
     patch.chdir(tmp_path)
     assert run("extract", "--videos", "a.mp4", *CHEAP).exit_code == 0
     with open_features("features/a") as features:
-        assert list(features) == ["a.mp4"]
+        assert list(features) == ["a"]
     assert extract(tmp_path, tmp_path / "features" / "a").exit_code == 0
     with open_features("features/a") as features:
-        assert list(features) == ["a.mp4", "other.mp4"]
+        assert list(features) == ["a", "other"]
 
 
 def test_a_reason_names_a_path_that_is_the_id_once(tmp_path):
@@ -140,7 +140,7 @@ def test_two_streams_are_extracted_and_listed(videos, tmp_path):
     assert rgb.split()[:3] == ["rgb", "1", "1"] and flow.split()[:3] == ["flow", "1", "1"]
     with open_features(tmp_path / "f") as found:
         assert found.specs["flow"].graph == "inception_i3d_flow"
-        assert found["a.mp4"].rgb.shape == found["a.mp4"].flow.shape == (1, 1, StandIn.dim)
+        assert found["a"].rgb.shape == found["a"].flow.shape == (1, 1, StandIn.dim)
 
 
 def test_a_preset_may_name_both_streams(videos, tmp_path):
@@ -169,11 +169,22 @@ def test_flow_is_saved_and_read_back_and_the_spec_says_so(videos, tmp_path):
     for name, options in made.items():
         assert extract(videos, tmp_path / name, *flow, *options).exit_code == 0
         with open_features(tmp_path / name) as found:
-            features[name] = found["a.mp4"].flow.astype(float)
+            features[name] = found["a"].flow.astype(float)
             expected = "computed" if name == "same" else name
             assert found.specs["flow"].flow_source == expected
     assert (features["computed"] == features["hdf5"]).all()
     assert 0 < abs(features["computed"] - features["jpeg 95"]).max() < 5
+
+
+def test_flow_that_was_saved_when_ids_had_suffixes_is_read(videos, tmp_path):
+    (tmp_path / "m.csv").write_text("video_id,path\na.mp4,a.mp4\n")
+    old = ("--manifest", tmp_path / "m.csv", "--root", videos, "--out", tmp_path / "old")
+    flow = ("--streams", "flow", "--save-flow", tmp_path / "saved")
+    assert run("extract", *old, *CHEAP, *flow).exit_code == 0
+    flow = ("--streams", "flow", "--flow-from", tmp_path / "saved")
+    assert extract(videos, tmp_path / "new", *flow).exit_code == 0
+    with open_features(tmp_path / "old") as before, open_features(tmp_path / "new") as after:
+        assert (before["a.mp4"].flow == after["a"].flow).all()
 
 
 def test_flow_that_was_computed_before_it_was_to_be_saved_is_told(tmp_path):
@@ -184,7 +195,7 @@ def test_flow_that_was_computed_before_it_was_to_be_saved_is_told(tmp_path):
     write_video(tmp_path / "v" / "b.mp4", 20)
     result = extract(tmp_path / "v", tmp_path / "f", *save)
     assert f"note: flow of 1 videos is not in {tmp_path / 'saved'}: " in result.output
-    assert [path.name for path in (tmp_path / "saved").glob("*.h5")] == ["b.mp4.h5"]
+    assert [path.name for path in (tmp_path / "saved").glob("*.h5")] == ["b.h5"]
     assert "note: " not in extract(tmp_path / "v", tmp_path / "g", *save).output
 
 

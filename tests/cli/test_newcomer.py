@@ -128,7 +128,7 @@ def test_flow_that_is_added_takes_the_settings_of_the_folder(clips, tmp_path):
     flow = ("extract", "--videos", clips, "--out", tmp_path / "f", "--weights", "random:0")
     assert run(*flow, "--streams", "flow", "--workers", "1").exit_code == 0
     with open_features(tmp_path / "f") as found:
-        assert found.streams == ("rgb", "flow") and found["a.mp4"].flow.shape[:2] == (2, 5)
+        assert found.streams == ("rgb", "flow") and found["a"].flow.shape[:2] == (2, 5)
         assert {(spec.preset, spec.fps) for spec in found.specs.values()} == {("ucf", "native")}
     both = extract(clips, tmp_path / "f", *settings, "--streams", "rgb,flow")
     assert both.exit_code == 0
@@ -138,17 +138,54 @@ def test_flow_that_is_added_takes_the_settings_of_the_folder(clips, tmp_path):
 
 
 def test_ids_that_differ_from_those_of_the_plan_are_named_in_one_line(clips, tmp_path, caplog):
-    extract_listed(clips, "ab")
+    extract_with_suffixes(clips)
     assert not caplog.records
-    assert extract(clips, tmp_path / "f").exit_code == 0
+    assert extract_listed(clips, "ab").exit_code == 0
     (line,) = [record.getMessage() for record in caplog.records]
     assert "2 videos of its plan are not in" in line and "no id is in both" in line
-    assert "(such as 'a'), and 2 are added (such as 'a.mp4')" in line
+    assert "(such as 'a.mp4'), and 2 are added (such as 'a')" in line
+    assert "2 differ from those of the features by suffix alone, as 'a' from 'a.mp4'" in line
     caplog.clear()
     write_video(clips / "c.mp4", 20)
     assert extract_listed(clips, "abc").exit_code == 0
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "'a.mp4'" in line and "no id is in both" not in line
+    assert "'a.mp4'" in line and "no id is in both" not in line and "suffix" not in line
+
+
+def extract_with_suffixes(clips: Path) -> None:
+    """Features f of a.mp4 and b.mp4 under these names, as older versions made them."""
+    manifest = clips.parent / "old.csv"
+    manifest.write_text("video_id,path\na.mp4,a.mp4\nb.mp4,b.mp4\n")
+    out = clips.parent / "f"
+    assert run("extract", "--manifest", manifest, "--root", clips, "--out", out, *CHEAP).stdout
+
+
+def made_of(features: Path) -> dict[str, str]:
+    """Id of each video with features -> the name of its file."""
+    with open_features(features) as found:
+        return {each: str(video.attributes["path"]) for each, video in found.items()}
+
+
+def test_features_with_suffixes_in_their_ids_keep_them(clips, tmp_path, caplog):
+    extract_with_suffixes(clips)
+    write_video(clips / "c.mp4", 20)
+    assert extract(clips, tmp_path / "f").exit_code == 0
+    assert made_of(tmp_path / "f") == {f"{each}.mp4": f"{each}.mp4" for each in "abc"}
+    assert not caplog.records
+
+
+def test_a_file_of_the_same_name_that_is_added_changes_no_id(clips, tmp_path, caplog):
+    extract(clips, tmp_path / "f")
+    assert made_of(tmp_path / "f") == {"a": "a.mp4", "b": "b.mp4"} and not caplog.records
+    write_video(clips / "a.avi", 20)
+    assert extract(clips, tmp_path / "f").exit_code == 0
+    assert made_of(tmp_path / "f") == {"a": "a.mp4", "b": "b.mp4", "a.avi": "a.avi"}
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("1 videos differ") and line.endswith("as in 'a.avi'")
+    again = extract(clips, tmp_path / "f")
+    assert again.exit_code == 0 and "clips/s" not in again.output and len(caplog.records) == 1
+    why = run("status", tmp_path / "f", "--video", "a.mp4").output
+    assert "similar ids: 'a', 'a.avi'" in why
 
 
 @pytest.mark.parametrize("option", ["-q", None, "-v"])
@@ -159,10 +196,10 @@ def test_quiet_and_verbose_extractions(clips, tmp_path, option, patch):
     made = extract(clips, tmp_path / "f", *([option] if option else []))
     assert made.exit_code == 1 and made.stdout.splitlines()[1].startswith("rgb ")
     err = made.stderr.splitlines()
-    assert sum(line.startswith("failed: c.mp4: ") for line in err) == 2
+    assert sum(line.startswith("failed: c: ") for line in err) == 2
     assert any(line.startswith("retry: ") for line in err)
     assert any(" videos, " in line for line in err) == (option != "-q")
-    assert any(line.startswith("a.mp4: done, 1 clips; ") for line in err) == (option == "-v")
+    assert any(line.startswith("a: done, 1 clips; ") for line in err) == (option == "-v")
 
 
 # ---------------------------------------------------------------- clips that overlap
@@ -185,8 +222,8 @@ def test_clips_of_another_length_or_stride(tmp_path, fields, spans):
     assert extract(tmp_path / "clips", tmp_path / "f", *options).exit_code == 0
     with open_features(tmp_path / "f") as found:
         length = found.specs["rgb"].clip_length
-        assert found["a.mp4"].spans.tolist() == spans
-        for (start, stop), feature in zip(spans, found["a.mp4"].rgb[:, 0], strict=True):
+        assert found["a"].spans.tolist() == spans
+        for (start, stop), feature in zip(spans, found["a"].rgb[:, 0], strict=True):
             bits = np.asarray(feature).reshape(length, -1) > 128
             assert (bits @ (1 << np.arange(16))).tolist() == list(range(start, stop))
     assert run("verify", tmp_path / "f").exit_code == 0

@@ -21,8 +21,8 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def ids(root: Path) -> list[str]:
-    return [video.video_id for video in find_videos(root).videos]
+def paths(root: Path) -> list[str]:
+    return [video.path for video in find_videos(root).videos]
 
 
 def test_what_decoders_read_is_looked_for(tmp_path: Path) -> None:
@@ -30,13 +30,13 @@ def test_what_decoders_read_is_looked_for(tmp_path: Path) -> None:
         "a.264 a.265 a.3g2 a.dav a.dv a.f4v a.gif a.h264 a.hevc a.ivf a.m2t a.m2v a.mjpeg a.MPE "
         "a.mxf a.nut a.obu a.ogg a.qt a.rm a.rmvb a.tp a.vob a.y4m"
     ).split()
-    assert ids(touch(tmp_path, *names)) == sorted(names)
+    assert paths(touch(tmp_path, *names)) == sorted(names)
 
 
 def test_files_that_are_passed_over_are_counted_by_suffix(tmp_path: Path, caplog) -> None:
     touch(tmp_path, "a.mp4", "a.txt", "b.TXT", "cover.jpg", "README", "frames/0.png", "frames/x.md")
     with caplog.at_level(logging.WARNING):
-        assert ids(tmp_path) == ["a.mp4", "frames"]
+        assert paths(tmp_path) == ["a.mp4", "frames"]
     (record,) = caplog.records
     start, _, suffixes = record.getMessage().partition("by suffix: ")
     assert start == f"{tmp_path}: 5 files are no videos and were passed over, "
@@ -46,7 +46,7 @@ def test_files_that_are_passed_over_are_counted_by_suffix(tmp_path: Path, caplog
 def test_a_folder_of_videos_alone_says_nothing(tmp_path: Path, caplog) -> None:
     touch(tmp_path, "a.mp4", "frames/0.png")
     with caplog.at_level(logging.WARNING):
-        assert ids(tmp_path) == ["a.mp4", "frames"]
+        assert paths(tmp_path) == ["a.mp4", "frames"]
     assert not caplog.records
 
 
@@ -54,7 +54,7 @@ def test_a_folder_of_videos_alone_says_nothing(tmp_path: Path, caplog) -> None:
 def test_what_vadprep_has_written_is_no_video(tmp_path: Path, caplog, mark: str) -> None:
     touch(tmp_path, "a.mp4", f"out/{mark}", "out/plot.png", "out/below/b.mp4")
     with caplog.at_level(logging.WARNING):
-        assert ids(tmp_path) == ["a.mp4"]
+        assert paths(tmp_path) == ["a.mp4"]
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path / 'out'}: left out: vadprep has written it"
     ]
@@ -63,7 +63,7 @@ def test_what_vadprep_has_written_is_no_video(tmp_path: Path, caplog, mark: str)
 def test_folders_of_the_system_are_passed_over_with_a_line(tmp_path: Path, caplog) -> None:
     touch(tmp_path, "a.mp4", "$RECYCLE.BIN/b.mp4", "@eaDir/a.mp4/thumb.jpg", "#recycle/c.mp4")
     with caplog.at_level(logging.WARNING):
-        assert ids(tmp_path) == ["a.mp4"]
+        assert paths(tmp_path) == ["a.mp4"]
     (record,) = caplog.records
     assert f"{tmp_path}: 3 folders of the system were left out" in record.getMessage()
 

@@ -261,7 +261,7 @@ def test_a_reason_shows_no_credential(tmp_path: Path) -> None:
 
 def test_previews_are_no_videos_to_extract(run: Path, tmp_path: Path) -> None:
     vadprep.report(run, out=tmp_path / "page", videos=tmp_path, previews="all")
-    found = [video.video_id for video in vadprep.find_videos(tmp_path).videos]
+    found = [video.path for video in vadprep.find_videos(tmp_path).videos]
     assert found == ["found.mp4", "missed.mp4", "quiet.mp4"]
 
 

@@ -111,7 +111,7 @@ def test_a_node_leaves_and_another_joins_and_nothing_is_lost_or_double(
     with caplog.at_level(logging.WARNING):
         reports = extract_all(folder, videos, disturbed)
     assert Counter(report.video_id for report in reports) == Counter(
-        f"v{number}.mp4" for number in range(VIDEOS)
+        f"v{number}" for number in range(VIDEOS)
     )
     assert {report.status for report in reports} == {DONE}
     assert differences(folder, whole) == []

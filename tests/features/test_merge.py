@@ -131,6 +131,15 @@ def test_folders_are_joined_and_shared_videos_taken_once(tmp_path):
     assert verify_stream(StreamFolder.open(tmp_path / "c" / "rgb")).videos == len(VIDEOS)
 
 
+def test_ids_that_differ_by_suffix_alone_are_named(tmp_path, caplog):
+    write_folder(tmp_path / "a" / "rgb", [failed_video("x", "no frames")])
+    write_folder(tmp_path / "b" / "rgb", [failed_video("x.mp4", "no frames")])
+    [new] = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    assert list(new.plan.places) == ["x", "x.mp4"]
+    (line,) = caplog.messages
+    assert "b/rgb: 1 videos; 1 differ from those of" in line and "there twice" in line
+
+
 def test_streams_of_two_folders_become_one_folder(tmp_path):
     write_folder(tmp_path / "a" / "rgb", VIDEOS)
     write_folder(tmp_path / "b" / "flow", VIDEOS[1:], FLOW)
@@ -350,9 +359,9 @@ def test_extract_goes_on_in_the_new_folder(tmp_path):
         assert extract(tmp_path / "videos", tmp_path / "half", *half).exit_code == 0
         merge([tmp_path / "half"], tmp_path / "new", shard_size=3)
         assert stream_status(StreamFolder.open(tmp_path / "new" / "rgb")).missing == (
-            "a.mp4",
-            "b.mp4",
-            "e.mp4",
+            "a",
+            "b",
+            "e",
         )
         assert extract(tmp_path / "videos", tmp_path / "new").exit_code == 0
         assert extract(tmp_path / "videos", tmp_path / "all", "--shard-size", 3).exit_code == 0

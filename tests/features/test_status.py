@@ -17,7 +17,8 @@ from support.stored import (
     write_folder,
 )
 
-from vadprep.features import folder as folder_module, journal
+from vadprep.data import ids as ids_module
+from vadprep.features import journal
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Event, Journal, Row, csv_bytes, read_rows
 from vadprep.features.lease import Run
@@ -75,7 +76,7 @@ def test_status_says_why_a_video_is_missing(tmp_path):
 
 def test_in_a_long_plan_an_id_is_compared_with_few(folder, monkeypatch):
     StreamFolder.prepare(folder.path, small_spec(), ["a long name.mp4", "another name.mp4"])
-    monkeypatch.setattr(folder_module, "MOST_COMPARED", 1)
+    monkeypatch.setattr(ids_module, "MOST_COMPARED", 1)
     found = status(folder.path.parent)["rgb"]
     assert found.why("a long name").endswith("similar ids: 'a long name.mp4'")
 

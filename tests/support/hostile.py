@@ -387,11 +387,11 @@ def deeds(who: str) -> list[str]:
 
 
 def good_names() -> list[str]:
-    """Ids in ``hostile_folder`` of the videos that have to be done."""
+    """Names in ``hostile_folder`` of the videos that have to be done."""
     return [*NAMES, *LYING, *deeds("one"), SECRET]
 
 
 def reasons() -> dict[str, str]:
-    """Ids in ``hostile_folder`` of the videos that have to fail -> words of the reason."""
+    """Names in ``hostile_folder`` of the videos that have to fail -> words of the reason."""
     told = {f"{deed}, both.mp4": words for deed, (_, words) in DEEDS.items()}
     return {name: words for name, (_, words) in BAD.items()} | told

@@ -567,6 +567,10 @@ def test_videos_without_features_are_listed_or_allowed(tmp_path, split):
     fewer = without(features, gone)
     with pytest.raises(FeaturesError, match=f"{split} videos without features: 1 .{gone}"):
         train(fewer, manifest, CONFIG, tmp_path)
+    features[gone].video_id = f"{gone}.mp4"
+    renamed = TinyFeatures(features.values())
+    with pytest.raises(FeaturesError, match=f"by suffix alone, as '{gone}' from '{gone}.mp4'"):
+        train(renamed, manifest, CONFIG, tmp_path)
     train(fewer, manifest, CONFIG | dict(allow_missing=True), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["missing"] == [gone]
 

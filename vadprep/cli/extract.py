@@ -101,7 +101,7 @@ def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any)
     """
     from vadprep.extraction import estimate
 
-    sources, ctx = chosen_videos(options), click.get_current_context()
+    sources, ctx = chosen_videos(options, out), click.get_current_context()
     crops = options.pop("crops")
     named = {"crops": crops and int(crops)}
     named |= {field: options.pop(field) for field in ("fps", "precision")}

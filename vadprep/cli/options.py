@@ -89,8 +89,8 @@ def chosen_manifest(
     return manifest, dataset or path.stem
 
 
-def chosen_videos(options: dict[str, Any]) -> Sources:
-    """As ``chosen_manifest``, or the videos that ``--videos`` names."""
+def chosen_videos(options: dict[str, Any], out: Path | None) -> Sources:
+    """As ``chosen_manifest``, or the videos that ``--videos`` names, beside features in ``out``."""
     from vadprep.extraction.api import Sources, find_sources
 
     videos, root = options.pop("videos"), options.pop("root")
@@ -105,7 +105,7 @@ def chosen_videos(options: dict[str, Any]) -> Sources:
     named_by = click.get_current_context().get_parameter_source("root")
     if named_by is ParameterSource.COMMANDLINE:  # VADPREP_ROOT may be set for other commands
         raise click.UsageError("--videos cannot be combined with --root: it is the root")
-    found = find_sources(videos)
+    found = find_sources(videos, out=out)
     warn(found.manifest)
     return found
 

@@ -25,9 +25,15 @@ from .ground_truth import (
     check_ground_truth as check_ground_truth,
     read_ground_truth as read_ground_truth,
 )
+from .ids import (
+    VIDEO_SUFFIXES as VIDEO_SUFFIXES,
+    hint_of_ids as hint_of_ids,
+    id_of_path as id_of_path,
+    ids_of_paths as ids_of_paths,
+    similar_ids as similar_ids,
+)
 from .intervals import video_intervals as video_intervals
 from .manifest import (
-    VIDEO_SUFFIXES as VIDEO_SUFFIXES,
     FrameBounds as FrameBounds,
     Manifest as Manifest,
     apply_splits as apply_splits,
@@ -41,5 +47,6 @@ from .sources import (
     find_videos as find_videos,
     fingerprint as fingerprint,
     ids_of_videos as ids_of_videos,
+    paths_of_videos as paths_of_videos,
     size_of as size_of,
 )

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from vadprep.core.errors import DecodeError, ManifestError, SettingError, allowed_are, near_miss
 from vadprep.data.ground_truth import build_ground_truth
-from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest, frame_bounds, read_manifest
+from vadprep.data.ids import VIDEO_SUFFIXES
+from vadprep.data.manifest import Manifest, frame_bounds, read_manifest
 from vadprep.data.sources import SourceIndex, source_paths
 
 

@@ -15,22 +15,16 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from vadprep.core.errors import ManifestError
 from vadprep.core.records import NOTHING, Video
 from vadprep.core.untrusted import open_regular
+from vadprep.data.ids import id_of_path
 from vadprep.data.intervals import clip_intervals
 
 _Number = TypeVar("_Number", int, float)
-
-VIDEO_SUFFIXES = frozenset(
-    ".264 .265 .3g2 .3gp .asf .avi .dav .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2t "
-    ".m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .nut .obu .ogg .ogv .qt "
-    ".rm .rmvb .tp .ts .vob .webm .wmv .y4m".split()
-)
-"""File name endings, in lower case, that make a file a video."""
 
 _COLUMNS = (
     "video_id path split label category num_frames num_frames_scored fps intervals "
@@ -260,9 +254,7 @@ def _video(row: Row, warnings: list[str]) -> Video:
         raise row.error("path", "write the file or folder of frames, relative to the root")
     video_id = row.cells.get("video_id")
     if video_id is None:
-        # Only a suffix that is one: names of XD-Violence go on after their first dot.
-        stem = PurePosixPath(path)
-        video_id = str(stem.with_suffix("") if stem.suffix.lower() in VIDEO_SUFFIXES else stem)
+        video_id = id_of_path(path)
     elif not video_id.strip():
         raise row.error("video_id", "blank: write any unique text, or drop the column")
     return Video(

@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.log import get_logger
 from vadprep.core.records import Video
+from vadprep.data.ids import VIDEO_SUFFIXES, id_of_path, ids_of_paths
 from vadprep.data.intervals import MAX_PAST_END
-from vadprep.data.manifest import VIDEO_SUFFIXES, Manifest, frame_bounds
+from vadprep.data.manifest import Manifest, frame_bounds
 
 _LOG = get_logger(__name__)
 
@@ -58,12 +59,19 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def find_videos(root: str | Path) -> Manifest:
-    """A manifest of every video under the folder ``root``, sorted by id, with ids and paths only.
+    """A manifest of every video under the folder ``root``, sorted by path: ids and paths alone.
 
     A video is a file with a video suffix, or a folder that directly holds images and no video
-    file (a cover picture beside videos is no video). The id is the path relative to ``root``,
-    suffix included. Hidden names are left out. Raises ManifestError if there is no video.
+    file (a cover picture beside videos is no video). The id is the path relative to ``root``
+    without its suffix; files that differ by it alone keep it. Hidden names are left out. Raises
+    ManifestError if there is no video.
     """
+    ids = ids_of_paths(paths_of_videos(root))
+    return Manifest(Path(root), tuple(Video(ids[path], path, extra={}) for path in ids))
+
+
+def paths_of_videos(root: str | Path) -> list[str]:
+    """Paths of the videos of ``find_videos``, relative to ``root``, sorted."""
     folder = _existing(Path(root))
     passed_over: Counter[str] = Counter()
     paths = sorted(path.as_posix() for path in source_paths(folder, passed_over))
@@ -79,7 +87,7 @@ def find_videos(root: str | Path) -> Manifest:
             f"{' '.join(sorted(VIDEO_SUFFIXES))} and for folders of frames ending in "
             f"{' '.join(sorted(ALL_FRAME_SUFFIXES))}"
         )
-    return Manifest(folder, tuple(Video(video_id=path, path=path, extra={}) for path in paths))
+    return paths
 
 
 def list_videos(sources: str | Path | Sequence[str | Path]) -> Manifest:
@@ -92,8 +100,8 @@ def list_videos(sources: str | Path | Sequence[str | Path]) -> Manifest:
         place = os.path.abspath(source)
         if not os.path.exists(place):
             raise ManifestError(f"{str(source)!r} does not exist: correct the path of the videos")
-        inside = find_videos(place).videos if os.path.isdir(place) else ()
-        found = [os.path.normpath(os.path.join(place, video.path)) for video in inside]
+        inside = paths_of_videos(place) if os.path.isdir(place) else ()
+        found = [os.path.normpath(os.path.join(place, path)) for path in inside]
         paths += found or [place]
     videos = (Video(video_id=path, path=path) for path in dict.fromkeys(paths))
     return Manifest(Path("VIDEO"), tuple(videos))
@@ -133,7 +141,8 @@ def rows_of_files(manifest: Manifest, paths: Iterable[str]) -> dict[str, Video]:
     for path in paths:
         parts = PurePosixPath(path).parts
         ends = [_plain(str(PurePosixPath(*parts[k:]))) for k in range(len(parts))]
-        names = [_plain(PurePosixPath(path).name), _plain(PurePosixPath(path).stem)]
+        name = PurePosixPath(path).name
+        names = [_plain(name), _plain(id_of_path(name))]
         alike = [by_path[end] for end in ends if end in by_path]
         alike += [by_id[name] for name in names if name in by_id]
         if alike and len(alike[0]) == 1:

@@ -26,7 +26,14 @@ from vadprep.core.untrusted import (
     parse_json,
     read_regular,
 )
-from vadprep.data import Manifest, apply_splits, choose_manifest, split_path, video_intervals
+from vadprep.data import (
+    Manifest,
+    apply_splits,
+    choose_manifest,
+    hint_of_ids,
+    split_path,
+    video_intervals,
+)
 from vadprep.evaluation.metrics import (
     SMOOTHED,
     Metrics,
@@ -191,6 +198,7 @@ def evaluate(
                 raise ManifestError(
                     f"{rows.path}: column 'split': {what}: {listed(ids)}: metrics would be those "
                     "of another set: use the manifest of the run, or correct the column"
+                    + hint_of_ids(ids, set(scores) - known, "the scores")
                 )
     truth = truth_of(scores, rows)
     metrics = compute_metrics(scores, truth, coverage, smoothing)
@@ -278,10 +286,11 @@ def truth_of(found: Mapping[str, Timed], manifest: Manifest) -> dict[str, Truth]
     Raises ManifestError that lists ids it lacks, and for an interval past the end of a video.
     """
     videos = {video.video_id: video for video in manifest.videos if video.video_id in found}
-    if len(videos) < len(found):
+    if unknown := found.keys() - videos.keys():
+        others = {video.video_id for video in manifest.videos} - videos.keys()
         raise ManifestError(
-            f"{manifest.path}: no row for scored videos: {listed(found.keys() - videos.keys())}: "
-            f"use the manifest of the run, or add them"
+            f"{manifest.path}: no row for scored videos: {listed(unknown)}: use the manifest of "
+            f"the run, or add them{hint_of_ids(unknown, others, 'the manifest')}"
         )
     truth = {}
     for video_id, video in videos.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import temporary_folder
-from vadprep.core.errors import DecodeError, ManifestError
+from vadprep.core.errors import DecodeError, ManifestError, ShardError, SpecError
 from vadprep.core.presets import DATASET_PRESETS
 from vadprep.core.records import Task, Video
 from vadprep.core.spec import Spec
-from vadprep.data import Manifest, find_videos, load_dataset, read_manifest
+from vadprep.data import Manifest, ids_of_paths, load_dataset, paths_of_videos, read_manifest
 from vadprep.data.sources import list_videos
 from vadprep.extraction.extractor import make_extractor
 from vadprep.extraction.plan import (
@@ -27,6 +28,7 @@ from vadprep.extraction.plan import (
     resolve_plan,
 )
 from vadprep.extraction.run import OnReport, check_sources, run_plan
+from vadprep.features.folder import stream_folders
 from vadprep.features.reader import Features
 from vadprep.features.shard import FAILED, read_video
 
@@ -112,7 +114,7 @@ def plan_extraction(
 ) -> tuple[Sources, ExtractionPlan]:
     """The videos that ``extract`` is called for, and the plan to extract them."""
     check_names(options, PlanOptions)
-    found = find_sources(videos, dataset, root)
+    found = find_sources(videos, dataset, root, out)
     plan = resolve_plan(
         out or Path("features") / found.name,
         default_preset=found.preset,
@@ -126,12 +128,13 @@ def find_sources(
     videos: VideoSources | Sources | None,
     dataset: str | None = None,
     root: str | Path | None = None,
+    out: str | Path | None = None,
 ) -> Sources:
     """The videos that ``videos`` or ``dataset`` names, see ``extract``.
 
-    An id is the path relative to the folder that was named, or to the folder that all listed
-    files have in common. Raises ManifestError when there are none, and for a ``root`` where there
-    is no manifest.
+    Files are named by ``ids_of_paths``, relative to the folder that was named, or to the one that
+    all listed files have in common; those that ``out`` has features of keep their ids. Raises
+    ManifestError when there are none, and for a ``root`` where there is no manifest.
     """
     if isinstance(videos, Sources):
         return videos
@@ -147,14 +150,31 @@ def find_sources(
     if root is not None:
         raise ManifestError(f"root = {root}: only a manifest or data set has a root; leave it out")
     if isinstance(videos, str | Path) and not Path(videos).is_file():
-        return Sources(find_videos(videos), Path(videos), Path(videos).resolve().name)
-    paths = [video.path for video in list_videos(videos or ()).videos]
-    if not paths:
-        raise ManifestError("the list of videos is empty")
-    folder = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
-    ids = [os.path.relpath(path, folder) for path in paths]
-    name = Path(videos).stem if isinstance(videos, str | Path) else folder.name
-    return Sources(Manifest(folder, tuple(Video(each, each) for each in ids)), folder, name)
+        folder, paths, name = Path(videos), paths_of_videos(videos), Path(videos).resolve().name
+    else:
+        places = [video.path for video in list_videos(videos or ()).videos]
+        if not places:
+            raise ManifestError("the list of videos is empty")
+        folder = Path(os.path.commonpath([os.path.dirname(place) for place in places]))
+        paths = [os.path.relpath(place, folder) for place in places]
+        name = Path(videos).stem if isinstance(videos, str | Path) else folder.name
+    ids = _ids_for(Path(out or Path("features") / name), paths)
+    return Sources(Manifest(folder, tuple(Video(ids[each], each) for each in paths)), folder, name)
+
+
+def _ids_for(out: Path, paths: Sequence[str]) -> dict[str, str]:
+    """``ids_of_paths`` beside the features in ``out``."""
+    folders = stream_folders(out).values()
+
+    def made_of(video_id: str) -> str:
+        for folder in folders:
+            with suppress(ShardError, SpecError):
+                if video_id in folder.plan.places and (stored := folder.find(video_id)):
+                    return str(stored.attributes.get("path", ""))
+        return ""
+
+    planned = {video_id for folder in folders for video_id in folder.plan.places}
+    return ids_of_paths(paths, planned, made_of)
 
 
 @dataclass(frozen=True)

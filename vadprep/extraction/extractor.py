@@ -278,7 +278,7 @@ class Extractor:
             snippets = {}
             for name in task.targets:
                 branch = self.branches[name]
-                flow = branch.flow_images(task.video.video_id, resources)
+                flow = branch.flow_images(task.video.video_id, resources, task.video.path)
                 snippets[name] = Snippets(branch, flow, transform.boxes, watch)
             blocks = resampled(timed(stream, watch, "decode"), resampling)
             for frames in timed(map(transform.resize, blocks), watch, "resize"):

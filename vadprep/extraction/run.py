@@ -29,7 +29,7 @@ from vadprep.core.records import RUNNING, Report, Task
 from vadprep.core.resources import installed_version, worker_cores
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import Spec
-from vadprep.data import Manifest, SourceIndex, size_of
+from vadprep.data import Manifest, SourceIndex, hint_of_ids, size_of
 from vadprep.extraction.extractor import make_extractor
 from vadprep.extraction.plan import ExtractionPlan
 from vadprep.features.engines import AGREEMENT, engines_of
@@ -366,9 +366,10 @@ def check_sources(
             is_other = len(known) == len(planned)
             _LOG.warning(
                 "%s: %d videos of its plan are not in %s (such as %r), and %d are added (such as "
-                "%r)%s",
+                "%r)%s%s",
                 *(folder.path.parent, len(known), manifest.path, known[0], len(new), new[0]),
                 "; no id is in both: is this the right --out?" if is_other else "",
+                hint_of_ids(new, known, "the features"),
             )
 
 

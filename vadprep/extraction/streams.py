@@ -51,11 +51,11 @@ class Branch:
         """Views a batch, where memory sufficed for fewer than the spec has."""
         return self.batches.batch if self.batches.batch < self.spec.batch else None
 
-    def flow_images(self, video_id: str, resources: ExitStack) -> FlowImages | None:
+    def flow_images(self, video_id: str, resources: ExitStack, path: str = "") -> FlowImages | None:
         """The flow of one video; None of stream ``rgb``. ``resources`` closes its files.
 
-        Saved flow appears when ``resources`` is closed without an exception. Raises DecodeError
-        when there is no saved flow to read.
+        Saved flow appears when ``resources`` is closed without an exception. Flow that was saved
+        when ids had suffixes is read under ``path``. Raises DecodeError when there is none.
         """
         if self._flow is None:
             return None
@@ -63,6 +63,8 @@ class Branch:
         device = self.batches.device
         source: FlowSource
         if self._read_from:
+            if path and not self._read_from.holds(video_id) and self._read_from.holds(path):
+                video_id = path
             reader = self._read_from.reader(video_id, quantisation, device)
             source = resources.enter_context(reader)
         else:

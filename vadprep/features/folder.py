@@ -7,10 +7,9 @@ final. The journal can always be completed from them.
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +26,6 @@ from vadprep.features.shard import MISSING, StoredVideo, read_video, state_of
 SHARD_SIZE = 64
 """Videos in a shard, unless another number is given when the folder is made."""
 MOST_SHARD_SIZE = 10**6
-
-MOST_COMPARED = 20_000
-"""Ids that an unknown one is compared with, which takes 0.1 ms each; of more only those that
-contain it, or that it contains."""
-
 
 PLAN_COLUMNS = ("video_id", "shard", "number", "planned")
 """``number`` counts the videos from 1, ``planned`` is the number of the last one that was added
@@ -121,14 +115,6 @@ def grow_plan(path: Path, video_ids: Iterable[str], shard_size: int) -> Plan:
     if path.read_bytes() != content:
         raise FeaturesError(f"{path}: another run has added other videos just now: run this again")
     return plan
-
-
-def similar_ids(video_id: str, ids: Collection[str]) -> str:
-    """``; similar ids: ...``, or nothing when there are none."""
-    if len(ids) > MOST_COMPARED:
-        ids = [each for each in ids if each in video_id or video_id in each][:MOST_COMPARED]
-    near = difflib.get_close_matches(video_id, ids, 3)
-    return f"; similar ids: {', '.join(map(repr, near))}" if near else ""
 
 
 SHARD, PARTIAL, VIDEO = "shard-{:05d}.h5", "shard-{:05d}.partial", "{:06d}.h5"

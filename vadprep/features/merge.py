@@ -6,7 +6,7 @@ Finished videos, done or failed, are copied as they are, and every checksum is c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vadprep.core.log import get_logger
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, differences, require_shared
 from vadprep.core.untrusted import reading
+from vadprep.data import hint_of_ids
 from vadprep.features.engines import AGREEMENT, engines_of, recorded_engines
 from vadprep.features.folder import StreamFolder, read_spec, required_folders
 from vadprep.features.lease import leased
@@ -57,6 +58,10 @@ def merge(
         if len(made_by) > 1:
             names = ", ".join(sorted(made_by))
             logger.warning("%s: the features were made by %s: %s", out, names, AGREEMENT)
+        for a, b in combinations(folders, 2):
+            twice = "they may be the same videos, which are then there twice"
+            if hint := hint_of_ids(b.plan.places, a.plan.places, str(a.path), twice):
+                logger.warning("%s: %d videos%s", b.path, len(b.plan.places), hint)
     origins = {stream: _origins(each) for stream, each in found.items()}
     made = {name: _provenance(Path(out) / name, each, shard_size) for name, each in found.items()}
     total, done, folders = sum(map(len, origins.values())), 0, []

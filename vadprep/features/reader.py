@@ -19,7 +19,8 @@ from vadprep.core.clips import Clock
 from vadprep.core.errors import FeaturesError, SettingError, allowed_are
 from vadprep.core.spec import Spec
 from vadprep.core.untrusted import reading
-from vadprep.features.folder import StreamFolder, required_folders, similar_ids
+from vadprep.data import similar_ids
+from vadprep.features.folder import StreamFolder, required_folders
 from vadprep.features.remote import AnyPath
 from vadprep.features.shard import StoredVideo, kept_shard
 

@@ -17,9 +17,9 @@ from vadprep.core.errors import FeaturesError, ShardError, SpecError, VadprepErr
 from vadprep.core.records import Video
 from vadprep.core.spec import Spec
 from vadprep.core.untrusted import reading
-from vadprep.data import SourceIndex, fingerprint, size_of
+from vadprep.data import SourceIndex, fingerprint, similar_ids, size_of
 from vadprep.features.engines import engines_of, mixture
-from vadprep.features.folder import StreamFolder, required_folders, similar_ids
+from vadprep.features.folder import StreamFolder, required_folders
 from vadprep.features.journal import Event, Row, last_events, read_rows
 from vadprep.features.lease import Run, running
 from vadprep.features.remote import AnyPath

@@ -32,7 +32,7 @@ from vadprep.core.errors import (
 from vadprep.core.log import get_logger
 from vadprep.core.records import Video
 from vadprep.core.untrusted import malformed
-from vadprep.data import Manifest, choose_manifest
+from vadprep.data import Manifest, choose_manifest, hint_of_ids
 from vadprep.evaluation.metrics import Truth, listed
 from vadprep.evaluation.scores import LAST, Origin, read_json, seed_folders, truth_of
 from vadprep.evaluation.smoothing import parse_smoothing
@@ -273,6 +273,7 @@ def _videos_by_split(
     Raises FeaturesError that lists the others, unless ``allow_missing``.
     """
     found, missing = dict[str, list[Video]](), list[str]()
+    unnamed = set(features) - {video.video_id for video in manifest.videos}
     for split in ("train", "test"):
         videos = manifest.in_split(split)
         there = [v for v in videos if v.video_id in features and features[v.video_id].num_clips]
@@ -280,7 +281,7 @@ def _videos_by_split(
         if others and not allow_missing:
             raise FeaturesError(
                 f"{split} videos without features: {listed(others)}. Extract them, or go on "
-                f"without them (--allow-missing)"
+                f"without them (--allow-missing){hint_of_ids(others, unnamed, 'the features')}"
             )
         found[split] = there
         missing += others

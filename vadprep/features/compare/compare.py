@@ -18,6 +18,7 @@ from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError
 from vadprep.core.spec import UNKNOWN, Spec, differences
 from vadprep.core.untrusted import reading
+from vadprep.data import hint_of_ids
 from vadprep.features.compare.findings import Difference, Evidence, likely_differences, verdict
 from vadprep.features.compare.measures import (
     ClipCounts,
@@ -117,6 +118,7 @@ def compare(a: FeatureSet, b: FeatureSet, sample: int | None = SAMPLE) -> Compar
         raise FeaturesError(
             f"no video in common: A has {len(a.ids)}, such as {min(a.ids, default='')!r}, "
             f"B {len(b.ids)}, such as {min(b.ids, default='')!r}: check the ids"
+            + hint_of_ids(a.ids, b.ids, "B")
         )
     forms, unread = _forms(a, b, common)
     pairs = forms.items()
