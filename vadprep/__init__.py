@@ -125,16 +125,13 @@ def score(
     that do not fit; FeaturesError for a feature folder that cannot be read. A video that cannot
     be decoded is listed in ``missing``.
     """
-    import torch
-
-    from vadprep.backbones import graph_of
     from vadprep.core.errors import SettingError
     from vadprep.data import choose_manifest, ids_of_videos
     from vadprep.data.sources import list_videos
-    from vadprep.extraction import resolve_plan, run_plan
+    from vadprep.extraction import run_plan
     from vadprep.features import Features, open_features, stream_folders
+    from vadprep.online import plan_for_run
     from vadprep.training import load_run, score_features
-    from vadprep.training.checkpoint import check_dimension, check_features
 
     checkpoints = load_run(run)
     if isinstance(source, Features) or (
@@ -147,21 +144,15 @@ def score(
         if not isinstance(run, str | os.PathLike):
             raise SettingError("name the folder for the features of the videos: out=")
         out = Path(run) / "scores" / "features"
-    videos, trained = list_videos(source), checkpoints[0]
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    plan = resolve_plan(
+    videos = list_videos(source)
+    plan = plan_for_run(
+        checkpoints[0],
         out,
-        specs=trained.specs,
-        preset=preset,
         weights=weights,
         flow_weights=flow_weights,
+        preset=preset,
         device=device,
-        workers=1,
     )
-    made = {spec.stream: spec for spec in plan.specs}
-    check_features(trained, made, "extracting for the run", preset=preset)
-    if preset:  # what a preset fills in may name another network
-        check_dimension(trained, {spec.graph: graph_of(spec.graph).dim for spec in plan.specs})
     run_plan(plan, videos, Path(), on_report, retry_failed=True)
     with open_features(out) as features:
         ids = [video.video_id for video in videos.videos if video.video_id in features]

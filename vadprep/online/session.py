@@ -9,12 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from vadprep.backbones import graph_of
 from vadprep.core.errors import SettingError
 from vadprep.core.resources import worker_cores
-from vadprep.extraction import Extractor, fixed_threads, make_extractor, resolve_plan
+from vadprep.extraction import Extractor, fixed_threads, make_extractor
 from vadprep.features import STREAM_CHOICES
 from vadprep.online.alarms import AlarmRule, AlarmState
 from vadprep.online.clips import LiveClip
@@ -22,9 +19,10 @@ from vadprep.online.feed import Feed
 from vadprep.online.inbox import Inbox
 from vadprep.online.outputs import LOCALHOST, Outputs
 from vadprep.online.records import Record, ScoreRecord, SourceRecord
+from vadprep.online.run_plan import plan_for_run
 from vadprep.online.scorer import SnippetMaker, WindowScorer, window_of
 from vadprep.online.source import Source, parse_sources
-from vadprep.training import Checkpoint, Run, check_dimension, check_features, load_run
+from vadprep.training import Checkpoint, Run, load_run
 
 STALL_SECONDS = 10.0
 MOST_RECORDS = 1000
@@ -87,24 +85,12 @@ def live(
         raise SettingError(f"stall_seconds = {stall_seconds}: expected a number above 0")
     checkpoints = load_run(run)
     window = window_of(checkpoints, window)
-    trained = checkpoints[0]
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    plan = resolve_plan(
-        None,
-        specs=trained.specs,
-        preset=preset,
-        weights=weights,
-        flow_weights=flow_weights,
-        device=device,
-        workers=1,
+    plan = plan_for_run(
+        checkpoints[0], weights=weights, flow_weights=flow_weights, preset=preset, device=device
     )
-    made = {spec.stream: spec for spec in plan.specs}
-    check_features(trained, made, "extracting for the run", preset=preset)
-    if preset:  # what a preset fills in may name another network
-        check_dimension(trained, {spec.graph: graph_of(spec.graph).dim for spec in plan.specs})
-    count = 1 if device == "cuda" else min(len(sources), worker_cores())
+    count = 1 if plan.device == "cuda" else min(len(sources), worker_cores())
     extractors = [make_extractor(plan) for _ in range(count)]
-    caution = replace(trained.origin, preset=preset or "").caution()
+    caution = replace(checkpoints[0].origin, preset=preset or "").caution()
     outputs = Outputs(sources, rule, webhook, keep, host, port, caution)
     return LiveSession(checkpoints, extractors, sources, window, speed, stall_seconds, outputs)
 
