@@ -6,9 +6,11 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from support.browser import chromium
 from support.slurm_node import missing_programs
 
 REAL_CLIPS = Path(
@@ -49,6 +51,13 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    """A browser without a window."""
+    with chromium() as driver:
+        yield driver
 
 
 LONGEST = (

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from support.browser import asked_addresses, wait
 from support.commands import run, without_network
 from support.scored import video_scores, with_classes, write_manifest, write_run
 from support.stored import failed_video, small_spec, stored_video, write_folder
@@ -22,28 +21,11 @@ from support.videos import write_video
 
 import vadprep
 from vadprep.cli import demo, demo_scene
-from vadprep.cli.bench.report import windowless
 from vadprep.evaluation.metrics import Truth, compute_metrics
 
 pytestmark = pytest.mark.browser
 SCORES = np.round(np.random.default_rng(0).uniform(size=20), 2)
 PLAYER = "document.querySelector('video')"
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    """Debian's chromium, without a window; FAIL_WITHOUT_BROWSER=1 says that it must be there."""
-    missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
-    if missing and os.environ.get("FAIL_WITHOUT_BROWSER") != "1":
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    from selenium import webdriver
-
-    options = windowless()
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(str(shutil.which("chromedriver")))
-    browser = webdriver.Chrome(options=options, service=service)
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +50,8 @@ def opened(driver: Any, path: Path, width: int = 1400) -> None:
     driver.get(path.as_uri())
     wait(lambda: driver.execute_script("return document.querySelector('#page h1') !== null"))
     time.sleep(0.5)
-    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
-    messages = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
-    asked = [
-        message["params"]["request"]["url"]
-        for message in messages
-        if message["method"] == "Network.requestWillBeSent"
-    ]
+    asked = asked_addresses(driver)
     assert asked and {url.split(":")[0] for url in asked} <= {"file", "data", "blob"}
-
-
-def wait(condition: Callable[[], Any], seconds: float = 10) -> None:
-    stop = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < stop, "did not happen in time"
-        time.sleep(0.05)
 
 
 def video_page(page: Path, number: int) -> Path:

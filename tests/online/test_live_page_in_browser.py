@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.browser import asked_addresses, wait
 from support.live import make_checkpoint, start
 from support.videos import write_video
 
-from vadprep.cli.bench.report import windowless
 from vadprep.online.alarms import AlarmRule
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    """Debian's chromium, without a window; FAIL_WITHOUT_BROWSER=1 says that it must be there."""
-    missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
-    if missing and os.environ.get("FAIL_WITHOUT_BROWSER") != "1":
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    from selenium import webdriver
-
-    options = windowless()
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(str(shutil.which("chromedriver")))
-    browser = webdriver.Chrome(options=options, service=service)
-    yield browser
-    browser.quit()
-
-
-def wait(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    stop = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < stop, "did not happen in time"
-        time.sleep(0.1)
-    return found
 
 
 def test_the_curve_moves_and_an_alarm_appears(driver: Any, tmp_path: Path) -> None:
@@ -69,13 +40,7 @@ def test_the_curve_moves_and_an_alarm_appears(driver: Any, tmp_path: Path) -> No
         assert str(video) in look("document.querySelector('h2').textContent")  # as a text
         assert look("document.querySelectorAll('h2 b').length") == 0
         assert look("document.getElementById('caution').innerText") == "NEVER TRAINED"
-        assert [each for each in driver.get_log("browser") if each["level"] == "SEVERE"] == []
-        messages = [json.loads(e["message"])["message"] for e in driver.get_log("performance")]
-        asked = [
-            each["params"]["request"]["url"]
-            for each in messages
-            if each["method"] == "Network.requestWillBeSent"
-        ]
+        asked = asked_addresses(driver)
         assert asked and all(url.startswith((session.page_url or "?", "data:")) for url in asked), (
             asked
         )
