@@ -22,8 +22,8 @@ import vadprep.backbones.engine as engine
 from vadprep.backbones import GRAPHS, Backbone, Weights, build, engine_cache, load_weights
 from vadprep.backbones.backbone import AdaptiveBatch
 from vadprep.backbones.graphs import SCALINGS, Graph, with_weights
+from vadprep.core.child import child_environment
 from vadprep.core.errors import SpecError
-from vadprep.core.resources import child_environment
 
 SIZE = 8
 

@@ -17,8 +17,8 @@ import pytest
 
 from vadprep.backbones import engine_cache
 from vadprep.backbones.engine_cache import load_or_make, one_at_a_time, read_entry, write_entry
+from vadprep.core.child import child_environment
 from vadprep.core.errors import OutputError
-from vadprep.core.resources import child_environment
 
 DAY = 86_400
 

@@ -15,7 +15,7 @@ from support.commands import run, without_network
 from support.runs import CAUTION
 
 import vadprep
-from vadprep.core.resources import INSTALLED_ONLY
+from vadprep.core.child import INSTALLED_ONLY
 
 
 def test_scores_of_a_file_are_those_of_score(place: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from support.kill_many import differences, family, make_videos, survivors
 
 from vadprep.backbones import engine, engine_of, has_cpu_bf16
-from vadprep.core.resources import child_environment
+from vadprep.core.child import child_environment
 from vadprep.extraction.api import extract_video
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows

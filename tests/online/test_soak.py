@@ -20,7 +20,7 @@ import pytest
 from support.stream_server import SILENCE, StreamServer
 from support.videos import write_video
 
-from vadprep.core.resources import INSTALLED_ONLY
+from vadprep.core.child import INSTALLED_ONLY
 from vadprep.online.capture_process import MOST_PACE
 
 MINUTES = float(os.environ.get("VADPREP_SOAK_MINUTES", "8"))

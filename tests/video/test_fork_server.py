@@ -15,6 +15,7 @@ import pytest
 from support.fake_decoder import fake_stream
 from support.videos import write_video
 
+from vadprep.core import child as child_module
 from vadprep.core.errors import DecodeError
 from vadprep.video import FrameStream, fork_server, open_frames
 
@@ -134,7 +135,7 @@ def test_a_server_that_does_not_start_is_a_crash(
         fork_server, "child_environment", lambda: {**os.environ, "PYTHONPATH": str(tmp_path)}
     )
     monkeypatch.setattr(
-        fork_server, "INSTALLED_ONLY", f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; "
+        child_module, "INSTALLED_ONLY", f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; "
     )
     with pytest.raises(DecodeError, match="crashed, exit code 1: ImportError: this one is broken"):
         open_frames(video)
@@ -213,7 +214,7 @@ def test_a_kill_of_the_program_leaves_no_process(tmp_path: Path) -> None:
 
 def test_an_idle_server_ends_by_itself(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hasty = "import vadprep.video.fork_server as server; server.IDLE_SECONDS = 0.2; "
-    monkeypatch.setattr(fork_server, "INSTALLED_ONLY", fork_server.INSTALLED_ONLY + hasty)
+    monkeypatch.setattr(child_module, "INSTALLED_ONLY", child_module.INSTALLED_ONLY + hasty)
     assert decoded(video) == FRAMES
     (server,) = servers()
     psutil.wait_procs([server], timeout=5)

@@ -68,18 +68,3 @@ def cache_folder() -> Path:
     home = os.path.expanduser("~")
     folder = Path("/" if home == "~" else home, ".cache", "vadprep")
     return Path(os.environ.get("VADPREP_CACHE") or folder)
-
-
-INSTALLED_ONLY = "import sys; sys.path[:] = filter(None, sys.path); "
-"""Begin of the program of a Python child process: it imports nothing from the working directory,
-where a file may be called ``numbers.py``. ``python -m`` would."""
-
-
-def child_environment() -> dict[str, str]:
-    """The environment of a Python child process that imports this very package.
-
-    A blank part of PYTHONPATH (``:/lib``) would be the working directory, and is left out.
-    """
-    paths = [str(Path(__file__).resolve().parents[2])]
-    paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -34,9 +34,10 @@ from numba import f4
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import temporary_folder
+from vadprep.core.child import INSTALLED_ONLY, child_environment
 from vadprep.core.log import get_logger
 from vadprep.core.numba_settings import numba_settings
-from vadprep.core.resources import INSTALLED_ONLY, cache_folder, child_environment
+from vadprep.core.resources import cache_folder
 from vadprep.flow.compute import TVL1, bilinear_axis
 
 LANES = 16

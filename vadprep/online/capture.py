@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -17,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.child import child_environment, start_program
 from vadprep.core.errors import DecodeError
-from vadprep.core.resources import INSTALLED_ONLY, child_environment
 from vadprep.online.source import SCHEMES, Source
 
 TICK_SECONDS = 0.2
@@ -26,7 +25,6 @@ TICK_SECONDS = 0.2
 START_SECONDS = 20.0
 """More than ``stall_seconds`` that the first frame may take: Python and FFmpeg start, a camera
 waits for its next keyframe."""
-_PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 class CapturedFrame(NamedTuple):
@@ -113,19 +111,10 @@ class Capture:
         os.set_blocking(credit_in, False)
         child_fds = (config, control_in, line, credit, self._memory_fd)
         program = "from vadprep.online.capture_process import main; main(*sys.argv[1:])"
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
+        stderr = subprocess.DEVNULL  # FFmpeg names addresses with their passwords
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", INSTALLED_ONLY + program, *map(str, child_fds)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # FFmpeg names addresses with their passwords
-                pass_fds=child_fds,
-                env=child_environment(),
-                start_new_session=True,
-            )
+            self._process = start_program(program, child_fds, stderr, child_environment())
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for each in child_fds[:-1]:
                 os.close(each)
         scheme = source.address.partition("://")[0].lower()

@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
-from vadprep.core.resources import INSTALLED_ONLY, child_environment
+from vadprep.core.child import child_environment, start_program
 from vadprep.video.decoder_process import die_with_parent
 from vadprep.video.decoders.decord import import_decord
 
@@ -34,9 +34,6 @@ MOST_BYTES, MOST_FDS = 1 << 16, 8
 
 GONE = b"gone"
 """Sent by the parent when it needs the number of a child no more; the server repeats it."""
-
-_PARENT_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-"""Signals that the parent handles. It decides when a child ends."""
 
 _idle: list[_Server] = []
 _lock = threading.Lock()
@@ -127,29 +124,18 @@ class _Server:
     """The parent's end of a server."""
 
     def __init__(self, environment: dict[str, str], stderr_fd: int) -> None:
-        """The new process never receives the signals that the parent handles: they are blocked
-        meanwhile."""
         self.environment = environment
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         lifeline_fd, self._lifeline_fd = os.pipe()
         program = "from vadprep.video.fork_server import serve; serve(*map(int, sys.argv[1:]))"
         fds = theirs.fileno(), lifeline_fd
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
+        alone = environment | {"OPENBLAS_NUM_THREADS": "1"}  # a fork copies no threads
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", INSTALLED_ONLY + program, *map(str, fds)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr_fd,
-                pass_fds=fds,
-                env=environment | {"OPENBLAS_NUM_THREADS": "1"},  # a fork copies no threads
-                start_new_session=True,
-            )
+            self._process = start_program(program, fds, stderr_fd, alone)
         except BaseException:
             self._close_fds()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
             os.close(lifeline_fd)
 
