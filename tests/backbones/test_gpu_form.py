@@ -11,7 +11,14 @@ import torch
 from support.networks import disturbed
 from torch import Tensor, nn
 
-from vadprep.backbones import GRAPHS, build, scaling_of, tf32_only_if
+from vadprep.backbones import (
+    GRAPHS,
+    build,
+    load_weights,
+    scaling_of,
+    tf32_only_if,
+    with_weights,
+)
 from vadprep.backbones.gpu_form import GpuForm, Replay, Replayed, conv3d_fault
 
 FREE = ("r3d_18", "r2plus1d_18", "swin3d_t", "swin3d_s", "swin3d_b")
@@ -24,7 +31,10 @@ def views_and_form(name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, GpuFo
     graph = GRAPHS[name]
     frames, side = (8, 32) if name in FREE else (graph.clip_length, graph.size)
     torch.manual_seed(0)
-    plain, shape = disturbed(build(name)), (frames, side, side, graph.channels)
+    network = build(name)
+    if graph.of_frames:  # CLIP's own tensors are empty until weights are loaded
+        network = with_weights(network, load_weights("random:0", name).state)
+    plain, shape = disturbed(network), (frames, side, side, graph.channels)
     scaling = scaling_of("imagenet" if graph.channels == 3 else "[-1,1]")
     views = torch.randint(0, 256, (1, *shape), dtype=torch.uint8)
     return views, plain(scaling(views)), GpuForm(plain, scaling, dtype, shape)

@@ -41,7 +41,7 @@ def test_ten_kills_cost_only_the_videos_in_flight(tmp_path):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_kills_of_two_streams_cost_only_the_videos_in_flight(tmp_path):
     hits = [Hit("process", target) for target in ("group", "driver", "group")]
-    kills = kill_many(tmp_path, 3, 1, streams=("rgb", "flow"), hits=hits, count=6)
+    kills = kill_many(tmp_path, 3, 1, streams=("rgb", "flow"), hits=hits, count=12)
     assert [kill.problems for kill in kills] == [()] * 3
     assert any(kill.committed for kill in kills) and any(kill.repeated for kill in kills)
     assert all(kill.repeated <= 1 for kill in kills)

@@ -382,7 +382,7 @@ def test_a_user_without_a_home_folder_can_run_under_uv(tmp_path: Path) -> None:
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    assert sorted(open_features(work / "f")) == ["a.mp4", "b.mp4"]
+    assert sorted(open_features(work / "f")) == ["a", "b"]
 
 
 READ_ONLY = ("unshare", "-m", "--propagation", "private", "sh", "-c",

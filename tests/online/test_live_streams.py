@@ -117,33 +117,33 @@ def test_old_time_stamps_begin_anew(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_reader_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    content = transport_stream(tmp_path, 100)
+    content, others = transport_stream(tmp_path, 100), children()
     with StreamServer([content, SILENCE]) as server:
         with start(make_checkpoint(), f"http://{server.place}/", stall_seconds=30) as session:
             records = until(session, lambda found: len(scores_of(found)) == 4)
-            (child,) = children()
+            (child,) = children() - others
             os.kill(child, signal.SIGKILL)
             records += until(session, lambda found: states(found)[-1:] == ["connected"])
         assert "its reader crashed, killed by SIGKILL" in reasons(records, "lost")
 
 
-def children() -> list[int]:
-    """Processes that this one has started and that are alive."""
-    found = []
+def children() -> set[int]:
+    """Processes that this one has started and that are alive; other tests may have left some."""
+    found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[1]) == os.getpid() and fields[0] != "Z":
-            found.append(int(pid))
+            found.add(int(pid))
     return found
 
 
 @pytest.mark.slow
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """Of sessions that are closed while they connect, read and wait."""
-    content = transport_stream(tmp_path, 100)
+    content, others = transport_stream(tmp_path, 100), children()
     sources = ["http://127.0.0.1:9/"]
     with StreamServer([content, SILENCE]) as server:
         sources.append(f"http://{server.place}/")
@@ -156,7 +156,7 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
                 for _ in range(number):
                     until(session, lambda found: scores_of(found)[-1:] == found[-1:])
             assert time.monotonic() - begin < 20
-        assert not children()
+        assert not children() - others
         server_threads = 10  # of connections that the server has not seen closed yet
     assert len(os.listdir("/proc/self/fd")) <= before[0] + 2
     assert threading.active_count() <= before[1] + server_threads

@@ -63,6 +63,10 @@ LONGEST_TEMP = 17
 START_SECONDS = 120.0
 """What Ray may take for its start on this machine. It takes 2 to 10 s."""
 
+UNNEEDED = ("monitor.py", "log_monitor.py", "dashboard.py")
+"""Programs that Ray starts beside its own: autoscaler, forwarding of logs, usage statistics. A
+session on this machine has no use for them, and at its end the first takes a second to stop."""
+
 PR_SET_PDEATHSIG = 1
 """From <sys/prctl.h>: the signal that the kernel sends a process when its parent dies."""
 
@@ -404,7 +408,17 @@ def ray_session(pool: Pool) -> Iterator[None]:
                 if is_local:
                     where, remedy = "Ray does not start here", "; --workers 1 needs no Ray"
                 raise ClusterError(f"{where}: {lines[0]}{remedy}") from error
+        if is_local:
+            _end_unneeded()
         yield
+
+
+def _end_unneeded() -> None:
+    """End those of Ray's programs here that the session does without."""
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(os.path.basename(word) in UNNEEDED for word in process.cmdline()):
+                process.kill()
 
 
 @contextmanager
