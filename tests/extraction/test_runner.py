@@ -182,7 +182,7 @@ class Dying:
 
 def test_a_worker_that_dies_is_replaced_and_its_video_done_again(tmp_path, videos, whole):
     folder = tmp_path / "f"
-    worker = partial(Dying, "v3.mp4", tmp_path / "died")
+    worker = partial(Dying, "v3", tmp_path / "died")
     reports = extract_all(folder, videos, on_ray(worker, Pool(2)))
     assert [report.status for report in reports] == [DONE] * VIDEOS
     assert differences(folder, whole) == []
@@ -191,14 +191,14 @@ def test_a_worker_that_dies_is_replaced_and_its_video_done_again(tmp_path, video
 @pytest.mark.slow
 def test_a_video_that_kills_two_workers_is_left_for_the_next_run(tmp_path, videos, whole):
     folder = tmp_path / "f"
-    reports = extract_all(folder, videos, on_ray(partial(Dying, "v3.mp4", None), Pool(1)))
+    reports = extract_all(folder, videos, on_ray(partial(Dying, "v3", None), Pool(1)))
     starts = Counter(each.video_id for each in read_events(folder) if each.event == "start")
-    assert starts.pop("v3.mp4") == 2
+    assert starts.pop("v3") == 2
     assert set(starts.values()) == {1}  # none was sent to the dead
     skipped = [report for report in reports if report.status == SKIPPED]
-    assert [report.video_id for report in skipped] == ["v3.mp4"]
+    assert [report.video_id for report in skipped] == ["v3"]
     assert "2 workers died over it" in skipped[0].reason
-    assert stream_status(StreamFolder.open(folder)).missing == ("v3.mp4",)
+    assert stream_status(StreamFolder.open(folder)).missing == ("v3",)
     extract_all(folder, videos, in_process(make_standin))
     assert differences(folder, whole) == []
 
@@ -229,10 +229,10 @@ class Pair:
 def test_of_two_videos_in_a_worker_that_dies_only_the_guilty_one_is_left(tmp_path, videos, whole):
     folder = tmp_path / "f"
     pool = Pool(1, videos=2, most_videos=2)
-    worker = partial(Pair, f"v{VIDEOS - 1}.mp4", tmp_path / "met")  # the longest comes first
+    worker = partial(Pair, f"v{VIDEOS - 1}", tmp_path / "met")  # the longest comes first
     reports = extract_all(folder, videos, on_ray(worker, pool))
     statuses = {report.video_id: report.status for report in reports}
-    assert statuses.pop(f"v{VIDEOS - 1}.mp4") == SKIPPED and set(statuses.values()) == {DONE}
+    assert statuses.pop(f"v{VIDEOS - 1}") == SKIPPED and set(statuses.values()) == {DONE}
     starts = Counter(each.video_id for each in read_events(folder) if each.event == "start")
     assert sorted(starts.values()) == [1] * (VIDEOS - 2) + [2, 2]  # the guilty and its neighbour
     extract_all(folder, videos, in_process(make_standin))
@@ -243,7 +243,7 @@ class Failing:
     """A worker whose disk is full at one video."""
 
     def __call__(self, task: Task) -> Report:
-        if task.video.video_id == "v3.mp4":
+        if task.video.video_id == "v3":
             raise OutputError("cannot write it: the disk is full")
         return make_standin()(task)
 
@@ -261,7 +261,7 @@ def test_an_error_of_a_worker_ends_the_run_as_it_would_in_process(tmp_path, vide
     folder = tmp_path / "f"
     with pytest.raises(error):
         extract_all(folder, videos, on_ray(worker, Pool(2)))
-    assert "v3.mp4" not in read_rows(folder)
+    assert "v3" not in read_rows(folder)
     assert not ray.is_initialized()
 
 

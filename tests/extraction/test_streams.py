@@ -256,7 +256,7 @@ def test_a_stream_is_added_later_and_nothing_is_done_twice(tmp_path, videos, who
     assert {path: path.read_bytes() for path in before} == before
     assert all_differences(folder, whole) == []
     with open_features(folder) as found:
-        video = found["v1.mp4"]
+        video = found["v1"]
         assert video.rgb.shape[:2] == video.flow.shape[:2] == (video.num_clips, 10)
 
 
@@ -282,7 +282,7 @@ def test_a_kill_between_two_commits_costs_the_missing_stream_alone(tmp_path, vid
         name: [event.video_id for event in read_events(path) if event.event == "start"]
         for name, path in stream_paths(folder, BOTH).items()
     }
-    assert starts == {"rgb": ["v1.mp4", "v0.mp4"], "flow": ["v1.mp4", "v1.mp4", "v0.mp4"]}
+    assert starts == {"rgb": ["v1", "v0"], "flow": ["v1", "v1", "v0"]}
 
 
 def test_a_worker_computes_flow_on_one_thread(monkeypatch):
