@@ -94,6 +94,7 @@ def test_files_that_come_into_a_folder_are_scored_in_order(tmp_path: Path) -> No
         os.utime(folder / name, (time.time() - age,) * 2)
 
     put("1.mp4", 10)
+    (folder / "0.mp4").symlink_to("/none")  # it may be there later
     (folder / "2.mp4").write_bytes(b"no video, but enough of it")
     os.utime(folder / "2.mp4", (0, 0))
     records = []

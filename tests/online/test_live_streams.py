@@ -63,6 +63,8 @@ def test_a_stream_has_the_scores_of_its_file(tmp_path: Path) -> None:
     assert frames[:6] == spans and frames[6] == (100, 116)
     assert sum(each.lost_frames for each in scores_of(records)) == 0
     assert states(records) == ["connected", "lost"] * 2
+    left = [each.lost_frames for each in records if getattr(each, "state", "") == "lost"]
+    assert left == [100 - 96] * 2  # in no clip
     assert "the stream ended; it is connected again in" in reasons(records, "lost")
     (again,) = [each for each in records[1:] if getattr(each, "state", "") == "connected"]
     assert again.lost_seconds > 0  # type: ignore[union-attr]
@@ -113,6 +115,20 @@ def test_old_time_stamps_begin_anew(tmp_path: Path) -> None:
     assert reasons(records, "changed") == "the time stamps jumped"
     seconds = [each.seconds[0] for each in scores_of(records)]
     assert len(seconds) >= 14 and seconds == sorted(seconds)
+
+
+@pytest.mark.slow
+def test_frames_of_another_rate_begin_anew(tmp_path: Path) -> None:
+    """Also by the number of the frame, where the rate decides which frames are used."""
+    fast = transport_stream(tmp_path, 64)
+    slow = transport_stream(tmp_path, 192, fps=125)
+    checkpoint = make_checkpoint(fps="125", sampling="index")
+    with StreamServer([fast, slow]) as server:
+        with start(checkpoint, f"http://{server.place}/") as session:
+            records = until(session, lambda found: states(found)[-1:] == ["lost"])
+    assert "the rate is 125 frames a second now" in reasons(records, "changed")
+    last = [each.frames for each in scores_of(records)][-3:]
+    assert [stop - start for start, stop in last] == [16] * 3
 
 
 @pytest.mark.slow

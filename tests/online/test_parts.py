@@ -67,6 +67,7 @@ def test_the_clock_follows_another_rate() -> None:
     for each in range(100):
         clock.add(each * 0.2)
     assert clock.step == pytest.approx(0.2) and clock.add(20.0) == ("next", 0)
+    assert clock.other_step() == pytest.approx(0.2) and clock.other_step() is None
 
 
 def test_a_varying_rate_has_no_holes() -> None:
@@ -75,7 +76,7 @@ def test_a_varying_rate_has_no_holes() -> None:
     for each in range(100):
         at += (0.03, 0.3)[each % 2]
         verdicts.append(clock.add(at))
-    assert not any(verdict.missing for verdict in verdicts[50:])
+    assert not any(verdict.missing for verdict in verdicts[50:]) and clock.other_step() is None
 
 
 def test_names_of_sources_hold_no_credentials_and_differ(tmp_path: Path) -> None:

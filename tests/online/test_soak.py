@@ -1,6 +1,7 @@
 """Hours of a stream in minutes: memory, files and processes do not grow; SIGTERM ends it.
 
-VADPREP_SOAK_MINUTES is how long the stream is, at 20 times real time; the hour takes 3 minutes.
+VADPREP_SOAK_MINUTES is how long the stream is, at 20 times real time; an hour takes 3 minutes on a
+quiet machine.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from support.videos import write_video
 from vadprep.core.child import INSTALLED_ONLY
 from vadprep.online.capture_process import MOST_PACE
 
-MINUTES = float(os.environ.get("VADPREP_SOAK_MINUTES", "8"))
+MINUTES = float(os.environ.get("VADPREP_SOAK_MINUTES", "60"))
 SPEED, RATE, FRAMES = 20, 25, 1000
 PROGRAM = """
 import sys

@@ -43,6 +43,8 @@ class _Waiting:
     frame: Tensor
     index: int
     seconds: float
+    has_come: bool = True
+    """False for one that stands in for a lost frame."""
 
 
 class LiveClips:
@@ -59,6 +61,8 @@ class LiveClips:
         self._resampling: Resampling | None = None
         self._last: _Waiting | None = None
         self._seen = self._first = 0
+        self._stop = 0
+        """Of the frames that are in clips."""
         self._begin = self._step = 0.0
         self._by_times = False
         self._is_first = True
@@ -66,7 +70,7 @@ class LiveClips:
     def restart(self, height: int, width: int, fps: Fraction | None, tick: float) -> None:
         """Begin anew with frames of this size, whose time stamps are multiples of ``tick`` seconds.
 
-        What waits for a whole clip is given up. Raises DecodeError, ValueError as FrameTransform.
+        What waits for a whole clip is forgotten. Raises DecodeError, ValueError as FrameTransform.
         """
         spec, used = self._spec, self._spec.fps_used()
         self._transform = FrameTransform(
@@ -87,6 +91,12 @@ class LiveClips:
         self._waiting.clear()
         self._last, self._seen, self._is_first = None, 0, True
 
+    def give_up(self) -> int:
+        """Forget what waits for a whole clip; how many frames that came are then in no clip."""
+        left = {each.index for each in self._waiting if each.has_come and each.index >= self._stop}
+        self._waiting.clear()
+        return len(left)
+
     def add(
         self, rgb: NDArray[np.uint8], index: int, seconds: float, arrived: float
     ) -> Iterator[LiveClip]:
@@ -94,12 +104,13 @@ class LiveClips:
         ``seconds``."""
         assert self._transform is not None
         frame = self._transform.resize(np.ascontiguousarray(rgb)[None])[0]
-        yield from self._next(frame, index, seconds, arrived)
+        yield from self._next(_Waiting(frame, index, seconds), arrived)
 
     def repeat(self, index: int, seconds: float, arrived: float) -> Iterator[LiveClip]:
         """As ``add``, for a frame that is lost: the last one stands in."""
         if self._last is not None:
-            yield from self._next(self._last.frame, index, seconds, arrived)
+            stand_in = _Waiting(self._last.frame, index, seconds, has_come=False)
+            yield from self._next(stand_in, arrived)
 
     def flush(self, step: float, arrived: float) -> Iterator[LiveClip]:
         """The clips that the end of a file completes; its last frame lasts ``step`` seconds."""
@@ -114,20 +125,17 @@ class LiveClips:
             self._waiting += [self._waiting[-1]] * (length - len(self._waiting))
             yield from self._whole(arrived, 0)
 
-    def _next(
-        self, frame: Tensor, index: int, seconds: float, arrived: float
-    ) -> Iterator[LiveClip]:
-        new = _Waiting(frame, index, seconds)
+    def _next(self, new: _Waiting, arrived: float) -> Iterator[LiveClip]:
         if self._last is None:
-            self._begin, self._first = seconds, index
+            self._begin, self._first = new.seconds, new.index
         if self._by_times:
             if self._last is not None:
-                self._show(self._last, seconds)
+                self._show(self._last, new.seconds)
         else:
             repeats = self._resampling.repeats(self._seen) if self._resampling else 1
             self._waiting += [new] * repeats
         if self._last is not None:
-            self._step = seconds - self._last.seconds
+            self._step = new.seconds - self._last.seconds
         self._last = new
         self._seen += 1
         yield from self._whole(arrived, self._ahead)
@@ -146,13 +154,14 @@ class LiveClips:
         while len(self._waiting) >= length + ahead:
             used = self._waiting[: length + ahead]
             last = used[length - 1]
+            self._stop = last.index + 1
             begin = used[0].index, used[0].seconds
             if self._is_first:  # as offline: the first clip answers for all before it
                 begin = self._first, self._begin
             yield LiveClip(
                 frames=torch.stack([each.frame for each in used]),
                 boxes=self._boxes,
-                span=(begin[0], last.index + 1),
+                span=(begin[0], self._stop),
                 seconds=(begin[1], last.seconds + self._step),
                 arrived=arrived,
                 is_first=self._is_first,

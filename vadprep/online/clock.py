@@ -12,6 +12,8 @@ RECENT = 32
 """Distances that say what is usual."""
 VARYING_SHARE = 0.25
 """With more of them that differ by half, the rate varies, and a pause is no hole."""
+OTHER_RATE = 0.2
+"""Share by which the usual distance has to differ from the known one to be of another rate."""
 MOST_BACK = 1.0
 """Seconds; a frame that is older by more than this has another clock, else it is late."""
 MOST_AHEAD = 10.0
@@ -30,7 +32,7 @@ class StreamClock:
     """Follows the time stamps of one connection. ``step`` is the usual distance in seconds."""
 
     def __init__(self, step: float) -> None:
-        self.step = step
+        self.step = self._known = step
         self.last: float | None = None
         self._recent: deque[float] = deque(maxlen=RECENT)
 
@@ -52,6 +54,14 @@ class StreamClock:
         if len(self._recent) >= RECENT // 4:
             self.step = median(self._recent)
         return Verdict("next", missing)
+
+    def other_step(self) -> float | None:
+        """The distance of a steady rate that is not the one known so far, once; else None."""
+        is_steady = len(self._recent) == RECENT and not self._is_varying()
+        if not is_steady or abs(self.step / self._known - 1) <= OTHER_RATE:
+            return None
+        self._known = self.step
+        return self.step
 
     def _is_varying(self) -> bool:
         odd = sum(abs(each / self.step - 1) > 0.5 for each in self._recent)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,6 +213,7 @@ class Feed(threading.Thread):
                 if start is not None or lost_at is None:
                     lost_at = now
                 start = None
+                self._lost += self._clips.give_up()
                 wait = BACK_OFF[min(failures, len(BACK_OFF) - 1)]
                 self._notice("lost", f"{error}; it is connected again in {wait:g} s")
                 failures += 1
@@ -221,8 +223,8 @@ class Feed(threading.Thread):
         """Give the clips of one connection. Raises DecodeError at its end."""
         step = 1 / float(capture.fps) if capture.fps else UNSTATED_STEP
         clock = StreamClock(step if 1e-3 < step < 1 else UNSTATED_STEP)
-        size = (*capture.shape, capture.fps, capture.tick)
-        self._clips.restart(*size)
+        form = (*capture.shape, capture.fps, capture.tick)
+        self._clips.restart(*form)
         offset: float | None = None  # from the clock of the stream to that of the source
         for rgb, stamp, arrived, damaged, skipped in capture:
             if self._inbox.is_closed:
@@ -233,8 +235,7 @@ class Feed(threading.Thread):
                 self._lost += not damaged
                 continue
             if kind == "jump":
-                self._notice("changed", "the time stamps jumped")
-                self._clips.restart(*size)
+                self._begin_anew("the time stamps jumped", *form)
             if offset is None or kind == "jump":
                 if self._begin is None:
                     self._begin = arrived
@@ -248,12 +249,21 @@ class Feed(threading.Thread):
                     self._give(self._clips.repeat(self._index, at, arrived))
                     self._index += 1
             elif missing:
-                self._notice("changed", f"{missing} frames are missing")
-                self._clips.restart(*size)
+                self._begin_anew(f"{missing} frames are missing", *form)
                 self._index += missing
+            if capture.fps and (other := clock.other_step()):
+                rate = Fraction(1 / other).limit_denominator(1001)
+                form = (*capture.shape, rate, capture.tick)
+                self._begin_anew(f"the rate is {float(rate):.5g} frames a second now", *form)
             self._show(rgb, stamp + offset)
             self._give(self._clips.add(rgb, self._index, stamp + offset, arrived))
             self._index, self._seconds = self._index + 1, stamp + offset + clock.step
+
+    def _begin_anew(self, reason: str, *form: Any) -> None:
+        """Say why what comes does not follow what came; ``form`` as of ``LiveClips.restart``."""
+        self._lost += self._clips.give_up()
+        self._notice("changed", reason)
+        self._clips.restart(*form)
 
 
 class _Broken(Exception):
@@ -265,6 +275,9 @@ class _Broken(Exception):
 
 
 def _is_settled(path: Path) -> bool:
-    """Whether a file has been left alone for a while."""
-    status = path.stat()
+    """Whether a file has been left alone for a while; False for a broken link."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # or it was removed just now
+        return False
     return status.st_size > 0 and time.time() - status.st_mtime > SETTLED_SECONDS

@@ -176,7 +176,7 @@ class LiveSession:
                 last.append(record)
         self._is_done = True
         for feed in self._feeds:
-            feed.join(max(0.1, deadline - time.monotonic()))
+            feed.join(max(0.0, deadline + 0.1 - time.monotonic()))
         self._outputs.close()
         return last
 
