@@ -33,11 +33,12 @@ from vadprep.extraction.run import (
     warn_of_conv3d,
     warn_of_other_engine,
 )
+from vadprep.features.draft import Draft, write_failure
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
 from vadprep.features.merge import merge
 from vadprep.features.reader import open_features
-from vadprep.features.shard import DONE, FAILED, Draft, write_failure
+from vadprep.features.shard import DONE, FAILED
 from vadprep.features.status import stream_status, verify_stream
 from vadprep.features.writer import Share
 

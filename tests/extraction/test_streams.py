@@ -27,9 +27,10 @@ from vadprep.extraction import extractor as extract
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.run import in_process
 from vadprep.extraction.streams import Branch
+from vadprep.features.draft import Draft
 from vadprep.features.journal import read_events
 from vadprep.features.reader import open_features
-from vadprep.features.shard import DONE, FAILED, Draft, StoredVideo, read_video
+from vadprep.features.shard import DONE, FAILED, StoredVideo, read_video
 from vadprep.flow import QUANTISE, SavedFlow, tvl1_method
 from vadprep.video import open_frames
 

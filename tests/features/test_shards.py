@@ -24,14 +24,8 @@ from vadprep.core.atomic import (
 )
 from vadprep.core.errors import FeaturesError, OutputError, ShardError, Stopped
 from vadprep.features import shard as shards
-from vadprep.features.shard import (
-    Draft,
-    crc32,
-    opened_shard,
-    read_video,
-    write_failure,
-    write_shard,
-)
+from vadprep.features.draft import Draft, write_failure
+from vadprep.features.shard import crc32, opened_shard, read_video, write_shard
 
 SPEC = small_spec()
 

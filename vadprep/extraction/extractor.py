@@ -25,7 +25,8 @@ from vadprep.data import fingerprint, frame_bounds
 from vadprep.extraction.plan import STALL_SECONDS, ExtractionPlan
 from vadprep.extraction.streams import Branch, Snippets
 from vadprep.extraction.timing import Stopwatch, timed
-from vadprep.features.shard import DONE, FAILED, MISSING, Draft, write_failure
+from vadprep.features.draft import Draft, write_failure
+from vadprep.features.shard import DONE, FAILED, MISSING
 from vadprep.flow import NO_FLOW_KIND, SavedFlow, tvl1_method
 from vadprep.video import (
     MAX_DAMAGE,

@@ -1,4 +1,5 @@
 from .compare import compare_features as compare_features
+from .draft import Draft as Draft, write_failure as write_failure
 from .exchange import export_features as export_features, import_features as import_features
 from .folder import StreamFolder as StreamFolder, stream_folders as stream_folders
 from .journal import Event as Event, Row as Row, read_events as read_events, read_rows as read_rows
@@ -15,9 +16,7 @@ from .reader import (
 from .shard import (
     DONE as DONE,
     FAILED as FAILED,
-    Draft as Draft,
     StoredVideo as StoredVideo,
-    write_failure as write_failure,
 )
 from .status import (
     Status as Status,

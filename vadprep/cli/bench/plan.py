@@ -20,8 +20,9 @@ from vadprep.core.presets import resolve
 from vadprep.core.records import Report, Task
 from vadprep.data import read_manifest
 from vadprep.extraction.run import Extraction, OnStart
+from vadprep.features.draft import Draft
 from vadprep.features.folder import StreamFolder
-from vadprep.features.shard import DONE, Draft
+from vadprep.features.shard import DONE
 from vadprep.features.status import status
 from vadprep.features.writer import Share
 

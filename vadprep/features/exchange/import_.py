@@ -30,6 +30,7 @@ from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import CROP_COUNTS, STREAMS, UNKNOWN, WHOLE_CLIPS, Spec
 from vadprep.core.untrusted import reading
 from vadprep.data import FrameBounds, Manifest, choose_manifest, frame_bounds
+from vadprep.features.draft import Draft, write_failure
 from vadprep.features.exchange.arrays import Form, form_of, read_features, read_tree
 from vadprep.features.exchange.layouts import (
     FRAME_LAYOUTS,
@@ -40,7 +41,7 @@ from vadprep.features.exchange.layouts import (
 )
 from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.lease import leased
-from vadprep.features.shard import MOST_NUMBERS, Draft, write_failure
+from vadprep.features.shard import MOST_NUMBERS
 from vadprep.features.writer import StreamWriter
 
 SPANS = ("fit", "stretch")
