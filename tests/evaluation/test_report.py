@@ -19,7 +19,7 @@ from support.videos import write_video
 import vadprep
 from vadprep.core.errors import CheckpointError, SettingError
 from vadprep.evaluation import Origin
-from vadprep.evaluation.report.run_page import thinned
+from vadprep.evaluation.report.video_data import thinned
 from vadprep.features.shard import StoredVideo, crc32
 
 EVIL = '<img src=x onerror="alert(1)">#%41/' + "a&'\"" * 20 + "</script><script>x"

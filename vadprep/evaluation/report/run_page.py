@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from os.path import lexists
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,94 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder
-from vadprep.core.clips import Clock, frame_labels
-from vadprep.core.errors import CheckpointError, ManifestError, SettingError, allowed_are
+from vadprep.core.clips import frame_labels
+from vadprep.core.errors import CheckpointError, SettingError, allowed_are
 from vadprep.core.records import Preview, Video, Wanted
 from vadprep.core.untrusted import malformed
-from vadprep.data import Manifest
 from vadprep.evaluation.metrics import ALARM, METRICS, TEMPORAL, Truth, VideoScores, roc_auc
 from vadprep.evaluation.report.page import write_assets, write_page
-from vadprep.evaluation.scores import (
-    SCORES,
-    Scores,
-    known_truth,
-    mean_scores,
-    read_bytes,
-    read_json,
-    read_scores,
-    recorded_manifest,
-    seed_folders,
-)
+from vadprep.evaluation.report.reported_run import ReportedRun
+from vadprep.evaluation.report.video_data import rounded, video_data
 
-MOST_POINTS = 2_000
-"""Steps of a drawn curve; of a longer one the lowest and the highest of each part are kept."""
 SPARKS = 60
 """Points of the small curve in the table of videos."""
 BINS = 50
 """Bars of a histogram of scores."""
-UNKNOWN = Truth(None, None)
 NOT_ASKED = Preview(reason="No preview of this video was asked for.")
-
-
-@dataclass(frozen=True)
-class ReportedRun:
-    """A run as its pages show it."""
-
-    name: str
-    scores: Scores
-    """Of several seeds the mean."""
-    truth: Mapping[str, Truth] = field(default_factory=dict)
-    """By video id; a video without an entry has unknown ground truth."""
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    """The record of metrics.json; empty where there is none."""
-    losses: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
-    """Rows of log.csv by seed."""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    """The record of config.json of the first seed."""
-    videos: tuple[Video, ...] = ()
-    """The rows of the manifest that gives the ground truth."""
-    why_unknown: str = ""
-    """Why no manifest gives the ground truth, where that is known."""
-
-    def truth_of(self, video_id: str) -> Truth:
-        """The ground truth of a video; unknown where no manifest has it."""
-        return self.truth.get(video_id, UNKNOWN)
-
-
-def read_run(path: Path, manifest: Manifest | None) -> ReportedRun:
-    """A run folder, the folder of one seed, or a scores file.
-
-    The ground truth is that of ``manifest``, else of the manifest of the run where that is there.
-    Raises CheckpointError for a file that is missing or damaged, ManifestError as ``truth_of``.
-    """
-    if path.suffix == ".h5" or path.is_file():
-        scores = read_scores(path)
-        truth = known_truth(scores, manifest) if manifest else {}
-        return ReportedRun(path.stem, scores, truth, videos=manifest.videos if manifest else ())
-    seeds = {str(seed): each for seed, each in seed_folders(path).items()} or {"": path}
-    scores = mean_scores([read_scores(folder / SCORES) for folder in seeds.values()])
-    why_unknown = ""
-    if manifest is None:
-        try:
-            manifest = recorded_manifest(path)
-        except (CheckpointError, ManifestError) as error:
-            why_unknown = str(error)
-    of_seed = f"{path.absolute().parent.name} " if path.name.startswith("seed-") else ""
-    first, losses = next(iter(seeds.values())), dict[str, list[dict[str, str]]]()
-    for seed, folder in seeds.items():
-        if lexists(folder / "log.csv"):
-            text = read_bytes(folder / "log.csv").decode("utf-8", "replace")
-            losses[seed] = list(csv.DictReader(io.StringIO(text)))
-    return ReportedRun(
-        of_seed + path.name,
-        scores,
-        known_truth(scores, manifest) if manifest else {},
-        read_json(path / "metrics.json") if lexists(path / "metrics.json") else {},
-        losses,
-        read_json(first / "config.json") if lexists(first / "config.json") else {},
-        manifest.videos if manifest else (),
-        why_unknown,
-    )
 
 
 def page_names(runs: Sequence[ReportedRun]) -> dict[str, str]:
@@ -187,7 +110,7 @@ def write_run_pages(
         if f"videos/{path.name}" not in pages.values():
             path.unlink()
     for place, video_id in enumerate(ids):
-        data = _video_data(runs, video_id, previews.get(video_id, NOT_ASKED), threshold)
+        data = video_data(runs, video_id, previews.get(video_id, NOT_ASKED), threshold)
         around = {-1: "before", 1: "after"}
         links = {
             word: Path(pages[ids[place + step]]).name
@@ -313,8 +236,8 @@ def _curves(run: ReportedRun, threshold: float) -> dict[str, Any]:
     }
     return {
         **found,
-        "roc": [[0.0, *_rounded(false[kept])], [0.0, *_rounded(recall[kept])]],
-        "pr": [_rounded(recall[kept]), _rounded(precision[kept])],
+        "roc": [[0.0, *rounded(false[kept])], [0.0, *rounded(recall[kept])]],
+        "pr": [rounded(recall[kept]), rounded(precision[kept])],
         "base": float(labels.mean()),
         "at": at,
     }
@@ -383,89 +306,7 @@ def _sparks(frames: NDArray[np.float64]) -> list[float]:
     if not len(frames):
         return []
     edges = np.unique(np.arange(SPARKS) * len(frames) // SPARKS)
-    return _rounded(np.maximum.reduceat(frames, edges), 3)
-
-
-def _video_data(
-    runs: Sequence[ReportedRun], video_id: str, preview: Preview, threshold: float
-) -> dict[str, Any]:
-    """What the page of a video shows."""
-    having = [run for run in runs if video_id in run.scores]
-    first = having[0].scores[video_id]
-    truth = having[0].truth_of(video_id)
-    clock = first.clock or Clock(25.0)
-    return {
-        "id": video_id,
-        "category": truth.category,
-        "label": truth.label,
-        "threshold": threshold,
-        "fps": first.fps,
-        "num_frames": first.num_frames,
-        "end": round(clock.seconds(first.num_frames), 4),
-        "frame": 1 / (first.fps or 25.0),
-        "intervals": None
-        if truth.intervals is None
-        else [[round(clock.seconds(edge), 4) for edge in pair] for pair in truth.intervals],
-        "runs": [_curve_of(run, video_id, clock) for run in having],
-        "movie": f"../{preview.movie}" if preview.movie else "",
-        "board": f"../{preview.board}" if preview.board else "",
-        "picture": f"../{preview.picture}" if preview.picture else "",
-        "tile": list(preview.tile),
-        "seconds": list(preview.seconds),
-        "reason": preview.reason,
-    }
-
-
-def _curve_of(run: ReportedRun, video_id: str, clock: Clock) -> dict[str, Any]:
-    """The scores of a video as steps: equal neighbours are one, so alarms are unions of steps.
-
-    Of classes there is the mean of each step, from which the page names the class of an alarm.
-    """
-    frames = run.scores[video_id].frames()
-    starts = np.append(0, np.flatnonzero(np.diff(frames)) + 1) if len(frames) else np.array([], int)
-    values = frames[starts]
-    edges = [round(clock.seconds(int(frame)), 4) for frame in (*starts, len(frames))]
-    found = {
-        "name": run.name,
-        "caution": run.scores.origin.caution(),
-        "edges": edges if len(starts) else [],
-        "frames": [*starts.tolist(), len(frames)] if len(starts) else [],
-        "values": values.tolist(),
-    }
-    if len(values) > MOST_POINTS:
-        kept = thinned(values, MOST_POINTS)
-        found["drawn"] = kept.tolist()
-    lengths = np.diff(starts, append=len(frames))
-    found["classes"] = [
-        {
-            "name": name,
-            **_drawn(values, clock),
-            "means": _rounded(np.add.reduceat(values, starts) / lengths, 6) if len(starts) else [],
-        }
-        for name, values in run.scores[video_id].class_frames().items()
-    ]
-    return found
-
-
-def _drawn(frames: NDArray[np.float64], clock: Clock) -> dict[str, list[float]]:
-    """The steps of a curve that is only looked at: seconds ``x``, values ``y``."""
-    if not len(frames):
-        return {"x": [], "y": []}
-    starts = np.append(0, np.flatnonzero(np.diff(frames)) + 1)
-    starts = starts[thinned(frames[starts], MOST_POINTS)]
-    edges = [round(clock.seconds(int(frame)), 3) for frame in (*starts, len(frames))]
-    return {"x": edges, "y": _rounded(np.append(frames[starts], frames[-1]), 4)}
-
-
-def thinned(values: NDArray[np.float64], most: int) -> NDArray[np.int64]:
-    """Places of at most ``most`` values, in order: lowest and highest of each equal part."""
-    parts = np.array_split(np.arange(len(values)), max(1, most // 2))
-    ends = [(p[values[p].argmin()], p[values[p].argmax()]) for p in parts if len(p)]
-    return np.unique(np.array(ends, dtype=np.int64))
-
-
-def _rounded(values: NDArray[np.float64], digits: int = 5) -> list[float]:
-    return [round(float(value), digits) for value in values]
+    return rounded(np.maximum.reduceat(frames, edges), 3)
 
 
 def _short(value: float) -> float:
