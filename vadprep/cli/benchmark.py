@@ -33,6 +33,7 @@ from vadprep.cli.train import (
     SCHEDULE_HELP,
     dataset_here,
     named_source,
+    parsed_seeds,
     show_caution,
 )
 from vadprep.core.atomic import make_folder, open_atomic
@@ -118,22 +119,16 @@ def benchmark(
     from vadprep.core.signals import stop_on_signals
     from vadprep.heads import HEADS
 
-    prompts = prompts and prompts.absolute()  # workers have another folder
-    names = list(HEAD_NAMES) if heads == "all" else heads.split(",")
-    for name in names:
-        if name not in HEADS:
-            raise SettingError(f"--heads {name}: {allowed_are(name, ('all', *HEADS))}")
-    try:
-        numbers = [int(each) for each in seeds.split(",")]
-    except ValueError:
-        raise SettingError(f"--seeds {seeds}: expected whole numbers such as 0,1,2") from None
+    names = named_heads(heads)
+    options["seeds"] = parsed_seeds(seeds)
     if not (options["dataset"] or options["manifest"] or features):
         options["dataset"] = dataset_here()
     options["source"] = named_source(options)
     options["manifest"], name = chosen_manifest(options, with_paths=False)
     out, features = out or Path("runs") / f"benchmark-{name}", features or f"features/{name}"
     place = features if "://" in features else os.path.abspath(features)
-    shared = {**options, "dataset": name, "features": place, "seeds": numbers, "resume": True}
+    prompts = prompts and prompts.absolute()  # workers have another folder
+    shared = {**options, "dataset": name, "features": place, "resume": True}
     threads = max(1, worker_cores() // workers) if workers > 1 else 0
     work = [
         Training(
@@ -167,6 +162,17 @@ def benchmark(
     if failed := [head for head in names if isinstance(found[head], str)]:
         click.echo(f"no result: {', '.join(failed)}", err=True)
         raise SystemExit(1)
+
+
+def named_heads(text: str) -> list[str]:
+    """The heads that ``--heads`` names; raises SettingError for an unknown one."""
+    from vadprep.heads import HEADS
+
+    names = list(HEAD_NAMES) if text == "all" else text.split(",")
+    for name in names:
+        if name not in HEADS:
+            raise SettingError(f"--heads {name}: {allowed_are(name, ('all', *HEADS))}")
+    return names
 
 
 def outcomes(

@@ -110,11 +110,7 @@ def train(
     chosen = {"dataset": options["dataset"]}
     options["manifest"], name = chosen_manifest(options, with_paths=False)
     options["settings"] = {field: parsed(value) for field, value in assignments(changes)}
-    seeds = options["seeds"]
-    try:
-        options["seeds"] = [int(each) for each in seeds.split(",")] if seeds else ()
-    except ValueError:
-        raise SettingError(f"--seeds {seeds}: expected whole numbers such as 0,1,2") from None
+    options["seeds"] = parsed_seeds(options["seeds"] or "")
     features, out = features or f"features/{name}", out or Path("runs") / f"{head}-{name}"
     options["on_start"] = lambda: write_run(ctx, out, features=features, **chosen)
     with forgotten_if_empty(out), stop_on_signals(CONTINUE):
@@ -125,6 +121,14 @@ def train(
     count = f"{len(report.by_seed)} run{'s' * (len(report.by_seed) != 1)}"
     click.echo("; ".join(filter(None, (f"{count} in {out}", report.remark()))))
     note(f"settings {report.settings}: {settings_legend(report.settings, name)}")
+
+
+def parsed_seeds(text: str) -> list[int]:
+    """Whole numbers with commas between; none of a blank text."""
+    try:
+        return [int(each) for each in text.split(",") if text]
+    except ValueError:
+        raise SettingError(f"--seeds {text}: expected whole numbers such as 0,1,2") from None
 
 
 def named_source(options: Mapping[str, Any]) -> dict[str, str]:
