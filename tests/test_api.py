@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import vadprep
-from vadprep.extraction.plan import FeatureOptions, PlanOptions
+from vadprep.extraction.options import FeatureOptions, PlanOptions
 
 IN_MEMORY = FeatureOptions.__annotations__
 FUNCTIONS = [name for name in vadprep.__all__ if inspect.isfunction(getattr(vadprep, name))]

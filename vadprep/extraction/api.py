@@ -20,13 +20,8 @@ from vadprep.core.spec import Spec
 from vadprep.data import Manifest, ids_of_paths, load_dataset, paths_of_videos, read_manifest
 from vadprep.data.sources import list_videos
 from vadprep.extraction.extractor import make_extractor
-from vadprep.extraction.plan import (
-    ExtractionPlan,
-    FeatureOptions,
-    PlanOptions,
-    check_names,
-    resolve_plan,
-)
+from vadprep.extraction.options import FeatureOptions, PlanOptions, check_names
+from vadprep.extraction.plan import ExtractionPlan, resolve_plan
 from vadprep.extraction.run import OnReport, check_sources, run_plan
 from vadprep.features.folder import stream_folders
 from vadprep.features.reader import Features

@@ -30,7 +30,8 @@ from vadprep.extraction.extractor import (
     make_extractor,
     stated_fps,
 )
-from vadprep.extraction.plan import ExtractionPlan, PlanOptions
+from vadprep.extraction.options import PlanOptions
+from vadprep.extraction.plan import ExtractionPlan
 from vadprep.extraction.timing import Stopwatch
 from vadprep.features.folder import SHARD_SIZE, Plan, StreamFolder, read_spec
 from vadprep.features.journal import read_rows

@@ -22,7 +22,8 @@ from vadprep.core.records import RUNNING, Report, Task, Video
 from vadprep.core.signals import check_stop
 from vadprep.core.spec import require_shared
 from vadprep.data import fingerprint, frame_bounds
-from vadprep.extraction.plan import STALL_SECONDS, ExtractionPlan
+from vadprep.extraction.options import STALL_SECONDS
+from vadprep.extraction.plan import ExtractionPlan
 from vadprep.extraction.streams import Branch, Snippets
 from vadprep.extraction.timing import Stopwatch, timed
 from vadprep.features.draft import Draft, write_failure

@@ -7,11 +7,10 @@ which devices there are: it takes them from the plan.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,7 +21,7 @@ from vadprep.backbones.weights.catalog import stored_weights
 from vadprep.backbones.weights.load import RANDOM, weights_path
 from vadprep.core.atomic import check_writable
 from vadprep.core.crops import crop_boxes, target_size
-from vadprep.core.errors import SettingError, SpecError, allowed_are
+from vadprep.core.errors import SpecError, allowed_are
 from vadprep.core.filters import frame_taps
 from vadprep.core.presets import DEFAULT_PRESET, PRESETS, fill_unknown, resolve, values_of
 from vadprep.core.resources import worker_cores
@@ -38,6 +37,15 @@ from vadprep.core.spec import (
     require_equal,
     require_shared,
 )
+from vadprep.extraction.options import (
+    SETTABLE,
+    SETTABLE_FLOW,
+    STALL_SECONDS,
+    PlanOptions,
+    check_names,
+    check_options,
+    setting_errors,
+)
 from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.status import stream_status
 from vadprep.features.writer import Share
@@ -47,15 +55,6 @@ from vadprep.video import FILE_DECODERS, MAX_DAMAGE, require_nvdec
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-SETTABLE = (
-    "fps", "sampling", "resize", "filter", "crops", "crop_order", "scaling", "clip_length",
-    "clip_stride", "tail", "pooling", "decoder", "precision", "dtype", "batch",
-)  # fmt: skip
-"""Fields of a spec that a run may set; the network fixes the others."""
-
-SETTABLE_FLOW = ("flow", "flow_bound", "quantisation", "flip_rule")
-"""Fields that a run with stream ``flow`` may set as well."""
-
 KEPT = ("sampling", "precision", "batch")
 """Fields that a folder keeps, when no other value is asked for."""
 
@@ -64,9 +63,6 @@ KEPT_BY_STREAMS = (*SHARED_FIELDS, "scaling", "dtype")
 
 OF_THE_MACHINE = ("weights_sha256", "precision", "batch")
 """Fields that no preset holds. Where they are unknown, the weights and this machine decide."""
-
-STREAM_SETS = (("rgb",), ("flow",), ("rgb", "flow"))
-STALL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -136,50 +132,6 @@ class ExtractionPlan:
         return replace(self, streams=tuple(replace(each, loaded=None) for each in self.streams))
 
 
-class FeatureOptions(TypedDict, total=False):
-    """Keyword arguments of ``extract`` that ``extract_video`` takes as well."""
-
-    preset: str | None
-    weights: str | Path | None
-    flow_weights: str | Path | None
-    streams: str | Sequence[str] | None
-    settings: Mapping[str, Any] | None
-    device: str | None
-    max_damage: float
-
-
-class PlanOptions(FeatureOptions, total=False):
-    """Keyword arguments of ``extract``, which documents them, that become an ExtractionPlan."""
-
-    specs: Mapping[str, Spec] | None
-    gpus: int | None
-    workers: int | None
-    address: str
-    rank: int
-    world_size: int
-    shard_size: int | None
-    stall_seconds: float
-    save_flow: str | Path | None
-    flow_format: str | None
-    flow_from: str | Path | None
-
-
-def check_names(options: Iterable[str], allowed: type) -> None:
-    """Raise TypeError, as a call does, for a keyword argument that is not ``allowed``."""
-    for name in options:
-        if name not in allowed.__annotations__:
-            raise TypeError(f"unexpected keyword argument {name!r}")
-
-
-@contextmanager
-def setting_errors() -> Iterator[None]:
-    """Turn a ValueError about a setting into a SettingError, which a command prints as one line."""
-    try:
-        yield
-    except ValueError as error:
-        raise SettingError(str(error)) from error
-
-
 @setting_errors()
 def resolve_plan(
     out: str | Path | None,
@@ -217,7 +169,7 @@ def resolve_plan(
     preset, settings = preset or default_preset or DEFAULT_PRESET, options.get("settings") or {}
     values_of(preset)  # raises for an unknown preset
     streams = streams or PRESETS[preset].streams
-    _check_options(options, streams)
+    check_options(options, streams)
     device, workers = _place(options)
     share = Share(options.get("rank", 0), options.get("world_size", 1))
     save_flow, flow_from = options.get("save_flow"), options.get("flow_from")
@@ -303,35 +255,6 @@ def _repeating(specs: Mapping[str, Spec], options: PlanOptions) -> PlanOptions:
         "streams": [each for each in STREAMS if each in specs],
         "settings": settings | dict(options.get("settings") or {}),
     }
-
-
-def _check_options(options: PlanOptions, streams: tuple[str, ...]) -> None:
-    """Raise ValueError for an option that cannot be used, or not with these streams."""
-    if streams not in STREAM_SETS:
-        asked, allowed = ",".join(streams), map(",".join, STREAM_SETS)
-        raise ValueError(f"streams = {asked!r}: {allowed_are(asked, allowed)}")
-    settings = options.get("settings") or {}
-    settable = SETTABLE + (SETTABLE_FLOW if "flow" in streams else ())
-    if odd := [name for name in settings if name not in settable]:
-        raise ValueError(f"setting {odd[0]!r}: {allowed_are(odd[0], settable)}")
-    if (stall_seconds := options.get("stall_seconds", STALL_SECONDS)) <= 0:
-        raise ValueError(f"stall_seconds = {stall_seconds}: expected a positive number")
-    if not 0 <= (max_damage := options.get("max_damage", MAX_DAMAGE)) <= 1:
-        raise ValueError(f"max_damage = {max_damage}: expected a share from 0 to 1")
-    if (shard_size := options.get("shard_size")) is not None and shard_size < 1:
-        raise ValueError(f"shard_size = {shard_size}: expected a whole number above 0")
-    save_flow, flow_from = options.get("save_flow"), options.get("flow_from")
-    flow_format = options.get("flow_format")
-    if flow_format and not save_flow:
-        raise ValueError("--flow-format goes with --save-flow")
-    if flow_format not in (None, *KINDS):
-        raise ValueError(f"flow_format = {flow_format!r}: {allowed_are(flow_format, KINDS)}")
-    if (save_flow or flow_from) and "flow" not in streams:
-        raise ValueError("saved flow goes with stream flow: --streams flow or rgb,flow")
-    if save_flow and flow_from:
-        raise ValueError("flow is either read (--flow-from) or saved (--save-flow)")
-    if save_flow and settings.get("quantisation") == "none":
-        raise ValueError("saved flow is 8 bits: quantisation none cannot be saved")
 
 
 def _place(options: PlanOptions) -> tuple[str, int]:

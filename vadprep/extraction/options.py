@@ -1,0 +1,98 @@
+"""The options of an extraction, as the caller gives them, and which of them can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict
+
+from vadprep.core.errors import SettingError, allowed_are
+from vadprep.core.spec import Spec
+from vadprep.flow import KINDS
+from vadprep.video import MAX_DAMAGE
+
+SETTABLE = (
+    "fps", "sampling", "resize", "filter", "crops", "crop_order", "scaling", "clip_length",
+    "clip_stride", "tail", "pooling", "decoder", "precision", "dtype", "batch",
+)  # fmt: skip
+"""Fields of a spec that a run may set; the network fixes the others."""
+
+SETTABLE_FLOW = ("flow", "flow_bound", "quantisation", "flip_rule")
+"""Fields that a run with stream ``flow`` may set as well."""
+
+STREAM_SETS = (("rgb",), ("flow",), ("rgb", "flow"))
+STALL_SECONDS = 60.0
+
+
+class FeatureOptions(TypedDict, total=False):
+    """Keyword arguments of ``extract`` that ``extract_video`` takes as well."""
+
+    preset: str | None
+    weights: str | Path | None
+    flow_weights: str | Path | None
+    streams: str | Sequence[str] | None
+    settings: Mapping[str, Any] | None
+    device: str | None
+    max_damage: float
+
+
+class PlanOptions(FeatureOptions, total=False):
+    """Keyword arguments of ``extract``, which documents them, that become an ExtractionPlan."""
+
+    specs: Mapping[str, Spec] | None
+    gpus: int | None
+    workers: int | None
+    address: str
+    rank: int
+    world_size: int
+    shard_size: int | None
+    stall_seconds: float
+    save_flow: str | Path | None
+    flow_format: str | None
+    flow_from: str | Path | None
+
+
+def check_names(options: Iterable[str], allowed: type) -> None:
+    """Raise TypeError, as a call does, for a keyword argument that is not ``allowed``."""
+    for name in options:
+        if name not in allowed.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+
+
+@contextmanager
+def setting_errors() -> Iterator[None]:
+    """Turn a ValueError about a setting into a SettingError, which a command prints as one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+
+
+def check_options(options: PlanOptions, streams: tuple[str, ...]) -> None:
+    """Raise ValueError for an option that cannot be used, or not with these streams."""
+    if streams not in STREAM_SETS:
+        asked, allowed = ",".join(streams), map(",".join, STREAM_SETS)
+        raise ValueError(f"streams = {asked!r}: {allowed_are(asked, allowed)}")
+    settings = options.get("settings") or {}
+    settable = SETTABLE + (SETTABLE_FLOW if "flow" in streams else ())
+    if odd := [name for name in settings if name not in settable]:
+        raise ValueError(f"setting {odd[0]!r}: {allowed_are(odd[0], settable)}")
+    if (stall_seconds := options.get("stall_seconds", STALL_SECONDS)) <= 0:
+        raise ValueError(f"stall_seconds = {stall_seconds}: expected a positive number")
+    if not 0 <= (max_damage := options.get("max_damage", MAX_DAMAGE)) <= 1:
+        raise ValueError(f"max_damage = {max_damage}: expected a share from 0 to 1")
+    if (shard_size := options.get("shard_size")) is not None and shard_size < 1:
+        raise ValueError(f"shard_size = {shard_size}: expected a whole number above 0")
+    save_flow, flow_from = options.get("save_flow"), options.get("flow_from")
+    flow_format = options.get("flow_format")
+    if flow_format and not save_flow:
+        raise ValueError("--flow-format goes with --save-flow")
+    if flow_format not in (None, *KINDS):
+        raise ValueError(f"flow_format = {flow_format!r}: {allowed_are(flow_format, KINDS)}")
+    if (save_flow or flow_from) and "flow" not in streams:
+        raise ValueError("saved flow goes with stream flow: --streams flow or rgb,flow")
+    if save_flow and flow_from:
+        raise ValueError("flow is either read (--flow-from) or saved (--save-flow)")
+    if save_flow and settings.get("quantisation") == "none":
+        raise ValueError("saved flow is 8 bits: quantisation none cannot be saved")
