@@ -254,8 +254,8 @@ def test_a_preset_with_clips_of_8_frames(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert shapes == [(1, 8, 256, 256, 3)] * 2
     with open_features(tmp_path / "f") as features:
-        assert features["v.mp4"].spans.tolist() == [[0, 8], [8, 16]]
-        assert features["v.mp4"].rgb.shape == (2, 1, 128)
+        assert features["v"].spans.tolist() == [[0, 8], [8, 16]]
+        assert features["v"].rgb.shape == (2, 1, 128)
 
 
 def test_an_unknown_scaling_is_refused(tmp_path: Path) -> None:
