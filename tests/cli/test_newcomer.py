@@ -144,7 +144,7 @@ def test_ids_that_differ_from_those_of_the_plan_are_named_in_one_line(clips, tmp
     (line,) = [record.getMessage() for record in caplog.records]
     assert "2 videos of its plan are not in" in line and "no id is in both" in line
     assert "(such as 'a.mp4'), and 2 are added (such as 'a')" in line
-    assert "2 differ from those of the features by suffix alone, as 'a' from 'a.mp4'" in line
+    assert "2 ids differ from those of the features by suffix alone, as 'a' from 'a.mp4'" in line
     caplog.clear()
     write_video(clips / "c.mp4", 20)
     assert extract_listed(clips, "abc").exit_code == 0

@@ -73,11 +73,16 @@ def test_an_id_that_another_video_has_is_refused() -> None:
 @pytest.mark.parametrize(
     ("ids", "others", "hint"),
     [
-        (["a", "c"], ["a.mp4", "d"], "1 differ from those of F by suffix alone, as 'a' from"),
-        (["a"], ["cam/a"], "1 differ from those of F by folder alone, as 'a' from 'cam/a'"),
-        (["/x/a.mp4"], ["a"], "1 differ from those of F by folder or suffix alone, as"),
-        (["a", "b"], ["a.avi", "x/b.avi"], "2 differ from those of F by folder or suffix alone"),
+        (["a", "c"], ["a.mp4", "d"], "1 id differs from those of F by suffix alone, as 'a' from"),
+        (["a"], ["cam/a"], "1 id differs from those of F by folder alone, as 'a' from 'cam/a'"),
+        (["/x/a.mp4"], ["a"], "1 id differs from those of F by folder or suffix alone, as"),
+        (
+            ["a", "b"],
+            ["a.avi", "x/b.avi"],
+            "2 ids differ from those of F by folder or suffix alone",
+        ),
         (["a", "b"], ["a", "c.mp4"], ""),
+        (["a"], ["a.avi", "a.mp4"], "1 id differs from those of F by suffix alone, as 'a' from"),
         (["a"], ["x/a", "y/a"], ""),  # which one is meant?
     ],
 )

@@ -332,7 +332,7 @@ def test_no_common_video_is_an_error_that_shows_both() -> None:
     theirs = InMemory({"a": np.ones((2, 1, 3), np.float32)})
     with pytest.raises(FeaturesError, match="A has 1, such as 'a.mp4', B 1, such as 'a'") as e:
         compare(ours, theirs)
-    assert "differ from those of B by suffix alone" in str(e.value)
+    assert "1 id differs from those of B by suffix alone" in str(e.value)
 
 
 # ---------------------------------------------------------------- parts

@@ -112,8 +112,12 @@ def hint_of_ids(
 
     ``where`` says whose ids the ``others`` are.
     """
-    alike = _alike(set(ids) - set(others), set(others) - set(ids))
-    pairs = {each: near[0] for each, near in sorted(alike.items()) if len(near) == 1}
+    alike = _alike(set(ids) - set(others), sorted(set(others) - set(ids)))
+    pairs = {
+        each: near[0]
+        for each, near in sorted(alike.items())
+        if len(near) == 1 or id_of_path(near[0]) == id_of_path(each)  # of other folders only one
+    }
     if not pairs:
         return ""
     kinds = set[str]()
@@ -123,8 +127,8 @@ def hint_of_ids(
         kinds |= {"folder"} if a.parent != b.parent else set()
     one, other = next(iter(pairs.items()))
     return (
-        f"; {len(pairs)} differ from those of {where} by {' or '.join(sorted(kinds))} alone, as "
-        f"{one!r} from {other!r}: {remedy}"
+        f"; {'1 id differs' if len(pairs) == 1 else f'{len(pairs)} ids differ'} from those of "
+        f"{where} by {' or '.join(sorted(kinds))} alone, as {one!r} from {other!r}: {remedy}"
     )
 
 
