@@ -32,7 +32,8 @@ function panelOf(source, number) {
   image.alt = "Newest picture of the source";
   const svg = shape("svg", { viewBox: "0 0 1000 200", preserveAspectRatio: "none", role: "img" });
   svg.setAttribute("aria-label", `Scores of the last ${MINUTES} minutes, from 0 to 1`);
-  const axis = make("div", "axis", make("span", "", `${MINUTES} minutes ago`), make("span", "", "now"));
+  const words = [`${MINUTES} minutes ago`, "score, from 0 to 1", "now"];
+  const axis = make("div", "axis", ...words.map((text) => make("span", "", text)));
   const rows = make("tbody");
   const head = make("thead", "", make("tr", "", ...["Alarm from", "to", "highest score"].map((t) => make("th", "", t))));
   const right = make("div", "", svg, axis, make("table", "", head, rows));
