@@ -91,14 +91,36 @@ def test_a_third_of_the_videos_chooses_steps_and_rate(monkeypatch):
     assert all(own == bags.labels.keys() - held_out for own, *_ in judged.fitted)
 
 
+def test_of_fewer_videos_each_third_is_held_out_in_turn(monkeypatch):
+    features, truth = synthetic_set("mixed", 21)
+    aucs = [[0.6, 0.7, 0.8], [0.8] * 3, [0.8] * 3, [0.9] * 3]
+    bags, judged = bags_of("urdmu", features, truth), Judged(monkeypatch, *sum(aucs, []))
+    choice = chosen("urdmu", bags, features)
+    settings = {"width": 32, "head_width": 8, "learning_rate": 3e-4 / 3}
+    assert choice.settings == {"standardize": True, "steps_per_epoch": 10, **settings}
+    assert choice.reason == "video AUC 0.900 of 21 training videos, each third held out in turn"
+    for first in range(0, 12, 3):
+        parts = judged.scored[first : first + 3]
+        assert sorted(sum(map(sorted, parts), [])) == sorted(bags.labels)
+        assert all({bags.labels[each] for each in part} == {0, 1} for part in parts)
+        for part, (own, *_) in zip(parts, judged.fitted[first : first + 3], strict=True):
+            assert own == bags.labels.keys() - part
+    tried = [
+        (steps, config.width, config.head_width, config.learning_rate)
+        for _, steps, config in judged.fitted[::3]
+    ]
+    assert tried[:3] == [(100, 128, 32, 3e-4), (100, 32, 8, 3e-4), (300, 32, 8, 3e-4)]
+    assert tried[3] == (100, 32, 8, pytest.approx(1e-4))
+
+
 def test_few_videos_only_show_whether_a_head_has_learnt_them(monkeypatch):
-    features, truth = synthetic_set("mixed", 48)
-    bags, judged = bags_of("arnet", features, truth), Judged(monkeypatch, 0.9, 1.0)
-    choice = chosen("arnet", bags, features)
-    assert [steps for _, steps, _ in judged.fitted] == [100, 300]
+    features, truth = synthetic_set("mixed", 18)
+    bags, judged = bags_of("urdmu", features, truth), Judged(monkeypatch, 0.8, 0.9, 0.7, 0.7)
+    choice = chosen("urdmu", bags, features)
+    assert [steps for _, steps, _ in judged.fitted] == [100, 300, 900, 300]
     assert judged.scored[0] == judged.fitted[0][0] == bags.labels.keys()
-    assert choice.settings == {"standardize": True, "steps_per_epoch": 30}
-    assert choice.reason.startswith("video AUC 1.000 of 48 training videos trained on")
+    assert choice.settings == {"standardize": True, "steps_per_epoch": 30}  # widths stay
+    assert choice.reason.startswith("video AUC 0.900 of 18 training videos trained on")
 
 
 def test_what_was_set_is_not_chosen(monkeypatch):

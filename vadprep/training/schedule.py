@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from os.path import lexists
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -42,9 +43,11 @@ WIDEST = 256
 """Most units of a layer that is as wide as the features by default."""
 STEPS = (100, 300, 900)
 LOWER = 3.0
-"""A rate that is lower by this factor is tried once the steps are chosen."""
+"""A rate that is lower by this factor is tried last."""
+FEWEST = 10
+"""Videos of each class from which on a video is judged by a head that was not trained on it."""
 ENOUGH = 25
-"""Videos of each class from which on a third is held out. Fewer say nothing about steps."""
+"""Videos of each class from which on a third of them is enough to judge by."""
 STEP_SETTINGS = ("epochs", "steps_per_epoch", "batches", "cosine_epochs")
 """Changes that fix the number of steps."""
 
@@ -90,11 +93,13 @@ def choose_schedule(
 ) -> Choice:
     """Settings of the head ``name`` for these training videos, without those that are ``fixed``.
 
-    Standardization by the spread of the columns, widths by the dimension. Steps rise from
-    ``STEPS[0]`` as long as the video AUC does and is below 1, then a lower rate is tried. The AUC
-    is that of a third of the videos, which are held out here and trained on afterwards. Below
-    ``ENOUGH`` videos of a class it is that of the videos trained on, which shows no more than
-    whether the head has learnt them. Raises TrainingError as ``train`` does.
+    Standardization by the spread of the columns, widths by the dimension. The rest by the video AUC
+    of training videos that the head was not trained on, a third of each class in turn; the first
+    third alone from ``ENOUGH`` videos of each class on. From ``STEPS[0]`` steps on, a quarter of
+    fixed widths, more steps, and a lower rate are tried in turn. Each is kept if it raises the AUC,
+    and nothing more is tried once that is 1. Below ``FEWEST`` videos of a class only steps and rate
+    are chosen, by the AUC of the videos trained on, which shows no more than whether the head has
+    learnt them. Raises TrainingError as ``train`` does.
     """
     fixed, config = set(fixed), bags.config
     settings: dict[str, Any] = {"standardize": asks_for_standardization(*bags.statistics())}
@@ -102,36 +107,61 @@ def choose_schedule(
     settings = {each: value for each, value in settings.items() if each not in fixed}
     if not fixed.isdisjoint(STEP_SETTINGS):
         return Choice(settings, "the features; the number of steps was given")
-    labels = list(bags.labels.values())
-    is_enough = min(labels.count(0), labels.count(1)) >= ENOUGH
-    judges = held_out_videos(bags.labels, 1 / 3) if is_enough else tuple(sorted(bags.labels))
-    learnt = bags.of(bags.labels.keys() - set(judges)) if is_enough else bags
-    truth = {video_id: Truth(None, bags.labels[video_id]) for video_id in judges}
+    parts, words = judged_parts(bags.labels)
 
     def video_auc(more: Mapping[str, Any]) -> float:
-        own = learnt.with_config(replace(config, **{**settings, **more}))
+        return fmean(auc_of_part(part, {**settings, **more}) for part in parts)
+
+    def auc_of_part(part: frozenset[str], changes: Mapping[str, Any]) -> float:
+        is_held_out = len(part) < len(bags.labels)
+        learnt = bags.of(bags.labels.keys() - part) if is_held_out else bags
+        own = learnt.with_config(replace(config, **changes))
         cuda = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), exact_arithmetic():
             torch.manual_seed(0)
             head = new_head(name, own, device, prompts)
             if not fit(head, own, seed=0):
                 return 0.0
+            truth = {video_id: Truth(None, bags.labels[video_id]) for video_id in sorted(part)}
             return data.score(head, truth)[1].values["video_auc"] or 0.0
 
     best = -1.0
-    for steps in STEPS:
-        more: dict[str, Any] = {"steps_per_epoch": steps // config.epochs}
+
+    def raised_by(more: Mapping[str, Any]) -> bool:
+        """Whether these changes raise the AUC; they are kept then."""
+        nonlocal best, settings
+        if best == 1 or not more or not fixed.isdisjoint(more):
+            return False
         if (auc := video_auc(more)) <= best:
-            break
-        best, settings = auc, settings | more
-        if best == 1:
-            break
-    if best < 1 and "learning_rate" not in fixed:
-        more = {"learning_rate": config.learning_rate / LOWER}
-        if (auc := video_auc(more)) > best:
-            best, settings = auc, settings | more
-    where = "held out" if is_enough else "trained on, too few to hold out any"
-    return Choice(settings, f"video AUC {best:.3f} of {len(judges)} training videos {where}")
+            return False
+        best, settings = auc, settings | dict(more)
+        return True
+
+    of_steps = [{"steps_per_epoch": steps // config.epochs} for steps in STEPS]
+    raised_by(of_steps[0])
+    if len(parts[0]) < len(bags.labels):  # some are held out
+        raised_by({each: max(getattr(config, each) // 4, 1) for each in HEADS[name].widths})
+    all(raised_by(more) for more in of_steps[1:])
+    raised_by({"learning_rate": config.learning_rate / LOWER})
+    return Choice(settings, f"video AUC {best:.3f} of {words}")
+
+
+def judged_parts(labels: Mapping[str, int]) -> tuple[list[frozenset[str]], str]:
+    """Ids of the training videos that a head is judged by, a part for each training, and in words.
+
+    Thirds of each class, of which the first is enough for many videos; all, if they are too few.
+    """
+    count = min(list(labels.values()).count(label) for label in (0, 1))
+    if count < FEWEST:
+        words = f"{len(labels)} training videos trained on, too few to hold out any"
+        return [frozenset(labels)], words
+    first = frozenset(held_out_videos(labels, 1 / 3))
+    if count >= ENOUGH:
+        return [first], f"{len(first)} training videos held out"
+    rest = {video_id: label for video_id, label in labels.items() if video_id not in first}
+    second = frozenset(held_out_videos(rest, 1 / 2))
+    parts = [first, second, frozenset(rest.keys() - second)]
+    return parts, f"{len(labels)} training videos, each third held out in turn"
 
 
 def asks_for_standardization(mean: Tensor, std: Tensor) -> bool:
