@@ -76,7 +76,7 @@ WRONG_OPTIONS = {
     ("--weights", "/none.pt"): "/none.pt: no such weights file",
     ("--streams", "depth"): "streams = 'depth': allowed are rgb, flow, rgb,flow",
     ("--streams", "rgb,rgb"): "streams = 'rgb,rgb': allowed are rgb, flow, rgb,flow",
-    ("--set", "quantisation=none"): "'quantisation': allowed are fps, sampling, resize",
+    ("--set", "quantisation=none"): "'quantisation': allowed are fps, sampling, frames",
     ("--save-flow", "f"): "saved flow goes with stream flow",
     ("--flow-from", "f"): "saved flow goes with stream flow",
     (*FLOW, "--flow-format", "jpeg"): "--flow-format goes with --save-flow",
@@ -87,7 +87,7 @@ WRONG_OPTIONS = {
     (*FLOW, "--set", "flip_rule=x"): "flip_rule = 'x': allowed are negate-u, keep-u",
     (*FLOW, "--set", "flow_bound=0"): "flow_bound = 0: expected a whole number of px",
     (*FLOW, "--set", "flow=farneback"): "flow = 'farneback': expected each setting once",
-    (*FLOW, "--set", "flow_source=hdf5"): "'flow_source': allowed are fps, sampling, resize",
+    (*FLOW, "--set", "flow_source=hdf5"): "'flow_source': allowed are fps, sampling, frames",
     (*FLOW, "--flow-weights", "/none.pt"): "/none.pt: no such weights file",
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from vadprep.core.clips import CLIP_LENGTH, SAMPLING_NAMES
 from vadprep.core.errors import SettingError, allowed_are
-from vadprep.core.spec import COMPUTED, FLOW_FIELDS, UNKNOWN, WHOLE_CLIPS, Spec
+from vadprep.core.spec import COMPUTED, DECODED, FLOW_FIELDS, UNKNOWN, WHOLE_CLIPS, Spec
 
 Text = tuple[str, str]
 Number = tuple[int, str]
@@ -41,6 +41,7 @@ class Preset:
     decoder: Text
     dtype: Text
     sampling: Text
+    frames: Text = (DECODED, "no JPEG files are made on the way")
     pooling: Text = (WHOLE_CLIPS, "the network sees all frames of a clip at once")
     open_questions: tuple[str, ...] = ()
     """What the authors did not publish; ``vadprep presets NAME`` prints it."""
@@ -197,7 +198,8 @@ PRESETS: dict[str, Preset] = {
         scaling=("[-1,1]", GOWTHAM + ": NOT that of the weights, but 0.45 times its contrast"),
         tail=("drop", GOWTHAM + ": N // 16, but videos of 16 frames or fewer end it"),
         open_questions=(
-            "its frames went through JPEG at ffmpeg's default quality, which is not repeated here",
+            "its frames went through JPEG by ffmpeg, which makes the files coarser after the first "
+            "ones and is not repeated here; --set frames=jpeg95 is for frames that OpenCV wrote",
             "at variable frame rates ffmpeg repeats or drops frames, which is not repeated here",
         ),
     ),
@@ -213,7 +215,10 @@ PRESETS: dict[str, Preset] = {
         scaling=("[-1,1]", URDMU),
         sampling=("times", AS_IT_IS),
         tail=("repeat-last", URDMU + ": the last frame fills the last clip"),
-        open_questions=("how the frames were decoded",),
+        open_questions=(
+            "how the frames were decoded",
+            "frames: its script writes JPEG files by OpenCV; --set frames=jpeg95 repeats that",
+        ),
     ),
     "ptv-r50": replace(
         _RTFM,

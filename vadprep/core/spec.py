@@ -36,11 +36,14 @@ CROP_COUNTS = (1, 5, 10)
 WHOLE_CLIPS = "-"
 """``pooling`` of networks that see the frames of a clip together."""
 POOLINGS = (WHOLE_CLIPS, "mean", "first", "middle")
+DECODED = "decoded"
+"""``frames`` that go to the network as they were decoded."""
+JPEG_FRAMES = re.compile(r"jpeg([1-9][0-9]?|100)")
 FLOW_FIELDS = ("flow", "flow_source", "flow_bound", "quantisation", "flip_rule")
 """Fields of ``Spec`` that are about flow."""
 SHARED_FIELDS = (
-    "fps", "sampling", "resize", "filter", "crops", "crop_order", "crop_size", "clip_length",
-    "clip_stride", "tail", "decoder",
+    "fps", "sampling", "frames", "resize", "filter", "crops", "crop_order", "crop_size",
+    "clip_length", "clip_stride", "tail", "decoder",
 )  # fmt: skip
 """Fields that all streams of a feature folder share: the same frames, views and clips."""
 
@@ -91,6 +94,10 @@ class Spec:
     """How frames are resampled to ``fps`` (``clips.Resampling``): by ``times``, the frame on screen
     at a time by the time stamps; ``near`` and ``down``, as ffmpeg rounds the time stamps; by
     ``index``, as if all frames lasted equally long (also of features before 0.2)."""
+    frames: str = DECODED
+    """``decoded``, or ``jpeg95``: before they are resized, frames are what a JPEG file of this
+    quality gives back, 1 to 100, written and read by OpenCV (``video.jpeg``). Imported
+    features have ``decoded`` where nothing else is stated."""
     pooling: str = WHOLE_CLIPS
     """Of a network that sees single frames, what stands for a clip: the ``mean`` of the features of
     its frames, or the feature of its ``first`` or ``middle`` one (of 16 the ninth)."""
@@ -123,6 +130,7 @@ class Spec:
         _check("dtype", self.dtype, DTYPES)
         _check("sampling", self.sampling, SAMPLINGS)
         _check("pooling", self.pooling, POOLINGS)
+        jpeg_quality(self.frames)
         self.fps_used()
         length, stride = self.clip_length, self.clip_stride
         if UNKNOWN not in (length, stride) and stride > length:
@@ -197,10 +205,19 @@ class Spec:
 
 
 def _written(values: dict[str, Any]) -> dict[str, Any]:
-    """Fields as they are stored: there was no ``sampling`` when ``index`` was the only rule, and no
-    ``pooling`` when all networks saw clips."""
-    absent = (("sampling", "index"), ("pooling", WHOLE_CLIPS))
+    """Fields as they are stored: there was no ``sampling`` when ``index`` was the only rule, no
+    ``pooling`` when all networks saw clips, and no ``frames`` when none went through JPEG."""
+    absent = (("sampling", "index"), ("pooling", WHOLE_CLIPS), ("frames", DECODED))
     return {k: v for k, v in values.items() if (k, v) not in absent}
+
+
+def jpeg_quality(frames: str) -> int | None:
+    """The quality of ``Spec.frames``, None of ``decoded``; ValueError for another text."""
+    if match := JPEG_FRAMES.fullmatch(frames):
+        return int(match[1])
+    if frames not in (DECODED, UNKNOWN):
+        raise ValueError(f"{frames = }: {allowed_are(frames, (DECODED, 'jpeg1 to jpeg100'))}")
+    return None
 
 
 def _check(name: str, value: object, allowed: Any) -> None:

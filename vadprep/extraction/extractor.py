@@ -269,6 +269,7 @@ class Extractor:
             header.height,
             header.width,
             self.branches[spec.stream].batches.device,
+            frames=spec.frames,
             resize=spec.resize,
             filter=spec.filter,
             crops=spec.crops,

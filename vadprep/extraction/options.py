@@ -13,8 +13,8 @@ from vadprep.flow import KINDS
 from vadprep.video import MAX_DAMAGE
 
 SETTABLE = (
-    "fps", "sampling", "resize", "filter", "crops", "crop_order", "scaling", "clip_length",
-    "clip_stride", "tail", "pooling", "decoder", "precision", "dtype", "batch",
+    "fps", "sampling", "frames", "resize", "filter", "crops", "crop_order", "scaling",
+    "clip_length", "clip_stride", "tail", "pooling", "decoder", "precision", "dtype", "batch",
 )  # fmt: skip
 """Fields of a spec that a run may set; the network fixes the others."""
 

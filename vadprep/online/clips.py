@@ -77,6 +77,7 @@ class LiveClips:
             height,
             width,
             "cpu",
+            frames=spec.frames,
             resize=spec.resize,
             filter=spec.filter,
             crops=spec.crops,

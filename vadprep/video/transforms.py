@@ -18,7 +18,9 @@ from vadprep.core.crops import Box, Boxes, crop_boxes, target_size
 from vadprep.core.errors import DecodeError
 from vadprep.core.filters import frame_taps
 from vadprep.core.presets import values_of
+from vadprep.core.spec import DECODED, jpeg_quality
 from vadprep.video.frame_stream import open_frames
+from vadprep.video.jpeg import Jpeg
 from vadprep.video.resize import resizer
 
 MOST_ENLARGED = 2 << 20
@@ -42,6 +44,7 @@ class FrameTransform:
         width: int,
         device: torch.device | str,
         *,
+        frames: str = DECODED,
         resize: str = "short 256",
         filter: str = "pil-bilinear",
         crops: int = 1,
@@ -71,6 +74,8 @@ class FrameTransform:
         if self.size != (height, width):
             taps = frame_taps(filter, (height, width), self.size)
             self._resize = resizer(taps.part(part), self.device)
+        quality = jpeg_quality(frames)
+        self._jpeg = Jpeg(quality, self.device) if quality else None
 
     def resize(self, block: NDArray[np.uint8] | Tensor) -> Tensor:
         """uint8 [n, h, w, 3] on the device, of frames uint8 [n, height, width, 3].
@@ -83,7 +88,7 @@ class FrameTransform:
                 f"block: {frames.dtype} {list(frames.shape)}, expected uint8 "
                 f"[n, {', '.join(map(str, self._frame))}]"
             )
-        return self._resize(frames)
+        return self._resize(self._jpeg(frames) if self._jpeg else frames)
 
     def crop(self, frames: Tensor) -> Tensor:
         """Crops of resized frames [n, h, w, 3]: uint8 [crop, n, crop_size, crop_size, 3]."""
@@ -126,6 +131,6 @@ def first_clips(video: Path, preset: str) -> Tensor:
         message = f"{video}: {len(frames)} frames at {rate} fps, a clip has {length}"
         raise DecodeError(f"{message}: take a longer video", "too-short")
     clips = np.stack(frames[: num_clips * length])
-    settings = {name: values[name] for name in ("resize", "filter", "crop_size")}
+    settings = {name: values[name] for name in ("frames", "resize", "filter", "crop_size")}
     transform = FrameTransform(clips.shape[1], clips.shape[2], "cpu", **settings)
     return transform.crop(transform.resize(clips))[0].unflatten(0, (num_clips, length))

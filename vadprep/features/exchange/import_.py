@@ -27,7 +27,7 @@ from vadprep.core.clips import (
 from vadprep.core.errors import FeaturesError, SettingError, SpecError, allowed_are
 from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
-from vadprep.core.spec import CROP_COUNTS, STREAMS, UNKNOWN, WHOLE_CLIPS, Spec
+from vadprep.core.spec import CROP_COUNTS, DECODED, STREAMS, UNKNOWN, WHOLE_CLIPS, Spec
 from vadprep.core.untrusted import reading
 from vadprep.data import FrameBounds, Manifest, choose_manifest, frame_bounds
 from vadprep.features.draft import Draft, write_failure
@@ -175,7 +175,8 @@ class Request:
         stated = {"stream": self.stream, **found, **self.known}
         sampling = "index" if stated.get("fps") == "native" else UNKNOWN
         pooling = UNKNOWN if self.layout in FRAME_LAYOUTS else WHOLE_CLIPS
-        return Spec(**unknown | {"sampling": sampling, "pooling": pooling} | stated)
+        asked = {"sampling": sampling, "pooling": pooling, "frames": DECODED}
+        return Spec(**unknown | asked | stated)
 
 
 @dataclass
