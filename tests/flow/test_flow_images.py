@@ -34,6 +34,14 @@ def denseflow(value: float) -> int:
     return 0 if value < -20 else round(255 * (value + 20) / 40)
 
 
+def mmaction2(value: float) -> int:
+    """flow_to_img of tools/misc/flow_extraction.py: float32 arrays, cut off."""
+    flow = np.clip(np.float32([value]), -20.0, 20.0)
+    flow += 20.0
+    flow *= 255 / float(2 * 20.0)
+    return int(flow.astype(np.uint8)[0])
+
+
 def none(value: float) -> float:
     return np.float32(min(max(value, -20), 20)) / np.float32(20)
 
@@ -42,7 +50,7 @@ HALVES = [(k + 0.5) * 40 / 255 - 20 for k in range(255)]
 VALUES = np.float32([0, -0.0, 20, -20, 25, -25, 19.99, *np.linspace(-21, 21, 2001), *HALVES])
 
 
-@pytest.mark.parametrize("one", [mediapipe, denseflow, none])
+@pytest.mark.parametrize("one", [mediapipe, denseflow, mmaction2, none])
 def test_quantisation_is_that_of_the_program_it_is_named_after(one) -> None:
     flow = torch.from_numpy(np.stack([VALUES, VALUES[::-1]], axis=-1))[None, None]
     planes = Quantisation(one.__name__, 20).planes(flow).numpy()[0, 0]
@@ -56,6 +64,7 @@ def test_still_flow_and_the_bounds() -> None:
     flow = torch.tensor([[0.0, 0.0], [20.0, -20.0]])
     assert Quantisation("mediapipe", 20).planes(flow).tolist() == [[127] * 3, [255, 0, 0]]
     assert Quantisation("denseflow", 20).planes(flow).tolist() == [[128] * 3, [255, 0, 0]]
+    assert Quantisation("mmaction2", 20).planes(flow).tolist() == [[127] * 3, [255, 0, 0]]
     assert Quantisation("none", 20).planes(flow).tolist() == [[0, 0, 0], [1, -1, -1]]
 
 
@@ -103,7 +112,7 @@ def test_a_video_without_frames_has_no_image() -> None:
     assert len(flow_images().flush()) == 0
 
 
-@pytest.mark.parametrize("name", ["none", "mediapipe", "denseflow"])
+@pytest.mark.parametrize("name", ["none", "mediapipe", "denseflow", "mmaction2"])
 def test_a_mirrored_crop_is_the_flow_of_the_mirrored_video(name: str) -> None:
     """By ``negate-u``; ``keep-u`` has the mirrored picture of the flow as it was."""
 

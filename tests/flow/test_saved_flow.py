@@ -18,7 +18,7 @@ from support.stored import ODD_IDS
 from vadprep.core.atomic import temporary_name
 from vadprep.core.errors import DecodeError, FeaturesError, OutputError, SpecError
 from vadprep.core.spec import Spec
-from vadprep.flow import KINDS, ComputedFlow, Quantisation, SavedFlow
+from vadprep.flow import FORMATS, ComputedFlow, Quantisation, SavedFlow
 from vadprep.flow.saved import file_name
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ def test_hdf5_gives_back_the_same_images(tmp_path, quantisation):
 
 
 def test_jpeg_has_the_files_of_two_stream_code_and_is_close(tmp_path):
-    written = save(SavedFlow.prepare(tmp_path / "f", KINDS["jpeg"], spec()))
+    written = save(SavedFlow.prepare(tmp_path / "f", "jpeg", spec()))
     names = sorted(path.name for path in (tmp_path / "f" / "a").iterdir())
     assert names == [f"flow_{axis}_{n:05d}.jpg" for axis in "xy" for n in range(1, 20)]
     with Image.open(tmp_path / "f" / "a" / "flow_y_00003.jpg") as image:
@@ -79,12 +79,12 @@ def test_jpeg_has_the_files_of_two_stream_code_and_is_close(tmp_path):
     assert (found.int() - written.int()).abs().max() <= 8
 
 
-@pytest.mark.parametrize("quantisation", ["mediapipe", "denseflow"])
+@pytest.mark.parametrize("quantisation", ["mediapipe", "denseflow", "mmaction2"])
 def test_mirrored_crops_of_jpeg_are_those_of_the_flow(tmp_path, quantisation):
     """To a tenth of a level in the mean (a level is as if all moved by 0.16 px); without the
     losses of JPEG to a level, and that for few: beyond the bound, or just between two.
     """
-    folder = SavedFlow.prepare(tmp_path / "f", KINDS["jpeg"], spec(quantisation=quantisation))
+    folder = SavedFlow.prepare(tmp_path / "f", "jpeg", spec(quantisation=quantisation))
     values = torch.linspace(-22, 22, 19 * 24 * 32).reshape(19, 24, 32, 1).expand(-1, -1, -1, 2)
     written = Quantisation(quantisation, 20).planes(values)
     with folder.writer("a") as keep:
@@ -98,15 +98,15 @@ def test_mirrored_crops_of_jpeg_are_those_of_the_flow(tmp_path, quantisation):
     assert abs(float((found[..., 0].float() - written[..., 0].float()).mean())) < 0.1
 
 
-@pytest.mark.parametrize("form", KINDS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_odd_ids_have_files_of_their_own(tmp_path, form):
     ids = [*ODD_IDS, ".", "...", "flow.json", "a.tmp-vm-4194304-0", "a%2Fb", "A", "a"]
     ids += ["x" * 250, "x" * 251, "日" * 80]
-    folder = SavedFlow.prepare(tmp_path / "f", KINDS[form], spec())
+    folder = SavedFlow.prepare(tmp_path / "f", form, spec())
     for video_id in ids:
         with folder.writer(video_id):
             pass
-    SavedFlow.prepare(tmp_path / "f", KINDS[form], spec())
+    SavedFlow.prepare(tmp_path / "f", form, spec())
     assert len({file_name(each) for each in ids}) == len(ids)
     assert len(list((tmp_path / "f").iterdir())) == len(ids) + 1
     assert len(list(tmp_path.iterdir())) == 1
@@ -117,25 +117,25 @@ def no_file_left(path: Path) -> bool:
     return [each.name for each in path.iterdir()] == ["flow.json"]
 
 
-@pytest.mark.parametrize("form", KINDS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_video_that_fails_leaves_nothing(tmp_path, form):
-    folder = SavedFlow.prepare(tmp_path / "f", KINDS[form], spec())
+    folder = SavedFlow.prepare(tmp_path / "f", form, spec())
     with pytest.raises(DecodeError), folder.writer("a") as keep:
         keep(torch.zeros(3, 24, 32, 3, dtype=torch.uint8))
         raise DecodeError("cut off")
     assert no_file_left(tmp_path / "f")
 
 
-@pytest.mark.parametrize("form", KINDS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_saving_again_replaces_what_a_kill_left(tmp_path, form):
-    folder = SavedFlow.prepare(tmp_path / "f", KINDS[form], spec())
+    folder = SavedFlow.prepare(tmp_path / "f", form, spec())
     with folder.writer("a") as keep:
         keep(torch.zeros(40, 24, 32, 3, dtype=torch.uint8))
     dead = temporary_name(tmp_path / "f" / "b").name.replace(f"-{os.getpid()}-", "-4194304-")
     (tmp_path / "f" / dead).mkdir()
     (tmp_path / "f" / dead / "flow_x_00001.jpg").touch()
     written = save(folder)
-    SavedFlow.prepare(tmp_path / "f", KINDS[form], spec())
+    SavedFlow.prepare(tmp_path / "f", form, spec())
     assert not (tmp_path / "f" / dead).exists()
     assert read(folder).shape == written.shape
 
@@ -155,7 +155,7 @@ def test_a_disk_that_refuses_hdf5_is_one_clear_line_and_leaves_nothing(tmp_path)
 
 
 def test_a_disk_that_refuses_a_jpeg_is_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch):
-    folder = SavedFlow.prepare(tmp_path / "f", "jpeg 95", spec())
+    folder = SavedFlow.prepare(tmp_path / "f", "jpeg", spec())
 
     def refuse(image, file, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -178,9 +178,9 @@ def test_flow_of_another_recipe_is_refused(tmp_path):
         with pytest.raises(SpecError, match=f"{name}: {value} / "):
             SavedFlow.prepare(tmp_path / "f", "hdf5", spec(**odd))
     other = SavedFlow.open(tmp_path / "f", spec(crops=10, flip_rule="keep-u", tail="xd"))
-    assert other.kind == "hdf5"
-    with pytest.raises(SpecError, match="saved as hdf5, not jpeg 95"):
-        SavedFlow.prepare(tmp_path / "f", "jpeg 95", spec())
+    assert other.source == "hdf5"
+    with pytest.raises(SpecError, match="saved as hdf5, not jpeg"):
+        SavedFlow.prepare(tmp_path / "f", "jpeg", spec())
 
 
 def test_flow_that_is_not_quantised_cannot_be_saved(tmp_path):
@@ -196,9 +196,9 @@ def test_a_folder_that_is_none_of_ours(tmp_path, content):
         SavedFlow.open(tmp_path, spec())
 
 
-@pytest.mark.parametrize("form", KINDS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_flow_that_is_missing_or_of_another_video(tmp_path, form):
-    folder = SavedFlow.prepare(tmp_path / "f", KINDS[form], spec())
+    folder = SavedFlow.prepare(tmp_path / "f", form, spec())
     save(folder)
     wrong = {
         "no such saved flow: save it first": ("b", None),
@@ -224,7 +224,7 @@ def test_damaged_flow_is_reported(tmp_path, name, spoil):
     form = "hdf5" if name == "a.h5" else "jpeg"
     if form == "jpeg" and spoil is flip_a_byte:
         pytest.skip("JPEG has no checksum")
-    folder = SavedFlow.prepare(tmp_path / "f", KINDS[form], spec())
+    folder = SavedFlow.prepare(tmp_path / "f", form, spec())
     save(folder)
     spoil(tmp_path / "f" / name)
     with pytest.raises(DecodeError, match=f"{name}: damaged saved flow"):
@@ -233,7 +233,7 @@ def test_damaged_flow_is_reported(tmp_path, name, spoil):
 
 @pytest.mark.parametrize("name", ["flow_x_00005.jpg", "flow_x_00019.jpg", "flow_y_00005.jpg"])
 def test_a_jpeg_that_is_missing_is_reported(tmp_path, name):
-    folder = SavedFlow.prepare(tmp_path / "f", KINDS["jpeg"], spec())
+    folder = SavedFlow.prepare(tmp_path / "f", "jpeg", spec())
     save(folder)
     (tmp_path / "f" / "a" / name).unlink()
     with pytest.raises(DecodeError, match=f"f/a: 18 flows.*incomplete|{name}: no such"):
@@ -242,7 +242,7 @@ def test_a_jpeg_that_is_missing_is_reported(tmp_path, name):
 
 @pytest.mark.parametrize("axes", ["x", "y", "xy"])
 def test_a_jpeg_of_another_size_is_reported(tmp_path, axes):
-    folder = SavedFlow.prepare(tmp_path / "f", KINDS["jpeg"], spec())
+    folder = SavedFlow.prepare(tmp_path / "f", "jpeg", spec())
     save(folder)
     for axis in axes:
         Image.new("L", (30, 24)).save(tmp_path / "f" / "a" / f"flow_{axis}_00007.jpg")

@@ -114,4 +114,3 @@ def test_features_are_those_of_jpeg_files_that_opencv_wrote(real_clips: Path, tm
     lengths = np.linalg.norm(plain, axis=1) * np.linalg.norm(theirs, axis=1)
     cosines = (plain * theirs).sum(axis=1) / lengths
     assert 0.999 < cosines.min() < 0.9999
-

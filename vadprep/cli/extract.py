@@ -51,8 +51,9 @@ PRECISION = click.Choice(PRECISIONS)
 PRECISION_HELP = "Arithmetic of the network. Default: fp32 on the CPU, tf32 on a GPU."
 SET_HELP = "A field of the spec, such as tail=drop; see vadprep presets NAME. Repeatable."
 RETRY_HELP = "Extract again the videos that failed, and those whose file was replaced."
-FORMAT = click.Choice(["hdf5", "jpeg"])
-FORMAT_HELP = "Format of the saved flow. Default: hdf5."
+FORMAT = click.Choice(["hdf5", "jpeg", "denseflow", "mmaction2"])
+FORMAT_HELP = "Format of the saved flow. The last three are JPEG. Default: hdf5."
+FLOW_FROM_HELP = "Read flow that --save-flow, denseflow, dense_flow or mmaction2 has written."
 ADDRESS_HELP = "Address of a Ray cluster to join."
 RANK: dict[str, Any] = {"type": click.IntRange(0), "default": 0, "envvar": "SLURM_ARRAY_TASK_ID"}
 RANK_HELP = "Number of this job, from 0. Default: $SLURM_ARRAY_TASK_ID, else 0."
@@ -83,7 +84,7 @@ DAMAGE_HELP = (
 @advanced("--set", "fields", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
 @advanced("--save-flow", type=FOLDER, help="Folder in which to keep the optical flow.")
 @advanced("--flow-format", type=FORMAT, help=FORMAT_HELP)
-@advanced("--flow-from", type=FOLDER, help="Read the flow that --save-flow has written.")
+@advanced("--flow-from", type=FOLDER, help=FLOW_FROM_HELP)
 @advanced("--fps", help="native, or the rate to resample to. Default: that of the preset.")
 @advanced("--address", default="local", show_default=True, help=ADDRESS_HELP)
 @advanced("--rank", **RANK, help=RANK_HELP)
@@ -132,9 +133,9 @@ def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any)
     found = vadprep.status(out)
     results = [found[name] for name in streams]
     if path := options["save_flow"]:  # videos that were extracted in an earlier run lack theirs
-        from vadprep.flow import KINDS, SavedFlow
+        from vadprep.flow import SavedFlow
 
-        saved = SavedFlow(path, KINDS[options["flow_format"] or "hdf5"])
+        saved = SavedFlow(path, options["flow_format"] or "hdf5")
         done = [row.video_id for row in results[-1].rows.values() if row.is_done]
         if lacking := [video_id for video_id in done if not saved.holds(video_id)]:
             text = (

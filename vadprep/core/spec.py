@@ -39,6 +39,7 @@ POOLINGS = (WHOLE_CLIPS, "mean", "first", "middle")
 DECODED = "decoded"
 """``frames`` that go to the network as they were decoded."""
 JPEG_FRAMES = re.compile(r"jpeg([1-9][0-9]?|100)")
+QUANTISATIONS = ("none", "mediapipe", "denseflow", "mmaction2")
 FLOW_FIELDS = ("flow", "flow_source", "flow_bound", "quantisation", "flip_rule")
 """Fields of ``Spec`` that are about flow."""
 SHARED_FIELDS = (
@@ -104,11 +105,12 @@ class Spec:
     flow: str = NO_FLOW
     """Flow algorithm with its settings, on grey resized frames."""
     flow_source: str = NO_FLOW
-    """``computed``, or what kind of saved flow was read: ``hdf5``, ``jpeg 95``."""
+    """``computed``, or what kind of saved flow was read: ``hdf5``, ``jpeg 95``; of other programs
+    ``denseflow``, ``dense_flow`` or ``mmaction2``, whose names the files have."""
     flow_bound: int | str = NO_FLOW
     """Flow beyond so many px a frame is clipped."""
     quantisation: str = NO_FLOW
-    """How flow is reduced to 8 bits: ``none``, ``mediapipe`` or ``denseflow``."""
+    """How flow is reduced to 8 bits: ``none``, ``mediapipe``, ``denseflow`` or ``mmaction2``."""
     flip_rule: str = NO_FLOW
     """``negate-u``: a mirrored crop has the flow of the mirrored scene; ``keep-u``: the legacy
     rule (Finspire13), which mirrors the picture of the flow alone."""
@@ -141,7 +143,7 @@ class Spec:
             if (getattr(self, name) == NO_FLOW) != (self.stream == "rgb"):
                 raise ValueError(f"{name} = {getattr(self, name)!r} in stream {self.stream}")
         if self.stream == "flow":
-            _check("quantisation", self.quantisation, ("none", "mediapipe", "denseflow"))
+            _check("quantisation", self.quantisation, QUANTISATIONS)
             _check("flip_rule", self.flip_rule, ("negate-u", "keep-u"))
             bound = self.flow_bound
             if bound != UNKNOWN and (not isinstance(bound, int) or bound < 1):

@@ -76,8 +76,10 @@ def extract(
     :param max_damage: share of a video's frames, 0 to 1, that may be repaired or missing
     :param stall_seconds: a decoder that gives no frame for so long is ended, and the other tried
     :param save_flow: folder in which to keep the quantised flow
-    :param flow_format: of ``save_flow``: ``hdf5`` (default) or ``jpeg``
-    :param flow_from: folder that ``save_flow`` has written, to read the flow instead
+    :param flow_format: of ``save_flow``: ``hdf5`` (default), ``jpeg``, ``denseflow`` or
+        ``mmaction2``
+    :param flow_from: folder of flow that is read instead of computed, which ``save_flow``,
+        denseflow, dense_flow or mmaction2 has written
     :param on_report: called with a Progress at the start and after each video
 
     Raises SettingError (a ValueError) for a setting that cannot be used, ManifestError,

@@ -28,7 +28,7 @@ from vadprep.extraction.streams import Branch, Snippets
 from vadprep.extraction.timing import Stopwatch, timed
 from vadprep.features.draft import Draft, write_failure
 from vadprep.features.shard import DONE, FAILED, MISSING
-from vadprep.flow import NO_FLOW_KIND, SavedFlow, tvl1_method
+from vadprep.flow import NO_FLOW_KIND, tvl1_method
 from vadprep.video import (
     MAX_DAMAGE,
     MAX_FPS,
@@ -73,9 +73,10 @@ def make_extractor(plan: ExtractionPlan) -> Extractor:
         spec, flow = stream.spec, None
         network = Backbone(stream.weights(), plan.device, spec.precision, spec.scaling, CPU_THREADS)
         if spec.stream == "flow":
-            flow = tvl1_method(spec.flow)
             if plan.flow_from:  # its folder may be another on this node
-                SavedFlow.open(plan.flow_from.path, spec)
+                plan.flow_from.check(spec)
+            else:
+                flow = tvl1_method(spec.flow)
         branches.append(Branch(spec, network, flow, plan.save_flow, plan.flow_from))
     return Extractor(branches, plan.stall_seconds, plan.max_damage)
 

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from vadprep.core.errors import SettingError, allowed_are
 from vadprep.core.spec import Spec
-from vadprep.flow import KINDS
+from vadprep.flow import FORMATS
 from vadprep.video import MAX_DAMAGE
 
 SETTABLE = (
@@ -88,8 +88,8 @@ def check_options(options: PlanOptions, streams: tuple[str, ...]) -> None:
     flow_format = options.get("flow_format")
     if flow_format and not save_flow:
         raise ValueError("--flow-format goes with --save-flow")
-    if flow_format not in (None, *KINDS):
-        raise ValueError(f"flow_format = {flow_format!r}: {allowed_are(flow_format, KINDS)}")
+    if flow_format not in (None, *FORMATS):
+        raise ValueError(f"flow_format = {flow_format!r}: {allowed_are(flow_format, FORMATS)}")
     if (save_flow or flow_from) and "flow" not in streams:
         raise ValueError("saved flow goes with stream flow: --streams flow or rgb,flow")
     if save_flow and flow_from:

@@ -49,7 +49,7 @@ from vadprep.extraction.options import (
 from vadprep.features.folder import StreamFolder, read_spec
 from vadprep.features.status import stream_status
 from vadprep.features.writer import Share
-from vadprep.flow import KINDS, TVL1, SavedFlow
+from vadprep.flow import TVL1, SavedFlow
 from vadprep.video import FILE_DECODERS, MAX_DAMAGE, require_nvdec
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ def resolve_plan(
     device, workers = _place(options)
     share = Share(options.get("rank", 0), options.get("world_size", 1))
     save_flow, flow_from = options.get("save_flow"), options.get("flow_from")
+    flow_format = options.get("flow_format") or "hdf5"
     address = options.get("address", "local")
     specs, sources = {}, {}
     for stream in streams:  # what can be refused without reading the weights
@@ -185,8 +186,7 @@ def resolve_plan(
         spec = resolve(preset, device, named, {**kept, **settings}, stream)
         check_recipe(spec)
         if stream == "flow" and flow_from:
-            reading = SavedFlow.open(Path(flow_from).absolute(), spec)
-            spec = replace(spec, flow_source=reading.kind)
+            reading, spec = SavedFlow.find(Path(flow_from).absolute(), spec, settings)
         if address == "local":
             check_precision(spec.precision, torch.device(device))
             if "nvdec" in spec.decoder.split(", "):
@@ -204,7 +204,6 @@ def resolve_plan(
         plans.append(StreamPlan(spec, source, loaded))
     if out:
         _check_folders(out, {plan.spec.stream: plan.spec for plan in plans})
-    kind = KINDS[options.get("flow_format") or "hdf5"]
     return ExtractionPlan(
         streams=tuple(plans),
         out=out,
@@ -216,7 +215,7 @@ def resolve_plan(
         shard_size=options.get("shard_size"),
         max_damage=options.get("max_damage", MAX_DAMAGE),
         stall_seconds=options.get("stall_seconds", STALL_SECONDS),
-        save_flow=SavedFlow(Path(save_flow).absolute(), kind) if save_flow else None,
+        save_flow=SavedFlow(Path(save_flow).absolute(), flow_format) if save_flow else None,
         flow_from=reading if flow_from else None,
     )
 

@@ -156,7 +156,7 @@ def run_plan(
     root, paths = root.resolve(), [plan.folder(spec.stream) for spec in plan.specs]
     warn_of_conv3d(plan)
     if plan.save_flow:
-        SavedFlow.prepare(plan.save_flow.path, plan.save_flow.kind, plan.specs[-1])
+        SavedFlow.prepare(plan.save_flow.path, plan.save_flow.form, plan.specs[-1])
     ids = [video.video_id for video in manifest.videos]
     about = provenance(plan.device, plan.engine)
     folders = [

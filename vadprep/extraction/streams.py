@@ -57,7 +57,7 @@ class Branch:
         Saved flow appears when ``resources`` is closed without an exception. Flow that was saved
         when ids had suffixes is read under ``path``. Raises DecodeError when there is none.
         """
-        if self._flow is None:
+        if self.spec.stream == "rgb":
             return None
         quantisation = Quantisation(self.spec.quantisation, int(self.spec.flow_bound))
         device = self.batches.device
@@ -68,6 +68,7 @@ class Branch:
             reader = self._read_from.reader(video_id, quantisation, device)
             source = resources.enter_context(reader)
         else:
+            assert self._flow is not None
             saver = self._save_to and self._save_to.writer(video_id)
             keep = resources.enter_context(saver) if saver else None
             source = ComputedFlow(self._flow, quantisation, keep)

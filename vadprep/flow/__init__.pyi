@@ -1,5 +1,6 @@
 from .compute import TVL1 as TVL1, tvl1 as tvl1
 from .gpu import tvl1_cuda as tvl1_cuda
+from .image_files import NO_FLOW_KIND as NO_FLOW_KIND
 from .quantise import (
     QUANTISE as QUANTISE,
     ComputedFlow as ComputedFlow,
@@ -10,4 +11,4 @@ from .quantise import (
     grey_of as grey_of,
     tvl1_method as tvl1_method,
 )
-from .saved import KINDS as KINDS, NO_FLOW_KIND as NO_FLOW_KIND, SavedFlow as SavedFlow
+from .saved import FORMATS as FORMATS, SavedFlow as SavedFlow

@@ -51,6 +51,12 @@ def _denseflow(flow: Tensor, bound: int) -> Tensor:
     return _quotient(grey, 2 * bound).round_().to(torch.uint8)
 
 
+def _mmaction2(flow: Tensor, bound: int) -> Tensor:
+    """trunc((clip(v) + bound) * (255 / 2 bound)) in float32, 0 is 127: mmaction2's
+    flow_extraction.py. A level that is met exactly may be one off ``_mediapipe``."""
+    return flow.clamp(-bound, bound).add_(bound).mul_(255 / (2 * bound)).to(torch.uint8)
+
+
 def _quotient(values: Tensor, divisor: int) -> Tensor:
     """The exact quotient: on a GPU a plain number as divisor becomes a rounded reciprocal."""
     return values / torch.full((), divisor, dtype=values.dtype, device=values.device)
@@ -60,6 +66,7 @@ QUANTISE: dict[str, Callable[[Tensor, int], Tensor]] = {
     "none": lambda flow, bound: _quotient(flow.clamp(-bound, bound), bound),
     "mediapipe": _mediapipe,
     "denseflow": _denseflow,
+    "mmaction2": _mmaction2,
 }
 """Functions from flow float32 in px and a bound in px to images: uint8, of ``none`` float32 in
 [-1, 1] (README of kinetics-i3d)."""
@@ -77,7 +84,7 @@ class Quantisation:
 
         It is exact except for u that is beyond the bound, or exactly between two levels.
         """
-        most = 254 if self.name == "mediapipe" else 255  # trunc(255 - x) and round(255 - x)
+        most = 255 if self.name == "denseflow" else 254  # round(255 - x) and trunc(255 - x)
         return most - np.minimum(u, np.uint8(most))
 
     def planes(self, flow: Tensor) -> Tensor:

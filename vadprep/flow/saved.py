@@ -1,4 +1,4 @@
-"""Flow on the disk: an HDF5 file a video, or the JPEGs that two-stream code reads.
+"""Flow on the disk: an HDF5 file a video, or the JPEGs that two-stream code reads and writes.
 
 The README of this folder lists the files. u and v are quantised. u_sum is the quantised u plus the
 quantised -u, modulo 256: it is nearly constant, so it costs no space, and keeps mirrored crops
@@ -10,49 +10,61 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
 import h5py
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from vadprep.core import atomic
-from vadprep.core.array_files import DAMAGE, array_in, attributes_of, opened_hdf5
+from vadprep.core.array_files import array_in, attributes_of, opened_hdf5
 from vadprep.core.clips import num_flows
 from vadprep.core.errors import DecodeError, FeaturesError, SpecError
-from vadprep.core.spec import Spec
-from vadprep.core.untrusted import open_regular, parse_json, read_regular
+from vadprep.core.spec import DECODED, UNKNOWN, Spec
+from vadprep.core.untrusted import parse_json, read_regular
+from vadprep.flow.image_files import (
+    JPEG_QUALITY,
+    NAMES,
+    NO_FLOW_KIND,
+    REMEDY,
+    Append,
+    Names,
+    Planes,
+    Read,
+    names_below,
+    read_images,
+    readable,
+    write_images,
+)
 from vadprep.flow.quantise import Keep, Quantisation
 
-JPEG_QUALITY = 95  # OpenCV's default, which denseflow writes
 HDF5, JPEG = "hdf5", f"jpeg {JPEG_QUALITY}"
-KINDS = {"hdf5": HDF5, "jpeg": JPEG}
-"""Name of a format -> how a spec names flow that was read from it."""
+"""How a spec names flow that was read from a format."""
+FORMATS = (HDF5, *NAMES)
 
-RECIPE = ("fps", "resize", "filter", "decoder", "flow", "flow_bound", "quantisation")
+RECIPE = ("fps", "frames", "resize", "filter", "decoder", "flow", "flow_bound", "quantisation")
 """Fields of a spec that decide what the saved flow is."""
+BEFORE_FRAMES = {"frames": DECODED}
+"""What a recipe means that does not have this field."""
+
+BOUND_IN_NAME = re.compile(r"(?:^|[_.-])b(?:ound)?[_=-]?([1-9][0-9]{0,4})(?=$|[_.-])")
+"""A bound in px in the name of a folder: ``ucf_b20``, ``flow-bound=32``."""
+REMEDY_OF_OTHERS = (
+    "compute it again for all successive frames (denseflow -s=1) of the whole video, and use "
+    "--fps native"
+)
 
 LONGEST_NAME = 150  # bytes; a file system takes 255, temporary names need a hundred
-NO_FLOW_KIND = "no-flow"  # of a DecodeError: saved flow is missing, damaged or another's
-REMEDY = "remove it and save it again (--save-flow, with another --out)"
 
 Size = tuple[int, ...]
 """Height and width."""
-
-Planes = NDArray[np.uint8]
-"""Flow images uint8 [n, h, w, 3]: u, v, and u as it is mirrored."""
-
-Append = Callable[[Planes], None]
-Read = Callable[[int, int], Planes]
-"""Images ``start`` to ``stop`` of a video."""
 
 
 def file_name(video_id: str) -> str:
@@ -69,16 +81,25 @@ def file_name(video_id: str) -> str:
 
 @dataclass(frozen=True)
 class SavedFlow:
-    """A folder of saved flow of one kind, ``hdf5`` or ``jpeg 95``."""
+    """A folder of saved flow: of vadprep, with a ``flow.json``, or of another program."""
 
     path: Path
-    kind: str
+    form: str
+    """One of ``FORMATS``; of others the program whose names their images have."""
+    others: Names | None = None
+    """The names of images that another program has written."""
+
+    @property
+    def source(self) -> str:
+        """What ``Spec.flow_source`` says of flow from here: ``hdf5``, ``jpeg 95``, or the program
+        whose names the images have."""
+        return self.form if self.others or self.form == HDF5 else JPEG
 
     @classmethod
-    def prepare(cls, path: Path, kind: str, spec: Spec) -> SavedFlow:
-        """Make the folder, or join the one that is there.
+    def prepare(cls, path: Path, form: str, spec: Spec) -> SavedFlow:
+        """Make the folder, or join the one that is there; ``form`` is one of ``FORMATS``.
 
-        Raises SpecError when it holds flow of another kind or recipe, ValueError when the flow
+        Raises SpecError when it holds flow of another format or recipe, ValueError when the flow
         of ``spec`` is not quantised.
         """
         if spec.quantisation == "none":
@@ -86,17 +107,20 @@ class SavedFlow:
         atomic.make_folder(path)
         atomic.remove_stale(path)
         recipe = {name: getattr(spec, name) for name in RECIPE}
-        content = {"format": "vadprep-flow", "version": 1, "kind": kind, "recipe": recipe}
+        made = cls(path, form)
+        content = {"format": "vadprep-flow", "version": 1, "kind": made.source, "recipe": recipe}
+        if form not in (HDF5, "jpeg"):
+            content["names"] = form
         try:
             with atomic.open_atomic(path / "flow.json", replace=False) as stream:
                 stream.write((json.dumps(content, indent=2) + "\n").encode())
         except FileExistsError:
             found = cls.open(path, spec)
-            if found.kind != kind:
+            if found != made:
                 raise SpecError(
-                    f"{path} holds flow saved as {found.kind}, not {kind}: choose another folder"
+                    f"{path} holds flow saved as {found.form}, not {form}: choose another folder"
                 ) from None
-        return cls(path, kind)
+        return made
 
     @classmethod
     def open(cls, path: Path, spec: Spec) -> SavedFlow:
@@ -107,9 +131,10 @@ class SavedFlow:
         file = path / "flow.json"
         try:
             content = parse_json(read_regular(file, FeaturesError), file, FeaturesError)
-            kind, recipe = content["kind"], dict(content["recipe"])
-            if kind not in KINDS.values():
-                raise ValueError(f"kind {kind!r}")
+            kind, recipe = content["kind"], BEFORE_FRAMES | dict(content["recipe"])
+            found = cls(path, content.get("names", HDF5 if kind == HDF5 else "jpeg"))
+            if kind != found.source or found.form not in FORMATS:
+                raise ValueError(f"kind {kind!r}, names {content.get('names')!r}")
         except (FileNotFoundError, NotADirectoryError):
             message = f"{file}: no such file: name a folder that --save-flow has written"
             raise FeaturesError(message) from None
@@ -122,7 +147,52 @@ class SavedFlow:
                 f"{path} holds flow of other settings (asked for / found there): "
                 f"{'; '.join(odd)}. Use the same settings, or another folder"
             )
-        return cls(path, kind)
+        return found
+
+    @classmethod
+    def find(cls, path: Path, spec: Spec, named: Collection[str]) -> tuple[SavedFlow, Spec]:
+        """The flow in ``path`` that is to be read, and ``spec`` with what it says of this flow.
+
+        It is of vadprep or of another program. What nobody says of the latter is unknown: the
+        algorithm, unless it is among the fields ``named``. The bound is one of these, or stands in
+        the name of the folder; without one of these the quantisation is that of the program. Raises
+        as ``open``, FeaturesError when there are no images of flow, and ValueError when there is no
+        bound, or another one in the name, or a quantisation that JPEG cannot hold.
+        """
+        if not path.is_dir() or (path / "flow.json").exists():
+            found = cls.open(path, spec)
+            return found, replace(spec, flow_source=found.source)
+        names = names_below(path)
+        found = cls(path, names.program, names)
+        in_name = BOUND_IN_NAME.search(path.name)
+        bound = spec.flow_bound if "flow_bound" in named else in_name and int(in_name[1])
+        if bound is None:
+            raise ValueError(
+                f"{path}: at how many px was this flow cut off? Say it by --set flow_bound=20 "
+                "(-b of denseflow, 32 where it was not named; --bound of mmaction2, 20)"
+            )
+        if in_name and bound != int(in_name[1]):
+            raise ValueError(f"{path}: the name says {in_name[1]} px, not flow_bound = {bound}")
+        quantisation = "mmaction2" if names.program == "mmaction2" else "denseflow"
+        if "quantisation" in named:
+            quantisation = spec.quantisation
+        if quantisation == "none":
+            raise ValueError(f"{path} holds images of 8 bits: quantisation none is not theirs")
+        return found, replace(
+            spec,
+            flow=spec.flow if "flow" in named else UNKNOWN,
+            flow_source=found.source,
+            flow_bound=bound,
+            quantisation=quantisation,
+        )
+
+    def check(self, spec: Spec) -> None:
+        """Raise as ``open`` or ``find`` when the folder, say on another node, is not this one."""
+        if not self.others:
+            self.open(self.path, spec)
+        elif (names := names_below(self.path)) != self.others:
+            file = names.file("x", 0)
+            raise SpecError(f"{self.path}: images like {file}, not {self.others.file('x', 0)}")
 
     @contextmanager
     def writer(self, video_id: str) -> Iterator[Keep]:
@@ -131,8 +201,12 @@ class SavedFlow:
         Nothing appears when the block is left by an exception. Raises OutputError when the disk
         refuses.
         """
-        write = _write_hdf5 if self.kind == HDF5 else _write_jpegs
-        with write(self._file(video_id), video_id) as append:
+        file = self._file(video_id)
+        with (
+            _write_hdf5(file, video_id)
+            if self.form == HDF5
+            else write_images(file, NAMES[self.form]) as append
+        ):
             yield lambda planes: append(planes.cpu().numpy())
 
     @contextmanager
@@ -142,11 +216,14 @@ class SavedFlow:
         """A FlowSource that reads a video's images. It raises DecodeError, of kind ``no-flow``,
         when they are missing, damaged or another's."""
         file = self._file(video_id)
-        if self.kind == JPEG:  # a folder does not say of which video it is
-            yield StoredFlow(file, device, *_read_jpegs(file, quantisation))
+        if self.form != HDF5:  # a folder does not say of which video it is
+            remedy = REMEDY_OF_OTHERS if self.others else REMEDY
+            names = self.others or NAMES[self.form]
+            count, read = read_images(file, names, quantisation.mirror, remedy)
+            yield StoredFlow(file, device, count, read, remedy=remedy)
             return
         with ExitStack() as stack:
-            with _readable(file):
+            with readable(file):
                 opened = stack.enter_context(opened_hdf5(file, FeaturesError))
             yield StoredFlow(file, device, *_read_hdf5(file, opened, video_id))
 
@@ -155,30 +232,43 @@ class SavedFlow:
         return self._file(video_id).exists()
 
     def _file(self, video_id: str) -> Path:
-        return self.path / (file_name(video_id) + (".h5" if self.kind == HDF5 else ""))
+        if self.others:
+            return self._folder_of_others(video_id)
+        return self.path / (file_name(video_id) + (".h5" if self.form == HDF5 else ""))
 
+    def _folder_of_others(self, video_id: str) -> Path:
+        """The folder with the id of the video, or with the id without the ending of a file.
 
-@contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    """Turn what a missing or damaged file raises into a DecodeError."""
-    try:
-        yield
-    except FileNotFoundError:
-        message = f"{file}: no such saved flow: save it first (--save-flow)"
-        raise DecodeError(message, NO_FLOW_KIND) from None
-    except (*DAMAGE, FeaturesError, Image.DecompressionBombError) as error:
-        message = f"{file}: damaged saved flow ({error}): {REMEDY}"
-        raise DecodeError(message, NO_FLOW_KIND) from error
+        Raises DecodeError when there is none.
+        """
+        inside = PurePosixPath(video_id)
+        if not inside.is_absolute() and ".." not in inside.parts and "\0" not in video_id:
+            shorter = re.sub(r"\.[A-Za-z0-9]{2,4}$", "", video_id)
+            for name in (video_id, shorter):
+                if (self.path / name).is_dir():
+                    return self.path / name
+        raise DecodeError(
+            f"{self.path}: no folder for {video_id!r}, which is looked for under the id of the "
+            "video, with its subfolders, and without the ending of the file: name it so, or give "
+            "such ids in a manifest",
+            NO_FLOW_KIND,
+        )
 
 
 class StoredFlow:
     """A FlowSource that reads the ``count`` images of one video, one for each pair of frames."""
 
     def __init__(
-        self, file: Path, device: torch.device, count: int, read: Read, size: Size | None = None
+        self,
+        file: Path,
+        device: torch.device,
+        count: int,
+        read: Read,
+        size: Size | None = None,
+        remedy: str = REMEDY,
     ) -> None:
         self._file, self._device, self._count, self._read = file, device, count, read
-        self._size, self._given = size, 0
+        self._size, self._remedy, self._given = size, remedy, 0
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Images [n, h, w, 3] of the next frames uint8 [n + 1, h, w, 3]."""
@@ -186,7 +276,7 @@ class StoredFlow:
         if stop > self._count:
             raise self._mismatch(f"{stop} or more")
         self._check_size(frames, self._size)  # before memory is taken for as much as is declared
-        with _readable(self._file):
+        with readable(self._file, self._remedy):
             planes = self._read(start, stop)
         self._check_size(frames, planes.shape[1:3])
         self._given = stop
@@ -196,24 +286,26 @@ class StoredFlow:
         height, width = frames.shape[1:3]
         if found not in (None, (height, width)):
             sizes = " x ".join(map(str, found or ()))
-            raise self._mismatch(f"frames of {height} x {width} px, not {sizes}")
+            other = f"frames of {height} x {width} px, not {sizes}"
+            fitting = f"use --set resize={sizes.replace(' ', '')}"
+            raise self._mismatch(other, REMEDY if self._remedy == REMEDY else fitting)
 
     def end(self) -> None:
         """Raise DecodeError when not all that is stored was read."""
         if self._given != self._count:
             raise self._mismatch(str(self._given))
 
-    def _mismatch(self, needed: str) -> DecodeError:
+    def _mismatch(self, needed: str, remedy: str = "") -> DecodeError:
         return DecodeError(
             f"{self._file}: {self._count} flows, but this video has {needed}: the saved flow is "
-            f"incomplete, or of another video: {REMEDY}",
+            f"incomplete, or of another video: {remedy or self._remedy}",
             NO_FLOW_KIND,
         )
 
 
 def _read_hdf5(path: Path, file: h5py.File, video_id: str) -> tuple[int, Read, Size | None]:
     """The number of images of an open file, what reads them, and their size."""
-    with _readable(path):
+    with readable(path):
         found = attributes_of(file)["video_id"]
         if found != video_id:
             raise ValueError(f"it is of video {found!r}")
@@ -227,38 +319,6 @@ def _read_hdf5(path: Path, file: h5py.File, video_id: str) -> tuple[int, Read, S
         return np.stack([u, v, u_sum - u], axis=-1)
 
     return (len(stored[0]), read, stored[0].shape[1:]) if stored else (0, read, None)
-
-
-def _read_jpegs(path: Path, quantisation: Quantisation) -> tuple[int, Read]:
-    """As ``_read_hdf5``, of a folder of JPEGs."""
-    with _readable(path):
-        if not path.is_dir():
-            raise FileNotFoundError
-    sizes: list[tuple[int, int]] = []
-
-    def plane(file: Path) -> Planes:
-        with (
-            _readable(file),
-            open_regular(file, FeaturesError, None) as stream,
-            Image.open(stream, formats=["JPEG"]) as image,
-        ):
-            sizes.append(image.size)
-            if image.size != sizes[0]:
-                raise ValueError(f"{image.size} px, others have {sizes[0]}")
-            return np.asarray(image.convert("L"))
-
-    def read(start: int, stop: int) -> Planes:
-        u, v = (
-            np.stack([plane(_jpeg(path, axis, n)) for n in range(start + 1, stop + 1)])
-            for axis in "xy"
-        )
-        return np.stack([u, v, quantisation.mirror(u)], axis=-1)
-
-    return sum(name.startswith("flow_x_") for name in atomic.names_in(path)), read
-
-
-def _jpeg(folder: Path, axis: str, number: int) -> Path:
-    return folder / f"flow_{axis}_{number:05d}.jpg"
 
 
 class _Sink(io.FileIO):
@@ -322,21 +382,3 @@ def _write_hdf5(path: Path, video_id: str) -> Iterator[Append]:
             yield append
         with atomic.disk_errors(path):
             sink.check()
-
-
-@contextmanager
-def _write_jpegs(path: Path, video_id: str) -> Iterator[Append]:
-    """As ``_write_hdf5``, but a folder of JPEGs."""
-    count = 0
-    with atomic.open_atomic_folder(path) as folder:  # it replaces that of a run that was killed
-
-        def append(planes: Planes) -> None:
-            nonlocal count
-            with atomic.disk_errors(path):
-                for image in planes:
-                    count += 1
-                    for axis, plane in zip("xy", (image[..., 0], image[..., 1]), strict=True):
-                        picture = Image.fromarray(np.ascontiguousarray(plane))
-                        picture.save(_jpeg(folder, axis, count), quality=JPEG_QUALITY)
-
-        yield append
