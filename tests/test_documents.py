@@ -39,6 +39,7 @@ ONLY_PARSED = {
     r"^vadprep (demo|bench|benchmark)\b": "takes minutes, and has tests of its own",
     r"^vadprep weights (get|check|top5|convert|prompts)\b": "needs trained weights",
     r"--address": "needs a Ray cluster",
+    r"--flow-from flow/": "needs images of another program, and has tests of its own",
     r"^vadprep live .*rtsp:": "needs a camera",
     r"^vadprep export-onnx\b": "takes half a minute, and has slow tests of its own",
 }

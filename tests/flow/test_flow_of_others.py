@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 from numpy.typing import NDArray
 from support.commands import extract, message, without_network
 from support.standin import standin_spec
@@ -113,9 +114,11 @@ def test_what_is_known_of_the_flow_may_be_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("video", ["b/a.mp4", "b/a"])
 def test_folders_are_named_by_the_id_with_or_without_its_ending(tmp_path: Path, video: str) -> None:
     write(tmp_path / "f", "denseflow", "b/a")
+    assert found(tmp_path / "f", flow_bound=20)[0].holds(video)
     assert read(tmp_path / "f", video).shape == (19, 24, 32, 3)
     for other in ("a", "b/c", "../f/b/a", str(tmp_path / "f" / "b" / "a"), "b/a\0"):
-        with pytest.raises(DecodeError, match=r"f: no folder for .* looked for under the id"):
+        assert not found(tmp_path / "f", flow_bound=20)[0].holds(other)
+        with pytest.raises(DecodeError, match=r": no such saved flow: the folder needs the path"):
             read(tmp_path / "f", other)
 
 
@@ -139,7 +142,7 @@ def test_an_image_that_is_missing_is_named(tmp_path: Path, lacking: str) -> None
     for file in folder.glob(lacking):
         file.unlink()
     with pytest.raises(
-        DecodeError, match=WRONG[lacking] + ".*: compute it again .*--fps"
+        DecodeError, match=WRONG[lacking] + ".*: the folder needs .*--fps native"
     ) as caught:
         read(tmp_path / "f")
     assert caught.value.kind == "no-flow"
@@ -194,35 +197,39 @@ def test_another_folder_on_another_node_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- by the command
 
 
-def test_flow_is_saved_under_each_naming_and_read_with_and_without_its_settings(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("form", "first", "program"),
+    [
+        pytest.param("jpeg", "flow_x_00001.jpg", "dense_flow", marks=pytest.mark.slow),
+        ("denseflow", "flow_x_00000.jpg", "denseflow"),
+        pytest.param("mmaction2", "x_00001.jpg", "mmaction2", marks=pytest.mark.slow),
+    ],
+)
+def test_flow_is_saved_under_names_and_read_with_and_without_its_settings(
+    tmp_path: Path, form: str, first: str, program: str
+) -> None:
     """Read without flow.json, as other programs leave it, the numbers are the same; only the spec
     does not know how the flow was computed."""
     (tmp_path / "v").mkdir()
     write_video(tmp_path / "v" / "a.mp4", 20)
-    stream = ("--streams", "flow", "--crops", "5")
-    features = {}
+    saved, features = tmp_path / "saved_b20", []
+
+    def run(name: str, *options: object) -> Result:
+        streams = ("--streams", "flow", "--crops", "5")
+        return extract(tmp_path / "v", tmp_path / name, *streams, *options)
+
     with without_network():
-        for form, first in (
-            ("jpeg", "flow_x_00001.jpg"),
-            ("denseflow", "flow_x_00000.jpg"),
-            ("mmaction2", "x_00001.jpg"),
-        ):
-            saved = tmp_path / f"{form}_b20"
-            options = ("--save-flow", saved, "--flow-format", form)
-            assert extract(tmp_path / "v", tmp_path / f"{form}-0", *stream, *options).exit_code == 0
-            assert (saved / "a" / first).exists() and len(list((saved / "a").iterdir())) == 38
-            again = (*stream, "--flow-from", saved)
-            assert extract(tmp_path / "v", tmp_path / f"{form}-1", *again).exit_code == 0
-            (saved / "flow.json").unlink()
-            again += ("--set", "quantisation=mediapipe")
-            assert extract(tmp_path / "v", tmp_path / f"{form}-2", *again).exit_code == 0
-            again += ("--set", "flow_bound=32")
-            refused = message(extract(tmp_path / "v", tmp_path / f"{form}-3", *again))
-            assert "the name says 20 px, not flow_bound = 32" in refused
-            for run, source in (("1", "jpeg 95"), ("2", {"jpeg": "dense_flow"}.get(form, form))):
-                with open_features(tmp_path / f"{form}-{run}") as made:
-                    features[form, run] = made["a"].flow
-                    assert made.specs["flow"].flow_source == source
-                    assert (made.specs["flow"].flow == UNKNOWN) == (run == "2")
-    first, *others = features.values()
-    assert all(np.array_equal(first, other) for other in others)
+        assert run("made", "--save-flow", saved, "--flow-format", form).exit_code == 0
+        assert (saved / "a" / first).exists() and len(list((saved / "a").iterdir())) == 38
+        assert run("ours", "--flow-from", saved).exit_code == 0
+        (saved / "flow.json").unlink()
+        options = ("--flow-from", saved, "--set", "quantisation=mediapipe")
+        assert run("others", *options).exit_code == 0
+        refused = message(run("x", *options, "--set", "flow_bound=32"))
+        assert "the name says 20 px, not flow_bound = 32" in refused
+    for name, source in (("ours", "jpeg 95"), ("others", program)):
+        with open_features(tmp_path / name) as made:
+            features.append(made["a"].flow)
+            spec = made.specs["flow"]
+            assert spec.flow_source == source and (spec.flow == UNKNOWN) == (name == "others")
+    np.testing.assert_array_equal(*features)

@@ -57,8 +57,8 @@ BEFORE_FRAMES = {"frames": DECODED}
 BOUND_IN_NAME = re.compile(r"(?:^|[_.-])b(?:ound)?[_=-]?([1-9][0-9]{0,4})(?=$|[_.-])")
 """A bound in px in the name of a folder: ``ucf_b20``, ``flow-bound=32``."""
 REMEDY_OF_OTHERS = (
-    "compute it again for all successive frames (denseflow -s=1) of the whole video, and use "
-    "--fps native"
+    "the folder needs the path or the id of the video as its name, with two images for each pair "
+    "of successive frames (denseflow -s=1) at --fps native"
 )
 
 LONGEST_NAME = 150  # bytes; a file system takes 255, temporary names need a hundred
@@ -232,27 +232,17 @@ class SavedFlow:
         return self._file(video_id).exists()
 
     def _file(self, video_id: str) -> Path:
-        if self.others:
-            return self._folder_of_others(video_id)
-        return self.path / (file_name(video_id) + (".h5" if self.form == HDF5 else ""))
+        """Where the flow of a video is or is to be.
 
-    def _folder_of_others(self, video_id: str) -> Path:
-        """The folder with the id of the video, or with the id without the ending of a file.
-
-        Raises DecodeError when there is none.
+        Other programs name a folder by the path of the video, with or without its suffix.
         """
+        if not self.others:
+            return self.path / (file_name(video_id) + (".h5" if self.form == HDF5 else ""))
         inside = PurePosixPath(video_id)
-        if not inside.is_absolute() and ".." not in inside.parts and "\0" not in video_id:
-            shorter = re.sub(r"\.[A-Za-z0-9]{2,4}$", "", video_id)
-            for name in (video_id, shorter):
-                if (self.path / name).is_dir():
-                    return self.path / name
-        raise DecodeError(
-            f"{self.path}: no folder for {video_id!r}, which is looked for under the id of the "
-            "video, with its subfolders, and without the ending of the file: name it so, or give "
-            "such ids in a manifest",
-            NO_FLOW_KIND,
-        )
+        if inside.is_absolute() or ".." in inside.parts or "\0" in video_id:
+            return self.path / file_name(video_id)
+        shorter = self.path / re.sub(r"\.[A-Za-z0-9]{2,4}$", "", video_id)
+        return shorter if shorter.is_dir() else self.path / video_id
 
 
 class StoredFlow:
