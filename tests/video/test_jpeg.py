@@ -113,4 +113,4 @@ def test_features_are_those_of_jpeg_files_that_opencv_wrote(real_clips: Path, tm
     plain = features("png", "decoded")
     lengths = np.linalg.norm(plain, axis=1) * np.linalg.norm(theirs, axis=1)
     cosines = (plain * theirs).sum(axis=1) / lengths
-    assert 0.999 < cosines.min() < 0.9999
+    assert cosines.max() < 0.9996
