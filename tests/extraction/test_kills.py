@@ -14,7 +14,8 @@ import time
 
 import numpy as np
 import pytest
-from support.kill_many import HITS, Hit, differences, kill_many, make_videos, moments, undisturbed
+from support.interrupted import extract_all, make_runner
+from support.kill_many import HITS, Hit, differences, kill_many, make_videos, moments
 
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows
@@ -79,8 +80,8 @@ def test_real_clips_with_both_networks_and_tvl1_survive_a_kill(tmp_path, real_cl
 
 def test_the_comparison_sees_a_changed_byte_and_a_stray_file(tmp_path):
     videos = make_videos(tmp_path / "videos", count=3)
-    undisturbed(tmp_path / "one", videos)
-    undisturbed(tmp_path / "two", videos)
+    for name in ("one", "two"):
+        extract_all(tmp_path / name, videos, make_runner("process"))
     assert differences(tmp_path / "one", tmp_path / "two") == []
     shard = tmp_path / "one" / "shards" / "shard-00000.h5"
     content = bytearray(shard.read_bytes())
