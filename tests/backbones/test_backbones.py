@@ -1,13 +1,13 @@
-"""The network against a second one, written here from the description of the graph alone."""
+"""The network against a second one, ``support.inception``."""
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 
 import pytest
 import torch
+from support.inception import reference
 from torch import Tensor
 
 from vadprep.backbones import (
@@ -22,7 +22,6 @@ from vadprep.backbones.inception import InceptionI3D, same_padding
 from vadprep.core.errors import SpecError
 
 GRAPH = "inception_i3d"
-MIXED = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
 
 
 @pytest.fixture(scope="module")
@@ -68,75 +67,6 @@ def test_clips_of_32_frames_have_the_mean_of_the_windows_of_two(weights, views):
     found = Backbone(weights, "cpu", "fp32")(longer)
     with torch.inference_mode():
         assert error(found, network(scaled(longer))) < 1e-5
-
-
-# --- the second implementation: functions, channels first, explicit zeros -------------------
-
-
-def zeros_around(x: Tensor, sizes: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
-    """TensorFlow's SAME: as many zeros as give ceil(n / s) windows, the odd one at the end."""
-    for axis, (k, s) in enumerate(zip(sizes, strides, strict=True), start=2):
-        n = x.shape[axis]
-        total = max((math.ceil(n / s) - 1) * s + k - n, 0)
-        shape = list(x.shape)
-        parts = []
-        for count in (total // 2, total - total // 2):
-            shape[axis] = count
-            parts.append(x.new_zeros(shape))
-        x = torch.cat([parts[0], x, parts[1]], dim=axis)
-    return x
-
-
-def unit(state: dict[str, Tensor], name: str, x: Tensor, stride: int = 1) -> Tensor:
-    kernel = state[f"{name}.conv.weight"]
-    x = zeros_around(x, tuple(kernel.shape[2:]), (stride,) * 3)
-    x = torch.conv3d(x, kernel, stride=stride)
-    mean, var, scale, offset = (
-        state[f"{name}.bn.{part}"].view(-1, 1, 1, 1)
-        for part in ("running_mean", "running_var", "weight", "bias")
-    )
-    return ((x - mean) / torch.sqrt(var + 0.001) * scale + offset).clamp_min(0)
-
-
-def pool(x: Tensor, sizes: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
-    return torch.max_pool3d(zeros_around(x, sizes, strides), sizes, strides)
-
-
-def mixed(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    def at(branch: int, part: str, y: Tensor) -> Tensor:
-        return unit(state, f"{name}.Branch_{branch}.Conv3d_{part}", y)
-
-    pooled = pool(x, (3, 3, 3), (1, 1, 1))
-    return torch.cat(
-        [
-            at(0, "0a_1x1", x),
-            at(1, "0b_3x3", at(1, "0a_1x1", x)),
-            at(2, "0b_3x3", at(2, "0a_1x1", x)),
-            at(3, "0b_1x1", pooled),
-        ],
-        dim=1,
-    )
-
-
-@torch.inference_mode()
-def reference(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Features [batch, 1024] and logits [batch, 400]."""
-    x = unit(state, "Conv3d_1a_7x7", x, stride=2)
-    x = pool(x, (1, 3, 3), (1, 2, 2))
-    x = unit(state, "Conv3d_2c_3x3", unit(state, "Conv3d_2b_1x1", x))
-    x = pool(x, (1, 3, 3), (1, 2, 2))
-    for block in MIXED:
-        if block == "4b":
-            x = pool(x, (3, 3, 3), (2, 2, 2))
-        if block == "5b":
-            x = pool(x, (2, 2, 2), (2, 2, 2))
-        x = mixed(state, f"Mixed_{block}", x)
-    windows = [x[:, :, t : t + 2].mean(dim=(2, 3, 4)) for t in range(x.shape[2] - 1)]
-    assert x.shape[3:] == (7, 7)
-    kernel = state["Logits.Conv3d_0c_1x1.weight"].flatten(1)
-    bias = state["Logits.Conv3d_0c_1x1.bias"]
-    logits = [window @ kernel.T + bias for window in windows]
-    return torch.stack(windows).mean(0), torch.stack(logits).mean(0)
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +136,17 @@ def test_what_the_engine_computes_equals_the_description(
 ) -> None:
     assert features.shape == (2, 1024) and features.dtype == torch.float32
     assert error(features[:1], expected_of_first[0]) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_epsilon_of_batch_norm_is_that_of_the_spec(
+    weights: Weights, views: Tensor, features: Tensor
+) -> None:
+    """The other code's 1e-5 where the network was published with 1e-3."""
+    found = Backbone(weights, "cpu", "fp32", batch_norm_eps="1e-5")(views[:1])
+    expected, _ = reference(weights.state, scaled(views[:1]), eps=1e-5)
+    assert error(found, expected) < 1e-5
+    assert error(features[:1], expected) > 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +227,7 @@ def test_features_of_random_weights_tell_clips_apart(views: Tensor) -> None:
 
 
 def test_views_of_another_shape_are_refused(backbone: Backbone, views: Tensor) -> None:
-    for wrong in (views[:, :8], views.float(), views.permute(0, 4, 1, 2, 3)):
+    for wrong in (views[:, :8], views.half(), views.permute(0, 4, 1, 2, 3)):
         with pytest.raises(ValueError, match="expected uint8"):
             backbone(wrong)
 

@@ -53,9 +53,14 @@ def test_a_graph_takes_the_clips_that_it_says(name: str) -> None:
     assert graph.clip_length in graph.clip_lengths
     with torch.device("meta"):
         network = build(name)
-        for length in graph.clip_lengths:
-            clips = torch.empty(1, graph.channels, length, graph.size, graph.size)
+        forms = [(length, graph.size) for length in graph.clip_lengths]
+        if graph.least_size:
+            forms += [(graph.clip_length, side) for side in (graph.least_size, graph.size + 33)]
+        for length, side in forms:
+            assert graph.takes_size(side)
+            clips = torch.empty(1, graph.channels, length, side, side)
             assert network(clips).shape == (1, graph.dim)
+    assert not graph.takes_size(graph.size - 33) and graph.takes_size(300) == bool(graph.least_size)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

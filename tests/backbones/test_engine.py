@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -103,6 +104,42 @@ def test_other_weights_scaling_threads_and_batch_are_another_entry(
     plain = with_weights(build("tiny"), weights.state)
     with torch.inference_mode():
         assert error(found, plain(SCALINGS[scaling](views))) < 1e-5
+
+
+def test_larger_views_are_taken_where_the_network_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    views = torch.cat([views_of(), views_of().flip(2)], dim=2)
+    views = torch.cat([views, views.flip(3)], dim=3)
+    with pytest.raises(ValueError, match="16, 16, 3"):
+        Backbone(weights_of(), "cpu", "fp32")(views)
+    monkeypatch.setitem(GRAPHS, "tiny", replace(GRAPHS["tiny"], least_size=SIZE))
+    plain = with_weights(build("tiny"), weights_of().state)
+    with torch.inference_mode():
+        expected = plain(SCALINGS["[-1,1]"](views))
+    assert error(Backbone(weights_of(), "cpu", "fp32")(views), expected) < 1e-5
+
+
+def test_another_epsilon_of_batch_norm_is_another_entry(tmp_path: Path) -> None:
+    Backbone(weights_of(), "cpu", "fp32")(views_of())
+    found = Backbone(weights_of(), "cpu", "fp32", batch_norm_eps="0.5")(views_of())
+    assert len(entries(tmp_path)) == 2
+    plain = with_weights(build("tiny", "0.5"), weights_of().state)
+    own = with_weights(build("tiny"), weights_of().state)
+    with torch.inference_mode():
+        scaled = SCALINGS["[-1,1]"](views_of())
+        assert error(found, plain(scaled)) < 1e-5 < 0.01 < error(found, own(scaled))
+
+
+@pytest.mark.parametrize("engine_name", ["openvino", "torch"])
+def test_views_may_have_fractions_of_grey_levels(
+    engine_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine_name == "torch":
+        monkeypatch.setattr(engine, "installed_version", lambda name: "")
+    views = views_of() * 0.7 + 0.3
+    found = Backbone(weights_of(), "cpu", "fp32", "imagenet")(views)
+    plain = with_weights(build("tiny"), weights_of().state)
+    with torch.inference_mode():
+        assert error(found, plain(SCALINGS["imagenet"](views))) < 1e-5
 
 
 def test_another_version_of_what_defines_networks_is_another_entry(

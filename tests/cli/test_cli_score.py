@@ -330,8 +330,8 @@ def test_wrong_use_of_score(options, expected, place, tmp_path, monkeypatch):
         ({"weights": "x.pt"}, (), "the run's features are of x.pt: name it by --weights"),
         ({}, ("--weights", "random:1"), "rgb weights_sha256: "),
         ({"weights": "x.pt", "weights_sha256": "f" * 64}, ("--weights", "random:0"), "(x.pt) / "),
-        ({"scaling": "[0,1]"}, (), "scaling = '[0,1]': allowed are [-1,1]"),
-        ({"crop_size": 112}, (), "rgb crop_size: 112 / 224"),
+        ({"scaling": "[0,2]"}, (), "scaling = '[0,2]': allowed are [-1,1]"),
+        ({"crop_size": 112}, (), "crop_size = 112: inception_i3d takes 224 px and more"),
     ],
 )
 def test_runs_whose_features_cannot_be_made_again(changes, options, expected, place, tmp_path):

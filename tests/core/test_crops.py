@@ -87,6 +87,17 @@ def test_one_crop_is_the_centre() -> None:
     assert crop_boxes("centre", 1, 224, 256, 341) == (Box(16, 58, 224, 224),)
 
 
+@pytest.mark.parametrize("order", ["centre", "xd", "torchvision"])
+def test_half_a_pixel_of_the_centre_goes_where_the_rule_says(order: str) -> None:
+    """Half of 127 px is 63.5, and 64 is even; half of 117 px is 58.5, and 58 is even."""
+    for width, lefts in {351: (64, 63), 341: (58, 58)}.items():
+        for rounding, left in zip(("even", "floor"), lefts, strict=True):
+            boxes = crop_boxes(order, 1 if order == "centre" else 5, 224, 256, width, rounding)
+            assert Box(16, left, 224, 224) in boxes
+    with pytest.raises(ValueError, match="centre_rounding = 'up': allowed are even, floor"):
+        crop_boxes(order, 1, 224, 256, 341, "up")
+
+
 @pytest.mark.parametrize(
     "order, count, height", [("xd", 3, 256), ("centre", 5, 256), ("abc", 1, 256), ("xd", 1, 223)]
 )

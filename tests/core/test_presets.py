@@ -12,17 +12,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from support.commands import extract, without_network
+from support.commands import extract, run, without_network
 from support.standin import StandIn
 from support.videos import write_video
 
 from vadprep.backbones import GRAPHS, SCALINGS
+from vadprep.cli.options import parsed_fields
 from vadprep.core.clips import num_clips
 from vadprep.core.filters import frame_taps
 from vadprep.core.presets import DATASET_PRESETS, DEVICE_DEFAULTS, PRESETS, resolve, values_of
-from vadprep.core.spec import STREAMS
+from vadprep.core.spec import SETTABLE, STREAMS
 from vadprep.data import dataset_names, load_dataset
-from vadprep.extraction import extractor
+from vadprep.extraction import extractor, resolve_plan
 from vadprep.features.reader import open_features
 from vadprep.video import FrameTransform, open_frames
 from vadprep.video.resize import TorchResize
@@ -38,18 +39,21 @@ Frame = NDArray[np.uint8]
 def test_a_preset_fits_its_network_and_says_where_it_is_from(name: str) -> None:
     preset, values = PRESETS[name], values_of(name)
     graph = GRAPHS[values["graph"]]
-    assert (values["crop_size"], values["clip_length"]) == (graph.size, graph.clip_length)
-    assert values["clip_stride"] == values["clip_length"] and values["scaling"] in SCALINGS
+    assert values["crop_size"] == graph.size
+    usual = 64 if name in ("video-features-i3d", "video-features-s3d") else graph.clip_length
+    assert values["clip_length"] == values["clip_stride"] == usual and usual in graph.clip_lengths
+    assert values["scaling"] in SCALINGS
     assert resolve(name, "cpu", ("w", ""), {}).preset == name
     assert preset.origin and all(source for _, source in preset.settings.values())
 
 
 SPECS = {
     "i3d": "8fcc2027", "xd": "aa82be2d", "ucf": "c8ad0615", "rtfm-r50": "a3046ba9",
-    "gowtham-r50": "fca860ce", "urdmu": "c9b0d1be", "ptv-r50": "98a68844", "r3d_18": "63047c93",
+    "gowtham-r50": "fca860ce", "urdmu": "08a352c8", "ptv-r50": "98a68844", "r3d_18": "63047c93",
     "r2plus1d_18": "b8a0d1ea", "s3d": "917d6bb5", "swin3d_t": "91f5a9bb", "swin3d_s": "10bd1ec0",
     "swin3d_b": "41e8453f", "mvit_v2_s": "fa0ae2be", "arnet": "6010a192", "videomae_b": "9a84ae06",
-    "vadclip": "31b9fa95", "clip-tsa": "c2e45e56",
+    "vadclip": "31b9fa95", "clip-tsa": "c2e45e56", "video-features-i3d": "18636862",
+    "video-features-r21d": "fdcd3ab7", "video-features-s3d": "38455bbb",
 }  # fmt: skip
 """Start of the SHA-256 of all specs of a preset, JSON and hash, as they were when it was made."""
 
@@ -65,6 +69,34 @@ def test_the_specs_of_a_preset_stay_as_they_were(name: str) -> None:
     ]
     text = "".join(f"{spec.to_json()} {spec.hash}\n" for spec in specs)
     assert hashlib.sha256(text.encode()).hexdigest()[:8] == SPECS[name]
+
+
+@pytest.mark.parametrize("name", ["i3d", "video-features-i3d", "vadclip"])
+def test_all_that_presets_name_shows_is_taken_by_set(name: str) -> None:
+    """But the network, which has its own preset; named as it is, no value makes another spec."""
+    shown = {field: value for field, (value, _) in PRESETS[name].settings.items()}
+    assert set(shown) - {"graph"} == set(SETTABLE) - {"precision", "batch"}
+    printed = run("presets", name)
+    assert f"extract --set takes: {', '.join(SETTABLE)}" in printed.output
+    options = [f"{field}={value}" for field, value in shown.items() if field != "graph"]
+    with without_network():
+        plans = [
+            resolve_plan(None, preset=name, weights="random:0", settings=parsed_fields(fields))
+            for fields in ([], options)
+        ]
+    assert plans[0].specs == plans[1].specs
+
+
+def test_an_epsilon_has_one_name() -> None:
+    """That of the network itself is ``own``, so that folders of before go on."""
+    with without_network():
+        plans = [
+            resolve_plan(None, preset=name, weights="random:0", settings={"batch_norm_eps": eps})
+            for name, eps in (("i3d", "own"), ("i3d", 0.001), ("i3d", "1e-3"), ("urdmu", "1E-05"))
+        ]
+    found = [plan.specs[0].batch_norm_eps for plan in plans]
+    assert found == ["own", "own", "own", "1e-5"]
+    assert len({plan.specs[0].hash for plan in plans}) == 2
 
 
 def test_unknown_preset() -> None:
@@ -260,5 +292,5 @@ def test_a_preset_with_clips_of_8_frames(tmp_path: Path) -> None:
 
 def test_an_unknown_scaling_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", 20)
-    refused = extract(tmp_path, tmp_path / "f", "--set", "scaling=[0,1]")
+    refused = extract(tmp_path, tmp_path / "f", "--set", "scaling=[0,2]")
     assert refused.exit_code == 2 and "(x-114.75)/57.375" in refused.output

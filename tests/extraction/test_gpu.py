@@ -13,12 +13,12 @@ from support.training import train
 
 from vadprep.backbones import Backbone, load_weights
 from vadprep.core.errors import Stopped
-from vadprep.core.presets import FLOW
+from vadprep.core.preset import FLOW
 from vadprep.flow import QUANTISE, Quantisation, grey_of, tvl1_method
 from vadprep.heads import HEADS
 from vadprep.training.loop import RESUME
 from vadprep.video import FrameTransform
-from vadprep.video.resize import TorchResize
+from vadprep.video.resize import FloatResize, TorchResize
 
 pytestmark = pytest.mark.gpu
 GRAPH = "inception_i3d"
@@ -40,12 +40,22 @@ def test_features_agree_with_the_cpu(precision: str, tolerance: float) -> None:
     assert float((found - expected).norm() / expected.norm()) < tolerance
 
 
-def test_views_agree_with_pillow_on_the_cpu() -> None:
+def test_another_epsilon_of_batch_norm_agrees_with_the_cpu() -> None:
+    weights, views = load_weights("random:0", GRAPH), random_views(1)
+    expected = Backbone(weights, "cpu", "fp32", batch_norm_eps="0.5")(views)
+    found = Backbone(weights, "cuda", "fp32", batch_norm_eps="0.5")(views).cpu()
+    assert float((found - expected).norm() / expected.norm()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "filter, kind", [("pil-bilinear", TorchResize), ("torch-bilinear", FloatResize)]
+)
+def test_resized_frames_are_those_of_the_cpu(filter: str, kind: type) -> None:
     frames = random_views(1)[0]
-    on_cpu = FrameTransform(224, 224, "cpu").resize(frames)
-    transform = FrameTransform(224, 224, "cuda")
+    on_cpu = FrameTransform(224, 224, "cpu", filter=filter).resize(frames)
+    transform = FrameTransform(224, 224, "cuda", filter=filter)
     assert torch.equal(transform.resize(frames).cpu(), on_cpu)
-    assert isinstance(transform._resize, TorchResize)
+    assert isinstance(transform._resize, kind)
 
 
 @pytest.mark.parametrize("name", QUANTISE)

@@ -112,6 +112,31 @@ def test_halves_of_a_frame_are_opencvs_to_the_bit(name: str) -> None:
         np.testing.assert_array_equal(ours[0], theirs)
 
 
+@pytest.mark.parametrize(
+    "resize, height, width",
+    [("short 224", 240, 427), ("short 224", 180, 100), ("128x171", 240, 320)],
+)
+def test_fractions_of_levels_are_those_of_torch(resize: str, height: int, width: int) -> None:
+    """``scale_factor`` where the aspect is kept, ``size`` where it is not."""
+    frame = picture(height, width)
+    transform = FrameTransform(
+        height, width, "cpu", resize=resize, filter="torch-bilinear", crop_size=112
+    )
+    floats = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
+    if resize.startswith("short"):
+        settings = {"scale_factor": 224 / min(height, width), "recompute_scale_factor": False}
+    else:
+        settings = {"size": transform.size}
+    theirs = torch.nn.functional.interpolate(floats, mode="bilinear", **settings)[0]
+    ours = transform.resize(frame[None])[0]
+    assert ours.dtype == torch.float32 and tuple(ours.shape[:2]) == transform.size
+    torch.testing.assert_close(ours.permute(2, 0, 1), theirs, rtol=0, atol=1e-4)
+    part = FrameTransform(
+        height, width, "cpu", resize=resize, filter="torch-bilinear", crop_size=112, margins=False
+    )
+    assert torch.equal(part.crop(part.resize(frame[None])), transform.crop(ours[None]))
+
+
 def test_without_numba_torch_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = picture(240, 320)[None]
     expected = FrameTransform(240, 320, "cpu").resize(frame)

@@ -17,6 +17,7 @@ from vadprep.backbones.graphs import graph_of
 from vadprep.backbones.weights.load import Weights
 from vadprep.core.errors import OutOfMemory, SpecError, allowed_are
 from vadprep.core.log import get_logger
+from vadprep.core.spec import OWN_EPS
 
 logger = get_logger(__name__)
 
@@ -90,6 +91,7 @@ class Backbone:
     or torch where OpenVINO is not installed. The same engine, device, batch size and number of
     threads give the same bytes; the other views of a batch do not matter. Raises ValueError for an
     unknown precision or scaling, and SpecError when the device does not have the precision.
+    ``batch_norm_eps`` is that of the spec.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Backbone:
         precision: str,
         scaling: str = "[-1,1]",
         threads: int = 1,
+        batch_norm_eps: str = OWN_EPS,
     ) -> None:
         self.weights, self.device, self.precision = weights, torch.device(device), precision
         check_precision(precision, self.device)
@@ -106,26 +109,29 @@ class Backbone:
         self.dim = graph.dim
         self._lengths = graph.clip_lengths
         self._shape = (graph.clip_length, graph.size, graph.size, graph.channels)
+        self._takes = graph.takes_size
         self._form: Callable[[Tensor], Tensor]
         if self.device.type == "cuda":
-            form = torch_form(weights, DTYPES[precision], scaling)
+            form = torch_form(weights, DTYPES[precision], scaling, batch_norm_eps)
             self._form = Replayed(form.to(self.device))
         else:
-            self._form = cpu_form(weights, precision, scaling, threads)
+            self._form = cpu_form(weights, precision, scaling, threads, batch_norm_eps)
 
     @torch.inference_mode()
     def __call__(self, views: Tensor) -> Tensor:
         """Features float32 [batch, dim] of views, on the device.
 
         Views are [batch, clip_length, size, size, channel], such as [batch, 16, 224, 224, 3]:
-        uint8, for flow also float32 in [-1, 1]. Raises ValueError for another shape or type.
+        uint8, or float32: 0 to 255 with fractions, flow in [-1, 1]. Raises ValueError for another
+        shape or type.
         """
-        types = (torch.uint8,) if self._shape[-1] == 3 else (torch.uint8, torch.float32)
-        is_shape = tuple(views.shape[2:]) == self._shape[1:] and views.shape[1] in self._lengths
-        if views.dtype not in types or not is_shape:
+        is_type = views.dtype in (torch.uint8, torch.float32)
+        is_shape = views.ndim == 5 and views.shape[1] in self._lengths
+        is_shape &= tuple(views.shape[3:]) == (views.shape[2], self._shape[-1])
+        if not is_type or not is_shape or not self._takes(views.shape[2]):
             raise ValueError(
                 f"views: {views.dtype} {list(views.shape)}, expected uint8 [batch, "
-                f"{', '.join(map(str, self._shape))}]"
+                f"{', '.join(map(str, self._shape))}], or float32"
             )
         with tf32_only_if(self.precision == "tf32"):
             return self._form(views.to(self.device))

@@ -22,6 +22,7 @@ from vadprep.backbones.weights.load import Weights, state_sha256
 from vadprep.core.errors import SpecError
 from vadprep.core.log import get_logger
 from vadprep.core.resources import cache_folder, installed_version
+from vadprep.core.spec import OWN_EPS
 
 logger = get_logger(__name__)
 
@@ -63,29 +64,41 @@ def check_engine(engine: str, device: str) -> None:
         )
 
 
-def cpu_form(weights: Weights, precision: str, scaling: str, threads: int) -> Form:
+def cpu_form(
+    weights: Weights, precision: str, scaling: str, threads: int, batch_norm_eps: str = OWN_EPS
+) -> Form:
     """The network of ``weights`` on the CPU, by the engine that is installed.
 
     OpenVINO uses ``threads`` threads, torch as many as it is set to.
     """
     if engine_of("cpu").startswith("openvino"):
-        return OpenVinoForm(weights, precision, scaling, threads)
-    return torch_form(weights, torch.bfloat16 if precision == "bf16" else torch.float32, scaling)
+        return OpenVinoForm(weights, precision, scaling, threads, batch_norm_eps)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return torch_form(weights, dtype, scaling, batch_norm_eps)
 
 
-def torch_form(weights: Weights, dtype: torch.dtype, scaling: str) -> GpuForm:
-    """The network of ``weights`` in torch, its batch norm folded."""
+def torch_form(
+    weights: Weights, dtype: torch.dtype, scaling: str, batch_norm_eps: str = OWN_EPS
+) -> GpuForm:
+    """The network of ``weights`` in torch, its batch norm folded, with that epsilon."""
     graph = graph_of(weights.graph)
     shape = (graph.clip_length, graph.size, graph.size, graph.channels)
-    network = with_weights(build(weights.graph), weights.state)
+    network = with_weights(build(weights.graph, batch_norm_eps), weights.state)
     return GpuForm(network, scaling_of(scaling), dtype, shape)
 
 
 class OpenVinoForm:
     """A network that OpenVINO compiles at the first batch of each shape and type."""
 
-    def __init__(self, weights: Weights, precision: str, scaling: str, threads: int) -> None:
-        self._weights, self._scaling = weights, scaling
+    def __init__(
+        self,
+        weights: Weights,
+        precision: str,
+        scaling: str,
+        threads: int,
+        batch_norm_eps: str = OWN_EPS,
+    ) -> None:
+        self._weights, self._scaling, self._eps = weights, scaling, batch_norm_eps
         self._sha256 = weights.sha256 or state_sha256(weights.state)
         self._settings = {
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
@@ -125,7 +138,8 @@ class OpenVinoForm:
             raise ValueError(said_by(error)) from error
 
     def _exported(self, views: Tensor) -> bytes:
-        model = converted(torch_form(self._weights, torch.float32, self._scaling), views)
+        form = torch_form(self._weights, torch.float32, self._scaling, self._eps)
+        model = converted(form, views)
         compiled = openvino_core().compile_model(model, "CPU", self._settings)
         return bytes(compiled.export_model().getvalue())
 
@@ -139,7 +153,7 @@ class OpenVinoForm:
         parts = (
             *(FORM, engine_of("cpu"), torch.__version__, processor, self._settings),
             *map(installed_version, GRAPH_PACKAGES),
-            *(self._weights.graph, self._sha256, self._scaling),
+            *(self._weights.graph, self._sha256, self._scaling, self._eps),
             *(tuple(views.shape), str(views.dtype)),
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

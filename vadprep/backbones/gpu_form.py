@@ -41,17 +41,18 @@ class GpuForm(nn.Module):
         for weight in self.network.parameters():
             if weight.ndim == 5:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
-        self.dtype = dtype
+        self.dtype, self._is_flow = dtype, channels == 2
         # Buffers, because a CUDA graph cannot record a copy of numbers to the device.
         self.register_buffer("mean", torch.tensor(scaling.mean), persistent=False)
         self.register_buffer("std", torch.tensor(scaling.std), persistent=False)
 
     def forward(self, views: Tensor) -> Tensor:
-        """float32 [batch, dim] of uint8 views [batch, T, H, W, channel].
+        """float32 [batch, dim] of views [batch, T, H, W, channel]: uint8, or levels with fractions.
 
-        Views that are floats (flow that was not quantised) are in [-1, 1]: y is 127.5 (1 + y).
+        Flow that is floats (that was not quantised) is in [-1, 1]: y is 127.5 (1 + y).
         """
-        pixels = 127.5 * (1 + views) if views.is_floating_point() else views.float()
+        is_scaled = self._is_flow and views.is_floating_point()
+        pixels = 127.5 * (1 + views) if is_scaled else views.float()
         clips = ((pixels - self.mean) / self.std).to(self.dtype).permute(0, 4, 1, 2, 3)
         features: Tensor = self.network(clips)
         return features.float()

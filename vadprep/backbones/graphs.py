@@ -8,10 +8,12 @@ from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vadprep.backbones import clip, inception, resnet, videomae
 from vadprep.core.clips import CLIP_LENGTH
 from vadprep.core.errors import SettingError, allowed_are
+from vadprep.core.spec import OWN_EPS, eps_text
 
 State = Mapping[str, Tensor]
 
@@ -35,6 +37,7 @@ SCALINGS: dict[str, Scaling] = {
     "[-1,1]": Scaling((127.5,), (127.5,)),
     # video-nonlocal-net, SlowFast, pytorchvideo: 0.45 and 0.225 of 255
     "(x-114.75)/57.375": Scaling((114.75,), (57.375,)),
+    "[0,1]": Scaling((0.0,), (255.0,)),  # S3D of kylemin as video_features runs it
     "torchvision-kinetics": Scaling(  # r3d_18, r2plus1d_18 and s3d
         (255 * 0.43216, 255 * 0.394666, 255 * 0.37645),
         (255 * 0.22803, 255 * 0.22145, 255 * 0.216989)),
@@ -61,7 +64,9 @@ class Graph:
     dim: int
     build: Callable[[], nn.Module]
     """The readable module, with ``logits``; the names of its tensors are the canonical ones."""
-    size: int = 224  # side of a view in px
+    size: int = 224  # side of a view in px, as it was published
+    least_size: int = 0
+    """Smallest side of a view that it takes besides; 0 of a network that takes ``size`` alone."""
     clip_length: int = CLIP_LENGTH
     clip_lengths: tuple[int, ...] = (16, 32, 64)
     """Frames of a clip that the network takes; ``clip_length`` is the usual one."""
@@ -71,6 +76,10 @@ class Graph:
     head: str = ""
     """Of a network of torchvision: its own name of what turns the feature into logits."""
 
+    def takes_size(self, side: int) -> bool:
+        """True when it takes views of ``side`` x ``side`` px."""
+        return side == self.size or 0 < self.least_size <= side
+
 
 def _torchvision(
     name: str,
@@ -79,10 +88,12 @@ def _torchvision(
     size: int = 224,
     positions: int = 0,
     clip_lengths: tuple[int, ...] = Graph.clip_lengths,
+    is_convolutional: bool = False,
 ) -> Graph:
     """``size`` is the side of the crop that the weights were trained and published with."""
     network = partial(TorchvisionNetwork, name, head, positions)
-    return Graph(dim, network, size, clip_lengths=clip_lengths, head=head)
+    least = size if is_convolutional else 0
+    return Graph(dim, network, size, least, clip_lengths=clip_lengths, head=head)
 
 
 class TorchvisionNetwork(nn.Module):
@@ -109,15 +120,17 @@ class TorchvisionNetwork(nn.Module):
 
 
 GRAPHS: dict[str, Graph] = {
-    "inception_i3d": Graph(inception.DIM, inception.InceptionI3D),
-    "inception_i3d_flow": Graph(inception.DIM, partial(inception.InceptionI3D, 2), channels=2),
-    "i3d_r50": Graph(
-        resnet.DIM, resnet.ResNetI3D, size=256, clip_length=8, clip_lengths=(8, 16, 32, 64)
+    "inception_i3d": Graph(inception.DIM, inception.InceptionI3D, least_size=224),
+    "inception_i3d_flow": Graph(
+        inception.DIM, partial(inception.InceptionI3D, 2), least_size=224, channels=2
     ),
-    "i3d_r50_nonlocal": Graph(resnet.DIM, resnet.i3d_r50_nonlocal),
-    "r3d_18": _torchvision("r3d_18", 512, "fc", size=112),
-    "r2plus1d_18": _torchvision("r2plus1d_18", 512, "fc", size=112),
-    "s3d": _torchvision("s3d", 1024, "classifier", positions=3),
+    "i3d_r50": Graph(
+        resnet.DIM, resnet.ResNetI3D, 256, 224, clip_length=8, clip_lengths=(8, 16, 32, 64)
+    ),
+    "i3d_r50_nonlocal": Graph(resnet.DIM, resnet.i3d_r50_nonlocal, least_size=224),
+    "r3d_18": _torchvision("r3d_18", 512, "fc", size=112, is_convolutional=True),
+    "r2plus1d_18": _torchvision("r2plus1d_18", 512, "fc", size=112, is_convolutional=True),
+    "s3d": _torchvision("s3d", 1024, "classifier", positions=3, is_convolutional=True),
     "swin3d_t": _torchvision("swin3d_t", 768, "head"),
     "swin3d_s": _torchvision("swin3d_s", 768, "head"),
     "swin3d_b": _torchvision("swin3d_b", 1024, "head"),
@@ -136,9 +149,33 @@ def graph_of(name: str) -> Graph:
     return GRAPHS[name]
 
 
-def build(graph: str) -> nn.Module:
-    """The readable network in inference mode, its tensors not yet initialised to anything."""
-    return graph_of(graph).build().eval()
+def build(graph: str, batch_norm_eps: str = OWN_EPS) -> nn.Module:
+    """The readable network in inference mode, its tensors not yet initialised to anything.
+
+    ``batch_norm_eps`` is that of the spec: ``own``, or the epsilon of all its batch norms.
+    """
+    network = graph_of(graph).build().eval()
+    if batch_norm_eps != OWN_EPS:
+        for norm in _batch_norms(network):
+            norm.eps = float(batch_norm_eps)
+    return network
+
+
+def own_batch_norm_eps(graph: str) -> str:
+    """The epsilon of the batch norms of ``graph`` as a spec writes it; empty where it has none."""
+    return _own_eps(graph_of(graph))
+
+
+@cache
+def _own_eps(graph: Graph) -> str:
+    with torch.device("meta"):
+        found = {eps_text(norm.eps) for norm in _batch_norms(graph.build())}
+    assert len(found) < 2
+    return next(iter(found), "")
+
+
+def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
 def with_weights(network: nn.Module, state: State) -> nn.Module:

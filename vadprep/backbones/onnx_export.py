@@ -14,7 +14,7 @@ from vadprep.backbones.weights.catalog import stored_weights
 from vadprep.backbones.weights.load import Weights, load_weights, missing_weights_message
 from vadprep.core.errors import SettingError, WeightsError
 from vadprep.core.onnx_files import OPSET, Case, write_onnx
-from vadprep.core.spec import UNKNOWN, Spec
+from vadprep.core.spec import OWN_EPS, UNKNOWN, Spec
 
 GRAPH = "inception_i3d"
 """The only network that is exported: the others are not tested in this form."""
@@ -55,13 +55,15 @@ def exported_weights(spec: Spec, weights: str | Path | None = None) -> Weights:
 def export_network(spec: Spec, weights: Weights, path: Path) -> float:
     """Write the network behind features of ``spec`` as ONNX; returns the largest difference.
 
-    Input ``clips`` uint8 [batch, clip_length, 224, 224, 3], crops as they are, any batch; output
-    ``features`` float32 [batch, 1024], in fp32 whatever the precision of the spec. Raises
-    ExportError and OutputError as ``write_onnx``.
+    Input ``clips`` uint8 [batch, clip_length, crop_size, crop_size, 3], crops as they are, any
+    batch; output ``features`` float32 [batch, 1024], in fp32 whatever the precision of the spec.
+    Raises ExportError and OutputError as ``write_onnx``.
     """
     graph = graph_of(GRAPH)
-    network = Scaled(with_weights(build(GRAPH), weights.state), spec.scaling).eval()
-    generator, shape = torch.Generator().manual_seed(0), (spec.clip_length, graph.size, graph.size)
+    eps = OWN_EPS if spec.batch_norm_eps == UNKNOWN else spec.batch_norm_eps
+    network = Scaled(with_weights(build(GRAPH, eps), weights.state), spec.scaling).eval()
+    side = graph.size if spec.crop_size == UNKNOWN else spec.crop_size
+    generator, shape = torch.Generator().manual_seed(0), (spec.clip_length, side, side)
 
     def random_clips(count: int) -> Tensor:
         size = (count, *shape, graph.channels)

@@ -24,7 +24,9 @@ from vadprep.cli.options import FEATURES, FILE, chosen_manifest, manifest_option
 from vadprep.cli.text import MOST_LISTED, Cells, show, show_list, shown_bar
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import ManifestError
-from vadprep.core.presets import FLOW, PRESETS
+from vadprep.core.preset import FLOW
+from vadprep.core.presets import PRESETS
+from vadprep.core.spec import SETTABLE, SETTABLE_FLOW
 from vadprep.core.untrusted import read_regular
 
 
@@ -113,6 +115,8 @@ def presets(name: str | None) -> None:
     rows = [("field", name, "source"), ("streams", ",".join(preset.streams), "")]
     rows += [(field, value, source) for field, (value, source) in settings.items()]
     show(rows + [("unknown", "", each) for each in preset.open_questions])
+    taken = (*SETTABLE, *(SETTABLE_FLOW if preset.has_flow else ()))
+    click.echo(f"extract --set takes: {', '.join(taken)}")
 
 
 READING: dict[str, Any] = {"type": click.Choice(list(data.READINGS)), "default": "half-open"}

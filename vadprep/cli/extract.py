@@ -49,7 +49,7 @@ CROPS = click.Choice([str(each) for each in CROP_COUNTS])
 CROPS_HELP = "Number of crops per clip: 1, 5 or 10. Default: that of the preset."
 PRECISION = click.Choice(PRECISIONS)
 PRECISION_HELP = "Arithmetic of the network. Default: fp32 on the CPU, tf32 on a GPU."
-SET_HELP = "A field of the spec, such as tail=drop; see vadprep presets NAME. Repeatable."
+SET_HELP = "A field that vadprep presets NAME lists for --set, such as tail=drop. Repeatable."
 RETRY_HELP = "Extract again the videos that failed, and those whose file was replaced."
 FORMAT = click.Choice(["hdf5", "jpeg", "denseflow", "mmaction2"])
 FORMAT_HELP = "Format of the saved flow. The last three are JPEG. Default: hdf5."

@@ -90,7 +90,8 @@ def weights_convert(file: Path, declared: str | None, out: Path | None) -> None:
 
     No code of the project is run. Reads DeepMind's TensorFlow checkpoints, and the files of
     pytorch-i3d, kinetics_i3d_pytorch, video-nonlocal-net (.pkl), pytorch-resnet3d, pytorchvideo,
-    torchvision, VideoMAE (its own, and transformers') and CLIP (OpenAI's and open_clip's).
+    torchvision, kylemin/S3D, VideoMAE (its own, and transformers') and CLIP (OpenAI's and
+    open_clip's).
     """
     from vadprep.backbones.weights.load import convert
 
@@ -157,10 +158,10 @@ def weights_prompts(weights_spec: str, classes: tuple[str, ...], out: Path) -> N
 def weights_top5(weights_spec: str, video: Path) -> None:
     """The five most likely Kinetics-400 classes of a video."""
     from vadprep.backbones import load_weights
-    from vadprep.backbones.weights.check import preset_of_graph, top5
+    from vadprep.backbones.weights.check import preset_of, top5
     from vadprep.video import first_clips
 
     found = load_weights(weights_spec)
-    preset = preset_of_graph(found.graph)
+    preset = preset_of(found)
     show([("class", "probability", "logit"), *top5(found, first_clips(video, preset))])
     click.echo(f"{found.graph}, weights {found.name}, views of preset {preset}, centre crop")

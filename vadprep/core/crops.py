@@ -62,18 +62,30 @@ crop 6 is TL mirrored, which is crop 7 of ``xd``.
 """
 
 
-def crop_boxes(order: str, count: int, size: int, height: int, width: int) -> Boxes:
+CENTRE_ROUNDINGS = ("even", "floor")
+"""Where a centre crop begins that is half a pixel off: ``even``, at the even one of the two pixels,
+as in torchvision; ``floor``, at the first one."""
+
+
+def crop_boxes(
+    order: str, count: int, size: int, height: int, width: int, centre_rounding: str = "even"
+) -> Boxes:
     """The ``count`` (1, 5 or 10) crops of side ``size`` px in a frame of ``height`` x ``width``.
 
     One crop is the centre, order ``centre`` or any other. Ten are the five of the frame and
     then the five of the mirrored frame, with ``vadclip`` the mirror images of the five; with
     ``mmaction`` each is followed by its mirror image.
-    Raises ValueError for an unknown order or count and for a frame smaller than the crop.
+    Raises ValueError for an unknown order, count or rounding and for a frame smaller than the crop.
     """
     if min(height, width) < size:
         raise ValueError(f"frame of {height} x {width} px is smaller than a crop of {size} px")
     bottom, right = height - size, width - size
-    centre = round(bottom / 2), round(right / 2)  # halves to even, as torchvision has it
+    if centre_rounding not in CENTRE_ROUNDINGS:
+        allowed = allowed_are(centre_rounding, CENTRE_ROUNDINGS)
+        raise ValueError(f"{centre_rounding = }: {allowed}")
+    centre = round(bottom / 2), round(right / 2)  # halves to even
+    if centre_rounding == "floor":
+        centre = bottom // 2, right // 2
     if count == 1 and order in ("centre", *FIVE_CROPS):
         return (Box(*centre, size, size),)
     if count not in (5, 10) or order not in FIVE_CROPS:

@@ -1,8 +1,9 @@
-"""Resize filters: the weights of Pillow's and OpenCV's, in whole numbers.
+"""Resize filters: the weights of Pillow's and OpenCV's, in whole numbers, and of torch's.
 
 A frame is resized along its rows, then along its columns. Each pass is a sum of whole numbers,
 which has the same value in any order on any device. So a filter gives the same bytes everywhere,
-and neither Pillow nor OpenCV takes part.
+and neither Pillow nor OpenCV takes part. The filter of torch gives fractions: each is two products
+and a sum in float32, which every device rounds alike.
 """
 
 from __future__ import annotations
@@ -85,6 +86,9 @@ AREA_BITS, AREA_KEPT_BITS = (22, 16), 6
 the passes, behind the point."""
 
 FILTERS = (*PIL_KERNELS, "opencv-bilinear", "opencv-cubic", "opencv-area")
+"""Filters that give whole grey levels."""
+FLOAT_FILTERS = ("torch-bilinear",)
+"""Filters that give fractions of grey levels."""
 
 
 def frame_taps(name: str, source: Size, target: Size) -> FrameTaps:
@@ -97,7 +101,7 @@ def frame_taps(name: str, source: Size, target: Size) -> FrameTaps:
     OpenCV, whose own paths round differently. Raises ValueError for an unknown filter.
     """
     if name not in FILTERS:
-        raise ValueError(f"filter = {name!r}: {allowed_are(name, FILTERS)}")
+        raise ValueError(f"filter = {name!r}: {allowed_are(name, (*FILTERS, *FLOAT_FILTERS))}")
     sides = list(zip(source, target, strict=True))
     if name in PIL_KERNELS:
         rows, columns = (_pil_taps(name, *side) for side in sides)
@@ -111,6 +115,45 @@ def frame_taps(name: str, source: Size, target: Size) -> FrameTaps:
     weights = {"opencv-bilinear": _linear, "opencv-cubic": _four, "opencv-area": _sharp}[name]
     rows, columns = (_fixed(*weights(*side), side[0], OPENCV_BITS) for side in sides)
     return FrameTaps(rows, columns, 0, clamps=False)
+
+
+@dataclass(frozen=True)
+class LinearTaps:
+    """Between which two pixels each output pixel lies along one axis.
+
+    out[i] = (1 - behind[i]) * in[first[i]] + behind[i] * in[second[i]], in float32.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    behind: NDArray[np.float32]
+
+    def part(self, start: int, count: int) -> LinearTaps:
+        """The taps of ``count`` px of the output, from px ``start`` on."""
+        some = slice(start, start + count)
+        return LinearTaps(self.first[some], self.second[some], self.behind[some])
+
+
+def linear_taps(source: Size, target: Size, one_step: bool) -> tuple[LinearTaps, LinearTaps]:
+    """Weights of rows and columns of ``torch.nn.functional.interpolate``, bilinear.
+
+    That is without averaging, halves of pixels counted (``align_corners=False``). With ``one_step``
+    both axes go in the step of the shorter side, as by ``scale_factor`` with
+    ``recompute_scale_factor=False``; else each by the quotient of its sides, as by ``size``.
+    """
+    steps = [np.float32(one / other) for one, other in zip(source, target, strict=True)]
+    if one_step:
+        steps = [steps[int(source[1] < source[0])]] * 2
+    rows, columns = (_linear_taps(*axis) for axis in zip(source, target, steps, strict=True))
+    return rows, columns
+
+
+def _linear_taps(source: int, target: int, step: np.float32) -> LinearTaps:
+    # Rounded once, as processors multiply and subtract in one step.
+    exact = np.float64(step) * (np.arange(target) + 0.5) - 0.5
+    place = np.maximum(exact, 0).astype(np.float32)
+    first = np.minimum(place.astype(np.int64), source - 1)
+    return LinearTaps(first, np.minimum(first + 1, source - 1), place - first.astype(np.float32))
 
 
 def _pil_taps(name: str, source: int, target: int) -> Taps:

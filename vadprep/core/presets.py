@@ -6,90 +6,29 @@ To add a preset, add one entry to ``PRESETS``: ``replace`` of the nearest one wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from vadprep.core.clips import CLIP_LENGTH, SAMPLING_NAMES
 from vadprep.core.errors import SettingError, allowed_are
-from vadprep.core.spec import COMPUTED, DECODED, FLOW_FIELDS, UNKNOWN, WHOLE_CLIPS, Spec
+from vadprep.core.preset import FLOW, FLOW_GRAPHS, OURS, README, Preset
+from vadprep.core.spec import FLOW_FIELDS, OWN_EPS, UNKNOWN, Spec, eps_text
 
-Text = tuple[str, str]
-Number = tuple[int, str]
-"""A value and its source."""
 Values = Mapping[str, Any]
 """Field of ``Spec`` -> value."""
 
-
-@dataclass(frozen=True)
-class Preset:
-    """One recipe. The settings are fields of ``Spec``, which says what each means."""
-
-    origin: str
-    """Whose recipe it is: authors and year, paper, repository."""
-    graph: Text
-    """Id of the network of stream ``rgb``, a key of ``vadprep.backbones.GRAPHS``."""
-    fps: Text
-    resize: Text
-    filter: Text
-    crops: Number
-    crop_order: Text
-    crop_size: Number
-    scaling: Text
-    clip_length: Number
-    clip_stride: Number
-    tail: Text
-    decoder: Text
-    dtype: Text
-    sampling: Text
-    frames: Text = (DECODED, "no JPEG files are made on the way")
-    pooling: Text = (WHOLE_CLIPS, "the network sees all frames of a clip at once")
-    open_questions: tuple[str, ...] = ()
-    """What the authors did not publish; ``vadprep presets NAME`` prints it."""
-    streams: tuple[str, ...] = ("rgb",)
-    """Streams that are extracted when the user names none."""
-
-    @property
-    def settings(self) -> dict[str, tuple[Any, str]]:
-        """Field of ``Spec`` -> (value, source) of stream ``rgb``, in the order of the record."""
-        others = ("origin", "open_questions", "streams")
-        return {name: value for name, value in vars(self).items() if name not in others}
-
-    @property
-    def has_flow(self) -> bool:
-        """True when the network has a form for stream ``flow``; its settings are ``FLOW``."""
-        return self.graph[0] in FLOW_GRAPHS
-
-
-OURS = "ours: no source says it"
-"""Source of a value that had to be chosen."""
-README = "README of kinetics-i3d"
 RTFM_AUTHOR = "the author in RTFM's issue 21"
 TRANSFORMS = "transforms of the weights in torchvision"
 META_FPS = "meta of the weights: the rate of their published accuracy"
 XDVIODET = "Roc-Ng/XDVioDet"
 GOWTHAM = "I3D_Feature_Extraction_resnet (G. Gottimukkala)"
 URDMU = "UR-DMU, feature_extract"
+VIDEO_FEATURES = "v-iashin/video_features"
 VIDEOMAE = "VideoMAE, scripts/kinetics/ of ViT-B, finetune.sh"
 AS_IT_IS = "the rate of the videos is kept; with another --fps " + OURS
 SLOWFAST = "SlowFast, config/defaults.py"
 VADCLIP = "VadCLIP, src/crop.py"
 CLIP = "CLIP's own transform (open_clip, openai/CLIP)"
-
-FLOW_GRAPHS = {"inception_i3d": "inception_i3d_flow"}
-"""The network of stream ``flow`` that belongs to one of stream ``rgb``."""
-
-FLOW: Mapping[str, tuple[Any, str]] = {
-    "flow": (
-        "tvl1 tau=0.25 lambda=0.15 theta=0.3 scales=5 scale_step=0.8 warps=5 epsilon=0.01 "
-        "inner_iterations=30 outer_iterations=10 median=5",
-        "MediaPipe, tvl1_optical_flow_calculator.cc: the defaults of OpenCV's CPU class",
-    ),
-    "flow_source": (COMPUTED, ""),
-    "flow_bound": (20, README + ": 20 px"),
-    "quantisation": ("mediapipe", "MediaPipe, flow_quantizer_model.cc; its JPEG is left out"),
-    "flip_rule": ("negate-u", OURS + "; Finspire13's code mirrors the picture alone (keep-u)"),
-}
-"""Settings of stream ``flow`` in every preset whose network has a form for it: kinetics-i3d's."""
 
 _I3D = Preset(
     origin="Carreira and Zisserman 2017, " + README,
@@ -130,6 +69,37 @@ _RTFM = replace(
         "resize: issue 53 has 256x256, which ignores the aspect",
         "tail: clips are filled up by LoopPad; ShanghaiTech 01_047 has 67 rows for 1,056 frames",
         "nobody has reproduced the published files to the digit",
+    ),
+)
+
+
+RE_ENCODED = (
+    "with a frame rate ffmpeg encodes the video again (x264, its default quality), which is not "
+    "repeated here: only the choice of the frames is"
+)
+
+_VIDEO_FEATURES = replace(
+    _I3D,
+    origin=VIDEO_FEATURES + ", models/i3d",
+    graph=("inception_i3d", VIDEO_FEATURES + ": weights of hassony2/kinetics_i3d_pytorch"),
+    fps=("native", VIDEO_FEATURES + ", configs/i3d.yml: extraction_fps null"),
+    resize=("short 256", VIDEO_FEATURES + ", ResizeImproved(256)"),
+    filter=("pil-bilinear", VIDEO_FEATURES + ", ResizeImproved: PIL's bilinear"),
+    crops=(1, VIDEO_FEATURES + ": the centre crop"),
+    crop_order=("centre", VIDEO_FEATURES),
+    crop_size=(224, VIDEO_FEATURES),
+    scaling=("[-1,1]", VIDEO_FEATURES + ", ScaleTo1_1"),
+    clip_length=(64, VIDEO_FEATURES + ": stack_size 64; --set clip_length=16 for stacks of 16"),
+    clip_stride=(64, VIDEO_FEATURES + ": step_size 64"),
+    tail=("xd", VIDEO_FEATURES + ": a stack begins when one frame more than its length is there"),
+    dtype=("float32", VIDEO_FEATURES + ": float32, written as float64"),
+    sampling=("near", VIDEO_FEATURES + ": ffmpeg's filter fps"),
+    batch_norm_eps=("1e-5", VIDEO_FEATURES + ", i3d_net.py: torch's own"),
+    centre_rounding=("floor", VIDEO_FEATURES + ", TensorCenterCrop: // 2"),
+    open_questions=(
+        RE_ENCODED,
+        "its flow is of PWC-Net or RAFT: --streams flow computes TV-L1 instead, as preset i3d",
+        "its frames are those of OpenCV's VideoCapture",
     ),
 )
 
@@ -215,6 +185,7 @@ PRESETS: dict[str, Preset] = {
         scaling=("[-1,1]", URDMU),
         sampling=("times", AS_IT_IS),
         tail=("repeat-last", URDMU + ": the last frame fills the last clip"),
+        batch_norm_eps=("1e-5", URDMU + ": torch's own, where the weights were trained with 1e-3"),
         open_questions=(
             "how the frames were decoded",
             "frames: its script writes JPEG files by OpenCV; --set frames=jpeg95 repeats that",
@@ -301,6 +272,44 @@ PRESETS: dict[str, Preset] = {
             "whether frames were resized before CLIP's own transform; tail and decoder",
         ),
     ),
+    "video-features-i3d": _VIDEO_FEATURES,
+    "video-features-r21d": replace(
+        _VIDEO_FEATURES,
+        origin=VIDEO_FEATURES + ", models/r21d",
+        graph=("r2plus1d_18", VIDEO_FEATURES + ": r2plus1d_18_16_kinetics, torchvision's"),
+        resize=("128x171", VIDEO_FEATURES + ": aspect ignored"),
+        filter=("torch-bilinear", VIDEO_FEATURES + ": torch's interpolate on floats"),
+        crop_size=(112, VIDEO_FEATURES),
+        scaling=("torchvision-kinetics", VIDEO_FEATURES),
+        clip_length=(CLIP_LENGTH, VIDEO_FEATURES + ": stack_size 16"),
+        clip_stride=(CLIP_LENGTH, VIDEO_FEATURES + ": step_size 16"),
+        tail=("drop", VIDEO_FEATURES + ", form_slices: whole stacks"),
+        decoder=("pyav, decord", VIDEO_FEATURES + ": torchvision's read_video, which is PyAV"),
+        batch_norm_eps=(OWN_EPS, "torchvision"),
+        centre_rounding=("even", VIDEO_FEATURES + ": round()"),
+        open_questions=(RE_ENCODED,),
+    ),
+    "video-features-s3d": replace(
+        _VIDEO_FEATURES,
+        origin=VIDEO_FEATURES + ", models/s3d",
+        graph=("s3d", "kylemin/S3D, model.py: the layers of torchvision's s3d"),
+        fps=("25", VIDEO_FEATURES + ", configs/s3d.yml: 25"),
+        resize=("short 224", VIDEO_FEATURES + ": Resize(224)"),
+        filter=("torch-bilinear", VIDEO_FEATURES + ": torch's interpolate on floats"),
+        scaling=("[0,1]", VIDEO_FEATURES + ": no mean and std (kylemin/S3D, issue 4)"),
+        clip_length=(64, VIDEO_FEATURES + ": stack_size 64"),
+        tail=("drop", VIDEO_FEATURES + ", form_slices: whole stacks"),
+        decoder=("pyav, decord", VIDEO_FEATURES + ": torchvision's read_video, which is PyAV"),
+        batch_norm_eps=(OWN_EPS, "kylemin/S3D, model.py: 1e-3, as torchvision's"),
+        centre_rounding=("even", VIDEO_FEATURES + ": round()"),
+        weights="s3d-kylemin",
+        open_questions=(
+            RE_ENCODED + "; at 25 frames a second that is every video",
+            "kylemin's own script scales to [-1,1] (main.py): which one the weights were trained "
+            "with is not written down",
+            "of odd sizes such as 110 or 414 px torch's interpolate gives a side of 223, here 224",
+        ),
+    ),
     "arnet": replace(
         _I3D,
         origin="Wan et al. 2020 (AR-Net)",
@@ -359,6 +368,8 @@ def resolve(
     values["sampling"] = SAMPLING_NAMES.get(values["sampling"], values["sampling"])
     if values["fps"] == "native":
         values["sampling"] = "index"
+    if values["batch_norm_eps"] not in (OWN_EPS, UNKNOWN):
+        values["batch_norm_eps"] = eps_text(values["batch_norm_eps"])
     return Spec(preset, stream, weights=weights[0], weights_sha256=weights[1], **values)
 
 

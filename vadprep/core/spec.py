@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from vadprep.core.clips import SAMPLINGS, TAIL_RULES, Resampling
+from vadprep.core.crops import CENTRE_ROUNDINGS
 from vadprep.core.errors import SpecError, allowed_are
 from vadprep.core.untrusted import parse_json
 
@@ -40,13 +41,23 @@ DECODED = "decoded"
 """``frames`` that go to the network as they were decoded."""
 JPEG_FRAMES = re.compile(r"jpeg([1-9][0-9]?|100)")
 QUANTISATIONS = ("none", "mediapipe", "denseflow", "mmaction2")
+OWN_EPS = "own"
+"""``batch_norm_eps`` of a network as it was published."""
 FLOW_FIELDS = ("flow", "flow_source", "flow_bound", "quantisation", "flip_rule")
 """Fields of ``Spec`` that are about flow."""
 SHARED_FIELDS = (
     "fps", "sampling", "frames", "resize", "filter", "crops", "crop_order", "crop_size",
-    "clip_length", "clip_stride", "tail", "decoder",
+    "clip_length", "clip_stride", "tail", "decoder", "centre_rounding",
 )  # fmt: skip
 """Fields that all streams of a feature folder share: the same frames, views and clips."""
+SETTABLE = (
+    "fps", "sampling", "frames", "resize", "filter", "crops", "crop_order", "crop_size",
+    "centre_rounding", "scaling", "clip_length", "clip_stride", "tail", "pooling",
+    "batch_norm_eps", "decoder", "precision", "dtype", "batch",
+)  # fmt: skip
+"""Fields that an extraction may set; the network and its weights are named otherwise."""
+SETTABLE_FLOW = ("flow", "flow_bound", "quantisation", "flip_rule")
+"""Fields that an extraction with stream ``flow`` may set as well."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,11 @@ class Spec:
     pooling: str = WHOLE_CLIPS
     """Of a network that sees single frames, what stands for a clip: the ``mean`` of the features of
     its frames, or the feature of its ``first`` or ``middle`` one (of 16 the ninth)."""
+    batch_norm_eps: str = OWN_EPS
+    """What batch norm adds to a variance (epsilon), as ``eps_text`` writes it: ``own`` is that of
+    the network as it was published; other code may run its weights with another one."""
+    centre_rounding: str = "even"
+    """Where the centre crop begins when half a pixel is left over (``crops.CENTRE_ROUNDINGS``)."""
     flow: str = NO_FLOW
     """Flow algorithm with its settings, on grey resized frames."""
     flow_source: str = NO_FLOW
@@ -133,6 +149,13 @@ class Spec:
         _check("sampling", self.sampling, SAMPLINGS)
         _check("pooling", self.pooling, POOLINGS)
         jpeg_quality(self.frames)
+        _check("centre_rounding", self.centre_rounding, CENTRE_ROUNDINGS)
+        if self.batch_norm_eps not in (OWN_EPS, UNKNOWN):
+            canonical = eps_text(self.batch_norm_eps)
+            if canonical != self.batch_norm_eps:
+                raise ValueError(
+                    f"batch_norm_eps = {self.batch_norm_eps!r}: expected {canonical!r}"
+                )
         self.fps_used()
         length, stride = self.clip_length, self.clip_stride
         if UNKNOWN not in (length, stride) and stride > length:
@@ -207,9 +230,15 @@ class Spec:
 
 
 def _written(values: dict[str, Any]) -> dict[str, Any]:
-    """Fields as they are stored: there was no ``sampling`` when ``index`` was the only rule, no
-    ``pooling`` when all networks saw clips, and no ``frames`` when none went through JPEG."""
-    absent = (("sampling", "index"), ("pooling", WHOLE_CLIPS), ("frames", DECODED))
+    """Fields as they are stored: a field that came later is absent where it has the value that all
+    specs had before."""
+    absent = (
+        ("sampling", "index"),
+        ("pooling", WHOLE_CLIPS),
+        ("frames", DECODED),
+        ("batch_norm_eps", OWN_EPS),
+        ("centre_rounding", "even"),
+    )
     return {k: v for k, v in values.items() if (k, v) not in absent}
 
 
@@ -220,6 +249,22 @@ def jpeg_quality(frames: str) -> int | None:
     if frames not in (DECODED, UNKNOWN):
         raise ValueError(f"{frames = }: {allowed_are(frames, (DECODED, 'jpeg1 to jpeg100'))}")
     return None
+
+
+def eps_text(value: str | float) -> str:
+    """An epsilon as a spec writes it, such as ``1e-5`` or ``0.001``: one text for each number.
+
+    Raises ValueError for what is no number between 0 and 1.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number < 1:
+        raise ValueError(
+            f"batch_norm_eps = {value!r}: allowed are {OWN_EPS} and a number such as 1e-5"
+        )
+    return f"{number:g}".replace("e-0", "e-")
 
 
 def _check(name: str, value: object, allowed: Any) -> None:

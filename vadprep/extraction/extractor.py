@@ -23,7 +23,7 @@ from vadprep.core.signals import check_stop
 from vadprep.core.spec import require_shared
 from vadprep.data import fingerprint, frame_bounds
 from vadprep.extraction.options import STALL_SECONDS
-from vadprep.extraction.plan import ExtractionPlan
+from vadprep.extraction.plan import ExtractionPlan, StreamPlan
 from vadprep.extraction.streams import Branch, Snippets
 from vadprep.extraction.timing import Stopwatch, timed
 from vadprep.features.draft import Draft, write_failure
@@ -71,7 +71,7 @@ def make_extractor(plan: ExtractionPlan) -> Extractor:
     branches = []
     for stream in plan.streams:
         spec, flow = stream.spec, None
-        network = Backbone(stream.weights(), plan.device, spec.precision, spec.scaling, CPU_THREADS)
+        network = network_of(stream, plan.device)
         if spec.stream == "flow":
             if plan.flow_from:  # its folder may be another on this node
                 plan.flow_from.check(spec)
@@ -79,6 +79,13 @@ def make_extractor(plan: ExtractionPlan) -> Extractor:
                 flow = tvl1_method(spec.flow)
         branches.append(Branch(spec, network, flow, plan.save_flow, plan.flow_from))
     return Extractor(branches, plan.stall_seconds, plan.max_damage)
+
+
+def network_of(stream: StreamPlan, device: str) -> Backbone:
+    """The network of a stream on ``device``; raises as ``StreamPlan.weights`` and ``Backbone``."""
+    spec, weights = stream.spec, stream.weights()
+    settings = spec.precision, spec.scaling, CPU_THREADS, spec.batch_norm_eps
+    return Backbone(weights, device, *settings)
 
 
 class Extractor:
@@ -276,6 +283,7 @@ class Extractor:
             crops=spec.crops,
             crop_order=spec.crop_order,
             crop_size=spec.crop_size,
+            centre_rounding=spec.centre_rounding,
             margins="flow" in task.targets,  # TV-L1 takes whole frames
         )
         with ExitStack() as resources:

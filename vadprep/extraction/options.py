@@ -8,18 +8,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from vadprep.core.errors import SettingError, allowed_are
-from vadprep.core.spec import Spec
+from vadprep.core.spec import SETTABLE, SETTABLE_FLOW, Spec
 from vadprep.flow import FORMATS
 from vadprep.video import MAX_DAMAGE
-
-SETTABLE = (
-    "fps", "sampling", "frames", "resize", "filter", "crops", "crop_order", "scaling",
-    "clip_length", "clip_stride", "tail", "pooling", "decoder", "precision", "dtype", "batch",
-)  # fmt: skip
-"""Fields of a spec that a run may set; the network fixes the others."""
-
-SETTABLE_FLOW = ("flow", "flow_bound", "quantisation", "flip_rule")
-"""Fields that a run with stream ``flow`` may set as well."""
 
 STREAM_SETS = (("rgb",), ("flow",), ("rgb", "flow"))
 STALL_SECONDS = 60.0

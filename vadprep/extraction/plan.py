@@ -17,18 +17,22 @@ import torch
 from vadprep.backbones import Weights, graph_of, load_weights, missing_weights_message, scaling_of
 from vadprep.backbones.backbone import check_precision
 from vadprep.backbones.engine import engine_of
+from vadprep.backbones.graphs import own_batch_norm_eps
 from vadprep.backbones.weights.catalog import stored_weights
 from vadprep.backbones.weights.load import RANDOM, weights_path
 from vadprep.core.atomic import check_writable
 from vadprep.core.crops import crop_boxes, target_size
 from vadprep.core.errors import SpecError, allowed_are
-from vadprep.core.filters import frame_taps
+from vadprep.core.filters import FLOAT_FILTERS, frame_taps
 from vadprep.core.presets import DEFAULT_PRESET, PRESETS, fill_unknown, resolve, values_of
 from vadprep.core.resources import worker_cores
 from vadprep.core.spec import (
     COMPUTED,
     NO_FLOW,
+    OWN_EPS,
     POOLINGS,
+    SETTABLE,
+    SETTABLE_FLOW,
     SHARED_FIELDS,
     STREAMS,
     UNKNOWN,
@@ -38,8 +42,6 @@ from vadprep.core.spec import (
     require_shared,
 )
 from vadprep.extraction.options import (
-    SETTABLE,
-    SETTABLE_FLOW,
     STALL_SECONDS,
     PlanOptions,
     check_names,
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
 KEPT = ("sampling", "precision", "batch")
 """Fields that a folder keeps, when no other value is asked for."""
 
-KEPT_BY_STREAMS = (*SHARED_FIELDS, "scaling", "dtype")
+KEPT_BY_STREAMS = (*SHARED_FIELDS, "scaling", "dtype", "batch_norm_eps")
 """Fields that a stream takes from the other one, when it is added to its folder later."""
 
 OF_THE_MACHINE = ("weights_sha256", "precision", "batch")
@@ -185,6 +187,8 @@ def resolve_plan(
         named = (earlier.weights, earlier.weights_sha256) if earlier else ("", "")
         spec = resolve(preset, device, named, {**kept, **settings}, stream)
         check_recipe(spec)
+        if spec.batch_norm_eps == own_batch_norm_eps(spec.graph):  # one name for one network
+            spec = replace(spec, batch_norm_eps=OWN_EPS)
         if stream == "flow" and flow_from:
             reading, spec = SavedFlow.find(Path(flow_from).absolute(), spec, settings)
         if address == "local":
@@ -296,14 +300,14 @@ def _weights_source(preset: str, stream: str, options: PlanOptions) -> str:
     spec = (options.get("specs") or {}).get(stream)
     if not named and spec and spec.is_random:
         named = spec.weights
-    graph = values_of(preset, stream)["graph"]
-    named = named or stored_weights(graph)
+    graph, wanted = values_of(preset, stream)["graph"], PRESETS[preset].weights
+    named = named or stored_weights(graph, wanted)
     if not named and spec and spec.weights == UNKNOWN:
         raise ValueError(f"the weights of the run's features are unknown: name them by {option}")
     if not named and spec:
         raise ValueError(f"the run's features are of {spec.weights}: name it by {option}")
     if not named:
-        raise ValueError(missing_weights_message(graph))
+        raise ValueError(missing_weights_message(graph, wanted))
     return str(named if str(named).startswith(RANDOM) else weights_path(str(named)).absolute())
 
 
@@ -317,17 +321,25 @@ def check_recipe(spec: Spec) -> None:
             raise ValueError(f"decoder = {spec.decoder!r}: {allowed_are(decoder, FILE_DECODERS)}")
     if not isinstance(spec.batch, int) or spec.batch < 1:
         raise ValueError(f"batch = {spec.batch!r}: expected a whole number above 0")
-    lengths = graph_of(spec.graph).clip_lengths
-    if spec.clip_length not in lengths:
-        allowed = ", ".join(map(str, lengths))
+    graph = graph_of(spec.graph)
+    if spec.clip_length not in graph.clip_lengths:
+        allowed = ", ".join(map(str, graph.clip_lengths))
         raise ValueError(f"clip_length = {spec.clip_length}: {spec.graph} takes {allowed}")
-    poolings = POOLINGS[1:] if graph_of(spec.graph).of_frames else (WHOLE_CLIPS,)
+    if not graph.takes_size(spec.crop_size):
+        allowed = f"{graph.least_size} px and more" if graph.least_size else f"{graph.size} px"
+        raise ValueError(f"crop_size = {spec.crop_size}: {spec.graph} takes {allowed}")
+    if spec.batch_norm_eps != OWN_EPS and not own_batch_norm_eps(spec.graph):
+        raise ValueError(f"batch_norm_eps = {spec.batch_norm_eps}: {spec.graph} has no batch norm")
+    poolings = POOLINGS[1:] if graph.of_frames else (WHOLE_CLIPS,)
     if spec.pooling not in poolings:
         allowed = allowed_are(spec.pooling, poolings)
         raise ValueError(f"pooling = {spec.pooling!r}: of {spec.graph}, {allowed}")
     size = target_size(spec.resize, 480, 640)
-    crop_boxes(spec.crop_order, spec.crops, spec.crop_size, *size)
-    frame_taps(spec.filter, (480, 640), size)
+    crop_boxes(spec.crop_order, spec.crops, spec.crop_size, *size, spec.centre_rounding)
+    if spec.filter not in FLOAT_FILTERS:
+        frame_taps(spec.filter, (480, 640), size)
+    elif spec.stream == "flow":
+        raise ValueError(f"filter = {spec.filter!r}: TV-L1 takes whole grey levels: another filter")
     scaling_of(spec.scaling)
     if spec.stream == "flow":
         TVL1.parse(spec.flow)

@@ -83,6 +83,7 @@ class LiveClips:
             crops=spec.crops,
             crop_order=spec.crop_order,
             crop_size=spec.crop_size,
+            centre_rounding=spec.centre_rounding,
         )
         self._by_times = used is not None and (spec.sampling_used != "index" or not fps)
         self._resampling = None

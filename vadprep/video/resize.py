@@ -1,4 +1,4 @@
-"""Frames are resized by sums of whole numbers: the same bytes on every device."""
+"""Frames are resized by sums that every device rounds alike: the same bytes on all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vadprep.core.atomic import temporary_folder
-from vadprep.core.filters import FrameTaps, Taps
+from vadprep.core.filters import FrameTaps, LinearTaps, Taps
 from vadprep.core.log import get_logger
 from vadprep.core.numba_settings import numba_settings
 from vadprep.core.resources import cache_folder
@@ -107,6 +107,30 @@ class TorchResize:
             wide = self._columns(part.flatten(2), axis=2)
             wide = _uint8(wide) if self._clamps else wide
             parts.append(_uint8(self._rows(wide, axis=1)).unflatten(2, (-1, 3)))
+        return torch.cat(parts)
+
+
+class FloatResize:
+    """Frames uint8 [n, H, W, 3] to float32 [n, h, w, 3], levels with fractions, on any device."""
+
+    def __init__(self, rows: LinearTaps, columns: LinearTaps, device: torch.device) -> None:
+        self._device = device
+        self._axes = [
+            (axis, [torch.from_numpy(each).to(device) for each in (a.first, a.second, a.behind)])
+            for axis, a in ((2, columns), (1, rows))
+        ]
+        self._chunk = 16 if device.type == "cuda" else 1  # as in TorchResize, of larger numbers
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """float32 [n, h, w, 3]; shares no memory with ``frames``."""
+        parts = []
+        for part in frames.to(self._device).split(self._chunk):
+            for axis, (first, second, behind) in self._axes:
+                weights = behind.view([-1 if i == axis else 1 for i in range(4)])
+                # Two products and a sum, each rounded: fused ones differ between devices.
+                before = part.index_select(axis, first).float().mul_(1 - weights)
+                part = part.index_select(axis, second).float().mul_(weights).add_(before)
+            parts.append(part)
         return torch.cat(parts)
 
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from vadprep.core.clips import Resampling
 from vadprep.core.crops import Box, Boxes, crop_boxes, target_size
 from vadprep.core.errors import DecodeError
-from vadprep.core.filters import frame_taps
+from vadprep.core.filters import FLOAT_FILTERS, frame_taps, linear_taps
 from vadprep.core.presets import values_of
 from vadprep.core.spec import DECODED, jpeg_quality
 from vadprep.video.frame_stream import open_frames
 from vadprep.video.jpeg import Jpeg
-from vadprep.video.resize import resizer
+from vadprep.video.resize import FloatResize, resizer
 
 MOST_ENLARGED = 2 << 20
 """Pixels that a smaller frame may be resized to: the frames of a clip are in memory at once."""
@@ -50,6 +50,7 @@ class FrameTransform:
         crops: int = 1,
         crop_order: str = "centre",
         crop_size: int = 224,
+        centre_rounding: str = "even",
         margins: bool = True,
     ) -> None:
         self.device = torch.device(device)
@@ -61,7 +62,7 @@ class FrameTransform:
                 f"{self.size[0]}: use --set resize=HEIGHTxWIDTH, or cut the video to a usual shape",
                 "too-large",
             )
-        boxes = crop_boxes(crop_order, crops, crop_size, *self.size)
+        boxes = crop_boxes(crop_order, crops, crop_size, *self.size, centre_rounding)
         part = Box(0, 0, *self.size) if margins else around(boxes)
         self.boxes = tuple(
             replace(each, top=each.top - part.top, left=each.left - part.left) for each in boxes
@@ -71,7 +72,12 @@ class FrameTransform:
         self._resize: Callable[[Tensor], Tensor] = lambda frames: crop(frames, part).to(
             self.device, copy=True
         )
-        if self.size != (height, width):
+        if filter in FLOAT_FILTERS:
+            one_step = resize.startswith("short")
+            rows, columns = linear_taps((height, width), self.size, one_step)
+            rows, columns = rows.part(part.top, part.height), columns.part(part.left, part.width)
+            self._resize = FloatResize(rows, columns, self.device)
+        elif self.size != (height, width):
             taps = frame_taps(filter, (height, width), self.size)
             self._resize = resizer(taps.part(part), self.device)
         quality = jpeg_quality(frames)
@@ -80,7 +86,8 @@ class FrameTransform:
     def resize(self, block: NDArray[np.uint8] | Tensor) -> Tensor:
         """uint8 [n, h, w, 3] on the device, of frames uint8 [n, height, width, 3].
 
-        Shares no memory with ``block``. Raises ValueError for frames of another size or type.
+        By a filter of ``FLOAT_FILTERS`` float32, levels 0 to 255 with fractions. Shares no memory
+        with ``block``. Raises ValueError for frames of another size or type.
         """
         frames = torch.as_tensor(block)
         if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != self._frame:
@@ -91,7 +98,7 @@ class FrameTransform:
         return self._resize(self._jpeg(frames) if self._jpeg else frames)
 
     def crop(self, frames: Tensor) -> Tensor:
-        """Crops of resized frames [n, h, w, 3]: uint8 [crop, n, crop_size, crop_size, 3]."""
+        """Crops of resized frames [n, h, w, 3]: [crop, n, crop_size, crop_size, 3]."""
         return torch.stack([crop(frames, box) for box in self.boxes])
 
 
@@ -110,7 +117,7 @@ def crop(frames: Tensor, box: Box) -> Tensor:
 
 
 def first_clips(video: Path, preset: str) -> Tensor:
-    """Centre crops of the first clips of a video, at most 10: uint8 [clip, T, size, size, 3].
+    """Centre crops of the first clips of a video, at most 10: [clip, T, size, size, 3].
 
     Frames are resampled and views made as the preset says. Raises DecodeError for a video that
     cannot be read or that has no whole clip.
@@ -131,6 +138,7 @@ def first_clips(video: Path, preset: str) -> Tensor:
         message = f"{video}: {len(frames)} frames at {rate} fps, a clip has {length}"
         raise DecodeError(f"{message}: take a longer video", "too-short")
     clips = np.stack(frames[: num_clips * length])
-    settings = {name: values[name] for name in ("frames", "resize", "filter", "crop_size")}
+    names = ("frames", "resize", "filter", "crop_size", "centre_rounding")
+    settings = {name: values[name] for name in names}
     transform = FrameTransform(clips.shape[1], clips.shape[2], "cpu", **settings)
     return transform.crop(transform.resize(clips))[0].unflatten(0, (num_clips, length))

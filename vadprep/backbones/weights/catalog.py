@@ -27,11 +27,12 @@ class PublishedFile:
     licence: str
     blob: str = ""  # git blob id
     sha256: str = ""  # its first digits, as many as are published
+    file: str = ""  # name of the file, where the URL does not end with it
 
     @property
     def file_name(self) -> str:
-        """Last part of the URL."""
-        return self.url.rpartition("/")[2]
+        """Name of the file: by default the last part of the URL."""
+        return self.file or self.url.rpartition("/")[2]
 
     @property
     def is_pinned(self) -> bool:
@@ -84,6 +85,9 @@ CATALOG: dict[str, PublishedFile] = {
     "r3d_18": _torchvision("r3d_18", "b3b3357e"),
     "r2plus1d_18": _torchvision("r2plus1d_18", "91a641e6"),
     "s3d": _torchvision("s3d", "d76dad2f"),
+    "s3d-kylemin": PublishedFile(
+        "https://drive.google.com/uc?export=download&id=1HJVDBOQpnTMDVUM3SsXLy0HUkf_wryGO",
+        "s3d", "kylemin/S3D", "MIT", file="S3D_kinetics400.pt"),
     "swin3d_t": _torchvision("swin3d_t", "7615ae03"),
     "swin3d_s": _torchvision("swin3d_s", "da41c237"),
     "swin3d_b": _torchvision("swin3d_b", "24f7c7c6", "swin3d_b_1k"),
@@ -127,7 +131,13 @@ def converted_path(name: str) -> Path:
     return weights_folder() / f"{name}.safetensors"
 
 
-def stored_weights(graph: str) -> str | None:
-    """Name of weights for ``graph`` that are stored here, the first of the table; None for none."""
-    names = (name for name, published in CATALOG.items() if published.graph == graph)
+def published_weights(graph: str, wanted: str = "") -> list[str]:
+    """Names of the published weights for ``graph``; of ``wanted`` alone, where that is named."""
+    names = [name for name, published in CATALOG.items() if published.graph == graph]
+    return [name for name in names if wanted in ("", name)]
+
+
+def stored_weights(graph: str, wanted: str = "") -> str | None:
+    """The first of ``published_weights`` that is stored here; None for none."""
+    names = published_weights(graph, wanted)
     return next((name for name in names if converted_path(name).is_file()), None)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vadprep.backbones.graphs import build, graph_of, scaling_of, with_weights
-from vadprep.backbones.weights.catalog import SAMPLES
+from vadprep.backbones.weights.catalog import CATALOG, SAMPLES
 from vadprep.backbones.weights.load import Weights
 from vadprep.core.array_files import read_npy
 from vadprep.core.errors import SettingError, WeightsError
@@ -36,12 +36,20 @@ def top_classes(logits: Tensor) -> list[tuple[str, float, float]]:
     return [(classes[i], shares[i].item(), logits[i].item()) for i in order]
 
 
-def preset_of_graph(graph: str) -> str:
-    """The first preset whose network is ``graph``; SettingError when there is none."""
-    for name, preset in PRESETS.items():
-        if preset.graph[0] == graph:
+def preset_of(weights: Weights) -> str:
+    """The preset that is for these weights, else the first one of their network.
+
+    Raises SettingError when there is none.
+    """
+    graph = weights.graph
+    fitting = [name for name, preset in PRESETS.items() if preset.graph[0] == graph]
+    if not fitting:
+        raise SettingError(f"{graph = }: no preset makes views for it from a video's frames")
+    for name in fitting:
+        wanted = PRESETS[name].weights
+        if wanted and weights.provenance.startswith(CATALOG[wanted].origin):
             return name
-    raise SettingError(f"{graph = }: no preset makes views for it from a video's frames")
+    return fitting[0]
 
 
 def classifier(weights: Weights) -> Callable[[Tensor], Tensor]:
@@ -59,9 +67,9 @@ def classifier(weights: Weights) -> Callable[[Tensor], Tensor]:
 def top5(weights: Weights, clips: Tensor) -> list[tuple[str, float, float]]:
     """``top_classes`` of the mean logits of one view of several clips.
 
-    ``clips`` are uint8 [clip, T, size, size, channel], made as ``preset_of_graph`` says.
+    ``clips`` are [clip, T, size, size, channel], made as the preset of ``preset_of`` says.
     """
-    preset = PRESETS[preset_of_graph(weights.graph)]
+    preset = PRESETS[preset_of(weights)]
     logits_of, scale = classifier(weights), scaling_of(preset.scaling[0])
     logits = [logits_of(scale(clip[None]))[0] for clip in clips]
     return top_classes(torch.stack(logits).mean(dim=0))

@@ -15,7 +15,7 @@ import pickle
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from vadprep.backbones.weights.catalog import CATALOG, DEEPMIND
 from vadprep.backbones.weights.deepmind import DATA, read_checkpoint
 from vadprep.backbones.weights.names import NAMINGS, with_joined_attention
 from vadprep.backbones.weights.torchscript import is_torchscript, read_torchscript
-from vadprep.core.errors import WeightsError
+from vadprep.core.errors import WeightsError, printable
 from vadprep.core.untrusted import bounded_memory, check_safetensors, open_regular
 
 State = dict[str, Tensor]
@@ -252,10 +252,58 @@ def identify(contents: Contents, declared: str = "") -> str:
         # Shapes tell RGB from flow; the caller refuses what names do not tell apart otherwise.
         if found == {translate(name): shape for name, shape in canonical_shapes(graph).items()}
     ]
-    if len(fitting) != 1:
-        which = ", ".join(fitting) or "no network of vadprep"
-        raise WeightsError(f"{path}: its {len(found)} tensors fit {which}")
+    if not fitting:
+        raise WeightsError(
+            f"{path}: its {len(found)} tensors fit no network of vadprep; the nearest is "
+            f"{_nearest(found)}"
+        )
+    if len(fitting) > 1:
+        raise WeightsError(f"{path}: its {len(found)} tensors fit {', '.join(fitting)}")
     return fitting[0]
+
+
+MOST_NAMED = 3
+"""Tensors that a message names of each kind that does not fit."""
+
+
+def _nearest(found: Mapping[str, torch.Size]) -> str:
+    """The network whose tensors are most like ``found``, and the first ones that are not."""
+
+    def theirs(graph: str, origin: str) -> dict[str, torch.Size]:
+        translate = NAMINGS[graph][origin]
+        return {translate(name): shape for name, shape in canonical_shapes(graph).items()}
+
+    pairs = [(graph, origin) for graph, naming in NAMINGS.items() for origin in naming]
+    # First by names, then by shapes, which tell networks with the same names apart.
+    graph, origin = min(
+        pairs,
+        key=lambda pair: (
+            len(found.keys() ^ (expected := theirs(*pair)).keys()),
+            len(found.items() ^ expected.items()),
+        ),
+    )
+    expected = theirs(graph, origin)
+    shapes = [
+        f"{name} {list(found[name])} for {list(shape)}"
+        for name, shape in expected.items()
+        if found.get(name, shape) != shape
+    ]
+    misfits = _misfits(expected, found, MOST_NAMED) + _named(shapes, "of another shape", MOST_NAMED)
+    return f"{graph} as named by {origin}, with tensors {'; '.join(misfits)}"
+
+
+def _misfits(theirs: Iterable[str], found: Iterable[str], most: int) -> list[str]:
+    """How many names are missing in ``found``, how many are too many, and the first ``most``."""
+    theirs, found = {*theirs}, {*found}
+    return [
+        *_named(sorted(theirs - found), "missing", most),
+        *_named(sorted(found - theirs), "unexpected", most),
+    ]
+
+
+def _named(names: Sequence[str], kind: str, most: int) -> list[str]:
+    shown = ", ".join(printable(each)[:100] for each in names[:most])
+    return [f"{len(names)} {kind}, such as {shown}"] if names else []
 
 
 def canonical_state(contents: Contents, graph: str) -> tuple[State, str]:
@@ -271,13 +319,7 @@ def canonical_state(contents: Contents, graph: str) -> tuple[State, str]:
     by_origin = {each: {name: to(name) for name in shapes} for each, to in namings.items()}
     origin = min(by_origin, key=lambda each: len({*by_origin[each].values()} ^ set(tensors)))
     names = by_origin[origin]
-    theirs, found = {*names.values()}, set(tensors)
-    parts = [
-        f"{len(odd)} {kind}, such as {min(odd)}"
-        for kind, odd in {"missing": theirs - found, "unexpected": found - theirs}.items()
-        if odd
-    ]
-    if parts:
+    if parts := _misfits(names.values(), tensors, 1):
         raise WeightsError(f"{path}: not {graph} as named by {origin}: tensors {'; '.join(parts)}")
     state = {}
     for name, shape in shapes.items():

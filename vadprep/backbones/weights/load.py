@@ -17,7 +17,7 @@ from torch import Tensor
 
 import vadprep
 from vadprep.backbones.graphs import canonical_shapes, graph_of
-from vadprep.backbones.weights.catalog import CATALOG, converted_path
+from vadprep.backbones.weights.catalog import CATALOG, converted_path, published_weights
 from vadprep.backbones.weights.formats import CAFFE2, canonical_state, identify, read_file
 from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import SettingError, WeightsError, near_miss
@@ -135,14 +135,17 @@ def _random_filters(key: str, shape: torch.Size) -> Tensor:
     return ((steps.double() - means) * (math.sqrt(6 / (1 - 1 / math.pi) / fan_in) / limit)).float()
 
 
-def missing_weights_message(graph: str) -> str:
-    """Several lines that say where weights for ``graph`` come from, for people."""
+def missing_weights_message(graph: str, wanted: str = "") -> str:
+    """Several lines that say where weights for ``graph`` come from, for people.
+
+    ``wanted`` is the name of the only weights that serve, where there is one.
+    """
     option = "--flow-weights" if graph_of(graph).channels == 2 else "--weights"
     lines = [f"no weights for {graph}: get one of these, or pass a file of them as {option} FILE"]
-    for name, published in CATALOG.items():
-        if published.graph == graph:
-            lines += [f"  vadprep weights get {name}", f"    {published.url}"]
-            lines += [f"    git hash-object gives {published.blob}"] if published.blob else []
+    for name in published_weights(graph, wanted):
+        published = CATALOG[name]
+        lines += [f"  vadprep weights get {name}", f"    {published.url}"]
+        lines += [f"    git hash-object gives {published.blob}"] if published.blob else []
     untrained = f"{option} {RANDOM}0 runs an untrained network"
     return "\n".join([*lines, f"  ({untrained}: for tests only, not for features)"])
 

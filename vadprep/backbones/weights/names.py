@@ -92,6 +92,26 @@ def torchvision_name(graph: str, name: str) -> str:
     return rest if part == "trunk" else f"{GRAPHS[graph].head}.{rest}"
 
 
+def kylemin_name(name: str) -> str:
+    """The name in kylemin/S3D of a tensor of torchvision's S3D: the same layers, other names.
+
+    trunk.features.0.1.0.weight -> base.0.conv_t.weight,
+    trunk.features.5.branch1.1.0.1.bias -> base.5.branch1.1.bn_s.bias
+    """
+    if name.startswith("head."):
+        return name.replace("head.1.", "fc.0.")
+    *place, part, tensor = name.removeprefix("trunk.features.").split(".")
+    if place[-1] == "branch0":
+        place.append("0")  # a list of one there
+    # A unit is a convolution with batch norm, or one over space and then one over time. It lies in
+    # the trunk, or in a branch of a block.
+    depth = 3 if "branch" in name else 1
+    kind = ("conv", "bn")[int(part)]
+    if len(place) > depth:
+        kind += "_" + "st"[int(place[depth])]
+    return ".".join(["base", *place[:depth], kind, tensor])
+
+
 _QUERY = re.compile(r"(videomae\.encoder\.layer\.\d+\.attention\.attention\.)query\.weight")
 
 
@@ -132,5 +152,6 @@ NAMINGS: dict[str, dict[str, Callable[[str], str]]] = {
         for name in GRAPHS
         if GRAPHS[name].head
     },
+    "s3d": {"torchvision": partial(torchvision_name, "s3d"), "kylemin/S3D": kylemin_name},
 }
 """Function from canonical names, by graph and project. For DeepMind's see ``deepmind``."""

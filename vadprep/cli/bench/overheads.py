@@ -25,7 +25,7 @@ from vadprep.core.records import RUNNING, Report, Task
 from vadprep.core.spec import Spec
 from vadprep.data import find_videos
 from vadprep.extraction import resolve_plan
-from vadprep.extraction.extractor import CPU_THREADS, Extractor, fixed_threads
+from vadprep.extraction.extractor import CPU_THREADS, Extractor, fixed_threads, network_of
 from vadprep.extraction.plan import ExtractionPlan
 from vadprep.extraction.run import Extraction, OnStart, Runner, in_process
 from vadprep.extraction.streams import Branch
@@ -101,7 +101,7 @@ def bench_start(streams: Sequence[str], workers: int) -> Iterator[tuple[str, flo
 
     def networks() -> None:
         for each in plan.streams:
-            network = Backbone(each.weights(), "cpu", each.spec.precision, each.spec.scaling)
+            network = network_of(each, "cpu")
             _first_batch(network, each.spec)
 
     def loops() -> None:
@@ -179,7 +179,7 @@ class MeasuredWorker:
         self._flow, self._networks, branches = [0.0], list[Timed](), list[Branch]()
         for each in plan.streams:
             spec = each.spec
-            network = Backbone(each.weights(), "cpu", spec.precision, spec.scaling)
+            network = network_of(each, "cpu")
             _first_batch(network, spec)
             self._networks.append(Timed(network))
             flow = _timed_flow(spec, self._flow)

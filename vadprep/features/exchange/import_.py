@@ -111,7 +111,11 @@ def import_features(
             root = before.get("root") if isinstance(before, dict) else None
             was = f"imported from {root}" if root else "extracted"
             raise SpecError(f"{path}: holds features {was}: use another --out")
-        known = {"tail": earlier.tail, "fps": earlier.fps, "sampling": earlier.sampling}
+        names = ("tail", "fps", "sampling", *LATER_FIELDS)
+        known = {name: getattr(earlier, name) for name in names}
+        request = replace(request, known={**known, **request.known})
+    elif other := read_spec(Path(out) / STREAMS[1 - STREAMS.index(stream)]):
+        known = {name: getattr(other, name) for name in LATER_FIELDS}
         request = replace(request, known={**known, **request.known})
     items = [Item(each, files[each.video_id]) for each in table.videos if each.video_id in files]
     examine(items, request)
@@ -132,6 +136,11 @@ def import_features(
             writer.finish(shard)
     missing = tuple(video_id for video_id in ids if video_id not in files)
     return Imported(folder, missing, found.unused(files.values()), _notes(items, spec))
+
+
+LATER_FIELDS = ("batch_norm_eps", "centre_rounding")
+"""Fields that specs did not have at first. A folder that was imported then has their defaults, and
+keeps them."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +184,9 @@ class Request:
         stated = {"stream": self.stream, **found, **self.known}
         sampling = "index" if stated.get("fps") == "native" else UNKNOWN
         pooling = UNKNOWN if self.layout in FRAME_LAYOUTS else WHOLE_CLIPS
+        later = dict.fromkeys(LATER_FIELDS, UNKNOWN)
         asked = {"sampling": sampling, "pooling": pooling, "frames": DECODED}
-        return Spec(**unknown | asked | stated)
+        return Spec(**unknown | asked | later | stated)
 
 
 @dataclass
