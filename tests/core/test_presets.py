@@ -71,7 +71,7 @@ def test_the_specs_of_a_preset_stay_as_they_were(name: str) -> None:
     assert hashlib.sha256(text.encode()).hexdigest()[:8] == SPECS[name]
 
 
-@pytest.mark.parametrize("name", ["i3d", "video-features-i3d", "vadclip"])
+@pytest.mark.parametrize("name", ["i3d", "video-features-i3d"])
 def test_all_that_presets_name_shows_is_taken_by_set(name: str) -> None:
     """But the network, which has its own preset; named as it is, no value makes another spec."""
     shown = {field: value for field, (value, _) in PRESETS[name].settings.items()}

@@ -68,7 +68,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("v") / "v.mp4", frames=129, size="96x70", fps=30)
 
 
-@pytest.mark.parametrize("preset, stack", VIEWS)
+@pytest.mark.parametrize(
+    "preset, stack",
+    [each if each == (S3D, 64) else pytest.param(*each, marks=pytest.mark.slow) for each in VIEWS],
+)
 def test_the_same_pixels_enter_the_network(pictures: Path, preset: str, stack: int) -> None:
     """Two stacks of 64 and eight of 16, which take a frame more, at 25 frames a second one of 64;
     fractions of grey levels where theirs have them."""
