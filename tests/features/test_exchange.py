@@ -99,7 +99,8 @@ def test_the_spec_says_what_is_known_and_what_is_not(tmp_path: Path) -> None:
     spec = result.folder.spec
     told = (spec.crops, spec.tail, spec.fps, spec.dtype, spec.clip_stride, spec.weights)
     assert told == (5, "xd", "native", "float32", 16, "rgb_imagenet.pt")
-    assert {spec.scaling, spec.resize, spec.graph, spec.crop_order, spec.batch} == {UNKNOWN}
+    later = spec.frames, spec.batch_norm_eps, spec.centre_rounding
+    assert {spec.scaling, spec.resize, spec.graph, spec.crop_order, spec.batch, *later} == {UNKNOWN}
     assert result.notes[0].startswith("unknown, since the files do not say: graph, ")
     assert result.notes[1].endswith("of 4, whose clips each tail rule gives: drop 3, xd 4")
 

@@ -108,8 +108,7 @@ class Spec:
     ``index``, as if all frames lasted equally long (also of features before 0.2)."""
     frames: str = DECODED
     """``decoded``, or ``jpeg95``: before they are resized, frames are what a JPEG file of this
-    quality gives back, 1 to 100, written and read by OpenCV (``video.jpeg``). Imported
-    features have ``decoded`` where nothing else is stated."""
+    quality gives back, 1 to 100, written and read by OpenCV (``video.jpeg``)."""
     pooling: str = WHOLE_CLIPS
     """Of a network that sees single frames, what stands for a clip: the ``mean`` of the features of
     its frames, or the feature of its ``first`` or ``middle`` one (of 16 the ninth)."""

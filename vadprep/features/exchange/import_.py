@@ -27,7 +27,7 @@ from vadprep.core.clips import (
 from vadprep.core.errors import FeaturesError, SettingError, SpecError, allowed_are
 from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
-from vadprep.core.spec import CROP_COUNTS, DECODED, STREAMS, UNKNOWN, WHOLE_CLIPS, Spec
+from vadprep.core.spec import CROP_COUNTS, STREAMS, UNKNOWN, WHOLE_CLIPS, Spec
 from vadprep.core.untrusted import reading
 from vadprep.data import FrameBounds, Manifest, choose_manifest, frame_bounds
 from vadprep.features.draft import Draft, write_failure
@@ -138,7 +138,7 @@ def import_features(
     return Imported(folder, missing, found.unused(files.values()), _notes(items, spec))
 
 
-LATER_FIELDS = ("batch_norm_eps", "centre_rounding")
+LATER_FIELDS = ("frames", "batch_norm_eps", "centre_rounding")
 """Fields that specs did not have at first. A folder that was imported then has their defaults, and
 keeps them."""
 
@@ -185,8 +185,7 @@ class Request:
         sampling = "index" if stated.get("fps") == "native" else UNKNOWN
         pooling = UNKNOWN if self.layout in FRAME_LAYOUTS else WHOLE_CLIPS
         later = dict.fromkeys(LATER_FIELDS, UNKNOWN)
-        asked = {"sampling": sampling, "pooling": pooling, "frames": DECODED}
-        return Spec(**unknown | asked | later | stated)
+        return Spec(**unknown | {"sampling": sampling, "pooling": pooling} | later | stated)
 
 
 @dataclass
