@@ -664,6 +664,11 @@ def test_eval_wants_the_scored_videos_to_be_those_of_split_test(trained, tmp_pat
     refused = message(run("eval", trained[2], "--manifest", other))
     assert "column 'split': scored videos of another split than test: 1 (v7)" in refused
     assert "use the manifest of the run" in refused
+    suffixed = ROWS[-1].replace("v7,", "v7.mp4,", 1)
+    renamed = write_manifest(tmp_path / "o.csv", [*ROWS[:-1], suffixed])
+    refused = message(run("eval", trained[2], "--manifest", renamed))
+    assert "videos of split test without scores: 1 (v7.mp4)" in refused
+    assert "1 id differs from those of the scores by suffix alone, as 'v7.mp4' from 'v7'" in refused
 
 
 def test_eval_goes_without_the_videos_that_training_went_without(trained, tmp_path):
