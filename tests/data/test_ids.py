@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vadprep.core.errors import ManifestError
-from vadprep.data import hint_of_ids, id_of_path, ids_of_paths, read_manifest, similar_ids
+from vadprep.core.video_files import id_of_path
+from vadprep.data import hint_of_ids, ids_of_paths, read_manifest, similar_ids
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,7 @@ from .ground_truth import (
     read_ground_truth as read_ground_truth,
 )
 from .ids import (
-    VIDEO_SUFFIXES as VIDEO_SUFFIXES,
     hint_of_ids as hint_of_ids,
-    id_of_path as id_of_path,
     ids_of_paths as ids_of_paths,
     similar_ids as similar_ids,
 )

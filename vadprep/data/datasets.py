@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from vadprep.core.errors import DecodeError, ManifestError, SettingError, allowed_are, near_miss
+from vadprep.core.video_files import VIDEO_SUFFIXES
 from vadprep.data.ground_truth import build_ground_truth
-from vadprep.data.ids import VIDEO_SUFFIXES
 from vadprep.data.manifest import Manifest, frame_bounds, read_manifest
 from vadprep.data.sources import SourceIndex, source_paths
 

@@ -9,27 +9,14 @@ from pathlib import PurePosixPath
 
 from vadprep.core.errors import ManifestError
 from vadprep.core.log import get_logger
+from vadprep.core.video_files import id_of_path
 
 _LOG = get_logger(__name__)
-
-VIDEO_SUFFIXES = frozenset(
-    ".264 .265 .3g2 .3gp .asf .avi .dav .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m1v .m2t "
-    ".m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .nut .obu .ogg .ogv .qt "
-    ".rm .rmvb .tp .ts .vob .webm .wmv .y4m".split()
-)
-"""File name endings, in lower case, that make a file a video."""
 
 MOST_COMPARED = 20_000
 """Ids that an unknown one is compared with, which takes 0.1 ms each; of more only those that
 contain it, or that it contains."""
 MOST_SIMILAR = 3
-
-
-def id_of_path(path: str) -> str:
-    """``path`` without the suffix of a video: ``cam/a.b.mp4`` is ``cam/a.b``, which is itself."""
-    # Only a suffix that is one: names of XD-Violence go on after their first dot.
-    whole = PurePosixPath(path)
-    return str(whole.with_suffix("") if whole.suffix.lower() in VIDEO_SUFFIXES else whole)
 
 
 def ids_of_paths(

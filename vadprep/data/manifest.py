@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 from vadprep.core.errors import ManifestError
 from vadprep.core.records import NOTHING, Video
 from vadprep.core.untrusted import open_regular
-from vadprep.data.ids import id_of_path
+from vadprep.core.video_files import id_of_path
 from vadprep.data.intervals import clip_intervals
 
 _Number = TypeVar("_Number", int, float)

@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from vadprep.core.errors import DecodeError, ManifestError
 from vadprep.core.log import get_logger
 from vadprep.core.records import Video
-from vadprep.data.ids import VIDEO_SUFFIXES, id_of_path, ids_of_paths
+from vadprep.core.video_files import VIDEO_SUFFIXES, id_of_path
+from vadprep.data.ids import ids_of_paths
 from vadprep.data.intervals import MAX_PAST_END
 from vadprep.data.manifest import Manifest, frame_bounds
 

@@ -29,6 +29,7 @@ from vadprep.core.clips import num_flows
 from vadprep.core.errors import DecodeError, FeaturesError, SpecError
 from vadprep.core.spec import DECODED, UNKNOWN, Spec
 from vadprep.core.untrusted import parse_json, read_regular
+from vadprep.core.video_files import id_of_path
 from vadprep.flow.image_files import (
     JPEG_QUALITY,
     NAMES,
@@ -241,7 +242,7 @@ class SavedFlow:
         inside = PurePosixPath(video_id)
         if inside.is_absolute() or ".." in inside.parts or "\0" in video_id:
             return self.path / file_name(video_id)
-        shorter = self.path / re.sub(r"\.[A-Za-z0-9]{2,4}$", "", video_id)
+        shorter = self.path / id_of_path(video_id)
         return shorter if shorter.is_dir() else self.path / video_id
 
 

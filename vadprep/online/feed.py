@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vadprep.core.errors import DecodeError, printable
 from vadprep.core.log import get_logger
 from vadprep.core.spec import Spec
-from vadprep.data import VIDEO_SUFFIXES
+from vadprep.core.video_files import VIDEO_SUFFIXES
 from vadprep.online.capture import Capture
 from vadprep.online.clips import LiveClip, LiveClips
 from vadprep.online.clock import StreamClock
