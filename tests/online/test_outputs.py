@@ -113,6 +113,19 @@ def test_a_webhook_that_is_not_there_holds_nothing_up(caplog: Any) -> None:
     assert "refused" in caplog.text and SECRET not in caplog.text
 
 
+def test_the_alarms_of_a_file_are_all_sent_when_it_ends(
+    receiver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that is stopped would give up the one that waits for its next attempt."""
+    monkeypatch.setattr(webhook, "WAITS", (0.3, 0.3))
+    server, video = receiver(503, 503), write_video(tmp_path / "a.mp4", 50)
+    url = f"http://127.0.0.1:{server.port}/"
+    with start(make_checkpoint(), video, AlarmRule(0.0, 0.0), webhook=url) as session:
+        states = [each.state for each in session if isinstance(each, AlarmRecord)]
+    assert states == ["on", "off"] == list(dict.fromkeys(body["state"] for body, _ in server.got))
+    assert len(server.got) == 4  # the first one three times
+
+
 @pytest.mark.parametrize("address", ["ftp://x/", "http://", "x", "http://h:port/", "file:///x"])
 def test_other_addresses_are_refused(address: str) -> None:
     with pytest.raises(SettingError):

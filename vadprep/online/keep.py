@@ -6,7 +6,9 @@ import io
 import queue
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fractions import Fraction
@@ -34,6 +36,9 @@ MOST_WAITING = 8
 """Clips that wait to be written; more are dropped, with a line in the log."""
 RATE = Fraction(25)
 END_SECONDS = 2.0
+"""That clips which wait may take when a session is stopped."""
+LAST_SECONDS = 60.0
+"""That they may take when all sources have ended."""
 
 
 @dataclass
@@ -88,16 +93,19 @@ class Keeper:
             del self._open[record.source]
         yield from self._written()
 
-    def close(self) -> list[SourceRecord]:
-        """Write what is open; takes END_SECONDS at most, what is not written then is lost."""
+    def close(self, is_stopped: bool = False) -> list[SourceRecord]:
+        """Write what is open, for LAST_SECONDS at most, END_SECONDS if the session is stopped.
+        What is not written then is lost."""
+        seconds = END_SECONDS if is_stopped else LAST_SECONDS
         for source, clip in self._open.items():
             self._give(source, clip, clip.stop or float("inf"))
         self._open.clear()
-        try:
-            self._jobs.put(None, timeout=END_SECONDS)
-        except queue.Full:
-            pass
-        self._thread.join(END_SECONDS)
+        stop = time.monotonic() + seconds
+        with suppress(queue.Full):
+            self._jobs.put(None, timeout=seconds)
+        self._thread.join(max(0.0, stop - time.monotonic()))
+        if self._thread.is_alive():
+            _LOG.error("not all clips of alarms are written: %g s were too few", seconds)
         return list(self._written())
 
     def _written(self) -> Iterator[SourceRecord]:

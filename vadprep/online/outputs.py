@@ -63,10 +63,15 @@ class Outputs:
                 self._page.add(record)
             return [record, *(self._keeper.add(record) if self._keeper else ())]
 
-    def end_clips(self) -> list[Record]:
+    def end_clips(self, is_stopped: bool) -> list[Record]:
         """Write the clips that are not complete; the records of files that were written last."""
         with self._lock:
-            return list(self._keeper.close()) if self._keeper else []
+            return list(self._keeper.close(is_stopped)) if self._keeper else []
+
+    def finish(self) -> None:
+        """Wait for the webhook: all sources have ended, and nothing more comes."""
+        if self._webhook:
+            self._webhook.finish()
 
     def close(self) -> None:
         """Send what waits for the webhook, and end the page. May be called more than once."""

@@ -150,6 +150,7 @@ class LiveSession:
                 self._end()
                 for error in self._errors:
                     raise error
+                self._outputs.finish()
                 break
             assert isinstance(record, Record)
             return record
@@ -213,7 +214,7 @@ class LiveSession:
         for alarm in self._alarms:
             for record in alarm.end(time.time()):
                 self._put(record)
-        for each in self._outputs.end_clips():
+        for each in self._outputs.end_clips(is_stopped=self._inbox.is_closed):
             self._hand_over(each)
         self._hand_over(_WORKERS_DONE)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import queue
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from typing import Any
 
 from vadprep.core.errors import SettingError
@@ -22,7 +24,9 @@ MOST_WAITING = 100
 """Alarms that wait for the address; of more the newest are dropped, with a line in the log."""
 ANSWER_SECONDS = 5.0
 END_SECONDS = 1.0
-"""That the rest may take when a session ends."""
+"""That the rest may take when a session is stopped."""
+LAST_SECONDS = 40.0
+"""That it may take when all sources have ended: an alarm with all its attempts."""
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 """Answers after which another attempt may succeed."""
 
@@ -68,13 +72,18 @@ class Webhook:
         except queue.Full:
             _LOG.error("webhook %s: %d alarms wait, one is dropped", self._url, MOST_WAITING)
 
+    def finish(self) -> None:
+        """Wait until all alarms are sent or given up, for LAST_SECONDS at most."""
+        stop = time.monotonic() + LAST_SECONDS
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=LAST_SECONDS)
+        self._thread.join(max(0.0, stop - time.monotonic()))
+
     def close(self) -> None:
         """Try once more what waits; takes END_SECONDS at most."""
         self._closing.set()
-        try:
+        with suppress(queue.Full):
             self._queue.put(None, timeout=0.1)
-        except queue.Full:
-            pass
         self._thread.join(END_SECONDS)
         if self._thread.is_alive():
             _LOG.error("webhook %s: it does not answer, the last alarms are not sent", self._url)
