@@ -114,9 +114,9 @@ def presets(name: str | None) -> None:
         settings = {**settings, **FLOW, "flow": ("tvl1", FLOW["flow"][1])}
     rows = [("field", name, "source"), ("streams", ",".join(preset.streams), "")]
     rows += [(field, value, source) for field, (value, source) in settings.items()]
-    show(rows + [("unknown", "", each) for each in preset.open_questions])
     taken = (*SETTABLE, *(SETTABLE_FLOW if preset.has_flow else ()))
-    click.echo(f"extract --set takes: {', '.join(taken)}")
+    rows += [("unknown", "", each) for each in preset.open_questions]
+    show([*rows, ("--set", "takes", ", ".join(taken))])
 
 
 READING: dict[str, Any] = {"type": click.Choice(list(data.READINGS)), "default": "half-open"}
