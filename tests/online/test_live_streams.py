@@ -6,16 +6,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from support.live import make_checkpoint, offline, scores_of, start
+from support.live import make_checkpoint, offline, reasons, scores_of, start, states, until
 from support.stream_server import SILENCE, StreamServer, transport_stream
 
-from vadprep.online import LiveSession, Record, SourceRecord, as_json, feed
+from vadprep.online import Record, as_json, feed
 
 SECRET = "hunter2"
 
@@ -23,26 +21,6 @@ SECRET = "hunter2"
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "BACK_OFF", (0.05,))
-
-
-def states(records: Sequence[Record]) -> list[str]:
-    return [each.state for each in records if isinstance(each, SourceRecord)]
-
-
-def reasons(records: Sequence[Record], state: str) -> str:
-    found = [r.reason for r in records if isinstance(r, SourceRecord) and r.state == state]
-    return "\n".join(found)
-
-
-def until(session: LiveSession, condition: Callable[[list[Record]], Any]) -> list[Record]:
-    """The records up to the one that makes ``condition`` true."""
-    records, stop = list[Record](), time.monotonic() + 60
-    for record in session:
-        records.append(record)
-        if condition(records):
-            return records
-        assert time.monotonic() < stop, records
-    raise AssertionError(records)
 
 
 def lost_again(records: list[Record]) -> bool:
@@ -213,13 +191,3 @@ def test_what_is_no_stream_is_lost_with_a_reason() -> None:
         with start(make_checkpoint(), f"http://{server.place}/") as session:
             records = until(session, lost_again)
     assert "connected" not in states(records) and "Invalid data" in reasons(records, "lost")
-
-
-def test_a_device_that_ffmpeg_cannot_read_is_said() -> None:
-    import av
-
-    if "v4l2" in av.formats_available:
-        pytest.skip("this PyAV reads devices")
-    with start(make_checkpoint(), "/dev/null") as session:
-        records = until(session, lambda found: states(found) == ["lost"])
-    assert "the FFmpeg of this PyAV reads no devices" in reasons(records, "lost")

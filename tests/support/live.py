@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from vadprep.core.records import Task, Video
 from vadprep.core.spec import Spec
 from vadprep.extraction import Extractor, Stopwatch
 from vadprep.heads import head_kind
-from vadprep.online import LiveSession, Record, ScoreRecord
+from vadprep.online import LiveSession, Record, ScoreRecord, SourceRecord
 from vadprep.online.alarms import AlarmRule
 from vadprep.online.outputs import Outputs
 from vadprep.online.source import parse_sources
@@ -51,6 +52,26 @@ def start(
 
 def scores_of(records: Sequence[Record]) -> list[ScoreRecord]:
     return [each for each in records if isinstance(each, ScoreRecord)]
+
+
+def states(records: Sequence[Record]) -> list[str]:
+    return [each.state for each in records if isinstance(each, SourceRecord)]
+
+
+def reasons(records: Sequence[Record], state: str) -> str:
+    found = [r.reason for r in records if isinstance(r, SourceRecord) and r.state == state]
+    return "\n".join(found)
+
+
+def until(session: LiveSession, condition: Callable[[list[Record]], Any]) -> list[Record]:
+    """The records up to the one that makes ``condition`` true."""
+    records, stop = list[Record](), time.monotonic() + 60
+    for record in session:
+        records.append(record)
+        if condition(records):
+            return records
+        assert time.monotonic() < stop, records
+    raise AssertionError(records)
 
 
 def offline(

@@ -48,3 +48,8 @@ def start_program(
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def how_it_ended(code: int) -> str:
+    """What the exit code of a child process means, in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -6,7 +6,6 @@ import json
 import mmap
 import os
 import select
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.child import child_environment, start_program
+from vadprep.core.child import child_environment, how_it_ended, start_program
 from vadprep.core.errors import DecodeError
 from vadprep.online.source import SCHEMES, Source
 
@@ -143,8 +142,7 @@ class Capture:
             if not poll.poll(1000 * TICK_SECONDS):
                 continue
             if not (chunk := os.read(self._control_fd, 1 << 16)):
-                code = self._process.wait()
-                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                how = how_it_ended(self._process.wait())
                 raise DecodeError(f"its reader crashed, {how}", "crashed")
             self._buffer += chunk
         line, self._buffer = self._buffer.split(b"\n", 1)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from vadprep.core.errors import DecodeError, printable
+from vadprep.online.device import opened_by_ffmpeg
 from vadprep.video import SIGNS_OF_DAMAGE, RgbConverter, bound_resources, die_with_parent
 
 RING_BYTES = 64 << 20
@@ -36,12 +37,14 @@ that no clip is dropped for it; the server waits."""
 MOST_PAUSE = 1.0
 """Seconds that a frame is held back at most."""
 MOST_PIXELS = 7680 * 4320
+MOST_RATE = 1000
+"""Frames a second. Where time stamps vary, FFmpeg's guess is how many of them a second has."""
 PROTOCOLS = "rtsp,rtp,rtmp,srtp,udp,tcp,tls,crypto,http,https,httpproxy,data"
 """What a stream may open, and the playlists that it names: no file of this machine."""
 
 
 def open_stream(config: dict[str, Any]) -> Any:
-    """The opened container; raises FFmpegError or DecodeError."""
+    """The opened container, a context manager; raises FFmpegError or DecodeError."""
     import av
 
     seconds = float(config["stall_seconds"])
@@ -51,12 +54,7 @@ def open_stream(config: dict[str, Any]) -> Any:
     if config["kind"] == "device":
         options = {}
         if config["format"] not in av.formats_available:
-            raise DecodeError(
-                f"the FFmpeg of this PyAV reads no devices ({config['format']}): serve the camera "
-                "over RTSP or HTTP, or install PyAV with a full FFmpeg (pip install --no-binary "
-                "av av)",
-                "no-device",
-            )
+            return opened_by_ffmpeg(config["format"], config["address"])
     return av.open(
         config["address"],
         format=config["format"] or None,
@@ -121,6 +119,7 @@ def read_stream(config: dict[str, Any], sender: _Sender) -> str:
         stream = file.streams.best("video") or file.streams.video[0]
         stream.thread_type = "SLICE"  # threads for frames would hold back one frame each
         rate = stream.average_rate or stream.guessed_rate
+        rate = None if rate and rate > MOST_RATE else rate
         convert, size, begin = None, (0, 0), time.monotonic()
         errors = damaged = 0
         name = stream.codec_context.codec.name

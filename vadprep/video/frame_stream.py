@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.child import how_it_ended
 from vadprep.core.errors import DecodeError, allowed_are
 from vadprep.video import decoder_process
 from vadprep.video.decoder_process import SLOTS, ring_views
@@ -249,5 +250,4 @@ class FrameStream:
 
 
 def _end(code: int) -> str:
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"crashed, {how}"
+    return f"crashed, {how_it_ended(code)}"
