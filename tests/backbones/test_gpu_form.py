@@ -19,6 +19,7 @@ from vadprep.backbones import (
     tf32_only_if,
     with_weights,
 )
+from vadprep.backbones.folding import fold_batch_norm
 from vadprep.backbones.gpu_form import GpuForm, Replay, Replayed, conv3d_fault
 
 FREE = ("r3d_18", "r2plus1d_18", "swin3d_t", "swin3d_s", "swin3d_b")
@@ -37,7 +38,9 @@ def views_and_form(name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, GpuFo
     plain, shape = disturbed(network), (frames, side, side, graph.channels)
     scaling = scaling_of("imagenet" if graph.channels == 3 else "[-1,1]")
     views = torch.randint(0, 256, (1, *shape), dtype=torch.uint8)
-    return views, plain(scaling(views)), GpuForm(plain, scaling, dtype, shape)
+    expected = plain(scaling(views))
+    folded = fold_batch_norm(plain, (1, graph.channels, frames, side, side))
+    return views, expected, GpuForm(folded, scaling, dtype, graph.channels)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +72,7 @@ def test_half_precision_scales_pixels_in_float32() -> None:
 
 @torch.inference_mode()
 def test_views_that_are_floats_are_pixels_from_minus_one_to_one() -> None:
-    form = GpuForm(nn.Identity(), scaling_of("[-1,1]"), torch.float32, (2, 4, 4, 2))
+    form = GpuForm(nn.Identity(), scaling_of("[-1,1]"), torch.float32, channels=2)
     pixels = torch.arange(64, dtype=torch.uint8).view(1, 2, 4, 4, 2)
     torch.testing.assert_close(form(pixels.float() / 127.5 - 1), form(pixels))
 

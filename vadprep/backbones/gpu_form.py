@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vadprep.backbones.folding import fold_batch_norm
 from vadprep.backbones.graphs import Scaling
 from vadprep.core.log import get_logger
 
@@ -18,7 +17,7 @@ Replay = Callable[[], None]
 
 
 class GpuForm(nn.Module):
-    """A network of scaled clips as one of views: batch norm folded, channels last, one type.
+    """A network of scaled clips as one of views: channels last, one type.
 
     Tensor cores read channels last; views are so already, and convolutions keep it. Pixels are
     scaled in float32, whatever type the network computes in: bfloat16 holds no 114.75. The form
@@ -29,12 +28,11 @@ class GpuForm(nn.Module):
     std: Tensor
 
     def __init__(
-        self, network: nn.Module, scaling: Scaling, dtype: torch.dtype, shape: tuple[int, ...]
+        self, network: nn.Module, scaling: Scaling, dtype: torch.dtype, channels: int
     ) -> None:
-        """``network`` is changed in place; ``shape`` [T, H, W, channel] is that of a view."""
+        """``network`` is changed in place; views have ``channels`` channels, flow has 2."""
         super().__init__()
-        frames, height, width, channels = shape
-        self.network = fold_batch_norm(network, (1, channels, frames, height, width)).to(dtype)
+        self.network = network.to(dtype)
         for module in self.network.modules():  # the last pool, whose sums 16 bits hold badly
             if isinstance(module, nn.AvgPool3d | nn.AdaptiveAvgPool3d):
                 module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
