@@ -43,6 +43,8 @@ def test_every_command_says_what_it_does_and_has_one_example(path, command):
         if isinstance(each, click.Option) and not each.help and not each.hidden
     ]
     assert not undocumented
+    options = result.output.partition("\nOptions:")[2].partition("\nExample:")[0]
+    assert not re.search(r"\n  [^-\s]\S*\n", options), "an argument, and nothing about it"
 
 
 def parse(line: str) -> None:

@@ -51,8 +51,10 @@ class Command(click.Command):
             ) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Options alone: arguments, which click adds since 8.5, stand in the usage."""
+        options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
         for title, is_advanced in (("Options", False), ("Advanced options", True)):
-            chosen = [p for p in self.get_params(ctx) if isinstance(p, Advanced) == is_advanced]
+            chosen = [each for each in options if isinstance(each, Advanced) == is_advanced]
             if records := [found for each in chosen if (found := each.get_help_record(ctx))]:
                 with formatter.section(title):
                     formatter.write_dl(records)

@@ -23,6 +23,7 @@ THRESHOLD_HELP = "Score at which an alarm begins, or ON,OFF: it ends below OFF."
 SPEED_HELP = "Play files at this speed, 1 as if live. Default: as fast as they can be scored."
 HOST_HELP = "Address of the page. 0.0.0.0 shows it to the whole network."
 WINDOW_HELP = "Snippets that the head sees. Default: its context, or its longest training bag."
+DEVICE_HELP = "Default: cuda if there is a GPU."
 AFTERWARDS = "all records are written; run it again to go on"
 
 
@@ -38,7 +39,7 @@ AFTERWARDS = "all records are written; run it again to go on"
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of a page; 0 is any free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help=HOST_HELP)
 @click.option("--weights", help="Weights of the network, if they are not fetched.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help=DEVICE_HELP)
 @advanced("--flow-weights", help="Weights of the network of stream flow.")
 @advanced("--preset", type=PRESET, metavar="NAME", help=PRESET_HELP)
 @advanced("--window", type=int, help=WINDOW_HELP)
