@@ -8,10 +8,12 @@ import threading
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from support.live import make_checkpoint, offline, reasons, scores_of, start, states, until
 from support.stream_server import SILENCE, StreamServer, transport_stream
+from support.videos import numbered_frame
 
 from vadprep.online import Record, as_json, feed
 
@@ -107,6 +109,24 @@ def test_frames_of_another_rate_begin_anew(tmp_path: Path) -> None:
     assert "the rate is 125 frames a second now" in reasons(records, "changed")
     last = [each.frames for each in scores_of(records)][-3:]
     assert [stop - start for start, stop in last] == [16] * 3
+
+
+def test_time_stamps_that_vary_say_no_rate(tmp_path: Path) -> None:
+    """ffmpeg takes their ticks for the rate: a million, of which a spec by index uses no frame."""
+    noise = np.random.default_rng(0)
+    with av.open(str(tmp_path / "a.nut"), "w") as file:
+        stream = file.add_stream("rawvideo", 1_000_000, width=64, height=48, pix_fmt="yuv420p")
+        for number in range(100):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number)).reformat(format="yuv420p")
+            frame.pts = 4000 * number + int(noise.integers(3000))
+            file.mux(stream.encode(frame))
+    content = (tmp_path / "a.nut").read_bytes()
+    checkpoint = make_checkpoint(fps="125", sampling="index")
+    with StreamServer([content]) as server:
+        with start(checkpoint, f"http://{server.place}/a.nut") as session:
+            records = until(session, lambda found: states(found)[-1:] == ["lost"])
+    assert states(records) == ["connected", "lost"]
+    assert all(28 <= stop - start <= 36 for start, stop in (r.frames for r in scores_of(records)))
 
 
 @pytest.mark.slow

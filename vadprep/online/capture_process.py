@@ -37,8 +37,8 @@ that no clip is dropped for it; the server waits."""
 MOST_PAUSE = 1.0
 """Seconds that a frame is held back at most."""
 MOST_PIXELS = 7680 * 4320
-MOST_RATE = 1000
-"""Frames a second. Where time stamps vary, FFmpeg's guess is how many of them a second has."""
+NO_RATE = 1000
+"""Where time stamps vary, FFmpeg's guess is how many of them a second could have: 1000 or more."""
 PROTOCOLS = "rtsp,rtp,rtmp,srtp,udp,tcp,tls,crypto,http,https,httpproxy,data"
 """What a stream may open, and the playlists that it names: no file of this machine."""
 
@@ -119,7 +119,7 @@ def read_stream(config: dict[str, Any], sender: _Sender) -> str:
         stream = file.streams.best("video") or file.streams.video[0]
         stream.thread_type = "SLICE"  # threads for frames would hold back one frame each
         rate = stream.average_rate or stream.guessed_rate
-        rate = None if rate and rate > MOST_RATE else rate
+        rate = None if rate and rate >= NO_RATE else rate
         convert, size, begin = None, (0, 0), time.monotonic()
         errors = damaged = 0
         name = stream.codec_context.codec.name
