@@ -46,18 +46,23 @@ class Capture:
 
     Raises DecodeError, here and while iterating, when the stream cannot be opened, stalls, breaks
     or ends: a live stream has no good end. ``kind`` is ``ended`` after an orderly one, and
-    ``stopped`` soon after ``is_over`` gives True.
+    ``stopped`` soon after ``is_over`` gives True. ``seen`` is the last time stamp of the connection
+    before: what a playlist shows again is left out.
     """
 
     def __init__(
-        self, source: Source, stall_seconds: float, is_over: Callable[[], bool] = lambda: False
+        self,
+        source: Source,
+        stall_seconds: float,
+        is_over: Callable[[], bool] = lambda: False,
+        seen: float = float("-inf"),
     ) -> None:
         self._name, self._stall_seconds, self._is_over = source.name, stall_seconds, is_over
         self._buffer = b""
         self._fds: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            self._start(source)
+            self._start(source, seen)
             header = self._message(stall_seconds + START_SECONDS)["header"]
         except BaseException:
             self.close()
@@ -96,7 +101,7 @@ class Capture:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _start(self, source: Source) -> None:
+    def _start(self, source: Source, seen: float) -> None:
         self._memory_fd = os.memfd_create("vadprep-live")
         pipes = [os.pipe() for _ in range(4)]
         (
@@ -122,6 +127,7 @@ class Capture:
             "kind": source.kind,
             "format": "v4l2" if source.kind == "device" else SCHEMES[scheme],
             "stall_seconds": self._stall_seconds,
+            "seen": seen,
         }
         os.write(config_in, json.dumps(about).encode())
         os.close(config_in)

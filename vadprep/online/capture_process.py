@@ -39,6 +39,11 @@ MOST_PAUSE = 1.0
 MOST_PIXELS = 7680 * 4320
 NO_RATE = 1000
 """Where time stamps vary, FFmpeg's guess is how many of them a second could have: 1000 or more."""
+SEEN_SECONDS = 60.0
+"""A playlist shows the same again after a reconnection. Frames up to so much older than the last
+one of the connection before are those."""
+RTMP_ANALYSIS = "2000000"
+"""Microseconds; else FFmpeg looks at 5 s of RTMP for more streams before it gives a frame."""
 PROTOCOLS = "rtsp,rtp,rtmp,srtp,udp,tcp,tls,crypto,http,https,httpproxy,data"
 """What a stream may open, and the playlists that it names: no file of this machine."""
 
@@ -51,6 +56,8 @@ def open_stream(config: dict[str, Any]) -> Any:
     options = {"protocol_whitelist": PROTOCOLS}
     if config["format"] == "rtsp":
         options |= {"rtsp_transport": "tcp"}
+    if config["address"].lower().startswith("rtmp:"):
+        options |= {"analyzeduration": RTMP_ANALYSIS}
     if config["kind"] == "device":
         options = {}
         if config["format"] not in av.formats_available:
@@ -121,6 +128,7 @@ def read_stream(config: dict[str, Any], sender: _Sender) -> str:
         rate = stream.average_rate or stream.guessed_rate
         rate = None if rate and rate >= NO_RATE else rate
         convert, size, begin = None, (0, 0), time.monotonic()
+        seen = config["seen"] if file.format.name == "hls" else float("-inf")
         errors = damaged = 0
         name = stream.codec_context.codec.name
         for packet in file.demux(stream):
@@ -136,6 +144,12 @@ def read_stream(config: dict[str, Any], sender: _Sender) -> str:
             if errors > MOST_ERRORS:
                 raise DecodeError(f"{errors} packets in a row cannot be decoded", "damaged")
             for frame in frames or ():
+                seconds = time.monotonic() - begin
+                if frame.pts is not None:
+                    seconds = float(frame.pts * frame.time_base)
+                if 0 <= seen - seconds < SEEN_SECONDS:
+                    damaged = 0
+                    continue
                 if convert is None:
                     if frame.width * frame.height > MOST_PIXELS:
                         raise DecodeError(f"frames of {frame.width}x{frame.height}", "too-large")
@@ -147,9 +161,6 @@ def read_stream(config: dict[str, Any], sender: _Sender) -> str:
                         f"the size of the frames changed from {size[0]}x{size[1]} to "
                         f"{frame.width}x{frame.height}"
                     )
-                seconds = time.monotonic() - begin
-                if frame.pts is not None:
-                    seconds = float(frame.pts * frame.time_base)
                 sender.put(convert(frame), seconds, damaged)
                 damaged = 0
     return "the stream ended"

@@ -66,6 +66,8 @@ class Feed(threading.Thread):
         """Of the next frame, from the first one of the source."""
         self._lost = 0
         self._begin: float | None = None
+        self._stamp = float("-inf")
+        """Of the last frame, by the clock of the stream."""
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -199,7 +201,8 @@ class Feed(threading.Thread):
         lost_at: float | None = None
         while not self._inbox.is_closed:
             try:
-                with Capture(self.source, self._stall_seconds, self._is_over) as capture:
+                settings = self._stall_seconds, self._is_over, self._stamp
+                with Capture(self.source, *settings) as capture:
                     start = time.monotonic()
                     self._notice("connected", lost_seconds=start - (lost_at or start))
                     lost_at = None
@@ -229,6 +232,7 @@ class Feed(threading.Thread):
         for rgb, stamp, arrived, damaged, skipped in capture:
             if self._inbox.is_closed:
                 return
+            self._stamp = stamp
             self._lost += damaged + skipped
             kind, missing = clock.add(stamp)
             if kind == "late":
