@@ -39,9 +39,9 @@ MOST_PAUSE = 1.0
 MOST_PIXELS = 7680 * 4320
 NO_RATE = 1000
 """Where time stamps vary, FFmpeg's guess is how many of them a second could have: 1000 or more."""
-SEEN_SECONDS = 60.0
-"""A playlist shows the same again after a reconnection. Frames up to so much older than the last
-one of the connection before are those."""
+SEEN_SECONDS, BURST_SECONDS = 60.0, 10.0
+"""After a reconnection a playlist shows again what it has, all at once: frames up to so much older
+than the last one before, within so many seconds. What comes later is new."""
 RTMP_ANALYSIS = "2000000"
 """Microseconds; else FFmpeg looks at 5 s of RTMP for more streams before it gives a frame."""
 PROTOCOLS = "rtsp,rtp,rtmp,srtp,udp,tcp,tls,crypto,http,https,httpproxy,data"
@@ -147,7 +147,8 @@ def read_stream(config: dict[str, Any], sender: _Sender) -> str:
                 seconds = time.monotonic() - begin
                 if frame.pts is not None:
                     seconds = float(frame.pts * frame.time_base)
-                if 0 <= seen - seconds < SEEN_SECONDS:
+                is_burst = time.monotonic() - begin < BURST_SECONDS
+                if is_burst and 0 <= seen - seconds < SEEN_SECONDS:
                     damaged = 0
                     continue
                 if convert is None:
