@@ -48,8 +48,8 @@ AFTERWARDS = "all records are written; run it again to go on"
 def live(run: Path, sources: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Score what cameras and streams show now; list alarms.
 
-    SOURCE is a URL (rtsp, http, rtmp, udp, rtp), a device (/dev/video0), a video file, or a folder
-    that gets video files. Each record is a line of JSON.
+    SOURCE is a URL (rtsp, http, rtmp, udp, rtp), a device (/dev/video0, by the program ffmpeg), a
+    video file, or a folder that gets video files. Each record is a line of JSON.
     """
     options["threshold"] = parsed_threshold(options.pop("threshold"))
     is_failed = False

@@ -57,8 +57,9 @@ def live(
     or by ``close``, or when its ``with`` block is left; streams and folders never end.
 
     :param run: as for ``score``
-    :param source: a URL (rtsp, rtsps, http, https, rtmp, udp, rtp), a device such as /dev/video0, a
-        video file, a folder that gets video files, or a list of these
+    :param source: a URL (rtsp, rtsps, http, https, rtmp, udp, rtp), a device such as /dev/video0,
+        which needs the program ffmpeg where PyAV has no V4L2, a video file, a folder that gets
+        video files, or a list of these
     :param threshold: an alarm begins at a score of ``on`` or more and ends below ``off``: one
         number for both, or (on, off)
     :param least: seconds that an alarm must last before it is reported
