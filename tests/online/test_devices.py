@@ -65,11 +65,17 @@ def test_without_ffmpeg_the_record_says_what_to_install() -> None:
     assert "install the program ffmpeg" in reasons(records, "lost")
 
 
-def test_why_ffmpeg_cannot_read_a_device_is_said(programs: Path) -> None:
-    write_ffmpeg(programs, f'exec {FFMPEG} "$@"')
+REASONS = {DEVICE: "Inappropriate ioctl for device", "/dev/video99": "No such file or directory"}
+
+
+@pytest.mark.parametrize("device", REASONS)
+def test_why_ffmpeg_cannot_read_a_device_is_said(programs: Path, device: str) -> None:
+    """Also of a camera that was pulled out meanwhile."""
+    write_ffmpeg(programs, "shift 7", f'exec {FFMPEG} -v error -f v4l2 -i {device} "$@"')
     with start(make_checkpoint(), DEVICE) as session:
         records = until(session, states)
-    assert "Inappropriate ioctl for device" in reasons(records, "lost")
+    assert reasons(records, "lost").startswith("ffmpeg: ")
+    assert REASONS[device] in reasons(records, "lost")
 
 
 CODECS = {
