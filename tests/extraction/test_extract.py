@@ -324,7 +324,7 @@ def test_a_decoder_that_crashes_or_stalls_is_replaced(
         then = {"decord": first, "pyav": second}[decoder]
         if then is None:
             return real(path, decoder=decoder, fps=fps, stall_seconds=stall_seconds)
-        return fake_stream(path, decoder, 40, then, 5.0 if then == CRASHES else 1.0)
+        return fake_stream(path, decoder, 40, then, 5.0 if then == CRASHES else 0.3)
 
     monkeypatch.setattr(extract, "open_frames", open_frames)
     report, _ = extracted(source, small())
@@ -333,7 +333,7 @@ def test_a_decoder_that_crashes_or_stalls_is_replaced(
     if second:
         assert "2 decoders were lost over it" in report.reason
         assert "decord" in report.reason and "pyav" in report.reason
-        assert "gave nothing for 1 s" in report.reason and "SIGSEGV" in report.reason
+        assert "gave nothing for 0.3 s" in report.reason and "SIGSEGV" in report.reason
 
 
 def test_the_time_until_a_decoder_counts_as_stalled_is_passed_on(tmp_path, monkeypatch):
@@ -346,9 +346,9 @@ def test_the_time_until_a_decoder_counts_as_stalled_is_passed_on(tmp_path, monke
         ),
     )
     task = Task(Video("a", source.name), {"rgb": tmp_path / "a.h5"}, source)
-    report = Extractor([standin_branch(small())], stall_seconds=1.5)(task)
+    report = Extractor([standin_branch(small())], stall_seconds=0.4)(task)
     assert (report.status, report.kind) == (FAILED, "stalled")
-    assert report.reason.count("gave nothing for 1.5 s") == 2
+    assert report.reason.count("gave nothing for 0.4 s") == 2
 
 
 # ---------------------------------------------------------------- what is no fault of the video

@@ -18,6 +18,7 @@ from support.stored import (
     failed_video,
     features_of,
     row_of,
+    shapes_of,
     small_spec,
     stored_video,
     videos_in,
@@ -346,10 +347,6 @@ def test_a_folder_without_features_says_what_was_looked_for(tmp_path):
         open_features(tmp_path)
 
 
-def _shapes(features, ids):
-    return [features[each].rgb.shape for each in ids], os.getpid()
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_the_loader_works_in_forked_and_spawned_workers(tmp_path, method):
@@ -357,7 +354,7 @@ def test_the_loader_works_in_forked_and_spawned_workers(tmp_path, method):
     features = open_features(tmp_path)
     expected = [features[each].rgb.shape for each in ODD_IDS]
     with multiprocessing.get_context(method).Pool(2) as pool:
-        found = pool.starmap(_shapes, [(features, ODD_IDS)] * 4)
+        found = pool.starmap(shapes_of, [(features, ODD_IDS)] * 4)
     assert all(shapes == expected for shapes, _ in found)
     assert os.getpid() not in {process for _, process in found}
 

@@ -27,6 +27,7 @@ from support.stored import (
     VIDEOS,
     failed_video,
     features_of,
+    shapes_of,
     small_spec,
     stored_video,
     videos_in,
@@ -204,17 +205,13 @@ def test_headers_that_fsspec_is_configured_with_are_sent(web, monkeypatch):
 # ---------------------------------------------------------------- processes and threads
 
 
-def _shapes(features, ids):
-    return [features[each].rgb.shape for each in ids], os.getpid()
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_remote_features_work_in_forked_and_spawned_workers(web, method):
     features = open_features(f"{web.url}/xd")
     expected = [features[each].rgb.shape for each in ODD_IDS]
     with multiprocessing.get_context(method).Pool(2) as pool:
-        found = pool.starmap(_shapes, [(features, ODD_IDS)] * 4)
+        found = pool.starmap(shapes_of, [(features, ODD_IDS)] * 4)
     assert all(shapes == expected for shapes, _ in found)
     assert os.getpid() not in {process for _, process in found}
     assert np.array_equal(features[ODD_IDS[3]].rgb, features_of(VIDEOS[3]))

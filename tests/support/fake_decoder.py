@@ -22,11 +22,16 @@ from vadprep.video.decoders.base import Decoder, TimedFrame, VideoHeader
 def fake_stream(
     path: Path, decoder: str, num_frames: int, then: str, stall_seconds: float = 30.0
 ) -> FrameStream:
-    """Stream of a decoder that gives ``num_frames`` frames of 64x48 and then runs ``then``."""
+    """Stream of a decoder that gives ``num_frames`` frames of 64x48 and then runs ``then``.
+
+    ``stall_seconds`` do not count while it starts: a busy machine may take longer.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
         program = [__name__, str(num_frames), textwrap.dedent(then)]
-        return FrameStream(path, decoder, program, stall_seconds)
+        stream = FrameStream(path, decoder, program, 30.0)
+    stream._stall_seconds = stall_seconds
+    return stream
 
 
 class Fake(Decoder):

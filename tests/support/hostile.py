@@ -331,9 +331,6 @@ DEEDS = {
 }  # fmt: skip
 """What a decoder does in the midst of a video -> code, and what is said of it."""
 
-STALL_SECONDS = 3.0
-"""Longer than a child takes to start, should the machine be busy."""
-
 
 def misbehave(patch: pytest.MonkeyPatch) -> None:
     """Over a video named ``DEED, one.mp4`` the first decoder misbehaves, ``DEED, both`` each."""
@@ -343,7 +340,7 @@ def misbehave(patch: pytest.MonkeyPatch) -> None:
         deed, _, who = path.stem.partition(", ")
         if deed not in DEEDS or (who == "one" and decoder != "decord"):
             return real(path, decoder=decoder, **options)  # type: ignore[arg-type]
-        patience = STALL_SECONDS if "gave nothing" in DEEDS[deed][1] else 60.0
+        patience = 0.5 if "gave nothing" in DEEDS[deed][1] else 60.0
         return fake_stream(path, decoder, FRAMES // 2, DEEDS[deed][0], patience)
 
     patch.setattr(extract, "open_frames", open_frames)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from vadprep.core.presets import resolve
 from vadprep.core.spec import Spec
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Journal, Row
+from vadprep.features.reader import Features
 from vadprep.features.shard import (
     DONE,
     FAILED,
@@ -67,6 +70,14 @@ VIDEOS = [stored_video(each, num_clips=n + 1) for n, each in enumerate(ODD_IDS)]
 
 def features_of(video: StoredVideo) -> np.ndarray:
     return np.concatenate(list(video.blocks()))
+
+
+def shapes_of(features: Features, ids: Sequence[str]) -> tuple[list[tuple[int, ...]], int]:
+    """Shapes of the features of some videos, and the process that read them.
+
+    It stands here, for a process that is spawned imports the module of what it calls.
+    """
+    return [features[each].rgb.shape for each in ids], os.getpid()
 
 
 def videos_in(path: Path) -> list[StoredVideo]:

@@ -387,9 +387,9 @@ def test_the_child_loads_no_more_than_it_needs() -> None:
 
 
 def test_a_hang_is_called_stalled() -> None:
-    stream = fake("print('lost at sea', file=sys.stderr); time.sleep(60)", stall_seconds=1.0)
+    stream = fake("print('lost at sea', file=sys.stderr); time.sleep(60)", stall_seconds=0.3)
     child = child_of(stream)
-    with pytest.raises(DecodeError, match=r"fake.mp4: fake gave nothing for 1 s") as caught:
+    with pytest.raises(DecodeError, match=r"fake.mp4: fake gave nothing for 0.3 s") as caught:
         list(stream)
     assert caught.value.kind == "stalled"
     assert not child.is_running()
