@@ -18,6 +18,18 @@ REAL_CLIPS = Path(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup() -> None:
+    """pytest's name of the test in the environment would cost each a server of decoders."""
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call() -> None:
+    """As for fixtures: pytest names the test anew before it is called."""
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
+
+
 @pytest.fixture(autouse=True)
 def restored_random_state() -> Iterator[None]:
     """No test leaves a seed behind."""
