@@ -56,7 +56,23 @@ pytestmark = [
 ]
 
 
-def test_ray_gives_the_bytes_of_one_process_in_a_session_that_leaves_nothing(
+class Dying:
+    """A worker that dies over one video, each time or only while ``marker`` is not there."""
+
+    def __init__(self, video_id: str, marker: Path | None) -> None:
+        self.video_id = video_id
+        self.marker = marker
+        self.extract = standin_extractor(SPEC)
+
+    def __call__(self, task: Task) -> Report:
+        if task.video.video_id == self.video_id and not (self.marker and self.marker.exists()):
+            if self.marker:
+                self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.extract(task)
+
+
+def test_ray_gives_the_bytes_of_one_process_though_a_worker_dies_and_leaves_nothing(
     tmp_path, videos, whole, monkeypatch
 ):
     folder = tmp_path / "f"
@@ -69,15 +85,18 @@ def test_ray_gives_the_bytes_of_one_process_in_a_session_that_leaves_nothing(
     for name in ("numpy", "numbers", "av"):
         Path(f"{name}.py").write_text("raise SystemExit('not the one that is installed')")
     where, has = [], {}
+    worker = partial(Dying, "v3", tmp_path / "died")
 
     def runner(tasks, on_start):
-        for report in on_ray(make_standin, Pool(2))(tasks, on_start):
+        for report in on_ray(worker, Pool(2))(tasks, on_start):
             where.extend(place.glob("vadprep.*/session_*"))
             has.update(ray.cluster_resources())
             yield report
 
     before = signal.getsignal(signal.SIGTERM)
-    extract_all(folder, videos, runner)
+    reports = extract_all(folder, videos, runner)
+    assert [report.status for report in reports] == [DONE] * VIDEOS
+    assert (tmp_path / "died").exists()
     assert differences(folder, whole) == []
     assert signal.getsignal(signal.SIGTERM) is before  # Ray puts its own in place
     assert where
@@ -162,30 +181,6 @@ def test_how_far_a_video_is_in_a_worker_is_known_while_it_runs(tmp_path):
 
 
 # ---------------------------------------------------------------- workers that die or fail
-
-
-class Dying:
-    """A worker that dies over one video, each time or only while ``marker`` is not there."""
-
-    def __init__(self, video_id: str, marker: Path | None) -> None:
-        self.video_id = video_id
-        self.marker = marker
-        self.extract = standin_extractor(SPEC)
-
-    def __call__(self, task: Task) -> Report:
-        if task.video.video_id == self.video_id and not (self.marker and self.marker.exists()):
-            if self.marker:
-                self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.extract(task)
-
-
-def test_a_worker_that_dies_is_replaced_and_its_video_done_again(tmp_path, videos, whole):
-    folder = tmp_path / "f"
-    worker = partial(Dying, "v3", tmp_path / "died")
-    reports = extract_all(folder, videos, on_ray(worker, Pool(2)))
-    assert [report.status for report in reports] == [DONE] * VIDEOS
-    assert differences(folder, whole) == []
 
 
 @pytest.mark.slow
