@@ -3,7 +3,8 @@
     PYTHONPATH=tests python -m support.small_schedule --kinds unit,relu,mixed --sizes 30,100,250
 
 For each set and head: the frame AUC of ``--schedule small`` on test videos, that of the same head
-trained on the label of each snippet, and their ratio. Half of the videos are abnormal.
+trained on the label of each snippet, and their ratio: means over ``--seeds``, which share a choice,
+then the AUC of each. Half of the videos are abnormal.
 
 ``unit`` resembles C3D features of UCF-Crime as Sultani's: 4,096 numbers, 32 segments, rows of unit
 length. ``relu`` resembles I3D: 1,024 numbers that are 0 or more, in ten crops. ``mixed`` are 57
@@ -133,27 +134,32 @@ def frame_auc(head: Head, features: Mapping[str, RandomVideo], truth: Truth) -> 
 
 
 def compared(
-    head: str, features: Mapping[str, RandomVideo], truth: Truth, seed: int = 0
-) -> tuple[Choice, float, float]:
-    """The choice of the small schedule, the frame AUC with it, and that with frame labels."""
+    head: str, features: Mapping[str, RandomVideo], truth: Truth, seeds: Sequence[int] = (0,)
+) -> tuple[Choice, NDArray[np.float64], NDArray[np.float64]]:
+    """The choice of the small schedule; frame AUC of each seed with it, and with frame labels."""
     bags = bags_of(head, features, truth)
     choice = chosen(head, bags, features)
     config: HeadConfig = replace(bags.config, **choice.settings)
     steps = max(config.steps_per_epoch or 0, FRAME_STEPS // config.epochs)
-    found = []
-    for own in (config, replace(config, steps_per_epoch=steps)):
-        torch.manual_seed(seed)
-        network = new_head(head, bags.with_config(own), CPU)
-        if found:
-            fit_frames(network, bags, features, truth, seed)
-        else:
-            fit(network, bags.with_config(own), seed)
-        found.append(frame_auc(network, features, truth))
-    return choice, found[0], found[1]
+    weak, frames = np.zeros(len(seeds)), np.zeros(len(seeds))
+    for place, seed in enumerate(seeds):
+        for aucs, own in ((weak, config), (frames, replace(config, steps_per_epoch=steps))):
+            torch.manual_seed(seed)
+            network = new_head(head, bags.with_config(own), CPU)
+            if aucs is frames:
+                fit_frames(network, bags, features, truth, seed)
+            else:
+                fit(network, bags.with_config(own), seed)
+            aucs[place] = frame_auc(network, features, truth)
+    return choice, weak, frames
 
 
 def table(
-    kinds: Sequence[str], sizes: Sequence[int], heads: Sequence[str], crops: int
+    kinds: Sequence[str],
+    sizes: Sequence[int],
+    heads: Sequence[str],
+    crops: int,
+    seeds: Sequence[int] = (0,),
 ) -> Iterator[str]:
     """A line for each set and head."""
     for kind in kinds:
@@ -161,10 +167,11 @@ def table(
             features, truth = synthetic_set(kind, size, crops)
             for head in heads:
                 start = time.process_time()
-                choice, weak, frames = compared(head, features, truth)
+                choice, weak, frames = compared(head, features, truth, seeds)
                 seconds = time.process_time() - start
                 yield (
-                    f"{kind:5} {size:3} {head:8} {weak:.3f} / {frames:.3f} = {weak / frames:.3f}"
+                    f"{kind:5} {size:3} {head:8} {weak.mean():.3f} / {frames.mean():.3f} = "
+                    f"{weak.mean() / frames.mean():.3f}, each {weak.round(3)} / {frames.round(3)}"
                     f"{choice.words()}; {choice.reason}; {seconds:.0f} s"
                 )
 
@@ -175,11 +182,14 @@ def main() -> None:
     parser.add_argument("--sizes", default="30,100,250")
     parser.add_argument("--heads", default=",".join(HEADS))
     parser.add_argument("--crops", type=int, default=10)
+    parser.add_argument("--seeds", default="0")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    sizes = [int(each) for each in arguments.sizes.split(",")]
+    sizes, seeds = (
+        [int(each) for each in own.split(",")] for own in (arguments.sizes, arguments.seeds)
+    )
     kinds, heads = arguments.kinds.split(","), arguments.heads.split(",")
-    for line in table(kinds, sizes, heads, arguments.crops):
+    for line in table(kinds, sizes, heads, arguments.crops, seeds):
         print(line, flush=True)
 
 

@@ -96,7 +96,7 @@ def test_of_fewer_videos_each_third_is_held_out_in_turn(monkeypatch):
     aucs = [[0.6, 0.7, 0.8], [0.8] * 3, [0.8] * 3, [0.9] * 3]
     bags, judged = bags_of("urdmu", features, truth), Judged(monkeypatch, *sum(aucs, []))
     choice = chosen("urdmu", bags, features)
-    settings = {"width": 32, "head_width": 8, "learning_rate": 3e-4 / 3}
+    settings = {"width": 32, "head_width": 8, "layers": 1, "learning_rate": 3e-4 / 3}
     assert choice.settings == {"standardize": True, "steps_per_epoch": 10, **settings}
     assert choice.reason == "video AUC 0.900 of 21 training videos, each third held out in turn"
     for first in range(0, 12, 3):
@@ -106,11 +106,11 @@ def test_of_fewer_videos_each_third_is_held_out_in_turn(monkeypatch):
         for part, (own, *_) in zip(parts, judged.fitted[first : first + 3], strict=True):
             assert own == bags.labels.keys() - part
     tried = [
-        (steps, config.width, config.head_width, config.learning_rate)
+        (steps, config.width, config.head_width, config.layers, config.learning_rate)
         for _, steps, config in judged.fitted[::3]
     ]
-    assert tried[:3] == [(100, 128, 32, 3e-4), (100, 32, 8, 3e-4), (300, 32, 8, 3e-4)]
-    assert tried[3] == (100, 32, 8, pytest.approx(1e-4))
+    assert tried[:3] == [(100, 128, 32, 2, 3e-4), (100, 32, 8, 1, 3e-4), (300, 32, 8, 1, 3e-4)]
+    assert tried[3] == (100, 32, 8, 1, pytest.approx(1e-4))
 
 
 def test_few_videos_only_show_whether_a_head_has_learnt_them(monkeypatch):
@@ -119,7 +119,7 @@ def test_few_videos_only_show_whether_a_head_has_learnt_them(monkeypatch):
     choice = chosen("urdmu", bags, features)
     assert [steps for _, steps, _ in judged.fitted] == [100, 300, 900, 300]
     assert judged.scored[0] == judged.fitted[0][0] == bags.labels.keys()
-    assert choice.settings == {"standardize": True, "steps_per_epoch": 30}  # widths stay
+    assert choice.settings == {"standardize": True, "steps_per_epoch": 30}  # sizes stay
     assert choice.reason.startswith("video AUC 0.900 of 18 training videos trained on")
 
 
@@ -203,5 +203,5 @@ def test_the_published_schedule_looks_at_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("head", ["sultani", "arnet"])
 def test_video_labels_reach_what_frame_labels_do(head):
     """Two heads on the cheapest set; ``python -m support.small_schedule`` has the whole table."""
-    _, weak, frames = compared(head, *synthetic_set("mixed", 30))
+    _, (weak,), (frames,) = compared(head, *synthetic_set("mixed", 30))
     assert frames >= 0.9 and weak >= 0.95 * frames, (weak, frames)

@@ -39,8 +39,8 @@ class HeadKind:
     """What the small schedule changes of this head beside ``SMALL``."""
     shares_of_dim: Mapping[str, int] = field(default_factory=dict)
     """Widths that are None, for the dimension divided by a number, by default."""
-    widths: tuple[str, ...] = ()
-    """Layers of a fixed width, which may be too wide for few videos."""
+    sizes: tuple[str, ...] = ()
+    """Fixed widths and numbers of layers, which may be too large for few videos."""
     without_prompts: str = ""
     """What is trained without a file of prompts, of heads that take one."""
 
@@ -149,7 +149,7 @@ HEADS = {
         URDMUConfig,
         URDMU_PUBLISHED,
         small=URDMU_SMALL,
-        widths=("width", "head_width"),
+        sizes=("width", "head_width", "layers"),
     ),
     # Settings of XD for other data sets, as for ddl, by the same authors.
     "pel4vad": HeadKind(

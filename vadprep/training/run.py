@@ -88,7 +88,7 @@ def train(
         out: the run folder; ``runs/HEAD-DATASET`` by default.
         seeds: one run each, in ``out/seed-N`` when there are several; the published one by default.
         schedule: ``published``, or ``small`` for data sets of tens to hundreds of videos: the
-            training videos choose standardization, widths, steps and rate (``schedule.py``), which
+            training videos choose standardization, sizes, steps and rate (``schedule.py``), which
             a run that goes on does not choose again.
         streams: ``rgb``, ``flow`` or ``concat``.
         validation: share of the training videos of each class that is held out to choose an epoch

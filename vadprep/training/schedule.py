@@ -1,4 +1,4 @@
-"""The small schedule: what the training videos say about standardization, widths, steps and rate.
+"""The small schedule: what the training videos say about standardization, sizes, steps and rate.
 
 Nothing of a video outside the train split is looked at. The choice depends on head, features and
 labels alone, so that all seeds of a run have the same.
@@ -96,7 +96,7 @@ def choose_schedule(
     Standardization by the spread of the columns, widths by the dimension. The rest by the video AUC
     of training videos that the head was not trained on, a third of each class in turn; the first
     third alone from ``ENOUGH`` videos of each class on. From ``STEPS[0]`` steps on, a quarter of
-    fixed widths, more steps, and a lower rate are tried in turn. Each is kept if it raises the AUC,
+    fixed sizes, more steps, and a lower rate are tried in turn. Each is kept if it raises the AUC,
     and nothing more is tried once that is 1. Below ``FEWEST`` videos of a class only steps and rate
     are chosen, by the AUC of the videos trained on, which shows no more than whether the head has
     learnt them. Raises TrainingError as ``train`` does.
@@ -140,7 +140,7 @@ def choose_schedule(
     of_steps = [{"steps_per_epoch": steps // config.epochs} for steps in STEPS]
     raised_by(of_steps[0])
     if len(parts[0]) < len(bags.labels):  # some are held out
-        raised_by({each: max(getattr(config, each) // 4, 1) for each in HEADS[name].widths})
+        raised_by({each: max(getattr(config, each) // 4, 1) for each in HEADS[name].sizes})
     all(raised_by(more) for more in of_steps[1:])
     raised_by({"learning_rate": config.learning_rate / LOWER})
     return Choice(settings, f"video AUC {best:.3f} of {words}")
