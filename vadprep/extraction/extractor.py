@@ -273,19 +273,9 @@ class Extractor:
         too much of the video is lost or it is too short; saved flow appears if it is good.
         """
         spec, header, resampling = self.spec, stream.header, self._resampling(stream)
-        transform = FrameTransform(
-            header.height,
-            header.width,
-            self.branches[spec.stream].batches.device,
-            frames=spec.frames,
-            resize=spec.resize,
-            filter=spec.filter,
-            crops=spec.crops,
-            crop_order=spec.crop_order,
-            crop_size=spec.crop_size,
-            centre_rounding=spec.centre_rounding,
-            margins="flow" in task.targets,  # TV-L1 takes whole frames
-        )
+        device = self.branches[spec.stream].batches.device
+        needs_all = "flow" in task.targets  # TV-L1 takes whole frames
+        transform = FrameTransform.of(spec, header.height, header.width, device, needs_all)
         with ExitStack() as resources:
             snippets = {}
             for name in task.targets:

@@ -73,18 +73,7 @@ class LiveClips:
         What waits for a whole clip is forgotten. Raises DecodeError, ValueError as FrameTransform.
         """
         spec, used = self._spec, self._spec.fps_used()
-        self._transform = FrameTransform(
-            height,
-            width,
-            "cpu",
-            frames=spec.frames,
-            resize=spec.resize,
-            filter=spec.filter,
-            crops=spec.crops,
-            crop_order=spec.crop_order,
-            crop_size=spec.crop_size,
-            centre_rounding=spec.centre_rounding,
-        )
+        self._transform = FrameTransform.of(spec, height, width, "cpu")
         self._by_times = used is not None and (spec.sampling_used != "index" or not fps)
         self._resampling = None
         if used:

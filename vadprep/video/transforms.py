@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from vadprep.core.crops import Box, Boxes, crop_boxes, target_size
 from vadprep.core.errors import DecodeError
 from vadprep.core.filters import FLOAT_FILTERS, frame_taps, linear_taps
 from vadprep.core.presets import values_of
-from vadprep.core.spec import DECODED, jpeg_quality
+from vadprep.core.spec import DECODED, Spec, jpeg_quality
 from vadprep.video.frame_stream import open_frames
 from vadprep.video.jpeg import Jpeg
 from vadprep.video.resize import FloatResize, resizer
@@ -27,6 +28,11 @@ MOST_ENLARGED = 2 << 20
 """Pixels that a smaller frame may be resized to: the frames of a clip are in memory at once."""
 
 FOLDER_FPS = Fraction(25)  # assumed of a folder of frames by first_clips
+
+VIEW_FIELDS = (
+    "frames", "resize", "filter", "crops", "crop_order", "crop_size", "centre_rounding",
+)  # fmt: skip
+"""Fields of a spec that make views of a frame."""
 
 
 class FrameTransform:
@@ -83,6 +89,14 @@ class FrameTransform:
         quality = jpeg_quality(frames)
         self._jpeg = Jpeg(quality, self.device) if quality else None
 
+    @classmethod
+    def of(
+        cls, spec: Spec, height: int, width: int, device: torch.device | str, margins: bool = True
+    ) -> FrameTransform:
+        """The transform of ``spec`` for frames of that size; raises as ``FrameTransform``."""
+        settings: dict[str, Any] = {name: getattr(spec, name) for name in VIEW_FIELDS}
+        return cls(height, width, device, margins=margins, **settings)
+
     def resize(self, block: NDArray[np.uint8] | Tensor) -> Tensor:
         """uint8 [n, h, w, 3] on the device, of frames uint8 [n, height, width, 3].
 
@@ -138,7 +152,6 @@ def first_clips(video: Path, preset: str) -> Tensor:
         message = f"{video}: {len(frames)} frames at {rate} fps, a clip has {length}"
         raise DecodeError(f"{message}: take a longer video", "too-short")
     clips = np.stack(frames[: num_clips * length])
-    names = ("frames", "resize", "filter", "crop_size", "centre_rounding")
-    settings = {name: values[name] for name in names}
+    settings = {name: values[name] for name in VIEW_FIELDS if name not in ("crops", "crop_order")}
     transform = FrameTransform(clips.shape[1], clips.shape[2], "cpu", **settings)
     return transform.crop(transform.resize(clips))[0].unflatten(0, (num_clips, length))
