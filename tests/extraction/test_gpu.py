@@ -13,6 +13,7 @@ from support.training import train
 
 from vadprep.backbones import Backbone, load_weights
 from vadprep.core.errors import Stopped
+from vadprep.core.filters import FILTERS, FLOAT_FILTERS
 from vadprep.core.preset import FLOW
 from vadprep.flow import QUANTISE, Quantisation, grey_of, tvl1_method
 from vadprep.heads import HEADS
@@ -47,15 +48,20 @@ def test_another_epsilon_of_batch_norm_agrees_with_the_cpu() -> None:
     assert float((found - expected).norm() / expected.norm()) < 1e-4
 
 
-@pytest.mark.parametrize(
-    "filter, kind", [("pil-bilinear", TorchResize), ("torch-bilinear", FloatResize)]
-)
-def test_resized_frames_are_those_of_the_cpu(filter: str, kind: type) -> None:
-    frames = random_views(1)[0]
-    on_cpu = FrameTransform(224, 224, "cpu", filter=filter).resize(frames)
-    transform = FrameTransform(224, 224, "cuda", filter=filter)
-    assert torch.equal(transform.resize(frames).cpu(), on_cpu)
-    assert isinstance(transform._resize, kind)
+@pytest.mark.parametrize("resize", ["256x340", "short 112"])
+@pytest.mark.parametrize("filter", [*FILTERS, *FLOAT_FILTERS])
+def test_resized_frames_are_those_of_the_cpu(filter: str, resize: str) -> None:
+    """Larger and smaller, in more than one block, all frames different."""
+    frames = random_views(5).flatten(0, 1)[:65, :, :201]
+    settings = {"filter": filter, "resize": resize, "crops": 10, "crop_order": "xd"}
+    on_cpu, on_gpu = (
+        FrameTransform(224, 201, device, crop_size=112, margins=False, **settings)
+        for device in ("cpu", "cuda")
+    )
+    found = on_gpu.crop(on_gpu.resize(frames))
+    assert found.is_cuda and torch.equal(found.cpu(), on_cpu.crop(on_cpu.resize(frames)))
+    kind = FloatResize if filter in FLOAT_FILTERS else TorchResize
+    assert isinstance(on_gpu._resize, kind)
 
 
 @pytest.mark.parametrize("name", QUANTISE)
@@ -67,8 +73,10 @@ def test_pictures_of_flow_are_those_of_the_cpu(name: str) -> None:
         .repeat(2, 1)[None, ..., None]
         .expand(-1, -1, -1, 2)
     )
-    quantisation = Quantisation(name, 20)
-    assert torch.equal(quantisation.planes(steps.cuda()).cpu(), quantisation.planes(steps))
+    noise = 9 * torch.randn(3, 120, 160, 2, generator=torch.Generator().manual_seed(0))
+    for bound, flow in ((20, steps), (20, noise), (32, noise)):
+        quantisation = Quantisation(name, bound)
+        assert torch.equal(quantisation.planes(flow.cuda()).cpu(), quantisation.planes(flow))
 
 
 def test_flow_of_a_moving_picture_agrees_with_the_cpu() -> None:

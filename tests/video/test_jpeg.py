@@ -69,9 +69,14 @@ def test_frames_of_a_block_are_each_their_own() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_same_bytes() -> None:
-    block = torch.from_numpy(np.stack([noise(241, 319)] * 17))
-    assert torch.equal(Jpeg(95, "cuda")(block).cpu(), Jpeg(95)(block))
+@pytest.mark.parametrize("quality", [20, 95])
+@pytest.mark.parametrize("size", [(240, 320), (17, 33), (2, 3)])
+def test_a_gpu_gives_the_same_bytes(size: tuple[int, int], quality: int) -> None:
+    """In more than one block of frames, which all differ."""
+    pictures = [noise(*size), edges(*size), smooth(*size)]
+    block = torch.from_numpy(np.stack([np.roll(each, n) for n in range(6) for each in pictures]))
+    found = Jpeg(quality, "cuda")(block)
+    assert found.is_cuda and torch.equal(found.cpu(), Jpeg(quality)(block))
 
 
 @pytest.mark.parametrize("resize", ["256x340", "120x160"])
