@@ -20,7 +20,8 @@ from vadprep.video import open_frames
 
 RATES = {
     "19.62": Fraction(1962, 100), "23.976": Fraction(24000, 1001),
-    "29.97": Fraction(30000, 1001), "60": Fraction(60),
+    "24": Fraction(24), "25": Fraction(25), "29.97": Fraction(30000, 1001), "30": Fraction(30),
+    "60": Fraction(60),
 }  # fmt: skip
 USED = (24, 25, 30)
 ROUNDS = {"times": "up", "near": "near", "down": "down"}
