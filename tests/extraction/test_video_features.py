@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from support import video_features as theirs
 from support.commands import run, without_network
 from support.ffmpeg import make
-from support.networks import disturbed
+from support.networks import disturbed, disturbed_weights
 from torch import Tensor
 
-from vadprep.backbones import Weights, build, load_weights, scaling_of
+from vadprep.backbones import load_weights, scaling_of
 from vadprep.backbones.weights.catalog import converted_path
 from vadprep.backbones.weights.check import preset_of
 from vadprep.backbones.weights.load import save_weights
@@ -94,15 +94,6 @@ def test_the_same_pixels_enter_the_network(pictures: Path, preset: str, stack: i
 
 Case = tuple[Path, Callable[[theirs.Frames], NDArray[np.float32]]]
 """A file of weights, and features of frames by the other code with the same weights."""
-
-
-def disturbed_weights(graph: str) -> Weights:
-    """Random filters, and statistics of batch norm that do something."""
-    network = build(graph)
-    network.load_state_dict(dict(load_weights("random:0", graph).state), strict=False)
-    state = disturbed(network).state_dict()
-    state = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
-    return Weights("disturbed", "", graph, state, "")
 
 
 def i3d_case(folder: Path, stack: int) -> Case:
@@ -207,3 +198,13 @@ def test_an_unknown_file_is_refused_with_the_nearest_network(kylemin: Path, tmp_
         "387 tensors fit no network of vadprep; the nearest is s3d as named by kylemin/S3D, with "
         "tensors 1 missing, such as fc.0.bias; 1 unexpected, such as base.extra.weight"
     ) in str(error.value)
+
+    with pytest.raises(WeightsError, match="The nearest network is s3d as named by kylemin/S3D$"):
+        load_weights(str(tmp_path / "a.pt"), "inception_i3d")
+    with pytest.raises(
+        WeightsError, match=r"^[^.]*\.pt: not s3d .*; 1 unexpected, such as .*weight$"
+    ):
+        load_weights(str(tmp_path / "a.pt"), "s3d")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "b.pt")
+    with pytest.raises(WeightsError, match="; 1 unexpected, such as a$"):
+        load_weights(str(tmp_path / "b.pt"), "inception_i3d")

@@ -266,23 +266,28 @@ MOST_NAMED = 3
 """Tensors that a message names of each kind that does not fit."""
 
 
-def _nearest(found: Mapping[str, torch.Size]) -> str:
-    """The network whose tensors are most like ``found``, and the first ones that are not."""
+def _shapes_named_by(graph: str, origin: str) -> dict[str, torch.Size]:
+    translate = NAMINGS[graph][origin]
+    return {translate(name): shape for name, shape in canonical_shapes(graph).items()}
 
-    def theirs(graph: str, origin: str) -> dict[str, torch.Size]:
-        translate = NAMINGS[graph][origin]
-        return {translate(name): shape for name, shape in canonical_shapes(graph).items()}
 
+def _nearest_naming(found: Mapping[str, torch.Size]) -> tuple[str, str]:
+    """The network whose tensors are most like ``found``, and who names them so."""
     pairs = [(graph, origin) for graph, naming in NAMINGS.items() for origin in naming]
     # First by names, then by shapes, which tell networks with the same names apart.
-    graph, origin = min(
+    return min(
         pairs,
         key=lambda pair: (
-            len(found.keys() ^ (expected := theirs(*pair)).keys()),
+            len(found.keys() ^ (expected := _shapes_named_by(*pair)).keys()),
             len(found.items() ^ expected.items()),
         ),
     )
-    expected = theirs(graph, origin)
+
+
+def _nearest(found: Mapping[str, torch.Size]) -> str:
+    """The network whose tensors are most like ``found``, and the first ones that are not."""
+    graph, origin = _nearest_naming(found)
+    expected = _shapes_named_by(graph, origin)
     shapes = [
         f"{name} {list(found[name])} for {list(shape)}"
         for name, shape in expected.items()
@@ -320,7 +325,11 @@ def canonical_state(contents: Contents, graph: str) -> tuple[State, str]:
     origin = min(by_origin, key=lambda each: len({*by_origin[each].values()} ^ set(tensors)))
     names = by_origin[origin]
     if parts := _misfits(names.values(), tensors, 1):
-        raise WeightsError(f"{path}: not {graph} as named by {origin}: tensors {'; '.join(parts)}")
+        message = f"{path}: not {graph} as named by {origin}: tensors {'; '.join(parts)}"
+        near, by = _nearest_naming({name: each.shape for name, each in tensors.items()})
+        if near != graph and 2 * len(tensors.keys() & _shapes_named_by(near, by)) > len(tensors):
+            message += f". The nearest network is {near} as named by {by}"
+        raise WeightsError(message)
     state = {}
     for name, shape in shapes.items():
         tensor = tensors[names[name]]
