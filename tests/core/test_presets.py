@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,22 @@ from support.videos import write_video
 
 from vadprep.backbones import GRAPHS, SCALINGS
 from vadprep.cli.options import parsed_fields
-from vadprep.core.clips import num_clips
+from vadprep.core.clips import SAMPLINGS, TAIL_RULES, num_clips
+from vadprep.core.crops import CENTRE_ROUNDINGS
 from vadprep.core.filters import frame_taps
-from vadprep.core.presets import DATASET_PRESETS, DEVICE_DEFAULTS, PRESETS, resolve, values_of
-from vadprep.core.spec import SETTABLE, STREAMS
+from vadprep.core.preset import FLOW, OURS
+from vadprep.core.presets import (
+    AS_IT_IS,
+    DATASET_PRESETS,
+    DEVICE_DEFAULTS,
+    PRESETS,
+    resolve,
+    values_of,
+)
+from vadprep.core.spec import DTYPES, SETTABLE, SETTABLE_FLOW, STREAMS
 from vadprep.data import dataset_names, load_dataset
 from vadprep.extraction import extractor, resolve_plan
+from vadprep.extraction.plan import check_recipe
 from vadprep.features.reader import open_features
 from vadprep.video import FrameTransform, open_frames
 from vadprep.video.resize import TorchResize
@@ -45,6 +56,17 @@ def test_a_preset_fits_its_network_and_says_where_it_is_from(name: str) -> None:
     assert values["scaling"] in SCALINGS
     assert resolve(name, "cpu", ("w", ""), {}).preset == name
     assert preset.origin and all(source for _, source in preset.settings.values())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_has_the_rule_of_rates_of_its_makers_or_says_that_it_is_unknown(name: str) -> None:
+    preset = PRESETS[name]
+    rule, source = preset.settings["sampling"]
+    assert rule in SAMPLINGS
+    if source == AS_IT_IS:
+        assert preset.fps[0] == "native"
+    elif OURS in source:  # nobody wrote the rule down
+        assert any("near" in each and "down" in each for each in preset.open_questions)
 
 
 SPECS = {
@@ -76,9 +98,6 @@ def test_all_that_presets_name_shows_is_taken_by_set(name: str) -> None:
     """But the network, which has its own preset; named as it is, no value makes another spec."""
     shown = {field: value for field, (value, _) in PRESETS[name].settings.items()}
     assert set(shown) - {"graph"} == set(SETTABLE) - {"precision", "batch"}
-    printed = run("presets", name)
-    (row,) = [line for line in printed.output.splitlines() if line.startswith("--set ")]
-    assert row.split("takes")[1].strip().startswith(", ".join(SETTABLE))
     options = [f"{field}={value}" for field, value in shown.items() if field != "graph"]
     with without_network():
         plans = [
@@ -86,6 +105,53 @@ def test_all_that_presets_name_shows_is_taken_by_set(name: str) -> None:
             for fields in ([], options)
         ]
     assert plans[0].specs == plans[1].specs
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "fps": {"fps": "7"}, "sampling": {"sampling": "down", "fps": "7"},
+    "frames": {"frames": "jpeg50"}, "resize": {"resize": "300x400"},
+    "filter": {"filter": "opencv-area"}, "crops": {},
+    "crop_order": {"crops": 5, "crop_order": "mmaction"}, "centre_rounding": {},
+    "crop_size": {"resize": "300x400"}, "scaling": {}, "clip_length": {},
+    "clip_stride": {"clip_stride": 3}, "tail": {},
+    "pooling": {"pooling": "first"}, "batch_norm_eps": {"batch_norm_eps": "0.25"},
+    "decoder": {"decoder": "pyav"}, "precision": {"precision": "bf16"}, "dtype": {},
+    "batch": {"batch": 7}, "flow": {"flow": FLOW["flow"][0].replace("warps=5", "warps=4")},
+    "flow_bound": {"flow_bound": 32}, "quantisation": {"quantisation": "mmaction2"},
+    "flip_rule": {"flip_rule": "keep-u"},
+}  # fmt: skip
+"""Settings that give a field another value than presets have; those below depend on the preset."""
+
+
+def others(field: str, preset: str) -> list[dict[str, Any]]:
+    values, graph = values_of(preset), GRAPHS[values_of(preset)["graph"]]
+    choices = {
+        "centre_rounding": CENTRE_ROUNDINGS, "scaling": SCALINGS, "dtype": DTYPES,
+        "crops": (5, 10), "tail": TAIL_RULES, "crop_size": (graph.size - 8, graph.size + 8),
+        "clip_length": (8, 16, 32, 64),
+    }  # fmt: skip
+    if field not in choices:
+        return [OTHERS[field]]
+    return [OTHERS[field] | {field: e} for e in choices[field] if e != values[field]]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_set_takes_what_presets_name_promises_and_nothing_else(name: str) -> None:
+    printed = run("presets", name)
+    (row,) = [line for line in printed.output.splitlines() if line.startswith("--set ")]
+    promised = row.split("takes")[1].strip().split(", ")
+    stream = "flow" if PRESETS[name].has_flow else "rgb"
+    plain, taken = resolve(name, "cpu", ("w", "0"), {}, stream), []
+    for field in OTHERS if stream == "flow" else SETTABLE:
+        for settings in others(field, name):
+            spec = resolve(name, "cpu", ("w", "0"), settings, stream)
+            assert getattr(spec, field) != getattr(plain, field)
+            with suppress(ValueError):
+                check_recipe(spec)
+                taken.append(field)
+                break
+    assert sorted(promised) == sorted(taken)
+    assert set(OTHERS) == {*SETTABLE, *SETTABLE_FLOW}
 
 
 def test_an_epsilon_has_one_name() -> None:

@@ -26,7 +26,6 @@ from vadprep.core.atomic import open_atomic
 from vadprep.core.errors import ManifestError
 from vadprep.core.preset import FLOW
 from vadprep.core.presets import PRESETS
-from vadprep.core.spec import SETTABLE, SETTABLE_FLOW
 from vadprep.core.untrusted import read_regular
 
 
@@ -114,9 +113,8 @@ def presets(name: str | None) -> None:
         settings = {**settings, **FLOW, "flow": ("tvl1", FLOW["flow"][1])}
     rows = [("field", name, "source"), ("streams", ",".join(preset.streams), "")]
     rows += [(field, value, source) for field, (value, source) in settings.items()]
-    taken = (*SETTABLE, *(SETTABLE_FLOW if preset.has_flow else ()))
     rows += [("unknown", "", each) for each in preset.open_questions]
-    show([*rows, ("--set", "takes", ", ".join(taken))])
+    show([*rows, ("--set", "takes", ", ".join(preset.settable))])
 
 
 READING: dict[str, Any] = {"type": click.Choice(list(data.READINGS)), "default": "half-open"}

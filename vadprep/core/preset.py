@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vadprep.core.spec import COMPUTED, DECODED, OWN_EPS, WHOLE_CLIPS
+from vadprep.core.spec import COMPUTED, DECODED, OWN_EPS, SETTABLE, SETTABLE_FLOW, WHOLE_CLIPS
 
 Text = tuple[str, str]
 Number = tuple[int, str]
@@ -57,6 +57,15 @@ class Preset:
         """True when the network has a form for stream ``flow``; its settings are ``FLOW``."""
         return self.graph[0] in FLOW_GRAPHS
 
+    @property
+    def settable(self) -> tuple[str, ...]:
+        """Fields of which ``--set`` takes another value: the network leaves a choice."""
+        fields = SETTABLE + (SETTABLE_FLOW if self.has_flow else ())
+        fixed = FIXED.get(self.graph[0], ())
+        if self.pooling[0] == WHOLE_CLIPS:
+            fixed += ("pooling",)
+        return tuple(name for name in fields if name not in fixed)
+
 
 OURS = "ours: no source says it"
 """Source of a value that had to be chosen."""
@@ -64,6 +73,15 @@ README = "README of kinetics-i3d"
 
 FLOW_GRAPHS = {"inception_i3d": "inception_i3d_flow"}
 """The network of stream ``flow`` that belongs to one of stream ``rgb``."""
+
+FIXED: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("swin3d_t", "swin3d_s", "swin3d_b", "clip_vit_b16"), ("crop_size", "batch_norm_eps")
+    ),
+    **dict.fromkeys(("mvit_v2_s", "videomae_b"), ("crop_size", "batch_norm_eps", "clip_length")),
+}
+"""Fields of which a network takes one value only: transformers see views of one size, and have no
+batch norm."""
 
 FLOW: Mapping[str, tuple[Any, str]] = {
     "flow": (

@@ -187,8 +187,8 @@ PRESETS: dict[str, Preset] = {
         tail=("repeat-last", URDMU + ": the last frame fills the last clip"),
         batch_norm_eps=("1e-5", URDMU + ": torch's own, where the weights were trained with 1e-3"),
         open_questions=(
-            "how the frames were decoded",
-            "frames: its script writes JPEG files by OpenCV; --set frames=jpeg95 repeats that",
+            "frames: its script decodes by OpenCV's VideoCapture and writes JPEG files by OpenCV; "
+            "--set frames=jpeg95 repeats the files, its FFmpeg is that of OpenCV's build",
         ),
     ),
     "ptv-r50": replace(
@@ -246,6 +246,7 @@ PRESETS: dict[str, Preset] = {
         crop_size=(224, VADCLIP + ": so that CLIP's own transform does not resize again"),
         scaling=("clip", CLIP),
         clip_length=(CLIP_LENGTH, "ground truth of VadCLIP: 16 frames a row"),
+        sampling=("times", AS_IT_IS),
         pooling=("mean", OURS + "; users who counted rows took the mean (issues 14 and 17)"),
         open_questions=(
             "pooling: nobody has written down whether a row is the mean of 16 frames or one of "
@@ -266,6 +267,7 @@ PRESETS: dict[str, Preset] = {
         crop_size=(224, CLIP),
         scaling=("clip", CLIP),
         clip_length=(CLIP_LENGTH, "CLIP-TSA: snippets of 16 frames"),
+        sampling=("times", AS_IT_IS),
         pooling=("middle", "as uws4vad describes it; the code of the extraction is not published"),
         open_questions=(
             "which of the two middle frames of 16: taken as the ninth",
