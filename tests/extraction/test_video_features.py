@@ -158,9 +158,20 @@ def test_features_of_real_clips_are_those_of_the_other_code(
 # ---------------------------------------------------------------- kylemin's file
 
 
+KYLEMIN = {
+    "base.0.conv_s.weight": (64, 3, 1, 7, 7), "base.0.conv_t.weight": (64, 64, 7, 1, 1),
+    "base.2.conv.weight": (64, 64, 1, 1, 1), "base.3.bn_t.running_var": (192,),
+    "base.5.branch1.1.conv_s.weight": (128, 96, 1, 3, 3), "base.8.branch0.0.bn.bias": (192,),
+    "base.12.branch2.0.conv.weight": (32, 528, 1, 1, 1), "base.15.branch3.1.bn.weight": (128,),
+    "fc.0.weight": (400, 1024, 1, 1, 1), "fc.0.bias": (400,),
+}  # fmt: skip
+"""Some tensors of S3D as model.py of kylemin/S3D makes them."""
+
+
 @pytest.fixture(scope="module")
 def kylemin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     state = {kylemin_name(k): v for k, v in load_weights("random:3", "s3d").state.items()}
+    assert all(tuple(state[name].shape) == shape for name, shape in KYLEMIN.items())
     path = tmp_path_factory.mktemp("weights") / "renamed.pt"
     torch.save(state, path)
     yield path

@@ -11,9 +11,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from support.ffmpeg import make
+from support.standin import standin_branch, standin_spec
 
+from vadprep.core.records import Task, Video
 from vadprep.core.spec import jpeg_quality
 from vadprep.extraction import extract_video
+from vadprep.extraction.extractor import Extractor
 from vadprep.video import FrameTransform, open_frames
 from vadprep.video.jpeg import Jpeg
 
@@ -87,6 +91,32 @@ def test_frames_go_through_jpeg_before_they_are_resized(resize: str) -> None:
     expected = FrameTransform(120, 160, "cpu", **settings).resize(by_opencv(frame, 95)[None])
     assert torch.equal(found, expected)
     assert not torch.equal(found, FrameTransform(120, 160, "cpu", **settings).resize(frame[None]))
+
+
+def test_an_extraction_gives_the_network_frames_of_jpeg(tmp_path: Path) -> None:
+    """And the size, filter and place of the crop that were named."""
+    seen: list[torch.Tensor] = []
+
+    class Recorder:
+        device, dim = torch.device("cpu"), 1
+
+        def __call__(self, views: torch.Tensor) -> torch.Tensor:
+            seen.append(views.clone())
+            return torch.zeros(len(views), 1)
+
+    video = make(tmp_path / "a.mp4", frames=16, size="96x70")
+    spec = standin_spec(
+        frames="jpeg20", resize="128x172", filter="pil-lanczos", crop_size=113,
+        centre_rounding="floor",
+    )  # fmt: skip
+    task = Task(Video("a", "a.mp4"), {"rgb": tmp_path / "a.h5"}, video)
+    assert Extractor([standin_branch(spec, Recorder())])(task).status == "done"
+    with open_frames(video) as stream:
+        frames = [by_opencv(frame, 20) for block in stream for frame in block]
+    wide = [Image.fromarray(each).resize((172, 70), Image.Resampling.LANCZOS) for each in frames]
+    resized = np.stack([each.resize((172, 128), Image.Resampling.LANCZOS) for each in wide])
+    (views,) = seen
+    np.testing.assert_array_equal(views[0], resized[:, 7:120, 29:142])
 
 
 def test_qualities_of_a_spec() -> None:
