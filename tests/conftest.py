@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Two processes of tests share the cores, and networks as small as theirs are slower on two threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 from support.browser import chromium
@@ -49,20 +52,6 @@ def cache_of_tests(
     cache = getattr(pytestconfig, "cache", None)  # -p no:cacheprovider leaves it out
     folder = cache.mkdir("vadprep") if cache else tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("VADPREP_CACHE", str(folder))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Networks as small as those of the tests are slower on two threads than on one."""
-    if request.path.parent.name not in ("heads", "training"):
-        yield
-        return
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,8 @@ def _random_filters(key: str, shape: torch.Size) -> Tensor:
     limit, fan_in = 1 << 15, math.prod(shape[1:])
     steps = torch.randint(-limit, limit + 1, shape, generator=generator)
     means = steps.sum(dim=tuple(range(1, len(shape))), keepdim=True).double() / fan_in
-    return ((steps.double() - means) * (math.sqrt(6 / (1 - 1 / math.pi) / fan_in) / limit)).float()
+    scale = math.sqrt(6 / (1 - 1 / math.pi) / fan_in) / limit
+    return steps.double().sub_(means).mul_(scale).float()
 
 
 def missing_weights_message(graph: str, wanted: str = "") -> str:
