@@ -216,7 +216,7 @@ def test_not_a_caffe2_model(tmp_path: Path, content: bytes, line: str) -> None:
 
 def test_files_that_fit_nothing_say_so(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(3)}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="its 1 tensors fit no network"):
+    with pytest.raises(WeightsError, match="no network of vadprep has its 1 tensor;"):
         load_weights(str(tmp_path / "w.pth"))
 
 
@@ -227,7 +227,7 @@ def test_rgb_and_flow_are_told_apart_by_their_channels(tmp_path: Path) -> None:
         assert load_weights(str(tmp_path / "w.pt")).graph == graph
     state["logits.conv3d.bias"] = torch.zeros(157)
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(WeightsError, match="its 287 tensors fit no network"):
+    with pytest.raises(WeightsError, match="no network of vadprep has its 287 tensors"):
         load_weights(str(tmp_path / "w.pt"))
 
 

@@ -104,7 +104,7 @@ def test_what_does_not_fit_the_time_is_left_out_and_said(
     notes = [row.note for _, row in bench_gpu("cpu", tiny, measured, seconds=1.0)]
     assert notes == ["left out, for lack of time"] * len(PARTS)
     late = bench(tiny, 0.0)
-    assert [row.note for row in gpu_parts.networks(late)] == ["1 forms left out: no time"]
+    assert [row.note for row in gpu_parts.networks(late)] == ["1 form left out: no time"]
     assert [row.note for row in gpu_parts.training(late)] == ["left out, for lack of time"]
     left = [row.note for row in gpu_parts.extraction(late)]
     assert left == ["left out, for lack of time"] * 3

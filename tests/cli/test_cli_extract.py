@@ -194,7 +194,7 @@ def test_flow_that_was_computed_before_it_was_to_be_saved_is_told(tmp_path):
     extract(tmp_path / "v", tmp_path / "f", "--streams", "flow")
     write_video(tmp_path / "v" / "b.mp4", 20)
     result = extract(tmp_path / "v", tmp_path / "f", *save)
-    assert f"note: flow of 1 videos is not in {tmp_path / 'saved'}: " in result.output
+    assert f"note: flow of 1 video is not in {tmp_path / 'saved'}: " in result.output
     assert [path.name for path in (tmp_path / "saved").glob("*.h5")] == ["b.h5"]
     assert "note: " not in extract(tmp_path / "v", tmp_path / "g", *save).output
 

@@ -295,7 +295,7 @@ def test_a_video_that_fails_is_listed_and_the_others_are_scored(place, tmp_path)
     before = {path: path.read_bytes() for path in (tmp_path / "s").glob("*.*")}
     none = run("score", place / "r", sources[0], "--out", tmp_path / "s")
     assert none.exit_code == 1
-    assert f"none of 1 videos could be scored: {tmp_path / 's'} is as it was" in none.output
+    assert f"none of 1 video could be scored: {tmp_path / 's'} is as it was" in none.output
     assert {path: path.read_bytes() for path in (tmp_path / "s").glob("*.*")} == before
     other = run("score", place / "r", *sources, "--out", tmp_path / "s", "--weights", "random:1")
     assert "weights_sha256: " in message(other)

@@ -142,8 +142,8 @@ def test_ids_that_differ_from_those_of_the_plan_are_named_in_one_line(clips, tmp
     assert not caplog.records
     assert extract_listed(clips, "ab").exit_code == 0
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "2 videos of its plan are not in" in line and "no id is in both" in line
-    assert "(such as 'a.mp4'), and 2 are added (such as 'a')" in line
+    assert "its plan has 2 videos that" in line and "no id is in both" in line
+    assert "(such as 'a.mp4'); new ones: 2 (such as 'a')" in line
     assert "2 ids differ from those of the features by suffix alone, as 'a' from 'a.mp4'" in line
     caplog.clear()
     write_video(clips / "c.mp4", 20)
@@ -181,7 +181,7 @@ def test_a_file_of_the_same_name_that_is_added_changes_no_id(clips, tmp_path, ca
     assert extract(clips, tmp_path / "f").exit_code == 0
     assert made_of(tmp_path / "f") == {"a": "a.mp4", "b": "b.mp4", "a.avi": "a.avi"}
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("1 videos differ") and line.endswith("as in 'a.avi'")
+    assert line.startswith("suffix alone tells 1 video from") and line.endswith("as in 'a.avi'")
     again = extract(clips, tmp_path / "f")
     assert again.exit_code == 0 and "clips/s" not in again.output and len(caplog.records) == 1
     why = run("status", tmp_path / "f", "--video", "a.mp4").output
@@ -199,7 +199,7 @@ def test_quiet_and_verbose_extractions(clips, tmp_path, option, patch):
     assert sum(line.startswith("failed: c: ") for line in err) == 2
     assert any(line.startswith("retry: ") for line in err)
     assert any(" videos, " in line for line in err) == (option != "-q")
-    assert any(line.startswith("a: done, 1 clips; ") for line in err) == (option == "-v")
+    assert any(line.startswith("a: done, 1 clip; ") for line in err) == (option == "-v")
 
 
 # ---------------------------------------------------------------- clips that overlap

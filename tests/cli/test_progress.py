@@ -59,13 +59,13 @@ def test_a_long_video_moves_the_progress_and_is_named(monkeypatch, capsys):
         return capsys.readouterr().err.removesuffix("\n")
 
     shown(reported(1, 1, 180_000, 180_000))
-    assert printed_at(100.0, 0.0) == "0 of 1 videos, 0 failed, time unknown"
+    assert printed_at(100.0, 0.0) == "0 of 1 video, 0 failed, time unknown"
     assert printed_at(105.0, 0.005) == ""  # a line in ten seconds
-    line = "0 of 1 videos, 11.2 clips/s, 180 frames/s, 0 failed, 16 min 30 s left"
+    line = "0 of 1 video, 11.2 clips/s, 180 frames/s, 0 failed, 16 min 30 s left"
     assert printed_at(110.0, 0.01) == line
     assert printed_at(600.0, 0.5).endswith(r"8 min 20 s left; a\nlong.mp4 50%")
     shown(reported(0, 1, 0, 180_000, Report("a\nlong.mp4", "done", num_clips=11_250)))
-    assert "1 of 1 videos" in capsys.readouterr().err
+    assert "1 of 1 video," in capsys.readouterr().err
 
 
 def test_plain_progress_is_a_line_now_and_then_and_one_a_failure(capsys):

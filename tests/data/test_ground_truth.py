@@ -121,7 +121,7 @@ def test_intervals_in_seconds_are_counted_at_the_rate_of_the_manifest_or_of_the_
     by_features = build(seconds, "frames", decoded={"a": decoded(40, 32, 20.0)}).labels
     assert np.flatnonzero(by_features).tolist() == list(range(20, 30))
     no_rate = one(None, intervals_seconds=((1.0, 1.5),))
-    with pytest.raises(GroundTruthError, match="fps for intervals_seconds unknown for 1 videos"):
+    with pytest.raises(GroundTruthError, match="fps for intervals_seconds unknown for 1 video "):
         build(no_rate, "frames")
 
 
@@ -145,13 +145,13 @@ def test_lengths_of_the_manifest_and_of_features():
 
 def test_what_is_unknown_is_listed():
     unknown = one(None)
-    with pytest.raises(GroundTruthError, match=r"intervals unknown for 1 videos \(a\)"):
+    with pytest.raises(GroundTruthError, match=r"intervals unknown for 1 video \(a\)"):
         build(unknown, "floor")
-    with pytest.raises(GroundTruthError, match="frames unknown for 1 videos"):
+    with pytest.raises(GroundTruthError, match="frames unknown for 1 video "):
         build(one((), None), "floor")
     with pytest.raises(GroundTruthError, match="num_frames_scored in the manifest unknown"):
         build(one(()), "scored")
-    with pytest.raises(GroundTruthError, match="features unknown for 1 videos"):
+    with pytest.raises(GroundTruthError, match="features unknown for 1 video "):
         build(one(()), "spans")
     with pytest.raises(GroundTruthError, match="no video in split 'val'"):
         build(one(()), "floor", "val")
@@ -419,7 +419,7 @@ def test_rule_spans_takes_lengths_and_rates_of_the_features(tmp_path):
     assert len(labels) == 96 and np.flatnonzero(labels).tolist() == [25, 26, 27, 28, 29]
     known = ("--manifest", manifest, "--features", tmp_path / "f")
     checked = run("gt", "check", tmp_path / "gt.npy", *known)
-    assert checked.exit_code == 0 and "0 labels are not the manifest's" in checked.output
+    assert checked.exit_code == 0 and "labels that are not the manifest's: 0\n" in checked.output
     refused = message(run("gt", "check", tmp_path / "gt.npy", *known[:2]))
-    assert "num_frames or fps for intervals_seconds unknown for 1 videos (a)" in refused
+    assert "num_frames or fps for intervals_seconds unknown for 1 video (a)" in refused
     assert refused.endswith("add them to the manifest, or name --features")

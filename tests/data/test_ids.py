@@ -44,8 +44,8 @@ def test_files_that_differ_by_their_suffix_alone_keep_it(caplog) -> None:
         assert named("a", "a.mp4") == ["a", "a.mp4"]  # a folder of frames, and a file
         assert named("x.avi", "x.mp4", "x.mp4.mp4") == ["x.avi", "x.mp4", "x.mp4.mp4"]
     assert [line.partition(" from another")[0] for line in caplog.messages] == [
-        "2 videos differ", "1 videos differ", "3 videos differ",
-    ]  # fmt: skip
+        f"suffix alone tells {count}" for count in ("2 videos", "1 video", "3 videos")
+    ]
     assert "as in 'a.avi'" in caplog.messages[0]
 
 

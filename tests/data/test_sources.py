@@ -39,7 +39,7 @@ def test_files_that_are_passed_over_are_counted_by_suffix(tmp_path: Path, caplog
         assert paths(tmp_path) == ["a.mp4", "frames"]
     (record,) = caplog.records
     start, _, suffixes = record.getMessage().partition("by suffix: ")
-    assert start == f"{tmp_path}: 5 files are no videos and were passed over, "
+    assert start == f"{tmp_path}: passed over 5 files that cannot be a video, "
     assert sorted(suffixes.split(", ")) == [".jpg (1)", ".md (1)", ".txt (2)", "none (1)"]
 
 
@@ -65,7 +65,7 @@ def test_folders_of_the_system_are_passed_over_with_a_line(tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING):
         assert paths(tmp_path) == ["a.mp4"]
     (record,) = caplog.records
-    assert f"{tmp_path}: 3 folders of the system were left out" in record.getMessage()
+    assert f"{tmp_path}: left out 3 system folders " in record.getMessage()
 
 
 ALIKE = {

@@ -274,8 +274,8 @@ BAD_FILES = {
     "cut.mp4": "its index is missing (moov atom not found)",
     "sound.mp4": "no video stream",
     "hollow.avi": "no frame can be decoded",
-    "short.mp4": "too short: 15 frames",
-    "pictures": "none of its 1 frames can be read",
+    "short.mp4": "too short: no clip in 15 frames",
+    "pictures": "it has 1 frame, and none can be read",
     "pipe.mp4": "neither a file nor a folder",
     "link.mp4": "a link to /none, which is not there",
 }

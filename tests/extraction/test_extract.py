@@ -253,7 +253,7 @@ def test_too_short_is_a_clear_failure(tmp_path, num_frames, tail):
     report, stored = extracted(write_video(tmp_path / "a.mp4", num_frames), small(tail=tail))
     need = {"drop": 16, "xd": 17}[tail]
     assert (report.status, report.kind) == (FAILED, "too-short")
-    assert f"{num_frames} frames give no clip by tail rule '{tail}'" in report.reason
+    assert f"no clip in {num_frames} frames by tail rule '{tail}'" in report.reason
     assert f"needs {need}" in report.reason
     assert len(report.retries) == 1  # another decoder would change nothing
     assert stored.attributes["label"] == 1

@@ -155,7 +155,7 @@ def test_a_count_that_no_rule_gives_is_an_error_that_names_the_ratio(tmp_path: P
     reason = str(folder.stored(ids[0]).attributes["reason"])
     assert "80 clips where 1600 frames give 99-100: 0.8 x as many, as 24 is to 30 fps" in reason
     only = manifest_of(ids[:1], 1600)
-    with pytest.raises(FeaturesError, match="none of 1 videos can be imported: 80 clips"):
+    with pytest.raises(FeaturesError, match="none of 1 video can be imported: 80 clips"):
         imported(tree, only, tmp_path / "g")
     imported(tree, only, tmp_path / "named", fps="24")
     imported(tree, only, tmp_path / "stretched", spans="stretch")
@@ -428,7 +428,7 @@ def test_feature_files_of_an_earlier_export_are_noted(tmp_path: Path) -> None:
         assert "not of" not in str(exported(tmp_path, "o", layout="deepmil", manifest=whole).notes)
     less = Manifest(Path("m.csv"), whole.videos[1:])
     note = exported(tmp_path, "o", layout="deepmil", manifest=less).notes[-1]
-    assert note.startswith(f"{tmp_path / 'o'}: 5 feature files are not of this export, the fi")
+    assert note.startswith(f"{tmp_path / 'o'}: 5 feature files beside those of this export, ")
     assert "the first train/RGB/Abuse001_x264__0.npy, and in none of its lists" in note
 
 

@@ -137,7 +137,7 @@ def test_ids_that_differ_by_suffix_alone_are_named(tmp_path, caplog):
     [new] = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
     assert list(new.plan.places) == ["x", "x.mp4"]
     (line,) = caplog.messages
-    assert "b/rgb: 1 videos; 1 id differs from those of" in line and "there twice" in line
+    assert "b/rgb: 1 video; 1 id differs from those of" in line and "there twice" in line
 
 
 def test_streams_of_two_folders_become_one_folder(tmp_path):

@@ -255,7 +255,7 @@ BAD: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
     "reference.wmv": (text(f"[Reference]\r\nRef1={ADDRESS}\r\n"), TEXT),
     "sound.mp4": (lambda path, sound: write_audio(path), "no video stream"),
     "no frame.mp4": (zero_frames, "no video stream"),
-    "one frame.mp4": (lambda path, sound: write_video(path, 1), "too short: 1 frames"),
+    "one frame.mp4": (lambda path, sound: write_video(path, 1), "too short: no clip in 1 frame by"),
     "no keyframe.ts": (without_keyframes, "no frame can be decoded"),
     "zeros for frames.mp4": (
         lambda path, sound: path.write_bytes(patched(sound, b"mdat", 4, bytes(2000))),
@@ -274,7 +274,7 @@ BAD: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
     "65535x65535.avi": (raw_avi(65535, 65535), "no frame can be decoded"),
     "9000x9000.avi": (raw_avi(9000, 9000), "the frames have 9000x9000 pixels"),
     "16383x16383 later.webm": (vp8_of_absurd_size, LOST),
-    "65535x65535.png.mp4": (folder_of_an_absurd_image, "none of its 1 frames can be read"),
+    "65535x65535.png.mp4": (folder_of_an_absurd_image, "it has 1 frame, and none can be read"),
     "16000x2.mkv": (
         lambda path, sound: write_video(path, FRAMES, size=(16000, 2), codec="ffv1"),
         "would be resized to 2048000x256",

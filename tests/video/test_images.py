@@ -132,12 +132,12 @@ def test_missing_numbers_are_noted(tmp_path: Path) -> None:
         Image.fromarray(numbered_frame(number)).save(tmp_path / f"frame_{number:04d}.png")
     decoder, frames = frames_in(tmp_path)
     assert len(frames) == 4
-    assert decoder.notes == ["5 numbers of frames are missing between the first and last"]
+    assert decoder.notes == ["5 frame numbers missing between the first and last"]
 
 
 def test_an_image_of_another_format_is_not_opened(tmp_path: Path) -> None:
     """EPS would start Ghostscript."""
     Image.fromarray(PICTURE).save(tmp_path / "0.eps")
     (tmp_path / "0.eps").rename(tmp_path / "0.png")
-    with pytest.raises(DecodeError, match="none of its 1 frames can be read"):
+    with pytest.raises(DecodeError, match="it has 1 frame, and none can be read"):
         frames_in(tmp_path)

@@ -37,7 +37,7 @@ from vadprep.cli.train import (
     show_caution,
 )
 from vadprep.core.atomic import make_folder, open_atomic
-from vadprep.core.errors import SettingError, Stopped, VadprepError, allowed_are
+from vadprep.core.errors import SettingError, Stopped, VadprepError, allowed_are, counted
 from vadprep.core.resources import worker_cores
 from vadprep.training.recipes import RECIPES, UNITS
 
@@ -147,7 +147,7 @@ def benchmark(
         for head, outcome in outcomes(work, workers, options["device"]):
             found[head] = outcome
             words = outcome if isinstance(outcome, str) else f"done, in {outcome.folder}"
-            note(f"{len(found)} of {len(work)} heads, {head}: {words}")
+            note(f"{len(found)} of {counted(len(work), 'head')}, {head}: {words}")
     rows = list(table({head: found[head] for head in names}, name))
     show([COLUMNS, *rows])
     note(f"published: {UNITS}")

@@ -23,7 +23,7 @@ from vadprep.cli.help import command, group
 from vadprep.cli.options import FEATURES, FILE, chosen_manifest, manifest_options, root_option, warn
 from vadprep.cli.text import MOST_LISTED, Cells, show, show_list, shown_bar
 from vadprep.core.atomic import open_atomic
-from vadprep.core.errors import ManifestError
+from vadprep.core.errors import ManifestError, counted
 from vadprep.core.preset import FLOW
 from vadprep.core.presets import PRESETS
 from vadprep.core.untrusted import read_regular
@@ -186,25 +186,29 @@ def gt_check(
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         sys.exit(0 if found.is_sound else 1)
+    read = counted(found.num_labels, "label")
     if found.rules:
         rules = f"rule {' or '.join(found.rules)}, intervals {found.reading}"
-        click.echo(f"{found.num_labels:,} labels of {len(found.videos)} videos: {rules}")
+        click.echo(f"{read} of {counted(len(found.videos), 'video')}: {rules}")
     else:
         totals = ", ".join(f"{rule} {total:,}" for rule, total in found.totals.items())
         click.echo(
-            f"{found.num_labels:,} labels: no rule gives this length ({totals}): the file has "
+            f"{read}: no rule gives this length ({totals}): the file has "
             f"other videos, another order, or several rules. By rule {found.rule} it agrees up to "
             f"the first video below"
         )
-    click.echo(f"{sum(each.wrong for each in found.videos):,} labels are not the manifest's")
+    click.echo(f"labels that are not the manifest's: {sum(each.wrong for each in found.videos):,}")
     for category, (lost, total) in found.lost.items():
         whole = "LOST, all" if lost == total else "lost in part,"
-        click.echo(f"category {category}: {whole} {lost} of {total} videos marked normal")
+        of = counted(total, "video")
+        click.echo(f"category {category}: {whole} {lost} of {of} marked normal")
     if odd := found.odd:
         cells = [(each.video_id, each.start, each.length, each.wrong) for each in odd]
         show([("video", "start", "length", "wrong labels"), *cells[:MOST_LISTED]])
         if len(odd) > MOST_LISTED:
-            click.echo(f"and {len(odd) - MOST_LISTED} more videos: use --json to see all")
+            click.echo(
+                f"and {counted(len(odd) - MOST_LISTED, 'more video')}: use --json to see all"
+            )
     sys.exit(0 if found.is_sound else 1)
 
 
@@ -229,7 +233,7 @@ def gt_glances(clicks: Path | None, seed: int | None, out: Path, **options: Any)
     with open_atomic(out) as stream:
         stream.write(text.encode("utf-8", "surrogateescape"))
     count = sum(len(each) for each in found.values())
-    click.echo(f"{out}: {count:,} glances in {len(found):,} videos")
+    click.echo(f"{out}: {counted(count, 'glance')} in {counted(len(found), 'video')}")
 
 
 MOST_LIST_BYTES = 1 << 28

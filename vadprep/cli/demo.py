@@ -21,7 +21,7 @@ from vadprep.cli.help import command
 from vadprep.cli.options import COUNT, FOLDER, page_option
 from vadprep.cli.text import Cells, duration, show, shown_progress
 from vadprep.core.atomic import write_json
-from vadprep.core.errors import VadprepError
+from vadprep.core.errors import VadprepError, counted
 from vadprep.core.resources import worker_cores
 
 if TYPE_CHECKING:
@@ -92,7 +92,10 @@ def demo(out: Path, workers: int | None, page: Path | None, **options: Any) -> N
         for stream, found in vadprep.verify(out / "features").items():
             if found.problems:
                 raise VadprepError(f"the features do not verify: {found.problems[0]}")
-            what.append(f"{stream}: {found.videos} videos, {found.clips} clips, no problem")
+            what.append(
+                f"{stream}: {counted(found.videos, 'video')}, {counted(found.clips, 'clip')}, "
+                "no problem"
+            )
     streams = "concat" if len(features.streams) > 1 else features.streams[0]
     for name, words, seeds in (
         ("ddl", "train ddl", SEEDS),

@@ -22,6 +22,7 @@ from vadprep.cli.options import (
     parsed_fields,
 )
 from vadprep.cli.text import Cells, printable, show, show_list, shown_bar
+from vadprep.core.errors import counted
 from vadprep.core.spec import STREAMS
 from vadprep.features.compare import SAMPLE, Comparison
 from vadprep.features.exchange import LAYOUTS, SPANS
@@ -73,11 +74,11 @@ def export(features: str, out: Path, **options: Any) -> None:
     options["manifest"], _ = chosen_manifest(options)
     with shown_bar("exporting") as progress:
         result = vadprep.export_features(features, out, on_progress=progress, **options)
-    click.echo(f"{result.num_videos:,} videos in {out}")
+    click.echo(f"{counted(result.num_videos, 'video')} in {out}")
     for path in result.lists:
         click.echo(f"  {path}")
     if result.num_labels:
-        click.echo(f"{result.num_labels:,} labels in the ground truth, 16 a clip")
+        click.echo(f"{counted(result.num_labels, 'label')} in the ground truth, 16 a clip")
     show_list("note", result.notes)
     show_list("no features of", result.missing)
     sys.exit(1 if result.missing else 0)
@@ -168,10 +169,10 @@ def _number(value: float, form: str = ".4f") -> str:
 
 def compared_words(found: Comparison) -> list[str]:
     """The verdict, how much was read, the differences, and what the specs say, a line each."""
-    read = f"{len(found.videos):,} of {found.num_common:,} common videos read"
+    read = f"{len(found.videos):,} of {counted(found.num_common, 'common video')} read"
     counts = found.evidence.counts
     lines = [
-        f"{found.verdict}: {read}, {found.evidence.num_clips:,} clips compared; "
+        f"{found.verdict}: {read}, {counted(found.evidence.num_clips, 'clip')} compared; "
         f"{counts.num_equal:,} of {counts.num_videos:,} have as many clips"
     ]
     lines += [f"{each.sure}: {each.text}" for each in found.differences]

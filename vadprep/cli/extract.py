@@ -31,6 +31,7 @@ from vadprep.cli.text import (
     shown_progress,
     size,
 )
+from vadprep.core.errors import counted
 from vadprep.core.presets import PRESETS
 from vadprep.core.spec import CROP_COUNTS, PRECISIONS
 from vadprep.features import Share
@@ -139,8 +140,8 @@ def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any)
         done = [row.video_id for row in results[-1].rows.values() if row.is_done]
         if lacking := [video_id for video_id in done if not saved.holds(video_id)]:
             text = (
-                f"flow of {len(lacking)} videos is not in {path}: their features were there, and "
-                "flow is saved as it is computed; to save it, extract into another --out"
+                f"flow of {counted(len(lacking), 'video')} is not in {path}: their features were "
+                "there, and flow is saved as it is computed; to save it, extract into another --out"
             )
             show_list("note", [text])
     show_status(results)

@@ -17,6 +17,7 @@ from vadprep.cli.config import RUN_FILE
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import COUNT, FEATURES, FOLDER
 from vadprep.cli.text import Cells, duration, printable, reason_of, show, show_list, shown_bar, size
+from vadprep.core.errors import counted
 from vadprep.core.presets import PRESETS
 from vadprep.extraction.timing import DECODING, STAGES, StageSeconds, stage_seconds
 from vadprep.features.engines import mixture
@@ -90,7 +91,9 @@ def show_stages(stream: str, spent: StageSeconds) -> None:
     if not spent.videos:
         click.echo(f"\n{stream}: no stage was timed: only vadprep extract records its stages")
         return
-    click.echo(f"\n{stream}: {spent.videos:,} videos, {spent.clips:,} clips timed")
+    click.echo(
+        f"\n{stream}: {counted(spent.videos, 'video')}, {counted(spent.clips, 'clip')} timed"
+    )
     total, clips = max(sum(spent.seconds.values()), 1e-9), max(spent.clips, 1)
     rows: list[Cells] = [("stage", "seconds", "s a clip", "share", "what it is")]
     for name, seconds in sorted(spent.seconds.items(), key=lambda each: -each[1]):
@@ -102,7 +105,7 @@ def show_stages(stream: str, spent: StageSeconds) -> None:
     show(rows)
     for each in spent.slowest:
         took = duration(each.seconds)
-        click.echo(f"slow: {printable(each.video_id)}: {took}, {each.num_clips:,} clips")
+        click.echo(f"slow: {printable(each.video_id)}: {took}, {counted(each.num_clips, 'clip')}")
 
 
 def show_status(results: Sequence[Status]) -> None:
@@ -178,7 +181,9 @@ def _running(run: Run) -> str:
     sign = f"last sign of life {silence} ago"
     if run.silent_seconds > STALE_SECONDS:
         sign = f"NO SIGN OF LIFE for {silence}: it or its host is dead or suspended"
-    return f"{run}: {run.videos} videos done, {len(run.in_flight)} in work{names}, {sign}"
+    return (
+        f"{run}: {counted(run.videos, 'video')} done, {len(run.in_flight)} in work{names}, {sign}"
+    )
 
 
 def status_json(status: Status) -> dict[str, Any]:
@@ -209,8 +214,8 @@ def verify(features: str, sources: Path | None) -> None:
     bad = 0
     for result in vadprep.verify(features, sources).values():
         click.echo(
-            f"{result.path}: {result.videos} videos, {result.clips} clips, "
-            f"{size(result.bytes)} read, {len(result.problems)} problems"
+            f"{result.path}: {counted(result.videos, 'video')}, {counted(result.clips, 'clip')}, "
+            f"{size(result.bytes)} read, {counted(len(result.problems), 'problem')}"
         )
         for line in (*result.problems, *map(printable, result.notes)):
             click.echo(f"  {line}", err=True)

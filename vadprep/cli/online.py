@@ -10,6 +10,7 @@ import click
 
 from vadprep.cli.config import RUN_FILE, read_run
 from vadprep.cli.text import is_quiet, show
+from vadprep.core.errors import counted
 from vadprep.data import Manifest
 from vadprep.evaluation.metrics import METRICS, TEMPORAL
 from vadprep.evaluation.plots import metric_rows
@@ -56,8 +57,11 @@ def show_online(
         return
     for name, meaning in LEGEND.items():
         click.echo(f"  {name}: {meaning}")
-    delays, noun = found.delays[first]["online"], "snippet" if found.window == 1 else "snippets"
-    about = [f"window of {found.window} {noun}", f"{delays.num_events} events"]
+    delays = found.delays[first]["online"]
+    about = [
+        f"window of {counted(found.window, 'snippet')}",
+        counted(delays.num_events, "event"),
+    ]
     if delays.hours is not None:
         about.append(f"{delays.hours:.2f} hours of normal video")
         if delays.hours < 1:

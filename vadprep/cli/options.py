@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from vadprep import data
 from vadprep.cli.help import advanced
 from vadprep.cli.text import note
-from vadprep.core.errors import SettingError
+from vadprep.core.errors import SettingError, counted
 from vadprep.core.presets import DATASET_PRESETS
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def assignments(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
 def warn(manifest: data.Manifest) -> None:
     """Print the warnings of a manifest; of notes on single rows their number and the first."""
     if manifest.warnings:
-        count = f"{len(manifest.warnings)} rows were corrected on reading, the first: "
+        count = f"{counted(len(manifest.warnings), 'correction')} on reading, the first: "
         note(f"note: {count}{manifest.warnings[0]}")
     for line in (*manifest.likely_typos(), *data.leaks(manifest)):
         note(f"warning: {line}")

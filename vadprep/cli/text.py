@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vadprep.core.errors import printable as printable
+from vadprep.core.errors import counted, printable as printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -244,7 +244,7 @@ class ShownProgress:
             self.bar.update(self.task, total=progress.work, completed=done, description=line)
             self._show_rows(slow[:MOST_ROWS])
         elif report and is_verbose():
-            note(f"{report.video_id}: {report.status}, {report.num_clips} clips; {line}")
+            note(f"{report.video_id}: {report.status}, {counted(report.num_clips, 'clip')}; {line}")
         elif (report or progress.running) and (
             now - self.shown >= PLAIN_SECONDS or not progress.videos_left
         ):
@@ -273,7 +273,7 @@ class ShownProgress:
         if not progress.is_start:
             self.first = self.first or now
         since = self.first if progress.videos_left else self.start
-        counts = f"{progress.videos - progress.videos_left} of {progress.videos} videos"
+        counts = f"{progress.videos - progress.videos_left} of {counted(progress.videos, 'video')}"
         if since is None or progress.videos_left and now[0] - since[0] < PACE_SECONDS:
             return f"{counts}, {self.failed} failed, time unknown"
         seconds, clips, frames, done = (b - a for a, b in zip(since, now, strict=True))

@@ -30,7 +30,7 @@ from vadprep.cli.options import (
 )
 from vadprep.cli.text import MOST_LISTED, Cells, is_quiet, note, show, shown_progress
 from vadprep.core.clips import Clock
-from vadprep.core.errors import SettingError, VadprepError
+from vadprep.core.errors import SettingError, VadprepError, counted
 from vadprep.core.presets import PRESETS
 from vadprep.core.records import Interval
 from vadprep.evaluation.metrics import (
@@ -305,7 +305,9 @@ def score(
     show_caution(run, scores.origin.caution())
     count = len(scores) + len(scores.missing)
     if not scores:
-        raise click.ClickException(f"none of {count} videos could be scored: {out} is as it was")
+        raise click.ClickException(
+            f"none of {counted(count, 'video')} could be scored: {out} is as it was"
+        )
     splits = {v.video_id: v.split for v in manifest.videos} if manifest else {}
     truth: dict[str, Truth] = {}
     try:
@@ -336,9 +338,8 @@ def score(
             out / "scores.h5", out=page, videos=videos, manifest=rows, threshold=threshold
         )
         click.echo(f"Look at the scores in a browser: {index}")
-    scored = f"{len(scores)} of {count}" if scores.missing else count
-    noun = "video" if count == 1 else "videos"
-    click.echo(f"{scored} {noun} scored in {out}: scores.json, scores.h5, a CSV a video")
+    scored = f"{len(scores)} of " * bool(scores.missing) + counted(count, "video")
+    click.echo(f"{scored} scored in {out}: scores.json, scores.h5, a CSV a video")
     sys.exit(1 if scores.missing else 0)
 
 
@@ -359,7 +360,7 @@ def show_alarms(
         table.append((video_id, len(found), shown_spans(spans, clock), shown))
     show(table if truth else [row[:3] for row in table])
     if len(alarms) > MOST_LISTED:
-        click.echo(f"and {len(alarms) - MOST_LISTED} more videos")
+        click.echo(f"and {counted(len(alarms) - MOST_LISTED, 'more video')}")
 
 
 def shown_spans(spans: Sequence[Interval], clock: Clock | None, none: str = "-") -> str:

@@ -15,6 +15,7 @@ from vadprep.backbones.weights.catalog import CATALOG, SAMPLES
 from vadprep.cli.help import group
 from vadprep.cli.options import FILE, PATH
 from vadprep.cli.text import Cells, show, shown_bar
+from vadprep.core.errors import counted
 
 if TYPE_CHECKING:
     from vadprep.backbones import Weights
@@ -149,7 +150,9 @@ def weights_prompts(weights_spec: str, classes: tuple[str, ...], out: Path) -> N
     found = load_weights(weights_spec, "clip_vit_b16")
     write_prompts(out, found, texts)
     click.echo(f"{out}")
-    click.echo(f"{len(texts)} embeddings of 512 numbers by {found.name}: {', '.join(texts)}")
+    click.echo(
+        f"{counted(len(texts), 'embedding')} of 512 numbers by {found.name}: {', '.join(texts)}"
+    )
 
 
 @weights.command("top5", example="vadprep weights top5 i3d-rgb clip.mp4")

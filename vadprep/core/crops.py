@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from vadprep.core.errors import allowed_are
+from vadprep.core.errors import allowed_are, counted
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def crop_boxes(
         return (Box(*centre, size, size),)
     if count not in (5, 10) or order not in FIVE_CROPS:
         raise ValueError(
-            f"{count} crops in order {order!r}: 1 crop is the centre, of 5 or 10 the orders "
-            f"{allowed_are(order, FIVE_CROPS)}"
+            f"{counted(count, 'crop')} in order {order!r}: 1 crop is the centre, of 5 or 10 the "
+            f"orders {allowed_are(order, FIVE_CROPS)}"
         )
     if order == "mmaction":  # offsets in whole quarters: may miss the edge by up to 3 px
         bottom, right = bottom // 4 * 4, right // 4 * 4

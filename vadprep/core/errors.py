@@ -46,6 +46,11 @@ def allowed_are(value: object, known: Iterable[object]) -> str:
     return f"allowed are {', '.join(map(str, known))}{near_miss(value, known)}"
 
 
+def counted(number: int, noun: str) -> str:
+    """How many there are, in words: ``1 video``, ``2,000 videos``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class VadprepError(Exception):
     """Base of all errors. The message is one line: what happened, in which file, what to do.
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.array_files import read_npy
 from vadprep.core.clips import CLIP_LENGTH, Clock, num_clips
-from vadprep.core.errors import ManifestError, VadprepError, allowed_are
+from vadprep.core.errors import ManifestError, VadprepError, allowed_are, counted
 from vadprep.core.records import Video
 from vadprep.data.intervals import video_intervals
 from vadprep.data.manifest import Manifest
@@ -139,7 +139,9 @@ def _refuse(ids: Sequence[str], what: str, remedy: str) -> None:
     """Raise GroundTruthError that says ``what`` is unknown of these videos, if there are any."""
     if ids:
         shown = ", ".join(ids[:5]) + (", ..." if ids[5:] else "")
-        raise GroundTruthError(f"{what} unknown for {len(ids)} videos ({shown}): {remedy}")
+        raise GroundTruthError(
+            f"{what} unknown for {counted(len(ids), 'video')} ({shown}): {remedy}"
+        )
 
 
 def _bound(lengths: Iterable[int]) -> None:

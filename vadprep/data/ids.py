@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from vadprep.core.errors import ManifestError
+from vadprep.core.errors import ManifestError, counted
 from vadprep.core.log import get_logger
 from vadprep.core.video_files import id_of_path
 
@@ -50,8 +50,8 @@ def ids_of_paths(
             alike.append(path)
     if alike:
         _LOG.warning(
-            "%d videos differ from another one by suffix alone: it stays in their ids, as in %r",
-            *(len(alike), alike[0]),
+            "suffix alone tells %s from another one: it stays in the id, as in %r",
+            *(counted(len(alike), "video"), alike[0]),
         )
     return {path: ids[path] for path in paths}
 

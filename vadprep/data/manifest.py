@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from vadprep.core.errors import ManifestError
+from vadprep.core.errors import ManifestError, counted
 from vadprep.core.records import NOTHING, Video
 from vadprep.core.untrusted import open_regular
 from vadprep.core.video_files import id_of_path
@@ -145,7 +145,9 @@ def apply_splits(manifest: Manifest, split_file: str | Path) -> Manifest:
     warnings = manifest.warnings
     if left_out:
         names = ", ".join(map(repr, left_out[:3])) + (", ..." if left_out[3:] else "")
-        warnings += (f"{path}: {len(left_out)} videos left out, now in no split: {names}",)
+        warnings += (
+            f"{path}: {counted(len(left_out), 'video')} left out, now in no split: {names}",
+        )
     videos = tuple(replace(v, split=splits.get(v.video_id, "")) for v in manifest.videos)
     return replace(manifest, videos=videos, warnings=warnings)
 
@@ -206,8 +208,8 @@ def read_rows(path: Path, *required: Sequence[str]) -> Iterator[Row]:
                 line, before = before + 1, reader.line_num  # a quoted cell may hold line breaks
                 if cells and len(cells) != len(columns):
                     raise ManifestError(
-                        f"{path}:{line}: {len(cells)} cells under {len(columns)} columns: "
-                        f"quote a cell that holds a comma"
+                        f"{path}:{line}: {counted(len(cells), 'cell')} under "
+                        f"{counted(len(columns), 'column')}: quote a cell that holds a comma"
                     )
                 if cells:
                     yield Row(path, line, dict(zip(columns, cells, strict=True)))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from vadprep.core.errors import DecodeError, ManifestError
+from vadprep.core.errors import DecodeError, ManifestError, counted
 from vadprep.core.log import get_logger
 from vadprep.core.records import Video
 from vadprep.core.video_files import VIDEO_SUFFIXES, id_of_path
@@ -79,8 +79,8 @@ def paths_of_videos(root: str | Path) -> list[str]:
     if passed_over:
         suffixes = ", ".join(f"{name or 'none'} ({n})" for name, n in passed_over.most_common(8))
         _LOG.warning(
-            "%s: %d files are no videos and were passed over, by suffix: %s",
-            *(folder, passed_over.total(), suffixes),
+            "%s: passed over %s that cannot be a video, by suffix: %s",
+            *(folder, counted(passed_over.total(), "file"), suffixes),
         )
     if not paths:
         raise ManifestError(
@@ -266,8 +266,8 @@ def file_names(root: Path, marks: frozenset[str] = frozenset()) -> Iterator[tupl
         )
         yield Path(folder).relative_to(root), sorted(f for f in files if not f.startswith("."))
     if marks and of_system:
-        text = "%s: %d folders of the system were left out (recycle bins, thumbnails), such as %s"
-        _LOG.warning(text, root, len(of_system), of_system[0])
+        text = "%s: left out %s (recycle bins, thumbnails), such as %s"
+        _LOG.warning(text, root, counted(len(of_system), "system folder"), of_system[0])
 
 
 def _log_unread(error: OSError) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vadprep.backbones import Backbone, check_engine
 from vadprep.core.clips import Resampling, min_frames
-from vadprep.core.errors import DecodeError, OutOfMemory
+from vadprep.core.errors import DecodeError, OutOfMemory, counted
 from vadprep.core.records import RUNNING, Report, Task, Video
 from vadprep.core.signals import check_stop
 from vadprep.core.spec import require_shared
@@ -292,8 +292,8 @@ class Extractor:
             whole = max(expected, report.num_frames)
             if report.repaired_frames + whole - report.num_frames > self._max_damage * whole:
                 raise DecodeError(
-                    f"{report.num_frames} frames decoded of {expected} that the header "
-                    f"states, {report.repaired_frames} of them repaired: more than "
+                    f"{counted(report.num_frames, 'frame')} decoded of {expected:,} that the "
+                    f"header states, {report.repaired_frames} of them repaired: more than "
                     f"{self._max_damage:.0%} are lost (--max-damage)",
                     "damaged",
                 )
@@ -302,7 +302,7 @@ class Extractor:
             ):
                 need = min_frames(spec.tail, spec.clip_length)
                 raise DecodeError(
-                    f"too short: {report.num_frames} frames give no clip by tail rule "
+                    f"too short: no clip in {counted(report.num_frames, 'frame')} by tail rule "
                     f"{spec.tail!r}, which needs {need} at the rate used",
                     "too-short",
                 )

@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vadprep.backbones.backbone import free_device_memory
 from vadprep.core.atomic import temporary_folder
-from vadprep.core.errors import ClusterError, VadprepError
+from vadprep.core.errors import ClusterError, VadprepError, counted
 from vadprep.core.log import get_logger
 from vadprep.core.records import RUNNING, Report, Task
 from vadprep.core.resources import free_memory, worker_cores
@@ -268,9 +268,8 @@ class RayWorkers:
             )
         if present < self._pool.workers:
             logger.warning(
-                "%d workers are asked for and the cluster has %ss for %d: more are started when "
-                "nodes join",
-                *(self._pool.workers, kind, present),
+                "%s asked for, and the cluster has %ss for %d: more are started when nodes join",
+                *(counted(self._pool.workers, "worker"), kind, present),
             )
         free = int(call_interruptible(ray.available_resources).get(kind, 0))
         if free < min(present, self._pool.workers):

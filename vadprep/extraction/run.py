@@ -23,7 +23,7 @@ import torch
 
 import vadprep
 from vadprep.backbones import conv3d_fault
-from vadprep.core.errors import DecodeError, ManifestError
+from vadprep.core.errors import DecodeError, ManifestError, counted
 from vadprep.core.log import get_logger
 from vadprep.core.records import RUNNING, Report, Task
 from vadprep.core.resources import installed_version, worker_cores
@@ -225,9 +225,13 @@ class Extraction:
         if replaced and not retry_failed:
             more = ", ..." if len(replaced) > MOST_NAMED else ""
             _LOG.warning(
-                "%d of the videos were replaced since their features were made: %s%s: the features "
-                "stay; extract --retry-failed makes them again",
-                *(len(replaced), ", ".join(map(repr, replaced[:MOST_NAMED])), more),
+                "%s replaced since the features were made: %s%s: the features stay; extract "
+                "--retry-failed makes them again",
+                *(
+                    counted(len(replaced), "video"),
+                    ", ".join(map(repr, replaced[:MOST_NAMED])),
+                    more,
+                ),
             )
         for stream in self.streams:
             stream.lacking(ids, retry_failed, set(replaced), there)
@@ -365,9 +369,9 @@ def check_sources(
         if known and new:
             is_other = len(known) == len(planned)
             _LOG.warning(
-                "%s: %d videos of its plan are not in %s (such as %r), and %d are added (such as "
-                "%r)%s%s",
-                *(folder.path.parent, len(known), manifest.path, known[0], len(new), new[0]),
+                "%s: its plan has %s that %s lacks (such as %r); new ones: %d (such as %r)%s%s",
+                *(folder.path.parent, counted(len(known), "video")),
+                *(manifest.path, known[0], len(new), new[0]),
                 "; no id is in both: is this the right --out?" if is_other else "",
                 hint_of_ids(new, known, "the features"),
             )

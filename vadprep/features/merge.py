@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vadprep.core.atomic import remove_stale
-from vadprep.core.errors import FeaturesError, SpecError
+from vadprep.core.errors import FeaturesError, SpecError, counted
 from vadprep.core.log import get_logger
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, differences, require_shared
@@ -61,7 +61,8 @@ def merge(
         for a, b in combinations(folders, 2):
             twice = "they may be the same videos, which are then there twice"
             if hint := hint_of_ids(b.plan.places, a.plan.places, str(a.path), twice):
-                logger.warning("%s: %d videos%s", b.path, len(b.plan.places), hint)
+                videos = counted(len(b.plan.places), "video")
+                logger.warning("%s: %s%s", b.path, videos, hint)
     origins = {stream: _origins(each) for stream, each in found.items()}
     made = {name: _provenance(Path(out) / name, each, shard_size) for name, each in found.items()}
     total, done, folders = sum(map(len, origins.values())), 0, []

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vadprep.core.errors import FeaturesError, ShardError, SpecError, VadprepError
+from vadprep.core.errors import FeaturesError, ShardError, SpecError, VadprepError, counted
 from vadprep.core.records import Video
 from vadprep.core.spec import Spec
 from vadprep.core.untrusted import reading
@@ -92,7 +92,7 @@ class Status:
             return f"{what}: planned for {self.folder.shard(place.shard)}, run the same extract"
         if row.is_done:
             note = f"; {row.reason}" if row.reason else ""
-            return f"done: {row.num_clips} clips in {file}, group {group}{note}"
+            return f"done: {counted(row.num_clips, 'clip')} in {file}, group {group}{note}"
         again = "the same extract" if row.kind == MISSING else "extract --retry-failed"
         return f"failed: {row.reason}; {again} tries it again"
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from vadprep.core import atomic
 from vadprep.core.array_files import array_in, attributes_of, opened_hdf5
 from vadprep.core.clips import num_flows
-from vadprep.core.errors import DecodeError, FeaturesError, SpecError
+from vadprep.core.errors import DecodeError, FeaturesError, SpecError, counted
 from vadprep.core.spec import DECODED, UNKNOWN, Spec
 from vadprep.core.untrusted import parse_json, read_regular
 from vadprep.core.video_files import id_of_path
@@ -288,8 +288,8 @@ class StoredFlow:
 
     def _mismatch(self, needed: str, remedy: str = "") -> DecodeError:
         return DecodeError(
-            f"{self._file}: {self._count} flows, but this video has {needed}: the saved flow is "
-            f"incomplete, or of another video: {remedy or self._remedy}",
+            f"{self._file}: {counted(self._count, 'flow')}, but this video has {needed}: the saved "
+            f"flow is incomplete, or of another video: {remedy or self._remedy}",
             NO_FLOW_KIND,
         )
 

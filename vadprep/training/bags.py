@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vadprep.core.errors import FeaturesError, ManifestError
+from vadprep.core.errors import FeaturesError, ManifestError, counted
 from vadprep.core.resources import free_memory
 from vadprep.features import VideoFeatures, read_snippets
 from vadprep.heads import HeadConfig
@@ -311,7 +311,8 @@ def held_out_videos(labels: Mapping[str, int], share: float) -> tuple[str, ...]:
         count = max(round(share * len(ids)), 1) if share else 0
         if count >= len(ids):
             raise ManifestError(
-                f"validation = {share}: {len(ids)} {word} training videos leave none to train on"
+                f"validation = {share}: with {counted(len(ids), f'{word} training video')} none "
+                "is left to train on"
             )
         held_out += [ids[index] for index in random.permutation(len(ids))[:count]]
     return tuple(sorted(held_out))

@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vadprep.core.atomic import open_atomic
-from vadprep.core.errors import CheckpointError, TrainingError
+from vadprep.core.errors import CheckpointError, TrainingError, counted
 from vadprep.core.log import get_logger
 from vadprep.core.signals import check_stop
 from vadprep.core.untrusted import check_safetensors, malformed, parse_json
@@ -204,8 +204,8 @@ def read_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
             raise ValueError(error) from None
     if len(rows) < num_rows:
         raise CheckpointError(
-            f"{path}: {len(rows)} rows where {num_rows} were written: it was cut short, train "
-            f"again in another folder"
+            f"{path}: {counted(len(rows), 'row')} where {num_rows} were written: it was cut short, "
+            f"train again in another folder"
         )
     return rows
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vadprep.core.clips import Resampling
 from vadprep.core.crops import Box, Boxes, crop_boxes, target_size
-from vadprep.core.errors import DecodeError
+from vadprep.core.errors import DecodeError, counted
 from vadprep.core.filters import FLOAT_FILTERS, frame_taps, linear_taps
 from vadprep.core.presets import values_of
 from vadprep.core.spec import DECODED, Spec, jpeg_quality
@@ -149,7 +149,7 @@ def first_clips(video: Path, preset: str) -> Tensor:
         frames = list(islice(resampled, 10 * length))
     num_clips = len(frames) // length
     if not num_clips:
-        message = f"{video}: {len(frames)} frames at {rate} fps, a clip has {length}"
+        message = f"{video}: {counted(len(frames), 'frame')} at {rate} fps, a clip has {length}"
         raise DecodeError(f"{message}: take a longer video", "too-short")
     clips = np.stack(frames[: num_clips * length])
     settings = {name: values[name] for name in VIEW_FIELDS if name not in ("crops", "crop_order")}

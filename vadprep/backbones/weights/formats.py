@@ -30,7 +30,7 @@ from vadprep.backbones.weights.catalog import CATALOG, DEEPMIND
 from vadprep.backbones.weights.deepmind import DATA, read_checkpoint
 from vadprep.backbones.weights.names import NAMINGS, with_joined_attention
 from vadprep.backbones.weights.torchscript import is_torchscript, read_torchscript
-from vadprep.core.errors import WeightsError, printable
+from vadprep.core.errors import WeightsError, counted, printable
 from vadprep.core.untrusted import bounded_memory, check_safetensors, open_regular
 
 State = dict[str, Tensor]
@@ -254,8 +254,8 @@ def identify(contents: Contents, declared: str = "") -> str:
     ]
     if not fitting:
         raise WeightsError(
-            f"{path}: its {len(found)} tensors fit no network of vadprep; the nearest is "
-            f"{_nearest(found)}"
+            f"{path}: no network of vadprep has its {counted(len(found), 'tensor')}; the nearest "
+            f"is {_nearest(found)}"
         )
     if len(fitting) > 1:
         raise WeightsError(f"{path}: its {len(found)} tensors fit {', '.join(fitting)}")

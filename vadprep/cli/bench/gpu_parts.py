@@ -34,7 +34,7 @@ from vadprep.backbones import (
 from vadprep.backbones.backbone import DTYPES
 from vadprep.backbones.engine import is_out_of_memory, torch_form
 from vadprep.cli.bench.train import random_slice, time_head
-from vadprep.core.errors import FeaturesError, SettingError, VadprepError
+from vadprep.core.errors import FeaturesError, SettingError, VadprepError, counted
 from vadprep.data import find_videos
 from vadprep.extraction import resolve_plan, run_plan
 from vadprep.extraction.timing import stage_seconds
@@ -197,7 +197,7 @@ def networks(bench: Bench) -> Iterator[Row]:
                 yield Row(name, rate, "clips/s", share)
             del backbone
     if left_out:
-        yield Row("networks", None, note=f"{left_out} forms left out: no time")
+        yield Row("networks", None, note=f"{counted(left_out, 'form')} left out: no time")
 
 
 def compiling(bench: Bench) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from vadprep.cli.options import COUNT, FOLDER
 from vadprep.cli.text import Cells, note, show
 from vadprep.cli.train import HEAD_NAMES
 from vadprep.core.atomic import check_writable, write_json
-from vadprep.core.errors import SettingError
+from vadprep.core.errors import SettingError, counted
 
 option = partial(click.option, show_default=True)
 
@@ -142,7 +142,7 @@ def backbone(graph: str, device: str, threads: int) -> None:
     check_device(device)
     precisions = ["fp32", "bf16"] if has_cpu_bf16() or device != "cpu" else ["fp32"]
     for name in graphs:
-        title = f"{name}, {device}, {threads} thread(s), batch 1"
+        title = f"{name}, {device}, {counted(threads, 'thread')}, batch 1"
         timings = bench_backbone(name, device, precisions, threads)
         show([(title, "s a clip", "speed-up", "feature error"), *timings])
 
@@ -155,7 +155,7 @@ def flow(videos: tuple[Path, ...], pairs: int) -> None:
     from vadprep.cli.bench.flow import bench_flow
 
     num_pairs, timings, notes = bench_flow(videos, pairs)
-    title = f"TV-L1, {num_pairs} pairs"
+    title = f"TV-L1, {counted(num_pairs, 'pair')}"
     rows: list[Cells] = [(title, "s a pair", "pairs/s", "speed-up", "mean px off", "99 % px off")]
     for (height, width), backend, seconds, *rest in timings:
         rows.append((f"{width}x{height}  {backend}", seconds, 1 / seconds, *rest))
@@ -171,13 +171,16 @@ def loader(videos: int, shards: int) -> None:
     """Reading features: a folder against memory-mapped .npy files."""
     from vadprep.cli.bench.loader import bench_loader, bench_opening
 
-    rows: list[Cells] = [(f"{videos:,} videos", "shards, ms a video", ".npy, ms a video", "speed")]
+    rows: list[Cells] = [
+        (counted(videos, "video"), "shards, ms a video", ".npy, ms a video", "speed")
+    ]
     for what, ours, theirs in bench_loader(videos):
         each = 1000 * ours / videos, 1000 * theirs / videos
         rows.append((what, *(f"{ms:.3f}" for ms in each), f"{theirs / ours:.2f}"))
     show(rows)
     found, seconds = bench_opening(shards)
-    click.echo(f"opening {shards:,} shards of {found:,} videos: {seconds:.2f} s of a processor")
+    what = f"{counted(shards, 'shard')} of {counted(found, 'video')}"
+    click.echo(f"opening {what}: {seconds:.2f} s of a processor")
 
 
 @bench.command("train", example="vadprep bench train --heads ddl")
@@ -197,7 +200,7 @@ def train(heads: str, device: str, videos: int, steps: int) -> None:
     check_device(device)
     for name in names:
         head_kind(name)
-    title = f"XD-Violence settings, {device}, {torch.get_num_threads()} thread(s)"
+    title = f"XD-Violence settings, {device}, {counted(torch.get_num_threads(), 'thread')}"
     measured = ("s a step", "plain", "ratio", "arithmetic", "s to score a video", "plain", "ratio")
     rows: list[Cells] = [(title, *measured, "h in all")]
     features, labels = random_slice(videos)

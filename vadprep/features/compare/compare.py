@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadprep.core.clips import Resampling
-from vadprep.core.errors import FeaturesError
+from vadprep.core.errors import FeaturesError, counted
 from vadprep.core.spec import UNKNOWN, Spec, differences
 from vadprep.core.untrusted import reading
 from vadprep.data import hint_of_ids
@@ -168,7 +168,7 @@ def _forms(
         except FeaturesError as error:
             reasons.append(str(error))
     if not found:
-        raise FeaturesError(f"none of {len(ids)} videos can be read: {reasons[0]}")
+        raise FeaturesError(f"none of {counted(len(ids), 'video')} can be read: {reasons[0]}")
     # All videos of a set share crops and dimension.
     views = {each: (one[1:], other[1:]) for each, (one, other) in found.items()}
     usual = Counter(views.values()).most_common(1)[0][0]

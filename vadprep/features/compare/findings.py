@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from vadprep.core.clips import nearest_rates
+from vadprep.core.errors import counted
 from vadprep.core.spec import UNKNOWN
 from vadprep.features.compare.measures import ClipCounts, Spread, named_orders
 
@@ -136,7 +137,7 @@ def _of_counts(counts: ClipCounts) -> Iterator[Difference]:
         where = f" {counts.where}" if counts.where else ""
         for number, word in ((counts.fewer, "fewer"), (counts.more, "more")):
             if number:
-                of = f"in {number} of {counts.num_videos} videos"
+                of = f"in {number} of {counted(counts.num_videos, 'video')}"
                 text = f"another tail rule: B has one clip {word}{where}, {of}"
                 yield Difference(text, "certain")
         ours, theirs = (" or ".join(rules) for rules in counts.rules)
@@ -165,7 +166,7 @@ def _of_counts(counts: ClipCounts) -> Iterator[Difference]:
 def _of_crops(evidence: Evidence) -> Iterator[Difference]:
     ours, theirs = evidence.crops
     if ours != theirs:
-        yield Difference(f"A has {ours} crops, B {theirs}", "certain")
+        yield Difference(f"A has {counted(ours, 'crop')}, B {theirs}", "certain")
     elif evidence.is_reordered and evidence.same_network:
         pairs = enumerate(evidence.order)
         moved = [f"B's crop {there} is A's crop {here}" for here, there in pairs if here != there]

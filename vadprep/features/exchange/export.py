@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.clips import frame_labels, frames_in_spans, matlab_edges
-from vadprep.core.errors import FeaturesError, ManifestError, SettingError, allowed_are
+from vadprep.core.errors import FeaturesError, ManifestError, SettingError, allowed_are, counted
 from vadprep.core.records import Video
 from vadprep.core.spec import UNKNOWN, Spec
 from vadprep.core.untrusted import reading
@@ -186,7 +186,8 @@ def _strays(out: Path, target: Target, stream: str, places: Places) -> str:
     ]
     if not strays:
         return ""
-    return f"{out}: {len(strays)} feature files are not of this export, the first {strays[0]}"
+    files = counted(len(strays), "feature file")
+    return f"{out}: {files} beside those of this export, the first {strays[0]}"
 
 
 def segments_of(clips: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from vadprep.core.clips import (
     nearest_rates,
     num_clips,
 )
-from vadprep.core.errors import FeaturesError, SettingError, SpecError, allowed_are
+from vadprep.core.errors import FeaturesError, SettingError, SpecError, allowed_are, counted
 from vadprep.core.records import Video
 from vadprep.core.signals import check_stop, request_stop, stop_on_signals
 from vadprep.core.spec import CROP_COUNTS, STREAMS, UNKNOWN, WHOLE_CLIPS, Spec
@@ -207,9 +207,9 @@ def examine(items: Sequence[Item], request: Request) -> None:
             form = form_of(item.crops)
             if form.num_crops not in CROP_COUNTS or form.dim > MOST_NUMBERS:
                 raise FeaturesError(
-                    f"{item.crops[0]}: {form.num_crops} crops of {form.dim} numbers: features have "
-                    f"{', '.join(map(str, CROP_COUNTS))} crops of at most {MOST_NUMBERS}: check "
-                    "--layout"
+                    f"{item.crops[0]}: {counted(form.num_crops, 'crop')} of {form.dim} numbers: "
+                    f"features have {', '.join(map(str, CROP_COUNTS))} crops of at most "
+                    f"{MOST_NUMBERS}: check --layout"
                 )
             item.form = form
         except FeaturesError as error:
@@ -219,8 +219,8 @@ def examine(items: Sequence[Item], request: Request) -> None:
     for item in items:
         if item.form and (item.form.num_crops, item.form.dim) != (crops, dim):
             item.problem = (
-                f"{item.form.num_crops} crops of dimension {item.form.dim} where most videos have "
-                f"{crops} of {dim}"
+                f"{counted(item.form.num_crops, 'crop')} of dimension {item.form.dim} where most "
+                f"videos have {crops} of {dim}"
             )
         elif item.form:
             try:
@@ -228,7 +228,9 @@ def examine(items: Sequence[Item], request: Request) -> None:
             except FeaturesError as error:
                 item.problem = str(error)
     if all(item.problem for item in items):
-        raise FeaturesError(f"none of {len(items)} videos can be imported: {items[0].problem}")
+        raise FeaturesError(
+            f"none of {counted(len(items), 'video')} can be imported: {items[0].problem}"
+        )
 
 
 def fitted(video: Video, clips: int, request: Request) -> tuple[frozenset[str], NDArray[np.int64]]:
@@ -290,8 +292,9 @@ def mismatch(clips: int, bounds: FrameBounds, resampling: Resampling, fps: float
     rates = (ratio * fps, fps) if fps else nearest_rates(ratio)
     hint = f", as {rates[0]:.3g} is to {rates[1]:.3g} fps" if rates else ""
     return (
-        f"{clips} clips where {frames} frames give {expected}: {ratio:.3g} x as many{hint}: name "
-        f"the rate of the features by --set fps=RATE, or spread the clips evenly by --spans stretch"
+        f"{counted(clips, 'clip')} where {frames} frames give {expected}: {ratio:.3g} x as many"
+        f"{hint}: name the rate of the features by --set fps=RATE, or spread the clips evenly by "
+        "--spans stretch"
     )
 
 
@@ -346,7 +349,9 @@ def _notes(items: Sequence[Item], spec: Spec) -> tuple[str, ...]:
         notes.append(f"number of videos, of {len(sound)}, whose clips each tail rule gives: {each}")
     uncounted = sum(frame_bounds(item.video).most is None for item in sound)
     if uncounted:
-        notes.append(f"{uncounted} videos without num_frames in the manifest: 16 frames a clip")
+        notes.append(
+            f"{counted(uncounted, 'video')} without num_frames in the manifest: 16 frames a clip"
+        )
     if any(item.form and item.form.dtype == np.float64 for item in sound):
         notes.append("numbers of 64 bits were rounded to 32")
     return tuple(notes)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vadprep.core.errors import DecodeError
+from vadprep.core.errors import DecodeError, counted
 from vadprep.core.untrusted import open_regular
 from vadprep.data import FRAME_SUFFIXES
 
@@ -108,7 +108,7 @@ class FolderDecoder(Decoder):
         self._check_numbers(names)
         first = next((frame for frame in map(self.read, self._files) if frame is not None), None)
         if first is None:
-            message = f"{path}: none of its {len(self._files)} frames can be read"
+            message = f"{path}: it has {counted(len(self._files), 'frame')}, and none can be read"
             raise DecodeError(message, "damaged")
         self.header = VideoHeader(first.shape[1], first.shape[0], fps, len(self._files))
         self.end_seconds = float(len(self._files) / fps)
@@ -126,7 +126,7 @@ class FolderDecoder(Decoder):
             numbers = sorted(max(number for _, number in key) for key in stems)
             if gaps := numbers[-1] - numbers[0] + 1 - len(numbers):
                 self.notes.append(
-                    f"{gaps} numbers of frames are missing between the first and last"
+                    f"{counted(gaps, 'frame number')} missing between the first and last"
                 )
 
     def read(self, file: Path) -> Frame | None:
