@@ -138,7 +138,7 @@ def test_eval_online_prints_a_table_and_writes_it_into_the_run(place, tmp_path):
     for name in ("frame_auc", "frame_ap", "apd", "delay_frames"):
         assert any(row[:1] == [name] for row in rows), name
     assert next(row for row in rows if row[0] == "metric")[1:3] == ["offline", "online"]
-    assert "window of 2 snippets; 1 events; 0.00 hours of normal video; so 1/h is no" in output
+    assert "window of 2 snippets; 1 event; 0.00 hours of normal video; so 1/h is no" in output
     written = json.loads((tmp_path / "r" / "metrics.json").read_text())
     assert written["online"]["online"]["delay"]["num_events"] == 1
     assert read_scores(tmp_path / "r" / "scores-online.h5").origin.random_weights

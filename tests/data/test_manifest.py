@@ -97,7 +97,7 @@ def test_videos_can_be_sent_to_another_process(tmp_path):
         ("path;label\na.mp4;1\n", ["m.csv:1", "'path'", "comma"]),
         ("path,path\na,b\n", ["m.csv:1", "'path'", "twice"]),
         ("video_id,path\na,x\nb,y,z\n", ["m.csv:3", "3 cells under 2 columns"]),
-        ("video_id,path\na\n", ["m.csv:2", "1 cells under 2 columns"]),
+        ("video_id,path\na\n", ["m.csv:2", "1 cell under 2 columns"]),
         ("video_id,path\na,x\nb,y\na,z\n", ["m.csv:4", "'video_id'", "'a'", "line 2"]),
         ('video_id,path\n"a\nb",x\nc,x\nc,x\n', ["m.csv:5", "'c'", "line 4"]),
         ("path\nx/a.mp4\nx/a.avi\n", ["m.csv:3", "'path'", "'x/a'", "line 2"]),

@@ -67,7 +67,7 @@ WRONG_OPTIONS = {
     ("--set", "resize=abc"): "resize = 'abc': allowed are short 256",
     ("--set", "resize=short 100"): "smaller than a crop of 224 px",
     ("--set", "filter=abc"): "filter = 'abc': allowed are pil-bilinear",
-    ("--set", "crop_order=abc"): "1 crops in order 'abc': 1 crop is the centre",
+    ("--set", "crop_order=abc"): "1 crop in order 'abc': 1 crop is the centre",
     ("--set", "decoder=abc"): "decoder = 'abc': allowed are decord, pyav, nvdec",
     ("--set", "batch=0"): "batch = 0: expected a whole number",
     ("--set", "batch=x"): "batch = 'x': expected a whole number",

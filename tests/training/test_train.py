@@ -440,7 +440,7 @@ def test_held_out_videos_are_the_same_for_every_seed_and_of_both_classes():
     assert found == held_out_videos(dict(reversed(labels.items())), 0.25)
     assert [labels[each] for each in found].count(1) == 3 and len(found) == 3 + 4
     assert held_out_videos(labels, 0.0) == ()
-    with pytest.raises(ManifestError, match="1 abnormal training videos leave none"):
+    with pytest.raises(ManifestError, match="with 1 abnormal training video none is left"):
         held_out_videos({"a": 1, "b": 0, "c": 0}, 0.5)
 
 

@@ -127,7 +127,6 @@ def train(
     check_device(device)
     folder = Path(out or Path("runs") / f"{head}-{name}")
     _check(folder, coverage, seeds, validation, snapshots, resume)
-    uses_glances = bool(getattr(config, "glance", False))
     if smoothing:
         parse_smoothing(smoothing)
     if source is None:
@@ -146,7 +145,8 @@ def train(
         specs = {stream: features.specs[stream] for stream in used}
         data = EvaluationSet(features, specs, truth, coverage, validated, metric, smoothing)
         kinds = {video.video_id: video.category for video in rows.videos}
-        glances = _glances(videos["train"], labels, rows.path) if uses_glances else None
+        has_glances = getattr(config, "glance", False)
+        glances = _glances(videos["train"], labels, rows.path) if has_glances else None
         bags = TrainingBags(features, labels, used, config, categories=kinds, glances=glances)
         text = embeddings.of(bags.classes) if embeddings else None
         with_classes = head_kind(head).with_classes or embeddings is not None
@@ -161,7 +161,7 @@ def train(
             "device": device,
             "control": "shuffled labels" if control else None,
             "coverage": coverage,
-            **({"glances_sha256": _sha256_of(glances)} if uses_glances else {}),
+            **({"glances_sha256": _sha256_of(glances)} if glances else {}),
             **({"smoothing": smoothing} if smoothing else {}),
             "dim": bags.dim,
             **(_classes_of(bags, kinds) if with_classes else {}),
@@ -175,7 +175,7 @@ def train(
             "threads": [torch.get_num_threads()],
         }
         origin = Origin({stream: spec.weights for stream, spec in specs.items()}, control)
-        run, unchanged = TrainingRun(folder, chosen, origin, {}), bags
+        unchanged, by_seed = bags, dict[int, Mapping[str, Entry | None]]()
         fixed = settings if isinstance(settings, Mapping) else {}
         is_chosen = schedule != "small"
         for seed in seeds:
@@ -190,13 +190,12 @@ def train(
                 bags, is_chosen = bags.with_config(replace(config, **choice.settings)), not control
                 record |= {"settings": chosen + choice.words(), "config": asdict(bags.config)}
                 record["schedule"] = choice.as_json()
-                is_one = is_chosen or len(seeds) == 1
-                run = replace(run, settings=record["settings"] if is_one else chosen)
             own = {**record, "seed": seed, "train_labels_sha256": _sha256_of(bags.labels)}
-            results = {seed: _train_seed(place, own, bags, data, resume, on_start, text)}
-            run = replace(run, by_seed={**run.by_seed, **results})
-            of_seed = replace(run, settings=own["settings"], by_seed=results)
-            write_json(place / "metrics.json", of_seed.as_json())
+            by_seed[seed] = _train_seed(place, own, bags, data, resume, on_start, text)
+            run = TrainingRun(folder, own["settings"], origin, {seed: by_seed[seed]})
+            write_json(place / "metrics.json", run.as_json())
+    is_one = is_chosen or len(seeds) == 1  # for several choices no settings are those of all
+    run = TrainingRun(folder, run.settings if is_one else chosen, origin, by_seed)
     write_json(folder / "metrics.json", run.as_json())
     return run
 
