@@ -120,9 +120,7 @@ def test_a_node_leaves_and_another_joins_and_nothing_is_lost_or_double(
     again = [video_id for video_id, count in starts(folder).items() if count > 1]
     assert len(again) <= 1 and max(starts(folder).values()) <= 2  # what the node had in hand
     said = [record.getMessage() for record in caplog.records]
-    assert (
-        sum("3 workers are asked for and the cluster has CPUs for 2" in each for each in said) == 1
-    )
+    assert sum("3 workers asked for, and the cluster has CPUs for 2" in each for each in said) == 1
     assert sum("is gone: its videos are done again" in each for each in said) == len(again)
     assert "died over" not in " ".join(said)  # no video was blamed
     assert not [name for name in files_in(folder) if "tmp" in name]

@@ -14,7 +14,7 @@ from support.standin import StandIn, numbers_of, standin_branch, standin_extract
 from support.videos import damage, truncate, write_audio, write_images, write_video
 
 from vadprep.core.clips import CLIP_LENGTH, Resampling
-from vadprep.core.errors import OutOfMemory, OutputError
+from vadprep.core.errors import OutOfMemory, OutputError, counted
 from vadprep.core.records import Report, Task, Video
 from vadprep.core.spec import Spec
 from vadprep.extraction import extractor as extract, timing as stopwatch
@@ -253,7 +253,7 @@ def test_too_short_is_a_clear_failure(tmp_path, num_frames, tail):
     report, stored = extracted(write_video(tmp_path / "a.mp4", num_frames), small(tail=tail))
     need = {"drop": 16, "xd": 17}[tail]
     assert (report.status, report.kind) == (FAILED, "too-short")
-    assert f"no clip in {num_frames} frames by tail rule '{tail}'" in report.reason
+    assert f"no clip in {counted(num_frames, 'frame')} by tail rule '{tail}'" in report.reason
     assert f"needs {need}" in report.reason
     assert len(report.retries) == 1  # another decoder would change nothing
     assert stored.attributes["label"] == 1

@@ -346,7 +346,7 @@ def test_a_file_that_was_replaced_is_named_and_its_features_stay(replaced, caplo
     before = content(folder.path)
     drive(folder.path, manifest, root, never)
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert warning.startswith("1 of the videos were replaced") and "made: 'v4': the" in warning
+    assert warning.startswith("1 video replaced since") and "made: 'v4': the" in warning
     assert "--retry-failed" in warning
     assert content(folder.path) == before
     (problem,) = verify_stream(folder, SourceIndex(root)).problems

@@ -206,8 +206,8 @@ def test_an_unknown_file_is_refused_with_the_nearest_network(kylemin: Path, tmp_
     with pytest.raises(WeightsError) as error:
         load_weights(str(tmp_path / "a.pt"))
     assert (
-        "387 tensors fit no network of vadprep; the nearest is s3d as named by kylemin/S3D, with "
-        "tensors 1 missing, such as fc.0.bias; 1 unexpected, such as base.extra.weight"
+        "no network of vadprep has its 387 tensors; the nearest is s3d as named by kylemin/S3D, "
+        "with tensors 1 missing, such as fc.0.bias; 1 unexpected, such as base.extra.weight"
     ) in str(error.value)
 
     with pytest.raises(WeightsError, match="The nearest network is s3d as named by kylemin/S3D$"):
