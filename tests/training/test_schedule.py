@@ -96,7 +96,7 @@ def test_of_fewer_videos_each_third_is_held_out_in_turn(monkeypatch):
     aucs = [[0.6, 0.7, 0.8], [0.8] * 3, [0.8] * 3, [0.9] * 3]
     bags, judged = bags_of("urdmu", features, truth), Judged(monkeypatch, *sum(aucs, []))
     choice = chosen("urdmu", bags, features)
-    settings = {"width": 32, "head_width": 8, "layers": 1, "learning_rate": 3e-4 / 3}
+    settings = {"width": 32, "head_width": 8, "layers": 1, "learning_rate": 4 * 3e-4 / 3}
     assert choice.settings == {"standardize": True, "steps_per_epoch": 10, **settings}
     assert choice.reason == "video AUC 0.900 of 21 training videos, each third held out in turn"
     for first in range(0, 12, 3):
@@ -109,8 +109,9 @@ def test_of_fewer_videos_each_third_is_held_out_in_turn(monkeypatch):
         (steps, config.width, config.head_width, config.layers, config.learning_rate)
         for _, steps, config in judged.fitted[::3]
     ]
-    assert tried[:3] == [(100, 128, 32, 2, 3e-4), (100, 32, 8, 1, 3e-4), (300, 32, 8, 1, 3e-4)]
-    assert tried[3] == (100, 32, 8, 1, pytest.approx(1e-4))
+    assert tried[0] == (100, 128, 32, 2, 3e-4)
+    assert tried[1:3] == [(100, 32, 8, 1, 12e-4), (300, 32, 8, 1, 12e-4)]
+    assert tried[3] == (100, 32, 8, 1, pytest.approx(4e-4))
 
 
 def test_few_videos_only_show_whether_a_head_has_learnt_them(monkeypatch):

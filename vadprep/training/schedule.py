@@ -42,6 +42,9 @@ ReLU features); at 10.6 arnet learns nothing without it."""
 WIDEST = 256
 """Most units of a layer that is as wide as the features by default."""
 STEPS = (100, 300, 900)
+SMALLER = 4
+"""Fixed sizes are tried smaller by this factor, with a rate that is higher by it: Adam's best rate
+goes down with the width (Yang, Hu and others 2022, Tensor Programs V, table 3)."""
 LOWER = 3.0
 """A rate that is lower by this factor is tried last."""
 FEWEST = 10
@@ -95,8 +98,8 @@ def choose_schedule(
 
     Standardization by the spread of the columns, widths by the dimension. The rest by the video AUC
     of training videos that the head was not trained on, a third of each class in turn; the first
-    third alone from ``ENOUGH`` videos of each class on. From ``STEPS[0]`` steps on, a quarter of
-    fixed sizes, more steps, and a lower rate are tried in turn. Each is kept if it raises the AUC,
+    third alone from ``ENOUGH`` videos of each class on. From ``STEPS[0]`` steps on, smaller
+    sizes, more steps, and a lower rate are tried in turn. Each is kept if it raises the AUC,
     and nothing more is tried once that is 1. Below ``FEWEST`` videos of a class only steps and rate
     are chosen, by the AUC of the videos trained on, which shows no more than whether the head has
     learnt them. Raises TrainingError as ``train`` does.
@@ -140,9 +143,13 @@ def choose_schedule(
     of_steps = [{"steps_per_epoch": steps // config.epochs} for steps in STEPS]
     raised_by(of_steps[0])
     if len(parts[0]) < len(bags.labels):  # some are held out
-        raised_by({each: max(getattr(config, each) // 4, 1) for each in HEADS[name].sizes})
+        smaller = {each: max(getattr(config, each) // SMALLER, 1) for each in HEADS[name].sizes}
+        if smaller and "learning_rate" not in fixed:
+            smaller["learning_rate"] = config.learning_rate * SMALLER
+        raised_by(smaller)
     all(raised_by(more) for more in of_steps[1:])
-    raised_by({"learning_rate": config.learning_rate / LOWER})
+    rate = settings.get("learning_rate", config.learning_rate)
+    raised_by({"learning_rate": rate / LOWER})
     return Choice(settings, f"video AUC {best:.3f} of {words}")
 
 
