@@ -16,6 +16,7 @@ import torch
 from support.small_heads import build, heads
 from support.tiny_features import tiny_set
 from support.training import train
+from torch.nn import Conv1d, Linear
 
 from vadprep import heads as mil
 from vadprep.cli import train as cli_models
@@ -66,6 +67,20 @@ def test_any_length_and_any_classes_are_trained_on(name, num_snippets, labels):
     sum(terms.values()).backward()
     assert all(value.isfinite() and value.ndim == 0 for value in terms.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
+
+
+@heads
+@pytest.mark.parametrize("logit", [-30.0, 40.0])
+def test_a_head_that_gives_all_snippets_one_score_still_has_a_gradient(name, logit):
+    """The first term is that of the label; adam's step does not depend on the gradient's length."""
+    head = build(name).train()
+    maps = [each for each in head.modules() if isinstance(each, Linear | Conv1d)]
+    last = [each for each in maps if len(each.weight) == 1][-1]
+    torch.nn.init.constant_(last.bias, logit)
+    output = head(torch.randn(2, 1, 9, 6), full(2, 9))
+    term, *_ = head.loss(output, torch.tensor([1.0, 0.0]), full(2, 9)).values()
+    (gradient,) = torch.autograd.grad(term, last.weight)
+    assert gradient.norm() > 1e-7
 
 
 @heads

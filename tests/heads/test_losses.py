@@ -27,6 +27,14 @@ def test_cross_entropy_is_torchs_in_value_and_gradient(dtype, label):
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("logit", [-20.0, -43.0, -68.0])
+def test_cross_entropy_has_its_gradient_where_torchs_has_none(logit):
+    x = torch.tensor(logit, requires_grad=True)
+    found = cross_entropy(x.sigmoid(), torch.tensor(1.0))
+    assert found.item() == pytest.approx(-logit, rel=1e-6)
+    assert torch.autograd.grad(found, x)[0].item() == pytest.approx(-1, rel=1e-6)
+
+
 def test_cross_entropy_is_finite_at_the_ends_and_lets_nan_through():
     p = torch.tensor([0.0, 1.0, 0.0, 1.0]).requires_grad_()
     found = cross_entropy(p, torch.tensor([1.0, 0.0, 0.0, 1.0]))

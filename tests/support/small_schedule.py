@@ -26,6 +26,7 @@ from sklearn.metrics import roc_auc_score
 
 from vadprep.cli.bench.train import RandomVideo
 from vadprep.heads import HEADS, Head, HeadConfig
+from vadprep.heads.losses import cross_entropy
 from vadprep.training.bags import TrainingBags
 from vadprep.training.loop import fit, new_head, set_rate
 from vadprep.training.results import EvaluationSet
@@ -119,7 +120,7 @@ def fit_frames(head: Head, bags: TrainingBags, features: Any, truth: Truth, seed
                 rows = rows[:, crop : crop + 1]
             labels = torch.from_numpy(np.stack([truth[each] for each in ids])).float()
             scores = head(rows, torch.ones(labels.shape, dtype=torch.bool)).scores
-            loss = torch.nn.functional.binary_cross_entropy(scores.clamp(1e-6, 1 - 1e-6), labels)
+            loss = cross_entropy(scores, labels).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

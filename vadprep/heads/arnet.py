@@ -15,6 +15,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, initialise
+from vadprep.heads.layers import Probability
 from vadprep.heads.losses import cross_entropy, top_values, zero_of
 
 
@@ -69,7 +70,7 @@ class ARNet(Head):
             nn.ReLU(),
             nn.Dropout(config.dropout),
             nn.Linear(width, 1),
-            nn.Sigmoid(),
+            Probability(),
         )
         initialise(self.layers, nn.init.xavier_uniform_)
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, initialise
+from vadprep.heads.layers import HIGHEST_LOGIT, Probability
 from vadprep.heads.losses import cross_entropy, squared_changes
 from vadprep.heads.sampling import sampler
 
@@ -82,12 +83,13 @@ class GatedAttention(nn.Module):
         self.content = nn.Linear(dim, 256)
         self.gate = nn.Linear(dim, 256)
         self.output = nn.Linear(256, 1)
+        self.probability = Probability(lowest=-HIGHEST_LOGIT)
         initialise(self, partial(nn.init.normal_, std=0.001))
 
     def forward(self, x: Tensor) -> Tensor:
         """float [..., 1] in (0, 1) from float [..., dim]."""
-        gated: Tensor = self.output(self.content(x).tanh() * self.gate(x).sigmoid())
-        return gated.sigmoid()
+        gated = self.output(self.content(x).tanh() * self.gate(x).sigmoid())
+        return self.probability(gated)
 
 
 class CSLTAL(Head):
@@ -107,9 +109,10 @@ class CSLTAL(Head):
         else:
             widths = (width, 1024, 256) if config.attention == "three" else (width, 256)
             layers = [each for pair in pairwise(widths) for each in (nn.Linear(*pair), nn.ReLU())]
-            self.attention = nn.Sequential(*layers, nn.Linear(256, 1), nn.Sigmoid())
+            last = Probability(lowest=-HIGHEST_LOGIT)
+            self.attention = nn.Sequential(*layers, nn.Linear(256, 1), last)
         self.classifier = nn.Sequential(
-            nn.Linear(dim, 512), nn.ReLU(), nn.Linear(512, 1), nn.Sigmoid()
+            nn.Linear(dim, 512), nn.ReLU(), nn.Linear(512, 1), Probability()
         )
         initialise(self.classifier, nn.init.xavier_normal_)
 

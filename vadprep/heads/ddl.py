@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput
-from vadprep.heads.layers import MOST_ENTRIES, row_blocks
+from vadprep.heads.layers import MOST_ENTRIES, Probability, row_blocks
 from vadprep.heads.losses import cross_entropy, top_mean, zero_of, zipped
 
 Pairs = Literal["means", "all", "zipped"]
@@ -140,6 +140,7 @@ class DDL(Head):
         second = [nn.Linear(config.hidden, config.embedding), nn.GELU(), nn.Dropout(config.dropout)]
         self.mlp = nn.Sequential(*first, *second)
         self.classifier = nn.Conv1d(config.embedding, 1, config.kernel)
+        self.probability = Probability()
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv1d):
                 nn.init.xavier_uniform_(module.weight)
@@ -150,7 +151,7 @@ class DDL(Head):
         # Zeros on the left only: the score of a snippet sees itself and K - 1 before it, and
         # padding on the right is never seen.
         causal = functional.pad(embeddings.transpose(1, 2), (self.config.kernel - 1, 0))
-        scores = self.classifier(causal).squeeze(1).sigmoid()
+        scores = self.probability(self.classifier(causal).squeeze(1))
         return HeadOutput(scores=scores, features=embeddings)
 
     def loss(self, output: HeadOutput, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,10 @@ MOST_ENTRIES = 2**22
 
 REACH = 128
 """Snippets beyond which local attention sees nothing: its weights are below 1e-20 there."""
+
+LOWEST_LOGIT, HIGHEST_LOGIT = -69.0, 15.0
+"""Probabilities of 1.1e-30 (``losses.LEAST``) and of 1 - 3.1e-7, five steps of float32 below 1.
+Where no logarithm follows, the lowest is -15: there 1e-30 is no gradient."""
 
 LocalNorm = Literal["columns", "rows"]
 
@@ -78,6 +82,38 @@ def global_attention(
     return torch.cat(blocks, dim=2)
 
 
+class _Limited(torch.autograd.Function):
+    """Values between two limits; the gradient passes as it is."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor, lowest: float, highest: float) -> Tensor:
+        return values.clamp(lowest, highest)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0], None, None
+
+
+class Probability(nn.Module):
+    """The sigmoid, with which a head that is sure of every snippet goes on learning.
+
+    In float32 the sigmoid is 1 above a logit of 17 and has no gradient there: a step that is too
+    long would be the last. In training, logits count as no less than ``lowest`` and no more than
+    ``HIGHEST_LOGIT``, and pass their gradient on. So a cross-entropy has the gradient that it has
+    in exact arithmetic.
+    """
+
+    def __init__(self, lowest: float = LOWEST_LOGIT) -> None:
+        super().__init__()
+        self.lowest = lowest
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """float in [0, 1] from float, of any shape."""
+        if self.training:
+            logits = _Limited.apply(logits, self.lowest, HIGHEST_LOGIT)
+        return logits.sigmoid()
+
+
 class GlobalLocalAttention(nn.Module):
     """GL-MHSA (Zhou, Yu and Yang, AAAI 2023): self-attention beside a mean of near snippets.
 
@@ -112,9 +148,10 @@ class Memory(nn.Module):
         super().__init__()
         bound = 1 / math.sqrt(width)
         self.patterns = nn.Parameter(torch.empty(num_patterns, width).uniform_(-bound, bound))
+        self.probability = Probability()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Strength float [M, T] in [0, 1], and read-out float [M, T, W], of float [M, T, W]."""
         num_patterns, width = self.patterns.shape
-        found = (x @ self.patterns.T / math.sqrt(width)).sigmoid()
+        found = self.probability(x @ self.patterns.T / math.sqrt(width))
         return found.topk(num_patterns // 16 + 1, dim=2).values.mean(dim=2), found @ self.patterns

@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from vadprep.heads.base import Head, HeadConfig, HeadOutput
 from vadprep.heads.ddl import mil_loss
-from vadprep.heads.layers import MOST_ENTRIES, row_blocks
+from vadprep.heads.layers import MOST_ENTRIES, Probability, row_blocks
 from vadprep.heads.losses import zero_of
 
 Norm = Literal["time", "features", "none"]
@@ -143,6 +143,7 @@ class PEL4VAD(Head):
         self.embed = nn.Linear(config.hidden, config.embedding)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Conv1d(config.embedding, 1, config.kernel)
+        self.probability = Probability()
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
         self.register_buffer("prompts", None, persistent=False)
         for module in self.modules():
@@ -168,7 +169,8 @@ class PEL4VAD(Head):
         embedded = self.dropout(functional.gelu(self.embed(visual)))
         # Zeros on the left only: a score sees its snippet and those before it, never padding.
         causal = functional.pad(embedded.transpose(1, 2), (self.config.kernel - 1, 0))
-        return HeadOutput(scores=self.classifier(causal).squeeze(1).sigmoid(), features=visual)
+        scores = self.probability(self.classifier(causal).squeeze(1))
+        return HeadOutput(scores=scores, features=visual)
 
     def loss(
         self, output: HeadOutput, labels: Tensor, mask: Tensor, classes: Tensor | None = None

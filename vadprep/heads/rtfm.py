@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, initialise
-from vadprep.heads.layers import is_exporting
+from vadprep.heads.layers import Probability, is_exporting
 from vadprep.heads.losses import cross_entropy, squared_changes, zero_of, zipped
 from vadprep.heads.sampling import sampler
 
@@ -186,7 +186,7 @@ class RTFM(Head):
         self.dropout = nn.Dropout(config.dropout if config.dropout_features else 0.0)
         first = [nn.Linear(dim, 512), nn.ReLU(), nn.Dropout(config.dropout)]
         second = [nn.Linear(512, 128), nn.ReLU(), nn.Dropout(config.dropout)]
-        self.classifier = nn.Sequential(*first, *second, nn.Linear(128, 1), nn.Sigmoid())
+        self.classifier = nn.Sequential(*first, *second, nn.Linear(128, 1), Probability())
         initialise(self, nn.init.xavier_uniform_)
 
     def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:

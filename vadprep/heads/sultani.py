@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput, initialise
+from vadprep.heads.layers import HIGHEST_LOGIT, Probability
 from vadprep.heads.losses import squared_changes, zero_of, zipped
 from vadprep.heads.sampling import sampler, segment_means, segment_of
 
@@ -116,7 +117,7 @@ class Sultani(Head):
         second = [nn.Linear(config.width, config.narrow), middle, nn.Dropout(config.dropout)]
         last = nn.Dropout(config.dropout) if config.dropout_scores else nn.Identity()
         self.layers = nn.Sequential(
-            *first, *second, nn.Linear(config.narrow, 1), nn.Sigmoid(), last
+            *first, *second, nn.Linear(config.narrow, 1), Probability(lowest=-HIGHEST_LOGIT), last
         )
         xavier = {"normal": nn.init.xavier_normal_, "uniform": nn.init.xavier_uniform_}
         initialise(self.layers, xavier[config.start])

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vadprep.heads.base import Head, HeadConfig, HeadOutput
-from vadprep.heads.layers import GlobalLocalAttention, LocalNorm, Memory
+from vadprep.heads.layers import GlobalLocalAttention, LocalNorm, Memory, Probability
 from vadprep.heads.losses import cross_entropy, top_mean, top_weights, zero_of, zipped
 
 KLAxis = Literal["time", "features"]
@@ -162,7 +162,7 @@ class URDMU(Head):
         hidden = [nn.Linear(2 * width, config.hidden), nn.ReLU()]
         if config.glance:
             self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.classifier = nn.Sequential(*hidden, nn.Linear(config.hidden, 1), nn.Sigmoid())
+        self.classifier = nn.Sequential(*hidden, nn.Linear(config.hidden, 1), Probability())
 
     @property
     def takes_glances(self) -> bool:
@@ -385,6 +385,4 @@ def glance_loss(scores: Tensor, clicked: Tensor, mask: Tensor, sigma: float) -> 
     if not len(scores):
         return zero_of(scores)
     target = kernels(clicked, mask, sigma).to(scores)
-    inside = scores.clamp(1e-12, 1 - 1e-7)
-    terms = -target * inside.log() - (1 - target) * (-inside).log1p()
-    return terms[mask].mean()
+    return cross_entropy(scores, target)[mask].mean()

@@ -39,7 +39,7 @@ from torch.nn import functional
 
 from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput
-from vadprep.heads.layers import is_exporting, near_weights
+from vadprep.heads.layers import Probability, is_exporting, near_weights
 from vadprep.heads.losses import cross_entropy, top_mean, zero_of
 
 
@@ -210,6 +210,7 @@ class VadCLIP(Head):
         self.near = nn.ModuleList([GraphLayer(width, half), GraphLayer(half, half)])
         self.join = nn.Linear(width, width)
         self.mlp, self.classifier = MLP(width), nn.Linear(width, 1)
+        self.probability = Probability()
         self.mlp_text = MLP(width)
         num_texts = 1 + max(1, len(classes))
         self.register_buffer("anchors", torch.zeros(num_texts, width))
@@ -268,7 +269,7 @@ class VadCLIP(Head):
         cosines = self.align(x, logits, mask)
         binary, cosines = (
             each.unflatten(0, (len(rows), -1)).flatten(1, 2)[:, :count]
-            for each in (logits.sigmoid(), cosines)
+            for each in (self.probability(logits), cosines)
         )
         shares = cosines.softmax(dim=2)
         return VadCLIPOutput(
