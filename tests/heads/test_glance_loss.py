@@ -82,6 +82,13 @@ def test_mining_equals_a_loop_and_stops_at_padding(ratio):
         assert found[n].nonzero().flatten().tolist() == expected
 
 
+def test_a_snippet_of_just_the_share_of_the_click_is_mined():
+    scores = torch.tensor([[0.24, 0.25, 0.5, 0.25, 0.24]])
+    clicks = torch.arange(5)[None] == 2
+    found = mined(scores, clicks, torch.ones(1, 5, dtype=torch.bool), 0.5)
+    assert found.tolist() == [[False, True, True, True, False]]
+
+
 def test_kernels_are_highest_at_clicks_and_constant_for_one_snippet():
     mask = torch.arange(9) < torch.tensor([[9], [1]])
     clicks = torch.zeros_like(mask)
@@ -115,6 +122,7 @@ def test_bags_with_a_click_are_left_out_of_the_classification_and_mined_later():
     })  # fmt: skip
     expected = plain.loss(part, labels[others], mask[others])["classification"]
     assert first["classification"].item() == pytest.approx(expected.item(), abs=1e-12)
+    network.eval().loss(output, labels, mask, clicks)  # is no step
     assert network.state_dict()["steps"] == 2 and "steps" not in plain.state_dict()
 
 
@@ -174,4 +182,6 @@ def test_a_manifest_without_glances_is_named(tmp_path):
 def test_published_settings_of_glances():
     assert GLANCE.epochs * GLANCE.steps_per_epoch == 1500 and GLANCE.glance
     assert (GLANCE.glance_sigma, GLANCE.glance_ratio, GLANCE.glance_steps) == (0.1, 0.9, 50)
+    assert (GLANCE.learning_rate, GLANCE.weight_decay, GLANCE.batch_size) == (1e-4, 5e-5, 128)
+    assert (GLANCE.sampling, GLANCE.batches) == ("segments-200", "balanced")
     assert not any(config.glance for config in HEADS["urdmu"].published.values())

@@ -102,7 +102,10 @@ def test_padding_changes_neither_scores_nor_losses(name, standardize):
 
 @heads
 def test_crops_are_averaged(name):
-    """Equal crops are one crop; the crops of a bag are scored on their own, then averaged."""
+    """Equal crops are one crop; the crops of a bag are scored on their own, then averaged.
+
+    Which of them is the first changes no loss.
+    """
     head = build(name).double().eval()
     snippets, mask = torch.randn(2, 3, 7, 6, dtype=torch.float64), full(2, 7)
     labels = torch.tensor([1.0, 0.0])
@@ -111,6 +114,8 @@ def test_crops_are_averaged(name):
     torch.testing.assert_close(together.scores, sum(each) / 3, rtol=0, atol=1e-12)
     same, one = (head(snippets[:, :1].expand(-1, n, -1, -1), mask) for n in (3, 1))
     losses = (head.loss(same, labels, mask), head.loss(one, labels, mask))
+    torch.testing.assert_close(*losses, rtol=1e-11, atol=1e-12)
+    losses = (head.loss(each, labels, mask) for each in (together, head(snippets.flip(1), mask)))
     torch.testing.assert_close(*losses, rtol=1e-11, atol=1e-12)
 
 

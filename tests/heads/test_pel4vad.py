@@ -68,6 +68,55 @@ def test_context_equals_its_equations_whatever_the_padding(norm, window):
     assert_same(*scalars, x, *learnt)
 
 
+def naive_network(network, video):
+    """Scores and visual vectors of one video [T, D], snippet by snippet."""
+
+    def gelu(x):
+        return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+    added = video + naive_context(network.context, video, network.config.norm, SMALL.window)
+    visual, embedded = [], []
+    for row in added:
+        scaled = (row - row.mean()) / torch.sqrt(row.var(correction=0) + network.norm.eps)
+        normed = scaled * network.norm.weight + network.norm.bias
+        visual.append(gelu(network.visual.weight @ normed + network.visual.bias))
+        embedded.append(gelu(network.embed.weight @ visual[-1] + network.embed.bias))
+    taps, scores = network.classifier.weight[0].T, []
+    for t in range(len(video)):
+        seen = range(max(0, t - len(taps) + 1), t + 1)
+        logit = sum(taps[len(taps) - 1 - t + s] @ embedded[s] for s in seen)
+        scores.append(torch.sigmoid(logit + network.classifier.bias[0]))
+    return torch.stack(scores), torch.stack(visual)
+
+
+@pytest.mark.parametrize("norm", ["none", "time"])
+def test_the_network_equals_a_loop_in_value_and_gradient(norm):
+    torch.manual_seed(0)
+    network = PEL4VAD(6, replace(SMALL, norm=norm)).double().eval()
+    with torch.no_grad():  # biases and norms that a test would miss at 0 and 1
+        for each in network.parameters():
+            each.add_(0.1 * torch.randn_like(each))
+    lengths = (7, 1, 4)
+    x = torch.randn(3, 7, 6, dtype=torch.float64).requires_grad_()
+    mask = torch.arange(7) < torch.tensor(lengths)[:, None]
+    output = network.respond(x.masked_fill(~mask[:, :, None], 0.0), mask)
+    pairs = [naive_network(network, each) for each in cut(x, lengths)]
+    scores, visual = (torch.cat(each) for each in zip(*pairs, strict=True))
+    found = output.scores[mask].sin().sum() + output.features[mask].sin().sum()
+    learnt = [p for name, p in network.named_parameters() if name != "log_scale"]
+    assert_same(found, scores.sin().sum() + visual.sin().sum(), x, *learnt)
+
+
+def test_both_linear_layers_are_dropped_out():
+    network = PEL4VAD(6, replace(SMALL, dropout=0.9)).train()
+    assert network.dropout.p == 0.9
+    network.dropout.p = 1.0
+    output = network(torch.randn(1, 1, 5, 6), torch.ones(1, 5).bool())
+    assert not output.features.any()
+    expected = network.classifier.bias.sigmoid().expand(1, 5)
+    torch.testing.assert_close(output.scores, expected)
+
+
 def test_context_in_blocks_is_that_at_once(monkeypatch):
     torch.manual_seed(0)
     layer = ContextAggregation(6, replace(SMALL, norm="time")).double()
@@ -177,9 +226,13 @@ def test_published_settings(name, expected):
     assert tuple(getattr(config, each) for each in names) == expected
     assert (config.epochs, config.cosine_epochs, config.learning_rate) == (50, 60, 5e-4)
     assert (config.batch_size, config.sampling, config.crops) == (128, "uniform-200", "sample")
+    assert (config.batches, config.optimizer, config.weight_decay) == ("shuffled", "adam", 0)
+    assert (config.dropout, config.sharpness) == (0.1, 10)
 
 
 def test_the_network_has_the_published_size():
     network = PEL4VAD(1024, HEADS["pel4vad"].published["ucf"])
     assert sum(p.numel() for p in network.parameters()) == 1_209_149  # "1.21 M" in the logs
     assert network.log_scale.item() == pytest.approx(math.log(1 / 0.09))
+    bound = math.sqrt(6 / (1024 + 512))  # Xavier uniform
+    assert 0.99 * bound < network.visual.weight.abs().max() <= bound

@@ -196,8 +196,11 @@ def test_normal_videos_are_trained_on_a_draw_and_abnormal_ones_on_the_mean():
     scores = [output.drawn_scores[0], output.scores[1]]  # a normal and an abnormal video
     top = top_mean(torch.stack(scores), mask, num_selected(mask))
     expected = mean([entropy(top[0], 0), entropy(top[1], 1)])
-    found = network.loss(output, torch.tensor([0.0, 1.0]), mask)["classification"]
-    assert found.item() == pytest.approx(expected.item(), abs=1e-12)
+    terms = network.loss(output, torch.tensor([0.0, 1.0]), mask)
+    assert terms["classification"].item() == pytest.approx(expected.item(), abs=1e-12)
+    a, n = output.abnormal_strength[1].argmax(), output.normal_strength[0].argmax()
+    apart = 3.0 - output.abnormal_mean[1, a].norm() + output.drawn[0, n].norm()
+    assert terms["magnitude"].item() == pytest.approx(1e-4 * apart.item(), abs=1e-12)
     assert not torch.equal(output.drawn_scores, output.scores)
     network.eval()
     scored = network(snippets, mask)
@@ -230,6 +233,34 @@ def test_a_transformer_layer_norms_before_and_adds_after():
     torch.testing.assert_close(layer(x, mask), expected, rtol=1e-9, atol=1e-9)
 
 
+def test_all_that_a_transformer_layer_adds_is_dropped_out():
+    layer = TransformerLayer(replace(SMALL, dropout=0.3))
+    dropouts = [each for each in layer.modules() if isinstance(each, torch.nn.Dropout)]
+    assert [each.p for each in dropouts] == [0.3] * 3
+    for each in dropouts:
+        each.p = 1.0
+    x = torch.randn(2, 5, 8)
+    assert torch.equal(layer.train()(x, torch.ones(2, 5).bool()), x)
+
+
+def test_the_embedding_sees_a_snippet_on_each_side_and_no_padding():
+    """Against a loop over snippets and taps, in value and gradient."""
+    network = head(layers=1).eval()
+    conv, lengths = network.embedding, (5, 3)
+    snippets = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
+    output = network.respond(snippets.masked_fill(~mask[:, :, None], 9.0), mask)
+    rows = []
+    for video, length in zip(snippets, lengths, strict=True):
+        for i in range(length):
+            seen = [tap for tap in range(3) if 0 <= i + tap - 1 < length]
+            row = conv.bias + sum(conv.weight[:, :, tap] @ video[i + tap - 1] for tap in seen)
+            rows.append(torch.where(row > 0, row, 0 * row))
+    parts = [part[None] for part in torch.stack(rows).split(lengths)]
+    loop = [network.layers[0](x, torch.ones(x.shape[:2]).bool())[0] for x in parts]
+    assert_same(output.features[mask].sin().sum(), torch.cat(loop).sin().sum(), snippets)
+
+
 def test_scores_come_from_embeddings_and_both_memories():
     network = head().eval()
     snippets = torch.randn(1, 1, 5, 6, dtype=torch.float64)
@@ -254,6 +285,10 @@ def test_published_settings_and_the_size_of_the_official_network():
             "segments-200",
         )
         assert (config.learning_rate, config.weight_decay, config.seed) == (1e-4, 5e-5, 2022)
+        weights = "memory_weight triplet_weight kl_weight magnitude_weight".split()
+        assert [getattr(config, each) for each in weights] == [0.1, 0.1, 0.001, 1e-4]
+        assert (config.triplet_margin, config.magnitude_margin, config.dropout) == (1, 100, 0.5)
+        assert (config.local_norm, config.kl_axis, config.crops) == ("columns", "time", "sample")
     network = URDMU(1024, URDMUConfig())
     width, inner = 512, 4 * 128
     layer = 2 * 2 * width + 4 * width * inner + (2 * inner + 1) * width + 2 * (width + 1) * width

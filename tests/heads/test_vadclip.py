@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.naive import LABELS, LENGTHS, assert_same, largest, mean, random_bags
+from support.naive import LABELS, LENGTHS, assert_same, entropy, largest, mean, random_bags
 
 from vadprep.heads import HEADS
 from vadprep.heads.vadclip import (
     GraphLayer,
     VadCLIP,
     VadCLIPConfig,
+    VadCLIPOutput,
     WindowedBlock,
     alignment_loss,
     distance_graph,
@@ -185,6 +186,23 @@ def test_losses_equal_a_loop_in_value_and_gradient(bags):
     assert_same(text_loss(texts), loop, texts)
 
 
+def test_terms_are_those_of_the_mean_over_crops_and_carry_their_weights(bags):
+    """Of two crops, whose rows of a bag follow each other."""
+    net, other = head(replace(SMALL, text_weight=0.3)), random_bags(width=3, seed=1)
+    binary, cosines = (
+        torch.stack([getattr(each, name) for each in (bags, other)], dim=1)
+        for name in ("scores", "embeddings")
+    )
+    rows = binary.flatten(0, 1), cosines.flatten(0, 1)
+    output = VadCLIPOutput(scores=bags.scores, binary=rows[0], cosines=rows[1])
+    terms = net.loss(output, bags.labels, bags.mask, TARGETS.double())
+    videos = zip(binary.mean(dim=1), LENGTHS, LABELS, strict=True)
+    tops = [entropy(mean(largest(list(s[:n]), n // 16 + 1)), label) for s, n, label in videos]
+    assert_same(terms["classification"], mean(tops), bags.scores, other.scores)
+    assert_same(terms["alignment"], naive_alignment(cosines.mean(dim=1)), bags.embeddings)
+    assert terms["texts"].item() == pytest.approx(0.3 * text_loss(net.texts).item())
+
+
 def test_bags_of_unknown_class_do_not_train_the_alignment(bags):
     unknown, abnormal = torch.zeros(5, 2), torch.ones(5)
     loss = alignment_loss(bags.embeddings, abnormal, unknown, bags.mask)
@@ -239,6 +257,23 @@ def test_prompts_are_frozen_and_part_of_the_network():
     assert "anchors" in net.state_dict()
 
 
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("ucf", (2e-5, 128, "balanced", "4,8", "binary", 2, 8, 0.1)),
+        ("xd", (1e-5, 96, "shuffled", "3,6,10", "alignment", 1, 64, 1e-4)),
+    ],
+)
+def test_published_settings(name, expected):
+    config = HEADS["vadclip"].published[name]
+    names = "learning_rate batch_size batches drops branch layers window text_weight".split()
+    assert tuple(getattr(config, each) for each in names) == expected
+    assert (config.epochs, config.optimizer, config.weight_decay) == (10, "adamw", 0.01)
+    assert (config.length, config.sampling, config.crops) == (256, "means-256", "sample")
+    assert (config.hidden, config.heads, config.seed) == (512, 1, 234)
+    assert (config.similar, config.temperature) == (0.7, 0.07)
+
+
 def test_rates_drop_as_by_torch():
     config = HEADS["vadclip"].published["xd"]
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], config.learning_rate)
@@ -247,6 +282,7 @@ def test_rates_drop_as_by_torch():
         assert config.learning_rate_at(epoch) == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
+    assert VadCLIPConfig(drops=4) == VadCLIPConfig(drops="4")  # a number on the command line
 
 
 @pytest.mark.parametrize(

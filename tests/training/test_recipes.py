@@ -30,7 +30,7 @@ def test_recipes_are_printed_as_commands():
 
 def test_step_wise_precision_is_told_from_the_trapezoid():
     step_wise = [head for head, *_, published, _ in RECIPES if "step-wise" in published]
-    assert step_wise == ["csltal"]
+    assert step_wise == ["csltal", "vadclip"]
 
 
 def test_settings_of_a_head_are_printed_by_data_set():

@@ -15,6 +15,8 @@ Disputes, where this differs from the official code, or where papers do:
 
 - UCF-Crime: the code averages over 14 classes. The 14th is Normal, which has no true event and so
   an AP of 0: its figures are 13/14 of the mean over classes that is computed here.
+- XD-Violence: the code averages over 7 classes. The 7th is normal, and each normal video is a true
+  event of it from begin to end. Here normal is no class.
 - The code returns 0 for everything when a class has no event at all. Here its AP alone is 0.
 - Events of equal confidence count at once; the code takes them in any order.
 - The threshold of 0.6 was chosen on the test set ("0.8 is the best?", a comment there says).

@@ -21,9 +21,10 @@ Disputes, beside those that are settings: the best of many tests on the test spl
 AUC of branch C (UCF-Crime) or the AP of branch A (XD-Violence), and its weights are loaded again
 after every epoch, so the test split selects inside the training; the optimiser goes on with the
 state of the weights that were dropped. Crop 5 is the only one that is tested on UCF-Crime, and crop
-0 on XD-Violence; here the scores of all crops are averaged. The official code masks padding in the
-cosine graph and in the losses alone; here it is masked everywhere. Others who trained it, with
-other seeds or features, report an AUC on UCF-Crime of 0.50 to 0.87 (``vadprep recipes``).
+0 on XD-Violence; here the scores of all crops are averaged. The AP on XD-Violence is step-wise
+(``frame_ap``), where most papers have the trapezoid. The official code masks padding in the cosine
+graph and in the losses alone; here it is masked everywhere. Others who trained it, with other seeds
+or features, report an AUC on UCF-Crime of 0.50 to 0.87 (``vadprep recipes``).
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class VadCLIPConfig(HeadConfig):
     """Official."""
 
     def __post_init__(self) -> None:
+        if type(self.drops) is int:  # one epoch, as --set drops=4 gives it
+            object.__setattr__(self, "drops", str(self.drops))
         super().__post_init__()
         if self.length % self.window:
             raise SettingError(f"window = {self.window}: must divide length = {self.length}")

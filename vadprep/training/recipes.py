@@ -10,8 +10,10 @@ from __future__ import annotations
 RECIPES = (
     ("sultani", "ucf", "C3D", "0.7541",
      "0.69-0.71 (ports); 0.7792, 0.78 with I3D RGB, 0.8445 with both streams"),
+    ("sultani", "ucf", "CLIP ViT-B/16", "0.8414 (a public list)", "no report"),
     ("sultani", "xd", "I3D RGB", "0.7568 (RTFM's run)", "0.700-0.704"),
     ("sultani", "xd", "C3D", "0.7320 (HL-Net's run)", "no report"),
+    ("sultani", "xd", "CLIP ViT-B/16", "0.7518 (a public list)", "no report"),
     ("sultani", "shanghaitech", "I3D RGB", "0.8533 (RTFM's run)", "0.85, one 0.93"),
     ("sultani", "shanghaitech", "C3D", "0.8630 (AR-Net's run)", "no report"),
     ("sultani", "ped2", "I3D RGB", "0.923 (RTFM's run)", "no report"),
@@ -20,9 +22,11 @@ RECIPES = (
     ("rtfm", "shanghaitech", "C3D", "0.9151", "no report"),
     ("rtfm", "ucf", "I3D RGB, 10 crops", "0.8430", "0.60-0.75; own features about 0.08 lower"),
     ("rtfm", "ucf", "C3D", "0.8328", "no report"),
+    ("rtfm", "ucf", "CLIP ViT-B/16", "0.8566 (a public list)", "no report"),
     ("rtfm", "xd", "I3D RGB, 5 crops", "0.7781",
      "0.764, 0.61; 0.15 with list and ground truth in different orders"),
     ("rtfm", "xd", "C3D", "0.7589", "no report"),
+    ("rtfm", "xd", "CLIP ViT-B/16", "0.7827 (a public list)", "no report"),
     ("rtfm", "ped2", "I3D RGB", "0.986", "0.8381 with own features"),
     ("rtfm", "ubnormal", "not stated (run of VadCLIP's authors)", "0.6094", "no report"),
     ("arnet", "shanghaitech --streams concat", "I3D RGB + flow", "0.9124", "no report"),
@@ -33,8 +37,10 @@ RECIPES = (
     ("ddl", "ucf", "I3D RGB", "0.8512", "no report"),
     ("ddl", "xd", "I3D RGB", "0.8072", "no report"),
     ("urdmu", "ucf", "I3D RGB, 10 crops", "0.8697",
-     "own features 0.68-0.78; 0.7081 over abnormal videos (GlanceVAD's run)"),
+     "0.857, 0.863; own features 0.68-0.78; 0.7081 over abnormal videos (GlanceVAD's run)"),
+    ("urdmu", "ucf", "CLIP ViT-B/16", "0.8675 (a public list)", "no report"),
     ("urdmu", "xd", "I3D RGB, 5 crops", "0.8166", "no report"),
+    ("urdmu", "xd", "CLIP ViT-B/16", "0.8241 (a public list)", "no report"),
     ("urdmu", "ucf --set glance=true --set epochs=15", "I3D RGB, clicks", "0.9176 (GlanceVAD)",
      "no report"),
     ("urdmu", "xd --set glance=true --set epochs=15 --set glance_steps=100", "I3D RGB, clicks",
@@ -47,16 +53,20 @@ RECIPES = (
      "no figure; lengths do not match the ground truth with features of one's own"),
     ("pel4vad", "shanghaitech", "I3D RGB, 10 crops", "0.9800 with prompts, 0.9814 smoothed",
      "no report"),
-    ("vadclip", "ucf", "CLIP ViT-B/16, 10 crops", "0.8802 with prompts",
-     "0.87, 0.83, 0.79, 0.50; 0.81 with ViT-B/32; 0.57, then 0.87 with another seed (a port)"),
-    ("vadclip", "xd", "CLIP ViT-B/16, 10 crops", "0.8451 with prompts", "no report"),
+    ("vadclip", "ucf", "CLIP ViT-B/16, 10 crops", "0.8802 with prompts, temporal mAP 0.0668",
+     "0.873, temporal mAP 0.0700; 0.50; 0.81 with ViT-B/32"),
+    ("vadclip", "xd", "CLIP ViT-B/16, 10 crops",
+     "0.8451 with prompts (step-wise), temporal mAP 0.2470",
+     "0.832, temporal mAP 0.2317; 0.755, by branch C 0.791, temporal mAP 0.2232"),
     ("vadclip", "shanghaitech", "CLIP ViT-B/16", "0.9749 (a public list)", "no report"),
+    ("vadclip", "ubnormal", "CLIP ViT-B/16", "0.6398 (a public list)", "no report"),
+    ("vadclip", "nwpu", "CLIP ViT-B/16", "0.7264 (a public list)", "no report"),
 )
 # fmt: on
 """Head, data set and options of ``vadprep train``, features, what was published (a fraction of 1;
 the best of many test evaluations, in every official code), what independent people report."""
 
 UNITS = (
-    "fractions of 1: frame AUC, on xd average precision (trapezoid unless step-wise is said); "
-    "the best of many test evaluations"
+    "fractions of 1: frame AUC, on xd average precision (trapezoid unless step-wise is said, "
+    "of public lists unknown); the best of many test evaluations"
 )
