@@ -88,6 +88,8 @@ def readme_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bundled").mkdir()
     for name in datasets.dataset_names():
         (folder / "bundled" / f"{name}.csv").write_text(LABELS)
+    (folder / "bundled/splits").mkdir()
+    (folder / "bundled/splits/ped2-00.csv").write_text("video_id,split\nc,train\nd,test\n")
     (folder / "mine.csv").write_text(own_labels())
     (folder / "clicks.csv").write_text("video-id,glance\na,20\n")
     own = [f"videos/{row['path']}" for row in csv.DictReader(own_labels().splitlines())]

@@ -89,11 +89,14 @@ def test_draws_are_one_of_each_interval_and_the_same_for_a_seed(tmp_path):
 def test_the_command_writes_a_manifest_that_differs_in_nothing_else(tmp_path):
     path, out = write(tmp_path), tmp_path / "new.csv"
     printed = run("gt", "glances", "--manifest", path, "--seed", 3, "--out", out).output
-    assert f"{out}: 2 glances in 1 video\n" in printed
+    assert f"{out}: 2 glances in 1 video, 1 of split train\n" in printed
     drawn = drawn_glances(read_manifest(path), 3)["a"]
     for old, new in zip(read_manifest(path).videos, read_manifest(out).videos, strict=True):
         assert new.glances == (drawn if new.video_id == "a" else None)
         names = ("video_id", "path", "split", "label", "intervals", "extra")
         assert [getattr(new, each) for each in names] == [getattr(old, each) for each in names]
+    tested = write(tmp_path, ROWS.replace("train", "test"), "t.csv")
+    printed = run("gt", "glances", "--manifest", tested, "--seed", 3, "--out", out).output
+    assert "in 1 video, none of split train: nothing to train on\n" in printed
     refused = run("gt", "glances", "--manifest", path)
     assert "name one of --clicks and --seed" in message(refused)

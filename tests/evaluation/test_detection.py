@@ -130,6 +130,13 @@ def test_worked_example() -> None:
     assert detections(np.array([0.0, 1.0, 0.0, 1.0, 1.0])) == [(3, 5, pytest.approx(1.7))]
 
 
+@pytest.mark.parametrize("coverage, found", [("cut", 0.0), ("hold", 1.0)])
+def test_frames_after_the_last_clip_have_its_class_scores_where_asked(coverage, found) -> None:
+    video = replace(with_classes([[0.1], [0.1], [0.1], [0.9]], ["fire"]), num_frames=96)
+    metrics = compute_metrics({"a": video}, {"a": Truth(((48, 96),), 1, "fire")}, coverage)
+    assert metrics.values["temporal_map@0.5"] == found
+
+
 def test_heads_without_classes_have_no_such_metrics() -> None:
     truth = {"a": Truth(((0, 16),), 1, "fire")}
     metrics = compute_metrics({"a": video_scores([0.9, 0.1])}, truth)

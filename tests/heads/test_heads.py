@@ -120,6 +120,18 @@ def test_crops_are_averaged(name):
 
 
 @heads
+@pytest.mark.parametrize("dim, crops", [(1, 1), (3, 7), (201, 2)])
+def test_any_dimension_and_any_number_of_crops_are_trained_on_and_scored(name, dim, crops):
+    head = build(name, dim).train()
+    output = head(torch.randn(2, crops, 5, dim), full(2, 5))
+    terms = head.loss(output, torch.tensor([1.0, 0.0]), full(2, 5))
+    sum(terms.values()).backward()
+    assert output.scores.shape == (2, 5) and all(each.isfinite() for each in terms.values())
+    with torch.inference_mode():
+        assert head.eval().score(torch.randn(crops, 9, dim))[0].shape == (9,)
+
+
+@heads
 def test_a_crop_is_scored_the_same_whatever_the_others(name):
     head, snippets = build(name).eval(), torch.randn(3, 40, 6)
     with torch.inference_mode():

@@ -184,6 +184,14 @@ def test_settings_of_the_port_give_its_start_scores_and_loss():
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
+def test_settings_of_the_port():
+    assert DEEPMIL.epochs * DEEPMIL.steps_per_epoch == 1250
+    assert (DEEPMIL.batch_size, DEEPMIL.batches) == (64, "balanced")
+    assert DEEPMIL.sampling == "segments-32"
+    assert (DEEPMIL.optimizer, DEEPMIL.learning_rate, DEEPMIL.weight_decay) == ("adam", 1e-4, 5e-5)
+    assert (DEEPMIL.halving_epochs, DEEPMIL.seed, DEEPMIL.dropout) == (10, 2333, 0.6)
+
+
 def test_published_settings():
     config = HEADS["sultani"].published["ucf"]
     assert config.epochs * config.steps_per_epoch == 20_000

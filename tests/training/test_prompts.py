@@ -10,11 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.stopped import stopped_after
 from support.tiny_features import tiny_set
 from support.training import train
 
 from vadprep.core import array_files
 from vadprep.core.errors import CheckpointError, SettingError
+from vadprep.core.signals import Stopped
 from vadprep.training.checkpoint import load_checkpoint
 from vadprep.training.prompts import read_prompts
 
@@ -77,6 +79,23 @@ def test_a_run_goes_on_only_with_the_same_prompts(tmp_path):
     save(path, fire=np.ones(8))
     with pytest.raises(CheckpointError, match="config.prompts: "):
         train(*categorised(), again, tmp_path / "r")
+
+
+NARROW = {"epochs": 2, "batch_size": 4, "hidden": 8, "length": 16, "window": 4}
+
+
+@pytest.mark.parametrize("head, settings", [("pel4vad", SETTINGS), ("vadclip", NARROW)])
+def test_a_run_with_prompts_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, head, settings):
+    """Stopped within the second epoch."""
+    config = CONFIG | dict(head=head, settings=settings, prompts=save(tmp_path / "p.npz"))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(*categorised(), config, whole)
+    steps = len((whole / "log.csv").read_text().splitlines()) - 1
+    with pytest.raises(Stopped), stopped_after(steps - 1):
+        train(*categorised(), config, parts)
+    train(*categorised(), config | dict(resume=True), parts)
+    for name in ("log.csv", "checkpoint-last.safetensors", "scores-last.h5", "metrics.json"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_prompts_are_for_heads_that_take_them_and_for_every_class(tmp_path):

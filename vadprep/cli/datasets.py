@@ -233,7 +233,9 @@ def gt_glances(clicks: Path | None, seed: int | None, out: Path, **options: Any)
     with open_atomic(out) as stream:
         stream.write(text.encode("utf-8", "surrogateescape"))
     count = sum(len(each) for each in found.values())
-    click.echo(f"{out}: {counted(count, 'glance')} in {counted(len(found), 'video')}")
+    trained = sum(video.video_id in found for video in manifest.in_split("train"))
+    share = f"{trained:,} of split train" if trained else "none of split train: nothing to train on"
+    click.echo(f"{out}: {counted(count, 'glance')} in {counted(len(found), 'video')}, {share}")
 
 
 MOST_LIST_BYTES = 1 << 28
