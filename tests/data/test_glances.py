@@ -82,6 +82,10 @@ def test_draws_are_one_of_each_interval_and_the_same_for_a_seed(tmp_path):
     assert all(list(each) == ["a"] and each["a"][1] == 50 for each in draws)
     assert {each["a"][0] for each in draws} == set(range(10, 20))
     assert drawn_glances(manifest, 3) == draws[3]
+    two = read_manifest(write(tmp_path, 'z,z.mp4,train,1,100,"[[10, 20]]",,\n' + ROWS, "two.csv"))
+    both = [drawn_glances(two, seed) for seed in range(20)]
+    assert [each["a"] for each in both] == [each["a"] for each in draws[:20]]
+    assert any(each["z"][0] != each["a"][0] for each in both)
     with pytest.raises(ManifestError, match="column 'intervals': known of no abnormal video"):
         drawn_glances(read_manifest(write(tmp_path, "b,b.mp4,train,0,9,,,\n", "n.csv")), 0)
 

@@ -16,9 +16,10 @@ from support.training import train
 
 from vadprep.core.errors import ManifestError, SettingError
 from vadprep.core.signals import Stopped
-from vadprep.heads import HEADS
+from vadprep.heads import HEADS, HeadConfig
 from vadprep.heads.sampling import sampler
 from vadprep.heads.urdmu import GLANCE, URDMU, URDMUConfig, glance_loss, kernels, mined
+from vadprep.training.bags import TrainingBags
 
 CLICKS = ([3, 20], [0], [16], [0, 1], [32])
 """Of bags of ``LENGTHS`` snippets."""
@@ -139,6 +140,16 @@ def test_bags_with_a_click_are_left_out_of_the_classification_and_mined_later():
 )
 def test_clicks_have_a_place_in_the_bag(name, length, rows, expected):
     assert sampler(name).places(length, np.array(rows)).tolist() == expected
+
+
+def test_a_clicked_frame_is_in_its_snippet_and_after_all_of_them_in_the_last():
+    features, _ = tiny_set(num_train=2, num_test=0)
+    clicked, other = features  # 4 and 5 snippets of 16 frames
+    labels, frames = {clicked: 1, other: 0}, {clicked: (0, 15, 16, 68)}
+    bags = TrainingBags(features, labels, ("rgb",), HeadConfig(), glances=frames)
+    (batch,) = bags.batches(0, 0)
+    rows = dict(zip(batch.video_ids, batch.glances.tolist(), strict=True))
+    assert rows == {clicked: [True, True, False, True, False], other: [False] * 5}
 
 
 def test_random_samplers_have_no_place_for_clicks():

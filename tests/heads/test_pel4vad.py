@@ -190,7 +190,9 @@ def test_prompt_loss_equals_a_loop():
 def test_without_prompts_only_mil_is_trained_and_with_them_both_with_their_weight():
     bags, classes = random_bags(), torch.tensor(CLASSES, dtype=torch.float64)
     network = PEL4VAD(6, replace(SMALL, hidden=4, lambda_prompt=3.0)).double()
-    output = HeadOutput(scores=bags.scores, features=bags.embeddings)
+    apart = torch.randn(5, 40, 4, dtype=torch.float64)
+    crops = torch.stack([bags.embeddings + apart, bags.embeddings - apart], dim=1)  # of one mean
+    output = HeadOutput(scores=bags.scores, features=crops.flatten(0, 1))
     assert list(network.loss(output, bags.labels, bags.mask)) == ["mil"]
     assert not network.takes_classes
     prompts = torch.randn(3, 4, dtype=torch.float64)

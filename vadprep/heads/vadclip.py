@@ -53,7 +53,8 @@ class VadCLIPConfig(HeadConfig):
     batch_size: int = 128
     """64 of each class; on XD-Violence 96 of both, shuffled."""
     batches: Literal["shuffled", "balanced", "drawn"] = "balanced"
-    """Official on UCF-Crime; ``shuffled`` on XD-Violence."""
+    """Official on UCF-Crime, where an epoch ends with the smaller class: 125 steps, here 127.
+    ``shuffled`` on XD-Violence."""
     sampling: str = "means-256"
     """Official: means of 256 parts of a longer video."""
     optimizer: Literal["adam", "adagrad", "adamw"] = "adamw"
