@@ -7,7 +7,7 @@ first used, so that reading features loads neither torch nor Ray.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,6 +222,7 @@ def report(
     previews: str = "worst:50",
     link: bool = False,
     threshold: float = 0.5,
+    published: Mapping[str, str] | None = None,
     on_preview: Callable[[int, int], object] = lambda done, total: None,
 ) -> Path:
     """Write a folder of pages that a browser opens without a server; returns its index.html.
@@ -239,6 +240,7 @@ def report(
         videos have a picture unless ``none``
     :param link: play a source file itself where every browser can
     :param threshold: score from which on a frame is an alarm, until the reader moves the slider
+    :param published: name of a run folder -> published figures, for the table of metrics
     :param on_preview: called with the number of previews made and to make
 
     Raises CheckpointError for scores that are missing or damaged, FeaturesError for features that
@@ -264,6 +266,7 @@ def report(
     paths = [Path(each) for each in sources]
     given = choose_manifest(dataset, manifest, with_paths=False) if dataset or manifest else None
     runs = [read_run(path, given) for path in paths]
+    runs = [replace(run, published=(published or {}).get(run.name, "")) for run in runs]
     rows = {video.video_id: video for run in runs for video in run.videos}
     if given and videos and root is None:
         files = [each.path for each in list_videos(videos).videos]

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.commands import message, run
 from support.runs import CAUTION, cheaply, write_manifest
-from support.stopped import stopped_after
+from support.scored import data_of
 from support.stored import stored_video, write_folder
 
-from vadprep.cli.benchmark import COLUMNS, PROTOCOL
+from vadprep.cli.benchmark import COLUMNS, PROTOCOL, named_heads, published_for, table
 from vadprep.core.errors import Stopped
 from vadprep.heads import HEADS as HEAD_KINDS
+from vadprep.training import loop
 
 HEADS = "sultani,ddl"
 OPTIONS = ("--seeds", "0,1", "--heads", HEADS, "--page", "none")
@@ -55,19 +59,31 @@ def rows_of(out: Path) -> list[list[str]]:
 
 
 @pytest.mark.usefixtures("cheap")
-def test_heads_stand_in_one_table_and_the_same_command_goes_on(place: Path, tmp_path: Path) -> None:
-    first = run(*command(place, tmp_path))
+def test_heads_stand_in_one_table_and_the_same_command_goes_on(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = (("ddl", "mine", "I3D", "0.9", "no report"),)
+    monkeypatch.setattr("vadprep.cli.benchmark.RECIPES", figures)
+    page = tmp_path / "page" / "index.html"
+    first = run(*command(place, tmp_path, "--page", str(page.parent)))
     assert first.exit_code == 0 and CAUTION in first.output, first.output
     head, *rows = rows_of(tmp_path)
     assert head == list(COLUMNS)
-    assert [row[0] for row in rows if row[0]] == HEADS.split(",")
+    assert [row[0] for row in rows] == [name for name in HEADS.split(",") for _ in PROTOCOL]
     assert [row[1] for row in rows] == 2 * list(PROTOCOL.values())
     assert all(0 <= float(row[2]) <= 1 and float(row[3]) >= 0 for row in rows)
+    record = json.loads((tmp_path / "ddl" / "seed-0" / "config.json").read_text())
+    assert len(record["validation"]) == 2  # one of each class
     metrics = json.loads((tmp_path / "ddl" / "metrics.json").read_text())["last"]
     assert head[4] == "frame_ap_trapezoid"
     assert rows[3][2::2][:2] == [f"{metrics[each]:.4f}" for each in (head[2], head[4])]
     marked = (tmp_path / "benchmark.md").read_text().splitlines()
     assert [line.strip("| ").split(" | ")[0] for line in marked[2:3]] == ["sultani"]
+    assert f"open {page}" in first.output and "| 0.9 (I3D) |" in marked[-1]
+    shown = data_of(page)["runs"]
+    assert [each["published"] for each in shown] == ["", "0.9 (I3D)"]
+    words = [entry["words"].removesuffix(" (optimistic)") for entry in shown[1]["metrics"]]
+    assert words == list(PROTOCOL.values())
     again = run(*command(place, tmp_path))
     assert rows_of(tmp_path) == [head, *rows] and again.exit_code == 0
 
@@ -80,15 +96,72 @@ def test_a_head_that_fails_is_named_and_the_others_are_there(place: Path, tmp_pa
     assert result.exit_code == 1 and "no result: sultani" in result.output
     _, failed, *rows = rows_of(tmp_path)
     assert failed[0] == "sultani" and "holds another run" in failed[1]
-    assert [row[0] for row in rows] == ["ddl", "", ""]
+    assert [row[0] for row in rows] == ["ddl", "ddl", "ddl"]
 
 
 @pytest.mark.usefixtures("cheap")
-def test_a_signal_stops_the_command_and_it_goes_on(place: Path, tmp_path: Path) -> None:
-    with stopped_after(3):
-        assert run(*command(place, tmp_path)).exit_code == Stopped.exit_code
+def test_a_signal_stops_the_command_and_it_goes_on(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, step = [], loop.train_step
+
+    def interrupted(*arguments: Any) -> Any:
+        steps.append(arguments)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    asked = command(place, tmp_path, "--seeds", "0")
+    line = message(run(*asked), Stopped.exit_code)
+    assert line == "stopped by SIGTERM; every full epoch is saved, run it again"
     assert [each.name for each in tmp_path.iterdir()] == ["sultani"]
-    assert run(*command(place, tmp_path)).exit_code == 0
+    assert run(*asked).exit_code == 0
+    done = len(steps)
+    assert run(*asked).exit_code == 0 and len(steps) == done
+
+
+class Measured:
+    """A training whose metrics tell what is asked for."""
+
+    def mean(self, choice: str) -> dict[str, float]:
+        place = list(PROTOCOL).index(choice)
+        return {"frame_auc": 0.1 + place, "frame_ap_trapezoid": 0.2 + place}
+
+    def spread(self, choice: str) -> dict[str, float]:
+        place = list(PROTOCOL).index(choice)
+        return {"frame_auc": 0.3 + place, "frame_ap_trapezoid": 0.4 + place}
+
+
+def test_each_row_has_the_metrics_of_its_epoch() -> None:
+    assert list(table({"ddl": Measured(), "rtfm": "no"}, {"ddl": "0.9", "rtfm": "0.8"})) == [
+        ["ddl", "last step", 0.1, 0.3, 0.2, 0.4, ""],
+        ["ddl", "best on validation", 1.1, 1.3, 1.2, 1.4, ""],
+        ["ddl", "best on test", 2.1, 2.3, 2.2, 2.4, "0.9"],
+        ["rtfm", "no", None, None, None, None, "0.8"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "head, dataset, streams, published",
+    [
+        ("ddl", "ucf", "rgb", "0.8512 (I3D RGB)"),
+        ("ddl", "xd", "rgb", "0.8072 (I3D RGB)"),
+        ("ddl", "mine", "rgb", ""),
+        ("arnet", "shanghaitech", "rgb", "0.8538 (I3D RGB)"),
+        ("arnet", "shanghaitech", "concat", "0.9124 (I3D RGB + flow); 0.8538 (I3D RGB)"),
+    ],
+)
+def test_published_figures_are_those_of_the_head_and_the_data_set(
+    head: str, dataset: str, streams: str, published: str
+) -> None:
+    assert published_for(head, dataset, streams) == published
+
+
+def test_all_heads_are_all(place: Path, tmp_path: Path) -> None:
+    assert named_heads("all") == list(HEAD_KINDS)
+    nothing = run(*command(place, tmp_path, "--features", str(tmp_path / "none")))
+    assert "no features here" in message(nothing) and not list(tmp_path.iterdir())
 
 
 def test_a_head_or_seed_that_does_not_exist_is_refused(place: Path, tmp_path: Path) -> None:

@@ -179,7 +179,9 @@ def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     two = write_run(folder / "two", scores, manifest=manifest, streams="flow")
     (two / "metrics.json").write_text(json.dumps({"last": metrics}))
     one = write_run(folder / "one", {"v": video_scores(SCORES)}, manifest=manifest)
-    return vadprep.report([one, two], out=folder / "page", videos=folder, previews="all")
+    (one / "metrics.json").write_text(json.dumps({"last": metrics, "best_on_test": metrics}))
+    places = {"out": folder / "page", "videos": folder}
+    return vadprep.report([one, two], **places, previews="all", published={"one": "<b>0.9</b>"})
 
 
 def legend(driver: Any, plot: str) -> list[str]:
@@ -191,6 +193,9 @@ def test_streams_and_classes_are_curves_of_their_own(driver: Any, classified: Pa
     opened(driver, classified)
     assert driver.find_element("css selector", ".by-class tbody").text.startswith("fire 1 1.0000")
     assert "temporal_map" in driver.find_element("css selector", ".metrics").text
+    last = driver.find_elements("css selector", ".metrics tbody tr")[-1]
+    cells = [each.text for each in last.find_elements("css selector", "td")]
+    assert cells[0].startswith("published") and cells[1:] == ["–", "<b>0.9</b>", "–"]
     opened(driver, video_page(classified, 0))
     assert legend(driver, "curve") == ["one (rgb)", "two (flow)", "ground truth"]
     names = legend(driver, "classes-1")

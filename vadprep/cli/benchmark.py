@@ -26,7 +26,6 @@ from vadprep.cli.options import (
 )
 from vadprep.cli.text import note, show
 from vadprep.cli.train import (
-    CONTINUE,
     HEAD_NAMES,
     PROMPTS_HELP,
     SCHEDULE,
@@ -50,10 +49,12 @@ PROTOCOL = {
     "best_on_test": "best on test",
 }
 """Which epoch of a training counts: entry of metrics.json -> words of the table."""
+AS_PAPERS = "best_on_test"
 SHOWN = ("frame_auc", "frame_ap_trapezoid")
 """Metrics that papers of this field report."""
-COLUMNS = ("head", "epoch", SHOWN[0], "spread", SHOWN[1], "spread", "published")
+COLUMNS = ("head", "epoch", SHOWN[0], "auc_spread", SHOWN[1], "ap_spread", "published")
 EMPTY = "-"
+CONTINUE = "every full epoch is saved, run it again"
 HEADS_HELP = "all, or names such as ddl,urdmu."
 VALIDATION_HELP = "Share of the training videos by which an epoch is chosen."
 WORKERS_HELP = "Heads trained at the same time, by Ray: on so many GPUs with --device cuda."
@@ -127,6 +128,7 @@ def benchmark(
     options["manifest"], name = chosen_manifest(options, with_paths=False)
     out, features = out or Path("runs") / f"benchmark-{name}", features or f"features/{name}"
     place = features if "://" in features else os.path.abspath(features)
+    vadprep.open_features(place).close()  # without them no head can be trained
     prompts = prompts and prompts.absolute()  # workers have another folder
     shared = {**options, "dataset": name, "features": place, "resume": True}
     threads = max(1, worker_cores() // workers) if workers > 1 else 0
@@ -148,17 +150,19 @@ def benchmark(
             found[head] = outcome
             words = outcome if isinstance(outcome, str) else f"done, in {outcome.folder}"
             note(f"{len(found)} of {counted(len(work), 'head')}, {head}: {words}")
-    rows = list(table({head: found[head] for head in names}, name))
+    published = {head: published_for(head, name, options["streams"]) for head in names}
+    rows = list(table({head: found[head] for head in names}, published))
     show([COLUMNS, *rows])
     note(f"published: {UNITS}")
-    runs = [each for each in found.values() if not isinstance(each, str)]
+    runs = [each for head in names if not isinstance(each := found[head], str)]
     if runs:
         show_caution(out, runs[0].origin.caution())
     write_tables(out, rows)
     click.echo(f"tables in {out / 'benchmark.md'} and benchmark.csv")
     if runs and str(page) != "none":
-        pages = [run.folder for run in runs]
-        click.echo(f"open {vadprep.report(pages, out=page or out / 'page', previews='none')}")
+        folders, at = [run.folder for run in runs], page or out / "page"
+        opened = vadprep.report(folders, out=at, previews="none", published=published)
+        click.echo(f"open {opened}")
     if failed := [head for head in names if isinstance(found[head], str)]:
         click.echo(f"no result: {', '.join(failed)}", err=True)
         raise SystemExit(1)
@@ -207,23 +211,28 @@ def _run(training: Training) -> Outcome:
     return training()
 
 
-def table(found: Mapping[str, Outcome], dataset: str) -> Iterator[list[object]]:
-    """Rows under ``COLUMNS``: three for each head, one for a head without a result."""
+def table(found: Mapping[str, Outcome], published: Mapping[str, str]) -> Iterator[list[object]]:
+    """Rows under ``COLUMNS``: three for each head, one for a head without a result.
+
+    ``published`` by head stands beside the epoch that is chosen as papers choose theirs.
+    """
     for head, outcome in found.items():
-        published = published_for(head, dataset)
         if isinstance(outcome, str):
-            yield [head, outcome, *[None] * 4, published]
+            yield [head, outcome, *[None] * 4, published[head]]
             continue
         for choice, words in PROTOCOL.items():
             mean, spread = outcome.mean(choice), outcome.spread(choice)
             numbers = [of.get(metric) for metric in SHOWN for of in (mean, spread)]
-            yield [head, words, *numbers, published]
-            head = published = ""
+            yield [head, words, *numbers, published[head] if choice == AS_PAPERS else ""]
 
 
-def published_for(head: str, dataset: str) -> str:
-    """What was published for ``head`` on ``dataset``, with its features, from the recipes."""
-    rows = [row for row in RECIPES if row[0] == head and row[1] == dataset]
+def published_for(head: str, dataset: str, streams: str) -> str:
+    """What was published for ``head`` on ``dataset``, with its features, from the recipes.
+
+    Figures of other ``streams`` are left out where the recipes name them.
+    """
+    data = (dataset, f"{dataset} --streams {streams}")
+    rows = [row for row in RECIPES if row[0] == head and row[1] in data]
     return "; ".join(f"{value} ({features})" for _, _, features, value, _ in rows)
 
 

@@ -48,6 +48,8 @@ class ReportedRun:
     """The rows of the manifest that gives the ground truth."""
     why_unknown: str = ""
     """Why no manifest gives the ground truth, where that is known."""
+    published: str = ""
+    """What others published for the same head and data; empty for nothing."""
 
     def truth_of(self, video_id: str) -> Truth:
         """The ground truth of a video; unknown where no manifest has it."""

@@ -172,6 +172,7 @@ def _records(run: ReportedRun) -> dict[str, Any]:
     return {
         "name": run.name,
         "head": run.config.get("head", ""),
+        "published": run.published,
         "caution": run.scores.origin.caution(),
         "seeds": list(run.losses) if len(run.losses) > 1 else [],
         "metrics": [

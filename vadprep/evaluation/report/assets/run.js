@@ -19,6 +19,8 @@ const LEGEND = {
   "temporal_map@0.5": "0.5 or more",
 };
 
+const PUBLISHED = "in papers: the frame AUC, on XD-Violence the average precision; mostly of the best epoch on the test videos";
+
 page.append(
   make("h1", {}, data.title),
   make("p", { class: "soft" }, `${data.videos.length} scored videos. Metrics are fractions of 1.`),
@@ -37,6 +39,11 @@ if (columns.length) {
       return make("span", { title: (entry.undefined || {})[name] || null }, text);
     }),
   ]);
+  if (data.runs.some((run) => run.published))
+    rows.push([
+      make("span", {}, make("strong", {}, "published"), make("br"), make("span", { class: "soft" }, PUBLISHED)),
+      ...columns.map(({ run, entry }) => (entry.words.startsWith("best on test") && run.published) || "–"),
+    ]);
   page.append(make("h2", {}, "Metrics"), table(head, rows, "metrics"));
   const seeds = data.runs.filter((run) => run.seeds.length);
   for (const run of seeds)
