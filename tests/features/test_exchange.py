@@ -18,12 +18,12 @@ from support.trees import IDS, feature_folder, manifest_of, per_crop_files
 from vadprep.core.clips import Resampling
 from vadprep.core.errors import FeaturesError, ManifestError, SpecError
 from vadprep.core.presets import fill_unknown
-from vadprep.core.spec import UNKNOWN
+from vadprep.core.spec import UNKNOWN, WHOLE_CLIPS
 from vadprep.data import Manifest, frame_bounds, load_dataset
 from vadprep.features.exchange import Exported, export_features, import_features
 from vadprep.features.exchange.export import clip_labels, frames_of
 from vadprep.features.exchange.import_ import clip_spans
-from vadprep.features.exchange.layouts import TARGETS
+from vadprep.features.exchange.layouts import TARGETS, VADCLIP_CLASSES
 from vadprep.features.reader import open_features
 from vadprep.features.status import verify_stream
 
@@ -55,6 +55,8 @@ def test_out_and_in_again_is_exact(layout: str, data_set: str, tmp_path: Path) -
         assert not result.missing and verify_stream(result.folder).problems == ()
         with open_features(tmp_path / "back") as back:
             assert list(back) == list(ours) == ids
+            pooling = UNKNOWN if layout == "vadclip" else WHOLE_CLIPS
+            assert back.specs["rgb"].pooling == pooling
             for video_id in ids:
                 assert np.array_equal(back[video_id].rgb, ours[video_id].rgb)
                 assert np.array_equal(back[video_id].spans, ours[video_id].spans)
@@ -321,7 +323,7 @@ def official_scores(root: Path, list_file: Path, crops: int) -> np.ndarray:
 
 @pytest.mark.parametrize("layout, data_set", FORMS)
 def test_official_code_reads_the_lists(layout: str, data_set: str, tmp_path: Path) -> None:
-    ids, crops = IDS[data_set], 5 if data_set == "XD-Violence" else 10
+    ids, crops = IDS[data_set], 5 if data_set == "XD-Violence" and layout != "vadclip" else 10
     feature_folder(tmp_path / "ours", ids, crops)
     with open_features(tmp_path / "ours") as ours:
         result = export_features(ours, tmp_path / "out", layout=layout, manifest=manifest_of(ids))
@@ -348,6 +350,34 @@ def test_official_code_reads_the_lists(layout: str, data_set: str, tmp_path: Pat
         classes = {"UCF-Crime": ["Arson", "Normal"], "XD-Violence": ["B2-0-0", "A"]}[data_set]
         assert header == "path,label" and [each.split(",")[1] for each in tests] == classes
         assert [lines[at].split(",")[1] for at in (0, -1)] == classes
+        listed_names = [str(each.relative_to(tmp_path / "out")) for each in result.lists]
+        folders = {Path(line.rpartition(",")[0]).parent.name for line in (*lines, *tests)}
+        assert (listed_names, sorted(folders)) == VADCLIP_NAMES[data_set]
+
+
+VADCLIP_NAMES = {
+    "UCF-Crime": (
+        ["list/ucf_CLIP_rgb.csv", "list/ucf_CLIP_rgbtest.csv", "list/gt_ucf.npy"],
+        ["UCFClipFeatures"],
+    ),
+    "XD-Violence": (
+        ["list/xd_CLIP_rgb.csv", "list/xd_CLIP_rgbtest.csv", "list/gt.npy"],
+        ["XDTestClipFeatures", "XDTrainClipFeatures"],
+    ),
+}
+"""Files that the options of VadCLIP name, and folders of features in its lists."""
+
+
+def test_what_vadclips_code_does_not_know_is_said(tmp_path: Path) -> None:
+    assert {video.category for video in load_dataset("ucf").videos} == VADCLIP_CLASSES
+    ids = IDS["UCF-Crime"]
+    videos = [replace(video, category=video.category.lower()) for video in manifest_of(ids).videos]
+    feature_folder(tmp_path / "ours", ids, 10)
+    manifest = Manifest(Path("m.csv"), tuple(videos))
+    notes = exported(tmp_path, "out", layout="vadclip", manifest=manifest).notes
+    assert "crops stay in the order xd, the code's own are vadclip" in notes
+    assert "features of inception_i3d: the code expects 512 numbers of CLIP ViT-B/16" in notes
+    assert any(each.startswith("classes that the code does not know: arson: ") for each in notes)
 
 
 def test_vadclip_needs_the_class_of_an_abnormal_video(tmp_path: Path) -> None:
