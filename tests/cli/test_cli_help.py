@@ -223,6 +223,11 @@ def test_a_group_alone_shows_its_help_and_no_error():
     assert "\nCommands:\n" in result.output and "Error" not in result.output
 
 
+def test_the_choices_of_an_option_that_is_missing_stand_in_its_line():
+    line = message(run("gt", "build", "--dataset", "ucf"))
+    assert line.startswith("Missing option '--rule'. Choose from: xdviodet, floor, ")
+
+
 def test_an_unknown_command_is_refused():
     assert "No such command 'extrct'" in message(run("extrct"))
 

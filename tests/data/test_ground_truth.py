@@ -147,9 +147,9 @@ def test_what_is_unknown_is_listed():
     unknown = one(None)
     with pytest.raises(GroundTruthError, match=r"intervals unknown for 1 video \(a\)"):
         build(unknown, "floor")
-    with pytest.raises(GroundTruthError, match="frames unknown for 1 video "):
+    with pytest.raises(GroundTruthError, match="frames unknown for 1 video .*name --features"):
         build(one((), None), "floor")
-    with pytest.raises(GroundTruthError, match="num_frames_scored in the manifest unknown"):
+    with pytest.raises(GroundTruthError, match="num_frames_scored in the .* another rule"):
         build(one(()), "scored")
     with pytest.raises(GroundTruthError, match="features unknown for 1 video "):
         build(one(()), "spans")

@@ -160,9 +160,10 @@ class Main(Group):
             ctx.exit(2)
         except click.UsageError as error:  # it may repeat an argument of any length
             text = error.format_message()
-            if len(text) <= MOST_SHOWN:  # the help of a group is one, too, which prints itself
+            shown = text[:MOST_SHOWN].replace("\n\t", " ")  # between the choices of an option
+            if shown == text:  # the help of a group is one, too, which prints itself
                 raise
-            raise click.UsageError(text[:MOST_SHOWN], error.ctx) from None
+            raise click.UsageError(shown, error.ctx) from None
         except VadprepError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)

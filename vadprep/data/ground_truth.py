@@ -97,7 +97,8 @@ def build_ground_truth(
     lengths = {video.video_id: _length(video, rule, seen) for video in videos}
     need = {"scored": "num_frames_scored in the manifest", "spans": "features"}
     lacking = [each for each, length in lengths.items() if length is None]
-    _refuse(lacking, need.get(rule, "num_frames"), "add them, or take another rule")
+    other = "take another rule" if rule in need or decoded else "name --features"
+    _refuse(lacking, need.get(rule, "num_frames"), f"add them, or {other}")
     known = tuple(length or 0 for length in lengths.values())
     _bound(known)
     parts = [_labels(*each, reading) for each in zip(videos, known, strict=True)]
