@@ -194,7 +194,15 @@ def test_weights_that_were_only_pretrained_are_refused(tmp_path: Path) -> None:
         load_weights(str(tmp_path / "checkpoint.pth"), GRAPH)
 
 
-def test_the_licence_is_shown() -> None:
+@pytest.mark.parametrize(
+    "name, licence, identified",
+    [
+        (GRAPH, "CC-BY-NC-4.0", "nothing"),
+        ("clip-vit-b16", "MIT", "SHA-256"),
+        ("clip-vit-b16-open_clip", "MIT", "nothing"),
+    ],
+)
+def test_licence_and_hash_are_shown(name: str, licence: str, identified: str) -> None:
     lines = CliRunner().invoke(main, ["weights", "list"]).output.splitlines()
-    (line,) = [line for line in lines if line.startswith(GRAPH)]
-    assert "CC-BY-NC-4.0" in line
+    (line,) = [line for line in lines if line.split()[0] == name]
+    assert line.split()[3:5] == [licence, identified]
