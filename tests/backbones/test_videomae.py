@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vadprep.backbones import GRAPHS, build, load_weights
 from vadprep.backbones.graphs import canonical_shapes, with_weights
@@ -109,6 +109,7 @@ def test_features_and_logits_are_those_of_transformers(
 ) -> None:
     state = with_layers(layers, monkeypatch)
     network = with_weights(build(GRAPH), state)
+    assert {each.eps for each in network.modules() if isinstance(each, nn.LayerNorm)} == {1e-6}
     features = network(clip())[0]
     with np.load(REFERENCE) as expected:
         for found, name in ((features, "features"), (network.head(features), "logits")):

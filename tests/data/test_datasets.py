@@ -187,6 +187,8 @@ def test_published_fractions_are_frames_of_videos_of_the_stated_multiples(name, 
         step = video.extra["num_frames_multiple_of"]
         for edge in (edge for span in video.intervals_fraction for edge in span):
             assert edge in (0, 1) or round(edge * int(step)) / int(step) == edge
+        spans = [[round(edge * 451) for edge in span] for span in video.intervals_fraction]
+        assert video_intervals(video, 451) == tuple((a, max(b, a + 1)) for a, b in spans)
 
 
 def test_the_test_set_of_nwpu_says_what_is_not_public():
