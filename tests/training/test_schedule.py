@@ -72,7 +72,8 @@ class Judged:
         return None, type("Metrics", (), {"values": values})
 
 
-def test_a_third_of_the_videos_chooses_steps_and_rate(monkeypatch):
+def test_a_third_of_the_videos_chooses_steps_and_rate(monkeypatch, caplog):
+    caplog.set_level("INFO", "vadprep")
     features, truth = synthetic_set("mixed", 50)
     bags, judged = bags_of("arnet", features, truth), Judged(monkeypatch, 0.7, 0.8, 0.75, 0.81)
     choice = chosen("arnet", bags, features)
@@ -85,6 +86,11 @@ def test_a_third_of_the_videos_chooses_steps_and_rate(monkeypatch):
         "learning_rate": 1e-3 / 3,
     }
     assert choice.reason == "video AUC 0.810 of 16 training videos held out"
+    assert caplog.messages[:2] == [
+        "small schedule, tried steps_per_epoch = 10: video AUC 0.700",
+        "small schedule, tried steps_per_epoch = 30: video AUC 0.800",
+    ]
+    assert len(caplog.messages) == 4
     held_out = judged.scored[0]
     assert len(held_out) == 16 and sum(bags.labels[each] for each in held_out) == 8
     assert all(each == held_out for each in judged.scored)

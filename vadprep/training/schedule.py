@@ -68,7 +68,12 @@ class Choice:
 
     def words(self) -> str:
         """Such as ``, standardize = False, steps_per_epoch = 30``."""
-        return "".join(f", {name} = {value}" for name, value in self.settings.items())
+        return f", {assigned(self.settings)}" if self.settings else ""
+
+
+def assigned(settings: Mapping[str, Any]) -> str:
+    """Such as ``standardize = False, steps_per_epoch = 30``."""
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
 
 
 def stored_choice(folder: Path, config: HeadConfig) -> Choice | None:
@@ -135,7 +140,9 @@ def choose_schedule(
         nonlocal best, settings
         if best == 1 or not more or not fixed.isdisjoint(more):
             return False
-        if (auc := video_auc(more)) <= best:
+        auc = video_auc(more)
+        _LOG.info("small schedule, tried %s: video AUC %.3f", assigned(more), auc)
+        if auc <= best:
             return False
         best, settings = auc, settings | dict(more)
         return True
