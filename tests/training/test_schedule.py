@@ -97,6 +97,17 @@ def test_a_third_of_the_videos_chooses_steps_and_rate(monkeypatch, caplog):
     assert all(own == bags.labels.keys() - held_out for own, *_ in judged.fitted)
 
 
+def test_of_many_features_a_lower_rate_is_tried_before_more_steps(monkeypatch):
+    features, truth = synthetic_set("unit", 50)
+    bags, judged = bags_of("ddl", features, truth), Judged(monkeypatch, 0.7, 0.8, 0.9, 0.85, 1.0)
+    choice = chosen("ddl", bags, features)
+    assert [steps for _, steps, _ in judged.fitted] == [100, 100, 300, 900, 300]
+    low = 1e-3 * 256 / 4096
+    rates = [config.learning_rate for *_, config in judged.fitted]
+    assert rates == pytest.approx([1e-3, low, low, low, low / 3])
+    assert choice.settings["learning_rate"] == pytest.approx(low / 3)
+
+
 def test_of_fewer_videos_each_third_is_held_out_in_turn(monkeypatch):
     features, truth = synthetic_set("mixed", 21)
     aucs = [[0.6, 0.7, 0.8], [0.8] * 3, [0.8] * 3, [0.9] * 3]

@@ -40,7 +40,8 @@ Measured without and with it, the frame AUC: 0.997 and 0.976 of that with frame 
 (sultani, 1,024 ReLU features), 0.58 and 0.87 at 2.4 (ddl, the demo), 0.85 and 0.97 at 5.6 (sultani,
 ReLU features); at 10.6 arnet learns nothing without it."""
 WIDEST = 256
-"""Most units of a layer that is as wide as the features by default."""
+"""Most units of a layer that is as wide as the features by default. For more features, a rate that
+is lower by as much is tried: Adam's best rate goes down with the number of inputs, too."""
 STEPS = (100, 300, 900)
 SMALLER = 4
 """Fixed sizes are tried smaller by this factor, with a rate that is higher by it: Adam's best rate
@@ -72,8 +73,11 @@ class Choice:
 
 
 def assigned(settings: Mapping[str, Any]) -> str:
-    """Such as ``standardize = False, steps_per_epoch = 30``."""
-    return ", ".join(f"{name} = {value}" for name, value in settings.items())
+    """Such as ``steps_per_epoch = 30, learning_rate = 0.0003333``; config.json has all digits."""
+    return ", ".join(
+        f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
+        for name, value in settings.items()
+    )
 
 
 def stored_choice(folder: Path, config: HeadConfig) -> Choice | None:
@@ -104,10 +108,10 @@ def choose_schedule(
     Standardization by the spread of the columns, widths by the dimension. The rest by the video AUC
     of training videos that the head was not trained on, a third of each class in turn; the first
     third alone from ``ENOUGH`` videos of each class on. From ``STEPS[0]`` steps on, smaller
-    sizes, more steps, and a lower rate are tried in turn. Each is kept if it raises the AUC,
-    and nothing more is tried once that is 1. Below ``FEWEST`` videos of a class only steps and rate
-    are chosen, by the AUC of the videos trained on, which shows no more than whether the head has
-    learnt them. Raises TrainingError as ``train`` does.
+    sizes, the rate for many features, more steps, and a lower rate are tried in turn. Each is kept
+    if it raises the AUC, and nothing more is tried once that is 1. Below ``FEWEST`` videos of a
+    class only steps and the lower rate are chosen, by the AUC of the videos trained on, which shows
+    no more than whether the head has learnt them. Raises TrainingError as ``train`` does.
     """
     fixed, config = set(fixed), bags.config
     settings: dict[str, Any] = {"standardize": asks_for_standardization(*bags.statistics())}
@@ -154,6 +158,8 @@ def choose_schedule(
         if smaller and "learning_rate" not in fixed:
             smaller["learning_rate"] = config.learning_rate * SMALLER
         raised_by(smaller)
+        rate = settings.get("learning_rate", config.learning_rate)
+        raised_by({"learning_rate": rate * WIDEST / bags.dim} if bags.dim > WIDEST else {})
     all(raised_by(more) for more in of_steps[1:])
     rate = settings.get("learning_rate", config.learning_rate)
     raised_by({"learning_rate": rate / LOWER})
