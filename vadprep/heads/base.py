@@ -75,6 +75,9 @@ class HeadConfig:
         """
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
+            if hint is str and type(value) is int:  # such as the one epoch of --set drops=4
+                value = str(value)
+                object.__setattr__(self, name, value)
             words, types = _TYPES.get(hint, ("", ()))
             if not words and value not in get_args(hint):
                 raise SettingError(f"{name} = {value!r}: {allowed_are(value, get_args(hint))}")

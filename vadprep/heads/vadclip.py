@@ -90,8 +90,6 @@ class VadCLIPConfig(HeadConfig):
     """Official."""
 
     def __post_init__(self) -> None:
-        if type(self.drops) is int:  # one epoch, as --set drops=4 gives it
-            object.__setattr__(self, "drops", str(self.drops))
         super().__post_init__()
         if self.length % self.window:
             raise SettingError(f"window = {self.window}: must divide length = {self.length}")
