@@ -41,7 +41,8 @@ Measured without and with it, the frame AUC: 0.997 and 0.976 of that with frame 
 ReLU features); at 10.6 arnet learns nothing without it."""
 WIDEST = 256
 """Most units of a layer that is as wide as the features by default. For more features, a rate that
-is lower by as much is tried: Adam's best rate goes down with the number of inputs, too."""
+is lower by as much is tried. Measured on 4,096 numbers with weak events, frame AUC of ddl: 0.58
+without that, 0.76 with it (README of bench)."""
 STEPS = (100, 300, 900)
 SMALLER = 4
 """Fixed sizes are tried smaller by this factor, with a rate that is higher by it: Adam's best rate
@@ -151,6 +152,9 @@ def choose_schedule(
         best, settings = auc, settings | dict(more)
         return True
 
+    def lowered(factor: float) -> dict[str, float]:
+        return {"learning_rate": settings.get("learning_rate", config.learning_rate) / factor}
+
     of_steps = [{"steps_per_epoch": steps // config.epochs} for steps in STEPS]
     raised_by(of_steps[0])
     if len(parts[0]) < len(bags.labels):  # some are held out
@@ -158,11 +162,10 @@ def choose_schedule(
         if smaller and "learning_rate" not in fixed:
             smaller["learning_rate"] = config.learning_rate * SMALLER
         raised_by(smaller)
-        rate = settings.get("learning_rate", config.learning_rate)
-        raised_by({"learning_rate": rate * WIDEST / bags.dim} if bags.dim > WIDEST else {})
+        if bags.dim > WIDEST:
+            raised_by(lowered(bags.dim / WIDEST))
     all(raised_by(more) for more in of_steps[1:])
-    rate = settings.get("learning_rate", config.learning_rate)
-    raised_by({"learning_rate": rate / LOWER})
+    raised_by(lowered(LOWER))
     return Choice(settings, f"video AUC {best:.3f} of {words}")
 
 
