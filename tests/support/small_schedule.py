@@ -50,7 +50,12 @@ CPU = torch.device("cpu")
 
 
 def synthetic_set(
-    kind: str, num_train: int, crops: int = 10, seed: int = 0
+    kind: str,
+    num_train: int,
+    crops: int = 10,
+    seed: int = 0,
+    strength: float = STRENGTH,
+    num_tests: int = NUM_TESTS,
 ) -> tuple[dict[str, RandomVideo], Truth]:
     """Features and the label of each snippet; training videos have ids that begin with ``a``."""
     random, dim = np.random.default_rng(seed), DIMS[kind]
@@ -61,7 +66,7 @@ def synthetic_set(
     direction /= np.linalg.norm(direction)
     units, offset = 10 ** random.uniform(-2, 2, dim), 3 * random.normal(size=dim)
     features, truth = dict[str, RandomVideo](), dict[str, NDArray[np.int64]]()
-    for number in range(num_train + NUM_TESTS):
+    for number in range(num_train + num_tests):
         video_id = f"{'a' if number < num_train else 'b'}{number:04d}"
         causes, changes = np.zeros((SEGMENTS, LATENT)), random.normal(size=(SEGMENTS, LATENT))
         for t in range(SEGMENTS):  # half of the variance is between videos
@@ -73,7 +78,7 @@ def synthetic_set(
             start = random.integers(0, SEGMENTS - length + 1)
             labels[start : start + length] = 1
             height = np.sin(np.pi * (np.arange(length) + 0.5) / length)
-            causes[start : start + length] += STRENGTH * height[:, None] * direction
+            causes[start : start + length] += strength * height[:, None] * direction
         views = np.repeat(causes[:, None], crops if kind == "relu" else 1, axis=1)
         views = views + 0.1 * scale * random.normal(size=views.shape)
         rows = views @ mixing + constant + 0.3 * random.normal(size=(*views.shape[:2], dim))
@@ -159,13 +164,13 @@ def table(
     kinds: Sequence[str],
     sizes: Sequence[int],
     heads: Sequence[str],
-    crops: int,
     seeds: Sequence[int] = (0,),
+    **options: Any,
 ) -> Iterator[str]:
-    """A line for each set and head."""
+    """A line for each set and head; ``options`` are those of ``synthetic_set``."""
     for kind in kinds:
         for size in sizes:
-            features, truth = synthetic_set(kind, size, crops)
+            features, truth = synthetic_set(kind, size, **options)
             for head in heads:
                 start = time.process_time()
                 choice, weak, frames = compared(head, features, truth, seeds)
@@ -184,13 +189,16 @@ def main() -> None:
     parser.add_argument("--heads", default=",".join(HEADS))
     parser.add_argument("--crops", type=int, default=10)
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--strength", type=float, default=STRENGTH)
+    parser.add_argument("--tests", type=int, default=NUM_TESTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     sizes, seeds = (
         [int(each) for each in own.split(",")] for own in (arguments.sizes, arguments.seeds)
     )
     kinds, heads = arguments.kinds.split(","), arguments.heads.split(",")
-    for line in table(kinds, sizes, heads, arguments.crops, seeds):
+    options = {"strength": arguments.strength, "num_tests": arguments.tests}
+    for line in table(kinds, sizes, heads, seeds, crops=arguments.crops, **options):
         print(line, flush=True)
 
 
