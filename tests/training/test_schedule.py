@@ -106,6 +106,9 @@ def test_of_many_features_a_lower_rate_is_tried_before_more_steps(monkeypatch):
     rates = [config.learning_rate for *_, config in judged.fitted]
     assert rates == pytest.approx([1e-3, low, low, low, low / 3])
     assert choice.settings["learning_rate"] == pytest.approx(low / 3)
+    judged = Judged(monkeypatch, 0.7, 1.0)  # no layer norm before the first linear map
+    chosen("sultani", bags_of("sultani", features, truth), features)
+    assert [config.learning_rate for *_, config in judged.fitted] == [1e-3, 1e-3]
 
 
 def test_of_fewer_videos_each_third_is_held_out_in_turn(monkeypatch):

@@ -41,6 +41,9 @@ class HeadKind:
     """Widths that are None, for the dimension divided by a number, by default."""
     sizes: tuple[str, ...] = ()
     """Fixed widths and numbers of layers, which may be too large for few videos."""
+    norms_features: bool = False
+    """Layer norm brings each of the features to the same scale before a linear map: a step of the
+    optimizer then changes its output by more, the more features there are."""
     without_prompts: str = ""
     """What is trained without a file of prompts, of heads that take one."""
 
@@ -143,7 +146,13 @@ HEADS = {
     "csltal": HeadKind(CSLTAL, CSLTALConfig, {"xd": CSLTALConfig()}, shares_of_dim={"width": 1}),
     # Other data sets take the settings of XD: a quarter of the width, so less to overfit on the
     # small sets people bring, and its videos come from many sources, as theirs do.
-    "ddl": HeadKind(DDL, DDLConfig, {"xd": DDLConfig(), "ucf": DDL_UCF}, small=ONE_SNIPPET),
+    "ddl": HeadKind(
+        DDL,
+        DDLConfig,
+        {"xd": DDLConfig(), "ucf": DDL_UCF},
+        small=ONE_SNIPPET,
+        norms_features=True,
+    ),
     "urdmu": HeadKind(
         URDMU,
         URDMUConfig,
@@ -157,6 +166,7 @@ HEADS = {
         PEL4VADConfig,
         PEL4VAD_PUBLISHED,
         small=ONE_SNIPPET,
+        norms_features=True,
         without_prompts="MIL part alone",
     ),
     "vadclip": HeadKind(
