@@ -14,7 +14,7 @@ from support.training import train
 from vadprep.core.errors import CheckpointError
 from vadprep.heads import HEADS
 from vadprep.training import run, schedule
-from vadprep.training.schedule import asks_for_standardization, narrower, stored_choice
+from vadprep.training.schedule import asks_for_standardization, for_dimension, stored_choice
 
 SMALL = dict(head="arnet", schedule="small", seeds=(0,), snapshots=0)
 
@@ -35,16 +35,18 @@ def test_features_are_standardized_where_their_columns_differ_in_scale(kind, ask
     assert not asks_for_standardization(torch.ones(3), torch.zeros(3))
 
 
-def test_only_layers_as_wide_as_many_features_become_narrower():
+def test_many_features_make_layers_as_wide_as_they_narrower_and_the_rate_of_normed_ones_lower():
     configs = {name: kind.settings("mine", "small")[1] for name, kind in HEADS.items()}
-    assert not any(narrower(name, config, 256) for name, config in configs.items())
-    found = {name: narrower(name, config, 257) for name, config in configs.items()}
+    assert not any(for_dimension(name, config, 256) for name, config in configs.items())
+    found = {name: for_dimension(name, config, 320) for name, config in configs.items()}
     assert {name: each for name, each in found.items() if each} == {
         "rtfm": {"branch_width": 64},
         "arnet": {"width": 256},
         "csltal": {"width": 256},
+        "ddl": {"learning_rate": pytest.approx(8e-4)},
+        "pel4vad": {"learning_rate": pytest.approx(8e-4)},
     }
-    assert narrower("arnet", replace(configs["arnet"], width=9), 4096) == {}
+    assert for_dimension("arnet", replace(configs["arnet"], width=9), 4096) == {}
     for name in ("arnet", "csltal"):
         head = HEADS[name].network(300, replace(configs[name], width=7))
         shapes = [tuple(each.shape)[:2] for each in head.parameters()]
@@ -97,18 +99,38 @@ def test_a_third_of_the_videos_chooses_steps_and_rate(monkeypatch, caplog):
     assert all(own == bags.labels.keys() - held_out for own, *_ in judged.fitted)
 
 
-def test_of_many_features_a_lower_rate_is_tried_before_more_steps(monkeypatch):
+def test_ddl_is_tried_with_less_attention_where_videos_can_judge_it(monkeypatch):
     features, truth = synthetic_set("unit", 50)
-    bags, judged = bags_of("ddl", features, truth), Judged(monkeypatch, 0.7, 0.8, 0.9, 0.85, 1.0)
+    bags = bags_of("ddl", features, truth)
+    judged = Judged(monkeypatch, 0.7, 0.8, 0.9, 0.85, 0.85)
     choice = chosen("ddl", bags, features)
-    assert [steps for _, steps, _ in judged.fitted] == [100, 100, 300, 900, 300]
-    low = 1e-3 * 256 / 4096
-    rates = [config.learning_rate for *_, config in judged.fitted]
-    assert rates == pytest.approx([1e-3, low, low, low, low / 3])
-    assert choice.settings["learning_rate"] == pytest.approx(low / 3)
-    judged = Judged(monkeypatch, 0.7, 1.0)  # no layer norm before the first linear map
-    chosen("sultani", bags_of("sultani", features, truth), features)
-    assert [config.learning_rate for *_, config in judged.fitted] == [1e-3, 1e-3]
+    rate = 1e-3 * 256 / 4096
+    assert [
+        (steps, config.prior, config.width, config.learning_rate)
+        for _, steps, config in judged.fitted
+    ] == [
+        (100, "post", 128, rate),
+        (100, "none", 32, rate),
+        (300, "none", 32, rate),
+        (900, "none", 32, rate),
+        (300, "none", 32, rate / 3),
+    ]
+    assert choice.settings == {
+        "standardize": False,
+        "learning_rate": rate,
+        "prior": "none",
+        "width": 32,
+        "steps_per_epoch": 30,
+    }
+    judged = Judged(monkeypatch, 0.7, 0.7, 0.6)
+    choice = chosen("ddl", bags, features, ["learning_rate"])
+    assert {config.learning_rate for *_, config in judged.fitted} == {1e-3}
+    assert [config.prior for *_, config in judged.fitted] == ["post", "none", "post"]
+    assert "prior" not in choice.settings and "width" not in choice.settings
+    few = bags_of("ddl", *synthetic_set("unit", 10))
+    judged = Judged(monkeypatch, 0.7, 0.6, 0.7)  # too few to hold out any
+    assert chosen("ddl", few, features).settings["learning_rate"] == rate
+    assert {config.prior for *_, config in judged.fitted} == {"post"}
 
 
 def test_of_fewer_videos_each_third_is_held_out_in_turn(monkeypatch):

@@ -70,7 +70,7 @@ def _why_not_there(path: Path) -> str:
     """What to do about a file that a run folder does not hold."""
     folder = path.parent
     if lexists(folder / "config.json") and not lexists(folder / f"{LAST}.json"):
-        return "the training has not ended: go on with the same vadprep train ... --resume"
+        return "the training has not ended: give its command again, vadprep train with --resume"
     return f"is {folder} a run folder?"
 
 

@@ -41,8 +41,8 @@ Measured without and with it, the frame AUC: 0.997 and 0.976 of that with frame 
 ReLU features); at 10.6 arnet learns nothing without it."""
 WIDEST = 256
 """Most units of a layer that is as wide as the features by default. For more features, a head that
-norms them is tried with a rate that is lower by as much. Measured on 4,096 numbers with weak
-events, frame AUC: ddl 0.58 without that and 0.76 with it, but sultani 0.85 and 0.62."""
+norms them has a rate that is lower by as much. Measured on 4,096 numbers with weak events, frame
+AUC: ddl 0.58 without that and 0.76 with it, but sultani, which norms nothing, 0.85 and 0.62."""
 STEPS = (100, 300, 900)
 SMALLER = 4
 """Fixed sizes are tried smaller by this factor, with a rate that is higher by it: Adam's best rate
@@ -106,17 +106,18 @@ def choose_schedule(
 ) -> Choice:
     """Settings of the head ``name`` for these training videos, without those that are ``fixed``.
 
-    Standardization by the spread of the columns, widths by the dimension. The rest by the video AUC
-    of training videos that the head was not trained on, a third of each class in turn; the first
-    third alone from ``ENOUGH`` videos of each class on. From ``STEPS[0]`` steps on, smaller
-    sizes, the rate for many features, more steps, and a lower rate are tried in turn. Each is kept
-    if it raises the AUC, and nothing more is tried once that is 1. Below ``FEWEST`` videos of a
-    class only steps and the lower rate are chosen, by the AUC of the videos trained on, which shows
-    no more than whether the head has learnt them. Raises TrainingError as ``train`` does.
+    Standardization by the spread of the columns, ``for_dimension`` by the dimension. The rest by
+    the video AUC of training videos that the head was not trained on, a third of each class in
+    turn; the first third alone from ``ENOUGH`` videos of each class on. From ``STEPS[0]`` steps on,
+    smaller sizes, what the head has to be ``tried``, more steps, and a lower rate are tried in
+    turn. Each is kept if it raises the AUC, and nothing more is tried once that is 1. Below
+    ``FEWEST`` videos of a class only steps and the lower rate are chosen, by the AUC of the videos
+    trained on, which shows no more than whether the head has learnt them. Raises TrainingError as
+    ``train`` does.
     """
     fixed, config = set(fixed), bags.config
     settings: dict[str, Any] = {"standardize": asks_for_standardization(*bags.statistics())}
-    settings |= narrower(name, config, bags.dim)
+    settings |= for_dimension(name, config, bags.dim)
     settings = {each: value for each, value in settings.items() if each not in fixed}
     if not fixed.isdisjoint(STEP_SETTINGS):
         return Choice(settings, "the features; the number of steps was given")
@@ -152,9 +153,6 @@ def choose_schedule(
         best, settings = auc, settings | dict(more)
         return True
 
-    def lowered(factor: float) -> dict[str, float]:
-        return {"learning_rate": settings.get("learning_rate", config.learning_rate) / factor}
-
     of_steps = [{"steps_per_epoch": steps // config.epochs} for steps in STEPS]
     raised_by(of_steps[0])
     if len(parts[0]) < len(bags.labels):  # some are held out
@@ -162,10 +160,10 @@ def choose_schedule(
         if smaller and "learning_rate" not in fixed:
             smaller["learning_rate"] = config.learning_rate * SMALLER
         raised_by(smaller)
-        if HEADS[name].norms_features and bags.dim > WIDEST:
-            raised_by(lowered(bags.dim / WIDEST))
+        raised_by(HEADS[name].tried)
     all(raised_by(more) for more in of_steps[1:])
-    raised_by(lowered(LOWER))
+    rate = settings.get("learning_rate", config.learning_rate)
+    raised_by({"learning_rate": rate / LOWER})
     return Choice(settings, f"video AUC {best:.3f} of {words}")
 
 
@@ -200,9 +198,18 @@ def asks_for_standardization(mean: Tensor, std: Tensor) -> bool:
     return bool(is_mixed or mean.norm() > CONSTANT_PART * std.norm())
 
 
-def narrower(name: str, config: HeadConfig, dim: int) -> dict[str, int]:
-    """Widths of the layers that have a share of ``dim`` by default, if that is above ``WIDEST``."""
-    shares = HEADS[name].shares_of_dim if dim > WIDEST else {}
-    return {
-        field: WIDEST // share for field, share in shares.items() if getattr(config, field) is None
+def for_dimension(name: str, config: HeadConfig, dim: int) -> dict[str, Any]:
+    """Widths and rate for ``dim`` features, if they are more than ``WIDEST``.
+
+    Layers that have a share of ``dim`` by default have one of ``WIDEST``. Heads that norm the
+    features have a rate that is lower by as much as there are more.
+    """
+    if dim <= WIDEST:
+        return {}
+    shares = HEADS[name].shares_of_dim.items()
+    found: dict[str, Any] = {
+        field: WIDEST // share for field, share in shares if getattr(config, field) is None
     }
+    if HEADS[name].norms_features:
+        found["learning_rate"] = config.learning_rate * WIDEST / dim
+    return found
