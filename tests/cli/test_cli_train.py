@@ -351,7 +351,9 @@ def test_a_training_that_has_not_ended_is_named_as_such(place, tmp_path):
     for command in (("eval", tmp_path / "r"), ("score", tmp_path / "r/seed-0", place / "videos")):
         refused = message(run(*command))
         assert refused.startswith(str(tmp_path / "r" / "seed-0"))
-        assert refused.endswith("has not ended: give its command again, vadprep train with --resume")
+        assert refused.endswith(
+            "has not ended: give its command again, vadprep train with --resume"
+        )
     assert message(run("eval", tmp_path)).endswith(f"is {tmp_path} a run folder?")
 
 

@@ -109,11 +109,11 @@ def choose_schedule(
     Standardization by the spread of the columns, ``for_dimension`` by the dimension. The rest by
     the video AUC of training videos that the head was not trained on, a third of each class in
     turn; the first third alone from ``ENOUGH`` videos of each class on. From ``STEPS[0]`` steps on,
-    smaller sizes, what the head has to be ``tried``, more steps, and a lower rate are tried in
-    turn. Each is kept if it raises the AUC, and nothing more is tried once that is 1. Below
-    ``FEWEST`` videos of a class only steps and the lower rate are chosen, by the AUC of the videos
-    trained on, which shows no more than whether the head has learnt them. Raises TrainingError as
-    ``train`` does.
+    smaller sizes, what the head has to be ``tried`` on many features, more steps, and a lower rate
+    are tried in turn. Each is kept if it raises the AUC, and nothing more is tried once that is 1.
+    Below ``FEWEST`` videos of a class only steps and the lower rate are tried, by the AUC of the
+    videos trained on, which shows no more than whether the head has learnt them. Raises
+    TrainingError as ``train`` does.
     """
     fixed, config = set(fixed), bags.config
     settings: dict[str, Any] = {"standardize": asks_for_standardization(*bags.statistics())}
@@ -160,7 +160,8 @@ def choose_schedule(
         if smaller and "learning_rate" not in fixed:
             smaller["learning_rate"] = config.learning_rate * SMALLER
         raised_by(smaller)
-        raised_by(HEADS[name].tried)
+        if bags.dim > WIDEST:
+            raised_by(HEADS[name].tried)
     all(raised_by(more) for more in of_steps[1:])
     rate = settings.get("learning_rate", config.learning_rate)
     raised_by({"learning_rate": rate / LOWER})
