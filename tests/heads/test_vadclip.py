@@ -100,22 +100,27 @@ def naive_graph_layer(layer, x, graph):
     return rows
 
 
-def naive_head(net, snippets):
-    """Scores and cosines of one piece of a video, snippet by snippet."""
-    x = [net.project.weight @ each + net.project.bias for each in snippets]
-    x = [each + place for each, place in zip(x, net.positions, strict=False)]
-    for block in net.blocks:
-        x = naive_block(block, x)
+def naive_branches(net, x):
     branches = []
     for layers, graph in zip((net.similar, net.near), naive_graphs(x, 0.7), strict=True):
         part = x
         for layer in layers:
             part = naive_graph_layer(layer, part, graph)
         branches.append(part)
-    x = [
+    return [
         net.join.weight @ torch.cat([one, other]) + net.join.bias
         for one, other in zip(*branches, strict=True)
     ]
+
+
+def naive_head(net, snippets):
+    """Scores and cosines of one piece of a video, snippet by snippet."""
+    x = [net.project.weight @ each + net.project.bias for each in snippets]
+    x = [each + place for each, place in zip(x, net.positions, strict=False)]
+    for block in net.blocks:
+        x = naive_block(block, x)
+    if net.config.graphs:
+        x = naive_branches(net, x)
     logits = [
         net.classifier.weight[0] @ (each + naive_mlp(net.mlp, each)) + net.classifier.bias[0]
         for each in x
@@ -132,9 +137,11 @@ def naive_head(net, snippets):
     return torch.stack(logits).sigmoid(), torch.stack(cosines)
 
 
-def test_the_network_equals_a_loop_in_value_and_gradient():
+@pytest.mark.parametrize("graphs", [True, False])
+def test_the_network_equals_a_loop_in_value_and_gradient(graphs):
     """Two bags, one of them padded, and longer than a piece: 12 snippets, then 5."""
-    net, lengths = head(), (17, 9)
+    net, lengths = head(replace(SMALL, graphs=graphs)), (17, 9)
+    assert graphs == any("join" in name for name, _ in net.named_parameters())
     snippets = torch.randn(2, 17, 5, dtype=torch.float64, requires_grad=True)
     mask = torch.arange(17) < torch.tensor(lengths)[:, None]
     output = net.respond(snippets, mask)

@@ -143,7 +143,10 @@ VADCLIP_PUBLISHED = {
         text_weight=1e-4,
     ),
 }
-VADCLIP_SMALL = {"drops": "", "weight_decay": 0.0, "learning_rate": 3e-4}
+VADCLIP_SMALL = {"drops": "", "weight_decay": 0.0, "learning_rate": 3e-4, "graphs": False}
+"""Both graphs bring the scene of a video into each of its snippets, by which few videos are known.
+On 30 videos (``mixed``) the head then finds the event within a video, but not the videos with one:
+their video AUC is 0.64 to 0.80 with graphs and 0.92 to 1.00 without (a width of 64, three seeds)."""
 
 HEADS = {
     "sultani": HeadKind(Sultani, SultaniConfig, {"ucf": SultaniConfig()}),

@@ -77,6 +77,8 @@ class VadCLIPConfig(HeadConfig):
     """Snippets that are seen at once; longer videos are seen in pieces of so many."""
     window: int = 8
     """Snippets that attend to each other, block by block; 64 on XD-Violence."""
+    graphs: bool = True
+    """Graphs of similar and of near snippets; false for the transformer alone."""
     similar: float = 0.7
     """Cosines up to this are 0 in the graph of similar snippets, before the softmax."""
     temperature: float = 0.07
@@ -208,9 +210,10 @@ class VadCLIP(Head):
         self.project = nn.Linear(dim, width) if dim != width else nn.Identity()
         self.positions = nn.Parameter(torch.empty(config.length, width).normal_(std=0.01))
         self.blocks = nn.ModuleList([WindowedBlock(config) for _ in range(config.layers)])
-        self.similar = nn.ModuleList([GraphLayer(width, half), GraphLayer(half, half)])
-        self.near = nn.ModuleList([GraphLayer(width, half), GraphLayer(half, half)])
-        self.join = nn.Linear(width, width)
+        if config.graphs:
+            self.similar = nn.ModuleList([GraphLayer(width, half), GraphLayer(half, half)])
+            self.near = nn.ModuleList([GraphLayer(width, half), GraphLayer(half, half)])
+            self.join = nn.Linear(width, width)
         self.mlp, self.classifier = MLP(width), nn.Linear(width, 1)
         self.probability = Probability()
         self.mlp_text = MLP(width)
@@ -233,6 +236,8 @@ class VadCLIP(Head):
         x = self.project(x) + self.positions[: x.shape[1]]
         for block in self.blocks:
             x = block(x, mask)
+        if not self.config.graphs:
+            return x
         parts = []
         for layers, graph in (
             (self.similar, similarity_graph(x, mask, self.config.similar)),
