@@ -99,7 +99,7 @@ def test_a_third_of_the_videos_chooses_steps_and_rate(monkeypatch, caplog):
     assert all(own == bags.labels.keys() - held_out for own, *_ in judged.fitted)
 
 
-def test_on_many_features_ddl_is_tried_with_less_attention_where_videos_can_judge_it(monkeypatch):
+def test_on_many_features_less_context_is_tried_where_videos_can_judge_it(monkeypatch):
     features, truth = synthetic_set("unit", 50)
     bags = bags_of("ddl", features, truth)
     judged = Judged(monkeypatch, 0.7, 0.8, 0.9, 0.85, 0.85)
@@ -127,6 +127,9 @@ def test_on_many_features_ddl_is_tried_with_less_attention_where_videos_can_judg
     assert {config.learning_rate for *_, config in judged.fitted} == {1e-3}
     assert [config.prior for *_, config in judged.fitted] == ["post", "none", "post"]
     assert "prior" not in choice.settings and "width" not in choice.settings
+    judged = Judged(monkeypatch, 0.7, 1.0)
+    choice = chosen("vadclip", bags_of("vadclip", features, truth), features)
+    assert choice.settings == {"standardize": False, "steps_per_epoch": 10, "graphs": False}
     few = bags_of("ddl", *synthetic_set("mixed", 50))
     judged = Judged(monkeypatch, 0.7, 0.6, 0.7)  # few features
     chosen("ddl", few, features)

@@ -143,10 +143,11 @@ VADCLIP_PUBLISHED = {
         text_weight=1e-4,
     ),
 }
-VADCLIP_SMALL = {"drops": "", "weight_decay": 0.0, "learning_rate": 3e-4, "graphs": False}
-"""Both graphs bring the scene of a video into each of its snippets, by which few videos are known.
-On 30 videos (``mixed``) the head then finds the event within a video, but not the videos with one:
-their video AUC is 0.64 to 0.80 with graphs and 0.92 to 1.00 without (a width of 64, three seeds)."""
+VADCLIP_SMALL = {"drops": "", "weight_decay": 0.0, "learning_rate": 3e-4}
+NO_GRAPHS = {"graphs": False}
+"""Both graphs bring the scene of a video into each of its snippets, by which few videos are known:
+the head then finds the event within a video, but not the videos with one. Frame AUC with graphs and
+without: 0.92 and 0.96 on 30 videos of ReLU features, but 0.98 and 0.94 on 100."""
 
 HEADS = {
     "sultani": HeadKind(Sultani, SultaniConfig, {"ucf": SultaniConfig()}),
@@ -187,6 +188,7 @@ HEADS = {
         VADCLIP_PUBLISHED,
         with_classes=True,
         small=VADCLIP_SMALL,
+        tried=NO_GRAPHS,
         without_prompts="class embeddings learnt from random numbers",
     ),
 }
