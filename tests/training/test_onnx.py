@@ -85,6 +85,7 @@ def exported(tmp_path_factory):
         ("urdmu", {"local_norm": "rows"}),
         ("pel4vad", {"norm": "none"}),
         ("vadclip", {"branch": "alignment"}),
+        ("vadclip", {"graphs": False}),
     ],
 )
 def test_other_settings_have_a_form_too(tmp_path, name, changes):
