@@ -98,6 +98,23 @@ def test_a_run_with_prompts_that_was_stopped_goes_on_to_the_same_bytes(tmp_path,
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_the_small_schedule_has_the_width_of_the_prompts_and_a_narrow_one_without(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(3, 512)).astype(np.float32)
+    path = save(tmp_path / "p.npz", **dict(zip(("Normal", "fire", "fight"), rows, strict=True)))
+    options = dict(head="vadclip", schedule="small", settings={"epochs": 1}, seeds=(0,))
+    found = {}
+    for name, prompts in (("with", path), ("without", None)):
+        train(*categorised(), {**options, "prompts": prompts, "snapshots": 0}, tmp_path / name)
+        found[name] = json.loads((tmp_path / name / "config.json").read_text())["config"]
+    assert (found["with"]["hidden"], found["without"]["hidden"]) == (512, 128)
+    differ = {each for each in found["with"] if found["with"][each] != found["without"][each]}
+    assert differ == {"hidden", "learning_rate", "prompts"}
+    wide = {**options, "schedule": "published", "prompts": None}
+    with pytest.raises(SettingError, match="expected 64 .*, by the setting hidden = 64"):
+        changes = {"settings": {"hidden": 64}, "prompts": path}
+        train(*categorised(), wide | changes, tmp_path / "r")
+
+
 def test_prompts_are_for_heads_that_take_them_and_for_every_class(tmp_path):
     path = save(tmp_path / "p.npz")
     with pytest.raises(SettingError, match="--prompts .*p.npz: ddl takes none"):

@@ -127,9 +127,6 @@ def test_on_many_features_less_context_is_tried_where_videos_can_judge_it(monkey
     assert {config.learning_rate for *_, config in judged.fitted} == {1e-3}
     assert [config.prior for *_, config in judged.fitted] == ["post", "none", "post"]
     assert "prior" not in choice.settings and "width" not in choice.settings
-    judged = Judged(monkeypatch, 0.7, 1.0)
-    choice = chosen("vadclip", bags_of("vadclip", features, truth), features)
-    assert choice.settings == {"standardize": False, "steps_per_epoch": 10, "graphs": False}
     few = bags_of("ddl", *synthetic_set("mixed", 50))
     judged = Judged(monkeypatch, 0.7, 0.6, 0.7)  # few features
     chosen("ddl", few, features)
@@ -250,8 +247,8 @@ def test_the_published_schedule_looks_at_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["sultani", "arnet"])
+@pytest.mark.parametrize("head", ["sultani", "arnet", "vadclip"])
 def test_video_labels_reach_what_frame_labels_do(head):
-    """Two heads on the cheapest set; ``python -m support.small_schedule`` has the whole table."""
+    """Three heads on the cheapest set; ``python -m support.small_schedule`` has the whole table."""
     _, (weak,), (frames,) = compared(head, *synthetic_set("mixed", 30))
     assert frames >= 0.9 and weak >= 0.95 * frames, (weak, frames)

@@ -114,7 +114,7 @@ def train(
     """
     rows = choose_manifest(None if manifest is not None else dataset, manifest, with_paths=False)
     name = dataset or rows.path.stem
-    chosen, config = head_kind(head).settings(name, schedule, settings)
+    chosen, config = head_kind(head).settings(name, schedule, settings, prompts is not None)
     config, embeddings = with_prompts(head, config, prompts)
     if hasattr(config, "prompts"):  # results say which part was trained
         first, *others = chosen.split(", ")
