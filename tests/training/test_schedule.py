@@ -99,10 +99,10 @@ def test_a_third_of_the_videos_chooses_steps_and_rate(monkeypatch, caplog):
     assert all(own == bags.labels.keys() - held_out for own, *_ in judged.fitted)
 
 
-def test_on_many_features_less_context_is_tried_where_videos_can_judge_it(monkeypatch):
+def test_a_smaller_form_and_the_usual_one_each_have_their_own_steps(monkeypatch):
     features, truth = synthetic_set("unit", 50)
     bags = bags_of("ddl", features, truth)
-    judged = Judged(monkeypatch, 0.7, 0.8, 0.9, 0.85, 0.85)
+    judged = Judged(monkeypatch, 0.7, 0.6, 0.7, 0.8, 0.9, 0.85)
     choice = chosen("ddl", bags, features)
     rate = 1e-3 * 256 / 4096
     assert [
@@ -110,27 +110,29 @@ def test_on_many_features_less_context_is_tried_where_videos_can_judge_it(monkey
         for _, steps, config in judged.fitted
     ] == [
         (100, "post", 128, rate),
-        (100, "none", 32, rate),
-        (300, "none", 32, rate),
-        (900, "none", 32, rate),
-        (300, "none", 32, rate / 3),
+        (100, "none", 32, 4 * rate),  # a quarter of the width, at four times the rate
+        (300, "post", 128, rate),  # no better than 100 steps, so no more of them
+        (300, "none", 32, 4 * rate),  # behind the usual form, but on its way
+        (900, "none", 32, 4 * rate),
+        (900, "none", 32, pytest.approx(4 * rate / 3)),
     ]
     assert choice.settings == {
         "standardize": False,
-        "learning_rate": rate,
+        "learning_rate": 4 * rate,
         "prior": "none",
         "width": 32,
-        "steps_per_epoch": 30,
+        "steps_per_epoch": 90,
     }
-    judged = Judged(monkeypatch, 0.7, 0.7, 0.6)
+    judged = Judged(monkeypatch, 0.7, 0.7, 0.6, 0.6)
     choice = chosen("ddl", bags, features, ["learning_rate"])
     assert {config.learning_rate for *_, config in judged.fitted} == {1e-3}
-    assert [config.prior for *_, config in judged.fitted] == ["post", "none", "post"]
-    assert "prior" not in choice.settings and "width" not in choice.settings
-    few = bags_of("ddl", *synthetic_set("mixed", 50))
-    judged = Judged(monkeypatch, 0.7, 0.6, 0.7)  # few features
-    chosen("ddl", few, features)
+    assert [config.prior for *_, config in judged.fitted] == ["post", "none", "post", "none"]
+    assert choice.settings == {"standardize": False, "steps_per_epoch": 10}
+    judged = Judged(monkeypatch, 0.7, 0.6, 0.7)
+    assert "prior" not in chosen("ddl", bags, features, ["width"]).settings
     assert {config.prior for *_, config in judged.fitted} == {"post"}
+    judged = Judged(monkeypatch, 1.0)
+    assert chosen("ddl", bags, features).settings["steps_per_epoch"] == 10
     few = bags_of("ddl", *synthetic_set("unit", 10))
     judged = Judged(monkeypatch, 0.7, 0.6, 0.7)  # too few to hold out any
     assert chosen("ddl", few, features).settings["learning_rate"] == rate
@@ -139,13 +141,13 @@ def test_on_many_features_less_context_is_tried_where_videos_can_judge_it(monkey
 
 def test_of_fewer_videos_each_third_is_held_out_in_turn(monkeypatch):
     features, truth = synthetic_set("mixed", 21)
-    aucs = [[0.6, 0.7, 0.8], [0.8] * 3, [0.8] * 3, [0.9] * 3]
+    aucs = [[0.6, 0.7, 0.8], [0.8] * 3, [0.7] * 3, [0.8] * 3, [0.9] * 3]
     bags, judged = bags_of("urdmu", features, truth), Judged(monkeypatch, *sum(aucs, []))
     choice = chosen("urdmu", bags, features)
     settings = {"width": 32, "head_width": 8, "layers": 1, "learning_rate": 4 * 3e-4 / 3}
     assert choice.settings == {"standardize": True, "steps_per_epoch": 10, **settings}
     assert choice.reason == "video AUC 0.900 of 21 training videos, each third held out in turn"
-    for first in range(0, 12, 3):
+    for first in range(0, 15, 3):
         parts = judged.scored[first : first + 3]
         assert sorted(sum(map(sorted, parts), [])) == sorted(bags.labels)
         assert all({bags.labels[each] for each in part} == {0, 1} for part in parts)
@@ -156,8 +158,8 @@ def test_of_fewer_videos_each_third_is_held_out_in_turn(monkeypatch):
         for _, steps, config in judged.fitted[::3]
     ]
     assert tried[0] == (100, 128, 32, 2, 3e-4)
-    assert tried[1:3] == [(100, 32, 8, 1, 12e-4), (300, 32, 8, 1, 12e-4)]
-    assert tried[3] == (100, 32, 8, 1, pytest.approx(4e-4))
+    assert tried[1:3] == [(100, 32, 8, 1, 12e-4), (300, 128, 32, 2, 3e-4)]
+    assert tried[3:] == [(300, 32, 8, 1, 12e-4), (100, 32, 8, 1, pytest.approx(4e-4))]
 
 
 def test_few_videos_only_show_whether_a_head_has_learnt_them(monkeypatch):

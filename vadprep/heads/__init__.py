@@ -41,13 +41,11 @@ class HeadKind:
     """What it changes, too, where no prompts fix a width."""
     shares_of_dim: Mapping[str, int] = field(default_factory=dict)
     """Widths that are None, for the dimension divided by a number, by default."""
-    sizes: tuple[str, ...] = ()
-    """Fixed widths and numbers of layers, which may be too large for few videos."""
+    smaller: Mapping[str, Any] = field(default_factory=dict)
+    """A form with a quarter of the width, which the small schedule tries."""
     norms_features: bool = False
     """Layer norm brings each of the features to the same scale before a linear map: a step of the
     optimizer then changes its output by more, the more features there are."""
-    tried: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that the small schedule tries on many features: a part smaller, or left out."""
     without_prompts: str = ""
     """What is trained without a file of prompts, of heads that take one."""
 
@@ -181,14 +179,14 @@ HEADS = {
         {"xd": DDLConfig(), "ucf": DDL_UCF},
         small=ONE_SNIPPET,
         norms_features=True,
-        tried=SMALL_ATTENTION,
+        smaller=SMALL_ATTENTION,
     ),
     "urdmu": HeadKind(
         URDMU,
         URDMUConfig,
         URDMU_PUBLISHED,
         small=URDMU_SMALL,
-        sizes=("width", "head_width", "layers"),
+        smaller={"width": 32, "head_width": 8, "layers": 1},
     ),
     # Settings of XD for other data sets, as for ddl, by the same authors.
     "pel4vad": HeadKind(

@@ -45,8 +45,8 @@ norms them has a rate that is lower by as much. Measured on 4,096 numbers with w
 AUC: ddl 0.58 without that and 0.76 with it, but sultani, which norms nothing, 0.85 and 0.62."""
 STEPS = (100, 300, 900)
 SMALLER = 4
-"""Fixed sizes are tried smaller by this factor, with a rate that is higher by it: Adam's best rate
-goes down with the width (Yang, Hu and others 2022, Tensor Programs V, table 3)."""
+"""The rate of a form with a quarter of the width is higher by this factor: Adam's best rate goes
+down with the width (Yang, Hu and others 2022, Tensor Programs V, table 3)."""
 LOWER = 3.0
 """A rate that is lower by this factor is tried last."""
 FEWEST = 10
@@ -108,12 +108,12 @@ def choose_schedule(
 
     Standardization by the spread of the columns, ``for_dimension`` by the dimension. The rest by
     the video AUC of training videos that the head was not trained on, a third of each class in
-    turn; the first third alone from ``ENOUGH`` videos of each class on. From ``STEPS[0]`` steps on,
-    smaller sizes, what the head has to be ``tried`` on many features, more steps, and a lower rate
-    are tried in turn. Each is kept if it raises the AUC, and nothing more is tried once that is 1.
-    Below ``FEWEST`` videos of a class only steps and the lower rate are tried, by the AUC of the
-    videos trained on, which shows no more than whether the head has learnt them. Raises
-    TrainingError as ``train`` does.
+    turn; the first third alone from ``ENOUGH`` videos of each class on. The head and the
+    ``smaller`` form that it may have are tried with ``STEPS``, each until more of them do not raise
+    its AUC, and the best of all with a lower rate. Nothing more is tried once the AUC is 1. Below
+    ``FEWEST`` videos of a class no smaller form is tried, and the AUC is that of the videos trained
+    on, which shows no more than whether the head has learnt them. Raises TrainingError as ``train``
+    does.
     """
     fixed, config = set(fixed), bags.config
     settings: dict[str, Any] = {"standardize": asks_for_standardization(*bags.statistics())}
@@ -139,32 +139,34 @@ def choose_schedule(
             truth = {video_id: Truth(None, bags.labels[video_id]) for video_id in sorted(part)}
             return data.score(head, truth)[1].values["video_auc"] or 0.0
 
-    best = -1.0
+    best, kept = -1.0, dict[str, Any]()
 
-    def raised_by(more: Mapping[str, Any]) -> bool:
-        """Whether these changes raise the AUC; they are kept then."""
-        nonlocal best, settings
-        if best == 1 or not more or not fixed.isdisjoint(more):
-            return False
+    def judged(more: Mapping[str, Any]) -> float:
+        """The AUC with these changes, which are kept if none before had more; -1 if not tried."""
+        nonlocal best, kept
+        if best == 1 or not fixed.isdisjoint(more):
+            return -1.0
         auc = video_auc(more)
         _LOG.info("small schedule, tried %s: video AUC %.3f", assigned(more), auc)
-        if auc <= best:
-            return False
-        best, settings = auc, settings | dict(more)
-        return True
+        if auc > best:
+            best, kept = auc, dict(more)
+        return auc
 
-    of_steps = [{"steps_per_epoch": steps // config.epochs} for steps in STEPS]
-    raised_by(of_steps[0])
-    if len(parts[0]) < len(bags.labels):  # some are held out
-        smaller = {each: max(getattr(config, each) // SMALLER, 1) for each in HEADS[name].sizes}
-        if smaller and "learning_rate" not in fixed:
-            smaller["learning_rate"] = config.learning_rate * SMALLER
-        raised_by(smaller)
-        if bags.dim > WIDEST:
-            raised_by(HEADS[name].tried)
-    all(raised_by(more) for more in of_steps[1:])
-    rate = settings.get("learning_rate", config.learning_rate)
-    raised_by({"learning_rate": rate / LOWER})
+    forms: list[tuple[Mapping[str, Any], float]] = [({}, -1.0)]
+    if len(parts[0]) < len(bags.labels) and (smaller := HEADS[name].smaller):
+        start = replace(config, **settings).learning_rate
+        rate = {} if "learning_rate" in fixed else {"learning_rate": start * SMALLER}
+        forms.append(({**smaller, **rate}, -1.0))
+    for steps in STEPS:
+        aucs = [
+            (form, last, judged({"steps_per_epoch": steps // config.epochs, **form}))
+            for form, last in forms
+        ]
+        forms = [(form, auc) for form, last, auc in aucs if auc > last]
+    settings |= kept
+    rate = replace(config, **settings).learning_rate
+    judged({"learning_rate": rate / LOWER})
+    settings |= kept
     return Choice(settings, f"video AUC {best:.3f} of {words}")
 
 
