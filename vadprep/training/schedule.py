@@ -152,20 +152,19 @@ def choose_schedule(
             best, kept = auc, dict(more)
         return auc
 
-    forms: list[tuple[Mapping[str, Any], float]] = [({}, -1.0)]
+    forms = [dict[str, Any]()]
     if len(parts[0]) < len(bags.labels) and (smaller := HEADS[name].smaller):
-        start = replace(config, **settings).learning_rate
-        rate = {} if "learning_rate" in fixed else {"learning_rate": start * SMALLER}
-        forms.append(({**smaller, **rate}, -1.0))
+        rate = replace(config, **settings).learning_rate * SMALLER
+        forms.append(
+            {**smaller} if "learning_rate" in fixed else {**smaller, "learning_rate": rate}
+        )
+    going = [(form, -1.0) for form in forms]
     for steps in STEPS:
-        aucs = [
-            (form, last, judged({"steps_per_epoch": steps // config.epochs, **form}))
-            for form, last in forms
-        ]
-        forms = [(form, auc) for form, last, auc in aucs if auc > last]
+        of_steps = {"steps_per_epoch": steps // config.epochs}
+        tried = [(form, last, judged({**of_steps, **form})) for form, last in going]
+        going = [(form, auc) for form, last, auc in tried if auc > last]
     settings |= kept
-    rate = replace(config, **settings).learning_rate
-    judged({"learning_rate": rate / LOWER})
+    judged({"learning_rate": replace(config, **settings).learning_rate / LOWER})
     settings |= kept
     return Choice(settings, f"video AUC {best:.3f} of {words}")
 
