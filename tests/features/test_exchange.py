@@ -53,6 +53,7 @@ def test_out_and_in_again_is_exact(layout: str, data_set: str, tmp_path: Path) -
         export_features(ours, tmp_path / "out", layout=layout, manifest=manifest)
         result = imported(tmp_path / "out", manifest, tmp_path / "back", layout)
         assert not result.missing and verify_stream(result.folder).problems == ()
+        assert result.others == ()  # lists and ground truth are no features
         with open_features(tmp_path / "back") as back:
             assert list(back) == list(ours) == ids
             pooling = UNKNOWN if layout == "vadclip" else WHOLE_CLIPS

@@ -153,10 +153,18 @@ class Tree:
         return sum(each in whole or PurePosixPath(each).name in named for each in wanted)
 
     def unused(self, used: Iterable[Mapping[int, Path]]) -> tuple[str, ...]:
-        """Files relative to the root that are in none of ``used``, what ``find`` gave."""
+        """Feature files relative to the root that are in none of ``used``, what ``find`` gave.
+
+        Lists, notes and ground truth are none.
+        """
         taken = {path for crops in used for path in crops.values()}
         left = {path for crops in self.videos.values() for path in crops.values()} - taken
-        return (*sorted(path.relative_to(self.root).as_posix() for path in left), *self.others)
+        places = *sorted(path.relative_to(self.root).as_posix() for path in left), *self.others
+        ending = PurePosixPath(self.naming.suffix).suffix
+        names = {each: PurePosixPath(each).name for each in places}
+        return tuple(
+            each for each in places if each.endswith(ending) and not LABELS.fullmatch(names[each])
+        )
 
 
 def read_tree(

@@ -59,7 +59,7 @@ class Imported:
     missing: tuple[str, ...]
     """Ids of the manifest without files: they are not in the folder's plan."""
     others: tuple[str, ...]
-    """Files in the tree that belong to no video of the manifest, relative to the tree."""
+    """Feature files in the tree that belong to no video of the manifest, relative to the tree."""
     notes: tuple[str, ...]
     """What to know of the features, a line each."""
 
