@@ -79,8 +79,16 @@ def test_segments_come_back_as_they_were(tmp_path: Path) -> None:
     manifest = manifest_of(ids, 853)
     feature_folder(tmp_path / "ours", ids, crops=1)
     exported(tmp_path, "out", layout="sultani-txt", manifest=manifest)
-    folder = imported(tmp_path / "out", manifest, tmp_path / "back", "sultani-txt").folder
-    assert folder.spec.clip_stride == UNKNOWN and folder.spec.preset == "imported-sultani-txt"
+    listed = tmp_path / "out" / "Anomaly_Train.txt"
+    listed.write_text("Abuse/Abuse001_x264.mp4")
+    result = imported(tmp_path / "out", manifest, tmp_path / "back", "sultani-txt")
+    listed.unlink()
+    folder = result.folder
+    assert (
+        result.others == ()
+        and folder.spec.clip_stride == UNKNOWN
+        and folder.spec.preset == "imported-sultani-txt"
+    )
     with open_features(tmp_path / "back") as back:
         assert back[ids[0]].rgb.shape == (32, 1, 6) and back[ids[0]].spans[-1, 1] == 853
         export_features(back, tmp_path / "again", layout="sultani-txt", manifest=manifest)

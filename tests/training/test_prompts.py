@@ -17,6 +17,7 @@ from support.training import train
 from vadprep.core import array_files
 from vadprep.core.errors import CheckpointError, SettingError
 from vadprep.core.signals import Stopped
+from vadprep.heads import HEADS
 from vadprep.training.checkpoint import load_checkpoint
 from vadprep.training.prompts import read_prompts
 
@@ -107,10 +108,16 @@ def test_the_small_schedule_has_the_width_of_the_prompts_and_a_narrow_one_withou
         train(*categorised(), {**options, "prompts": prompts, "snapshots": 0}, tmp_path / name)
         found[name] = json.loads((tmp_path / name / "config.json").read_text())["config"]
     assert (found["with"]["hidden"], found["without"]["hidden"]) == (512, 128)
+    rates = [found[name]["learning_rate"] for name in ("with", "without")]
+    assert rates == [3e-4, 1e-3]
+    for config in found.values():
+        assert (config["layers"], config["window"], config["graphs"]) == (1, 2, False)
+    _, given = HEADS["vadclip"].settings("mine", "small", {"hidden": 512})
+    assert (given.hidden, given.learning_rate) == (512, 3e-4)
     differ = {each for each in found["with"] if found["with"][each] != found["without"][each]}
     assert differ == {"hidden", "learning_rate", "prompts"}
     wide = {**options, "schedule": "published", "prompts": None}
-    with pytest.raises(SettingError, match="expected 64 .*, by the setting hidden = 64"):
+    with pytest.raises(SettingError, match="expected 64 .*setting hidden = 64"):
         changes = {"settings": {"hidden": 64}, "prompts": path}
         train(*categorised(), wide | changes, tmp_path / "r")
 

@@ -58,7 +58,7 @@ class Judged:
     """Stands in for training and scoring: gives the next of ``aucs``, notes who was looked at."""
 
     def __init__(self, monkeypatch, *aucs):
-        self.aucs, self.fitted, self.scored = list(aucs), [], []
+        self.aucs, self.fitted, self.scored, self.fails = list(aucs), [], [], []
         monkeypatch.setattr(schedule, "fit", self.fit)
         monkeypatch.setattr(schedule.EvaluationSet, "score", self.score)
 
@@ -66,7 +66,7 @@ class Judged:
         items = {video_id for batch in bags.batches(seed, 0) for video_id in batch.video_ids}
         assert items <= bags.labels.keys()
         self.fitted.append((set(bags.labels), bags.num_batches * head.config.epochs, head.config))
-        return True
+        return not (self.fails and self.fails.pop(0))
 
     def score(self, head, truth):
         self.scored.append(set(truth))
@@ -128,11 +128,24 @@ def test_a_smaller_form_and_the_usual_one_each_have_their_own_steps(monkeypatch)
     assert {config.learning_rate for *_, config in judged.fitted} == {1e-3}
     assert [config.prior for *_, config in judged.fitted] == ["post", "none", "post", "none"]
     assert choice.settings == {"standardize": False, "steps_per_epoch": 10}
-    judged = Judged(monkeypatch, 0.7, 0.6, 0.7)
-    assert "prior" not in chosen("ddl", bags, features, ["width"]).settings
-    assert {config.prior for *_, config in judged.fitted} == {"post"}
-    judged = Judged(monkeypatch, 1.0)
+    for fixed in (["width"], ["heads"]):
+        own = bags_of("ddl", features, truth, heads=64) if fixed == ["heads"] else bags
+        judged = Judged(monkeypatch, 0.7, 0.6, 0.7)  # a width of 32 has no 64 heads
+        assert "prior" not in chosen("ddl", own, features, fixed).settings
+        assert {config.prior for *_, config in judged.fitted} == {"post"}
+    judged = Judged(monkeypatch, 0.995, 1.0)
+    assert chosen("ddl", bags, features).settings["prior"] == "none"
+    # The smaller form leads after 100 steps, and nothing of it stays with the usual one.
+    judged = Judged(monkeypatch, 0.6, 0.7, 0.9, 0.65, 0.8, 0.8)
+    assert chosen("ddl", bags, features).settings == {
+        "standardize": False,
+        "learning_rate": rate,
+        "steps_per_epoch": 30,
+    }
+    judged = Judged(monkeypatch, 0.7, 0.6, 0.65, 0.6, 0.5)
+    judged.fails = [False, True]  # the loss of the smaller form is not finite
     assert chosen("ddl", bags, features).settings["steps_per_epoch"] == 10
+    assert judged.aucs == []
     few = bags_of("ddl", *synthetic_set("unit", 10))
     judged = Judged(monkeypatch, 0.7, 0.6, 0.7)  # too few to hold out any
     assert chosen("ddl", few, features).settings["learning_rate"] == rate

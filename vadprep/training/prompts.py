@@ -70,7 +70,7 @@ def read_prompts(path: str | Path, width: int) -> Prompts:
         if row.shape != (width,) or not all_finite(row) or not row.any():
             raise SettingError(
                 f"{path}: array {name!r} is {array.dtype} {array.shape}: expected {width} finite "
-                f"numbers of float32, not all 0, by the setting hidden = {width}"
+                f"numbers of float32, not all 0 (setting hidden = {width})"
             )
         rows[name] = torch.from_numpy(row)
     return Prompts(path, sha256, rows)

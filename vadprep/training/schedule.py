@@ -7,6 +7,7 @@ labels alone, so that all seeds of a run have the same.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from os.path import lexists
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vadprep.core.errors import CheckpointError
+from vadprep.core.errors import CheckpointError, SettingError
 from vadprep.core.log import get_logger
 from vadprep.core.untrusted import malformed
 from vadprep.evaluation.metrics import Truth
@@ -45,8 +46,8 @@ norms them has a rate that is lower by as much. Measured on 4,096 numbers with w
 AUC: ddl 0.58 without that and 0.76 with it, but sultani, which norms nothing, 0.85 and 0.62."""
 STEPS = (100, 300, 900)
 SMALLER = 4
-"""The rate of a form with a quarter of the width is higher by this factor: Adam's best rate goes
-down with the width (Yang, Hu and others 2022, Tensor Programs V, table 3)."""
+"""The rate of a ``smaller`` form, a quarter of the width, is higher by this factor: Adam's best
+rate goes down with the width (Yang, Hu and others 2022, Tensor Programs V, table 3)."""
 LOWER = 3.0
 """A rate that is lower by this factor is tried last."""
 FEWEST = 10
@@ -154,10 +155,10 @@ def choose_schedule(
 
     forms = [dict[str, Any]()]
     if len(parts[0]) < len(bags.labels) and (smaller := HEADS[name].smaller):
-        rate = replace(config, **settings).learning_rate * SMALLER
-        forms.append(
-            {**smaller} if "learning_rate" in fixed else {**smaller, "learning_rate": rate}
-        )
+        rate = {"learning_rate": replace(config, **settings).learning_rate * SMALLER}
+        with suppress(SettingError):  # what was set may not allow it
+            replace(config, **smaller)
+            forms.append({**smaller, **({} if "learning_rate" in fixed else rate)})
     going = [(form, -1.0) for form in forms]
     for steps in STEPS:
         of_steps = {"steps_per_epoch": steps // config.epochs}

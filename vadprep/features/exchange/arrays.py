@@ -155,16 +155,13 @@ class Tree:
     def unused(self, used: Iterable[Mapping[int, Path]]) -> tuple[str, ...]:
         """Feature files relative to the root that are in none of ``used``, what ``find`` gave.
 
-        Lists, notes and ground truth are none.
+        Lists, notes and ground truth are none; .npy files of another naming are.
         """
         taken = {path for crops in used for path in crops.values()}
         left = {path for crops in self.videos.values() for path in crops.values()} - taken
-        places = *sorted(path.relative_to(self.root).as_posix() for path in left), *self.others
-        ending = PurePosixPath(self.naming.suffix).suffix
-        names = {each: PurePosixPath(each).name for each in places}
-        return tuple(
-            each for each in places if each.endswith(ending) and not LABELS.fullmatch(names[each])
-        )
+        places = sorted(path.relative_to(self.root).as_posix() for path in left)
+        places += [each for each in self.others if each.endswith(".npy")]
+        return tuple(each for each in places if not LABELS.fullmatch(PurePosixPath(each).name))
 
 
 def read_tree(
