@@ -84,11 +84,8 @@ def test_segments_come_back_as_they_were(tmp_path: Path) -> None:
     result = imported(tmp_path / "out", manifest, tmp_path / "back", "sultani-txt")
     listed.unlink()
     folder = result.folder
-    assert (
-        result.others == ()
-        and folder.spec.clip_stride == UNKNOWN
-        and folder.spec.preset == "imported-sultani-txt"
-    )
+    assert result.others == ()
+    assert folder.spec.clip_stride == UNKNOWN and folder.spec.preset == "imported-sultani-txt"
     with open_features(tmp_path / "back") as back:
         assert back[ids[0]].rgb.shape == (32, 1, 6) and back[ids[0]].spans[-1, 1] == 853
         export_features(back, tmp_path / "again", layout="sultani-txt", manifest=manifest)

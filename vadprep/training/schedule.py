@@ -6,7 +6,7 @@ labels alone, so that all seeds of a run have the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from os.path import lexists
@@ -124,22 +124,6 @@ def choose_schedule(
         return Choice(settings, "the features; the number of steps was given")
     parts, words = judged_parts(bags.labels)
 
-    def video_auc(more: Mapping[str, Any]) -> float:
-        return fmean(auc_of_part(part, {**settings, **more}) for part in parts)
-
-    def auc_of_part(part: frozenset[str], changes: Mapping[str, Any]) -> float:
-        is_held_out = len(part) < len(bags.labels)
-        learnt = bags.of(bags.labels.keys() - part) if is_held_out else bags
-        own = learnt.with_config(replace(config, **changes))
-        cuda = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), exact_arithmetic():
-            torch.manual_seed(0)
-            head = new_head(name, own, device, prompts)
-            if not fit(head, own, seed=0):
-                return 0.0
-            truth = {video_id: Truth(None, bags.labels[video_id]) for video_id in sorted(part)}
-            return data.score(head, truth)[1].values["video_auc"] or 0.0
-
     best, kept = -1.0, dict[str, Any]()
 
     def judged(more: Mapping[str, Any]) -> float:
@@ -147,19 +131,16 @@ def choose_schedule(
         nonlocal best, kept
         if best == 1 or not fixed.isdisjoint(more):
             return -1.0
-        auc = video_auc(more)
+        own = replace(config, **{**settings, **more})
+        auc = fmean(video_auc(name, bags, own, part, data, device, prompts) for part in parts)
         _LOG.info("small schedule, tried %s: video AUC %.3f", assigned(more), auc)
         if auc > best:
             best, kept = auc, dict(more)
         return auc
 
-    forms = [dict[str, Any]()]
-    if len(parts[0]) < len(bags.labels) and (smaller := HEADS[name].smaller):
-        rate = {"learning_rate": replace(config, **settings).learning_rate * SMALLER}
-        with suppress(SettingError):  # what was set may not allow it
-            replace(config, **smaller)
-            forms.append({**smaller, **({} if "learning_rate" in fixed else rate)})
-    going = [(form, -1.0) for form in forms]
+    going = [(dict[str, Any](), -1.0)]
+    if len(parts[0]) < len(bags.labels):  # some are held out
+        going += [(form, -1.0) for form in smaller_forms(name, replace(config, **settings), fixed)]
     for steps in STEPS:
         of_steps = {"steps_per_epoch": steps // config.epochs}
         tried = [(form, last, judged({**of_steps, **form})) for form, last in going]
@@ -168,6 +149,45 @@ def choose_schedule(
     judged({"learning_rate": replace(config, **settings).learning_rate / LOWER})
     settings |= kept
     return Choice(settings, f"video AUC {best:.3f} of {words}")
+
+
+def video_auc(
+    name: str,
+    bags: TrainingBags,
+    config: HeadConfig,
+    part: frozenset[str],
+    data: EvaluationSet,
+    device: torch.device,
+    prompts: Tensor | None,
+) -> float:
+    """That of the videos ``part`` by a head that is trained on the others; on all, if part is all.
+
+    0 if the loss was not finite.
+    """
+    is_held_out = len(part) < len(bags.labels)
+    learnt = bags.of(bags.labels.keys() - part) if is_held_out else bags
+    learnt = learnt.with_config(config)
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), exact_arithmetic():
+        torch.manual_seed(0)
+        head = new_head(name, learnt, device, prompts)
+        if not fit(head, learnt, seed=0):
+            return 0.0
+        truth = {video_id: Truth(None, bags.labels[video_id]) for video_id in sorted(part)}
+        return data.score(head, truth)[1].values["video_auc"] or 0.0
+
+
+def smaller_forms(name: str, config: HeadConfig, fixed: Collection[str]) -> list[dict[str, Any]]:
+    """The ``smaller`` form of the head, unless it has none, or ``config`` does not allow it."""
+    form = dict(HEADS[name].smaller)
+    if not form:
+        return []
+    with suppress(SettingError):
+        replace(config, **form)
+        if "learning_rate" not in fixed:
+            form["learning_rate"] = config.learning_rate * SMALLER
+        return [form]
+    return []
 
 
 def judged_parts(labels: Mapping[str, int]) -> tuple[list[frozenset[str]], str]:
