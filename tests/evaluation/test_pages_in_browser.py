@@ -228,6 +228,24 @@ def test_streams_and_classes_are_curves_of_their_own(driver: Any, classified: Pa
     assert len(cursors) == 2 and all(each.is_displayed() for each in cursors)
 
 
+def test_each_epoch_of_many_runs_is_a_row_of_the_metrics(driver: Any, tmp_path: Path) -> None:
+    metrics = {"frame_auc": 0.75, "frame_ap": None, "spread": {"frame_auc": 0.01}}
+    for name in ("one", "two", "three", "four"):
+        run = write_run(tmp_path / name, {"v": video_scores(SCORES)})
+        (run / "metrics.json").write_text(json.dumps({"last": metrics, "best_on_test": metrics}))
+    runs = [tmp_path / name for name in ("one", "two", "three", "four")]
+    out = vadprep.report(runs, out=tmp_path / "page", published={"two": "0.9 (I3D RGB)"})
+    opened(driver, out)
+    rows = [
+        [cell.text for cell in row.find_elements("css selector", "th, td")]
+        for row in driver.find_elements("css selector", ".metrics tr")
+    ]
+    assert rows[0] == ["run, epoch", "published", "frame_auc"]  # no column of dashes
+    assert len(rows) == 9 and rows[1] == ["one, last step", "–", "0.7500 ± 0.0100"]
+    assert rows[4] == ["two, best on test (optimistic)", "0.9 (I3D RGB)", "0.7500 ± 0.0100"]
+    assert "ROC AUC over all frames" in driver.page_source
+
+
 def test_an_alarm_names_its_class(driver: Any, classified: Path) -> None:
     opened(driver, video_page(classified, 0))
     change = (

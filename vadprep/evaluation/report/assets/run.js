@@ -27,28 +27,52 @@ page.append(
   ...banners(data.runs),
 );
 
-const columns = data.runs.flatMap((run) => run.metrics.map((entry) => ({ run, entry })));
-if (columns.length) {
-  const head = ["metric", ...columns.map(({ run, entry }) => `${run.name}, ${entry.words}`)];
-  const shown = Object.keys(LEGEND).filter((name) => columns.some(({ entry }) => name in entry.values));
-  const rows = shown.map((name) => [
-    make("span", {}, make("strong", {}, name), make("br"), make("span", { class: "soft" }, LEGEND[name])),
-    ...columns.map(({ entry }) => {
-      const [value, spread] = [entry.values[name], entry.spread[name]];
-      const text = spread === null || spread === undefined ? fraction(value) : `${fraction(value)} ± ${fraction(spread)}`;
-      return make("span", { title: (entry.undefined || {})[name] || null }, text);
-    }),
+const MOST_COLUMNS = 6; // of runs and epochs; for more, each is a row
+
+/** A metric with what it is below. */
+function term(name, words) {
+  return make("span", {}, make("strong", {}, name), make("br"), make("span", { class: "soft" }, words));
+}
+
+const entries = data.runs.flatMap((run) => run.metrics.map((entry) => ({ run, entry })));
+if (entries.length) {
+  const isWide = entries.length > MOST_COLUMNS;
+  const has = (name) => ({ entry }) => (isWide ? (entry.values[name] ?? null) !== null : name in entry.values);
+  const shown = Object.keys(LEGEND).filter((name) => entries.some(has(name)));
+  const isPublished = data.runs.some((run) => run.published);
+  const placed = (found, published) => (!isPublished ? found : isWide ? [published, ...found] : [...found, published]);
+  const lines = entries.map(({ run, entry }) => [
+    `${run.name}, ${entry.words}`,
+    ...placed(
+      shown.map((name) => {
+        const [value, spread] = [entry.values[name], entry.spread[name]];
+        const text = spread === null || spread === undefined ? fraction(value) : `${fraction(value)} ± ${fraction(spread)}`;
+        return make("span", { title: (entry.undefined || {})[name] || null }, text);
+      }),
+      (entry.words.startsWith("best on test") && run.published) || "–",
+    ),
   ]);
-  if (data.runs.some((run) => run.published))
-    rows.push([
-      make("span", {}, make("strong", {}, "published"), make("br"), make("span", { class: "soft" }, PUBLISHED)),
-      ...columns.map(({ run, entry }) => (entry.words.startsWith("best on test") && run.published) || "–"),
-    ]);
-  page.append(make("h2", {}, "Metrics"), table(head, rows, "metrics"));
-  const seeds = data.runs.filter((run) => run.seeds.length);
-  for (const run of seeds)
+  const terms = placed(shown.map((name) => [name, LEGEND[name]]), ["published", PUBLISHED]);
+  page.append(make("h2", {}, "Metrics"));
+  if (isWide)
+    page.append(
+      table(["run, epoch", ...terms.map(([name]) => name)], lines, "metrics wide-metrics"),
+      make("details", {}, make("summary", {}, "What the metrics are"), make("ul", {}, terms.map((each) => make("li", {}, term(...each))))),
+    );
+  else
+    page.append(table(
+      ["metric", ...lines.map(([name]) => name)],
+      terms.map((each, place) => [term(...each), ...lines.map((cells) => cells[place + 1])]),
+      "metrics",
+    ));
+  const bySeeds = new Map();
+  for (const run of data.runs.filter((each) => each.seeds.length)) {
+    const seeds = run.seeds.join(", ");
+    bySeeds.set(seeds, [...(bySeeds.get(seeds) || []), run.name]);
+  }
+  for (const [seeds, names] of bySeeds)
     page.append(make("p", { class: "soft" },
-      `${run.name}: mean ± standard deviation over the seeds ${run.seeds.join(", ")}. Curves show the mean of their scores.`));
+      `${names.join(", ")}: mean ± standard deviation over the seeds ${seeds}. Curves show the mean of their scores.`));
 } else {
   page.append(make("p", {}, "There is no metrics.json beside these scores, so no metrics are shown."));
 }
@@ -108,7 +132,7 @@ for (const run of drawn.filter((each) => Object.keys(each.losses).length)) {
 
 const PLAIN = ["frame_auc", "frame_ap", "frame_auc_abnormal"];
 const IOUS = ["0.1", "0.2", "0.3", "0.4", "0.5"];
-for (const { run, entry } of columns.filter(({ entry }) => entry.words === "last step" && Object.keys(entry.per_category).length)) {
+for (const { run, entry } of entries.filter(({ entry }) => entry.words === "last step" && Object.keys(entry.per_category).length)) {
   page.append(
     make("h2", {}, data.runs.length > 1 ? `Categories: ${run.name}` : "Categories"),
     make("p", { class: "soft" }, "frame_auc and frame_ap: the videos of the category with all normal videos. frame_auc_abnormal: these videos alone."),
