@@ -19,6 +19,7 @@ from support.stored import ODD_IDS, stored_video, write_folder
 from support.tiny_features import TinyFeatures, tiny_set
 from support.training import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from vadprep.core.errors import (
     CheckpointError,
@@ -521,7 +522,9 @@ def test_a_class_that_is_repeated_is_said_once(tmp_path, caplog):
     assert said == ["6 normal and 6 abnormal items for 8 a batch: drawn with replacement"]
 
 
-def test_tensorboard_shows_losses_and_metrics_of_each_epoch_once_also_after_a_stop(run, tmp_path):
+def test_tensorboard_shows_losses_and_metrics_of_each_epoch_once_also_after_a_stop(
+    run, tmp_path, monkeypatch
+):
     found = scalars(run[0])
     assert {"train/total", "train/mil", "train/learning_rate", "test/far"} <= found.keys()
     assert all(list(each) == [0, 1, 2] for each in found.values())
@@ -529,6 +532,8 @@ def test_tensorboard_shows_losses_and_metrics_of_each_epoch_once_also_after_a_st
     for epoch, value in found["train/total"].items():
         own = [float(row["total"]) for row in rows if row["epoch"] == str(epoch)]
         assert value == pytest.approx(np.mean(own))
+    # Of one second, file 10 would come before file 9 by name.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(9))
     with pytest.raises(Stopped), stopped_after(6):
         train(*tiny_set(), CONFIG, tmp_path)
     train(*tiny_set(), CONFIG | dict(resume=True), tmp_path)

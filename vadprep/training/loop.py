@@ -94,6 +94,7 @@ def train_epochs(
             snapshot = snapshots.take(epoch)
             write_rows(folder / STEPS, log)
             if writer is None:  # after an epoch that is complete; TensorBoard then hides later ones
+                wait_for_later_name(folder)
                 writer = stack.enter_context(SummaryWriter(folder, purge_step=epoch))
             names = [name for name in log[-1] if name not in ("epoch", "step")]
             means = {f"train/{n}": statistics.fmean(row[n] for row in log[start:]) for n in names}
@@ -112,6 +113,17 @@ def train_epochs(
                 shown, count = time.monotonic(), f"{epoch + 1} of {config.epochs}"
                 line = ", ".join([f"loss {log[-1]['total']:.4f}", *aucs])
                 _LOG.info("seed %d, epoch %s: %s", seed, count, line)
+
+
+def wait_for_later_name(folder: Path) -> None:
+    """Wait for the end of this second if an event file in ``folder`` has begun in it.
+
+    TensorBoard reads event files in the order of their names, which begin with the second. A later
+    file of the same second may come first by name, and its epochs are then hidden.
+    """
+    now = time.time()
+    if any(folder.glob(f"events.out.tfevents.{int(now):010d}.*")):
+        time.sleep(1.01 - now % 1)
 
 
 def new_head(
