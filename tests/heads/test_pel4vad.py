@@ -74,7 +74,9 @@ def naive_network(network, video):
     def gelu(x):
         return x * (1 + torch.erf(x / math.sqrt(2))) / 2
 
-    added = video + naive_context(network.context, video, network.config.norm, SMALL.window)
+    added = video
+    if network.config.attention:
+        added = video + naive_context(network.context, video, network.config.norm, SMALL.window)
     visual, embedded = [], []
     for row in added:
         scaled = (row - row.mean()) / torch.sqrt(row.var(correction=0) + network.norm.eps)
@@ -89,10 +91,11 @@ def naive_network(network, video):
     return torch.stack(scores), torch.stack(visual)
 
 
-@pytest.mark.parametrize("norm", ["none", "time"])
-def test_the_network_equals_a_loop_in_value_and_gradient(norm):
+@pytest.mark.parametrize("changes", [{"norm": "none"}, {"norm": "time"}, {"attention": False}])
+def test_the_network_equals_a_loop_in_value_and_gradient(changes):
     torch.manual_seed(0)
-    network = PEL4VAD(6, replace(SMALL, norm=norm)).double().eval()
+    network = PEL4VAD(6, replace(SMALL, **changes)).double().eval()
+    assert network.config.attention == any("key" in name for name, _ in network.named_parameters())
     with torch.no_grad():  # biases and norms that a test would miss at 0 and 1
         for each in network.parameters():
             each.add_(0.1 * torch.randn_like(each))

@@ -46,6 +46,10 @@ def test_many_features_make_layers_as_wide_as_they_narrower_and_the_rate_of_norm
         "ddl": {"learning_rate": pytest.approx(8e-4)},
         "pel4vad": {"learning_rate": pytest.approx(8e-4)},
     }
+    for name in ("ddl", "pel4vad"):
+        without = replace(configs[name], attention=False)
+        assert for_dimension(name, without, 256) == {}
+        assert for_dimension(name, without, 320) == {"norm_scale": 0.8}
     assert for_dimension("arnet", replace(configs["arnet"], width=9), 4096) == {}
     for name in ("arnet", "csltal"):
         head = HEADS[name].network(300, replace(configs[name], width=7))
@@ -99,42 +103,56 @@ def test_a_third_of_the_videos_chooses_steps_and_rate(monkeypatch, caplog):
     assert all(own == bags.labels.keys() - held_out for own, *_ in judged.fitted)
 
 
+@pytest.mark.parametrize("attention", [True, False])
+@pytest.mark.parametrize("name", ["ddl", "pel4vad"])
+def test_the_layer_norm_of_many_features_starts_small(name, attention):
+    """The first scores are nearer to one another by as much; the bias of the norm stays at 0."""
+    kind, rows, spreads = HEADS[name], torch.randn(1, 1, 50, 1024), []
+    for scale in (1.0, 0.01):
+        torch.manual_seed(0)
+        head = kind.network(1024, kind.config(attention=attention, norm_scale=scale)).eval()
+        (norm,) = (each for each in head.modules() if isinstance(each, torch.nn.LayerNorm))
+        assert set(norm.weight.tolist()) == {torch.tensor(scale).item()} and not norm.bias.any()
+        spreads.append(head(rows, torch.ones(1, 50, dtype=torch.bool)).scores.std())
+    assert spreads[1] < 0.02 * spreads[0]
+
+
 def test_a_smaller_form_and_the_usual_one_each_have_their_own_steps(monkeypatch):
     features, truth = synthetic_set("unit", 50)
     bags = bags_of("ddl", features, truth)
     judged = Judged(monkeypatch, 0.7, 0.6, 0.7, 0.8, 0.9, 0.85)
     choice = chosen("ddl", bags, features)
-    rate = 1e-3 * 256 / 4096
+    rate, start = 1e-3 * 256 / 4096, 256 / 4096
     assert [
-        (steps, config.prior, config.width, config.learning_rate)
+        (steps, config.attention, config.learning_rate, config.norm_scale)
         for _, steps, config in judged.fitted
     ] == [
-        (100, "post", 128, rate),
-        (100, "none", 32, 4 * rate),  # a quarter of the width, at four times the rate
-        (300, "post", 128, rate),  # no better than 100 steps, so no more of them
-        (300, "none", 32, 4 * rate),  # behind the usual form, but on its way
-        (900, "none", 32, 4 * rate),
-        (900, "none", 32, pytest.approx(4 * rate / 3)),
+        (100, True, rate, 1.0),
+        (100, False, 1e-3, start),  # not the rate for many features
+        (300, True, rate, 1.0),  # no better than 100 steps, so no more of them
+        (300, False, 1e-3, start),  # behind the usual form, but on its way
+        (900, False, 1e-3, start),
+        (900, False, pytest.approx(1e-3 / 3), start),
     ]
     assert choice.settings == {
         "standardize": False,
-        "learning_rate": 4 * rate,
-        "prior": "none",
-        "width": 32,
+        "learning_rate": 1e-3,
+        "attention": False,
+        "norm_scale": start,
         "steps_per_epoch": 90,
     }
     judged = Judged(monkeypatch, 0.7, 0.7, 0.6, 0.6)
-    choice = chosen("ddl", bags, features, ["learning_rate"])
+    choice = chosen("ddl", bags, features, ["learning_rate", "norm_scale"])
     assert {config.learning_rate for *_, config in judged.fitted} == {1e-3}
-    assert [config.prior for *_, config in judged.fitted] == ["post", "none", "post", "none"]
+    assert {config.norm_scale for *_, config in judged.fitted} == {1.0}
+    assert [config.attention for *_, config in judged.fitted] == [True, False, True, False]
     assert choice.settings == {"standardize": False, "steps_per_epoch": 10}
-    for fixed in (["width"], ["heads"]):
-        own = bags_of("ddl", features, truth, heads=64) if fixed == ["heads"] else bags
-        judged = Judged(monkeypatch, 0.7, 0.6, 0.7)  # a width of 32 has no 64 heads
-        assert "prior" not in chosen("ddl", own, features, fixed).settings
-        assert {config.prior for *_, config in judged.fitted} == {"post"}
+    own = bags_of("ddl", features, truth, attention=False)
+    judged = Judged(monkeypatch, 0.7, 0.6, 0.6)
+    assert chosen("ddl", own, features, ["attention"]).settings["norm_scale"] == start
+    assert [config.attention for *_, config in judged.fitted] == [False] * 3
     judged = Judged(monkeypatch, 0.995, 1.0)
-    assert chosen("ddl", bags, features).settings["prior"] == "none"
+    assert chosen("ddl", bags, features).settings["attention"] is False
     # The smaller form leads after 100 steps, and nothing of it stays with the usual one.
     judged = Judged(monkeypatch, 0.6, 0.7, 0.9, 0.65, 0.8, 0.8)
     assert chosen("ddl", bags, features).settings == {
@@ -149,7 +167,47 @@ def test_a_smaller_form_and_the_usual_one_each_have_their_own_steps(monkeypatch)
     few = bags_of("ddl", *synthetic_set("unit", 10))
     judged = Judged(monkeypatch, 0.7, 0.6, 0.7)  # too few to hold out any
     assert chosen("ddl", few, features).settings["learning_rate"] == rate
-    assert {config.prior for *_, config in judged.fitted} == {"post"}
+    assert {config.attention for *_, config in judged.fitted} == {True}
+
+
+WITHOUT_EFFECT = {
+    "ddl": {"heads": 2, "width": 64, "sigma": 1.0, "prior": "none", "scaling": "none"},
+    "pel4vad": {"width": 64, "window": 3, "gamma": 1.0, "bias": 1.0, "norm": "time"},
+}
+"""Other values of settings, for the smaller form."""
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_the_smaller_form_has_no_use_for_the_settings_that_are_named(name):
+    kind, rows, found = HEADS[name], torch.ones(1, 1, 4, 8).cumsum(2), []
+    assert set(kind.without_effect) == WITHOUT_EFFECT[name].keys()
+    for changes in ({}, *({key: value} for key, value in WITHOUT_EFFECT[name].items())):
+        torch.manual_seed(0)
+        head = kind.network(8, kind.config(**{**kind.smaller, **changes})).eval()
+        found.append(head(rows, torch.ones(1, 4, dtype=torch.bool)).scores)
+    assert all(torch.equal(each, found[0]) for each in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "fixed"),
+    [
+        ("ddl", "attention"),
+        *(("ddl", each) for each in WITHOUT_EFFECT["ddl"]),
+        ("pel4vad", "attention"),
+        *(("pel4vad", each) for each in WITHOUT_EFFECT["pel4vad"]),
+        ("urdmu", "width"),
+        ("urdmu", "head_width"),
+        ("urdmu", "layers"),
+    ],
+)
+def test_a_setting_of_the_usual_form_leaves_the_smaller_one_out(monkeypatch, name, fixed):
+    features, truth = synthetic_set("mixed", 50)
+    bags, judged = bags_of(name, features, truth), Judged(monkeypatch, 0.7, 0.6, 0.7)
+    chosen(name, bags, features, [fixed])
+    assert [steps for _, steps, _ in judged.fitted] == [100, 300, 100]
+    for *_, config in judged.fitted:
+        same = {"standardize": True, "steps_per_epoch": 10, "learning_rate": 1e-3}
+        assert replace(config, **same) == replace(bags.config, **same)
 
 
 def test_of_fewer_videos_each_third_is_held_out_in_turn(monkeypatch):

@@ -40,6 +40,8 @@ class DDLConfig(HeadConfig):
 
     cosine_epochs: int | None = 60
     """Siblings; the paper says cosine, for 50 epochs."""
+    attention: bool = True
+    """False leaves it out of LA-Net, so that no snippet sees another before the classifier."""
     heads: int = 4
     """Of the attention (h)."""
     width: int = 128
@@ -51,6 +53,8 @@ class DDLConfig(HeadConfig):
     ``none`` is the paper's ablation."""
     scaling: Literal["width", "head", "none"] = "width"
     """Dot products are divided by sqrt(total width) (siblings), sqrt(head width), or not."""
+    norm_scale: float = 1.0
+    """Start of the weights of its layer norm, which are learnt."""
     hidden: int = 512
     """Width of the first layer of the MLP."""
     embedding: int = 128
@@ -99,6 +103,7 @@ class LocalAwareAttention(nn.Module):
         self.value = nn.Linear(dim, config.width, bias=False)
         self.output = nn.Linear(config.width, dim, bias=False)
         self.norm = nn.LayerNorm(dim)
+        nn.init.constant_(self.norm.weight, config.norm_scale)
 
     def forward(self, snippets: Tensor, mask: Tensor) -> Tensor:
         """Snippets with their context, float [N, T, D], from [N, T, D] and bool [N, T].
@@ -127,6 +132,18 @@ class LocalAwareAttention(nn.Module):
         return self.norm(snippets + self.output(heads))
 
 
+class NoAttention(nn.LayerNorm):
+    """Each snippet without its context: the residual of LA-Net and its layer norm."""
+
+    def __init__(self, dim: int, config: DDLConfig) -> None:
+        super().__init__(dim)
+        nn.init.constant_(self.weight, config.norm_scale)
+
+    def forward(self, snippets: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """Float [N, T, D], from [N, T, D]; the mask, bool [N, T], changes nothing."""
+        return super().forward(snippets)
+
+
 class DDL(Head):
     """LA-Net, MLP and causal classifier, trained by MIL and two losses on dynamics."""
 
@@ -134,7 +151,8 @@ class DDL(Head):
 
     def __init__(self, dim: int, config: DDLConfig) -> None:
         super().__init__(dim, config)
-        self.attention = LocalAwareAttention(dim, config)
+        context = LocalAwareAttention if config.attention else NoAttention
+        self.attention = context(dim, config)
         # A 1x1 convolution over time is a linear map of each snippet.
         first = [nn.Linear(dim, config.hidden), nn.GELU(), nn.Dropout(config.dropout)]
         second = [nn.Linear(config.hidden, config.embedding), nn.GELU(), nn.Dropout(config.dropout)]
@@ -144,6 +162,11 @@ class DDL(Head):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv1d):
                 nn.init.xavier_uniform_(module.weight)
+
+    @property
+    def causal_context(self) -> int | None:
+        """Without the attention: what the causal classifier sees."""
+        return None if self.config.attention else self.config.kernel
 
     def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
         """Scores, and the embeddings [M, T, F] before the classifier as features."""

@@ -49,6 +49,8 @@ class PEL4VADConfig(HeadConfig):
 
     cosine_epochs: int | None = 60
     """Of 50 that are trained."""
+    attention: bool = True
+    """False leaves the context out, so that no snippet sees another before the classifier."""
     width: int = 128
     """Of queries, keys and values."""
     window: int = 9
@@ -60,6 +62,8 @@ class PEL4VADConfig(HeadConfig):
     norm: Norm = "none"
     """After signed square roots, unit length over ``time`` (official on UCF-Crime and
     ShanghaiTech: the default axis of the library), over ``features``, or ``none`` of both."""
+    norm_scale: float = 1.0
+    """Start of the weights of the layer norm after the context, which are learnt."""
     hidden: int = 512
     """Width of v (H), that of the prompts: half of 1,024 features."""
     embedding: int = 300
@@ -136,8 +140,9 @@ class PEL4VAD(Head):
 
     def __init__(self, dim: int, config: PEL4VADConfig) -> None:
         super().__init__(dim, config)
-        self.context = ContextAggregation(dim, config)
+        self.context = ContextAggregation(dim, config) if config.attention else None
         self.norm = nn.LayerNorm(dim)
+        nn.init.constant_(self.norm.weight, config.norm_scale)
         # A 1x1 convolution over time is a linear map of each snippet.
         self.visual = nn.Linear(dim, config.hidden)
         self.embed = nn.Linear(config.hidden, config.embedding)
@@ -149,6 +154,11 @@ class PEL4VAD(Head):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv1d):
                 nn.init.xavier_uniform_(module.weight)
+
+    @property
+    def causal_context(self) -> int | None:
+        """Without the attention: what the causal classifier sees."""
+        return None if self.config.attention else self.config.kernel
 
     @property
     def takes_classes(self) -> bool:
@@ -164,7 +174,7 @@ class PEL4VAD(Head):
 
     def respond(self, rows: Tensor, valid: Tensor) -> HeadOutput:
         """Scores, and the visual vectors v [M, T, H] as features."""
-        x = self.norm(rows + self.context(rows, valid))
+        x = self.norm(rows if self.context is None else rows + self.context(rows, valid))
         visual = self.dropout(functional.gelu(self.visual(x)))
         embedded = self.dropout(functional.gelu(self.embed(visual)))
         # Zeros on the left only: a score sees its snippet and those before it, never padding.

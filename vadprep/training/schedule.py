@@ -1,4 +1,4 @@
-"""The small schedule: what the training videos say about standardization, sizes, steps and rate.
+"""The small schedule: what the training videos say about standardization, form, steps and rate.
 
 Nothing of a video outside the train split is looked at. The choice depends on head, features and
 labels alone, so that all seeds of a run have the same.
@@ -7,7 +7,6 @@ labels alone, so that all seeds of a run have the same.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from os.path import lexists
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vadprep.core.errors import CheckpointError, SettingError
+from vadprep.core.errors import CheckpointError
 from vadprep.core.log import get_logger
 from vadprep.core.untrusted import malformed
 from vadprep.evaluation.metrics import Truth
@@ -41,13 +40,13 @@ Measured without and with it, the frame AUC: 0.997 and 0.976 of that with frame 
 (sultani, 1,024 ReLU features), 0.58 and 0.87 at 2.4 (ddl, the demo), 0.85 and 0.97 at 5.6 (sultani,
 ReLU features); at 10.6 arnet learns nothing without it."""
 WIDEST = 256
-"""Most units of a layer that is as wide as the features by default. For more features, a head that
-norms them has a rate that is lower by as much. Measured on 4,096 numbers with weak events, frame
-AUC: ddl 0.58 without that and 0.76 with it, but sultani, which norms nothing, 0.85 and 0.62."""
+"""Most units of a layer that is as wide as the features by default, and most features that a head
+norms with nothing changed. Measured on 4,096 numbers with weak events, the frame AUC of ddl: with
+its attention 0.58 at the usual rate and 0.76 at the lower one, but sultani, which norms nothing,
+0.85 and 0.62. Without its attention 0.72 to 0.84 by seed, and 0.89 with each of three seeds where
+the weights of the norm start at 0.1. With its attention ddl gains less by that, 0.81 to 0.84, and
+pel4vad falls from 0.98 to 0.93 on 30 videos of 1,024 ReLU features."""
 STEPS = (100, 300, 900)
-SMALLER = 4
-"""The rate of a ``smaller`` form, a quarter of the width, is higher by this factor: Adam's best
-rate goes down with the width (Yang, Hu and others 2022, Tensor Programs V, table 3)."""
 LOWER = 3.0
 """A rate that is lower by this factor is tried last."""
 FEWEST = 10
@@ -139,8 +138,10 @@ def choose_schedule(
         return auc
 
     going = [(dict[str, Any](), -1.0)]
-    if len(parts[0]) < len(bags.labels):  # some are held out
-        going += [(form, -1.0) for form in smaller_forms(name, replace(config, **settings), fixed)]
+    is_held_out = len(parts[0]) < len(bags.labels)
+    own = replace(config, **settings)
+    if is_held_out and (form := smaller_form(name, config, own, bags.dim, fixed)):
+        going.append((form, -1.0))
     for steps in STEPS:
         of_steps = {"steps_per_epoch": steps // config.epochs}
         tried = [(form, last, judged({**of_steps, **form})) for form, last in going]
@@ -177,17 +178,25 @@ def video_auc(
         return data.score(head, truth)[1].values["video_auc"] or 0.0
 
 
-def smaller_forms(name: str, config: HeadConfig, fixed: Collection[str]) -> list[dict[str, Any]]:
-    """The ``smaller`` form of the head, unless it has none, or ``config`` does not allow it."""
-    form = dict(HEADS[name].smaller)
-    if not form:
-        return []
-    with suppress(SettingError):
-        replace(config, **form)
-        if "learning_rate" not in fixed:
-            form["learning_rate"] = config.learning_rate * SMALLER
-        return [form]
-    return []
+def smaller_form(
+    name: str, config: HeadConfig, own: HeadConfig, dim: int, fixed: Collection[str]
+) -> dict[str, Any]:
+    """What makes ``own``, which is ``config`` for ``dim`` features, the ``smaller`` form.
+
+    Empty without such a form, and where a size of it, or a setting that it has no use for, is
+    fixed.
+    """
+    kind = HEADS[name]
+    sizes = kind.smaller.keys() - {"learning_rate"}
+    if not sizes or not {*sizes, *kind.without_effect}.isdisjoint(fixed):
+        return {}
+    small = replace(config, **kind.smaller)
+    form = {"learning_rate": small.learning_rate, **kind.smaller, **for_dimension(name, small, dim)}
+    return {
+        each: value
+        for each, value in form.items()
+        if each not in fixed and value != getattr(own, each)
+    }
 
 
 def judged_parts(labels: Mapping[str, int]) -> tuple[list[frozenset[str]], str]:
@@ -222,10 +231,11 @@ def asks_for_standardization(mean: Tensor, std: Tensor) -> bool:
 
 
 def for_dimension(name: str, config: HeadConfig, dim: int) -> dict[str, Any]:
-    """Widths and rate for ``dim`` features, if they are more than ``WIDEST``.
+    """What ``dim`` features ask for, if they are more than ``WIDEST``.
 
-    Layers that have a share of ``dim`` by default have one of ``WIDEST``. Heads that norm the
-    features have a rate that is lower by as much as there are more.
+    Layers that have a share of ``dim`` by default have one of ``WIDEST``. Of heads that norm the
+    features the rate is lower by as much as there are more. Without attention the weights of the
+    norm start lower instead.
     """
     if dim <= WIDEST:
         return {}
@@ -234,5 +244,8 @@ def for_dimension(name: str, config: HeadConfig, dim: int) -> dict[str, Any]:
         field: WIDEST // share for field, share in shares if getattr(config, field) is None
     }
     if HEADS[name].norms_features:
-        found["learning_rate"] = config.learning_rate * WIDEST / dim
+        if vars(config)["attention"]:
+            found["learning_rate"] = config.learning_rate * WIDEST / dim
+        else:
+            found["norm_scale"] = WIDEST / dim
     return found
