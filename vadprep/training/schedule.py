@@ -191,7 +191,7 @@ def smaller_form(
     if not sizes or not {*sizes, *kind.without_effect}.isdisjoint(fixed):
         return {}
     small = replace(config, **kind.smaller)
-    form = {"learning_rate": small.learning_rate, **kind.smaller, **for_dimension(name, small, dim)}
+    form = {**kind.smaller, "learning_rate": small.learning_rate, **for_dimension(name, small, dim)}
     return {
         each: value
         for each, value in form.items()
