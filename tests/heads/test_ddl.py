@@ -226,19 +226,20 @@ def test_without_the_attention_the_residual_is_normed(generator):
     network = head(replace(SMALL, attention=False, kernel=1))
     assert not any("query" in name for name, _ in network.named_parameters())
     snippets = torch.randn(2, 7, 6, generator=generator, dtype=torch.float64).requires_grad_()
-    for each in network.attention.parameters():
+    norm = network.attention.norm
+    for each in norm.parameters():
         torch.nn.init.normal_(each)
     found = network.respond(snippets, torch.ones(2, 7, dtype=torch.bool)).scores
     x = (snippets - snippets.mean(2, keepdim=True)) / (
         snippets.var(2, correction=0, keepdim=True) + 1e-5
     ).sqrt()
-    x = x * network.attention.weight + network.attention.bias
+    x = x * norm.weight + norm.bias
     for layer in (network.mlp[0], network.mlp[3]):
         x = x @ layer.weight.T + layer.bias
         x = x * (1 + torch.erf(x / math.sqrt(2))) / 2
     logits = x @ network.classifier.weight[0, :, 0] + network.classifier.bias
     scalars = (each.sin().sum() for each in (found, torch.sigmoid(logits)))
-    assert_same(*scalars, snippets, *network.attention.parameters(), network.mlp[0].weight)
+    assert_same(*scalars, snippets, *norm.parameters(), network.mlp[0].weight)
 
 
 @pytest.mark.parametrize("prior", ["post", "pre"])

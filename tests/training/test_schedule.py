@@ -170,6 +170,18 @@ def test_a_smaller_form_and_the_usual_one_each_have_their_own_steps(monkeypatch)
     assert {config.attention for *_, config in judged.fitted} == {True}
 
 
+def test_a_smaller_form_changes_only_what_differs_and_is_not_fixed(monkeypatch):
+    features, truth = synthetic_set("mixed", 50)
+    Judged(monkeypatch, 0.7, 1.0)
+    found = chosen("ddl", bags_of("ddl", features, truth), features).settings
+    assert found == {"standardize": True, "attention": False, "steps_per_epoch": 10}
+    Judged(monkeypatch, 0.7, 1.0)
+    bags = bags_of("urdmu", features, truth, learning_rate=0.5)
+    found = chosen("urdmu", bags, features, ["learning_rate"]).settings
+    sizes = {"width": 32, "head_width": 8, "layers": 1}
+    assert found == {"standardize": True, **sizes, "steps_per_epoch": 10}
+
+
 WITHOUT_EFFECT = {
     "ddl": {"heads": 2, "width": 64, "sigma": 1.0, "prior": "none", "scaling": "none"},
     "pel4vad": {"width": 64, "window": 3, "gamma": 1.0, "bias": 1.0, "norm": "time"},

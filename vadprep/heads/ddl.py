@@ -98,10 +98,12 @@ class LocalAwareAttention(nn.Module):
         self.prior = config.prior
         width = {"width": config.width, "head": config.width // config.heads, "none": 1}
         self.scale = 1 / math.sqrt(width[config.scaling])
-        self.query = nn.Linear(dim, config.width, bias=False)
-        self.key = nn.Linear(dim, config.width, bias=False)
-        self.value = nn.Linear(dim, config.width, bias=False)
-        self.output = nn.Linear(config.width, dim, bias=False)
+        self.has_attention = config.attention
+        if config.attention:
+            self.query = nn.Linear(dim, config.width, bias=False)
+            self.key = nn.Linear(dim, config.width, bias=False)
+            self.value = nn.Linear(dim, config.width, bias=False)
+            self.output = nn.Linear(config.width, dim, bias=False)
         self.norm = nn.LayerNorm(dim)
         nn.init.constant_(self.norm.weight, config.norm_scale)
 
@@ -110,6 +112,8 @@ class LocalAwareAttention(nn.Module):
 
         In scoring the rows are worked off in blocks, so memory grows with T, not T squared.
         """
+        if not self.has_attention:
+            return self.norm(snippets)
         # A transpose, never a mere reshape: [N, T, heads * width] to [N, heads, T, width].
         query, key, value = (
             layer(snippets).unflatten(2, (self.heads, -1)).transpose(1, 2)
@@ -132,18 +136,6 @@ class LocalAwareAttention(nn.Module):
         return self.norm(snippets + self.output(heads))
 
 
-class NoAttention(nn.LayerNorm):
-    """Each snippet without its context: the residual of LA-Net and its layer norm."""
-
-    def __init__(self, dim: int, config: DDLConfig) -> None:
-        super().__init__(dim)
-        nn.init.constant_(self.weight, config.norm_scale)
-
-    def forward(self, snippets: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Float [N, T, D], from [N, T, D]; the mask, bool [N, T], changes nothing."""
-        return super().forward(snippets)
-
-
 class DDL(Head):
     """LA-Net, MLP and causal classifier, trained by MIL and two losses on dynamics."""
 
@@ -151,8 +143,7 @@ class DDL(Head):
 
     def __init__(self, dim: int, config: DDLConfig) -> None:
         super().__init__(dim, config)
-        context = LocalAwareAttention if config.attention else NoAttention
-        self.attention = context(dim, config)
+        self.attention = LocalAwareAttention(dim, config)
         # A 1x1 convolution over time is a linear map of each snippet.
         first = [nn.Linear(dim, config.hidden), nn.GELU(), nn.Dropout(config.dropout)]
         second = [nn.Linear(config.hidden, config.embedding), nn.GELU(), nn.Dropout(config.dropout)]
