@@ -3,9 +3,10 @@
     PYTHONPATH=tests python -m support.kill_many --times 100 --seed 0 [--streams rgb,flow]
 
 A SIGKILL hits the whole process group, Ray's processes and all, or the driver alone, a worker of
-Ray, or a decoder, at a moment drawn from the time that the work takes, counted from the first
-video's start. Then the extraction is run again, and may be killed again; in the end everything is
-compared with the undisturbed folder.
+Ray, or a decoder, at a drawn moment: so many videos of the run have ended, and a part of the time
+of one more has passed. So a slow machine is killed at the same work as a fast one. Then the
+extraction is run again, and may be killed again; in the end everything is compared with the
+undisturbed folder.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,15 +32,17 @@ from support.interrupted import RGB, extract_all, make_runner, stream_paths
 from support.videos import write_video
 
 from vadprep.core.errors import VadprepError
+from vadprep.extraction.ray_runner import WorkerProcess
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import Event, read_events, read_rows
 from vadprep.features.reader import open_features
 from vadprep.features.status import verify_stream
+from vadprep.video import fork_server
 
 TESTS = Path(__file__).parents[1]
 SECONDS_TO_DIE = 2.0
 IDLE_SECONDS_TO_DIE = 30.0
-WITHOUT_OUR_CODE = ("ray::IDLE", "ray::Actor.__init__")
+WITHOUT_OUR_CODE = ("ray::IDLE", f"ray::{WorkerProcess.__init__.__qualname__}")
 """Workers of Ray in which our code does not run yet; they find out later that they are alone."""
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """Processes of Ray without our code: of a driver killed alone they try to tell others for 60 s."""
@@ -47,8 +50,13 @@ AGENT_SECONDS_TO_DIE = 90.0
 PATIENCE = 120.0
 LONGEST_CHAIN = 5
 """Kills of one extraction."""
+LATEST = 0.9
+"""The part of the videos that are left after which the last kill comes."""
 
-NAMES = {"worker": "ray::Actor.work", "decoder": "vadprep.video.fork_server"}
+NAMES = {
+    "worker": f"ray::{WorkerProcess.work.__qualname__}",
+    "decoder": fork_server.__name__,
+}
 """What the command line of a process says of it."""
 
 
@@ -82,7 +90,7 @@ class Kill:
 
     hit: Hit
     moment: float
-    """Seconds after the first start event."""
+    """Videos of the run that ended before, and the part of one more."""
     finished: bool
     """The run was through before the kill came."""
     committed: int
@@ -141,12 +149,24 @@ def start(
     )
 
 
-def wait_for_start(folder: Path, process: subprocess.Popen[bytes], known: int = 0) -> None:
-    """Return at the first start event after the ``known`` ones; RuntimeError when none comes."""
+def wait_for_moment(
+    process: subprocess.Popen[bytes],
+    offsets: Mapping[Path, int],
+    moment: float,
+    seconds_per_video: float,
+) -> None:
+    """Return at the ``moment`` of the run, or at its end. RuntimeError when neither comes.
+
+    ``offsets``: the events of each stream's folder that are not of this run.
+    """
     deadline = time.monotonic() + PATIENCE
-    while not any(each.event == "start" for each in events_of(folder)[known:]):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"no video was started: exit code {process.poll()}")
+    while process.poll() is None:
+        events = [e.event for folder, known in offsets.items() for e in events_of(folder)[known:]]
+        if "start" in events and len(events) - events.count("start") >= int(moment):
+            time.sleep(moment % 1 * seconds_per_video)
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{moment:.1f} videos in {PATIENCE:.0f} s: only {Counter(events)}")
         time.sleep(0.005)
 
 
@@ -184,8 +204,8 @@ def undisturbed(folder: Path, videos: Path, streams: Sequence[str] = RGB) -> flo
 
     By a process like those that are killed: what it loads after its first start counts in both.
     """
-    process = start(folder, videos, "process", 1, streams)
-    _, words = process.communicate()
+    with start(folder, videos, "process", 1, streams) as process:
+        _, words = process.communicate()
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode}: {last_line(words)}")
     events = read_events(stream_paths(folder, streams)[streams[0]])
@@ -197,35 +217,36 @@ def kill_once(
     videos: Path,
     hit: Hit,
     moment: float,
+    seconds_per_video: float,
     choose: random.Random,
     streams: Sequence[str],
 ) -> Kill:
-    """Start an extraction, or go on with it, and hit it ``moment`` seconds after its first start.
+    """Start an extraction, or go on with it, and hit it at the ``moment``.
 
     A run of which only a worker or a decoder was killed has to come to its end by itself.
     """
     before_shm = shared_memory()
     parts = stream_paths(folder, streams)
-    offsets = {name: len(events_of(path)) for name, path in parts.items()}
-    process = start(folder, videos, hit.runner, hit.workers, streams)
-    wait_for_start(parts[streams[0]], process, offsets[streams[0]])
-    time.sleep(moment)
-    members = family(process)
-    finished = not strike(hit, process, choose)
-    if hit.goes_on:
-        _, words = process.communicate()
-    else:
-        process.wait()
-    agents = [each for each in members if _name_if_alive(each).startswith(AGENTS)]
-    to_die = [each for each in members if each not in agents] if hit.target == "driver" else members
-    problems = [f"alive after the kill: {each}" for each in survivors(to_die)]
-    if not hit.goes_on:
-        _, words = process.communicate()  # its pipe is open until the last of them is gone
+    offsets = {path: len(events_of(path)) for path in parts.values()}
+    with start(folder, videos, hit.runner, hit.workers, streams) as process:
+        wait_for_moment(process, offsets, moment, seconds_per_video)
+        members = family(process)
+        finished = not strike(hit, process, choose)
+        if hit.goes_on:
+            _, words = process.communicate()
+        else:
+            process.wait()
+        agents = [each for each in members if _name_if_alive(each).startswith(AGENTS)]
+        spared = agents if hit.target == "driver" else []
+        to_die = [each for each in members if each not in spared]
+        problems = [f"alive after the kill: {each}" for each in survivors(to_die)]
+        if not hit.goes_on:
+            _, words = process.communicate()  # its pipe is open until the last of them is gone
     if (finished or hit.goes_on) and process.returncode:
         problems.append(f"exit code {process.returncode}: {last_line(words)}")
     if left := shared_memory() - before_shm:
         problems.append(f"left in shared memory: {sorted(left)}")
-    lost = {name: repeats(path, offsets[name]) for name, path in parts.items()}
+    lost = {name: repeats(path, offsets[path]) for name, path in parts.items()}
     if max(lost.values()) > hit.workers:
         problems.append(f"more than the {hit.workers} videos in flight are done again: {lost}")
     return Kill(
@@ -368,7 +389,8 @@ def kill_many(
     """
     videos = make_videos(folder / "videos", count, more_frames=7)
     whole = folder / "whole"
-    seconds = undisturbed(whole, videos, streams)
+    total = count * len(streams)
+    seconds_per_video = undisturbed(whole, videos, streams) / total
     choose = random.Random(seed)
     drawn = list(itertools.islice(itertools.cycle(hits), times))
     choose.shuffle(drawn)
@@ -376,11 +398,10 @@ def kill_many(
     chain: list[Kill] = []
     for number, (part, hit) in enumerate(zip(moments(times, 1.0, seed), drawn, strict=True)):
         target = folder / f"killed-{number - len(chain)}"
-        left = 1 - (chain[-1].committed / (count * len(streams)) if chain else 0.0)
-        moment = part * seconds * left * (0.5 if hit.goes_on else 0.4) / hit.workers
-        chain.append(kill_once(target, videos, hit, moment, choose, streams))
+        moment = part * LATEST * (total - (chain[-1].committed if chain else 0))
+        chain.append(kill_once(target, videos, hit, moment, seconds_per_video, choose, streams))
         is_last = len(chain) == LONGEST_CHAIN or number == times - 1
-        if is_last or hit.goes_on or chain[-1].finished:
+        if is_last or hit.goes_on or chain[-1].finished or chain[-1].committed == total:
             chain[-1] = completed(chain, target, whole, videos, streams)
             shutil.rmtree(target)
         kills.append(chain[-1])
@@ -411,7 +432,7 @@ def _line(number: int, kill: Kill) -> str:
     how = "finished before" if kill.finished else kill.half_done
     result = "; ".join(kill.problems) or "as it should be"
     return (
-        f"{number:4d}  {kill.hit.runner:8s} {kill.hit.target:8s} {kill.moment:6.2f} s "
+        f"{number:4d}  {kill.hit.runner:8s} {kill.hit.target:8s} {kill.moment:6.2f}   "
         f"{kill.committed:10d} {kill.repeated:9d}  {result}  {how}"
     )
 
