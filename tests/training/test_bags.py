@@ -13,7 +13,8 @@ from vadprep.core.errors import FeaturesError
 from vadprep.features.reader import read_snippets, streams_of
 from vadprep.heads import HEADS, HeadConfig
 from vadprep.heads.sampling import uniform_rows
-from vadprep.training.bags import TrainingBags, shuffled_labels
+from vadprep.training.bags import TrainingBags
+from vadprep.training.labels import shuffled_labels
 
 
 def bags_of(videos, labels, most_bytes=None, **config):

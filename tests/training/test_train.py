@@ -34,9 +34,9 @@ from vadprep.evaluation.scores import LAST, evaluate, read_scores, seed_folders,
 from vadprep.features.reader import open_features
 from vadprep.heads import HEADS
 from vadprep.heads.ddl import DDLConfig
-from vadprep.training.bags import held_out_videos
 from vadprep.training.checkpoint import load_checkpoint, load_run, save_checkpoint
 from vadprep.training.csltal_protocol import evaluate_subsampled
+from vadprep.training.labels import held_out_videos
 from vadprep.training.loop import RESUME
 from vadprep.training.results import snapshot_epochs
 from vadprep.training.scoring import score_features, score_videos

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vadprep.core.errors import FeaturesError, ManifestError, counted
+from vadprep.core.errors import FeaturesError
 from vadprep.core.resources import free_memory
 from vadprep.features import VideoFeatures, read_snippets
 from vadprep.heads import HeadConfig
@@ -298,49 +298,6 @@ def _permutation(num_items: int, *entropy: int) -> list[int]:
     mixed = np.random.SeedSequence(entropy).generate_state(1)
     generator = torch.Generator().manual_seed(int(mixed[0]))
     return torch.randperm(num_items, generator=generator).tolist()
-
-
-def held_out_videos(labels: Mapping[str, int], share: float) -> tuple[str, ...]:
-    """A share of the videos of each class, at least one of each: ids in order, none for 0.
-
-    The same for every seed. Raises ManifestError when nothing of a class would be left.
-    """
-    random, held_out = np.random.default_rng(0), list[str]()
-    for label, word in enumerate(("normal", "abnormal")):
-        ids = sorted(video_id for video_id in labels if labels[video_id] == label)
-        count = max(round(share * len(ids)), 1) if share else 0
-        if count >= len(ids):
-            raise ManifestError(
-                f"validation = {share}: with {counted(len(ids), f'{word} training video')} none "
-                "is left to train on"
-            )
-        held_out += [ids[index] for index in random.permutation(len(ids))[:count]]
-    return tuple(sorted(held_out))
-
-
-def shuffled_labels(
-    labels: Mapping[str, int], kinds: Mapping[str, str], seed: int
-) -> dict[str, int]:
-    """Labels that know nothing of the true ones: the control, about 0.5 over many seeds.
-
-    ``kinds`` is the category of each id. Of each kind the same share is called abnormal, so
-    that the dealt labels are correlated neither with the true ones nor with a kind, as a free
-    permutation is on small sets. As many are called abnormal as are.
-    """
-    rng = np.random.default_rng(seed)
-    strata: dict[tuple[int, str], list[str]] = {}
-    for video_id in sorted(labels):
-        strata.setdefault((labels[video_id], kinds[video_id]), []).append(video_id)
-    # Shares of a stratum are seldom whole. Rounding each to the nearest favours one class (4 of 6
-    # abnormal, 2 of 4 normal videos of UCSD Ped2: 0.60 over 30 runs, measured). So the running
-    # sum is cut, from a random start: right in the mean, and right in all.
-    abnormal, count = sum(labels.values()), int(rng.integers(len(labels)))
-    dealt: dict[str, int] = {}
-    for _, ids in sorted(strata.items()):
-        before, count = count // len(labels), count + abnormal * len(ids)
-        called = set(rng.permutation(len(ids))[: count // len(labels) - before].tolist())
-        dealt |= {video_id: int(index in called) for index, video_id in enumerate(ids)}
-    return dealt
 
 
 def _only(of_videos: Mapping[str, int], what: str) -> int:

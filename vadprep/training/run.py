@@ -9,46 +9,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
-from os.path import lexists
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vadprep.core.atomic import make_folder, write_json
+from vadprep.core.atomic import write_json
 from vadprep.core.clips import COVERAGES
-from vadprep.core.errors import (
-    CheckpointError,
-    FeaturesError,
-    ManifestError,
-    SettingError,
-    allowed_are,
-    near_miss,
-)
+from vadprep.core.errors import SettingError, allowed_are, near_miss
 from vadprep.core.log import get_logger
-from vadprep.core.records import Video
-from vadprep.core.untrusted import malformed
-from vadprep.data import Manifest, choose_manifest, hint_of_ids
-from vadprep.evaluation.metrics import Truth, listed
-from vadprep.evaluation.scores import LAST, Origin, read_json, seed_folders, truth_of
+from vadprep.data import Manifest, choose_manifest
+from vadprep.evaluation.metrics import Truth
+from vadprep.evaluation.scores import Origin, truth_of
 from vadprep.evaluation.smoothing import parse_smoothing
 from vadprep.features import Features, open_features, streams_of
-from vadprep.heads import Changes, head_kind
-from vadprep.training.bags import TrainingBags, held_out_videos, shuffled_labels
+from vadprep.heads import Changes, HeadConfig, head_kind
+from vadprep.training.bags import TrainingBags
 from vadprep.training.checkpoint import Checkpoint, spec_records
-from vadprep.training.loop import RESUME, STEPS, new_head, train_epochs
-from vadprep.training.prompts import with_prompts
+from vadprep.training.labels import (
+    held_out_videos,
+    shuffled_labels,
+    training_glances,
+    training_labels,
+    videos_by_split,
+)
+from vadprep.training.loop import new_head, train_epochs
+from vadprep.training.prompts import Prompts, with_prompts
 from vadprep.training.results import MOST, Entry, EvaluationSet, Snapshots, TrainingRun
+from vadprep.training.run_folder import check_seeds, claimed
 from vadprep.training.schedule import choose_schedule, stored_choice
 from vadprep.training.scoring import exact_arithmetic
 
 _LOG = get_logger(__name__)
 
-PROVENANCE = {"source", "threads"}  # of config.json: a run may go on under others
 TEST_METRICS = {"xd": "frame_ap_trapezoid"}  # what a data set is judged by, others by frame AUC
 
 
@@ -114,47 +110,40 @@ def train(
     """
     rows = choose_manifest(None if manifest is not None else dataset, manifest, with_paths=False)
     name = dataset or rows.path.stem
-    chosen, config = head_kind(head).settings(name, schedule, settings, prompts is not None)
-    config, embeddings = with_prompts(head, config, prompts)
-    if hasattr(config, "prompts"):  # results say which part was trained
-        first, *others = chosen.split(", ")
-        without = head_kind(head).without_prompts
-        chosen = ", ".join([first, "with prompts" if embeddings else without, *others])
-        if not embeddings:
-            _LOG.warning("%s is trained without prompt embeddings (--prompts): %s", head, without)
+    words, config, embeddings = _settings(head, name, schedule, settings, prompts)
     seeds = seeds or (config.seed,)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     folder = Path(out or Path("runs") / f"{head}-{name}")
-    _check(folder, coverage, seeds, validation, snapshots, resume)
-    if smoothing:
-        parse_smoothing(smoothing)
+    _check(folder, coverage, seeds, validation, snapshots, smoothing)
+    check_seeds(folder, seeds, resume)
     if source is None:
         is_bundled = manifest is None
         source = {"dataset": name} if is_bundled else {"manifest": str(rows.path.absolute())}
     with ExitStack() as stack:
         if isinstance(features, str | Path):
             features = stack.enter_context(open_features(features))
-        used = streams_of(streams, features.streams)
-        videos, missing = _videos_by_split(rows, features, allow_missing)
+        specs = {each: features.specs[each] for each in streams_of(streams, features.streams)}
+        videos, missing = videos_by_split(rows, features, allow_missing)
         labels = training_labels(videos["train"], rows.path)
         held_out = held_out_videos(labels, validation)
         validated = {video_id: Truth(None, labels.pop(video_id)) for video_id in held_out}
         tests = {video.video_id: features[video.video_id] for video in videos["test"]}
         metric, truth = TEST_METRICS.get(name, "frame_auc"), truth_of(tests, rows)
-        specs = {stream: features.specs[stream] for stream in used}
         data = EvaluationSet(features, specs, truth, coverage, validated, metric, smoothing)
         kinds = {video.video_id: video.category for video in rows.videos}
         has_glances = getattr(config, "glance", False)
-        glances = _glances(videos["train"], labels, rows.path) if has_glances else None
-        bags = TrainingBags(features, labels, used, config, categories=kinds, glances=glances)
+        glances = training_glances(videos["train"], labels, rows.path) if has_glances else None
+        bags = TrainingBags(
+            features, labels, tuple(specs), config, categories=kinds, glances=glances
+        )
         text = embeddings.of(bags.classes) if embeddings else None
-        with_classes = head_kind(head).with_classes or embeddings is not None
         if repeated := bags.repeated():
             _LOG.warning("%s", repeated)
+        with_classes = head_kind(head).with_classes or embeddings is not None
         record = {
             "head": head,
-            "settings": chosen,
+            "settings": words,
             "config": asdict(config),
             "streams": streams,
             "specs": spec_records(specs),
@@ -175,29 +164,50 @@ def train(
             "threads": [torch.get_num_threads()],
         }
         origin = Origin({stream: spec.weights for stream, spec in specs.items()}, control)
-        unchanged, by_seed = bags, dict[int, Mapping[str, Entry | None]]()
         fixed = settings if isinstance(settings, Mapping) else {}
-        is_chosen = schedule != "small"
+        own, own_bags, by_seed = record, bags, dict[int, Mapping[str, Entry | None]]()
         for seed in seeds:
-            if control:
-                bags = unchanged.relabelled(shuffled_labels(labels, kinds, seed))
             place = folder if len(seeds) == 1 else folder / f"seed-{seed}"
-            if not is_chosen:  # for all seeds at once, unless each has labels of its own
+            if control:
+                own_bags = bags.relabelled(shuffled_labels(labels, kinds, seed))
+            if schedule == "small" and (control or not by_seed):  # one choice for the same labels
                 choice = stored_choice(place, config)
                 if choice is None:
-                    choice = choose_schedule(head, bags, fixed, data, torch.device(device), text)
+                    choice = choose_schedule(
+                        head, own_bags, fixed, data, torch.device(device), text
+                    )
                     _LOG.info("small schedule%s: %s", choice.words(), choice.reason)
-                bags, is_chosen = bags.with_config(replace(config, **choice.settings)), not control
-                record |= {"settings": chosen + choice.words(), "config": asdict(bags.config)}
-                record["schedule"] = choice.as_json()
-            own = {**record, "seed": seed, "train_labels_sha256": _sha256_of(bags.labels)}
-            by_seed[seed] = _train_seed(place, own, bags, data, resume, on_start, text)
+                own_bags = own_bags.with_config(replace(config, **choice.settings))
+                own = {**record, "settings": words + choice.words(), "schedule": choice.as_json()}
+                own["config"] = asdict(own_bags.config)
+            own = {**own, "seed": seed, "train_labels_sha256": _sha256_of(own_bags.labels)}
+            by_seed[seed] = _train_seed(place, own, own_bags, data, resume, on_start, text)
             run = TrainingRun(folder, own["settings"], origin, {seed: by_seed[seed]})
             write_json(place / "metrics.json", run.as_json())
-    is_one = is_chosen or len(seeds) == 1  # for several choices no settings are those of all
-    run = TrainingRun(folder, run.settings if is_one else chosen, origin, by_seed)
+    has_one_choice = len(seeds) == 1 or not control
+    run = TrainingRun(folder, own["settings"] if has_one_choice else words, origin, by_seed)
     write_json(folder / "metrics.json", run.as_json())
     return run
+
+
+def _settings(
+    head: str,
+    name: str,
+    schedule: str,
+    changes: Changes | None,
+    prompts: str | Path | None,
+) -> tuple[str, HeadConfig, Prompts | None]:
+    """Where the settings come from and which part of a head they train; settings; prompts."""
+    kind = head_kind(head)
+    words, config = kind.settings(name, schedule, changes, prompts is not None)
+    config, embeddings = with_prompts(head, config, prompts)
+    if hasattr(config, "prompts"):
+        first, *others = words.split(", ")
+        part = "with prompts" if embeddings else kind.without_prompts
+        words = ", ".join([first, part, *others])
+        if not embeddings:
+            _LOG.warning("%s is trained without prompt embeddings (--prompts): %s", head, part)
+    return words, config, embeddings
 
 
 def _sha256_of(values: object) -> str:
@@ -210,19 +220,6 @@ def _classes_of(bags: TrainingBags, kinds: Mapping[str, str]) -> dict[str, Any]:
     return {"classes": list(bags.classes), "categories_sha256": _sha256_of(categories)}
 
 
-def _glances(
-    videos: Sequence[Video], labels: Mapping[str, int], path: Path
-) -> dict[str, tuple[int, ...]]:
-    """Clicked frames of the abnormal videos of ``labels``; ManifestError when there are none."""
-    found = {v.video_id: v.glances for v in videos if v.glances and labels.get(v.video_id) == 1}
-    if not found:
-        raise ManifestError(
-            f"{path}: column 'glances': no abnormal training video has any: write it by vadprep gt "
-            f"glances, or leave out the setting glance"
-        )
-    return found
-
-
 def check_device(name: str) -> None:
     """Raise SettingError unless this machine has the device."""
     cards = torch.cuda.device_count()
@@ -233,12 +230,14 @@ def check_device(name: str) -> None:
 
 
 def _check(
-    out: Path, coverage: str, seeds: Sequence[int], validation: float, snapshots: int, resume: bool
+    out: Path,
+    coverage: str,
+    seeds: Sequence[int],
+    validation: float,
+    snapshots: int,
+    smoothing: str,
 ) -> None:
-    """Raise SettingError for an argument of ``train`` that no data set allows.
-
-    CheckpointError unless metrics.json will cover every seed that ``out`` then holds.
-    """
+    """Raise SettingError for an argument of ``train`` that no data set allows."""
     try:
         str(out).encode()
     except UnicodeEncodeError:
@@ -253,56 +252,8 @@ def _check(
         raise SettingError(f"{validation = }: a share, 0 or more and below 1")
     if validation and not snapshots:
         raise SettingError(f"{validation = }: without snapshots no epoch can be chosen by it")
-    if len(seeds) > 1 and lexists(out / "config.json"):
-        raise CheckpointError(f"{out}: holds a run of one seed: use another --out")
-    found = seed_folders(out)
-    if found and not (resume and len(seeds) > 1 and found.keys() <= set(seeds)):
-        there, asked = (",".join(map(str, each)) for each in (found, seeds))
-        raise CheckpointError(
-            f"{out}: holds seeds {there}, asked for {asked}: use another --out, or --resume "
-            f"with all those seeds and any more"
-        )
-
-
-def _videos_by_split(
-    manifest: Manifest, features: Features, allow_missing: bool
-) -> tuple[dict[str, list[Video]], list[str]]:
-    """Videos of train and test with at least one snippet, and the ids of the others, sorted.
-
-    Raises FeaturesError that lists the others, unless ``allow_missing``.
-    """
-    found, missing = dict[str, list[Video]](), list[str]()
-    unnamed = set(features) - {video.video_id for video in manifest.videos}
-    for split in ("train", "test"):
-        videos = manifest.in_split(split)
-        there = [v for v in videos if v.video_id in features and features[v.video_id].num_clips]
-        others = {video.video_id for video in videos} - {video.video_id for video in there}
-        if others and not allow_missing:
-            raise FeaturesError(
-                f"{split} videos without features: {listed(others)}. Extract them, or go on "
-                f"without them (--allow-missing){hint_of_ids(others, unnamed, 'the features')}"
-            )
-        found[split] = there
-        missing += others
-    return found, sorted(missing)
-
-
-def training_labels(videos: Sequence[Video], path: Path) -> dict[str, int]:
-    """Labels by id; raises ManifestError for a video without one or a class without videos."""
-    unlabelled = [video.video_id for video in videos if video.label is None]
-    if unlabelled:
-        raise ManifestError(
-            f"{path}: column 'label': train videos without a label: {listed(unlabelled)}: "
-            f"write 0 or 1"
-        )
-    labels = {video.video_id: video.label for video in videos if video.label is not None}
-    for label, word in enumerate(("normal", "abnormal")):
-        if label not in labels.values():
-            raise ManifestError(
-                f"{path}: no {word} video (label {label}) among the {len(videos)} of split train "
-                f"with features: training needs both labels, see the columns split and label"
-            )
-    return labels
+    if smoothing:
+        parse_smoothing(smoothing)
 
 
 def _train_seed(
@@ -323,58 +274,8 @@ def _train_seed(
         control = record["control"] is not None
         run = Checkpoint(name, head, record["streams"], data.specs, seed, control)
         snapshots = Snapshots(folder, run, data, record["snapshots"])
-        with _claimed(folder, record, resume):
+        with claimed(folder, record, resume):
             if on_start:
                 on_start()
             train_epochs(head, bags, seed, folder, snapshots)
     return snapshots.finish()
-
-
-@contextmanager
-def _claimed(folder: Path, record: Mapping[str, Any], resume: bool) -> Iterator[None]:
-    """Make ``folder`` the place of this run; raises CheckpointError if it is another's.
-
-    A training that ends before anything of an epoch is saved leaves nothing.
-    """
-    path = folder / "config.json"
-    if not lexists(path) and not lexists(folder / RESUME):
-        make_folder(folder)
-        write_json(path, record)
-    elif not resume:
-        raise CheckpointError(f"{folder}: holds a run already: use --resume or another --out")
-    else:
-        found = read_json(path)
-        if differing := differences(found, record):
-            if len(differing) > 9:
-                differing[8:] = [f"and {len(differing) - 8} more"]
-            raise CheckpointError(
-                f"{folder}: holds another run (there / asked for): {'; '.join(differing)}. Use the "
-                f"same settings, or another --out"
-            )
-        with malformed(path, CheckpointError):
-            threads = dict.fromkeys([*found.get("threads", []), *record["threads"]])
-        updated = {**found, "source": record["source"], "threads": list(threads)}
-        if updated != found:
-            write_json(path, updated)
-    try:
-        yield
-    except BaseException:
-        if not any(lexists(folder / name) for name in (STEPS, RESUME, f"{LAST}.json")):
-            path.unlink(missing_ok=True)
-            with suppress(OSError):  # other files are there, or it is the current folder
-                folder.rmdir()
-        raise
-
-
-def differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """``config.epochs: 30 / 4`` for each field in which two config.json differ."""
-    lines = []
-    for name in dict.fromkeys([*found, *asked]):
-        one, other = found.get(name), asked.get(name)
-        if name in PROVENANCE or one == other:
-            continue
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            lines += differences(one, other, f"{prefix}{name}.")
-        else:
-            lines.append(f"{prefix}{name}: {reprlib.repr(one)} / {reprlib.repr(other)}")
-    return lines

@@ -23,7 +23,8 @@ from vadprep.evaluation.metrics import Truth
 from vadprep.evaluation.scores import read_json
 from vadprep.heads import HEADS, HeadConfig
 from vadprep.heads.base import CONSTANT
-from vadprep.training.bags import TrainingBags, held_out_videos
+from vadprep.training.bags import TrainingBags
+from vadprep.training.labels import held_out_videos
 from vadprep.training.loop import fit, new_head
 from vadprep.training.results import EvaluationSet
 from vadprep.training.scoring import exact_arithmetic
