@@ -27,7 +27,7 @@ from support.kill_many import (
     snippets,
     start,
     survivors,
-    wait_for_start,
+    wait_for_moment,
 )
 from support.standin import standin_extractor
 from support.videos import write_video
@@ -276,7 +276,7 @@ def test_a_signal_stops_within_ten_seconds_and_leaves_nothing_behind(
 ):
     folder = tmp_path / "f"
     process = start(folder, videos, runner, 2)
-    wait_for_start(folder, process)
+    wait_for_moment(process, {folder: 0})
     wait_for_commit(folder)
     members = family(process)
     sent = time.monotonic()
@@ -297,7 +297,7 @@ def test_a_signal_stops_within_ten_seconds_and_leaves_nothing_behind(
 def test_a_signal_to_all_processes_stops_the_run_though_rays_head_is_gone(tmp_path, videos, whole):
     folder = tmp_path / "f"
     process = start(folder, videos, "ray", 2)
-    wait_for_start(folder, process)
+    wait_for_moment(process, {folder: 0})
     members = family(process)
     (head,) = [each for each in members if "gcs_server" in each.name()]
     head.terminate()

@@ -152,12 +152,13 @@ def start(
 def wait_for_moment(
     process: subprocess.Popen[bytes],
     offsets: Mapping[Path, int],
-    moment: float,
-    seconds_per_video: float,
+    moment: float = 0.0,
+    seconds_per_video: float = 0.0,
 ) -> None:
-    """Return at the ``moment`` of the run, or at its end. RuntimeError when neither comes.
+    """Return at the ``moment`` of the run, by default its first start, or at its end.
 
-    ``offsets``: the events of each stream's folder that are not of this run.
+    ``offsets`` counts the events of each stream's folder that are not of this run. RuntimeError
+    when neither comes.
     """
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None:

@@ -160,36 +160,19 @@ def resolve_plan(
     out = Path(out).resolve() if out else None
     if repeated := options.get("specs"):
         options = _repeating(repeated, options)
-    streams = options.get("streams") or ()
-    streams = tuple(streams.split(",") if isinstance(streams, str) else streams)
     there = {name: found for name in STREAMS if out and (found := read_spec(out / name))}
-    preset, added_to = options.get("preset"), next(iter(there.values()), None)
-    if not set(streams) - set(there) or (added_to and preset not in (None, added_to.preset)):
-        added_to = None
-    if added_to and added_to.preset in PRESETS:
-        preset = added_to.preset
-    preset, settings = preset or default_preset or DEFAULT_PRESET, options.get("settings") or {}
-    values_of(preset)  # raises for an unknown preset
-    streams = streams or PRESETS[preset].streams
+    preset, streams, shared = _preset_and_streams(options, there, default_preset)
     check_options(options, streams)
     device, workers = _place(options)
     share = Share(options.get("rank", 0), options.get("world_size", 1))
     save_flow, flow_from = options.get("save_flow"), options.get("flow_from")
     flow_format = options.get("flow_format") or "hdf5"
     address = options.get("address", "local")
-    specs, sources = {}, {}
+    specs, sources, reading = dict[str, Spec](), dict[str, str](), None
     for stream in streams:  # what can be refused without reading the weights
-        earlier = there.get(stream)
-        kept = {name: getattr(earlier, name) for name in KEPT} if earlier else {}
-        if added_to:
-            shared = {name: getattr(added_to, name) for name in KEPT_BY_STREAMS}
-            kept |= {name: value for name, value in shared.items() if value != UNKNOWN}
-        named = (earlier.weights, earlier.weights_sha256) if earlier else ("", "")
-        spec = resolve(preset, device, named, {**kept, **settings}, stream)
-        check_recipe(spec)
-        if spec.batch_norm_eps == own_batch_norm_eps(spec.graph):  # one name for one network
-            spec = replace(spec, batch_norm_eps=OWN_EPS)
+        spec = _resolved_spec(stream, preset, device, there.get(stream), shared, options)
         if stream == "flow" and flow_from:
+            settings = options.get("settings") or {}
             reading, spec = SavedFlow.find(Path(flow_from).absolute(), spec, settings)
         if address == "local":
             check_precision(spec.precision, torch.device(device))
@@ -220,8 +203,48 @@ def resolve_plan(
         max_damage=options.get("max_damage", MAX_DAMAGE),
         stall_seconds=options.get("stall_seconds", STALL_SECONDS),
         save_flow=SavedFlow(Path(save_flow).absolute(), flow_format) if save_flow else None,
-        flow_from=reading if flow_from else None,
+        flow_from=reading,
     )
+
+
+def _preset_and_streams(
+    options: PlanOptions, there: Mapping[str, Spec], default_preset: str | None
+) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    """Preset and streams, and the fields that a stream which is added has from those ``there``."""
+    streams = options.get("streams") or ()
+    streams = tuple(streams.split(",") if isinstance(streams, str) else streams)
+    preset, beside = options.get("preset"), next(iter(there.values()), None)
+    if not set(streams) - set(there) or (beside and preset not in (None, beside.preset)):
+        beside = None
+    shared = {name: getattr(beside, name) for name in KEPT_BY_STREAMS} if beside else {}
+    if beside and beside.preset in PRESETS:
+        preset = beside.preset
+    preset = preset or default_preset or DEFAULT_PRESET
+    values_of(preset)  # raises for an unknown preset
+    known = {name: value for name, value in shared.items() if value != UNKNOWN}
+    return preset, streams or PRESETS[preset].streams, known
+
+
+def _resolved_spec(
+    stream: str,
+    preset: str,
+    device: str,
+    earlier: Spec | None,
+    shared: Mapping[str, Any],
+    options: PlanOptions,
+) -> Spec:
+    """The spec of a stream, with what ``earlier`` features of it have, before the weights are read.
+
+    Raises ValueError for a recipe that cannot be computed.
+    """
+    kept = {name: getattr(earlier, name) for name in KEPT} if earlier else {}
+    named = (earlier.weights, earlier.weights_sha256) if earlier else ("", "")
+    settings = {**kept, **shared, **(options.get("settings") or {})}
+    spec = resolve(preset, device, named, settings, stream)
+    check_recipe(spec)
+    if spec.batch_norm_eps == own_batch_norm_eps(spec.graph):  # one name for one network
+        spec = replace(spec, batch_norm_eps=OWN_EPS)
+    return spec
 
 
 def _repeating(specs: Mapping[str, Spec], options: PlanOptions) -> PlanOptions:
