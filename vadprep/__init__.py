@@ -233,7 +233,7 @@ def report(
     :param videos: for previews: the folder that the paths of the manifest start from, or a list
         of what was scored, as for ``score``. None are made without it, but for videos whose id is
         their path
-    :param dataset: bundled data set with the ground truth, instead of the manifest of each run
+    :param dataset: included data set with the ground truth, instead of the manifest of each run
     :param manifest: a manifest with the ground truth, opened or the path of its CSV
     :param previews: which videos get one: ``all``, ``test`` (those of the split), ``worst:N``
         (the largest misses and false alarms) or ``none``; of features the five most unusual

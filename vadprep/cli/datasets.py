@@ -117,6 +117,10 @@ def presets(name: str | None) -> None:
     show([*rows, ("--set", "takes", ", ".join(preset.settable))])
 
 
+RULE_HELP = (
+    "Labels of a video of n frames. frames: n; floor, rtfm: whole clips of 16 below or above; "
+    "xdviodet: 16*floor((n-1)/16); scored: the published length; spans: to the end of the features."
+)
 READING: dict[str, Any] = {"type": click.Choice(list(data.READINGS)), "default": "half-open"}
 READING_HELP = "How the intervals are read: [start, stop), [start, stop], or counted from 1."
 LIST_HELP = (
@@ -127,12 +131,12 @@ LIST_HELP = (
 
 @group("gt", example="vadprep gt check gt-ucf.npy --dataset ucf")
 def gt() -> None:
-    """Build or check flat frame-level ground truth."""
+    """Build or check flat ground truth; write clicked frames."""
 
 
 @gt.command("build", example="vadprep gt build --dataset ucf --rule scored --out gt.npy")
 @manifest_options
-@click.option("--rule", type=click.Choice(data.RULES), required=True, help="Length of each video.")
+@click.option("--rule", type=click.Choice(data.RULES), required=True, help=RULE_HELP)
 @click.option("--intervals", "reading", **READING, show_default=True, help=READING_HELP)
 @click.option("--features", type=FEATURES, help="Feature folder, for rule spans and lengths.")
 @click.option("--split", default="test", show_default=True, help="Split of the manifest.")
@@ -142,7 +146,8 @@ def gt_build(
 ) -> None:
     """Write a file with one label for each frame.
 
-    Beside FILE.npy it writes FILE.npy.csv with the first and last frame of each video.
+    Beside FILE.npy it writes FILE.npy.csv: which labels [start, stop) of the file, counted from 0,
+    belong to each video.
     """
     manifest, _ = chosen_manifest(options)
     if rule == "spans" and features is None:

@@ -131,10 +131,11 @@ def _processor() -> Iterator[Finding]:
     cost = "a worker and its decoder need 1 to 2 GiB"
     yield _found("memory", size(memory), memory >= SMALL_MEMORY, cost, "--workers 1")
 
+    cost = "Ray keeps its objects on the disk"
     remedy = "start the container with --shm-size"
     free = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
     is_enough = free >= SMALL_SHARED_MEMORY
-    yield _found("/dev/shm", f"{size(free)} free", is_enough, "Ray may not start", remedy)
+    yield _found("/dev/shm", f"{size(free)} free", is_enough, cost, remedy)
 
     with suppress(ModuleNotFoundError):  # without torch, which is reported already
         yield _engine()

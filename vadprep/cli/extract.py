@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from vadprep.extraction import Estimate, Progress
 
 PRESET = click.Choice(list(PRESETS))
-PRESET_HELP = "Preset name. Default: the preset of the data set."
+PRESET_HELP = "Preset. Default: of features in --out, else of the data set, else i3d."
 WEIGHTS_HELP = (
     "File, name in vadprep weights list, or random:SEED. Default: what weights get has fetched."
 )
@@ -90,7 +90,9 @@ DAMAGE_HELP = (
 @advanced("--address", default="local", show_default=True, help=ADDRESS_HELP)
 @advanced("--rank", **RANK, help=RANK_HELP)
 @advanced("--world-size", type=COUNT, default=1, help=WORLD_HELP)
-@advanced("--shard-size", type=COUNT, help="Number of videos in a shard of a new feature folder.")
+@advanced(
+    "--shard-size", type=COUNT, help="Videos in a shard of a new feature folder. Default: 64."
+)
 @advanced("--stall-seconds", type=STALL, default=60.0, show_default=True, help=STALL_HELP)
 @config_option
 @advanced("--allow-missing", is_flag=True, help=MISSING_HELP)

@@ -23,7 +23,10 @@ THRESHOLD_HELP = "Score at which an alarm begins, or ON,OFF: it ends below OFF."
 SPEED_HELP = "Play files at this speed, 1 as if live. Default: as fast as they can be scored."
 HOST_HELP = "Address of the page. 0.0.0.0 shows it to the whole network."
 WINDOW_HELP = "Snippets that the head sees. Default: its context, or its longest training bag."
-DEVICE_HELP = "Default: cuda if there is a GPU."
+LEAST_HELP = "Seconds that an alarm must last to be reported."
+PORT_HELP = "Port of a web page; 0 is any free one. Default: no page."
+STALL_HELP = "Connect again after so many seconds without a frame."
+DEVICE_HELP = "cpu or cuda. Default: cuda if there is a GPU."
 AFTERWARDS = "all records are written; run it again to go on"
 
 
@@ -31,19 +34,19 @@ AFTERWARDS = "all records are written; run it again to go on"
 @click.argument("run", type=FOLDER)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--threshold", default="0.5", show_default=True, help=THRESHOLD_HELP)
-@click.option("--least", default=0.0, help="Seconds that an alarm must last to be reported.")
+@click.option("--least", default=0.0, show_default=True, help=LEAST_HELP)
 @click.option("--speed", type=float, help=SPEED_HELP)
 @click.option("--out", type=FILE, help="File that the records are added to. Default: stdout.")
 @click.option("--webhook", metavar="URL", help="Address that each alarm is posted to, as JSON.")
-@click.option("--keep", type=FOLDER, help="Folder for clips of the alarms, MP4.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port of a page; 0 is any free one.")
+@click.option("--keep", type=FOLDER, help="Folder for MP4 clips of the alarms. Default: none.")
+@click.option("--port", type=click.IntRange(0, 65535), help=PORT_HELP)
 @click.option("--host", default="127.0.0.1", show_default=True, help=HOST_HELP)
 @click.option("--weights", help="Weights of the network, if they are not fetched.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help=DEVICE_HELP)
 @advanced("--flow-weights", help="Weights of the network of stream flow.")
 @advanced("--preset", type=PRESET, metavar="NAME", help=PRESET_HELP)
 @advanced("--window", type=int, help=WINDOW_HELP)
-@advanced("--stall-seconds", default=10.0, help="Connect again when nothing comes for so long.")
+@advanced("--stall-seconds", default=10.0, show_default=True, help=STALL_HELP)
 @message_options
 def live(run: Path, sources: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Score what cameras and streams show now; list alarms.

@@ -48,7 +48,7 @@ SECTIONS = {
         "export": ("exchange", "Convert a feature folder to files for another code base."),
         "export-onnx": ("exchange", "Write the head of a run as ONNX, checked against torch."),
         "compare": ("exchange", "Compare two sets of features and say what differs."),
-        "gt": ("datasets", "Build or check flat frame-level ground truth."),
+        "gt": ("datasets", "Build or check flat ground truth; write clicked frames."),
     },
     "Inspect": {
         "status": ("features", "Show what is done, running, failed or missing."),

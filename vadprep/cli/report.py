@@ -13,13 +13,15 @@ from vadprep.cli.options import FOLDER, dataset_option, manifest_option
 from vadprep.cli.text import shown_bar
 
 PREVIEWS_HELP = "Which videos get a preview: all, test, worst:N or none."
-VIDEOS_HELP = "Folder of the video files. Default: $VADPREP_ROOT."
+VIDEOS_HELP = "Folder of the video files. Default: $VADPREP_ROOT, else no previews."
 
 
 @command("report", example="vadprep report runs/ddl-xd --videos /data/xd --out page")
 @click.argument("sources", nargs=-1, required=True, metavar="RUN...|FEATURES")
 @click.option("--videos", type=FOLDER, envvar="VADPREP_ROOT", help=VIDEOS_HELP)
-@click.option("--out", type=FOLDER, default=Path("report"), show_default=True, help="Folder.")
+@click.option(
+    "--out", type=FOLDER, default=Path("report"), show_default=True, help="Folder of the pages."
+)
 @click.option("--previews", default="worst:50", show_default=True, help=PREVIEWS_HELP)
 @click.option("--link", is_flag=True, help="Play the video files themselves where browsers can.")
 @dataset_option

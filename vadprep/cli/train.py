@@ -59,8 +59,8 @@ HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl", "urdmu", "pel4vad", "
 SCHEDULE = click.Choice(["published", "small"])
 """As in ``heads.SCHEDULES``."""
 SCHEDULE_HELP = "small: settings chosen on the training videos, for tens to hundreds of them."
-SET_HELP = "A setting of the head that replaces the published one. Repeatable."
-VALIDATION_HELP = "Share of the training videos by which an epoch is chosen. Default: 0, none."
+SET_HELP = "A setting in place of the published one (vadprep recipes HEAD). Repeatable."
+VALIDATION_HELP = "Share of the training videos, 0 to 1, that chooses an epoch. Default: 0, none."
 PROMPTS_HELP = (
     "Prompt embeddings for pel4vad, vadclip: .npz, an array for normal and each category."
 )
@@ -151,7 +151,7 @@ def settings_legend(settings: str, name: str) -> str:
 
 
 def dataset_here() -> str:
-    """The one bundled data set with a feature folder in ./features; else UsageError names them."""
+    """The one included data set with a feature folder in ./features; else UsageError names them."""
     here = [name for name in data.dataset_names() if Path("features", name).is_dir()]
     if len(here) == 1:
         return here[0]

@@ -61,7 +61,10 @@ def weights_list(as_json: bool) -> None:
 @weights.command("get", example="vadprep weights get i3d-rgb")
 @click.argument("name", type=NAMES, metavar="NAME")
 def weights_get(name: str) -> None:
-    """Download a file, check it and convert it."""
+    """Download a file, check it and convert it.
+
+    vadprep weights list shows the names. Files go to $VADPREP_CACHE, by default ~/.cache/vadprep.
+    """
     from vadprep.backbones.weights.download import fetch
 
     published = CATALOG.get(name) or SAMPLES[name]

@@ -324,7 +324,7 @@ PRESETS: dict[str, Preset] = {
 """The presets by name."""
 
 DATASET_PRESETS = {"xd": "xd", "ucf": "ucf", "shanghaitech": "ucf", "msad": "gowtham-r50"}
-"""Preset of a bundled data set, when the user names none; for MSAD the code
+"""Preset of an included data set, when the user names none; for MSAD the code
 that its authors name."""
 DEFAULT_PRESET = "i3d"
 """Preset of every other video."""

@@ -1,4 +1,4 @@
-"""The bundled data sets, counts of a manifest, and a manifest against the files under a root."""
+"""The included data sets, counts of a manifest, and a manifest against the files under a root."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vadprep.data.sources import SourceIndex, source_paths
 
 
 def dataset_names() -> list[str]:
-    """Names of the bundled data sets, sorted."""
+    """Names of the included data sets, sorted."""
     return sorted(path.stem for path in _bundled_folder().glob("*.csv"))
 
 
 def load_dataset(name: str) -> Manifest:
-    """The manifest of the bundled data set ``name``: ``ucf``, ``xd``, ``msad``, ``dota``, ...
+    """The manifest of the included data set ``name``: ``ucf``, ``xd``, ``msad``, ``dota``, ...
 
     ``dataset_names`` has all of them, ``manifests/README.md`` what each holds. Raises
     SettingError, a ValueError, for an unknown name, with the names that are known.
@@ -44,7 +44,7 @@ def named_manifest(name: str) -> Manifest:
 def choose_manifest(
     dataset: str | None, manifest: Manifest | str | Path | None, with_paths: bool = True
 ) -> Manifest:
-    """The manifest that is given or read from a path, else that of a bundled data set.
+    """The manifest that is given or read from a path, else that of an included data set.
 
     ``with_paths`` as in ``read_manifest``. Raises SettingError, a ValueError, without either and
     for an unknown data set; ManifestError for a bad file.

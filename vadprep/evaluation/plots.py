@@ -36,7 +36,7 @@ def plot_scores(
     """Write a PNG of the frame scores of each video into the folder ``out``; returns the paths.
 
     ``scores`` are by video id, or a scores file, whose caution on untrained weights goes into the
-    titles. With a bundled data set or a manifest (opened, or the path of its CSV) the anomalous
+    titles. With an included data set or a manifest (opened, or the path of its CSV) the anomalous
     intervals are shaded. ``note`` is a second line of the titles. Raises as ``evaluate`` does,
     OutputError when the disk refuses. Needs matplotlib.
     """

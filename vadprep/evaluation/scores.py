@@ -169,12 +169,15 @@ def evaluate(
 ) -> Metrics:
     """Metrics of scores against the ground truth of the same videos, as fractions of 1.
 
-    ``scores`` are by video id, a scores file such as ``RUN/scores-last.h5``, or the run folder of
-    a seed: then they have to be those of split test, and metrics under the protocol of a single
-    paper, which need the network, are taken from the run where the ground truth is still the same.
-    The ground truth is that of a bundled data set or of a manifest (opened, or the path of its
-    CSV). ``coverage`` says what frames after the last span score (``clips.COVERAGES``);
-    with ``smoothing``, such as ``slide-7``, ``protocols`` has the metrics of smoothed scores, too.
+    :param scores: by video id, a scores file such as ``RUN/scores-last.h5``, or the run folder of
+        a seed. That folder must hold the scores of split test. Metrics under the protocol of a
+        single paper need the network: they are those of the run, if the ground truth is the same
+    :param dataset: an included data set with the ground truth
+    :param manifest: a manifest with it, opened, or the path of its CSV
+    :param coverage: what frames after the last span score: ``cut`` or ``hold``
+    :param smoothing: a rule such as ``slide-7``: ``protocols`` of the result has the metrics of
+        smoothed scores, too
+
     Raises CheckpointError for a file that is missing or damaged, and as ``truth_of`` does.
     """
     rows, folder = choose_manifest(dataset, manifest, with_paths=False), None

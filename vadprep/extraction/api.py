@@ -52,7 +52,7 @@ def extract(
     :param videos: a folder, a video file, a list of files, a manifest CSV or a Manifest; None
         with ``dataset``
     :param out: the feature folder; ``features/NAME`` by default
-    :param dataset: name of a bundled data set, instead of ``videos``
+    :param dataset: name of an included data set, instead of ``videos``
     :param root: folder of the files of a manifest or data set; the current folder by default
     :param preset: name of a preset; by default that of the features in ``out`` to which a stream
         is added, else that of the data set, else ``i3d``
@@ -66,21 +66,25 @@ def extract(
     :param device: ``cpu`` or ``cuda``; ``cuda`` by default where there is a GPU
     :param gpus: number of GPUs, with a worker on each; all by default
     :param workers: number of workers on the CPU; one for each core by default
-    :param address: address of a Ray cluster to join
-    :param rank: number of this run among those that share the folder, from 0
-    :param world_size: how many they are; rank R does every ``world_size``-th shard from R on
-    :param shard_size: videos in a shard, when the folder is new
+    :param address: address of a Ray cluster to join; ``local`` by default: this machine alone
+    :param rank: number of this run among those that share the folder, from 0, the default
+    :param world_size: how many they are, 1 by default; rank R does every ``world_size``-th shard
+        from R on
+    :param shard_size: videos in a shard, when the folder is new; 64 by default
     :param retry_failed: do again the videos that failed, and those whose file was replaced; without
         it only those whose files were missing and are there now
     :param allow_missing: go on when the files of more than half of the videos are missing
-    :param max_damage: share of a video's frames, 0 to 1, that may be repaired or missing
-    :param stall_seconds: a decoder that gives no frame for so long is ended, and the other tried
+    :param max_damage: share of a video's frames, 0 to 1, that may be repaired or missing; 0.1 by
+        default
+    :param stall_seconds: a decoder that gives no frame for so long, 60 s by default, is ended, and
+        the other tried
     :param save_flow: folder in which to keep the quantised flow
     :param flow_format: of ``save_flow``: ``hdf5`` (default), ``jpeg``, ``denseflow`` or
         ``mmaction2``
     :param flow_from: folder of flow that is read instead of computed, which ``save_flow``,
         denseflow, dense_flow or mmaction2 has written
-    :param on_report: called with a Progress at the start and after each video
+    :param on_report: called with a Progress at the start, after each video, and in between while
+        videos are in work
 
     Raises SettingError (a ValueError) for a setting that cannot be used, ManifestError,
     WeightsError, SpecError when ``out`` holds features of another spec, OutputError, LeaseError

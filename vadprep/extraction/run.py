@@ -149,9 +149,10 @@ def run_plan(
 
     ``check_sources`` says beforehand whether they are there.
 
-    ``on_report`` is called at the start and after each video. Raises OutputError when the folder
-    is not writable, LeaseError when another run is at work on the same shards, Stopped at a
-    signal. Videos that cannot be read are in the journals, not raised.
+    ``on_report`` is called at the start, after each video, and in between while videos are in
+    work. Raises OutputError when the folder is not writable, LeaseError when another run is at work
+    on the same shards, Stopped at a signal. Videos that cannot be read are in the journals, not
+    raised.
     """
     root, paths = root.resolve(), [plan.folder(spec.stream) for spec in plan.specs]
     warn_of_conv3d(plan)

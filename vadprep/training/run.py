@@ -78,7 +78,7 @@ def train(
 
     Args:
         features: an opened feature folder, or its path or URL.
-        dataset: a bundled data set: its manifest, unless another is given, and its published
+        dataset: an included data set: its manifest, unless another is given, and its published
             settings.
         manifest: an opened manifest or the path of its CSV.
         out: the run folder; ``runs/HEAD-DATASET`` by default.

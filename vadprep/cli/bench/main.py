@@ -17,6 +17,7 @@ from vadprep.core.atomic import check_writable, write_json
 from vadprep.core.errors import SettingError, counted
 
 option = partial(click.option, show_default=True)
+REPEAT_HELP = "How often each side is measured."
 
 
 @group("bench", example="vadprep bench backbone")
@@ -25,7 +26,7 @@ def bench() -> None:
 
 
 @bench.command("memory", example="vadprep bench memory")
-@option("--minutes", default="2,120", help="Lengths of the videos.")
+@option("--minutes", default="2,120", help="Minutes of each video, by commas.")
 def memory(minutes: str) -> None:
     """Peak memory of a short and of a long video."""
     from vadprep.cli.bench.extraction import bench_memory
@@ -43,9 +44,9 @@ def memory(minutes: str) -> None:
 
 
 @bench.command("plan", example="vadprep bench plan --videos 10000")
-@option("--videos", type=click.IntRange(1000), default=1_000_000, help="How many.")
+@option("--videos", type=click.IntRange(1000), default=1_000_000, help="Number of videos.")
 def plan(videos: int) -> None:
-    """Planning, commits and status, against 10,000 videos."""
+    """Planning, commits, status: many videos against 10,000."""
     from vadprep.cli.bench.plan import bench_plan
 
     small, large = bench_plan(10_000), bench_plan(videos)
@@ -67,8 +68,8 @@ def report(dataset: str) -> None:
 @bench.command("workers", example="vadprep bench workers clips/")
 @click.argument("clips", type=FOLDER)
 @option("--streams", default="rgb,flow", help="Streams to extract.")
-@option("--repeat", type=COUNT, default=3, help="Times.")
-@option("--workers", type=click.IntRange(2), default=2, help="Number.")
+@option("--repeat", type=COUNT, default=3, help=REPEAT_HELP)
+@option("--workers", type=click.IntRange(2), default=2, help="Workers of the second side.")
 @option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Device.")
 def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -> None:
     """Clips per second of one worker and of several."""
@@ -88,7 +89,7 @@ def workers(clips: Path, streams: str, repeat: int, workers: int, device: str) -
 
 
 @bench.command("live", example="vadprep bench live")
-@option("--seconds", type=click.IntRange(5), default=60, help="Length of the video.")
+@option("--seconds", type=click.IntRange(5), default=60, help="Seconds of the video.")
 def live(seconds: int) -> None:
     """Delay of live scores on one core: RGB of a camera with 25 fps."""
     from vadprep.cli.bench.live import bench_live
@@ -101,7 +102,7 @@ def live(seconds: int) -> None:
 @bench.command("extract", example="vadprep bench extract clips/")
 @click.argument("clips", type=FOLDER)
 @option("--streams", "choices", multiple=True, default=["rgb", "rgb,flow"], help="May be repeated.")
-@option("--repeat", type=COUNT, default=2, help="Times.")
+@option("--repeat", type=COUNT, default=2, help=REPEAT_HELP)
 @option("--workers", type=COUNT, help="Workers beside a single one. Default: one for each core.")
 def extract(clips: Path, choices: tuple[str, ...], repeat: int, workers: int | None) -> None:
     """Extraction against its networks and TV-L1 alone."""
@@ -128,7 +129,7 @@ def extract(clips: Path, choices: tuple[str, ...], repeat: int, workers: int | N
 @bench.command("backbone", example="vadprep bench backbone --graph s3d")
 @option("--graph", default="inception_i3d", help="Network, or all.")
 @option("--device", default="cpu", help="cpu or cuda.")
-@option("--threads", type=COUNT, default=1, help="On a CPU.")
+@option("--threads", type=COUNT, default=1, help="Threads, on a CPU.")
 def backbone(graph: str, device: str, threads: int) -> None:
     """Networks: plain PyTorch against the engine, speed and error."""
     from vadprep.backbones import has_cpu_bf16
@@ -184,7 +185,7 @@ def loader(videos: int, shards: int) -> None:
 
 
 @bench.command("train", example="vadprep bench train --heads ddl")
-@option("--heads", default=",".join(HEAD_NAMES), help="Which heads.")
+@option("--heads", default=",".join(HEAD_NAMES), help="Heads, by commas.")
 @option("--device", default="cpu", help="cpu or cuda.")
 @option("--videos", type=click.IntRange(2), default=100, help="Synthetic training videos.")
 @option("--steps", type=COUNT, default=5, help="Steps to time.")
@@ -217,7 +218,12 @@ def train(heads: str, device: str, videos: int, steps: int) -> None:
 
 
 @bench.command("gpu", example="vadprep bench gpu")
-@option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", help="cpu: a try.")
+@option(
+    "--device",
+    type=click.Choice(["cuda", "cpu"]),
+    default="cuda",
+    help="cpu only tries the command.",
+)
 @option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -75,7 +75,7 @@ def export_features(
     :param out: folder for the files and lists
     :param layout: the code base, a key of ``LAYOUTS``
     :param manifest: splits, labels and intervals: a Manifest or the path of its CSV
-    :param dataset: name of a bundled data set, instead of ``manifest``
+    :param dataset: name of an included data set, instead of ``manifest``
     :param stream: ``rgb`` or ``flow``
     :param on_progress: called with the number of written videos, and of all
 

@@ -87,7 +87,7 @@ def import_features(
     :param out: feature folder
     :param layout: how the files are named, a key of ``LAYOUTS``
     :param manifest: the videos: a Manifest or the path of its CSV
-    :param dataset: name of a bundled data set, instead of ``manifest``
+    :param dataset: name of an included data set, instead of ``manifest``
     :param stream: ``rgb`` or ``flow``
     :param spans: ``fit`` finds the tail rule that gives each number of clips; ``stretch`` spreads
         the clips evenly over the frames of the video
