@@ -168,6 +168,15 @@ def test_a_frame_in_several_spans_has_the_mean_of_their_scores(stride):
     assert len(hold) == 70 and (hold[60:] == scores[-1]).all()
 
 
+@pytest.mark.parametrize("stride", [3, 5, 8])
+def test_a_still_picture_has_one_score_in_all_its_frames(stride):
+    """To the bit: metrics and alarms compare scores with each other and with a threshold."""
+    spans = NATIVE.spans(800, "repeat-last", 16, stride)
+    for value in (0.1, 0.3, 0.7, 0.9, 1 / 3):
+        found = frame_scores(np.where(spans[:, 0] < 400, value, 0.05), spans, 800)
+        assert np.unique(found[:400]).tolist() == [value] and (found[450:] == 0.05).all()
+
+
 def test_scores_of_another_length_than_the_spans_are_refused():
     with pytest.raises(ValueError, match="scores.shape"):
         frame_scores(np.zeros(3), NATIVE.spans(40, "drop"), 40)

@@ -34,6 +34,14 @@ def test_every_column_is_read(tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "cell", ["fire|theft", " fire | theft ", "|fire||theft|fire", "fire |theft|"]
+)
+def test_a_category_is_one_whatever_blanks_and_repeats_surround_it(tmp_path, cell):
+    (video,) = read(tmp_path, f"path,category\na.mp4,{cell}\n").videos
+    assert video.category == "fire|theft"
+
+
 def test_blank_cells_are_unknown(tmp_path):
     text = "video_id,path,label,num_frames,fps,intervals\na,a.mp4,,,,\nb,b.mp4,0,,,[]\n"
     unknown, normal = read(tmp_path, text).videos

@@ -91,6 +91,8 @@ def random_set(seed, overlapping=False, hours_a_clip=1):
             starts = 2 * np.arange(count)
             spans = np.stack([starts, starts + 4], axis=1)
             video = replace(video, spans=spans, num_frames=int(spans[-1, 1]))
+        rest = int(random.integers(0, 3))  # frames after the last clip, which have no score
+        video = replace(video, num_frames=video.num_frames + rest)
         end, intervals = video.num_frames, []
         for _ in range(int(random.integers(0, 3))):
             start = int(random.integers(0, end))
@@ -179,6 +181,24 @@ def test_without_a_frame_rate_delays_at_a_threshold_are_in_frames():
     missing = {name for name, value in found.flat().items() if value is None}
     assert missing == found.reasons.keys()
     assert set(found.reasons.values()) == {"frame rate unknown for 1 (v)"}
+
+
+def test_a_delay_that_is_known_has_no_reason_why_it_is_not():
+    scores = {"v": video_scores([0.1, 0.8, 0.9]), "n": video_scores([0.7, 0.1], fps=None)}
+    found = compute_delays(scores, {"v": Truth(((20, 48),), 1), "n": Truth((), 0)})
+    assert found.points[FIXED]["delay_seconds"] == pytest.approx(12 / 25)
+    missing = {name for name, value in found.flat().items() if value is None}
+    assert missing == found.reasons.keys()
+
+
+def test_snippets_of_no_frame_raise_no_alarm():
+    """They stand for no frame, so their alarm would have no precision."""
+    spans = np.array([[0, 1], [1, 1], [1, 2], [2, 2], [2, 3], [3, 4]])
+    video = VideoScores(np.array([0.1, 0.95, 0.6, 0.9, 0.8, 0.2]), spans, 4, 1.0)
+    seen = replace(video, snippets=video.snippets[[0, 2, 4, 5]], spans=spans[[0, 2, 4, 5]])
+    truth = {"v": Truth(((1, 3),), 1)}
+    assert compute_delays({"v": video}, truth) == compute_delays({"v": seen}, truth)
+    assert compute_delays({"v": video}, truth).apd == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.scored import video_scores
 
 from vadprep.evaluation.metrics import (
     Truth,
@@ -223,6 +224,20 @@ def test_a_snippet_is_abnormal_by_half_of_its_span():
     labels[8:23] = True
     spans = np.array([[0, 16], [16, 31], [31, 31], [31, 50]])
     assert segment_labels(labels, spans).tolist() == [True, False, False, False]
+
+
+def test_snippets_of_no_frame_count_in_no_segment():
+    """As in a video of less than a clip's frames a second, whose frames are shown repeatedly."""
+    spans = np.array([[0, 1], [1, 1], [1, 2], [2, 2], [2, 3], [3, 4]])
+    video = VideoScores(np.array([0.1, 0.9, 0.9, 0.9, 0.9, 0.2]), spans, 4)
+    found = compute_metrics({"v": video}, {"v": Truth(((1, 3),), 1)}).values
+    assert (found["frame_auc"], found["segment_auc"], found["segment_ap"]) == (1, 1, 1)
+
+
+def test_a_video_called_abnormal_without_an_interval_is_no_normal_one():
+    scores = {"a": video_scores([0.9, 0.9]), "n": video_scores([0.1, 0.6])}
+    truth = {"a": Truth((), 1), "n": Truth((), 0)}
+    assert compute_metrics(scores, truth).values["far"] == 0.5
 
 
 def test_long_lists_of_ids_are_shortened():

@@ -81,9 +81,31 @@ def test_curves_are_scikit_learns(tmp_path: Path) -> None:
     precision, recall, _ = precision_recall_curve(labels, scores)
     for one, other in zip(curves["pr"], (recall[-2::-1], precision[-2::-1]), strict=True):
         assert one == pytest.approx(other, abs=1e-5)
-    alarms = scores >= 0.5
-    assert curves["at"]["recall"] == pytest.approx((alarms & labels).sum() / labels.sum())
+    page = vadprep.report(run, out=tmp_path / "page", threshold=0.3)
+    alarms, at = scores >= 0.3, data_of(page)["runs"][0]["curves"]["at"]
+    assert at["recall"] == pytest.approx((alarms & labels).sum() / labels.sum())
+    assert at["precision"] == pytest.approx((alarms & labels).sum() / alarms.sum())
+    assert at["false"] == pytest.approx((alarms & ~labels).sum() / (~labels).sum())
     assert sum(curves["normal"]) + sum(curves["abnormal"]) == 3200
+
+
+@pytest.mark.parametrize("coverage", ["cut", "hold"])
+def test_the_pages_judge_the_frames_that_the_training_judged(tmp_path: Path, coverage: str) -> None:
+    manifest = write_manifest(tmp_path / "m.csv", {"a": ("a.mp4", "[[20, 69]]")})
+    scores = replace(video_scores([0.2, 0.6, 0.4, 0.7]), num_frames=69)
+    run = write_run(tmp_path / "run", {"a": scores}, manifest=manifest)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "coverage": coverage}))
+    page = vadprep.report(run, out=tmp_path / "page")
+    curves, found = data_of(page)["runs"][0]["curves"], vadprep.evaluate(run, manifest=manifest)
+    num_frames = {"cut": 64, "hold": 69}[coverage]
+    assert sum(curves["normal"]) + sum(curves["abnormal"]) == num_frames == found.num_frames
+    assert area(curves["roc"]) == pytest.approx(found.values["frame_auc"], abs=1e-4)
+    other = vadprep.evaluate(run / "scores-last.h5", manifest=manifest, coverage=coverage)
+    assert other.values == found.values
+    (run / "config.json").write_text(json.dumps({**config, "coverage": "all"}))
+    with pytest.raises(CheckpointError, match="config.json.*coverage = 'all'"):
+        vadprep.evaluate(run, manifest=manifest)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.55, 0.9, 1.0])

@@ -271,7 +271,7 @@ def test_scoring_in_blocks_equals_all_rows_at_once(monkeypatch, generator):
     snippets = torch.randn(2, 50, 6, generator=generator, dtype=torch.float64)
     mask = torch.arange(50) < torch.tensor([[50], [31]])
     whole = network(snippets[:, None], mask).scores
-    monkeypatch.setattr("vadprep.heads.ddl.MOST_ENTRIES", 350)
+    monkeypatch.setattr("vadprep.heads.layers.MOST_ENTRIES", 1400)
     torch.testing.assert_close(network(snippets[:, None], mask).scores, whole, rtol=0, atol=1e-12)
 
 

@@ -194,5 +194,5 @@ def test_published_settings_of_glances():
     assert GLANCE.epochs * GLANCE.steps_per_epoch == 1500 and GLANCE.glance
     assert (GLANCE.glance_sigma, GLANCE.glance_ratio, GLANCE.glance_steps) == (0.1, 0.9, 50)
     assert (GLANCE.learning_rate, GLANCE.weight_decay, GLANCE.batch_size) == (1e-4, 5e-5, 128)
-    assert (GLANCE.sampling, GLANCE.batches) == ("segments-200", "balanced")
+    assert (GLANCE.sampling, GLANCE.batches, GLANCE.seed) == ("segments-200", "balanced", 0)
     assert not any(config.glance for config in HEADS["urdmu"].published.values())

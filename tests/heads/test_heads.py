@@ -164,6 +164,16 @@ def test_padding_to_another_video_changes_no_score(name):
         torch.testing.assert_close(one.video, other.video, rtol=1e-5, atol=1e-6)
 
 
+def test_padding_to_another_video_changes_no_score_of_a_class():
+    torch.manual_seed(0)
+    head = HEADS["vadclip"].network(6, build("vadclip").config, ["fight", "fire"]).eval()
+    videos = [torch.randn(crops, length, 6) for crops, length in ((2, 40), (1, 1), (2, 97))]
+    with torch.inference_mode():
+        for one, video in zip(head.of_videos(videos), videos, strict=True):
+            assert one.classes.shape == (1, video.shape[1], 2)
+            torch.testing.assert_close(one.classes, head.of_video(video).classes, rtol=0, atol=1e-6)
+
+
 def separable(num_views):
     """An abnormal bag whose middle points elsewhere, and a normal one; as many views of both."""
     generator = torch.Generator().manual_seed(0)

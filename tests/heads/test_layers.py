@@ -108,6 +108,13 @@ def test_memory_equals_its_equations(values):
     assert_same(ours, loop, x, memory.patterns)
 
 
+@pytest.mark.parametrize("num_maps", [1, 4, 32])
+def test_maps_of_many_rows_are_worked_off_in_as_little_memory_as_one(num_maps):
+    blocks = layers.row_blocks(num_maps, 4096, training=False)
+    rows = [len(range(4096)[block]) for block in blocks]
+    assert sum(rows) == 4096 and max(rows) * num_maps * 4096 <= layers.MOST_ENTRIES
+
+
 def test_maps_in_blocks_are_those_at_once(monkeypatch):
     torch.manual_seed(0)
     layer = GlobalLocalAttention(4, heads=2, width=3, norm="columns").double()
@@ -116,5 +123,5 @@ def test_maps_in_blocks_are_those_at_once(monkeypatch):
     blocks = layer.eval()(x, mask)[mask]
     monkeypatch.setattr(layers, "REACH", 700)
     torch.testing.assert_close(blocks, layer.train()(x, mask)[mask], rtol=0, atol=1e-12)
-    monkeypatch.setattr(layers, "MOST_ENTRIES", 2 * 700)
+    monkeypatch.setattr(layers, "MOST_ENTRIES", 4 * 700)  # a row of each of four maps
     torch.testing.assert_close(blocks, layer.eval()(x, mask)[mask], rtol=0, atol=1e-12)

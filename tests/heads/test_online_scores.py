@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.small_heads import build, heads
@@ -126,6 +128,21 @@ def test_the_default_window_is_the_length_of_the_training(name):
     for config in HEADS[name].published.values():
         head = HEADS[name].build(6, config)
         assert head.online_window == WINDOWS.get(name, 256 if name == "vadclip" else 200)
+
+
+@pytest.mark.parametrize("window", [None, 8, 13])
+def test_vadclip_sees_no_window_in_two_pieces(window):
+    """Else the newest snippet would be seen with those alone that its piece holds."""
+    torch.manual_seed(0)
+    config = replace(HEADS["vadclip"].published["ucf"], length=8, window=8, hidden=8, heads=1)
+    head = HEADS["vadclip"].build(6, config).double().eval()
+    snippets = torch.randn(1, 20, 6, dtype=torch.float64)
+    with torch.inference_mode():
+        found = online_scores(head, snippets, window).scores
+        for newest in (7, 8, 12, 19):
+            alone = head.of_video(snippets[:, max(0, newest - 7) : newest + 1]).scores[0, -1]
+            torch.testing.assert_close(found[newest], alone, rtol=0, atol=1e-12)
+    assert head.online_window == 8
 
 
 def test_classes_are_those_of_the_newest_snippet():

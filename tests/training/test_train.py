@@ -39,7 +39,7 @@ from vadprep.training.csltal_protocol import evaluate_subsampled
 from vadprep.training.labels import held_out_videos
 from vadprep.training.loop import RESUME
 from vadprep.training.results import snapshot_epochs
-from vadprep.training.scoring import score_features, score_videos
+from vadprep.training.scoring import exact_arithmetic, score_features, score_videos
 
 SMALL = DDLConfig(
     width=8, hidden=16, embedding=8, kernel=3, epochs=3, batch_size=5, learning_rate=5e-3
@@ -66,6 +66,13 @@ def run(tmp_path_factory):
     """One finished run: folder and report."""
     folder = tmp_path_factory.mktemp("train") / "run"
     return folder, train(*tiny_set(), CONFIG, folder)
+
+
+def test_a_gpu_trains_and_scores_with_cudnn_in_full_float32():
+    cudnn = torch.backends.cudnn
+    with exact_arithmetic():
+        assert (cudnn.enabled, cudnn.deterministic) == (True, True)
+        assert (cudnn.allow_tf32, cudnn.benchmark) == (False, False)
 
 
 def test_run_folder_is_complete(run):
@@ -401,6 +408,14 @@ def test_the_best_epoch_on_test_stands_beside_the_last_and_says_so(run):
     assert loaded.metrics == best
     found = read_scores(folder / "scores-best-on-test.h5")
     assert evaluate(found, manifest=tiny_set()[1]).values["frame_auc"] == max(aucs)
+
+
+def test_the_best_epoch_on_xd_is_chosen_by_its_average_precision(tmp_path):
+    train(*tiny_set(), CONFIG | dict(dataset="xd"), tmp_path)
+    best = json.loads((tmp_path / "metrics.json").read_text())["best_on_test"]
+    found = [float(row["test/frame_ap_trapezoid"]) for row in snapshot_rows(tmp_path)]
+    assert best["frame_ap_trapezoid"] == max(found) == found[best["epoch"]]
+    assert best["chosen_by"].startswith("frame_ap_trapezoid on the test split")
 
 
 def test_the_best_epoch_on_test_is_judged_by_the_intervals_of_now(run, tmp_path):

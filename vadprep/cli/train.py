@@ -69,7 +69,9 @@ ONLINE_HELP = "Also metrics and delays of scores that see the past alone; needs 
 WINDOW_HELP = "With --online: snippets that the head sees. Default: as in its training."
 CONTROL_HELP = "Train on shuffled labels. The AUC must be about 0.5 in the mean over many seeds."
 COVERAGE = click.Choice(["cut", "hold"])
-COVERAGE_HELP = "Frames after the last clip: not scored (cut), or the last score (hold)."
+COVERAGE_HELP = (
+    "Frames after the last clip: not scored (cut), or the last score (hold). Default: the run's."
+)
 CONTINUE = "every full epoch is saved, go on with --resume"
 PRESET = click.Choice(list(PRESETS))
 PRESET_HELP = "Preset for the settings that are unknown of imported features."
@@ -199,7 +201,7 @@ def parsed(text: str) -> Any:
 @command("eval", example="vadprep eval runs/ddl-xd")
 @click.argument("run", type=FOLDER)
 @manifest_options
-@click.option("--coverage", type=COVERAGE, default="cut", show_default=True, help=COVERAGE_HELP)
+@click.option("--coverage", type=COVERAGE, help=COVERAGE_HELP)
 @advanced("--smoothing", default="", metavar="RULE", help=SMOOTHING_HELP)
 @click.option("--online", is_flag=True, help=ONLINE_HELP)
 @advanced("--features", type=FEATURES, help="With --online: feature folder. Default: the run's.")
@@ -208,7 +210,7 @@ def parsed(text: str) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every category.")
 @message_options
 def evaluate(
-    run: Path, coverage: str, smoothing: str, online: bool, as_json: bool, **options: Any
+    run: Path, coverage: str | None, smoothing: str, online: bool, as_json: bool, **options: Any
 ) -> None:
     """Compute the metrics of a run, on its own or another manifest.
 

@@ -262,12 +262,13 @@ def frame_scores(
     if np.array_equal(spans[1:, 0], spans[:-1, 1]):
         spread = np.repeat(scores.astype(np.float64), spans[:, 1] - spans[:, 0])
     else:
-        sums, frames = (
-            np.concatenate([[0.0], np.cumsum(scores, dtype=float)]),
-            np.arange(spans[-1, 1]),
-        )
+        frames, values = np.arange(spans[-1, 1]), scores.astype(np.float64)
         begun, ended = (np.searchsorted(spans[:, end], frames, "right") for end in (0, 1))
-        spread = (sums[begun] - sums[ended]) / (begun - ended)
+        first, more = values[ended], np.zeros(len(frames))  # the mean of equal scores is that score
+        for nth in range(1, int((begun - ended).max(initial=0))):
+            other = np.minimum(ended + nth, begun - 1)
+            more += np.where(ended + nth < begun, values[other] - first, 0.0)
+        spread = first + more / (begun - ended)
     if coverage == "hold" and len(scores):
         spread = np.pad(spread, (0, num_frames - len(spread)), constant_values=scores[-1])
     return spread

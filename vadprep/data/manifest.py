@@ -264,7 +264,7 @@ def _video(row: Row, warnings: list[str]) -> Video:
         path=path,
         split=sys.intern(row.text("split")),  # the same for many rows
         label=label,
-        category=sys.intern(row.text("category")),
+        category=sys.intern(_categories(row.text("category"))),
         num_frames=num_frames,
         num_frames_scored=scored,
         fps=fps,
@@ -276,6 +276,11 @@ def _video(row: Row, warnings: list[str]) -> Video:
         published=published,
         line=row.line,
     )
+
+
+def _categories(text: str) -> str:
+    """``fire|theft`` of ``fire | theft|fire``: each once, without blanks around."""
+    return "|".join(dict.fromkeys(name for each in text.split("|") if (name := each.strip())))
 
 
 def _count(row: Row, column: str) -> int | None:

@@ -26,7 +26,7 @@ event.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ def compute_delays(scores: Mapping[str, VideoScores], truth: Mapping[str, Truth]
         list[NDArray[np.int64]](),
     )
     highs, lows, hours = list[Floats](), list[Floats](), 0.0
-    for video_id, video in scores.items():
+    for video_id, video in ((each, video.seen()) for each, video in scores.items()):
         labels = frame_labels(truth[video_id].intervals or (), video.num_frames)
         inside = abnormal_frames(labels, video.spans)
         snippets.append(video.snippets)
@@ -136,8 +136,9 @@ def compute_delays(scores: Mapping[str, VideoScores], truth: Mapping[str, Truth]
         if values["threshold"] is None and f"threshold at {point}" not in reasons:
             reasons[f"threshold at {point}"] = "the highest score is a false alarm"
     apd = _precision_delay(events, known, np.concatenate(frames), np.concatenate(abnormal))
-    found = Delays(apd, points, reasons, len(events), None if np.isnan(hours) else hours)
-    return found
+    found = Delays(apd, points, {}, len(events), None if np.isnan(hours) else hours)
+    undefined = {name for name, value in found.flat().items() if value is None}
+    return replace(found, reasons={n: why for n, why in reasons.items() if n in undefined})
 
 
 def _why_not(scores: Mapping[str, VideoScores], truth: Mapping[str, Truth]) -> str:

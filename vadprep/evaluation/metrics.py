@@ -106,6 +106,16 @@ class VideoScores:
             for name, column in zip(self.class_names, columns, strict=True)
         }
 
+    def seen(self) -> VideoScores:
+        """Without snippets that stand for no frame, as there are in a video of a low frame rate."""
+        has_frames = self.spans[:, 1] > self.spans[:, 0]
+        return replace(
+            self,
+            snippets=self.snippets[has_frames],
+            spans=self.spans[has_frames],
+            classes=None if self.classes is None else self.classes[has_frames],
+        )
+
     def alarms(self, threshold: float = ALARM) -> list[dict[str, Any]]:
         """Runs of frames that score ``threshold`` or more, half-open, in order.
 
@@ -226,7 +236,8 @@ def compute_metrics(
             continue
         labels, values = frame_labels(intervals, video.num_frames), video.frames(coverage)
         frames[video_id] = labels[: len(values)], values
-        segments.append((segment_labels(labels, video.spans), video.snippets))
+        seen = video.seen()
+        segments.append((segment_labels(labels, seen.spans), seen.snippets))
     found, by_category = _frame_metrics(frames, segments, truth)
     names: tuple[str, ...] = METRICS
     if any(video.class_names for video in scores.values()):

@@ -17,7 +17,7 @@ import numpy as np
 
 from vadprep.core.array_files import DAMAGE, array_in, attributes_of, group_in, opened_hdf5
 from vadprep.core.atomic import open_atomic
-from vadprep.core.clips import MOST_FRAMES, check_spans
+from vadprep.core.clips import COVERAGES, MOST_FRAMES, check_spans
 from vadprep.core.errors import CheckpointError, ManifestError
 from vadprep.core.records import Interval, Video
 from vadprep.core.untrusted import (
@@ -164,7 +164,7 @@ def evaluate(
     *,
     dataset: str | None = None,
     manifest: Manifest | str | Path | None = None,
-    coverage: str = "cut",
+    coverage: str | None = None,
     smoothing: str = "",
 ) -> Metrics:
     """Metrics of scores against the ground truth of the same videos, as fractions of 1.
@@ -174,7 +174,8 @@ def evaluate(
         single paper need the network: they are those of the run, if the ground truth is the same
     :param dataset: an included data set with the ground truth
     :param manifest: a manifest with it, opened, or the path of its CSV
-    :param coverage: what frames after the last span score: ``cut`` or ``hold``
+    :param coverage: what frames after the last span score: ``cut`` or ``hold``; by default as in
+        the training of the run, else ``cut``
     :param smoothing: a rule such as ``slide-7``: ``protocols`` of the result has the metrics of
         smoothed scores, too
 
@@ -204,6 +205,7 @@ def evaluate(
                     + hint_of_ids(ids, set(scores) - known, "the scores")
                 )
     truth = truth_of(scores, rows)
+    coverage = coverage or (recorded_coverage(folder) if folder else COVERAGES[0])
     metrics = compute_metrics(scores, truth, coverage, smoothing)
     if folder and lexists(folder / "metrics.json"):
         path = folder / "metrics.json"
@@ -244,6 +246,21 @@ def same_entry(one: object, other: object) -> bool:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(same_entry(one[k], other[k]) for k in one)
     return one == other
+
+
+def recorded_coverage(run: Path) -> str:
+    """What frames after the last span score in the training of a run; ``cut`` where none is known.
+
+    Raises CheckpointError for a damaged config.json.
+    """
+    path = next(iter(seed_folders(run).values()), run) / "config.json"
+    if not lexists(path):
+        return COVERAGES[0]
+    with malformed(path, CheckpointError):
+        coverage = read_json(path).get("coverage", COVERAGES[0])
+        if coverage not in COVERAGES:
+            raise ValueError(f"{coverage = }")
+    return str(coverage)
 
 
 def recorded_source(run: Path) -> dict[str, Any]:

@@ -186,10 +186,15 @@ class Head(nn.Module):
         return None
 
     @property
+    def most_seen(self) -> int | None:
+        """How many snippets up to the newest one its online score can depend on; None for all."""
+        return self.causal_context
+
+    @property
     def online_window(self) -> int:
-        """Snippets that online scoring shows by default: the context, else the longest bag of the
-        training."""
-        return self.causal_context or sampler(self.config.sampling).most or ONLINE_WINDOW
+        """Snippets that online scoring shows by default: those that count, else the longest bag of
+        the training."""
+        return self.most_seen or sampler(self.config.sampling).most or ONLINE_WINDOW
 
     def fit_standardization(self, mean: Tensor, std: Tensor) -> None:
         """From now on see (snippet - mean) / std; features that never vary stay at 0.

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from vadprep.core.errors import SettingError
 from vadprep.heads.base import Head, HeadConfig, HeadOutput
-from vadprep.heads.layers import MOST_ENTRIES, Probability, row_blocks
+from vadprep.heads.layers import Probability, row_blocks
 from vadprep.heads.losses import cross_entropy, top_mean, zero_of, zipped
 
 Pairs = Literal["means", "all", "zipped"]
@@ -123,7 +123,7 @@ class LocalAwareAttention(nn.Module):
         times = torch.arange(count, device=snippets.device)
         curve = torch.exp(-(times.double() ** 2) / (2 * self.sigma))  # of G, by distance
         blocks = []
-        for rows in row_blocks(count, MOST_ENTRIES // count, self.training):
+        for rows in row_blocks(len(query) * self.heads, count, self.training):
             logits = query[:, :, rows] @ key.transpose(2, 3) * self.scale
             prior = curve[(times[rows, None] - times).abs()].to(logits)
             if self.prior == "pre":

@@ -26,12 +26,15 @@ def is_exporting() -> bool:
     return bool(torch.onnx.is_in_onnx_export())
 
 
-def row_blocks(count: int, most_rows: int, training: bool) -> list[slice]:
-    """Rows of an attention map that are worked off at a time, so that memory grows with T, not T
-    squared: all in training, and where the network is exported."""
+def row_blocks(num_maps: int, count: int, training: bool) -> list[slice]:
+    """Rows of ``num_maps`` attention maps over ``count`` snippets that are worked off at a time.
+
+    So memory grows with T, not T squared: ``MOST_ENTRIES`` of all maps together. All rows in
+    training, and where the network is exported.
+    """
     if training or is_exporting():
         return [slice(None)]
-    step = max(1, most_rows)
+    step = max(1, MOST_ENTRIES // (num_maps * count))
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
@@ -76,7 +79,7 @@ def global_attention(
     """
     scale, hidden = 1 / math.sqrt(query.shape[3]), ~mask[:, None, None]
     count, blocks = query.shape[2], []
-    for rows in row_blocks(count, MOST_ENTRIES // (query.shape[1] * count), training):
+    for rows in row_blocks(query.shape[0] * query.shape[1], count, training):
         logits = query[:, :, rows] @ key.transpose(2, 3) * scale
         blocks.append(logits.masked_fill(hidden, -math.inf).softmax(dim=3) @ value)
     return torch.cat(blocks, dim=2)

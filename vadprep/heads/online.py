@@ -28,6 +28,8 @@ def score_newest(head: Head, windows: Sequence[Tensor]) -> HeadOutput:
     head together, padded to the longest. Returns ``scores`` float64 [N] and, from heads with
     classes, ``classes`` float64 [N, K]. Call it in eval mode, inside ``torch.inference_mode``.
     """
+    if most := head.most_seen:  # older snippets change no score
+        windows = [window[:, -most:] for window in windows]
     crops = [crop for window in windows for crop in window]
     rows = nn.utils.rnn.pad_sequence(crops, batch_first=True)
     ends = torch.tensor([len(crop) for crop in crops], device=rows.device)
@@ -55,8 +57,7 @@ def online_scores(
     length = head.online_window if window is None else window
     if length < 1:
         raise SettingError(f"window = {length}: 1 snippet or more")
-    if head.causal_context is not None:
-        length = min(length, head.causal_context)  # older snippets change no score
+    length = min(length, head.most_seen or length)
     count = snippets.shape[1]
     step = max(1, most_rows // (len(snippets) * max(1, min(length, count))))
     outputs = [

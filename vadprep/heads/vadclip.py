@@ -231,6 +231,11 @@ class VadCLIP(Head):
         """Embeddings of normal and of each class before the visual prompt: float [1 + K, H]."""
         return self.anchors + self.offsets
 
+    @property
+    def most_seen(self) -> int:
+        """A longer window would be cut into pieces, with the newest snippet in the last one."""
+        return self.config.length
+
     def encode(self, x: Tensor, mask: Tensor) -> Tensor:
         """Snippets with their context: float [M, L, H] from float [M, L, dim] and bool [M, L]."""
         x = self.project(x) + self.positions[: x.shape[1]]

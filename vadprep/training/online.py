@@ -15,7 +15,7 @@ from vadprep.data import Manifest, choose_manifest
 from vadprep.evaluation import Metrics, Scores, read_json, seed_folders, truth_of, write_scores
 from vadprep.evaluation.delay import Delays, compute_delays
 from vadprep.evaluation.metrics import Values, compute_metrics, listed, mean_and_spread, with_mean
-from vadprep.evaluation.scores import LAST
+from vadprep.evaluation.scores import LAST, recorded_coverage
 from vadprep.features import Features, open_features
 from vadprep.training.checkpoint import load_checkpoint
 from vadprep.training.run import check_device
@@ -88,7 +88,7 @@ def evaluate_online(
     *,
     dataset: str | None = None,
     manifest: Manifest | str | Path | None = None,
-    coverage: str = "cut",
+    coverage: str | None = None,
     window: int | None = None,
     device: str | None = None,
 ) -> OnlineEvaluation:
@@ -96,7 +96,8 @@ def evaluate_online(
 
     Both are scores of the test videos of the manifest, by the checkpoint of the last step, on
     ``device`` (``cpu`` by default). ``run`` is a run folder, also of several seeds; ``features`` an
-    opened feature folder, or its path or URL. ``window`` is ``Head.online_window`` by default.
+    opened feature folder, or its path or URL. ``window`` is ``Head.online_window`` by default,
+    ``coverage`` that of the training.
     Beside the metrics of ``evaluate`` there are delays, false alarms an hour and the average
     precision delay (``evaluation.delay``). The frame rate of a video is that of its features, else
     the column ``fps`` of the manifest. Nothing is written, see ``write_online``.
@@ -107,6 +108,7 @@ def evaluate_online(
     """
     rows = choose_manifest(dataset, manifest, with_paths=False)
     folders = list(seed_folders(Path(run)).values()) or [Path(run)]
+    coverage = coverage or recorded_coverage(folders[0])
     if isinstance(features, str | Path):
         with open_features(features) as opened:
             return _evaluate(folders, opened, rows, coverage, window, device or "cpu")

@@ -211,4 +211,6 @@ def _scores_of(head: Head, video: Any, output: HeadOutput | None) -> VideoScores
 
 def exact_arithmetic() -> AbstractContextManager[None]:
     """Convolutions of a GPU in full float32 and always in the same order, inside the block."""
-    return torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False)
+    return torch.backends.cudnn.flags(  # without ``enabled`` it would be off
+        enabled=True, deterministic=True, benchmark=False, allow_tf32=False
+    )

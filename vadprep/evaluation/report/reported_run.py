@@ -22,6 +22,7 @@ from vadprep.evaluation.scores import (
     read_bytes,
     read_json,
     read_scores,
+    recorded_coverage,
     recorded_manifest,
     seed_folders,
 )
@@ -50,6 +51,9 @@ class ReportedRun:
     """Why no manifest gives the ground truth, where that is known."""
     published: str = ""
     """What others published for the same head and data; empty for nothing."""
+
+    coverage: str = "cut"
+    """What frames after the last span score, as in the training."""
 
     def truth_of(self, video_id: str) -> Truth:
         """The ground truth of a video; unknown where no manifest has it."""
@@ -89,4 +93,5 @@ def read_run(path: Path, manifest: Manifest | None) -> ReportedRun:
         read_json(first / "config.json") if lexists(first / "config.json") else {},
         manifest.videos if manifest else (),
         why_unknown,
+        coverage=recorded_coverage(path),
     )

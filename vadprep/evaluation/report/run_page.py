@@ -16,7 +16,7 @@ from vadprep.core.clips import frame_labels
 from vadprep.core.errors import CheckpointError, SettingError, allowed_are
 from vadprep.core.records import Preview, Video, Wanted
 from vadprep.core.untrusted import malformed
-from vadprep.evaluation.metrics import ALARM, METRICS, TEMPORAL, Truth, VideoScores, roc_auc
+from vadprep.evaluation.metrics import ALARM, METRICS, TEMPORAL, Truth, roc_auc
 from vadprep.evaluation.report.page import write_assets, write_page
 from vadprep.evaluation.report.reported_run import ReportedRun
 from vadprep.evaluation.report.video_data import rounded, video_data
@@ -61,9 +61,9 @@ def wanted_previews(
         raise SettingError(f"previews = {choice!r}: {allowed_are(choice, PREVIEWS)}")
     found = []
     for video_id in ids:
-        scores = next(run.scores[video_id] for run in runs if video_id in run.scores)
-        video = rows.get(video_id) or Video(video_id, video_id)
-        frames = scores.frames()
+        first = next(run for run in runs if video_id in run.scores)
+        scores, video = first.scores[video_id], rows.get(video_id) or Video(video_id, video_id)
+        frames = scores.frames(first.coverage)
         shown = int(frames.argmax()) if len(frames) else 0
         found.append(Wanted(video, scores.num_frames, scores.fps, shown))
     return found
@@ -82,7 +82,7 @@ def badness(runs: Sequence[ReportedRun], video_id: str) -> float:
         if truth.intervals is None:
             worst = max(worst, video.of_video() if len(video.snippets) else 0.0)
             continue
-        found = _judged(video, truth, ALARM)
+        found = _judged(video.frames(run.coverage), truth, ALARM)
         worst = max(worst, found["highest_normal"] or 0.0)
         if found["missed"]:
             worst = max(worst, 1 - found["missed"]["score"])
@@ -207,7 +207,8 @@ def _curves(run: ReportedRun, threshold: float) -> dict[str, Any]:
     pairs = [
         (frame_labels(truth.intervals, video.num_frames)[: len(frames)], frames)
         for video_id, video in run.scores.items()
-        if (truth := run.truth_of(video_id)).intervals is not None and len(frames := video.frames())
+        if (truth := run.truth_of(video_id)).intervals is not None
+        and len(frames := video.frames(run.coverage))
     ]
     if not pairs:
         why = f" ({run.why_unknown})" if run.why_unknown else ""
@@ -261,11 +262,10 @@ def _losses(run: ReportedRun) -> dict[str, Any]:
     return found
 
 
-def _judged(video: VideoScores, truth: Truth, threshold: float) -> dict[str, Any]:
-    """How the scores of one video stand against its known ground truth, in source frames."""
-    frames = video.frames()
+def _judged(frames: NDArray[np.float64], truth: Truth, threshold: float) -> dict[str, Any]:
+    """How the frame scores of one video stand against its known ground truth, in source frames."""
     intervals = truth.intervals or ()
-    labels = frame_labels(intervals, video.num_frames)[: len(frames)]
+    labels = frame_labels(intervals, len(frames))
     events = [(frames[start:stop], start) for start, stop in intervals if len(frames[start:stop])]
     missed = min(events, key=lambda event: event[0].max(), default=None)
     normal = frames[~labels]
@@ -282,7 +282,7 @@ def _table_row(run: ReportedRun, video_id: str, threshold: float) -> dict[str, A
     if video_id not in run.scores:
         return None
     video, truth = run.scores[video_id], run.truth_of(video_id)
-    frames = video.frames()
+    frames = video.frames(run.coverage)
     found: dict[str, Any] = {
         "category": truth.category,
         "label": truth.label,
@@ -291,7 +291,7 @@ def _table_row(run: ReportedRun, video_id: str, threshold: float) -> dict[str, A
         "known": truth.intervals is not None,
     }
     if truth.intervals is not None and len(frames):
-        judged = _judged(video, truth, threshold)
+        judged = _judged(frames, truth, threshold)
         missed, clock = judged["missed"], video.clock
         found |= {
             "auc": judged["auc"],

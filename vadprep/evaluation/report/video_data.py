@@ -51,7 +51,7 @@ def _curve_of(run: ReportedRun, video_id: str, clock: Clock) -> dict[str, Any]:
 
     Of classes there is the mean of each step, from which the page names the class of an alarm.
     """
-    frames = run.scores[video_id].frames()
+    frames = run.scores[video_id].frames(run.coverage)
     starts = np.append(0, np.flatnonzero(np.diff(frames)) + 1) if len(frames) else np.array([], int)
     values = frames[starts]
     edges = [round(clock.seconds(int(frame)), 4) for frame in (*starts, len(frames))]
@@ -72,7 +72,7 @@ def _curve_of(run: ReportedRun, video_id: str, clock: Clock) -> dict[str, Any]:
             **_drawn(values, clock),
             "means": rounded(np.add.reduceat(values, starts) / lengths, 6) if len(starts) else [],
         }
-        for name, values in run.scores[video_id].class_frames().items()
+        for name, values in run.scores[video_id].class_frames(run.coverage).items()
     ]
     return found
 
