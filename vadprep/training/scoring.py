@@ -108,7 +108,7 @@ def score_videos(
     """
     found, device = dict[str, VideoScores](), next(head.parameters()).device
     if most_rows is None:
-        most_rows = GPU_ROWS if device.type == "cuda" else 0
+        most_rows = 0 if device.type == "cpu" else GPU_ROWS
     order, waiting = list(ids), list[tuple[str, torch.Tensor]]()
     if most_rows:
         order.sort(key=lambda each: features[each].num_clips)
