@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +59,46 @@ def test_the_same_views_are_computed_in_halves(error, count, room, batch):
     network.sizes.clear()
     network_in_batches(views)
     assert set(network.sizes) == {batch}  # it stays there, and the shape is one
+
+
+class Beside(StandIn):
+    """At its first call another thread has found that batches of 8 do not fit."""
+
+    def __init__(self, fits: bool) -> None:
+        self.batches, self.sizes, self.fits = AdaptiveBatch(self, batch=8), list[int](), fits
+
+    def __call__(self, views: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(views))
+        if len(self.sizes) == 1:
+            self.batches.batch = 4
+            if not self.fits:
+                raise MemoryError
+        return super().__call__(views)
+
+
+@pytest.mark.parametrize(("fits", "sizes"), [(True, [8, 8, 8]), (False, [8, 4, 4, 4, 4, 4])])
+def test_another_thread_that_halves_the_batch_takes_no_view_and_no_memory(fits, sizes):
+    views = random_views(20)
+    network = Beside(fits)
+    np.testing.assert_array_equal(network.batches(views), StandIn()(torch.stack(views)))
+    assert network.batches.batch == 4 and network.sizes == sizes
+
+
+def test_many_threads_halve_the_batch_once(caplog):
+    """All of them compute with 8 views when memory runs out."""
+    together, views = threading.Barrier(4, timeout=20), random_views(8)
+
+    class Together(Small):
+        def __call__(self, views: torch.Tensor) -> torch.Tensor:
+            if len(views) == 8:
+                together.wait()
+            return super().__call__(views)
+
+    network = AdaptiveBatch(Together(4, MemoryError()), batch=8)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(network, [views] * 4):
+            np.testing.assert_array_equal(found, StandIn()(torch.stack(views)))
+    assert network.batch == 4 and len(caplog.messages) == 1
 
 
 def test_a_view_that_does_not_fit_is_a_clear_error_and_other_errors_pass():

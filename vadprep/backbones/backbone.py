@@ -141,18 +141,20 @@ class AdaptiveBatch:
     """A network that takes any number of views, in batches padded to one size.
 
     Out of memory, it computes the same views in batches of half the size, and keeps that size.
+    Several threads may call it at once.
     """
 
     def __init__(self, network: Network, batch: int) -> None:
         self._network, self.device = network, network.device
         self.batch = batch  # views that go through the network at once; never grows
+        self._lock = threading.Lock()
 
     def __call__(self, views: Sequence[Tensor]) -> Tensor:
         """Features [len(views), dim] on the CPU; OutOfMemory when a single view is too much."""
         while True:
-            padded = [*views, *[torch.zeros_like(views[0])] * (-len(views) % self.batch)]
-            starts = range(0, len(padded), self.batch)
-            parts = (torch.stack(padded[start : start + self.batch]) for start in starts)
+            size = self.batch  # one for all views, though another thread may halve it meanwhile
+            padded = [*views, *[torch.zeros_like(views[0])] * (-len(views) % size)]
+            parts = (torch.stack(padded[at : at + size]) for at in range(0, len(padded), size))
             try:
                 return torch.cat([self._network(part).cpu() for part in parts])[: len(views)]
             except (RuntimeError, MemoryError) as error:
@@ -160,12 +162,19 @@ class AdaptiveBatch:
                     raise
                 reason = said_by(error)
             # Here the error is gone, and with it the tensors that its frames held.
-            if self.batch == 1:
+            self._halve(size, reason)
+
+    def _halve(self, size: int, reason: str) -> None:
+        """Half of ``size`` from here on, unless another thread has seen to it."""
+        with self._lock:
+            if self.batch < size:
+                return
+            if size == 1:
                 raise OutOfMemory(
                     f"a single view does not fit into the memory of {self.device} ({reason}): free "
                     "memory there, or use fewer workers or a smaller precision"
                 )
-            self.batch //= 2
+            self.batch = size // 2
             logger.warning("out of memory: batches of %d views from here on", self.batch)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
