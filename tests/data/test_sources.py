@@ -163,3 +163,39 @@ def test_a_file_of_another_length_is_another_video(caplog) -> None:
         assert list(ids_of_videos(manifest, counts).values()) == [expected, "b"]
     (said,) = caplog.messages
     assert said == "/x/a.mp4: has 83 frames, and 'a' of m.csv has 100: taken for another video"
+
+
+def index_of(root: Path, rows: dict[str, str]) -> tuple[SourceIndex, dict[str, Video]]:
+    """An index that knows all rows, and the videos, by id: id -> path."""
+    videos = {video_id: Video(video_id, path) for video_id, path in rows.items()}
+    return SourceIndex(root, videos.values()), videos
+
+
+def test_the_file_of_another_video_is_never_taken(tmp_path: Path, caplog) -> None:
+    """Two cameras name their files alike, and one file of the first is gone."""
+    touch(tmp_path, "yard/01.mp4", "other/02.mp4")
+    index, videos = index_of(
+        tmp_path, {"g1": "gate/01.mp4", "y1": "yard/01.mp4", "o": "lost/02.mp4"}
+    )
+    assert index.find(videos["y1"]) == tmp_path / "yard/01.mp4"
+    with pytest.raises(DecodeError, match="gate/01.mp4 is not under .*yard/01.mp4.* video 'y1'"):
+        index.find(videos["g1"])
+    assert index.find(videos["o"]) == tmp_path / "other/02.mp4"
+    (warning,) = caplog.messages
+    assert "2 videos not at their paths" in warning and "other/02.mp4 for lost/02.mp4" in warning
+
+
+def test_a_root_that_is_too_high_finds_each_file_by_the_end_of_its_path(tmp_path: Path) -> None:
+    touch(tmp_path, "set/yard/01.mp4", "set/gate/01.mp4", "set/yard/02.mp4")
+    rows = {"y1": "yard/01.mp4", "g1": "gate/01.mp4", "g2": "gate/02.mp4", "y2": "yard/02.mp4"}
+    index, videos = index_of(tmp_path, rows)
+    for video_id in ("y1", "g1", "y2"):
+        assert index.find(videos[video_id]) == tmp_path / "set" / rows[video_id]
+    with pytest.raises(DecodeError, match="set/yard/02.mp4 may be that of video 'y2'"):
+        index.find(videos["g2"])
+
+
+def test_two_videos_do_not_share_a_file_that_may_be_of_either(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/01.mp4")
+    index, videos = index_of(tmp_path, {"y1": "yard/01.mp4", "g1": "gate/01.mp4"})
+    assert not index.has(videos["y1"]) and not index.has(videos["g1"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.scored import video_scores
 
+from vadprep.data import read_manifest
 from vadprep.evaluation.metrics import (
     Truth,
     VideoScores,
@@ -19,6 +20,7 @@ from vadprep.evaluation.metrics import (
     roc_auc,
     segment_labels,
 )
+from vadprep.evaluation.scores import truth_of
 
 
 def random_frames(seed, num_frames=500, num_scores=7):
@@ -243,3 +245,27 @@ def test_a_video_called_abnormal_without_an_interval_is_no_normal_one():
 def test_long_lists_of_ids_are_shortened():
     assert listed(["b", "a"]) == "2 (a, b)"
     assert listed(f"{i:02d}" for i in range(12)).endswith("09, and 2 more)")
+
+
+def manifest_of(tmp_path, *rows):
+    (tmp_path / "m.csv").write_text("\n".join(["path,label,num_frames,intervals_seconds", *rows]))
+    return read_manifest(tmp_path / "m.csv")
+
+
+def test_intervals_past_the_end_and_other_lengths_are_said_once(tmp_path, caplog):
+    rows = manifest_of(
+        tmp_path,
+        'a.mp4,1,,"[[1, 3.4]]"',
+        'b.mp4,1,,"[[3.3, 3.5]]"',
+        "c.mp4,0,2000,",
+        "d.mp4,0,95,",
+        "e.mp4,0,80,",
+    )
+    scores = {each: video_scores([0.1] * 5) for each in "abcde"}
+    truth = truth_of(scores, rows)
+    assert truth["a"].intervals == ((25, 80),) and truth["b"] == Truth((), 1)
+    cut, other = caplog.messages
+    assert cut.startswith("2 intervals past the end of a video") and "m.csv:2: " in cut
+    assert "[25, 85) passes the 80 frames: cut there" in cut
+    assert "1 video with another number of frames" in other
+    assert "'c' has 80, the manifest says 2000" in other

@@ -357,7 +357,7 @@ def show_alarms(
         spans = [(each["start_frame"], each["stop_frame"]) for each in found]
         known, clock, shown = truth.get(video_id), scores[video_id].clock, "-"
         if known and known.label is not None:
-            words = "abnormal" if known.intervals is None else "normal"
+            words = "abnormal" if known.label else "normal"
             shown = shown_spans(known.intervals or (), clock, words)
         table.append((video_id, len(found), shown_spans(spans, clock), shown))
     show(table if truth else [row[:3] for row in table])

@@ -147,7 +147,7 @@ def check_files(
     manifest; ``extra`` are paths relative to the root that no row asks for. ``count_frames`` gives
     the number of frames of a file or folder, or raises DecodeError. Without it no file is opened.
     """
-    index = SourceIndex(root)
+    index = SourceIndex(root, manifest.videos)
     used: set[str] = set()
     found: dict[str, list[str]] = {
         kind: [] for kind in ("missing", "ambiguous", "unreadable", "wrong length", "extra")

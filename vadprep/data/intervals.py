@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from vadprep.core.clips import Clock, nearest_rates
 from vadprep.core.errors import ManifestError
-from vadprep.core.log import get_logger
 from vadprep.core.records import Interval, Video
 
 MAX_PAST_END = 16
@@ -16,18 +15,21 @@ Published annotations do so (5 ends of UCF-Crime by 1 or 2 frames, 71 of XD-Viol
 15 of the scored length); more means that frames and intervals were counted at two rates.
 """
 
-_LOG = get_logger(__name__)
-
 
 def video_intervals(
-    video: Video, num_frames: int, clock: Clock | None = None, where: str = ""
+    video: Video,
+    num_frames: int,
+    clock: Clock | None = None,
+    where: str = "",
+    notes: list[str] | None = None,
 ) -> tuple[Interval, ...] | None:
     """Anomalous source frames of a decoded video of ``num_frames``; None where unknown.
 
     Seconds are turned into frames by ``clock``, that of the decoded video, else at the rate of the
     manifest. Fractions of the length are multiplied by ``num_frames`` and rounded.
-    Ends up to 16 frames past the video are cut and logged. Raises ManifestError beyond that,
-    and for seconds without any frame rate; ``where`` (``Manifest.where``) opens its message.
+    Ends up to 16 frames past the video are cut; a line for each goes into ``notes``. Raises
+    ManifestError beyond that, and for seconds without any frame rate; ``where``
+    (``Manifest.where``) opens its message.
     """
     where = where or f"video {video.video_id!r}"
     clock = clock or (Clock(video.fps) if video.fps else None)
@@ -50,9 +52,9 @@ def video_intervals(
         intervals = tuple((start, max(stop, start + 1)) for start, stop in edges)
     if intervals is None:
         return None
-    kept, notes = clip_intervals(intervals, num_frames, where, fps=clock.fps if clock else None)
-    for note in notes:
-        _LOG.debug("%s", note)
+    kept, found = clip_intervals(intervals, num_frames, where, fps=clock.fps if clock else None)
+    if notes is not None:
+        notes += found
     return kept
 
 

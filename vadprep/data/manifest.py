@@ -22,7 +22,7 @@ from vadprep.core.errors import ManifestError, counted
 from vadprep.core.records import NOTHING, Video
 from vadprep.core.untrusted import open_regular
 from vadprep.core.video_files import id_of_path
-from vadprep.data.intervals import clip_intervals
+from vadprep.data.intervals import MAX_PAST_END, clip_intervals
 
 _Number = TypeVar("_Number", int, float)
 
@@ -369,6 +369,11 @@ class FrameBounds(NamedTuple):
     def allow(self, num_frames: int) -> bool:
         """True when ``num_frames`` is within the bounds."""
         return (self.least or 0) <= num_frames <= (self.most or num_frames)
+
+    def nearly_allow(self, num_frames: int) -> bool:
+        """True when it is at most a clip outside, as lengths that decoders or papers count are."""
+        nearest = min(max(num_frames, self.least or 0), self.most or num_frames)
+        return abs(nearest - num_frames) <= MAX_PAST_END
 
     def __str__(self) -> str:
         if self.least is None or self.most is None:

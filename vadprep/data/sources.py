@@ -8,14 +8,14 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from itertools import takewhile
+from pathlib import Path, PurePath, PurePosixPath
 
 from vadprep.core.errors import DecodeError, ManifestError, counted
 from vadprep.core.log import get_logger
 from vadprep.core.records import Video
 from vadprep.core.video_files import VIDEO_SUFFIXES, id_of_path
 from vadprep.data.ids import ids_of_paths
-from vadprep.data.intervals import MAX_PAST_END
 from vadprep.data.manifest import Manifest, frame_bounds
 
 _LOG = get_logger(__name__)
@@ -117,8 +117,7 @@ def ids_of_videos(manifest: Manifest, num_frames: Mapping[str, int]) -> dict[str
     ids = {path: path for path in num_frames}
     for path, video in rows_of_files(manifest, num_frames).items():
         bounds, count = frame_bounds(video), num_frames[path]
-        least, most = bounds.least or 0, bounds.most or count
-        if least - MAX_PAST_END <= count <= most + MAX_PAST_END:
+        if bounds.nearly_allow(count):
             ids[path] = video.video_id
         else:
             _LOG.warning(
@@ -155,18 +154,19 @@ def rows_of_files(manifest: Manifest, paths: Iterable[str]) -> dict[str, Video]:
 class SourceIndex:
     """Where the videos of a manifest lie under ``root``.
 
-    The tree is walked once, and only when the first video is not where its path says.
-    Raises ManifestError when ``root`` is no folder.
+    The tree is walked once, and only when the first video is not where its path says. No file is
+    that of two of the ``videos``. Raises ManifestError when ``root`` is no folder.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = _existing(Path(root))
+    def __init__(self, root: str | Path, videos: Iterable[Video] = ()) -> None:
+        self.root, self._videos, self._has_warned = _existing(Path(root)), videos, False
 
     def find(self, video: Video) -> Path:
         """``root / video.path`` if it exists, else the one file or folder of that name.
 
-        Raises ManifestError for two of that name, DecodeError of kind ``missing`` for none:
-        a missing video fails alone, and the others go on.
+        Of several the one whose path ends like the video's. Raises ManifestError for two that do,
+        DecodeError of kind ``missing`` for none and for one that belongs to another video: a
+        missing video fails alone, and the others go on.
         """
         direct = self.root / video.path
         if os.path.exists(direct):
@@ -176,10 +176,11 @@ class SourceIndex:
                 f"{direct}: a link to {os.readlink(direct)}, which is not there: correct the link",
                 kind="missing",
             )
-        path = PurePosixPath(video.path.replace("\\", "/"))
+        path = _parts(video)
         alike = [each for each in self._places[_plain(path.name)] if (self.root / each).exists()]
-        at_place = [each for each in alike if _plain(str(each)) == _plain(str(path))]
-        places = at_place or [each for each in alike if each.name == path.name] or alike
+        most = max((_common_end(path, each) for each in alike), default=0)
+        alike = [each for each in alike if _common_end(path, each) == most]
+        places = [each for each in alike if each.name == path.name] or alike
         if len(places) > 1:
             raise ManifestError(
                 f"video {video.video_id!r}: {video.path} is not under {self.root}, and {path.name} "
@@ -191,7 +192,32 @@ class SourceIndex:
                 f"{self.root}: correct the root or the path",
                 kind="missing",
             )
-        return self.root / places[0]
+        (place,) = places
+        if owner := self._owner(place, most, video):
+            raise DecodeError(
+                f"video {video.video_id!r}: {video.path} is not under {self.root}, and {place} may "
+                f"be that of video {owner!r}: correct the root or the paths",
+                kind="missing",
+            )
+        if most < len(path.parts) and self._videos and not self._has_warned:
+            self._has_warned = True
+            _LOG.warning(
+                "%s: %s not at their paths: files of the same names are taken, such as %s for %s",
+                *(self.root, counted(sum(map(len, self._astray.values())), "video")),
+                *(place, video.path),
+            )
+        return self.root / place
+
+    def _owner(self, place: Path, common: int, video: Video) -> str:
+        """Id of another video whose path says ``place``, or ends like it in ``common`` parts."""
+        if place.as_posix() in self._at_place:
+            return self._at_place[place.as_posix()]
+        rivals = (
+            other.video_id
+            for other in self._astray.get(_plain(place.name), ())
+            if other.video_id != video.video_id and _common_end(_parts(other), place) >= common
+        )
+        return next(rivals, "")
 
     def has(self, video: Video) -> bool:
         """True when ``find`` finds the video; raises ManifestError as it does."""
@@ -199,6 +225,21 @@ class SourceIndex:
             return bool(self.find(video))
         except DecodeError:
             return False
+
+    @cached_property
+    def _at_place(self) -> dict[str, str]:
+        """Ids of the videos that are where their paths say, by those paths."""
+        there = (each for each in self._videos if os.path.exists(self.root / each.path))
+        return {os.path.normpath(each.path): each.video_id for each in there}
+
+    @cached_property
+    def _astray(self) -> dict[str, list[Video]]:
+        """The other videos, by the plain names of their files."""
+        there, found = set(self._at_place.values()), defaultdict[str, list[Video]](list)
+        for video in self._videos:
+            if video.video_id not in there:
+                found[_plain(_parts(video).name)].append(video)
+        return found
 
     @cached_property
     def _places(self) -> dict[str, list[Path]]:
@@ -210,6 +251,16 @@ class SourceIndex:
                 if not _is(name, ALL_FRAME_SUFFIXES):
                     places[_plain(name)].append(folder / name)
         return places
+
+
+def _parts(video: Video) -> PurePosixPath:
+    return PurePosixPath(video.path.replace("\\", "/"))
+
+
+def _common_end(one: PurePath, other: PurePath) -> int:
+    """How many parts two paths have in common, from the end on."""
+    pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
+    return len(list(takewhile(lambda pair: _plain(pair[0]) == _plain(pair[1]), pairs)))
 
 
 def _plain(name: str) -> str:

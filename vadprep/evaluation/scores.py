@@ -18,7 +18,8 @@ import numpy as np
 from vadprep.core.array_files import DAMAGE, array_in, attributes_of, group_in, opened_hdf5
 from vadprep.core.atomic import open_atomic
 from vadprep.core.clips import COVERAGES, MOST_FRAMES, check_spans
-from vadprep.core.errors import CheckpointError, ManifestError
+from vadprep.core.errors import CheckpointError, ManifestError, counted
+from vadprep.core.log import get_logger
 from vadprep.core.records import Interval, Video
 from vadprep.core.untrusted import (
     MOST_BYTES as MOST_JSON_BYTES,
@@ -30,6 +31,7 @@ from vadprep.data import (
     Manifest,
     apply_splits,
     choose_manifest,
+    frame_bounds,
     hint_of_ids,
     split_path,
     video_intervals,
@@ -44,6 +46,8 @@ from vadprep.evaluation.metrics import (
     listed,
 )
 from vadprep.features import VideoFeatures
+
+_LOG = get_logger(__name__)
 
 LAST = "checkpoint-last"  # the checkpoint of the last step in a run folder
 SCORES = "scores-last.h5"  # its scores of the test videos
@@ -312,13 +316,23 @@ def truth_of(found: Mapping[str, Timed], manifest: Manifest) -> dict[str, Truth]
             f"{manifest.path}: no row for scored videos: {listed(unknown)}: use the manifest of "
             f"the run, or add them{hint_of_ids(unknown, others, 'the manifest')}"
         )
-    truth = {}
+    truth, notes, lengths = dict[str, Truth](), list[str](), list[str]()
     for video_id, video in videos.items():
-        intervals = known_intervals(video, found[video_id], manifest.where(video))
+        count, bounds = found[video_id].num_frames, frame_bounds(video)
+        if not bounds.nearly_allow(count):
+            lengths.append(f"{video_id!r} has {count}, the manifest says {bounds}")
+        intervals = known_intervals(video, found[video_id], manifest.where(video), notes)
         label = video.label
         if label is None and intervals is not None:
             label = int(bool(intervals))
         truth[video_id] = Truth(intervals, label, video.category)
+    if notes:
+        _LOG.warning("%s past the end of a video: %s", counted(len(notes), "interval"), notes[0])
+    if lengths:
+        _LOG.warning(
+            "%s: %s with another number of frames, such as %s: are they the same videos?",
+            *(manifest.path, counted(len(lengths), "video"), lengths[0]),
+        )
     return truth
 
 
@@ -328,11 +342,16 @@ def known_truth(found: Mapping[str, Timed], manifest: Manifest) -> dict[str, Tru
     return truth_of({each: video for each, video in found.items() if each in known}, manifest)
 
 
-def known_intervals(video: Video, found: Timed, where: str = "") -> tuple[Interval, ...] | None:
-    """Anomalous decoded frames of a video; none for a normal one, None where unknown."""
+def known_intervals(
+    video: Video, found: Timed, where: str = "", notes: list[str] | None = None
+) -> tuple[Interval, ...] | None:
+    """Anomalous decoded frames of a video; none for a normal one, None where unknown.
+
+    ``notes`` as of ``video_intervals``.
+    """
     if video.label == 0:
         return ()
-    return video_intervals(video, found.num_frames, found.clock, where)
+    return video_intervals(video, found.num_frames, found.clock, where, notes)
 
 
 def write_scores(

@@ -123,7 +123,7 @@ def estimate(
             for each in plan.streams
         )
         plan_here = replace(plan_here, streams=fewer)
-    index, extractor = SourceIndex(found.root), make_extractor(plan_here)
+    index, extractor = SourceIndex(found.root, found.manifest.videos), make_extractor(plan_here)
     shares = {
         spec.stream: _share(plan, spec.stream, found.manifest, retry_failed, index)
         for spec in plan.specs

@@ -216,7 +216,8 @@ class Extraction:
         ``retry_failed``, done videos whose file was replaced are named in a warning.
         """
         ids = [video.video_id for video in self.manifest.videos]
-        index, tasks, there, replaced = SourceIndex(self.root), [], set[str](), []
+        index = SourceIndex(self.root, self.manifest.videos)
+        tasks, there, replaced = list[Task](), set[str](), list[str]()
         for video in self.manifest.videos:
             with suppress(DecodeError, ManifestError):
                 source = index.find(video)
@@ -350,7 +351,8 @@ def check_sources(
     finished: set[str] = set()
     if len(opened) == len(folders):
         finished = set.intersection(*(set(read_rows(each.path)) for each in opened))
-    ids, index = {video.video_id for video in manifest.videos}, SourceIndex(root)
+    ids = {video.video_id for video in manifest.videos}
+    index = SourceIndex(root, manifest.videos)
     left = [video for video in manifest.videos if video.video_id not in finished]
     missing = [video for video in left if not index.has(video)]
     count, total = len(missing), len(manifest.videos)

@@ -58,7 +58,8 @@ def make_previews(
     ManifestError when ``root`` is no folder.
     """
     make_folder(folder / "media")
-    index, done = SourceIndex(root) if root else None, 0
+    index = SourceIndex(root, [each.video for each in wanted]) if root else None
+    done = 0
 
     def made(each: Wanted) -> Preview:
         nonlocal done
