@@ -6,17 +6,19 @@ from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from support.ffmpeg import ffmpeg
 from support.standin import numbers_of, standin_extractor, standin_spec
-from support.videos import read_numbers, write_video
+from support.videos import numbered_frame, read_numbers, write_video
 
 from vadprep.core.clips import Resampling
 from vadprep.core.presets import resolve
 from vadprep.core.records import Task, Video
 from vadprep.features.shard import read_video
 from vadprep.video import open_frames
+from vadprep.video.frame_count import expected_frames
 
 RATES = {
     "19.62": Fraction(1962, 100), "23.976": Fraction(24000, 1001),
@@ -99,3 +101,33 @@ def test_the_name_up_is_that_of_the_rule_by_times() -> None:
     assert specs[0] == specs[1] == resolve("xd", "cpu", ("w", "0"), {})
     near = resolve("xd", "cpu", ("w", "0"), {"sampling": "near"})
     assert near.hash != specs[0].hash
+
+
+def write_cut(path: Path, num_frames: int, dropped: int, gop: int) -> Path:
+    """A video whose first packets are gone, as after a cut by ``-c copy``."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"g": str(gop), "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        pictures = [numbered_frame(number) for number in range(num_frames)]
+        frames = [av.VideoFrame.from_ndarray(each, format="rgb24") for each in pictures]
+        packets = [packet for frame in [*frames, None] for packet in stream.encode(frame)]
+        file.mux(packets[dropped:])
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_a_video_begins_with_the_first_frame_that_can_be_decoded(
+    tmp_path: Path, suffix: str
+) -> None:
+    """Cut within a group of pictures: as ffmpeg, and as a camera that is joined in the middle."""
+    path = write_cut(tmp_path / f"a{suffix}", 60, dropped=12, gop=20)
+    with open_frames(path, decoder="pyav") as stream:
+        numbers = [number for block in stream for number in read_numbers(block)]
+    assert numbers == list(range(20, 60))
+    assert [*stream.times[:2], stream.times[-1]] == pytest.approx([0, 0.04, 1.6], abs=0.002)
+    assert "the first 8 frames cannot be decoded" in " ".join(stream.report.notes)
+    assert expected_frames(stream.header, stream.report) == 40 and not stream.report.repaired_frames
+    ffmpeg("-i", path, *by_ffmpeg(path, 25, "up", tmp_path / "raw"))
+    theirs = read_numbers(np.fromfile(tmp_path / "raw", np.uint8).reshape(-1, 48, 64, 3))
+    resampling = Resampling(stream.header.fps, Fraction(25), stream.times, 0.002)
+    assert [numbers[resampling.source(i)] for i in range(resampling.count(40))] == list(theirs)

@@ -91,6 +91,7 @@ def write_frames(decoder: Decoder, control_fd: int, memory_fd: int) -> None:
         "repaired_frames": num_lost + decoder.num_concealed,
         "seconds": time.perf_counter() - start - waited_seconds,
         "end_seconds": decoder.end_seconds,
+        "skipped_seconds": decoder.skipped_seconds,
         "notes": [*header.notes, *decoder.notes],
     }
     send(control_fd, done=report)

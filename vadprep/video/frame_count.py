@@ -23,7 +23,8 @@ def expected_frames(header: VideoHeader, report: DecodeReport) -> int:
     """
     counts = [header.num_frames] if header.num_frames else []
     if header.seconds and report.end_seconds and report.end_seconds > 0:
-        counts.append(round(report.num_frames * header.seconds / report.end_seconds))
+        seconds = header.seconds - report.skipped_seconds
+        counts.append(round(report.num_frames * seconds / report.end_seconds))
     return min(counts, default=report.num_frames)
 
 
@@ -36,7 +37,8 @@ def length_note(
     """
     notes = []
     decoded, expected = report.num_frames, expected_frames(header, report)
-    end, seconds, stated = report.end_seconds, header.seconds, header.num_frames
+    end, stated = report.end_seconds, header.num_frames
+    seconds = header.seconds and header.seconds - report.skipped_seconds
     # The manifest may count the whole video, of which the file is only a part.
     is_truncated = expected - decoded > 1
     count, source = (expected, "header") if is_truncated else (decoded, "video")

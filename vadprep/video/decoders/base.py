@@ -69,6 +69,7 @@ class DecodeReport:
     seconds: float  # spent on decoding, without waiting for the reader
     end_seconds: float | None = None  # from the begin of the first frame to the end of the last
     notes: tuple[str, ...] = ()  # those of the header, and what was unusual while decoding
+    skipped_seconds: float = 0.0  # of the file, before the first frame that can be decoded
 
 
 class Decoder:
@@ -82,6 +83,7 @@ class Decoder:
     header: VideoHeader
     num_concealed = 0  # frames that the codec itself patched up, where it reports that
     end_seconds: float | None = None  # from the begin of the first frame to the end of the last
+    skipped_seconds = 0.0  # of the file, before the first frame that can be decoded
     extra_bytes = 0  # private memory that it may take for large libraries
 
     def __init__(self, path: Path, fps: Fraction | None) -> None:

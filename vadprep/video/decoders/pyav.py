@@ -30,7 +30,7 @@ from vadprep.video.decoders.base import (
     check_size,
 )
 from vadprep.video.decoders.container_end import first_and_last_bytes, note_of_cut
-from vadprep.video.timeline import Timeline, timeline_of
+from vadprep.video.timeline import Timeline, frames_text, timeline_of
 
 DECODE_THREADS = 1  # many videos are decoded side by side: more would only get in the way
 
@@ -345,8 +345,14 @@ class PyAVDecoder(Decoder):
         for frame in itertools.chain([self._first], self._decoded):
             at = self._place(frame, index)
             gap = self._num_lost_before(frame, index, at)
+            if not index and at > gap:  # the video begins with the first frame that comes
+                index, self.skipped_seconds = at + 1, timeline.seconds(at - gap)
+                self.notes.append(
+                    f"the first {frames_text(at - gap)} cannot be decoded, as after a cut within a "
+                    "group of pictures: frames and times count from the first one that can"
+                )
             gap += sum(timeline.holes.get(each, 0) for each in range(index, at + 1))
-            now = timeline.seconds(at)
+            now = timeline.seconds(at) - self.skipped_seconds
             for each in range(gap):  # slots of AVI without data repeat the picture before
                 fill = picture if self.container == "avi" and not self._broken else None
                 yield fill, last + (each + 1) * (now - last) / (gap + 1)
@@ -368,7 +374,7 @@ class PyAVDecoder(Decoder):
         if self._broken:
             lost = max(lost, 0 if is_counted and len(timeline.stamps) else self._pending)
         for each in range(lost):
-            yield None, timeline.seconds(index + each)
+            yield None, timeline.seconds(index + each) - self.skipped_seconds
 
     def _place(self, frame: Any, index: int) -> int:
         """Place of a frame on the timeline; ``index`` is that of the next one announced."""
