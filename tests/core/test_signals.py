@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 
@@ -75,3 +77,41 @@ def test_what_a_call_in_a_thread_of_its_own_returns_and_raises_comes_through() -
     assert call_interruptible(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         call_interruptible(lambda: 1 // 0)
+
+
+def test_a_block_of_another_thread_is_stopped_by_its_function_alone() -> None:
+    begun, stopped = threading.Event(), Future[str]()
+    handlers = [signal.getsignal(each) for each in STOP_SIGNALS]
+    given: list[Callable[[], None]] = []
+
+    def run() -> None:
+        try:
+            with stop_on_signals("all is saved") as stop:
+                given.append(stop)
+                begun.set()
+                while not over.wait(0.01):
+                    check_stop()
+        except Stopped as error:
+            check_stop()  # outside the block nothing is asked any more
+            stopped.set_result(str(error))
+
+    over = threading.Event()
+    threading.Thread(target=run, daemon=True).start()
+    assert begun.wait(30)
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == handlers
+    with pytest.raises(Stopped, match="SIGUSR1"):  # a stop of this thread leaves the other alone
+        with stop_on_signals():
+            signal.raise_signal(signal.SIGUSR1)
+    time.sleep(0.05)
+    assert not stopped.done()
+    given[0]()
+    check_stop()  # nothing is asked of this thread
+    assert stopped.result(30) == "stopped; all is saved"
+    over.set()
+
+
+def test_the_function_of_the_main_thread_stops_its_block_from_any_thread() -> None:
+    with pytest.raises(Stopped, match="stopped by SIGUSR1; all is saved"):
+        with stop_on_signals("all is saved") as stop:
+            threading.Timer(0.1, stop).start()
+            time.sleep(30)

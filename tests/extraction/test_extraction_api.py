@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from support.videos import write_images, write_video
 
 from vadprep.core.errors import DecodeError, FeaturesError, ManifestError, SettingError, SpecError
 from vadprep.core.resources import worker_cores
+from vadprep.core.signals import STOP_SIGNALS
 from vadprep.data.manifest import read_manifest
 from vadprep.extraction import extract, extract_video, resolve_plan
 from vadprep.extraction.extractor import make_extractor
+from vadprep.extraction.options import PlanOptions
 from vadprep.features.journal import read_rows
 from vadprep.flow.saved import HDF5, SavedFlow
 
@@ -105,6 +109,133 @@ def test_a_folder_of_frames_in_memory_takes_its_frame_rate(tmp_path):
     frames = write_images(tmp_path / "frames", 40)
     assert extract_video(frames, **CHEAP_VIDEO).fps is None
     assert extract_video(frames, fps=10.0, **CHEAP_VIDEO).fps == 10
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), "10"])
+def test_a_rate_of_frames_is_a_finite_number_above_0(fps, videos):
+    with pytest.raises(SettingError, match="^fps = .*: expected a number"):
+        extract_video(videos, fps=fps, **CHEAP_VIDEO)
+
+
+def test_a_video_file_takes_no_frame_rate(videos):
+    with pytest.raises(SettingError, match=r"to resample use settings=\{'fps': 10\}"):
+        extract_video(videos / "a.mp4", fps=10, **CHEAP_VIDEO)
+
+
+def test_a_folder_of_videos_is_no_video_in_memory(videos, tmp_path):
+    for settings in ({"fps": "native"}, {"fps": "25"}):
+        for folder in (videos, videos.parent):
+            with pytest.raises(SettingError, match=f"^{folder}: a folder of videos: use vadprep"):
+                extract_video(folder, **{**CHEAP_VIDEO, "settings": settings})
+    with pytest.raises(DecodeError, match=f"^{tmp_path}: a folder has no frame rate: name it by"):
+        extract_video(tmp_path, weights="random:0", device="cpu")
+    frames = write_images(tmp_path / "frames", 40)  # with a video among its images
+    (frames / "a.mp4").write_bytes((videos / "a.mp4").read_bytes())
+    assert extract_video(frames, **CHEAP_VIDEO).num_frames == 40
+
+
+def test_the_device_may_be_one_of_torch(videos):
+    plan = resolve_plan(None, weights="random:0", device=torch.device("cpu"))
+    assert plan.device == "cpu" and plan.workers
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"weights": 0},
+        {"flow_weights": 3},
+        {"preset": ["i3d"]},
+        {"streams": 3},
+        {"streams": [1]},
+        {"settings": "a"},
+        {"settings": {"crops": [5]}},
+        {"max_damage": "a"},
+        {"device": 0},
+    ],
+)
+def test_an_option_of_another_kind_is_a_setting_error(option, videos, tmp_path):
+    (name,) = option
+    with pytest.raises(SettingError, match=f"({name}|crops) = .*: expected a "):
+        extract_video(videos / "a.mp4", **{**CHEAP_VIDEO, **option})
+    with pytest.raises(SettingError, match=f"({name}|crops) = .*: expected a "):
+        extract(videos, tmp_path / "f", **{**CHEAP, **option})
+    assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"path": None},
+        {"path": 3},
+        {"videos": 3},
+        {"videos": [3]},
+        {"videos": {"a": 1}},
+        {"out": 3},
+        {"root": 3},
+        {"dataset": 3},
+        {"workers": "2"},
+        {"workers": 0},
+        {"gpus": "1"},
+        {"rank": "0"},
+        {"shard_size": "1"},
+        {"specs": 3},
+        {"save_flow": 3},
+        {"stall_seconds": float("nan")},
+        {"stall_seconds": float("inf")},
+        {"max_damage": float("nan")},
+    ],
+)
+def test_what_is_of_another_kind_than_asked_for_is_named(arguments, videos, tmp_path):
+    (name,) = arguments
+    with pytest.raises(SettingError, match=f"^{name} = .*: expected a"):
+        if name == "path":
+            extract_video(**arguments)
+        else:
+            extract(**{"videos": videos, "out": tmp_path / "f", **CHEAP, **arguments})
+    assert not (tmp_path / "f").exists()
+
+
+def test_none_stands_for_the_default_of_each_option():
+    given = dict.fromkeys(PlanOptions.__annotations__)
+    plan = resolve_plan(None, **{**given, "weights": "random:0", "device": "cpu"})
+    assert plan == resolve_plan(None, weights="random:0", device="cpu")
+
+
+def test_videos_without_a_folder_in_common_need_a_feature_folder(videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = ["/etc/passwd", videos / "a.mp4"]
+    with pytest.raises(SettingError, match="no folder in common but /: name the feature folder"):
+        extract(files, **CHEAP)
+    assert not list(tmp_path.iterdir())
+    with extract(files, "f", **CHEAP) as features:
+        assert len(features) == 1
+
+
+def test_videos_may_be_an_iterator(videos, tmp_path):
+    with extract(iter([videos / "a.mp4"]), tmp_path / "f", **CHEAP) as features:
+        assert list(features) == ["a"]
+
+
+def test_extraction_in_threads_changes_no_handler_of_signals(videos, tmp_path):
+    before = [signal.getsignal(each) for each in STOP_SIGNALS]
+
+    def found(name: str) -> list[str]:
+        with extract(videos, tmp_path / name, **CHEAP) as features:
+            return [*map(str, features), *map(str, map(signal.getsignal, STOP_SIGNALS))]
+
+    with ThreadPoolExecutor(2) as threads:
+        for name, seen in zip("ab", threads.map(found, "ab"), strict=True):
+            assert sorted(seen[:2]) == ["a", "b/c"], name
+            assert seen[2:] == list(map(str, before))
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
+
+
+@pytest.mark.slow
+def test_extraction_in_a_thread_on_ray(videos, tmp_path):
+    with ThreadPoolExecutor(1) as threads:
+        options = {**CHEAP, "workers": 2}
+        with threads.submit(extract, videos, tmp_path / "f", **options).result() as features:
+            assert sorted(features) == ["a", "b/c"]
 
 
 def test_a_video_that_cannot_be_read_is_raised_from_memory(tmp_path):

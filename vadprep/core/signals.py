@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-_requested: list[Stopped] = []
-"""The stop that a signal requested in the running ``stop_on_signals`` block."""
+_requested: dict[int, Stopped] = {}
+"""Thread -> the stop that was requested of the ``stop_on_signals`` block that it runs."""
 
 
 def check_stop() -> None:
@@ -26,8 +26,8 @@ def check_stop() -> None:
     Python swallows what is raised while it runs a finalizer or a weak reference's callback, and
     a signal can arrive just then. So long work calls this between its steps.
     """
-    if _requested:
-        raise _requested[0]
+    if stop := _requested.get(threading.get_ident()):
+        raise stop
 
 
 def call_interruptible(call: Callable[[], T]) -> T:
@@ -49,37 +49,50 @@ def call_interruptible(call: Callable[[], T]) -> T:
     return answer.result()
 
 
-def request_stop() -> None:
-    """Stop the ``stop_on_signals`` block that is running in the main thread, from any thread."""
-    identity = threading.main_thread().ident
-    assert identity is not None
-    signal.pthread_kill(identity, signal.SIGUSR1)
+def is_main_thread() -> bool:
+    """True in the only thread in which Python sets and runs the handlers of signals."""
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
 def stop_on_signals(
     afterwards: str = "all finished videos are committed, run it again",
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Raise Stopped from wherever the block is when SIGINT, SIGTERM or SIGUSR1 arrives.
 
     ``afterwards`` ends the message: what is safe and how to go on. Every write is safe against a
-    kill, so it is safe against this too. A second signal during the clean-up is ignored.
+    kill, so it is safe against this too. A second signal during the clean-up is ignored. Gives a
+    function that stops the block, which any thread may call.
+
+    Outside of the main thread no signal stops the block and no handler is changed. The function
+    then stops it at its next ``check_stop``.
     """
+    identity = threading.get_ident()
+    if not is_main_thread():
+
+        def stop_this_thread() -> None:
+            _requested[identity] = Stopped(f"stopped; {afterwards}")
+
+        try:
+            yield stop_this_thread
+        finally:
+            _requested.pop(identity, None)
+        return
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in STOP_SIGNALS:  # not SIG_IGN: one that has come already would be complained of
             signal.signal(each, lambda number, frame: None)
         name = signal.Signals(number).name
-        _requested.append(Stopped(f"stopped by {name}; {afterwards}"))
+        _requested[identity] = Stopped(f"stopped by {name}; {afterwards}")
         check_stop()
 
     before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
-        yield
+        yield lambda: signal.pthread_kill(identity, signal.SIGUSR1)
     except SystemError:  # C code that met the exception (Ray's wait) and returned all the same
         check_stop()
         raise
     finally:
-        _requested.clear()
+        _requested.pop(identity, None)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.arguments import NUMBER, PATH, PATHS, TEXT, check_kind, check_kinds
 from vadprep.core.atomic import temporary_folder
-from vadprep.core.errors import DecodeError, ManifestError, ShardError, SpecError
+from vadprep.core.errors import DecodeError, ManifestError, SettingError, ShardError, SpecError
 from vadprep.core.presets import DATASET_PRESETS
 from vadprep.core.records import Task, Video
 from vadprep.core.spec import Spec
 from vadprep.data import Manifest, ids_of_paths, load_dataset, paths_of_videos, read_manifest
-from vadprep.data.sources import list_videos
+from vadprep.data.sources import ALL_FRAME_SUFFIXES, list_videos, source_paths
 from vadprep.extraction.extractor import make_extractor
-from vadprep.extraction.options import FeatureOptions, PlanOptions, check_names
+from vadprep.extraction.options import FeatureOptions, PlanOptions, checked
 from vadprep.extraction.plan import ExtractionPlan, resolve_plan
 from vadprep.extraction.run import OnReport, check_sources, run_plan
 from vadprep.features.folder import stream_folders
@@ -89,7 +91,8 @@ def extract(
     Raises SettingError (a ValueError) for a setting that cannot be used, ManifestError,
     WeightsError, SpecError when ``out`` holds features of another spec, OutputError, LeaseError
     when another run is at work on the same shards, and Stopped at a signal. A video that cannot
-    be read is no error: ``vadprep.status`` lists it with its reason.
+    be read is no error: ``vadprep.status`` lists it with its reason. In another thread than the
+    main one no signal stops the call, and no handler of signals is changed.
     """
     found, plan = plan_extraction(videos, out, dataset, root, allow_missing, options)
     folders = run_plan(plan, found.manifest, found.root, on_report, retry_failed)
@@ -105,6 +108,13 @@ class Sources(NamedTuple):
     preset: str | None = None
 
 
+SOURCE_KINDS = {
+    "videos": PATHS._replace(types=(*PATH.types, Manifest, Sources)),
+    **dict.fromkeys(("out", "root"), PATH),
+    "dataset": TEXT,
+}
+
+
 def plan_extraction(
     videos: VideoSources | Sources | None,
     out: str | Path | None,
@@ -114,7 +124,10 @@ def plan_extraction(
     options: PlanOptions,
 ) -> tuple[Sources, ExtractionPlan]:
     """The videos that ``extract`` is called for, and the plan to extract them."""
-    check_names(options, PlanOptions)
+    options = checked(options, PlanOptions)
+    if isinstance(videos, Iterator):
+        videos = list(videos)
+    check_kinds(SOURCE_KINDS, {"videos": videos, "out": out, "root": root, "dataset": dataset})
     found = find_sources(videos, dataset, root, out)
     plan = resolve_plan(
         out or Path("features") / found.name,
@@ -135,7 +148,8 @@ def find_sources(
 
     Files are named by ``ids_of_paths``, relative to the folder that was named, or to the one that
     all listed files have in common; those that ``out`` has features of keep their ids. Raises
-    ManifestError when there are none, and for a ``root`` where there is no manifest.
+    ManifestError when there are none, and for a ``root`` where there is no manifest; SettingError
+    without ``out`` for videos that have no folder in common.
     """
     if isinstance(videos, Sources):
         return videos
@@ -159,6 +173,9 @@ def find_sources(
         folder = Path(os.path.commonpath([os.path.dirname(place) for place in places]))
         paths = [os.path.relpath(place, folder) for place in places]
         name = Path(videos).stem if isinstance(videos, str | Path) else folder.name
+    if not name and out is None:
+        where = "the videos have no folder in common"
+        raise SettingError(f"{where} but {folder}: name the feature folder by out")
     ids = _ids_for(Path(out or Path("features") / name), paths)
     return Sources(Manifest(folder, tuple(Video(ids[each], each) for each in paths)), folder, name)
 
@@ -205,20 +222,35 @@ def extract_video(
     ``device`` and ``max_damage`` of ``extract``; ``fps`` is the frame rate of a folder of frames.
     The numbers are those that ``extract`` stores. Each call reads weights and compiled network
     again, about as long as one or two clips take. Raises DecodeError when the video cannot be
-    read, and SettingError, WeightsError and SpecError as ``extract`` does.
+    read; SettingError for a folder of videos and for ``fps`` of a file; SettingError, WeightsError
+    and SpecError as ``extract`` does.
     """
-    check_names(options, FeatureOptions)
-    plan = resolve_plan(None, **options)
+    options = checked(options, FeatureOptions)
+    check_kind("path", path, PATH)
+    check_kinds({"fps": NUMBER}, {"fps": fps})
+    if fps is not None and not 0 < fps < math.inf:
+        raise SettingError(f"fps = {fps}: expected a number above 0")
     source = Path(path).absolute()
     if not source.exists():
         raise DecodeError(f"{source}: no such file or folder", "missing")
+    if fps is not None and not source.is_dir():
+        raise SettingError(
+            f"fps = {fps}: fps is the rate of a folder of frames; to resample use "
+            f"settings={{'fps': {fps:g}}}"
+        )
+    if _is_folder_of_videos(source):
+        raise SettingError(f"{source}: a folder of videos: use vadprep.extract")
+    plan = resolve_plan(None, **options)
     specs = {spec.stream: spec for spec in plan.specs}
     with temporary_folder() as folder:
         targets = {stream: folder / f"{stream}.h5" for stream in specs}
         video = Video(source.name, source.name, fps=fps)
         report = make_extractor(plan)(Task(video, targets, source))
         if report.status == FAILED:
-            raise DecodeError(f"{source}: {report.reason}", report.kind)
+            reason = report.reason.removeprefix(f"{source}: ")
+            if report.kind == "no-fps":  # the reason names options of the command
+                reason = "a folder has no frame rate: name it by fps, or settings={'fps': 'native'}"
+            raise DecodeError(f"{source}: {reason}", report.kind)
         stored = {stream: read_video(target) for stream, target in targets.items()}
         arrays = {stream: each.features() for stream, each in stored.items()}
         spans = next(iter(stored.values())).spans
@@ -230,3 +262,11 @@ def extract_video(
         num_frames=report.num_frames,
         specs=specs,
     )
+
+
+def _is_folder_of_videos(path: Path) -> bool:
+    """True for a folder that holds no image itself, and a video somewhere."""
+    if not path.is_dir():
+        return False
+    suffixes = {each.suffix.lower() for each in path.iterdir()}
+    return not suffixes & ALL_FRAME_SUFFIXES and next(source_paths(path), None) is not None

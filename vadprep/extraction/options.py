@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar, cast
 
+from vadprep.core.arguments import (
+    MAPPING,
+    NUMBER,
+    PATH,
+    SETTING,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    check_kind,
+    check_kinds,
+    device_name,
+)
 from vadprep.core.errors import SettingError, allowed_are
 from vadprep.core.spec import SETTABLE, SETTABLE_FLOW, Spec
 from vadprep.flow import FORMATS
@@ -44,11 +57,36 @@ class PlanOptions(FeatureOptions, total=False):
     flow_from: str | Path | None
 
 
-def check_names(options: Iterable[str], allowed: type) -> None:
-    """Raise TypeError, as a call does, for a keyword argument that is not ``allowed``."""
+KINDS = {
+    **dict.fromkeys(("preset", "device", "address", "flow_format"), TEXT),
+    **dict.fromkeys(("save_flow", "flow_from"), PATH),
+    **dict.fromkeys(("gpus", "workers", "rank", "world_size", "shard_size"), WHOLE),
+    **dict.fromkeys(("max_damage", "stall_seconds"), NUMBER),
+    **dict.fromkeys(("settings", "specs"), MAPPING),
+    **dict.fromkeys(("weights", "flow_weights"), PATH._replace(words="a file, or a name")),
+    "streams": TEXTS,
+}
+"""Kinds of the options. None stands for the default of each."""
+
+Options = TypeVar("Options", FeatureOptions, PlanOptions)
+
+
+def checked(options: Options, allowed: type) -> Options:
+    """``options`` without those that are None, and with the name of a ``torch.device``.
+
+    Raises TypeError, as a call does, for a keyword argument that is not ``allowed``, and
+    SettingError for a value of another kind.
+    """
     for name in options:
         if name not in allowed.__annotations__:
             raise TypeError(f"unexpected keyword argument {name!r}")
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if "device" in given:
+        given["device"] = device_name(given["device"])
+    check_kinds(KINDS, given)
+    for name, value in given.get("settings", {}).items():
+        check_kind(name, value, SETTING)
+    return cast(Options, given)
 
 
 @contextmanager
@@ -69,12 +107,13 @@ def check_options(options: PlanOptions, streams: tuple[str, ...]) -> None:
     settable = SETTABLE + (SETTABLE_FLOW if "flow" in streams else ())
     if odd := [name for name in settings if name not in settable]:
         raise ValueError(f"setting {odd[0]!r}: {allowed_are(odd[0], settable)}")
-    if (stall_seconds := options.get("stall_seconds", STALL_SECONDS)) <= 0:
-        raise ValueError(f"stall_seconds = {stall_seconds}: expected a positive number")
+    if not 0 < (stall_seconds := options.get("stall_seconds", STALL_SECONDS)) < math.inf:
+        raise ValueError(f"stall_seconds = {stall_seconds}: expected a number above 0")
     if not 0 <= (max_damage := options.get("max_damage", MAX_DAMAGE)) <= 1:
         raise ValueError(f"max_damage = {max_damage}: expected a share from 0 to 1")
-    if (shard_size := options.get("shard_size")) is not None and shard_size < 1:
-        raise ValueError(f"shard_size = {shard_size}: expected a whole number above 0")
+    for name in ("shard_size", "workers"):
+        if (count := cast(int, options.get(name, 1))) < 1:
+            raise ValueError(f"{name} = {count}: expected a whole number above 0")
     save_flow, flow_from = options.get("save_flow"), options.get("flow_from")
     flow_format = options.get("flow_format")
     if flow_format and not save_flow:

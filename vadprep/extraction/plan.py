@@ -44,8 +44,8 @@ from vadprep.core.spec import (
 from vadprep.extraction.options import (
     STALL_SECONDS,
     PlanOptions,
-    check_names,
     check_options,
+    checked,
     setting_errors,
 )
 from vadprep.features.folder import StreamFolder, read_spec
@@ -153,7 +153,7 @@ def resolve_plan(
     machine does not have the precision, OutputError when ``out`` cannot be written, and
     ModuleNotFoundError for a decoder that is not installed.
     """
-    check_names(options, PlanOptions)
+    options = checked(options, PlanOptions)
     for name in ("decord", "av"):  # else each video would fail, or be left to the other decoder
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)

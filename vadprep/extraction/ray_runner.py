@@ -35,7 +35,7 @@ from vadprep.core.errors import ClusterError, VadprepError, counted
 from vadprep.core.log import get_logger
 from vadprep.core.records import RUNNING, Report, Task
 from vadprep.core.resources import free_memory, worker_cores
-from vadprep.core.signals import STOP_SIGNALS, call_interruptible, check_stop
+from vadprep.core.signals import STOP_SIGNALS, call_interruptible, check_stop, is_main_thread
 from vadprep.extraction.run import OnStart, Runner, Worker, steps_of
 from vadprep.extraction.workload import (
     Load,
@@ -449,7 +449,11 @@ def _held_signals() -> Iterator[None]:
 
     An exception in the midst of its start could be swallowed there or leave processes behind.
     Ray also puts its own handler of SIGTERM in place of ours, which comes back afterwards.
+    Outside of the main thread there are no handlers.
     """
+    if not is_main_thread():
+        yield
+        return
     held: list[int] = []
     before = {
         number: signal.signal(number, lambda number, frame: held.append(number))

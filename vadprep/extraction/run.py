@@ -27,7 +27,7 @@ from vadprep.core.errors import DecodeError, ManifestError, counted
 from vadprep.core.log import get_logger
 from vadprep.core.records import RUNNING, Report, Task
 from vadprep.core.resources import installed_version, worker_cores
-from vadprep.core.signals import check_stop, request_stop, stop_on_signals
+from vadprep.core.signals import check_stop, stop_on_signals
 from vadprep.core.spec import Spec
 from vadprep.data import Manifest, SourceIndex, hint_of_ids, size_of
 from vadprep.extraction.extractor import make_extractor
@@ -330,7 +330,7 @@ def locked_extraction(
 
     Raises LeaseError when another run does, Stopped when a signal arrives inside the block.
     """
-    with stop_on_signals(), ExitStack() as held:
+    with stop_on_signals() as request_stop, ExitStack() as held:
         leases = [
             held.enter_context(leased(each.path, share.rank, share.world_size, request_stop))
             for each in folders

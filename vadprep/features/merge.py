@@ -13,7 +13,7 @@ from typing import Any
 from vadprep.core.atomic import remove_stale
 from vadprep.core.errors import FeaturesError, SpecError, counted
 from vadprep.core.log import get_logger
-from vadprep.core.signals import check_stop, request_stop, stop_on_signals
+from vadprep.core.signals import check_stop, stop_on_signals
 from vadprep.core.spec import STREAMS, differences, require_shared
 from vadprep.core.untrusted import reading
 from vadprep.data import hint_of_ids
@@ -66,7 +66,7 @@ def merge(
     origins = {stream: _origins(each) for stream, each in found.items()}
     made = {name: _provenance(Path(out) / name, each, shard_size) for name, each in found.items()}
     total, done, folders = sum(map(len, origins.values())), 0, []
-    with stop_on_signals(GO_ON):
+    with stop_on_signals(GO_ON) as request_stop:
         for stream, (first, *_) in found.items():
             path, ids, size = Path(out) / stream, list(origins[stream]), first.shard_size
             new = StreamFolder.prepare(path, first.spec, ids, shard_size or size, made[stream])

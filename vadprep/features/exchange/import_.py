@@ -26,7 +26,7 @@ from vadprep.core.clips import (
 )
 from vadprep.core.errors import FeaturesError, SettingError, SpecError, allowed_are, counted
 from vadprep.core.records import Video
-from vadprep.core.signals import check_stop, request_stop, stop_on_signals
+from vadprep.core.signals import check_stop, stop_on_signals
 from vadprep.core.spec import CROP_COUNTS, STREAMS, UNKNOWN, WHOLE_CLIPS, Spec
 from vadprep.core.untrusted import reading
 from vadprep.data import FrameBounds, Manifest, choose_manifest, frame_bounds
@@ -123,7 +123,7 @@ def import_features(
     folder = StreamFolder.prepare(path, spec, list(files), provenance={"imported": origin})
     by_id = {item.video.video_id: item for item in items}
     done = 0
-    with stop_on_signals(), leased(path, 0, 1, request_stop) as lease:
+    with stop_on_signals() as stop, leased(path, 0, 1, stop) as lease:
         writer = StreamWriter(folder, lease=lease)
         for shard, shard_ids in enumerate(folder.plan.shards):
             lease.check()
