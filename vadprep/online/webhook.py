@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import queue
+import string
 import threading
 import time
 import urllib.error
@@ -54,7 +56,11 @@ class Webhook:
         if not host or parts.scheme not in ("http", "https"):
             raise SettingError(f"webhook {address}: expected a URL http:// or https://")
         place = f"[{host}]" if ":" in host else host
-        self._url = parts._replace(netloc=place + (f":{port}" if port else "")).geturl()
+        path, query = (
+            urllib.parse.quote(each, safe=string.punctuation) for each in (parts.path, parts.query)
+        )
+        netloc = place + (f":{port}" if port else "")
+        self._url = parts._replace(netloc=netloc, path=path, query=query).geturl()
         self._headers = {"Content-Type": "application/json"}
         if parts.username is not None:
             words = map(urllib.parse.unquote, (parts.username, parts.password or ""))
@@ -91,7 +97,10 @@ class Webhook:
     def _run(self) -> None:
         opener = urllib.request.build_opener(_NoRedirect)
         while (record := self._queue.get()) is not None:
-            self._deliver(opener, record)
+            try:
+                self._deliver(opener, record)
+            except Exception as error:  # of one alarm; the next ones are sent
+                _LOG.error("webhook %s: an alarm is not sent: %r", self._url, error)
 
     def _deliver(self, opener: urllib.request.OpenerDirector, record: AlarmRecord) -> None:
         data = as_json(record).encode()
@@ -111,11 +120,15 @@ class Webhook:
         request = urllib.request.Request(self._url, data, self._headers, method="POST")
         seconds = END_SECONDS / 2 if self._closing.is_set() else ANSWER_SECONDS
         try:
-            with opener.open(request, timeout=seconds) as answer:
+            with (
+                opener.open(request, timeout=seconds) as answer,
+                suppress(OSError, http.client.HTTPException),  # the alarm is taken
+            ):
                 answer.read(1 << 10)
             return "", True
         except urllib.error.HTTPError as error:
             error.close()
             return f"it answered {error.code}", error.code in PASSING
-        except (OSError, ValueError) as error:
-            return str(getattr(error, "reason", error)), True
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            cause = getattr(error, "reason", error)  # of an URLError
+            return str(cause)[:200] or type(cause).__name__, True
