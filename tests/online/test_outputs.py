@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.full_disk import full_disk
 from support.live import make_checkpoint, scores_of, start
 from support.videos import write_video
 
 from vadprep.core.errors import SettingError
-from vadprep.online import AlarmRecord, ScoreRecord, SourceRecord, webhook
+from vadprep.online import AlarmRecord, ScoreRecord, SourceRecord, as_json, keep, webhook
 from vadprep.online.alarms import AlarmRule
 from vadprep.online.keep import AFTER, PART, Keeper
 from vadprep.online.page import LivePage
@@ -50,6 +53,52 @@ class Receiver:
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+
+class OddReceiver:
+    """Sends the bytes of ``answers`` to one connection each, then 200; ``got`` has what came."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.got: list[bytes] = []
+        self._answers = [*answers]
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}/"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):  # closed at the end of the test
+            while True:
+                connection, _ = self._server.accept()
+                with connection, connection.makefile("rb") as came:
+                    head = b"".join(iter(came.readline, b"\r\n"))
+                    length = int(head.lower().split(b"content-length:")[1].split()[0])
+                    self.got.append(head + came.read(length))
+                    answer = self._answers.pop(0) if self._answers else TAKEN
+                    connection.sendall(answer)
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+    def numbers(self) -> list[float]:
+        """Of the alarms, as they came."""
+        return [json.loads(each[each.index(b"{") :])["seconds"][0] for each in self.got]
+
+
+TAKEN = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.fixture
+def odd_receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., OddReceiver]]:
+    monkeypatch.setattr(webhook, "WAITS", (0.05, 0.05))
+    with ExitStack() as stack:
+
+        def make(*answers: bytes) -> OddReceiver:
+            made = OddReceiver(*answers)
+            stack.callback(made.close)
+            return made
+
+        yield make
 
 
 @pytest.fixture
@@ -102,6 +151,70 @@ def test_an_answer_that_is_final_is_no_reason_to_ask_again(receiver: Any, code: 
     wait(lambda: len(server.got) == 2)
     hook.close()
     assert [body["seconds"][0] for body, _ in server.got] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 101 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nA: " + b"b" * (1 << 17) + b"\r\n\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+    ],
+    ids=["no HTTP", "nothing", "too many headers", "a long header", "no status"],
+)
+def test_after_an_odd_answer_the_alarm_is_posted_again(
+    odd_receiver: Any, caplog: Any, answer: bytes
+) -> None:
+    server = odd_receiver(answer)
+    hook = webhook.Webhook(server.url)
+    hook.add(alarm(0))
+    hook.add(alarm(1))
+    wait(lambda: len(server.got) == 3)
+    hook.close()
+    assert server.numbers() == [0, 0, 1]
+    assert len(caplog.records) == 1 and "again in 0.05 s" in caplog.text
+    assert len(caplog.text) < 500
+
+
+def test_an_alarm_that_was_taken_is_not_posted_again(odd_receiver: Any, caplog: Any) -> None:
+    """Whatever is wrong with the text of the answer."""
+    server = odd_receiver(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc")
+    hook = webhook.Webhook(server.url)
+    hook.add(alarm(0))
+    hook.add(alarm(1))
+    wait(lambda: len(server.got) == 2)
+    hook.close()
+    assert server.numbers() == [0, 1] and not caplog.records
+
+
+def test_an_address_may_hold_blanks_and_letters_beyond_ascii(odd_receiver: Any) -> None:
+    server = odd_receiver()
+    hook = webhook.Webhook(server.url + "a b/%20ü?name=d e&x=%2F+ü")
+    hook.add(alarm(0))
+    wait(lambda: server.got)
+    hook.close()
+    assert server.got[0].startswith(b"POST /a%20b/%20%C3%BC?name=d%20e&x=%2F+%C3%BC HTTP")
+
+
+def test_an_alarm_that_cannot_be_sent_ends_no_later_one(
+    odd_receiver: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def failing(record: AlarmRecord) -> str:
+        if not record.seconds[0]:
+            raise LookupError("not foreseen")
+        return as_json(record)
+
+    monkeypatch.setattr(webhook, "as_json", failing)
+    server = odd_receiver()
+    hook = webhook.Webhook(server.url)
+    hook.add(alarm(0))
+    hook.add(alarm(1))
+    wait(lambda: server.got)
+    hook.close()
+    assert server.numbers() == [1]
+    assert len(caplog.records) == 1 and "an alarm is not sent" in caplog.text
 
 
 def test_a_webhook_that_is_not_there_holds_nothing_up(caplog: Any) -> None:
@@ -178,6 +291,55 @@ def test_a_long_alarm_is_kept_in_parts(tmp_path: Path) -> None:
             lengths.append(sum(len(block) for block in stream) / 5)
     assert sum(lengths) == 50 + 5 + AFTER and max(lengths) == PART + 5
     assert {Path(each.reason).name.partition("-")[2] for each in records} == {"a_b.mp4"}
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[Keeper]:
+    """It has a second of noise of the source ``cam``."""
+    import numpy as np
+
+    noise, pictures = np.random.default_rng(0), Pictures(60.0)
+    for place in range(25):
+        pictures.add(noise.integers(0, 255, (120, 160, 3), dtype=np.uint8), place / 25)
+    made = Keeper(tmp_path / "kept", {"cam": pictures})
+    yield made
+    made.close()
+
+
+def keep_one(keeper: Keeper, number: int) -> list[SourceRecord]:
+    found = list(keeper.add(AlarmRecord("cam", 1000 + number, "on", (0, 1), 0.9)))
+    return found + list(keeper.add(SourceRecord("cam", 1001 + number, "lost")))
+
+
+@pytest.mark.parametrize("room", [20, 30_000])
+def test_a_disk_that_was_full_for_a_while_costs_no_later_clip(
+    keeper: Keeper, tmp_path: Path, caplog: Any, room: int
+) -> None:
+    """It fills up at the begin of a clip, or within it, where FFmpeg is the one that writes."""
+    with full_disk(room):
+        keep_one(keeper, 0)
+        wait(lambda: caplog.records)
+    records = [*keep_one(keeper, 1), *keeper.close()]
+    assert [each.reason for each in records] == [str(f) for f in (tmp_path / "kept").iterdir()]
+    assert len(records) == 1
+    first, last = (each.getMessage() for each in caplog.records)
+    assert "a clip is not kept" in first and "the disk is full" in first
+    assert last == "1 clip of alarms could not be kept"
+
+
+def test_a_clip_that_cannot_be_kept_ends_no_later_one(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def failing(*arguments: object) -> Path:
+        raise LookupError("not foreseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keep, "write_clip", failing)
+        keep_one(keeper, 0)
+        wait(lambda: caplog.records)
+    records = [*keep_one(keeper, 1), *keeper.close()]
+    assert len(records) == 1 and "LookupError('not foreseen')" in caplog.text
+    assert "1 clip of alarms could not be kept" in caplog.text
 
 
 def test_a_session_keeps_its_alarms(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+from support.full_disk import full_disk
+from support.unknown_codec import with_unknown_codec
 from support.videos import read_numbers, write_images, write_video
 
+from vadprep.core.errors import OutputError
 from vadprep.core.records import Preview, Video, Wanted
-from vadprep.video.preview import make_previews, plays_in_browsers
+from vadprep.video.preview import make_previews, open_movie, plays_in_browsers
 
 
 def made(
@@ -92,3 +96,21 @@ def test_a_file_that_browsers_play_is_linked_where_that_is_asked_for(tmp_path: P
     found = made(source, tmp_path / "out", 5, link=True)
     assert found.movie == "../a%20%231.mp4" and found.board
     assert made(other, tmp_path / "out", 5, link=True).movie == "media/0-a.mp4"
+
+
+def test_a_file_that_no_decoder_knows_is_not_linked(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "a.mp4", 5, codec="libx264")
+    source.write_bytes(with_unknown_codec(source.read_bytes()))
+    assert not plays_in_browsers(source)
+    assert "no decoder" in made(source, tmp_path / "out", 5, link=True).reason
+
+
+def test_a_disk_that_fills_up_within_a_movie_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    """FFmpeg writes then, and PyAV raises an error of its own."""
+    source, noise = tmp_path / "a.mp4", np.random.default_rng(0)
+    with open_movie(source, (160, 120), Fraction(25)) as add:
+        for place in range(25):
+            add(noise.integers(0, 255, (120, 160, 3), dtype=np.uint8), place / 25)
+    with full_disk(30_000), pytest.raises(OutputError, match=r"0-a.mp4: .*; the disk is full"):
+        made(source, tmp_path / "out", 25)
+    assert not list((tmp_path / "out" / "media").iterdir())

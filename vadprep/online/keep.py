@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from vadprep.core.atomic import check_writable, make_folder
-from vadprep.core.errors import OutputError
+from vadprep.core.errors import OutputError, counted
 from vadprep.core.log import get_logger
 from vadprep.online.pictures import Pictures
 from vadprep.online.records import AlarmRecord, Record, ScoreRecord, SourceRecord
@@ -66,6 +66,7 @@ class Keeper:
         self._jobs: queue.Queue[tuple[str, _Open, list[tuple[float, bytes]]] | None]
         self._jobs = queue.Queue(MOST_WAITING)
         self._kept: queue.SimpleQueue[SourceRecord] = queue.SimpleQueue()
+        self._num_given = self._num_kept = 0
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._thread.start()
 
@@ -104,8 +105,9 @@ class Keeper:
         with suppress(queue.Full):
             self._jobs.put(None, timeout=seconds)
         self._thread.join(max(0.0, stop - time.monotonic()))
-        if self._thread.is_alive():
-            _LOG.error("not all clips of alarms are written: %g s were too few", seconds)
+        if lost := self._num_given - self._num_kept:
+            why = f": {seconds:g} s were too few for the last" if self._thread.is_alive() else ""
+            _LOG.error("%s of alarms could not be kept%s", counted(lost, "clip"), why)
         return list(self._written())
 
     def _written(self) -> Iterator[SourceRecord]:
@@ -114,6 +116,9 @@ class Keeper:
 
     def _give(self, source: str, clip: _Open, stop: float) -> None:
         pictures = self._pictures[source].between(clip.start, stop)
+        if not pictures:
+            return
+        self._num_given += 1
         try:
             self._jobs.put_nowait((source, clip, pictures))
         except queue.Full:
@@ -122,14 +127,14 @@ class Keeper:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             source, clip, pictures = job
-            if not pictures:
-                continue
             start = clip.offset + pictures[0][0]
             try:
                 path = write_clip(self._folder, source, start, pictures)
-            except OutputError as error:
-                _LOG.error("%s: a clip is not kept: %s", source, error)
+            except Exception as error:  # of one clip; the next ones are kept
+                why = error if isinstance(error, OutputError) else repr(error)
+                _LOG.error("%s: a clip is not kept: %s", source, why)
             else:
+                self._num_kept += 1
                 self._kept.put(SourceRecord(source, start, "kept", str(path)))
 
 

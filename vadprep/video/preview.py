@@ -142,7 +142,8 @@ def plays_in_browsers(source: Path) -> bool:
     try:
         with av.open(str(source)) as file:
             context = file.streams.video[0].codec_context
-            return context.name in PLAYED[1] and context.pix_fmt == "yuv420p"
+            is_known = context is not None and context.name in PLAYED[1]
+            return is_known and context.pix_fmt == "yuv420p"
     except (av.FFmpegError, IndexError, OSError):
         return False
 
@@ -172,8 +173,15 @@ def _resized(rgb: Frame, size: tuple[int, int]) -> Image.Image:
 
 @contextmanager
 def open_movie(path: Path, size: tuple[int, int], fps: Fraction) -> Iterator[Callable[..., None]]:
-    """A function that adds a frame, with its second, to an MP4; the file appears at the end."""
-    with open_atomic(path) as out, av.open(out, "w", format="mp4") as container:
+    """A function that adds a frame, with its second, to an MP4; the file appears at the end.
+
+    Raises OutputError when the disk refuses.
+    """
+    with (
+        open_atomic(path) as out,
+        _error_behind(),
+        av.open(out, "w", format="mp4") as container,
+    ):
         # Without B-frames the first time stamp is 0; with many keyframes seeking is quick.
         options = {"preset": "veryfast", "crf": "27", "bf": "0", "g": "12"}
         stream = container.add_stream("libx264", rate=fps, options=options)
@@ -191,3 +199,15 @@ def open_movie(path: Path, size: tuple[int, int], fps: Fraction) -> Iterator[Cal
 
         yield add
         container.mux(stream.encode(None))
+
+
+@contextmanager
+def _error_behind() -> Iterator[None]:
+    """Raise the OSError of a file object behind which PyAV raises an error of its own."""
+    try:
+        yield
+    except (av.FFmpegError, RuntimeError) as error:
+        behind = error.__cause__ or error.__context__
+        if isinstance(behind, OSError):
+            raise behind from None
+        raise
