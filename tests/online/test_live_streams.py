@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from support.live import make_checkpoint, offline, reasons, scores_of, start, states, until
 from support.stream_server import SILENCE, StreamServer, transport_stream
-from support.videos import numbered_frame
+from support.unknown_codec import with_unknown_codec
+from support.videos import numbered_frame, write_video
 
-from vadprep.online import Record, as_json, feed
+from vadprep.core.errors import DecodeError
+from vadprep.online import Record, as_json, capture_process, feed
 
 SECRET = "hunter2"
 
@@ -211,3 +213,23 @@ def test_what_is_no_stream_is_lost_with_a_reason() -> None:
         with start(make_checkpoint(), f"http://{server.place}/") as session:
             records = until(session, lost_again)
     assert "connected" not in states(records) and "Invalid data" in reasons(records, "lost")
+
+
+def test_a_codec_without_a_decoder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.mkv", 10)
+    path.write_bytes(with_unknown_codec(path.read_bytes()))
+    monkeypatch.setattr(capture_process, "open_stream", lambda config: av.open(str(path)))
+    with pytest.raises(DecodeError, match="no decoder for its codec") as caught:
+        capture_process.read_stream({}, None)  # type: ignore[arg-type]
+    assert caught.value.kind == "no-decoder"
+
+
+@pytest.mark.slow
+def test_a_camera_whose_codec_has_no_decoder_is_lost_with_this_reason(tmp_path: Path) -> None:
+    content = with_unknown_codec(write_video(tmp_path / "a.mkv", 10).read_bytes())
+    with StreamServer([content], kind="video/x-matroska") as server:
+        with start(make_checkpoint(), f"http://{server.place}/a.mkv") as session:
+            records = until(session, lambda found: "lost" in states(found))
+    assert "FFmpeg has no decoder for its codec" in reasons(records, "lost")

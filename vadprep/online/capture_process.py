@@ -124,6 +124,10 @@ def read_stream(config: dict[str, Any], sender: _Sender) -> str:
         if not file.streams.video:
             raise DecodeError("no video in the stream", "no-video")
         stream = file.streams.best("video") or file.streams.video[0]
+        if stream.codec_context is None:
+            raise DecodeError(
+                "FFmpeg has no decoder for its codec: let the camera send H.264", "no-decoder"
+            )
         stream.thread_type = "SLICE"  # threads for frames would hold back one frame each
         rate = stream.average_rate or stream.guessed_rate
         rate = None if rate and rate >= NO_RATE else rate
@@ -187,6 +191,6 @@ def main(*numbers: str) -> None:
         reason, kind = f"nothing came for {config['stall_seconds']:g} s", "stalled"
     except av.error.FFmpegError as error:
         reason, kind = printable(error.strerror or type(error).__name__), "broken"
-    except (ValueError, MemoryError, OverflowError) as error:
+    except Exception as error:
         reason, kind = printable(f"{type(error).__name__}: {error}"), "broken"
     sender.send(end=reason, what=kind)
