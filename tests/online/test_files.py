@@ -13,8 +13,9 @@ from support.live import make_checkpoint, offline, scores_of, start
 from support.standin import StandIn
 from support.videos import write_video
 
-from vadprep.online import SourceRecord
-from vadprep.online.feed import SETTLED_SECONDS
+from vadprep.data import find_videos
+from vadprep.online import SourceRecord, growing_folder
+from vadprep.online.growing_folder import GrowingFolder
 
 KEPT_BACK = "one frame kept back"
 SETTINGS: dict[str, dict[str, object]] = {
@@ -83,30 +84,85 @@ def test_a_file_that_is_no_video_fails(tmp_path: Path) -> None:
     assert records[0].state == "failed" and "a.mp4" in records[0].reason  # type: ignore
 
 
+@pytest.mark.parametrize("age", [0.0, 3600.0, -3600.0])
+def test_a_file_is_taken_when_it_stands_still_whatever_its_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float
+) -> None:
+    """The time of change may come from a camera or a server, an hour ahead or behind."""
+    folder, file = GrowingFolder(tmp_path), tmp_path / "a.mp4"
+    changed, taken = time.time() - age, []
+    sizes = {100: 0, 103: 10, 104: 10, 104.9: 20, 106.8: 20, 107: 20, 120: 20}
+    for now, size in sizes.items():
+        file.write_bytes(bytes(size))
+        os.utime(file, (changed, changed))
+        monkeypatch.setattr(growing_folder, "monotonic", lambda now=now: now)
+        taken.append(folder.take())
+    assert taken == [None] * 5 + [file, None]
+
+
+def test_a_file_that_changes_and_keeps_its_size_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, file = GrowingFolder(tmp_path), tmp_path / "a.mp4"
+    file.write_bytes(b"0123")
+    taken = []
+    for now, changed in ((100, 1), (103, 2), (106, 3), (107, 3), (109, 3)):
+        os.utime(file, (changed, changed))
+        monkeypatch.setattr(growing_folder, "monotonic", lambda now=now: now)
+        taken.append(folder.take())
+    assert taken == [None] * 4 + [file]
+
+
+def test_what_is_no_video_file_is_never_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hidden names are those of uploads that go on, and of what macOS writes beside a file."""
+    for name in ("._a.mp4", ".b.mp4", "c.mp4", "D.MP4", "notes.txt"):
+        (tmp_path / name).write_bytes(b"0123")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "gone.mp4").symlink_to("/none")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    folder = GrowingFolder(tmp_path)
+    monkeypatch.setattr(growing_folder, "monotonic", lambda: 100.0)
+    folder.look()
+    monkeypatch.setattr(growing_folder, "monotonic", lambda: 103.0)
+    found = [folder.take() for _ in range(3)]
+    assert found == [tmp_path / "D.MP4", tmp_path / "c.mp4", None]
+    videos = [each.path for each in find_videos(tmp_path).videos if "." in each.path]
+    assert {"D.MP4", "c.mp4"} <= set(videos) and not any(each[0] == "." for each in videos)
+
+
 @pytest.mark.slow
-def test_files_that_come_into_a_folder_are_scored_in_order(tmp_path: Path) -> None:
+def test_files_that_come_into_a_folder_are_scored_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the folder is looked at while a file plays, so that the next one need not wait."""
+    looks, look = [], GrowingFolder.look
+    monkeypatch.setattr(GrowingFolder, "look", lambda self: looks.append(look(self)))
     made = write_video(tmp_path / "made.mp4", 32)
     folder = tmp_path / "camera"
     folder.mkdir()
 
     def put(name: str, age: float) -> None:
-        shutil.copy(made, folder / name)
-        os.utime(folder / name, (time.time() - age,) * 2)
+        shutil.copy2(made, tmp_path / "next")
+        os.utime(tmp_path / "next", (time.time() - age,) * 2)
+        os.replace(tmp_path / "next", folder / name)
 
-    put("1.mp4", 10)
+    put("1.mp4", -3600)  # by a clock that is ahead
+    put("._1.mp4", 3600)
     (folder / "0.mp4").symlink_to("/none")  # it may be there later
     (folder / "2.mp4").write_bytes(b"no video, but enough of it")
-    os.utime(folder / "2.mp4", (0, 0))
     records = []
     with start(make_checkpoint(), folder) as session:
         for record in session:
             records.append(record)
             if len(scores_of(records)) == 2 and len(records) == 4:  # connected, two, failed
-                put("3.mp4", SETTLED_SECONDS - 0.5)  # not settled yet
+                put("3.mp4", 0)
             if len(scores_of(records)) == 4:
                 break
     states = [each.state for each in records if isinstance(each, SourceRecord)]
-    assert states == ["connected", "failed"]
+    assert states == ["connected", "failed"] and len(looks) >= 64
     assert [each.frames[0] for each in scores_of(records)] == [0, 16, 32, 48]
     assert [round(each.seconds[0], 2) for each in scores_of(records)] == [0, 0.64, 1.28, 1.92]
 

@@ -12,6 +12,16 @@ VIDEO_SUFFIXES = frozenset(
 """File name endings, in lower case, that make a file a video."""
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is passed over, such as ``._a.mp4``."""
+    return name.startswith(".")
+
+
+def is_video(name: str) -> bool:
+    """Whether a file of this name is a video; hidden ones are not."""
+    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES and not is_hidden(name)
+
+
 def id_of_path(path: str) -> str:
     """``path`` without the suffix of a video: ``cam/a.b.mp4`` is ``cam/a.b``, which is itself."""
     # Only a suffix that is one: names of XD-Violence go on after their first dot.

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from vadprep.core.errors import DecodeError, ManifestError, counted
 from vadprep.core.log import get_logger
 from vadprep.core.records import Video
-from vadprep.core.video_files import VIDEO_SUFFIXES, id_of_path
+from vadprep.core.video_files import VIDEO_SUFFIXES, id_of_path, is_hidden, is_video
 from vadprep.data.ids import ids_of_paths
 from vadprep.data.manifest import Manifest, frame_bounds
 
@@ -284,7 +284,7 @@ def source_paths(root: Path, passed_over: Counter[str] | None = None) -> Iterato
     other files by their suffix in lower case.
     """
     for folder, files in file_names(root, OWN_FILES):
-        videos = [name for name in files if _is(name, VIDEO_SUFFIXES)]
+        videos = [name for name in files if is_video(name)]
         yield from (folder / name for name in videos)
         frames = [name for name in files if _is(name, ALL_FRAME_SUFFIXES)]
         if frames and not videos:
@@ -313,9 +313,9 @@ def file_names(root: Path, marks: frozenset[str] = frozenset()) -> Iterator[tupl
         subfolders[:] = sorted(
             name
             for name in subfolders
-            if not name.startswith(".") and name.lower() not in SYSTEM_FOLDERS
+            if not is_hidden(name) and name.lower() not in SYSTEM_FOLDERS
         )
-        yield Path(folder).relative_to(root), sorted(f for f in files if not f.startswith("."))
+        yield Path(folder).relative_to(root), sorted(f for f in files if not is_hidden(f))
     if marks and of_system:
         text = "%s: left out %s (recycle bins, thumbnails), such as %s"
         _LOG.warning(text, root, counted(len(of_system), "system folder"), of_system[0])

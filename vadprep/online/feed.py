@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +16,10 @@ from numpy.typing import NDArray
 from vadprep.core.errors import DecodeError, printable
 from vadprep.core.log import get_logger
 from vadprep.core.spec import Spec
-from vadprep.core.video_files import VIDEO_SUFFIXES
 from vadprep.online.capture import Capture
 from vadprep.online.clips import LiveClip, LiveClips
 from vadprep.online.clock import StreamClock
+from vadprep.online.growing_folder import GrowingFolder
 from vadprep.online.inbox import Inbox
 from vadprep.online.pictures import Pictures
 from vadprep.online.records import SourceRecord
@@ -33,8 +34,6 @@ SOUND_SECONDS = 10.0
 """After a connection of so many seconds the back-off begins anew."""
 UNSTATED_STEP = 0.04
 """Seconds between frames of a stream without a rate, until its time stamps say it."""
-SETTLED_SECONDS = 2.0
-"""A file of a growing folder is read when it has not changed for so long."""
 LOOK_SECONDS = 0.5
 """Between looks into a growing folder."""
 
@@ -65,6 +64,7 @@ class Feed(threading.Thread):
         self._seconds = 0.0
         """Of the next frame, from the first one of the source."""
         self._lost = 0
+        self._folder = GrowingFolder(Path(source.address)) if source.kind == "folder" else None
         self._begin: float | None = None
         self._stamp = float("-inf")
         """Of the last frame, by the clock of the stream."""
@@ -126,28 +126,22 @@ class Feed(threading.Thread):
 
     def _play_folder(self) -> None:
         """Play the videos of a folder in the order of their names, and those that come."""
-        folder, done = Path(self.source.address), set[str]()
+        assert self._folder
         self._notice("connected")
         while not self._inbox.is_closed:
             try:
-                new = sorted(
-                    each.name
-                    for each in folder.iterdir()
-                    if each.suffix.lower() in VIDEO_SUFFIXES and each.name not in done
-                )
-                ready = [name for name in new if _is_settled(folder / name)]
+                path = self._folder.take()
             except OSError as error:
-                self._notice("lost", f"{folder}: {error.strerror}")
+                self._notice("lost", f"{self.source.address}: {error.strerror}")
                 self._inbox.sleep(BACK_OFF[-1])
                 continue
-            for name in ready[:1]:
-                try:
-                    self._play(folder / name)
-                except (DecodeError, ValueError) as error:
-                    self._notice("failed", f"{name}: {error}")
-                done.add(name)
-            if not ready:
+            if path is None:
                 self._inbox.sleep(LOOK_SECONDS)
+                continue
+            try:
+                self._play(path)
+            except (DecodeError, ValueError) as error:
+                self._notice("failed", f"{path.name}: {error}")
 
     def _play(self, path: Path) -> None:
         """Give the clips of one video file; the next decoder of the spec goes on after a crash."""
@@ -181,6 +175,9 @@ class Feed(threading.Thread):
                             self._inbox.sleep(start + seconds / self._speed - time.monotonic())
                         if self._inbox.is_closed:
                             return number
+                        if self._folder:
+                            with suppress(OSError):  # met again when this file has ended
+                                self._folder.look()
                         self._show(rgb, base + seconds)
                         arrived, self._seconds = time.monotonic(), base + seconds + step
                         self._give(self._clips.add(rgb, self._index, base + seconds, arrived))
@@ -276,12 +273,3 @@ class _Broken(Exception):
     def __init__(self, error: DecodeError, given: int) -> None:
         super().__init__(str(error))
         self.error, self.given = error, given
-
-
-def _is_settled(path: Path) -> bool:
-    """Whether a file has been left alone for a while; False for a broken link."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:  # or it was removed just now
-        return False
-    return status.st_size > 0 and time.time() - status.st_mtime > SETTLED_SECONDS
