@@ -143,6 +143,32 @@ def test_a_start_that_hangs_is_ended(monkeypatch):
         list(on_ray(make_standin, Pool(2))([], print))
 
 
+def test_programs_of_the_caller_that_are_called_as_those_of_ray_go_on(monkeypatch, tmp_path):
+    """Whenever they were started; and so does another Ray of the caller."""
+    package = Path(ray.__file__).parent
+    started = []
+
+    def start_program(path: Path) -> None:
+        words = [sys.executable, "-Sc", "import time; time.sleep(100)", str(path)]
+        started.append(subprocess.Popen(words))
+
+    def start_some():
+        start_program(package / "autoscaler" / "_private" / "monitor.py")
+        start_program(tmp_path / "monitor.py")
+
+    starting(monkeypatch, start_some)
+    start_program(package / "dashboard" / "dashboard.py")
+    start_program(tmp_path / "log_monitor.py")
+    try:
+        list(on_ray(make_standin, Pool(2))([], print))
+        assert started[2].wait(timeout=5) == -signal.SIGKILL
+        assert [each.poll() for each in started] == [None, None, -signal.SIGKILL, None]
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
+
+
 def test_without_shared_memory_ray_keeps_its_objects_in_the_session(monkeypatch):
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != "/dev/shm" and access(path, mode))

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -393,7 +393,7 @@ def ray_session(pool: Pool) -> Iterator[None]:
             if not os.access("/dev/shm", os.W_OK):
                 options["_plasma_directory"] = str(folder)
         resources.callback(ray.shutdown)
-        with _held_signals(), _bounded_start(is_local):
+        with _held_signals(), _bounded_start(is_local) as before:
             try:
                 ray.init(
                     address=pool.address,
@@ -408,22 +408,25 @@ def ray_session(pool: Pool) -> Iterator[None]:
                     where, remedy = "Ray does not start here", "; --workers 1 needs no Ray"
                 raise ClusterError(f"{where}: {lines[0]}{remedy}") from error
         if is_local:
-            _end_unneeded()
+            _end_unneeded(before)
         yield
 
 
-def _end_unneeded() -> None:
-    """End those of Ray's programs here that the session does without."""
-    for process in psutil.Process().children():
+def _end_unneeded(before: Collection[psutil.Process]) -> None:
+    """End those of Ray's programs here that the session does without: children that were not there
+    ``before`` its start, and whose program is of Ray's package."""
+    package = os.path.dirname(os.path.abspath(ray.__file__))
+    for process in set(psutil.Process().children()) - set(before):
         with suppress(psutil.Error):
-            if any(os.path.basename(word) in UNNEEDED for word in process.cmdline()):
-                process.kill()
+            for word in process.cmdline():
+                if os.path.basename(word) in UNNEEDED and word.startswith(f"{package}/"):
+                    process.kill()
 
 
 @contextmanager
-def _bounded_start(is_local: bool) -> Iterator[None]:
+def _bounded_start(is_local: bool) -> Iterator[Collection[psutil.Process]]:
     """End the processes that Ray starts in the block when it fails or takes START_SECONDS: then it
-    fails, for it cannot reach them."""
+    fails, for it cannot reach them. Gives the processes that were there before."""
     before = set(psutil.Process().children(recursive=True))
 
     def end() -> None:
@@ -435,7 +438,7 @@ def _bounded_start(is_local: bool) -> Iterator[None]:
     try:
         if is_local:
             clock.start()
-        yield
+        yield before
     except ClusterError:
         end()
         raise
