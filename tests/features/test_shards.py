@@ -185,6 +185,16 @@ def test_only_a_folder_that_cannot_be_synced_at_all_is_let_pass(tmp_path, monkey
             sync_folder(tmp_path)
 
 
+def test_metadata_that_cannot_be_copied_are_no_shard(tmp_path, monkeypatch):
+    def lseek(descriptor: int, position: int, how: int) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(shards.os, "lseek", lseek)
+    with pytest.raises(OutputError, match="a.h5: Invalid argument"):
+        write_shard(tmp_path / "a.h5", small_spec(), [stored_video("a")])
+    assert os.listdir(tmp_path) == []
+
+
 def test_with_replace_off_the_first_writer_wins(tmp_path):
     target = tmp_path / "spec.json"
     with open_atomic(target, replace=False) as stream:

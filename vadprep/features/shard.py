@@ -27,6 +27,7 @@ without a checksum; plain h5py reads them as bytes, in UTF-8.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
@@ -207,8 +208,10 @@ def _copy_metadata(descriptor: int, out: BinaryIO) -> None:
     while stop < size:
         try:
             start = os.lseek(descriptor, stop, os.SEEK_DATA)
-        except OSError:  # ENXIO: only holes are left
-            return
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # only holes are left
         stop = os.lseek(descriptor, start, os.SEEK_HOLE)
         out.seek(start)
         out.write(os.pread(descriptor, stop - start, start))
