@@ -21,7 +21,7 @@ from support.standin import standin_spec
 from support.stored import features_of, small_spec, stored_video
 
 from vadprep.core import atomic as files
-from vadprep.core.errors import OutputError, Stopped
+from vadprep.core.errors import FeaturesError, OutputError, Stopped
 from vadprep.core.records import RUNNING, SKIPPED, Report, Task, Video
 from vadprep.core.signals import check_stop, stop_on_signals
 from vadprep.data import Manifest, SourceIndex, fingerprint
@@ -38,13 +38,14 @@ from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_events, read_rows
 from vadprep.features.merge import merge
 from vadprep.features.reader import open_features
-from vadprep.features.shard import DONE, FAILED
+from vadprep.features.shard import DONE, FAILED, StoredVideo, write_shard
 from vadprep.features.status import stream_status, verify_stream
 from vadprep.features.writer import Share
 
 SPEC = small_spec()
 IDS = [f"video {n}" for n in range(7)]
 BAD = "video 3"
+FAILURE = {"status": FAILED, "reason": "broken", "kind": "damaged"}
 
 
 def make_root(path: Path, ids: list[str] = IDS) -> tuple[Manifest, Path]:
@@ -373,6 +374,113 @@ def test_a_file_that_was_replaced_is_done_again_with_retry_failed(replaced, capl
     after = content(folder.path)
     assert {each for each in after if after[each] != before[each]} == {"v4"}
     assert verify_stream(folder, SourceIndex(root)).problems == ()
+
+
+def broken_worker(task: Task) -> Report:
+    """Finds every file broken."""
+    reason = f"{task.source.name} is cut off"
+    write_failure(task.targets["rgb"], SPEC, {"video_id": task.video.video_id}, reason, "damaged")
+    return Report(task.video.video_id, FAILED, reason, "damaged")
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("is_final", [True, False])
+def test_features_stay_when_the_file_that_replaced_theirs_is_broken(
+    tmp_path, caplog, is_final, is_killed
+):
+    manifest, root = make_root(tmp_path / "videos", ["v3", "v4", "v5"])
+
+    def first(task: Task) -> Report:
+        is_left = task.video.video_id == "v3" and not is_final
+        return Report("v3", SKIPPED, "worker died") if is_left else reading_worker(task)
+
+    def second(task: Task) -> Report:
+        report = broken_worker(task)
+        if is_killed and task.video.video_id == "v4":
+            raise MemoryError("as good as a kill")
+        return report
+
+    folder = drive(tmp_path / "f", manifest, root, first)
+    assert folder.final_shards() == ({0} if is_final else set())
+    time.sleep(0.01)
+    (root / "v4").write_bytes(b"a cut copy")
+    before, row = content(folder.path), read_rows(folder.path)["v4"]
+    with pytest.raises(MemoryError) if is_killed else nullcontext():
+        drive(folder.path, manifest, root, second, retry=True)
+    if not is_killed:
+        (warning,) = [each.getMessage() for each in caplog.records]
+        assert warning.startswith("'v4': the file has changed and cannot be read (v4 is cut off)")
+        assert "its features stay; restore the file" in warning
+        lines = map(json.loads, (folder.path / "events-00000.jsonl").read_text().splitlines())
+        (event,) = [x for x in lines if (x["event"], x["video_id"]) == ("failed", "v4")]
+        assert f"'v4': {event['reason']}" == warning
+    caplog.clear()
+    folder = drive(folder.path, manifest, root, fake_worker)  # v3 may be left
+    (warning,) = [each.getMessage() for each in caplog.records]
+    assert "replaced" in warning and "'v4'" in warning
+    after = content(folder.path)
+    assert {each: after[each] for each in before} == before
+    assert read_rows(folder.path)["v4"] == row
+    assert not [each for each in tree(folder.path) if "partial" in each and "000001" in each]
+    assert "v4" not in {each.video_id for each in stream_status(folder).failed}
+    assert verify_stream(folder).problems == ()
+
+
+def test_a_file_that_is_empty_or_cannot_be_looked_at_is_not_another_one(replaced, caplog):
+    manifest, root, folder = replaced
+    (root / "v4").write_bytes(b"")
+    drive(folder.path, manifest, root, never, retry=True)
+    assert not caplog.records
+    (problem,) = verify_stream(folder, SourceIndex(root)).problems
+    assert "it has 0 bytes, not 1; it is empty or cannot be looked at: restore it" in problem
+
+
+def test_a_failure_is_journaled_with_its_last_reason_after_a_kill(undisturbed):
+    manifest, root, folder = undisturbed
+
+    def killed(task: Task) -> Report:
+        broken_worker(task)
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        drive(folder.path, manifest, root, killed, retry=True)
+    assert read_rows(folder.path)[BAD].reason == "broken"
+    drive(folder.path, manifest, root, never)
+    row = read_rows(folder.path)[BAD]
+    assert (row.status, row.reason, row.kind) == (FAILED, f"{BAD} is cut off", "damaged")
+    rows = (folder.path / "manifest-00000.csv").read_bytes()
+    drive(folder.path, manifest, root, never)
+    assert (folder.path / "manifest-00000.csv").read_bytes() == rows
+
+
+@pytest.mark.parametrize("place", ["its own file", "the final shard"])
+def test_features_that_the_journal_alone_has_are_an_error_with_the_remedy(undisturbed, place):
+    """Kills of older versions left such folders."""
+    manifest, root, folder = undisturbed
+    video_id, failure = "video 1", StoredVideo({**FAILURE, "video_id": "video 1"})
+    own, shard = folder.partial_video(folder.plan.places[video_id]), folder.shard(0)
+    if place == "its own file":
+        own.parent.mkdir()
+        write_shard(own, SPEC, [failure])
+        file, remedy = own, "run the same extract again"
+    else:
+        write_shard(shard, SPEC, [folder.stored(IDS[0]), failure, folder.stored(IDS[2])])
+        file, remedy = shard, f"remove {folder.path}/manifest-*.csv and run the same extract again"
+    with open_features(folder.path) as features:
+        for read in (lambda: features[video_id].rgb, lambda: features[video_id].spans):
+            with pytest.raises(FeaturesError) as caught:
+                read()
+            words = str(caught.value)
+            assert words.startswith(f"{file}: {video_id!r}: no features, it has failed (broken)")
+            assert words.endswith(f": {remedy}")
+    (problem,) = verify_stream(folder).problems
+    assert problem.startswith(f"{file}: {video_id!r}: ") and problem.endswith(f": {remedy}")
+    if place == "the final shard":
+        (folder.path / "manifest-00000.csv").unlink()
+    drive(folder.path, manifest, root, never)
+    assert verify_stream(folder).problems == ()
+    is_done = video_id in open_features(folder.path)
+    assert is_done == (place == "its own file")
 
 
 def test_verify_compares_the_content_of_each_file(replaced):

@@ -21,6 +21,7 @@ from vadprep.features.shard import (
     Attributes,
     StoredVideo,
     crc32,
+    read_video,
     write_shard,
 )
 
@@ -89,7 +90,12 @@ class Draft:
 def write_failure(
     path: Path, spec: Spec, attributes: Attributes, reason: str, kind: str = ""
 ) -> None:
-    """Write the shard ``path`` of one video that failed, with its reason and the kind of it."""
+    """Write the shard ``path`` of one video that failed, with its reason and the kind of it.
+
+    Features that are there already stay. Raises ShardError when the file that is there is damaged.
+    """
+    if path.exists() and read_video(path).is_done:
+        return
     about = {"status": FAILED, "reason": reason, **({"kind": kind} if kind else {})}
     failed = StoredVideo({**attributes, **about})
     write_shard(path, spec, [failed])

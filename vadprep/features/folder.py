@@ -235,6 +235,24 @@ class StreamFolder:
                 kind = str(self.stored(row.video_id).attributes.get("kind", ""))
         return kind == MISSING and is_there(row.video_id)
 
+    def done(self, video_id: str, keep: bool = False) -> StoredVideo:
+        """A video that the journal has as done; raises as ``stored``, and FeaturesError when its
+        file says that it has failed."""
+        video = self.stored(video_id, keep)
+        if not video.is_done:
+            raise FeaturesError(
+                f"{self.location(self.plan.places[video_id])[0]}: {video_id!r}: no features, it "
+                f"has failed ({video.attributes.get('reason', '')}), and manifest-*.csv says done: "
+                f"{self.remedy(video_id)}"
+            )
+        return video
+
+    def remedy(self, video_id: str) -> str:
+        """What to do when the file of a video and its row in the journal differ."""
+        again, file = "run the same extract again", self.location(self.plan.places[video_id])[0]
+        is_own = file != self.shard(self.plan.places[video_id].shard)
+        return again if is_own else f"remove {self.path}/manifest-*.csv and {again}"
+
     def find(self, video_id: str) -> StoredVideo | None:
         """A planned video that is done or has failed, by the files; None before that."""
         is_finished = _is_there(self.location(self.plan.places[video_id])[0])

@@ -28,8 +28,8 @@ from vadprep.features.shard import StoredVideo, kept_shard
 class VideoFeatures:
     """The features of one video, all streams; nothing is read before it is asked for.
 
-    Raises FeaturesError when the streams disagree about the spans, ShardError when a file is
-    damaged.
+    Raises FeaturesError when the streams disagree about the spans, or when the file has no
+    features where the journal says done; ShardError when a file is damaged.
     """
 
     def __init__(self, video_id: str, folders: Mapping[str, StreamFolder]) -> None:
@@ -51,7 +51,7 @@ class VideoFeatures:
             self._stored  # noqa: B018  the spans of all streams agree
         # Asked for anew: its shard may have become final since.
         folder = self._folders[name]
-        stored = folder.stored(self.video_id, keep=True)
+        stored = folder.done(self.video_id, keep=True)
         if stored.most_bytes > SMALL_BYTES:
             require_memory(stored.most_bytes, self._where(name), FeaturesError)
         features = stored.features()
@@ -76,7 +76,7 @@ class VideoFeatures:
     @cached_property
     def _stored(self) -> StoredVideo:
         first, *others = (
-            folder.stored(self.video_id, keep=True) for folder in self._folders.values()
+            folder.done(self.video_id, keep=True) for folder in self._folders.values()
         )
         if any(not np.array_equal(first.spans, each.spans) for each in others):
             names = " and ".join(self._folders)

@@ -241,7 +241,7 @@ def verify_stream(folder: StreamFolder, sources: SourceIndex | None = None) -> V
             if video_id not in rows:
                 raise FeaturesError("not extracted yet; run the same extract again")
             stored = folder.stored(video_id)
-            _check(stored, rows[video_id], dim)
+            _check(stored, rows[video_id], dim, folder)
             if stored.is_done:
                 dim = dim or stored.shape[2]
                 videos, clips = videos + 1, clips + stored.shape[0]
@@ -267,6 +267,7 @@ def _check_source(stored: StoredVideo, sources: SourceIndex) -> None:
     remedy = "extract --retry-failed makes the features again"
     if (size := size_of(path)) != known.get("source_bytes"):
         what = f"it has {size} bytes, not {known.get('source_bytes')}"
+        remedy = remedy if size else "it is empty or cannot be looked at: restore it"
     else:
         try:
             if fingerprint(path)["source_sha256"] == known["source_sha256"]:
@@ -277,10 +278,13 @@ def _check_source(stored: StoredVideo, sources: SourceIndex) -> None:
     raise FeaturesError(f"{path} is not the file that the features were made of: {what}; {remedy}")
 
 
-def _check(stored: StoredVideo, row: Row, dim: int | None) -> None:
+def _check(stored: StoredVideo, row: Row, dim: int | None, folder: StreamFolder) -> None:
     """Raise FeaturesError or ValueError for the first thing that is wrong with a video."""
     if stored.is_done != row.is_done:
-        raise FeaturesError("manifest and shard disagree on its status")
+        raise FeaturesError(
+            f"{stored.attributes['status']} by its file, {row.status} by manifest-*.csv: "
+            f"{folder.remedy(row.video_id)}"
+        )
     if not stored.is_done:
         return
     if dim not in (None, stored.shape[2]):
@@ -288,6 +292,7 @@ def _check(stored: StoredVideo, row: Row, dim: int | None) -> None:
     is_finite = all([bool(np.isfinite(block).all()) for block in stored.blocks()])  # reads all
     checksum = stored.attributes["features_crc32"]
     if f"{checksum:08x}" != row.checksum or stored.shape[0] != row.num_clips:
-        raise FeaturesError("the row in manifest-*.csv is of other features")
+        remedy = folder.remedy(row.video_id)
+        raise FeaturesError(f"the row in manifest-*.csv is of other features: {remedy}")
     if not is_finite:
         raise FeaturesError("features: values that are not finite")

@@ -18,12 +18,15 @@ from typing import Any
 
 from vadprep.core.atomic import disk_errors, is_temporary, make_folder, names_in, remove_stale
 from vadprep.core.errors import VadprepError
+from vadprep.core.log import get_logger
 from vadprep.core.records import SKIPPED, Report
 from vadprep.data import size_of
-from vadprep.features.folder import StreamFolder
+from vadprep.features.folder import Place, StreamFolder
 from vadprep.features.journal import Journal, Row, read_rows, row_of
 from vadprep.features.lease import Lease
-from vadprep.features.shard import DONE, FAILED, StoredVideo, write_shard
+from vadprep.features.shard import DONE, FAILED, StoredVideo, read_video, write_shard
+
+logger = get_logger(__name__)
 
 EVENTS = {DONE: "committed", FAILED: "failed", SKIPPED: "skipped"}
 
@@ -92,22 +95,40 @@ class StreamWriter:
                 self.finish(shard)
 
     def adopt(self, shard: int) -> None:
-        """Journal the videos of a shard that have a file but no row: a kill can come between."""
-        ids, fresh = self.folder.plan.shards[shard], self.folder.finished(shard)
+        """Journal the videos of a shard whose file says more than their row, or another thing: a
+        kill can come between."""
+        ids, fresh = self.folder.plan.shards[shard], self._fresh(shard)
         is_final = self.folder.shard(shard).exists()
         for position in range(len(ids)) if is_final else sorted(fresh):
             row = self.rows.get(ids[position])
             # A row that replaced another one is lost when its file was removed.
             if row is None or position in fresh or (not row.is_done and self.journal.is_new):
                 found = row_of(self.folder.stored(ids[position]), shard)
-                if row is None or (found.is_done and found.checksum != row.checksum):
-                    self.journal.event("committed", ids[position], shard=shard, recovered=True)
+                if row is None or _outcome(found) != _outcome(row):
+                    event = EVENTS[found.status]
+                    self.journal.event(event, ids[position], shard=shard, recovered=True)
                     self._add(found)
+
+    def _fresh(self, shard: int) -> set[int]:
+        """Positions of the videos of a shard that have a file of their own.
+
+        That of a failure is removed before where the final shard has the features of the video:
+        they stay.
+        """
+        folder, final, fresh = self.folder, self.folder.shard(shard), self.folder.finished(shard)
+        for place in [Place(shard, each) for each in fresh if final.exists()]:
+            own = folder.partial_video(place)
+            if not read_video(own).is_done and read_video(final, place.group).is_done:
+                with disk_errors(own):
+                    own.unlink()
+                fresh.remove(place.position)
+        return fresh
 
     def is_replaced(self, video_id: str, source: Path) -> bool:
         """True when a video of this rank is done and ``source``, its file, has another size now.
 
-        The sizes are compared where the file has changed since then by the clock of its disk.
+        The sizes are compared where the file has changed since then by the clock of its disk. A
+        file without any, or that cannot be looked at, does not count as replaced.
         """
         row, place = self.rows.get(video_id), self.folder.plan.places[video_id]
         if row is None or not row.is_done or place.shard not in self.share.owned(self.folder):
@@ -115,7 +136,7 @@ class StreamWriter:
         with suppress(OSError, VadprepError):  # verify says what is wrong with a shard
             if source.stat().st_ctime > row.time:
                 size = self.folder.stored(video_id, keep=True).attributes.get("source_bytes")
-                return size is not None and size != size_of(source)
+                return size is not None and size_of(source) not in (0, size)
         return False
 
     def lacking(
@@ -158,8 +179,9 @@ class StreamWriter:
     def commit(self, report: Report, **values: Any) -> None:
         """Journal what became of a video; its shard becomes final when it was the last.
 
-        ``values`` are added to the event. Raises LeaseError when another run has taken the
-        shards over.
+        A failure does not take the place of features that are there: they stay, and a warning and
+        the event say so. ``values`` are added to the event. Raises LeaseError when another run has
+        taken the shards over.
         """
         if self.lease:
             self.lease.check()
@@ -168,9 +190,19 @@ class StreamWriter:
         values |= asdict(report) | {"checksum": report.checksums.get(self.folder.spec.stream, 0)}
         for name in ("video_id", "status", "checksums", "share"):
             del values[name]
+        is_kept = False
+        if report.status == FAILED and (row := self.rows.get(report.video_id)) and row.is_done:
+            self._fresh(shard)
+            is_kept = self.folder.stored(report.video_id).is_done
+        if is_kept:
+            values["reason"] = (
+                f"the file has changed and cannot be read ({report.reason}): its features stay; "
+                "restore the file, or put a whole one in its place and extract with --retry-failed"
+            )
+            logger.warning("%r: %s", report.video_id, values["reason"])
         self.journal.event(EVENTS[report.status], report.video_id, shard=shard, **values)
         self._left[shard] -= 1
-        if report.status != SKIPPED:
+        if report.status != SKIPPED and not is_kept:
             self.record(report.video_id)
         if not self._left[shard]:
             self.finish(shard)
@@ -193,7 +225,7 @@ class StreamWriter:
         """
         folder, spec = self.folder, self.folder.spec
         places = {each: folder.plan.places[each] for each in folder.plan.shards[shard]}
-        path, partial, fresh = folder.shard(shard), folder.partial(shard), folder.finished(shard)
+        path, partial, fresh = folder.shard(shard), folder.partial(shard), self._fresh(shard)
         is_final = path.exists()
         offered = {} if is_final or videos is None else videos
         new = {each: video for each, video in offered.items() if places[each].position not in fresh}
@@ -226,3 +258,8 @@ class StreamWriter:
 
     def _shard(self, video_id: str) -> int:
         return self.folder.plan.places[video_id].shard
+
+
+def _outcome(row: Row) -> tuple[object, ...]:
+    """What became of a video, in all columns that every version has."""
+    return row.status, row.num_clips, row.checksum, row.reason
