@@ -51,6 +51,14 @@ def test_wrong_options_are_refused(place: Path, options: list[str], words: str) 
     assert result.exit_code == 2 and words in result.output
 
 
+def test_a_full_disk_is_one_line(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "o").symlink_to("/dev/full")
+    with without_network():
+        result = run("live", place / "r", place / "videos" / "d.mp4", "--out", tmp_path / "o")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert f"cannot write {tmp_path / 'o'}: No space left on device" in result.output
+
+
 PROGRAM = """
 import sys
 sys.path.append({tests!r})

@@ -96,11 +96,14 @@ def records_to(out: Path | None) -> Iterator[Callable[[Any], None]]:
         return
     with disk_errors(out):
         file = open(out, "a", encoding="utf-8")
-    with file:
 
-        def write(record: Any) -> None:
-            with disk_errors(out):
-                file.write(as_json(record) + "\n")
-                file.flush()
+    def write(record: Any) -> None:
+        with disk_errors(out):
+            file.write(as_json(record) + "\n")
+            file.flush()
 
+    try:
         yield write
+    finally:
+        with disk_errors(out):  # what a full disk has refused is tried once more
+            file.close()
