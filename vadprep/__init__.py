@@ -249,12 +249,14 @@ def report(
     """
     from vadprep.data import choose_manifest
     from vadprep.data.sources import list_videos, rows_of_files
+    from vadprep.evaluation.metrics import check_threshold
     from vadprep.evaluation.report.features_page import look, unusual_videos, write_features_page
     from vadprep.evaluation.report.reported_run import read_run
     from vadprep.evaluation.report.run_page import page_names, wanted_previews, write_run_pages
     from vadprep.features import stream_folders
     from vadprep.video.preview import make_previews
 
+    check_threshold(threshold)
     sources, folder = [source] if isinstance(source, str | Path) else list(source), Path(out)
     root = Path(videos) if isinstance(videos, str | Path) else None
     if len(sources) == 1 and stream_folders(sources[0]):

@@ -47,6 +47,32 @@ def test_every_command_says_what_it_does_and_has_one_example(path, command):
     assert not re.search(r"\n  [^-\s]\S*\n", options), "an argument, and nothing about it"
 
 
+FLOATS = (click.types.FloatParamType, click.FloatRange)
+
+
+def test_no_option_takes_what_is_no_finite_number():
+    found = [
+        (each, option)
+        for each in commands()
+        for option in each.values[1].params
+        if isinstance(option.type, FLOATS)
+    ]
+    assert len(found) > 5
+    for each, option in found:
+        path, command = each.values
+        for value in ("nan", "inf", "-inf"):
+            with pytest.raises(click.BadParameter, match="not in the range|no.* finite number"):
+                option.type_cast_value(click.Context(command), value)
+        assert option.type.convert("0.5", option, None) == 0.5, path
+
+
+@pytest.mark.parametrize("command", ["score", "report"])
+def test_a_threshold_that_is_no_number_is_refused_in_one_line(command, tmp_path):
+    line = message(run(command, tmp_path, "--threshold", "nan"))
+    assert line.endswith("Invalid value for '--threshold': nan is not a finite number.")
+    assert not list(tmp_path.iterdir())
+
+
 def parse(line: str) -> None:
     """Raise what click raises for a command line that is not understood; run nothing."""
     words, command = line.split()[1:], main

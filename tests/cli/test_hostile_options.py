@@ -72,6 +72,14 @@ def test_what_is_no_file_of_options(tmp_path: Path, kind: str) -> None:
     assert "run.yaml" in refused(tmp_path / "run.yaml")
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", ["run.yaml", "none/run.yaml", "m.csv/run.yaml"])
+def test_a_file_of_options_that_is_not_there(tmp_path: Path, name: str, command: str) -> None:
+    (tmp_path / "m.csv").touch()
+    told = refused(tmp_path / name, command)
+    assert f"{name}: not there: the commands extract and train write it" in told
+
+
 @pytest.mark.parametrize("fps", ["1e999999", "1/" + "9" * 5000, "nan", "-1", "\x1b[31m", "2" * 99])
 def test_a_frame_rate_that_cannot_be_used(tmp_path: Path, fps: str) -> None:
     with within(10, 300 << 20):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from support.scored import video_scores
 
+from vadprep import report
+from vadprep.core.errors import SettingError
 from vadprep.data import read_manifest
 from vadprep.evaluation.metrics import (
     Truth,
@@ -219,6 +221,14 @@ def test_alarms_start_at_a_half():
     labels = np.array([False, False, False, False, True])
     scores = np.array([0.5, np.nextafter(0.5, 0), 0.9, 0.0, 0.9])
     assert false_alarm_rate(labels, scores) == 0.5
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), "0.5", None])
+def test_an_alarm_needs_a_number(threshold, tmp_path):
+    with pytest.raises(SettingError, match="^threshold = .*: expected a number"):
+        video_scores([0.1, 0.9]).alarms(threshold)
+    with pytest.raises(SettingError, match="^threshold = .*: expected a number"):
+        report(tmp_path, out=tmp_path / "page", threshold=threshold)
 
 
 def test_a_snippet_is_abnormal_by_half_of_its_span():

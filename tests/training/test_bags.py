@@ -9,11 +9,11 @@ import pytest
 import torch
 from support.tiny_features import TinyFeatures, TinyVideo, tiny_set
 
-from vadprep.core.errors import FeaturesError
+from vadprep.core.errors import FeaturesError, TrainingError
 from vadprep.features.reader import read_snippets, streams_of
 from vadprep.heads import HEADS, HeadConfig
 from vadprep.heads.sampling import uniform_rows
-from vadprep.training.bags import TrainingBags
+from vadprep.training.bags import TrainingBags, room_for
 from vadprep.training.labels import shuffled_labels
 
 
@@ -306,3 +306,23 @@ def test_choices_of_streams():
         streams_of("both", ("rgb",))
     with pytest.raises(FeaturesError, match="need flow, but the features hold only rgb"):
         streams_of("concat", ("rgb",))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError()])
+def test_a_batch_without_room_names_its_size(error):
+    with pytest.raises(TrainingError, match="^batch_size = 7: a batch does not fit into memory"):
+        with room_for(7):
+            raise error
+    with pytest.raises(RuntimeError, match="shapes"):
+        with room_for(7):
+            raise RuntimeError("shapes do not match")
+
+
+def test_a_batch_beyond_all_memory_is_refused_before_it_is_made():
+    tiny, _ = tiny_set()
+    labels = {each: number % 2 for number, each in enumerate(tiny)}
+    config = HeadConfig(batch_size=10**15, batches="balanced", steps_per_epoch=1)
+    with pytest.raises(TrainingError, match=f"^batch_size = {10**15}: a batch does not fit"):
+        next(TrainingBags(tiny, labels, ("rgb",), config).batches(0, 0))
+    shuffled = TrainingBags(tiny, labels, ("rgb",), HeadConfig(batch_size=10**15))
+    assert len(next(shuffled.batches(0, 0)).video_ids) == len(shuffled)  # never more than all

@@ -97,6 +97,29 @@ def test_steps_that_leave_all_numbers(place: Path) -> None:
     assert "not finite" in line and "lower the learning rate" in line
 
 
+def test_a_batch_beyond_all_memory(place: Path) -> None:
+    line = refused("train", "rtfm", *NEW[2:], "--set", f"batch_size={10**12}", code=1)
+    assert line == f"Error: batch_size = {10**12}: a batch does not fit into memory: lower it"
+    assert not (place / "n").exists()
+
+
+ALLOCATOR = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB"
+
+
+@pytest.mark.parametrize("step", ["bags.TrainingBags._padded", "loop.train_step"])
+@pytest.mark.parametrize("schedule", ["published", "small"])
+def test_a_batch_that_memory_is_refused_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch, step: str, schedule: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError(ALLOCATOR)
+
+    monkeypatch.setattr(f"vadprep.training.{step}", refuse)
+    line = refused(*NEW, "--schedule", schedule, "--set", "batch_size=6", code=1)
+    assert line == "Error: batch_size = 6: a batch does not fit into memory: lower it"
+    assert not (place / "n").exists()
+
+
 @pytest.mark.parametrize(
     "kind",
     ["external link to a shard", "virtual", "soft link to itself", "4 TB of features", "NaN",

@@ -19,6 +19,7 @@ from vadprep.cli.options import (
     FEATURES,
     FILE,
     FOLDER,
+    PART,
     chosen_manifest,
     manifest_options,
     message_options,
@@ -97,7 +98,7 @@ class Training:
 @click.option("--device", help="cpu or cuda. Default: cuda if there is a GPU.")
 @page_option
 @advanced("--schedule", type=SCHEDULE, default="published", show_default=True, help=SCHEDULE_HELP)
-@advanced("--validation", type=float, default=0.2, show_default=True, help=VALIDATION_HELP)
+@advanced("--validation", type=PART, default=0.2, show_default=True, help=VALIDATION_HELP)
 @advanced("--prompts", type=FILE, help=PROMPTS_HELP)
 @advanced("--allow-missing", is_flag=True, help="Train without videos that have no features.")
 @message_options

@@ -98,6 +98,10 @@ def read_run(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(content)
     except SettingError:
         raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise SettingError(
+            f"{path}: not there: the commands extract and train write it, runs in Python do not"
+        ) from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise SettingError(f"{path}: cannot be read as YAML: {reason}") from None

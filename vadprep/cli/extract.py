@@ -16,6 +16,8 @@ from vadprep.cli.help import advanced, command
 from vadprep.cli.options import (
     COUNT,
     FOLDER,
+    POSITIVE,
+    SHARE,
     chosen_videos,
     config_option,
     message_options,
@@ -60,7 +62,6 @@ RANK: dict[str, Any] = {"type": click.IntRange(0), "default": 0, "envvar": "SLUR
 RANK_HELP = "Number of this job, from 0. Default: $SLURM_ARRAY_TASK_ID, else 0."
 WORLD_HELP = "Number of jobs that share the feature folder."
 MISSING_HELP = "Go on even if the files of more than half of the videos are missing."
-STALL = click.FloatRange(0, min_open=True)
 STALL_HELP = "If a decoder gives no frame for this time, it is stopped and the other decoder tried."
 DAMAGE: dict[str, Any] = {"metavar": "SHARE", "default": MAX_DAMAGE, "show_default": True}
 DAMAGE_HELP = (
@@ -93,10 +94,10 @@ DAMAGE_HELP = (
 @advanced(
     "--shard-size", type=COUNT, help="Videos in a shard of a new feature folder. Default: 64."
 )
-@advanced("--stall-seconds", type=STALL, default=60.0, show_default=True, help=STALL_HELP)
+@advanced("--stall-seconds", type=POSITIVE, default=60.0, show_default=True, help=STALL_HELP)
 @config_option
 @advanced("--allow-missing", is_flag=True, help=MISSING_HELP)
-@advanced("--max-damage", type=float, **DAMAGE, help=DAMAGE_HELP)
+@advanced("--max-damage", type=SHARE, **DAMAGE, help=DAMAGE_HELP)
 @message_options
 def extract(out: Path | None, dry_run: bool, retry_failed: bool, **options: Any) -> None:
     """Extract features from videos into a feature folder.

@@ -12,7 +12,7 @@ import click
 
 import vadprep
 from vadprep.cli.help import advanced, command
-from vadprep.cli.options import FILE, FOLDER, message_options
+from vadprep.cli.options import FILE, FOLDER, POSITIVE, Number, message_options
 from vadprep.cli.text import note
 from vadprep.cli.train import PRESET, PRESET_HELP
 from vadprep.core.atomic import disk_errors
@@ -34,8 +34,8 @@ AFTERWARDS = "all records are written; run it again to go on"
 @click.argument("run", type=FOLDER)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--threshold", default="0.5", show_default=True, help=THRESHOLD_HELP)
-@click.option("--least", default=0.0, show_default=True, help=LEAST_HELP)
-@click.option("--speed", type=float, help=SPEED_HELP)
+@click.option("--least", type=Number(0), default=0.0, show_default=True, help=LEAST_HELP)
+@click.option("--speed", type=POSITIVE, help=SPEED_HELP)
 @click.option("--out", type=FILE, help="File that the records are added to. Default: stdout.")
 @click.option("--webhook", metavar="URL", help="Address that each alarm is posted to, as JSON.")
 @click.option("--keep", type=FOLDER, help="Folder for MP4 clips of the alarms. Default: none.")
@@ -46,7 +46,7 @@ AFTERWARDS = "all records are written; run it again to go on"
 @advanced("--flow-weights", help="Weights of the network of stream flow.")
 @advanced("--preset", type=PRESET, metavar="NAME", help=PRESET_HELP)
 @advanced("--window", type=int, help=WINDOW_HELP)
-@advanced("--stall-seconds", default=10.0, show_default=True, help=STALL_HELP)
+@advanced("--stall-seconds", type=POSITIVE, default=10.0, show_default=True, help=STALL_HELP)
 @message_options
 def live(run: Path, sources: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Score what cameras and streams show now; list alarms.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,23 @@ PATH = click.Path(path_type=Path)
 FEATURES = click.Path()
 """A feature folder as a text: it may be a URL."""
 COUNT = click.IntRange(1)
+
+
+class Number(click.FloatRange):
+    """A finite number in a range. click's own types let NaN through, which is in no range."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+SHARE = Number(0, 1)
+PART = Number(0, 1, max_open=True)
+POSITIVE = Number(0, min_open=True)
 ROOT_HELP = "Folder of the videos. Default: $VADPREP_ROOT, else the current folder."
 root_option = click.option(
     "--root", type=FOLDER, envvar="VADPREP_ROOT", default=Path(), help=ROOT_HELP

@@ -9,7 +9,7 @@ import click
 
 import vadprep
 from vadprep.cli.help import advanced, command
-from vadprep.cli.options import FOLDER, dataset_option, manifest_option
+from vadprep.cli.options import FOLDER, SHARE, dataset_option, manifest_option
 from vadprep.cli.text import shown_bar
 
 PREVIEWS_HELP = "Which videos get a preview: all, test, worst:N or none."
@@ -26,7 +26,7 @@ VIDEOS_HELP = "Folder of the video files. Default: $VADPREP_ROOT, else no previe
 @click.option("--link", is_flag=True, help="Play the video files themselves where browsers can.")
 @dataset_option
 @manifest_option
-@advanced("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+@advanced("--threshold", type=SHARE, default=0.5, show_default=True,
           help="Score from which on a frame is an alarm.")  # fmt: skip
 def report(sources: tuple[str, ...], out: Path, **options: Any) -> None:
     """Write pages that show runs or features in a browser.

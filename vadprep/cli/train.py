@@ -21,6 +21,8 @@ from vadprep.cli.options import (
     FEATURES,
     FILE,
     FOLDER,
+    PART,
+    SHARE,
     assignments,
     chosen_manifest,
     config_option,
@@ -75,7 +77,6 @@ COVERAGE_HELP = (
 CONTINUE = "every full epoch is saved, go on with --resume"
 PRESET = click.Choice(list(PRESETS))
 PRESET_HELP = "Preset for the settings that are unknown of imported features."
-SHARE = click.FloatRange(0, 1)
 THRESHOLD_HELP = "A frame with this score or more is an alarm."
 MOST_ALARMS = 3
 """Alarms of a video that are printed."""
@@ -92,7 +93,7 @@ MOST_ALARMS = 3
 @click.option("--resume", is_flag=True, help="Continue from the last full epoch.")
 @advanced("--schedule", type=SCHEDULE, default="published", show_default=True, help=SCHEDULE_HELP)
 @advanced("--set", "changes", multiple=True, metavar="FIELD=VALUE", help=SET_HELP)
-@advanced("--validation", type=float, default=0.0, help=VALIDATION_HELP)
+@advanced("--validation", type=PART, default=0.0, help=VALIDATION_HELP)
 @advanced("--prompts", type=FILE, help=PROMPTS_HELP)
 @advanced("--control", is_flag=True, help=CONTROL_HELP)
 @advanced("--smoothing", default="", metavar="RULE", help=SMOOTHING_HELP)

@@ -6,6 +6,7 @@ scores are exact: a snippet score is repeated over its span, so ties are the rul
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vadprep.core.arguments import NUMBER, check_kind
 from vadprep.core.clips import Clock, frame_labels, frame_scores, runs
+from vadprep.core.errors import SettingError
 from vadprep.core.records import Interval
 from vadprep.evaluation.detection import IOUS, detections, temporal_ap
 from vadprep.evaluation.smoothing import smoothed
@@ -22,6 +25,14 @@ from vadprep.evaluation.smoothing import smoothed
 NUM_LISTED = 10  # ids that an error message lists before it says how many more there are
 SMOOTHED = "smoothed"  # with the rule, the name of the protocol of smoothed scores
 ALARM = 0.5  # score from which on a frame is an alarm, in every paper with a false alarm rate
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise SettingError for what no score can reach or miss: NaN, and what is no number."""
+    check_kind("threshold", threshold, NUMBER)
+    if math.isnan(threshold):
+        raise SettingError("threshold = nan: expected a number")
+
 
 Values = Mapping[str, float | None]
 """Metrics by name, as fractions of 1; None where one is undefined."""
@@ -121,7 +132,9 @@ class VideoScores:
 
         Each has ``start_frame`` and ``stop_frame``, the same in seconds (None without ``fps``),
         its ``highest`` score and, from heads with classes, the ``class`` of the highest mean.
+        Raises SettingError for a threshold that is no number.
         """
+        check_threshold(threshold)
         frames, clock, classes = self.frames(), self.clock, self.class_frames()
         return [
             {

@@ -7,6 +7,7 @@ as far as memory goes, and become float32 on the device.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vadprep.core.errors import FeaturesError
+from vadprep.core.errors import FeaturesError, TrainingError
 from vadprep.core.resources import free_memory
 from vadprep.features import VideoFeatures, read_snippets
 from vadprep.heads import HeadConfig
@@ -229,6 +230,8 @@ class TrainingBags:
         size, count, rule = self.config.batch_size, self.num_batches, self.config.batches
         order = _permutation(len(self), seed, epoch) if rule == "shuffled" else []
         by_label = {label: self.of_label(label) for label in (1, 0)}
+        if rule != "shuffled" and size * self.dim * self._rows.itemsize > free_memory():
+            raise no_room(size)  # before the items of a batch are listed
         for index, step in enumerate(range(epoch * count, (epoch + 1) * count)):
             items = order[index * size : (index + 1) * size]
             if rule != "shuffled":
@@ -236,7 +239,8 @@ class TrainingBags:
                     items += half_batch(own, size // 2, rule == "balanced", (seed, label, step))
             chosen = [self._items[item] for item in items]
             video_ids = tuple(video_id for video_id, _ in chosen) * self._sampler.num_views
-            snippets, mask = self._padded(chosen * self._sampler.num_views, step, seed)
+            with room_for(size):
+                snippets, mask = self._padded(chosen * self._sampler.num_views, step, seed)
             labels = torch.tensor([float(self.labels[video_id]) for video_id in video_ids])
             named = [self._classes_of.get(video_id, []) for video_id in video_ids]
             rows = [[float(name in each) for name in self.classes] for each in named]
@@ -273,6 +277,23 @@ class TrainingBags:
             bag[:, : numbers.shape[1]] = numbers
         snippets = self._rows.index_select(0, torch.from_numpy(index.reshape(-1)))
         return snippets.view(*index.shape, -1), torch.arange(index.shape[2]) < lengths[:, None]
+
+
+@contextmanager
+def room_for(batch_size: int) -> Iterator[None]:
+    """Raise TrainingError where memory is too small for what the block does with a batch."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch has no other of its own on a CPU
+        known = (MemoryError, torch.OutOfMemoryError)
+        if not isinstance(error, known) and "can't allocate memory" not in str(error):
+            raise
+        raise no_room(batch_size) from error
+
+
+def no_room(batch_size: int) -> TrainingError:
+    """The error for a batch that is too large for memory."""
+    return TrainingError(f"batch_size = {batch_size}: a batch does not fit into memory: lower it")
 
 
 def half_batch(items: Sequence[int], half: int, passes: bool, entropy: Sequence[int]) -> list[int]:

@@ -35,7 +35,7 @@ from vadprep.evaluation.scores import MOST_BYTES, read_bytes
 from vadprep.heads import Head, head_kind
 from vadprep.heads.pel4vad import PEL4VAD
 from vadprep.heads.vadclip import VadCLIP
-from vadprep.training.bags import Batch, TrainingBags
+from vadprep.training.bags import Batch, TrainingBags, room_for
 from vadprep.training.checkpoint import fill
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def train_epochs(
     Goes on from the resume state in ``folder`` when there is one. A snapshot is taken before the
     state of its epoch is saved, so that a stop in between repeats both. Uses torch's global random
     state (dropout), which the caller seeds. Raises TrainingError at the first loss that is not
-    finite, which is then in the last row of the log, and Stopped inside a block of
-    ``signals.stop_on_signals``.
+    finite, which is then in the last row of the log, and for a batch that does not fit into
+    memory; Stopped inside a block of ``signals.stop_on_signals``.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -81,7 +81,8 @@ def train_epochs(
             for batch in bags.batches(seed, epoch):
                 check_stop()
                 row = {"epoch": epoch, "step": len(log), "learning_rate": rate}
-                log.append(row | train_step(head, optimizer, batch.to(device)))
+                with room_for(config.batch_size):
+                    log.append(row | train_step(head, optimizer, batch.to(device)))
                 if not math.isfinite(log[-1]["total"]):
                     write_rows(folder / STEPS, log)  # a run that goes on cuts it back
                     terms = [*(name for name in log[-1] if name != "total"), "total"]
@@ -160,7 +161,9 @@ def fit(head: Head, bags: TrainingBags, seed: int) -> bool:
         set_rate(optimizer, head.config.learning_rate_at(epoch))
         for batch in bags.batches(seed, epoch):
             check_stop()
-            if not math.isfinite(train_step(head, optimizer, batch.to(device))["total"]):
+            with room_for(head.config.batch_size):
+                terms = train_step(head, optimizer, batch.to(device))
+            if not math.isfinite(terms["total"]):
                 return False
     return True
 

@@ -105,8 +105,8 @@ def train(
 
     Raises SettingError (a ValueError) for bad arguments, FeaturesError and ManifestError for
     videos without features or labels, CheckpointError for a folder with another run,
-    TrainingError at the first loss that is not finite, Stopped inside a block of
-    ``signals.stop_on_signals``.
+    TrainingError at the first loss that is not finite and for a batch that does not fit into
+    memory, Stopped inside a block of ``signals.stop_on_signals``.
     """
     rows = choose_manifest(None if manifest is not None else dataset, manifest, with_paths=False)
     name = dataset or rows.path.stem
