@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -134,6 +135,43 @@ def test_a_dead_run_of_this_machine_is_replaced_at_once(tmp_path, monkeypatch, h
     with leased(tmp_path, 0, 1, never):
         assert [each.process for each in running(tmp_path)] == [os.getpid()]
     process.wait()
+
+
+@pytest.mark.parametrize("machine", ["boot/of another container", ""])
+def test_another_container_with_our_host_name_and_process_number_is_another_run(
+    tmp_path, monkeypatch, machine
+):
+    with leased(tmp_path, 0, 1, never) as first:
+        with monkeypatch.context() as there:
+            there.setattr(lease, "_machine", lambda: machine)
+            with pytest.raises(LeaseError, match="another run works"):
+                with leased(tmp_path, 0, 1, never):
+                    raise AssertionError("both would work")
+        first.check()
+        assert os.listdir(tmp_path) == [first.path.name]
+
+
+def test_a_killed_container_is_waited_for_and_then_replaced(tmp_path, monkeypatch):
+    mine = Run.of_this_process(0, 1)
+    path = write_lease(tmp_path, replace(mine, machine="boot/of another container"))
+    began = time.monotonic()
+    with leased(tmp_path, 0, 1, never):
+        assert not path.exists()
+    assert time.monotonic() - began > QUICK["STALE_SECONDS"]
+
+
+@pytest.mark.parametrize("host", ["h", "node-7", "node-x12-y", "a\nb"])
+def test_names_of_all_versions_are_read_and_new_ones_are_read_by_older_versions(tmp_path, host):
+    older = re.compile(r"lease-(\d{1,9})-of-0*([1-9]\d{0,8})-(.+)-(\d{1,9})\.json", re.DOTALL)
+    for word in ("", "x5f09c2de"):
+        run = replace(ELSEWHERE, host=host, word=word)
+        path = write_lease(tmp_path, run)
+        assert running(tmp_path) == [run]
+        match = older.fullmatch(path.name)
+        assert match and [int(match[n]) for n in (1, 2, 4)] == [run.rank, 2, run.process]
+        path.unlink()
+    words = {Run.of_this_process(0, 1).word for _ in range(9)}
+    assert len(words) == 9 and all(re.fullmatch("x[0-9a-f]{8}", word) for word in words)
 
 
 def test_a_run_that_cannot_be_looked_at_is_not_taken_for_dead(tmp_path, monkeypatch):

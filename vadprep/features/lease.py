@@ -1,13 +1,18 @@
 """The lease of a run on its shards of a stream: two runs never work on one shard at once.
 
-    FEATURES/rgb/lease-00003-of-00008-node7-41113.json    rank 3 of 8, process 41113 of node7
+    FEATURES/rgb/lease-00003-of-00008-node7-x5f09c2de-41113.json    rank 3 of 8, process 41113 of
+                                                                    node7
 
-The name of a lease tells whether two runs have a shard in common. The file is created before the
-run looks for others: of two runs that begin at once at least one sees the other, and whoever sees
-a living one stops. So two may both stop, but never both go on.
+The name of a lease tells whether two runs have a shard in common. The word x5f09c2de is drawn by
+each run, since containers may share a host name and each count its processes from 1. Runs of older
+versions draw none, and take it for a part of the host name.
+
+The file is created before the run looks for others: of two runs that begin at once at least one
+sees the other, and whoever sees a living one stops. So two may both stop, but never both go on.
 
 The file is a heartbeat, written again in place every few seconds. A lease of a dead process of
-this machine is removed at once. Any other is watched, since clocks of hosts cannot be compared:
+this machine is removed at once. Any other is watched, that of another container, too, since clocks
+of hosts cannot be compared:
 what stays the same for STALE_SECONDS is removed, and its run ends at its next heartbeat or commit.
 """
 
@@ -17,6 +22,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shlex
 import socket
 import threading
@@ -41,7 +47,9 @@ STALE_SECONDS = 30.0
 LOOK_SECONDS = 0.5
 """Between two looks at the leases of others."""
 
-NAME = re.compile(r"lease-(\d{1,9})-of-0*([1-9]\d{0,8})-(.+)-(\d{1,9})\.json", re.DOTALL)
+NAME = re.compile(
+    r"lease-(\d{1,9})-of-0*([1-9]\d{0,8})-(.+?)(?:-(x[0-9a-f]{8}))?-(\d{1,9})\.json", re.DOTALL
+)
 KINDS: dict[str, type | tuple[type, ...]] = dict(
     machine=str, began=int, job=str, since=(float, int), beat=int, videos=int, num_clips=int,
     num_frames=int, in_flight=list,
@@ -72,6 +80,8 @@ class Run:
     num_frames: int = 0
     in_flight: tuple[str, ...] = ()
     """Ids of the videos that are being extracted."""
+    word: str = ""
+    """Drawn by the run, as ``x5f09c2de``; blank in leases of older versions."""
     silent_seconds: float = field(default=0.0, compare=False)
     """Since the file was last written; only known to its readers."""
 
@@ -83,13 +93,15 @@ class Run:
         if "SLURM_ARRAY_JOB_ID" in known and "SLURM_ARRAY_TASK_ID" in known:
             job = f"{known['SLURM_ARRAY_JOB_ID']}_{known['SLURM_ARRAY_TASK_ID']}"
         place = socket.gethostname(), process, _machine(), _begin_of(process)
-        return cls(rank, world_size, *place, job, since=time.time())
+        word = f"x{secrets.token_hex(4)}"
+        return cls(rank, world_size, *place, job, since=time.time(), word=word)
 
     @property
     def name(self) -> str:
         """Name of the file."""
         share = f"{self.rank:05d}-of-{self.world_size:05d}"
-        return f"lease-{share}-{self.host}-{self.process}.json"
+        owner = "-".join(filter(None, (self.host, self.word, str(self.process))))
+        return f"lease-{share}-{owner}.json"
 
     @property
     def is_dead(self) -> bool:
@@ -138,6 +150,7 @@ def _leases(folder: Path) -> Iterator[Run]:
     for match in filter(None, map(NAME.fullmatch, sorted(names_in(folder)))):
         path, known = folder / match[0], dict[str, Any]()
         named = {"rank": int(match[1]), "world_size": int(match[2]), "host": match[3]}
+        named |= {"word": match[4] or "", "process": int(match[5])}
         with suppress(FileNotFoundError):
             content = read_regular(path, FeaturesError)
             with suppress(VadprepError):
@@ -148,7 +161,7 @@ def _leases(folder: Path) -> Iterator[Run]:
             in_flight = [each for each in known.get("in_flight", ()) if isinstance(each, str)]
             known["in_flight"] = tuple(in_flight)
             known["silent_seconds"] = max(0.0, time.time() - path.stat().st_mtime)
-            yield Run(**known | named | {"process": int(match[4])})
+            yield Run(**known | named)
 
 
 class Lease:
@@ -159,7 +172,6 @@ class Lease:
         self._run = run  # changed by one thread alone, while another writes heartbeats
         self._beats = self._length = 0
         with disk_errors(self.path):
-            self.path.unlink(missing_ok=True)  # of a dead process with our number
             open(self.path, "x").close()
 
     def started(self, video_id: str) -> None:
