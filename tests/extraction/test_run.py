@@ -611,6 +611,36 @@ def test_a_grown_manifest_adds_shards_and_leaves_the_others_alone(undisturbed, t
     assert "new" in content(folder.path)
 
 
+def test_a_run_whose_plan_is_not_that_on_the_disk_ends_before_it_writes(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+    folder = StreamFolder.prepare(tmp_path / "f", SPEC, IDS, 3)
+    (folder.path / "plan.csv").unlink()
+    StreamFolder.prepare(folder.path, SPEC, ["another", *IDS], 3)
+    before = tree(folder.path)
+    with pytest.raises(FeaturesError, match=r"plan\.csv: another run has added other videos"):
+        with locked_extraction([folder], manifest, root, Share()):
+            raise AssertionError("it would write")
+    assert tree(folder.path) == before
+
+
+def test_a_run_whose_plan_is_replaced_ends_before_its_next_commit(tmp_path):
+    manifest, root = make_root(tmp_path / "videos")
+    plan, done = tmp_path / "f" / "plan.csv", []
+
+    def worker(task: Task) -> Report:
+        done.append(task.video.video_id)
+        if len(done) == 2:  # only grown: it goes on
+            StreamFolder.prepare(plan.parent, SPEC, [*IDS, "new"], 3)
+        if len(done) == 3:
+            plan.unlink()
+            StreamFolder.prepare(plan.parent, SPEC, ["another", *IDS], 3)
+        return fake_worker(task)
+
+    with pytest.raises(FeaturesError, match="another run has added other videos"):
+        drive(plan.parent, manifest, root, worker)
+    assert len(done) == 3 and set(read_rows(plan.parent)) == set(done[:2])
+
+
 def test_a_missing_file_is_a_task_without_a_source(tmp_path):
     manifest, root = make_root(tmp_path / "videos")
     (root / IDS[1]).unlink()

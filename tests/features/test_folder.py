@@ -28,6 +28,7 @@ from support.stored import (
 from vadprep.core.errors import FeaturesError, ShardError, SpecError
 from vadprep.core.presets import resolve
 from vadprep.core.spec import UNKNOWN, Spec, differences
+from vadprep.features import folder as folder_module
 from vadprep.features.folder import (
     SHARD_SIZE,
     Place,
@@ -148,6 +149,42 @@ def test_ranks_that_extend_a_plan_at_once_write_one(tmp_path):
         plans = pool.starmap(grow_plan, [(tmp_path / "plan.csv", many, 3)] * 8)
     assert all(plan == plans[0] for plan in plans)
     assert (tmp_path / "plan.csv").read_bytes() == (tmp_path / "alone").read_bytes()
+
+
+@pytest.mark.parametrize("first", [[], ["a", "b", "c"]], ids=["a new plan", "a grown one"])
+def test_of_two_runs_that_plan_other_videos_at_once_one_is_an_error(tmp_path, monkeypatch, first):
+    """The second writes its plan when the first has read and not yet written."""
+    path = tmp_path / "plan.csv"
+    if first:
+        grow_plan(path, first, 2)
+    real, plans = folder_module.read_plan, []
+
+    def read(path: Path) -> Plan:
+        plan = real(path)
+        if not plans:
+            plans.append(plan)
+            plans.append(grow_plan(path, [*first, "p", "q"], 2))
+        return plan
+
+    monkeypatch.setattr(folder_module, "read_plan", read)
+    with pytest.raises(FeaturesError, match="another run has added other videos just now"):
+        grow_plan(path, [*first, "x", "y"], 2)
+    assert real(path) == plans[1]
+    assert os.listdir(tmp_path) == ["plan.csv"]
+
+
+def test_a_first_plan_does_not_replace_one_that_appears_while_it_is_written(tmp_path, monkeypatch):
+    real = os.link
+
+    def link(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "link", real)
+        grow_plan(tmp_path / "plan.csv", ["p"], 2)
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(FeaturesError, match="another run has added other videos just now"):
+        grow_plan(tmp_path / "plan.csv", ["x"], 2)
+    assert list(read_plan(tmp_path / "plan.csv").places) == ["p"]
 
 
 def test_a_flipped_bit_in_a_plan_is_an_error_and_never_a_shorter_plan(tmp_path):

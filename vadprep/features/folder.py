@@ -19,7 +19,7 @@ from vadprep.core.atomic import make_folder, names_in, open_atomic
 from vadprep.core.errors import FeaturesError, ShardError
 from vadprep.core.spec import STREAMS, Spec, require_equal
 from vadprep.core.untrusted import parse_json, reading
-from vadprep.features.journal import Row, csv_bytes, read_rows, read_table
+from vadprep.features.journal import MOST_TABLE_BYTES, Row, csv_bytes, read_rows, read_table
 from vadprep.features.remote import AnyPath, RemotePath, as_path, read_file
 from vadprep.features.shard import MISSING, StoredVideo, read_video, state_of
 
@@ -101,20 +101,37 @@ def grow_plan(path: Path, video_ids: Iterable[str], shard_size: int) -> Plan:
     """The plan in ``path``, extended by those of ``video_ids`` that it lacks, in new shards.
 
     Ranks that start at the same time write the same bytes, each by one rename. Raises
-    FeaturesError when another run has added other videos at the same time.
+    FeaturesError when another run has added other videos at the same time; ``check_plan`` finds
+    those that are added later.
     """
+    before = _bytes_of(path)
     plan = read_plan(path)
-    if not plan.extend(video_ids, shard_size) and path.exists():
+    if not plan.extend(video_ids, shard_size) and before is not None:
         return plan
     planned = len(plan.places)
     places = enumerate(plan.places.items(), 1)
     rows = [(video_id, place.shard, number, planned) for number, (video_id, place) in places]
     content = csv_bytes([PLAN_COLUMNS, *rows], "\r\n")
-    with open_atomic(path) as stream:
+    # The first plan replaces none, so that of two first ones one stays.
+    with suppress(FileExistsError), open_atomic(path, replace=before is not None) as stream:
         stream.write(content)
-    if path.read_bytes() != content:
-        raise FeaturesError(f"{path}: another run has added other videos just now: run this again")
+        if _bytes_of(path) not in (before, content):
+            raise _other_plan(path)
+    if _bytes_of(path) != content:
+        raise _other_plan(path)
     return plan
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    """Content of a table, None where there is none."""
+    try:
+        return read_file(path, MOST_TABLE_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _other_plan(path: Path) -> FeaturesError:
+    return FeaturesError(f"{path}: another run has added other videos just now: run this again")
 
 
 SHARD, PARTIAL, VIDEO = "shard-{:05d}.h5", "shard-{:05d}.partial", "{:06d}.h5"
@@ -174,6 +191,13 @@ class StreamFolder:
         require_equal(spec, found[0], str(path))
         plan = grow_plan(path / "plan.csv", video_ids, shard_size or found[1])
         return cls(path, spec, plan, *found[1:])
+
+    def check_plan(self) -> None:
+        """Raise FeaturesError unless plan.csv has all videos of this plan in the same places, and
+        maybe more. Called under the lease, before anything is written."""
+        path = self.path / "plan.csv"
+        if not self.plan.places.items() <= read_plan(path).places.items():
+            raise _other_plan(path)
 
     def shard(self, shard: int) -> Path:
         """Path of a final shard, whether it exists yet or not."""

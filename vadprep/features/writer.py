@@ -7,6 +7,7 @@ a kill ``recover`` completes from the files what was written.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -56,7 +57,8 @@ class Share:
 class StreamWriter:
     """Brings a rank's share of one stream's folder from its present state to final shards.
 
-    Temporary files that other hosts have left are removed only with a ``lease``.
+    Temporary files that other hosts have left are removed only with a ``lease``. Raises
+    FeaturesError when the plan of the folder is not, or not any more, that on the disk.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class StreamWriter:
         self.folder = folder
         self.share = share or Share()
         self.lease = lease
+        self._plan_state: tuple[int, ...] = ()
+        self._check_plan()
         self.journal = Journal(folder.path, self.share.rank)
         self.rows = read_rows(folder.path)
         """The latest row of each finished video, of all ranks."""
@@ -73,6 +77,15 @@ class StreamWriter:
         self._left: Counter[int] = Counter()
         """Videos of each shard that this run has still to report."""
         self._started: set[int] = set()
+
+    def _check_plan(self) -> None:
+        """``StreamFolder.check_plan``, where the file is another one than at the last time."""
+        with suppress(OSError):
+            file = os.stat(self.folder.path / "plan.csv")
+            state = file.st_ino, file.st_size, file.st_mtime_ns
+            if state != self._plan_state:
+                self.folder.check_plan()
+                self._plan_state = state
 
     def recover(self) -> None:
         """Bring the journal up to the files, and finish what a kill left half done."""
@@ -181,8 +194,9 @@ class StreamWriter:
 
         A failure does not take the place of features that are there: they stay, and a warning and
         the event say so. ``values`` are added to the event. Raises LeaseError when another run has
-        taken the shards over.
+        taken the shards over, FeaturesError when it has replaced the plan.
         """
+        self._check_plan()
         if self.lease:
             self.lease.check()
             self.lease.ended(report.video_id, report.num_clips, report.num_frames)
