@@ -125,14 +125,20 @@ def score(
     that do not fit; FeaturesError for a feature folder that cannot be read. A video that cannot
     be decoded is listed in ``missing``.
     """
+    from vadprep.core.arguments import PATH, PATHS, check_kind, check_kinds
     from vadprep.core.errors import SettingError
     from vadprep.data import choose_manifest, ids_of_videos
     from vadprep.data.sources import list_videos
+    from vadprep.evaluation.scores import KINDS
     from vadprep.extraction import run_plan
     from vadprep.features import Features, open_features, stream_folders
     from vadprep.online import plan_for_run
     from vadprep.training import load_run, score_features
 
+    given = {"out": out, "dataset": dataset, "manifest": manifest}
+    check_kinds({**KINDS, "out": PATH}, given)
+    words = "a feature folder, opened features, or videos: a file, a folder or a list of both"
+    check_kind("source", source, PATHS._replace(words=words, types=(*PATH.types, Features)))
     checkpoints = load_run(run)
     if isinstance(source, Features) or (
         isinstance(source, str | Path) and ("://" in str(source) or stream_folders(source))

@@ -16,6 +16,7 @@ from support.runs import CAUTION
 
 import vadprep
 from vadprep.core.child import INSTALLED_ONLY
+from vadprep.core.errors import SettingError
 
 
 def test_scores_of_a_file_are_those_of_score(place: Path, tmp_path: Path) -> None:
@@ -57,6 +58,13 @@ def test_a_full_disk_is_one_line(place: Path, tmp_path: Path) -> None:
         result = run("live", place / "r", place / "videos" / "d.mp4", "--out", tmp_path / "o")
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert f"cannot write {tmp_path / 'o'}: No space left on device" in result.output
+
+
+@pytest.mark.parametrize("name", ["speed", "stall_seconds"])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
+def test_wrong_numbers_are_refused_in_python(place: Path, name: str, value: float) -> None:
+    with pytest.raises(SettingError, match=f"^{name} = .*: expected a number above 0"):
+        vadprep.live(place / "r", [place / "videos" / "d.mp4"], **{name: value})
 
 
 PROGRAM = """

@@ -21,10 +21,13 @@ from support.videos import write_video
 from vadprep import extraction, score
 from vadprep.backbones import Backbone, has_cpu_bf16
 from vadprep.backbones.graphs import GRAPHS
+from vadprep.core.errors import CheckpointError, SettingError
 from vadprep.core.presets import resolve
 from vadprep.data.sources import list_videos
-from vadprep.evaluation.scores import Origin, read_scores
+from vadprep.evaluation.scores import Origin, evaluate, read_scores
 from vadprep.extraction import extractor
+from vadprep.features import open_features
+from vadprep.training import TrainingRun
 
 
 @pytest.fixture(autouse=True)
@@ -217,10 +220,43 @@ def test_score_knows_the_ground_truth_of_the_run(place, tmp_path):
         assert re.search(r"^d +\d .* 0\.0-0\.6 s$", output, re.M)
         said = r"frame_auc [\d.]{6} over 2 videos with ground truth in m\.csv, those of split train"
         assert re.search(said, output)
+        metrics = evaluate(tmp_path / "s" / "scores.h5", manifest=place / "m.csv")
+        assert f"frame_auc {metrics.values['frame_auc']:.4f} over 2 " in output
         record = json.loads((tmp_path / "s" / "scores.json").read_text())
         known = {each["video_id"]: (each["label"], each["intervals"]) for each in record["videos"]}
         assert known == {"a": (0, []), "b": (1, [[16, 32]]), "c": (0, []), "d": (1, [[0, 16]])}
         assert (tmp_path / "s" / "d.scores.csv").exists() and (tmp_path / "s/d.scores.png").exists()
+
+
+def test_a_run_folder_is_evaluated_on_its_own_manifest(place, tmp_path, monkeypatch):
+    expected = evaluate(place / "r", manifest=place / "m.csv")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(place / "r") == expected
+    assert evaluate(TrainingRun(place / "r", "", Origin({}), {})) == expected
+    shutil.copytree(place / "r", tmp_path / "seeds" / "seed-3")
+    assert evaluate(tmp_path / "seeds" / "seed-3") == expected
+    with pytest.raises(CheckpointError, match="seeds: holds several seeds: name one, such as .*-3"):
+        evaluate(tmp_path / "seeds")
+    with pytest.raises(SettingError, match="dataset= or manifest="):
+        evaluate(place / "r" / "scores-last.h5")
+
+
+@pytest.mark.parametrize("source", [None, 3, [None], b"x", {"a": 1}])
+def test_what_is_no_source_of_scores_is_refused(place, source):
+    with pytest.raises(SettingError, match="^source = .*: expected a feature folder, opened"):
+        score(place / "r", source)
+
+
+def test_arguments_of_score_of_another_kind_are_named(place, tmp_path):
+    with open_features(place / "f") as features:
+        with pytest.raises(SettingError, match="^source = VideoFeatures.*: expected a feature"):
+            score(place / "r", features["a"])
+    for name in ("out", "weights", "preset", "dataset", "manifest", "device"):
+        options = {"out": tmp_path, name: 3}
+        with pytest.raises(SettingError, match=f"^{name} = 3: expected a "):
+            score(place / "r", place / "videos", **options)
+    device = torch.device("cpu")
+    assert len(score(place / "r", place / "videos", out=tmp_path / "s", device=device)) == 4
 
 
 def test_ground_truth_comes_from_the_manifest_that_is_named(place, tmp_path):

@@ -12,7 +12,7 @@ import torch
 from support.stored import ODD_IDS, stored_video, write_folder
 from support.tiny_features import TinyFeatures, TinyVideo, tiny_set
 
-from vadprep.core.errors import CheckpointError, FeaturesError, ManifestError
+from vadprep.core.errors import CheckpointError, FeaturesError, ManifestError, SettingError
 from vadprep.core.spec import UNKNOWN
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import metric_rows, plot_scores, plot_video
@@ -24,7 +24,7 @@ from vadprep.evaluation.scores import (
 )
 from vadprep.features.reader import open_features
 from vadprep.heads.ddl import DDL, DDLConfig
-from vadprep.training.checkpoint import Checkpoint
+from vadprep.training.checkpoint import Checkpoint, load_run
 from vadprep.training.scoring import score_features, score_newest
 
 SMALL = DDLConfig(width=8, hidden=16, embedding=8, kernel=3)
@@ -252,6 +252,45 @@ def test_normal_videos_need_no_intervals():
 
 def test_no_test_video_is_a_reason_not_an_error():
     assert evaluate({}, manifest=tiny_set()[1]).reasons["frame_ap"] == "no test video"
+
+
+def test_videos_of_split_train_judge_nothing_beside_others(tmp_path, caplog):
+    features, manifest = tiny_set()
+    scores = score_features(run_on(features), features)
+    split = {name: [v.video_id for v in manifest.in_split(name)] for name in ("train", "test")}
+    ours = {name: {each: scores[each] for each in ids} for name, ids in split.items()}
+    expected = evaluate(ours["test"], manifest=manifest)
+    assert not caplog.messages and expected.num_videos == len(split["test"])
+    write_scores(tmp_path / "scores.h5", scores, ORIGIN, "last")
+    for found in (scores, tmp_path / "scores.h5"):
+        assert evaluate(found, manifest=manifest) == expected
+        assert caplog.messages == [f"{manifest.path}: 8 videos of split train left out"]
+        caplog.clear()
+    found = evaluate(ours["train"], manifest=manifest)
+    assert found.num_videos == 8 == len(split["train"]) and not caplog.messages
+
+
+@pytest.mark.parametrize("scores", [None, 3, [], {"a": 1}, object()])
+def test_what_is_no_scores_is_refused(scores):
+    with pytest.raises(SettingError, match="^scores.* = .*: expected "):
+        evaluate(scores, manifest=tiny_set()[1])
+
+
+@pytest.mark.parametrize(
+    "argument", [{"manifest": 3}, {"dataset": 3}, {"coverage": 3}, {"smoothing": 3}]
+)
+def test_an_argument_of_an_evaluation_of_another_kind_is_named(argument):
+    (name,) = argument
+    with pytest.raises(SettingError, match=f"^{name} = 3: expected a "):
+        evaluate({}, **argument)
+    with pytest.raises(SettingError, match="coverage = 'all': allowed are cut, hold"):
+        evaluate({}, manifest=tiny_set()[1], coverage="all")
+
+
+@pytest.mark.parametrize("run", [None, 3, [], [3], b"r", object()])
+def test_what_is_no_run_is_refused(run):
+    with pytest.raises(SettingError, match="^run = .*: expected a run folder, or what train"):
+        load_run(run)
 
 
 @pytest.mark.parametrize("intervals", [((10, 40), (60, 80)), (), None])

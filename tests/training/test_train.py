@@ -25,6 +25,7 @@ from vadprep.core.errors import (
     CheckpointError,
     FeaturesError,
     ManifestError,
+    SettingError,
     Stopped,
     TrainingError,
 )
@@ -34,6 +35,7 @@ from vadprep.evaluation.scores import LAST, evaluate, read_scores, seed_folders,
 from vadprep.features.reader import open_features
 from vadprep.heads import HEADS
 from vadprep.heads.ddl import DDLConfig
+from vadprep.training import train as train_head
 from vadprep.training.checkpoint import load_checkpoint, load_run, save_checkpoint
 from vadprep.training.csltal_protocol import evaluate_subsampled
 from vadprep.training.labels import held_out_videos
@@ -527,6 +529,43 @@ def test_settings_are_checked_before_training(tmp_path, config, message):
     with pytest.raises(ValueError, match=message):
         train(*tiny_set(), config, tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"head": 3},
+        {"features": 3},
+        {"features": None},
+        {"manifest": 3},
+        {"out": 3},
+        {"seeds": "0,1"},
+        {"seeds": 3},
+        {"seeds": [1.5]},
+        {"seeds": [None]},
+        {"validation": "a"},
+        {"validation": None},
+        {"snapshots": "a"},
+        {"snapshots": None},
+        {"settings": "a"},
+        {"smoothing": 3},
+        {"device": 0},
+        {"source": 3},
+    ],
+)
+def test_an_argument_of_another_kind_is_named(tmp_path, argument):
+    features, manifest = tiny_set()
+    given = {"head": "ddl", "features": features, "manifest": manifest, "out": tmp_path / "run"}
+    (name,) = argument
+    with pytest.raises(SettingError, match=f"^{name} = .*: expected "):
+        train_head(**{**given, **argument})
+    assert not list(tmp_path.iterdir())
+
+
+def test_seeds_and_device_may_be_objects_of_numpy_and_torch(run, tmp_path):
+    options = {"seeds": np.array([7]), "device": torch.device("cpu"), "snapshots": np.int64(20)}
+    train(*tiny_set(), {**CONFIG, **options}, tmp_path / "run")
+    assert bytes_of(tmp_path / "run") == bytes_of(run[0])
 
 
 def test_a_class_that_is_repeated_is_said_once(tmp_path, caplog):

@@ -51,6 +51,7 @@ from vadprep.evaluation.scores import (
     SCORES,
     Scores,
     known_truth,
+    outside_training,
     read_scores,
     recorded_source,
     seed_folders,
@@ -311,7 +312,6 @@ def score(
         raise click.ClickException(
             f"none of {counted(count, 'video')} could be scored: {out} is as it was"
         )
-    splits = {v.video_id: v.split for v in manifest.videos} if manifest else {}
     truth: dict[str, Truth] = {}
     try:
         if manifest:
@@ -326,9 +326,9 @@ def score(
     about = {"run": str(run), "head": head, "taken_from_preset": filled}
     high = write_alarms(out, scores, threshold, about, with_plots, truth)
     show_alarms(high, scores, truth, threshold)
-    if manifest and not splits.keys() & scores.keys():
+    if manifest and not {video.video_id for video in manifest.videos} & scores.keys():
         note(f"note: no ground truth: none of the videos is in {manifest.path}")
-    tested = {name: each for name, each in truth.items() if splits[name] != "train"}
+    tested = outside_training(truth, manifest) if manifest else {}
     tested = {name: each for name, each in tested.items() if each.intervals is not None}
     auc = compute_metrics({name: scores[name] for name in tested}, tested).values["frame_auc"]
     if manifest and auc is not None:

@@ -17,14 +17,15 @@ class Kind(NamedTuple):
     words: str
     types: tuple[type, ...]
     items: tuple[type, ...] = ()
-    """Types of what a list may hold; none where only an empty one is allowed."""
+    """Types of what a list may hold; none where no list is allowed."""
 
     def holds(self, value: object) -> bool:
         """True for a value of this kind."""
         if isinstance(value, self.types):
             return True
         is_list = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
-        return is_list and all(isinstance(each, self.items) for each in cast(Any, value))
+        may_be_one = is_list and bool(self.items)
+        return may_be_one and all(isinstance(each, self.items) for each in cast(Any, value))
 
 
 TEXT = Kind("a text", (str,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,17 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vadprep.core.arguments import PATH, TEXT, Kind, check_kind, check_kinds
 from vadprep.core.array_files import DAMAGE, array_in, attributes_of, group_in, opened_hdf5
 from vadprep.core.atomic import open_atomic
 from vadprep.core.clips import COVERAGES, MOST_FRAMES, check_spans
-from vadprep.core.errors import CheckpointError, ManifestError, counted
+from vadprep.core.errors import (
+    CheckpointError,
+    ManifestError,
+    SettingError,
+    allowed_are,
+    counted,
+)
 from vadprep.core.log import get_logger
 from vadprep.core.records import Interval, Video
 from vadprep.core.untrusted import (
@@ -163,8 +171,19 @@ FORMAT_VERSION = 1
 MOST_CLASSES = 1000
 
 
+MANIFEST = PATH._replace(words="a manifest, or the path of its CSV", types=(*PATH.types, Manifest))
+KINDS = {
+    "manifest": MANIFEST,
+    **dict.fromkeys(("dataset", "coverage", "smoothing"), TEXT),
+}
+SCORES_KIND = PATH._replace(
+    words="scores by video id, a scores file, or a run folder", types=(*PATH.types, Mapping)
+)
+OF_VIDEO = Kind("VideoScores", (VideoScores,))
+
+
 def evaluate(
-    scores: Mapping[str, VideoScores] | str | Path,
+    scores: Mapping[str, VideoScores] | str | os.PathLike[str],
     *,
     dataset: str | None = None,
     manifest: Manifest | str | Path | None = None,
@@ -177,20 +196,36 @@ def evaluate(
         a seed. That folder must hold the scores of split test. Metrics under the protocol of a
         single paper need the network: they are those of the run, if the ground truth is the same
     :param dataset: an included data set with the ground truth
-    :param manifest: a manifest with it, opened, or the path of its CSV
+    :param manifest: a manifest with it, opened, or the path of its CSV. A run folder has its own
     :param coverage: what frames after the last span score: ``cut`` or ``hold``; by default as in
         the training of the run, else ``cut``
     :param smoothing: a rule such as ``slide-7``: ``protocols`` of the result has the metrics of
         smoothed scores, too
 
-    Raises CheckpointError for a file that is missing or damaged, and as ``truth_of`` does.
+    Videos of split train are left out, and a warning counts them, unless there are no others.
+    Raises CheckpointError for a file that is missing or damaged and for a folder of several seeds,
+    SettingError for other arguments than these, and as ``truth_of`` does.
     """
-    rows, folder = choose_manifest(dataset, manifest, with_paths=False), None
-    if isinstance(scores, str | Path):
+    given = {"manifest": manifest, "dataset": dataset, "coverage": coverage, "smoothing": smoothing}
+    check_kinds(KINDS, given)
+    check_kind("scores", scores, SCORES_KIND)
+    if coverage and coverage not in COVERAGES:
+        raise SettingError(f"{coverage = }: {allowed_are(coverage, COVERAGES)}")
+    folder, path = None, Path()
+    if not isinstance(scores, Mapping):
         path = Path(scores)
         if not path.is_file() and path.suffix != ".h5":
             folder, path = path, path / SCORES
+    if folder and (seeds := [*seed_folders(folder).values()]):
+        raise CheckpointError(f"{folder}: holds several seeds: name one, such as {seeds[0]}")
+    if folder and dataset is None and manifest is None:
+        rows = recorded_manifest(folder)
+    else:
+        rows = choose_manifest(dataset, manifest, with_paths=False)
+    if not isinstance(scores, Mapping):
         scores = read_scores(path)
+    for video_id, each in scores.items():
+        check_kind(f"scores of {video_id!r}", each, OF_VIDEO)
     if folder:
         path, missing = folder / "config.json", set[str]()
         if lexists(path):  # those that had no features when the run was made
@@ -209,6 +244,11 @@ def evaluate(
                     + hint_of_ids(ids, set(scores) - known, "the scores")
                 )
     truth = truth_of(scores, rows)
+    tested = outside_training(truth, rows)
+    if tested and len(tested) < len(truth):
+        count = counted(len(truth) - len(tested), "video")
+        _LOG.warning("%s: %s of split train left out", rows.path, count)
+        truth, scores = tested, {video_id: scores[video_id] for video_id in tested}
     coverage = coverage or (recorded_coverage(folder) if folder else COVERAGES[0])
     metrics = compute_metrics(scores, truth, coverage, smoothing)
     if folder and lexists(folder / "metrics.json"):
@@ -334,6 +374,12 @@ def truth_of(found: Mapping[str, Timed], manifest: Manifest) -> dict[str, Truth]
             *(manifest.path, counted(len(lengths), "video"), lengths[0]),
         )
     return truth
+
+
+def outside_training(truth: Mapping[str, Truth], manifest: Manifest) -> dict[str, Truth]:
+    """``truth`` without the videos of split train: what was learnt from them judges nothing."""
+    trained = {video.video_id for video in manifest.in_split("train")}
+    return {video_id: each for video_id, each in truth.items() if video_id not in trained}
 
 
 def known_truth(found: Mapping[str, Timed], manifest: Manifest) -> dict[str, Truth]:

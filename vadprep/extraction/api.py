@@ -65,7 +65,7 @@ def extract(
     :param settings: fields of the spec that replace the preset's, as ``{"fps": "native"}``
     :param specs: stream -> spec: extract with these specs again; streams and settings come from
         them, and fields that are ``unknown`` from ``preset``, the weights and this machine
-    :param device: ``cpu`` or ``cuda``; ``cuda`` by default where there is a GPU
+    :param device: ``cpu`` or ``cuda``, or a torch.device; ``cuda`` by default where there is a GPU
     :param gpus: number of GPUs, with a worker on each; all by default
     :param workers: number of workers on the CPU; one for each core by default
     :param address: address of a Ray cluster to join; ``local`` by default: this machine alone

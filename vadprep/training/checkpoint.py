@@ -15,8 +15,9 @@ import torch
 from safetensors import SafetensorError
 
 from vadprep import __version__
+from vadprep.core.arguments import Kind, check_kind
 from vadprep.core.atomic import open_atomic, write_json
-from vadprep.core.errors import CheckpointError, SpecError
+from vadprep.core.errors import CheckpointError, SettingError, SpecError
 from vadprep.core.presets import fill_unknown
 from vadprep.core.spec import UNKNOWN, Spec, differences
 from vadprep.evaluation.scores import (
@@ -137,14 +138,20 @@ Run = str | os.PathLike[str] | Checkpoint | Sequence[Checkpoint]
 """A run folder, that of one of its seeds, or what ``train`` or a function below returned."""
 
 
+RUN = Kind("a run folder, or what train returned", (str, os.PathLike), (Checkpoint,))
+
+
 def load_run(run: Run) -> list[Checkpoint]:
     """The checkpoints of the last step of a run, one for each of its seeds, in order.
 
-    Raises CheckpointError as ``load_checkpoint`` does.
+    Raises CheckpointError as ``load_checkpoint`` does, and SettingError for what is no run.
     """
     if isinstance(run, Checkpoint):
         return [run]
+    check_kind("run", run, RUN)
     if not isinstance(run, str | os.PathLike):
+        if not run:
+            raise SettingError(f"run = {run}: expected {RUN.words}")
         return list(run)
     folder = Path(run)
     return [load_checkpoint(each) for each in [*seed_folders(folder).values()] or [folder]]

@@ -8,6 +8,7 @@ from os.path import lexists
 from pathlib import Path
 from typing import Any
 
+from vadprep.core.arguments import device_name
 from vadprep.core.atomic import write_json
 from vadprep.core.errors import CheckpointError, FeaturesError
 from vadprep.core.untrusted import malformed
@@ -109,10 +110,11 @@ def evaluate_online(
     rows = choose_manifest(dataset, manifest, with_paths=False)
     folders = list(seed_folders(Path(run)).values()) or [Path(run)]
     coverage = coverage or recorded_coverage(folders[0])
+    device = device_name(device) or "cpu"
     if isinstance(features, str | Path):
         with open_features(features) as opened:
-            return _evaluate(folders, opened, rows, coverage, window, device or "cpu")
-    return _evaluate(folders, features, rows, coverage, window, device or "cpu")
+            return _evaluate(folders, opened, rows, coverage, window, device)
+    return _evaluate(folders, features, rows, coverage, window, device)
 
 
 def _evaluate(

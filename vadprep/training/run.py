@@ -17,13 +17,25 @@ from typing import Any
 
 import torch
 
+from vadprep.core.arguments import (
+    MAPPING,
+    NUMBER,
+    PATH,
+    TEXT,
+    WHOLE,
+    WHOLES,
+    Kind,
+    check_kind,
+    check_kinds,
+    device_name,
+)
 from vadprep.core.atomic import write_json
 from vadprep.core.clips import COVERAGES
 from vadprep.core.errors import SettingError, allowed_are, near_miss
 from vadprep.core.log import get_logger
 from vadprep.data import Manifest, choose_manifest
 from vadprep.evaluation.metrics import Truth
-from vadprep.evaluation.scores import Origin, truth_of
+from vadprep.evaluation.scores import MANIFEST, Origin, truth_of
 from vadprep.evaluation.smoothing import parse_smoothing
 from vadprep.features import Features, open_features, streams_of
 from vadprep.heads import Changes, HeadConfig, head_kind
@@ -46,6 +58,25 @@ from vadprep.training.scoring import exact_arithmetic
 _LOG = get_logger(__name__)
 
 TEST_METRICS = {"xd": "frame_ap_trapezoid"}  # what a data set is judged by, others by frame AUC
+
+
+KINDS = {
+    **dict.fromkeys(("dataset", "schedule", "streams", "device", "coverage", "smoothing"), TEXT),
+    **dict.fromkeys(("out", "prompts"), PATH),
+    "manifest": MANIFEST,
+    "seeds": WHOLES,
+    "settings": MAPPING._replace(types=(Mapping, HeadConfig)),
+    "source": MAPPING,
+}
+"""Kinds of the arguments of ``train``."""
+
+REQUIRED = {
+    "head": TEXT,
+    "features": Kind("opened features, or the path of their folder", (str, Path, Mapping)),
+    "validation": NUMBER,
+    "snapshots": WHOLE,
+}
+"""Of those that cannot be None."""
 
 
 def train(
@@ -98,7 +129,8 @@ def train(
             metrics of smoothed scores, too; all choices are made by those of the scores themselves.
         allow_missing: go on without videos that have no features; config.json lists them.
         resume: go on from the last full epoch of the same run.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; a GPU by default if there is one.
+        device: ``cpu``, ``cuda`` or ``cuda:N``, or a torch.device; a GPU by default if there is
+            one.
         source: how config.json names the manifest, by the keys ``dataset``, ``manifest``,
             ``split_file``; by default the data set or the path.
         on_start: called when ``out`` is the folder of this run, before the first step.
@@ -108,10 +140,16 @@ def train(
     TrainingError at the first loss that is not finite and for a batch that does not fit into
     memory, Stopped inside a block of ``signals.stop_on_signals``.
     """
+    device = device_name(device)
+    given = locals()
+    check_kinds(KINDS, given)
+    for name, kind in REQUIRED.items():
+        check_kind(name, given[name], kind)
     rows = choose_manifest(None if manifest is not None else dataset, manifest, with_paths=False)
     name = dataset or rows.path.stem
     words, config, embeddings = _settings(head, name, schedule, settings, prompts)
-    seeds = seeds or (config.seed,)
+    seeds = [int(each) for each in (() if seeds is None else seeds)] or [config.seed]
+    snapshots = int(snapshots)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     folder = Path(out or Path("runs") / f"{head}-{name}")
