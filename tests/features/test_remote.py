@@ -27,6 +27,7 @@ from support.stored import (
     VIDEOS,
     failed_video,
     features_of,
+    row_of,
     shapes_of,
     small_spec,
     stored_video,
@@ -37,11 +38,12 @@ from support.stored import (
 from vadprep.core.errors import FeaturesError, ShardError, SpecError
 from vadprep.features import remote
 from vadprep.features.folder import Place, StreamFolder
+from vadprep.features.journal import Journal
 from vadprep.features.merge import merge
 from vadprep.features.reader import open_features
 from vadprep.features.remote import RemotePath
 from vadprep.features.shard import write_shard
-from vadprep.features.status import verify_stream
+from vadprep.features.status import status, verify, verify_stream
 
 KINDS = ("http", "http that lists", "s3", "memory")
 
@@ -131,12 +133,70 @@ def test_the_rows_of_all_ranks_are_found(tmp_path, kind):
     for rank in (1, 2):
         (path / f"manifest-{rank:05d}.csv").write_bytes(whole)
     with published(kind, path.parent) as url:
-        names = [each.name for each in RemotePath(f"{url}/rgb").glob("manifest-*.csv")]
+        names = [each.name for each in RemotePath(f"{url}/rgb").glob("manifest-*.csv", 4)]
         assert names == [f"manifest-{rank:05d}.csv" for rank in range(3)]
         (path / "manifest-00000.csv").unlink()  # only the shards are left to be asked
         (path / "manifest-00001.csv").unlink()
         with open_features(url) as features:
             assert list(features) == list(folder.plan.places)
+
+
+@pytest.mark.parametrize(("rank", "missing"), [(1, "0,2-5"), (4, "0-3,5")])
+def test_a_folder_whose_first_ranks_have_no_journal_yet_is_read(tmp_path, rank, missing):
+    ids = [f"v{n}" for n in range(6)]
+    path = tmp_path / "bucket" / "xd" / "rgb"
+    folder = StreamFolder.prepare(path, small_spec(), ids, 1)
+    write_shard(folder.shard(rank), small_spec(), [stored_video(ids[rank])])
+    journal = Journal(path, rank)
+    journal.add(row_of(stored_video(ids[rank]), rank))
+    journal.event("start", ids[rank], world_size=49)
+    with FolderServer(tmp_path / "bucket") as server:
+        url = f"{server.url}/xd"
+        assert (status(url)["rgb"].done, verify(url)["rgb"].videos) == (1, 1)
+        found = run("status", url, "--missing-ranks")
+        assert run("status", url, "--by-stage").exit_code == 1
+        assert any(f"events-{rank:05d}.jsonl" in each for each in server.requests)
+        assert "of 49 ranks" in found.stderr and found.stdout == f"{missing}\n"
+
+
+def test_few_files_of_many_ranks_are_asked_for_and_those_at_once(tmp_path, monkeypatch):
+    folder = tmp_path / "rgb"
+    folder.mkdir()
+    monkeypatch.setattr(remote, "MOST_APART", gap := 40)
+    for rank in (0, 7, 39):
+        (folder / f"manifest-{rank:05d}.csv").write_text("x")
+    working, most = [], []
+
+    def behave(handler, number: int) -> bool:
+        working.append(number)
+        most.append(len(working))
+        time.sleep(0.003)
+        working.remove(number)
+        return False
+
+    with FolderServer(tmp_path) as server:
+        server.behave = behave
+        path = RemotePath(f"{server.url}/rgb")
+        names = [each.name for each in path.glob("manifest-*.csv", 100_000)]
+        assert names == [f"manifest-{rank:05d}.csv" for rank in (0, 7, 39)]
+        assert 39 + gap < len(server.requests) <= 39 + gap + 2 * remote.AT_ONCE
+        assert 2 < max(most) <= remote.AT_ONCE
+
+
+@pytest.mark.parametrize("code", [503, 429, 403])
+def test_a_file_is_asked_for_again_when_the_server_was_busy(tmp_path, code):
+    (tmp_path / "manifest-00002.csv").write_text("x")
+    with FolderServer(tmp_path) as server:
+        server.behave = lambda handler, number: number <= 5 and handler.send_error(code) is None
+        names = [each.name for each in RemotePath(server.url).glob("manifest-*.csv", 5)]
+        assert names == ([] if code == 403 else ["manifest-00002.csv"])
+
+
+def test_a_server_that_has_a_page_for_every_name_is_asked_for_no_more_than_there_are(tmp_path):
+    with FolderServer(tmp_path) as server:
+        server.behave = lambda handler, number: handler.reply_file(b"x", True) is None
+        names = [each.name for each in RemotePath(server.url).glob("manifest-*.csv", 9)]
+        assert len(names) == len(server.requests) == 9
 
 
 def test_a_remote_folder_can_be_packed_to_the_disk(bucket, tmp_path):

@@ -23,6 +23,10 @@ class _Quiet(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class _Http(http.server.ThreadingHTTPServer):
+    request_queue_size = 64  # of connections at once: Python's 5 let the others wait a second
+
+
 S = TypeVar("S", bound="_Running")
 
 
@@ -30,7 +34,7 @@ class _Running:
     """A server in a thread, for the time of a block."""
 
     def __init__(self, handler: type[_Quiet]) -> None:
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.http = _Http(("127.0.0.1", 0), handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))

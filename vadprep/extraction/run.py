@@ -34,7 +34,6 @@ from vadprep.extraction.extractor import make_extractor
 from vadprep.extraction.plan import ExtractionPlan
 from vadprep.features.engines import AGREEMENT, engines_of
 from vadprep.features.folder import StreamFolder, read_spec
-from vadprep.features.journal import read_rows
 from vadprep.features.lease import Lease, leased
 from vadprep.features.writer import Share, StreamWriter
 from vadprep.flow import SavedFlow
@@ -350,7 +349,7 @@ def check_sources(
     opened = [StreamFolder.open(each) for each in folders if read_spec(each)]
     finished: set[str] = set()
     if len(opened) == len(folders):
-        finished = set.intersection(*(set(read_rows(each.path)) for each in opened))
+        finished = set.intersection(*(set(each.rows()) for each in opened))
     ids = {video.video_id for video in manifest.videos}
     index = SourceIndex(root, manifest.videos)
     left = [video for video in manifest.videos if video.video_id not in finished]
@@ -382,7 +381,7 @@ def check_sources(
 
 def warn_of_other_engine(folder: StreamFolder, engine: str) -> None:
     """Log a line when features of ``folder`` were made by another engine than ``engine``."""
-    done = [video_id for video_id, row in read_rows(folder.path).items() if row.is_done]
+    done = [video_id for video_id, row in folder.rows().items() if row.is_done]
     if others := sorted(engines_of(folder, done) - {engine}):
         _LOG.warning(
             "%s: its features were made by %s, new ones are by %s: %s; for one engine throughout "

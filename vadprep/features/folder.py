@@ -237,12 +237,16 @@ class StreamFolder:
         is_own = not _is_there(final) if is_remote else _is_there(own)
         return (own, "000000") if is_own else (final, place.group)
 
+    def rows(self) -> dict[str, Row]:
+        """The journal, as ``read_rows`` reads it."""
+        return read_rows(self.path, len(self.plan.shards))
+
     def done_ids(self) -> list[str]:
         """Ids of the videos that are done, in the order of the plan.
 
         The files are asked where the journal has no row: a copied folder, or a kill just then.
         """
-        rows = read_rows(self.path)
+        rows = self.rows()
         found = {each: rows.get(each) or self.find(each) for each in self.plan.places}
         return [video_id for video_id, video in found.items() if video and video.is_done]
 

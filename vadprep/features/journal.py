@@ -167,12 +167,13 @@ def _cut(path: Path, size: int) -> None:
             os.truncate(path, size)
 
 
-def _files(folder: Path, pattern: str) -> dict[int, Path]:
-    """Rank -> its file; a copy that somebody has made beside it is not one."""
+def _files(folder: Path, pattern: str, shards: int = sys.maxsize) -> dict[int, Path]:
+    """Rank -> its file; a copy that somebody has made beside it is not one. A web server is asked
+    for those of ``shards`` ranks at most: a rank beyond owns nothing."""
     if isinstance(folder, Path):  # its glob passes over a folder that may not be read
         found = [folder / name for name in fnmatch.filter(names_in(folder), pattern)]
     else:
-        found = list(folder.glob(pattern))
+        found = list(folder.glob(pattern, shards))
     paths = sorted(found, key=lambda path: path.name)
     ranks = (path.name.partition("-")[2].partition(".")[0] for path in paths)
     return {int(rank): path for rank, path in zip(ranks, paths, strict=True) if rank.isdecimal()}
@@ -207,14 +208,15 @@ def _whole_size(content: bytes) -> int:
     return size
 
 
-def read_rows(folder: Path) -> dict[str, Row]:
+def read_rows(folder: Path, shards: int = sys.maxsize) -> dict[str, Row]:
     """The finished videos of all ranks by id: of each the latest row, at the same time ``done``.
 
-    Raises FeaturesError at a damaged manifest-<rank>.csv. Further columns of older folders are
-    not read; those without a column ``kind`` give rows without one.
+    The number of ``shards`` saves requests to a web server. Raises FeaturesError at a damaged
+    manifest-<rank>.csv. Further columns of older folders are not read; those without a column
+    ``kind`` give rows without one.
     """
     rows: dict[str, Row] = {}
-    for path in _files(folder, "manifest-*.csv").values():
+    for path in _files(folder, "manifest-*.csv", shards).values():
         with _named(path):
             table = read_table(path)
             header = next(table, [])
@@ -265,9 +267,10 @@ def run_events(folder: Path) -> list[Event]:
     return [event for event in found if event.event == "run"]
 
 
-def last_events(folder: Path) -> dict[int, list[Event]]:
-    """Rank -> its last events, in order: those in the last LAST_BYTES of its file."""
-    paths = _files(folder, "events-*.jsonl")
+def last_events(folder: Path, shards: int = sys.maxsize) -> dict[int, list[Event]]:
+    """Rank -> its last events, in order: those in the last LAST_BYTES of its file. ``shards`` is
+    that of ``read_rows``."""
+    paths = _files(folder, "events-*.jsonl", shards)
     return {rank: list(_events_in(path, LAST_BYTES)) for rank, path in paths.items()}
 
 

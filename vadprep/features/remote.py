@@ -11,12 +11,11 @@ import asyncio
 import fnmatch
 import gc
 import io
-import itertools
 import os
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +38,10 @@ BUSY = (408, 429)
 """Status of a server that is to be asked again."""
 FORBIDDEN = 403
 """What an object store answers where a file is missing and listing is not allowed."""
+AT_ONCE = 8
+"""Requests at once where it is asked which files of a number exist."""
+MOST_APART = 256
+"""Numbers without a file, after which no further ones are asked for."""
 BLOCK_BYTES = 64 << 10
 """What fsspec fetches at a time of a file's metadata, and keeps: MOST_BLOCKS of each file."""
 MOST_BLOCKS = 64
@@ -74,9 +77,9 @@ class RemotePath:
                 self._known[self.url] = False
         return self._known[self.url]
 
-    def glob(self, pattern: str) -> Iterator[RemotePath]:
+    def glob(self, pattern: str, most: int) -> Iterator[RemotePath]:
         """Files of this folder. A page of a web server promises nothing about the files beside it:
-        there it is those of a number, 00000 to the last."""
+        there it is those of a number, 00000 to ``most`` - 1, up to a gap of MOST_APART."""
 
         def listed(system: Any, path: str) -> list[str]:
             system.invalidate_cache(path)  # of an earlier look by this process
@@ -84,8 +87,34 @@ class RemotePath:
 
         if not self.url.split("://")[0].endswith(("http", "https")):
             return (self / name for name in fnmatch.filter(self.request(listed), pattern))
-        numbered = (self / pattern.replace("*", f"{number:05d}") for number in itertools.count())
-        return itertools.takewhile(RemotePath.exists, numbered)
+        return self._numbered(pattern, most)
+
+    def _numbered(self, pattern: str, most: int) -> Iterator[RemotePath]:
+        last = -1
+        for start in range(0, most, AT_ONCE):
+            if start - last > MOST_APART:
+                return
+            numbers = range(start, min(start + AT_ONCE, most))
+            paths = [self / pattern.replace("*", f"{number:05d}") for number in numbers]
+            self._look(paths)
+            for number, path in zip(numbers, paths, strict=True):
+                if path.exists():
+                    last = number
+                    yield path
+
+    def _look(self, paths: Sequence[RemotePath]) -> None:
+        """Ask a web server at once which of its files ``paths`` exist; what is not clear then,
+        ``exists`` asks again."""
+        names = [path.url for path in paths if path.url not in self._known]
+        found = self.request(
+            lambda system, _: system.cat_ranges(names, 0, 1, batch_size=AT_ONCE, on_error="return")
+        )
+        for name, content in zip(names, found, strict=True):
+            is_missing = isinstance(content, FileNotFoundError)
+            if is_missing or getattr(content, "status", None) == FORBIDDEN:
+                self._known[name] = False
+            elif isinstance(content, bytes) and len(content) == 1:
+                self._known[name] = True
 
     def read_bytes(self) -> bytes:
         return bytes(self.request(lambda system, path: system.cat_file(path)))

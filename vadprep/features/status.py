@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from vadprep.core.untrusted import reading
 from vadprep.data import SourceIndex, fingerprint, similar_ids, size_of
 from vadprep.features.engines import engines_of, mixture
 from vadprep.features.folder import StreamFolder, required_folders
-from vadprep.features.journal import Event, Row, last_events, read_rows
+from vadprep.features.journal import Event, Row, last_events
 from vadprep.features.lease import Run, running
 from vadprep.features.remote import AnyPath
 from vadprep.features.shard import MISSING, REMEDY, StoredVideo
@@ -110,7 +110,7 @@ def status(path: str | AnyPath) -> dict[str, Status]:
 @reading(FeaturesError)
 def stream_status(folder: StreamFolder) -> Status:
     """Done, failed, running and missing videos of a stream folder."""
-    found, places = read_rows(folder.path), folder.plan.places
+    found, places = folder.rows(), folder.plan.places
     rows = {each: found[each] for each in places if each in found}
     done = [row for row in rows.values() if row.is_done]
     runs = running(folder.path) if isinstance(folder.path, Path) else []
@@ -186,8 +186,8 @@ def missing_ranks(folders: Iterable[StreamFolder], world_size: int) -> list[int]
 
 def last_world_size(folders: Iterable[StreamFolder]) -> int | None:
     """The number of ranks of the run that started a video last; None when none has."""
-    ranks = (events for folder in folders for events in last_events(folder.path).values())
-    starts = [event for events in ranks for event in events if event.world_size]
+    ranks = [last_events(each.path, len(each.plan.shards)).values() for each in folders]
+    starts = [event for events in chain(*ranks) for event in events if event.world_size]
     # Of events of one millisecond the one that was written last.
     return max(reversed(starts), key=attrgetter("time")).world_size if starts else None
 
@@ -232,7 +232,7 @@ def verify_stream(folder: StreamFolder, sources: SourceIndex | None = None) -> V
     What is damaged is a problem, not an exception, and the rest is read none the less; only a
     damaged table (plan.csv, manifest-*.csv) raises FeaturesError.
     """
-    rows = read_rows(folder.path)
+    rows = folder.rows()
     problems: dict[str, None] = {}  # a shard that cannot be read is one for all its videos
     videos = clips = size = 0
     dim: int | None = None

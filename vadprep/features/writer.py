@@ -23,7 +23,7 @@ from vadprep.core.log import get_logger
 from vadprep.core.records import SKIPPED, Report
 from vadprep.data import size_of
 from vadprep.features.folder import Place, StreamFolder
-from vadprep.features.journal import Journal, Row, read_rows, row_of
+from vadprep.features.journal import Journal, Row, row_of
 from vadprep.features.lease import Lease
 from vadprep.features.shard import DONE, FAILED, StoredVideo, read_video, write_shard
 
@@ -70,7 +70,7 @@ class StreamWriter:
         self._plan_state: tuple[int, ...] = ()
         self._check_plan()
         self.journal = Journal(folder.path, self.share.rank)
-        self.rows = read_rows(folder.path)
+        self.rows = folder.rows()
         """The latest row of each finished video, of all ranks."""
         self.expected: set[str] = set()
         """Ids of the videos that this run is to report; see ``lacking``."""
