@@ -17,13 +17,14 @@ from support.runs import CAUTION, cheaply, write_manifest
 from support.scored import data_of
 from support.stored import stored_video, write_folder
 
-from vadprep.cli.benchmark import COLUMNS, PROTOCOL, named_heads, published_for, table
+from vadprep.cli.benchmark import COLUMNS, PROTOCOL, is_finished, named_heads, published_for, table
 from vadprep.core.errors import Stopped
 from vadprep.heads import HEADS as HEAD_KINDS
 from vadprep.training import loop
 
 HEADS = "sultani,ddl"
 OPTIONS = ("--seeds", "0,1", "--heads", HEADS, "--page", "none")
+ONE = ("--seeds", "0")
 
 
 @pytest.fixture
@@ -93,10 +94,54 @@ def test_a_head_that_fails_is_named_and_the_others_are_there(place: Path, tmp_pa
     (tmp_path / "sultani" / "seed-0").mkdir(parents=True)
     (tmp_path / "sultani" / "seed-0" / "config.json").write_text("{}")
     result = run(*command(place, tmp_path))
-    assert result.exit_code == 1 and "no result: sultani" in result.output
+    assert result.exit_code == 1
+    last = result.output.splitlines()[-1]
+    assert last.startswith("no result of sultani: ") and "holds another run" in last
     _, failed, *rows = rows_of(tmp_path)
-    assert failed[0] == "sultani" and "holds another run" in failed[1]
+    assert failed == ["sultani", "failed", "", "", "", "", ""]
     assert [row[0] for row in rows] == ["ddl", "ddl", "ddl"]
+
+
+@pytest.mark.usefixtures("cheap")
+def test_heads_of_before_with_the_same_options_stay_in_the_table(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(*command(place, tmp_path, *ONE)).exit_code == 0
+    head, *rows = rows_of(tmp_path)
+    steps, step = [], loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *given: steps.append(given) or step(*given))
+    again = run(*command(place, tmp_path, *ONE, "--heads", "ddl"))
+    assert again.exit_code == 0 and not steps, again.output
+    assert rows_of(tmp_path) == [head, *rows[3:], *rows[:3]]
+    (tmp_path / "sultani" / "checkpoint-last.json").unlink()
+    assert run(*command(place, tmp_path, *ONE, "--heads", "ddl")).exit_code == 0 and not steps
+    assert rows_of(tmp_path) == [head, *rows[3:]]
+
+
+def test_a_run_is_finished_when_all_seeds_that_are_asked_for_have_ended(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        (tmp_path / f"seed-{seed}").mkdir()
+        (tmp_path / f"seed-{seed}" / "checkpoint-last.json").touch()
+    asked = ([0, 1], [1, 0], [0], [0, 1, 2])
+    assert [is_finished(tmp_path, seeds) for seeds in asked] == [True, True, False, False]
+    assert is_finished(tmp_path / "seed-0", [0]) and not is_finished(tmp_path / "none", [0])
+    (tmp_path / "seed-1" / "checkpoint-last.json").unlink()
+    assert not is_finished(tmp_path, [0, 1])
+
+
+@pytest.mark.usefixtures("cheap")
+def test_heads_of_before_with_other_options_are_named_and_left_out(
+    place: Path, tmp_path: Path
+) -> None:
+    assert run(*command(place, tmp_path, *ONE, "--heads", "ddl")).exit_code == 0
+    before = rows_of(tmp_path)
+    other = ("--validation", "0")
+    result = run(*command(place, tmp_path, "--heads", "ddl", *ONE, *other))
+    assert result.exit_code == 1 and rows_of(tmp_path) == before  # no head has a result
+    assert "tables in" not in result.output and "no result of ddl: " in result.output
+    result = run(*command(place, tmp_path, "--heads", "sultani", *ONE, *other))
+    assert result.exit_code == 0 and "ddl is left out of the table: " in result.output
+    assert [row[0] for row in rows_of(tmp_path)] == ["head", *["sultani"] * 3]
 
 
 @pytest.mark.usefixtures("cheap")
@@ -138,7 +183,7 @@ def test_each_row_has_the_metrics_of_its_epoch() -> None:
         ["ddl", "last step", 0.1, 0.3, 0.2, 0.4, ""],
         ["ddl", "best on validation", 1.1, 1.3, 1.2, 1.4, ""],
         ["ddl", "best on test", 2.1, 2.3, 2.2, 2.4, "0.9"],
-        ["rtfm", "no", None, None, None, None, "0.8"],
+        ["rtfm", "failed", None, None, None, None, "0.8"],
     ]
 
 

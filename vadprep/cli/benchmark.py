@@ -39,6 +39,7 @@ from vadprep.cli.train import (
 from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.errors import SettingError, Stopped, VadprepError, allowed_are, counted
 from vadprep.core.resources import worker_cores
+from vadprep.evaluation.scores import LAST, seed_folders
 from vadprep.training.recipes import RECIPES, UNITS
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ SHOWN = ("frame_auc", "frame_ap_trapezoid")
 """Metrics that papers of this field report."""
 COLUMNS = ("head", "epoch", SHOWN[0], "auc_spread", SHOWN[1], "ap_spread", "published")
 EMPTY = "-"
+FAILED = "failed"
 CONTINUE = "every full epoch is saved, run it again"
 HEADS_HELP = "all, or names such as ddl,urdmu."
 VALIDATION_HELP = "Share of the training videos by which an epoch is chosen."
@@ -116,7 +118,8 @@ def benchmark(
 
     Each head is trained with its settings for the data set. The table has the metrics of the last
     step, of the epoch that is best on held-out training videos, and of the one that is best on the
-    test videos, as papers report it. The same command continues a run that was stopped.
+    test videos, as papers report it. The same command continues a run that was stopped. Heads
+    that were trained before in the same folder with the same options stay in the table.
     """
     from vadprep.core.signals import stop_on_signals
     from vadprep.heads import HEADS
@@ -133,6 +136,11 @@ def benchmark(
     prompts = prompts and prompts.absolute()  # workers have another folder
     shared = {**options, "dataset": name, "features": place, "resume": True}
     threads = max(1, worker_cores() // workers) if workers > 1 else 0
+    kept = [
+        head
+        for head in HEADS
+        if head not in names and is_finished(out.absolute() / head, options["seeds"])
+    ]
     work = [
         Training(
             head,
@@ -143,7 +151,7 @@ def benchmark(
             },
             threads,
         )
-        for head in names
+        for head in [*names, *kept]
     ]
     found = dict[str, Outcome]()
     with stop_on_signals(CONTINUE):
@@ -151,22 +159,36 @@ def benchmark(
             found[head] = outcome
             words = outcome if isinstance(outcome, str) else f"done, in {outcome.folder}"
             note(f"{len(found)} of {counted(len(work), 'head')}, {head}: {words}")
-    published = {head: published_for(head, name, options["streams"]) for head in names}
-    rows = list(table({head: found[head] for head in names}, published))
+    for head in [head for head in kept if isinstance(found[head], str)]:
+        note(f"{head} is left out of the table: {found.pop(head)}")
+    found = {head: found[head] for head in [*names, *kept] if head in found}
+    published = {head: published_for(head, name, options["streams"]) for head in found}
+    rows = list(table(found, published))
     show([COLUMNS, *rows])
     note(f"published: {UNITS}")
-    runs = [each for head in names if not isinstance(each := found[head], str)]
+    runs = [each for each in found.values() if not isinstance(each, str)]
     if runs:
         show_caution(out, runs[0].origin.caution())
-    write_tables(out, rows)
-    click.echo(f"tables in {out / 'benchmark.md'} and benchmark.csv")
+        write_tables(out, rows)
+        click.echo(f"tables in {out / 'benchmark.md'} and benchmark.csv")
     if runs and str(page) != "none":
         folders, at = [run.folder for run in runs], page or out / "page"
         opened = vadprep.report(folders, out=at, previews="none", published=published)
         click.echo(f"open {opened}")
-    if failed := [head for head in names if isinstance(found[head], str)]:
-        click.echo(f"no result: {', '.join(failed)}", err=True)
+    failed = {head: each for head, each in found.items() if isinstance(each, str)}
+    for head, reason in failed.items():
+        click.echo(f"no result of {head}: {reason}", err=True)
+    if failed:
         raise SystemExit(1)
+
+
+def is_finished(run: Path, seeds: Sequence[int]) -> bool:
+    """True when the folder ``run`` holds trainings that have ended, of these seeds or of one."""
+    folders = seed_folders(run)
+    is_complete = not folders or folders.keys() == set(seeds)
+    return is_complete and all(
+        (each / f"{LAST}.json").exists() for each in folders.values() or [run]
+    )
 
 
 def named_heads(text: str) -> list[str]:
@@ -219,7 +241,7 @@ def table(found: Mapping[str, Outcome], published: Mapping[str, str]) -> Iterato
     """
     for head, outcome in found.items():
         if isinstance(outcome, str):
-            yield [head, outcome, *[None] * 4, published[head]]
+            yield [head, FAILED, *[None] * 4, published[head]]
             continue
         for choice, words in PROTOCOL.items():
             mean, spread = outcome.mean(choice), outcome.spread(choice)
