@@ -129,7 +129,7 @@ def wait(condition: Callable[[], Any], seconds: float = 10) -> None:
 
 def test_an_alarm_is_posted_again_until_it_is_taken(receiver: Any, caplog: Any) -> None:
     server = receiver(503, 429)
-    hook = webhook.Webhook(f"http://bob:{SECRET}@127.0.0.1:{server.port}/a?key={SECRET}")
+    hook = webhook.Webhook(f"http://bob:{SECRET}@127.0.0.1:{server.port}/{SECRET}?key={SECRET}")
     hook.add(alarm(0))
     hook.add(alarm(1, "off"))
     wait(lambda: len(server.got) == 4)

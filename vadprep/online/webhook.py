@@ -61,6 +61,7 @@ class Webhook:
         )
         netloc = place + (f":{port}" if port else "")
         self._url = parts._replace(netloc=netloc, path=path, query=query).geturl()
+        self._place = f"{parts.scheme}://{netloc}"  # in logs: path and query may be the secret
         self._headers = {"Content-Type": "application/json"}
         if parts.username is not None:
             words = map(urllib.parse.unquote, (parts.username, parts.password or ""))
@@ -76,7 +77,7 @@ class Webhook:
         try:
             self._queue.put_nowait(record)
         except queue.Full:
-            _LOG.error("webhook %s: %d alarms wait, one is dropped", self._url, MOST_WAITING)
+            _LOG.error("webhook %s: %d alarms wait, one is dropped", self._place, MOST_WAITING)
 
     def finish(self) -> None:
         """Wait until all alarms are sent or given up, for LAST_SECONDS at most."""
@@ -92,7 +93,7 @@ class Webhook:
             self._queue.put(None, timeout=0.1)
         self._thread.join(END_SECONDS)
         if self._thread.is_alive():
-            _LOG.error("webhook %s: it does not answer, the last alarms are not sent", self._url)
+            _LOG.error("webhook %s: it does not answer, the last alarms are not sent", self._place)
 
     def _run(self) -> None:
         opener = urllib.request.build_opener(_NoRedirect)
@@ -100,7 +101,7 @@ class Webhook:
             try:
                 self._deliver(opener, record)
             except Exception as error:  # of one alarm; the next ones are sent
-                _LOG.error("webhook %s: an alarm is not sent: %r", self._url, error)
+                _LOG.error("webhook %s: an alarm is not sent: %r", self._place, error)
 
     def _deliver(self, opener: urllib.request.OpenerDirector, record: AlarmRecord) -> None:
         data = as_json(record).encode()
@@ -110,7 +111,7 @@ class Webhook:
                 return
             final = wait is None or self._closing.is_set() or not is_passing
             then = "given up" if final else f"again in {wait:g} s"
-            _LOG.warning("webhook %s: %s; %s", self._url, reason, then)
+            _LOG.warning("webhook %s: %s; %s", self._place, reason, then)
             if final or wait is None:
                 return
             self._closing.wait(wait)
