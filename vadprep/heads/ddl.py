@@ -123,7 +123,7 @@ class LocalAwareAttention(nn.Module):
         times = torch.arange(count, device=snippets.device)
         curve = torch.exp(-(times.double() ** 2) / (2 * self.sigma))  # of G, by distance
         blocks = []
-        for rows in row_blocks(len(query) * self.heads, count, self.training):
+        for rows in row_blocks(query.shape[0] * self.heads, count, self.training):
             logits = query[:, :, rows] @ key.transpose(2, 3) * self.scale
             prior = curve[(times[rows, None] - times).abs()].to(logits)
             if self.prior == "pre":

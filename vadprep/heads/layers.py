@@ -30,7 +30,8 @@ def row_blocks(num_maps: int, count: int, training: bool) -> list[slice]:
     """Rows of ``num_maps`` attention maps over ``count`` snippets that are worked off at a time.
 
     So memory grows with T, not T squared: ``MOST_ENTRIES`` of all maps together. All rows in
-    training, and where the network is exported.
+    training, and where the network is exported: there ``num_maps`` is a symbol, which ``len`` of a
+    tensor would make a number.
     """
     if training or is_exporting():
         return [slice(None)]

@@ -110,7 +110,7 @@ class ContextAggregation(nn.Module):
         count, scale, share = x.shape[1], 1 / math.sqrt(query.shape[2]), self.mix.sigmoid()
         times = torch.arange(count, device=x.device)
         lowest, blocks = torch.finfo(x.dtype).min, []  # a row of padding may see nothing
-        for rows in row_blocks(len(query), count, self.training):
+        for rows in row_blocks(query.shape[0], count, self.training):
             apart = times[rows, None] - times
             near = torch.exp(-(self.gamma * (apart**2).to(x.dtype) - self.bias).abs())
             logits = query[:, rows] @ key.transpose(1, 2) * scale + near
