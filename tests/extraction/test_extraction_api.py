@@ -183,6 +183,7 @@ def test_an_option_of_another_kind_is_a_setting_error(option, videos, tmp_path):
         {"stall_seconds": float("nan")},
         {"stall_seconds": float("inf")},
         {"max_damage": float("nan")},
+        {"max_damage": 1.5},
     ],
 )
 def test_what_is_of_another_kind_than_asked_for_is_named(arguments, videos, tmp_path):
