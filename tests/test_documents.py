@@ -275,3 +275,11 @@ def test_an_sbatch_file_is_sound_and_is_told_of_its_end(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert "#SBATCH --signal=B:USR1@120" in lines
     assert f"({path.name})" in (ROOT / "slurm" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGES.md"], ids=[*NAMES, "CHANGES"])
+def test_lines_fit_100_columns(document: Path) -> None:
+    """But for tables and code."""
+    text = re.sub(r"^ *```.*?^ *```$", "", document.read_text(), flags=re.S | re.M)
+    lines = [line for line in text.splitlines() if not line.startswith("|")]
+    assert len(lines) > 5 and not [line for line in lines if len(line) > 100]
