@@ -25,6 +25,8 @@ from support.live import make_checkpoint, offline, reasons, scores_of, start, st
 from vadprep.core.child import child_environment
 from vadprep.online import feed
 
+pytestmark = pytest.mark.usefixtures("patient_inbox")
+
 DEVICE = "/dev/null"
 FFMPEG = shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
 

@@ -19,6 +19,8 @@ from support.videos import numbered_frame, write_video
 from vadprep.core.errors import DecodeError
 from vadprep.online import Record, as_json, capture_process, feed
 
+pytestmark = pytest.mark.usefixtures("patient_inbox")
+
 SECRET = "hunter2"
 
 

@@ -17,7 +17,7 @@ from support.videos import write_video
 
 from vadprep.online import ScoreRecord, SourceRecord, as_json
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("patient_inbox")]
 
 PYTHON = "/usr/bin/python3"
 SECRET = "hunter2"

@@ -20,7 +20,7 @@ from support.live import make_checkpoint, offline, reasons, scores_of, start, st
 
 from vadprep.online import Record, capture, feed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("patient_inbox")]
 
 
 @pytest.fixture(autouse=True)
