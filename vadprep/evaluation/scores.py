@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os.path import lexists
 from pathlib import Path
@@ -227,22 +227,7 @@ def evaluate(
     for video_id, each in scores.items():
         check_kind(f"scores of {video_id!r}", each, OF_VIDEO)
     if folder:
-        path, missing = folder / "config.json", set[str]()
-        if lexists(path):  # those that had no features when the run was made
-            with malformed(path, CheckpointError):
-                missing = {str(each) for each in read_json(path).get("missing", ())}
-        tests = {video.video_id for video in rows.in_split("test")}
-        known = {video.video_id for video in rows.videos}
-        for ids, what in (
-            (known & set(scores) - tests, "scored videos of another split than test"),
-            (tests - set(scores) - missing, "videos of split test without scores"),
-        ):
-            if ids:
-                raise ManifestError(
-                    f"{rows.path}: column 'split': {what}: {listed(ids)}: metrics would be those "
-                    "of another set: use the manifest of the run, or correct the column"
-                    + hint_of_ids(ids, set(scores) - known, "the scores")
-                )
+        _require_test_split(folder, scores, rows)
     truth = truth_of(scores, rows)
     tested = outside_training(truth, rows)
     if tested and len(tested) < len(truth):
@@ -252,21 +237,54 @@ def evaluate(
     coverage = coverage or (recorded_coverage(folder) if folder else COVERAGES[0])
     metrics = compute_metrics(scores, truth, coverage, smoothing)
     if folder and lexists(folder / "metrics.json"):
-        path = folder / "metrics.json"
-        with malformed(path, CheckpointError):
-            saved = read_json(path)["last"]
-            held = protocols_that_hold(saved, scores, truth)
-            if coverage != saved.get("coverage"):  # which smoothed scores are judged under, too
-                held = {name: held[name] for name in held if not name.startswith(SMOOTHED)}
-            protocols = {**held, **metrics.protocols}
-            reason = "only known on the manifest of the training, see metrics.json of the run"
-            gone = {
-                name: "ask for it by --smoothing" if name.startswith(SMOOTHED) else reason
-                for name in saved.get("protocols", {})
-                if name not in protocols
-            }
-        metrics = replace(metrics, protocols=protocols, reasons={**metrics.reasons, **gone})
+        return _with_saved_protocols(metrics, folder / "metrics.json", scores, truth)
     return metrics
+
+
+def _require_test_split(folder: Path, scores: Collection[str], rows: Manifest) -> None:
+    """Raise ManifestError unless a run has ``scores`` of the test videos of ``rows`` and of no
+    others, but for those that had no features when it was made."""
+    path, missing = folder / "config.json", set[str]()
+    if lexists(path):
+        with malformed(path, CheckpointError):
+            missing = {str(each) for each in read_json(path).get("missing", ())}
+    tests = {video.video_id for video in rows.in_split("test")}
+    known = {video.video_id for video in rows.videos}
+    for ids, what in (
+        (known & set(scores) - tests, "scored videos of another split than test"),
+        (tests - set(scores) - missing, "videos of split test without scores"),
+    ):
+        if ids:
+            raise ManifestError(
+                f"{rows.path}: column 'split': {what}: {listed(ids)}: metrics would be those "
+                "of another set: use the manifest of the run, or correct the column"
+                + hint_of_ids(ids, set(scores) - known, "the scores")
+            )
+
+
+def _with_saved_protocols(
+    metrics: Metrics,
+    path: Path,
+    scores: Mapping[str, VideoScores],
+    truth: Mapping[str, Truth],
+) -> Metrics:
+    """``metrics`` with those under protocols of single papers that metrics.json, ``path``, has.
+
+    Where they do not hold any more, the reason.
+    """
+    with malformed(path, CheckpointError):
+        saved = read_json(path)["last"]
+        held = protocols_that_hold(saved, scores, truth)
+        if metrics.coverage != saved.get("coverage"):  # smoothed scores are judged under it, too
+            held = {name: held[name] for name in held if not name.startswith(SMOOTHED)}
+        protocols = {**held, **metrics.protocols}
+        reason = "only known on the manifest of the training, see metrics.json of the run"
+        gone = {
+            name: "ask for it by --smoothing" if name.startswith(SMOOTHED) else reason
+            for name in saved.get("protocols", {})
+            if name not in protocols
+        }
+    return replace(metrics, protocols=protocols, reasons={**metrics.reasons, **gone})
 
 
 def protocols_that_hold(
