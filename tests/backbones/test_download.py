@@ -10,12 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.servers import Server, send
+from support.waiting import wait_for
 
 from vadprep.backbones.weights import catalog, download
 from vadprep.backbones.weights.catalog import PublishedFile
@@ -251,8 +253,10 @@ def test_a_killed_download_goes_on(server: Server, tmp_path: Path) -> None:
         if request > 1:
             return False
         send(handler, CONTENT, only=len(PART))
-        time.sleep(3)
+        killed.wait(60)
         return True
+
+    killed = threading.Event()
 
     server.behave = stall
     code = (
@@ -262,12 +266,10 @@ def test_a_killed_download_goes_on(server: Server, tmp_path: Path) -> None:
     )
     child = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
     part = tmp_path / "w.part"
-    deadline = time.monotonic() + 20
-    while not (part.exists() and part.stat().st_size == len(PART)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: part.exists() and part.stat().st_size == len(PART))
     child.send_signal(signal.SIGKILL)
     child.wait()
+    killed.set()
     assert get(server, tmp_path / "w") == SHA256
     assert server.ranges[-1] == f"bytes={len(PART)}-"
     assert [each.name for each in tmp_path.iterdir()] == ["w"]

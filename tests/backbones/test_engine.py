@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.waiting import wait_for
 from torch import Tensor, nn
 
 import vadprep.backbones.engine as engine
@@ -212,6 +212,7 @@ def test_two_workers_may_compile_at_once(tmp_path: Path) -> None:
 
 PROGRAM = """
 import sys
+import time
 import torch
 from vadprep.backbones import Backbone, engine, load_weights
 converted = engine.converted
@@ -219,6 +220,8 @@ converted = engine.converted
 def logged(*arguments):
     with open(sys.argv[1], "a") as file:
         file.write("converted\\n")
+    while sys.argv[2:]:
+        time.sleep(1)
     return converted(*arguments)
 
 engine.converted = logged
@@ -231,17 +234,16 @@ print(Backbone(load_weights("random:0", "r3d_18"), "cpu", "fp32")(views).numpy()
 @pytest.mark.slow
 def test_of_several_processes_one_compiles_though_the_first_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = [sys.executable, "-c", PROGRAM, str(log)]
 
-    def start() -> subprocess.Popen[bytes]:
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", PROGRAM, log, *words]
         return subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment())
 
-    first = start()
-    while not log.exists():
-        time.sleep(0.01)
+    first = start("converting for ever")
+    wait_for(lambda: log.exists() and log.read_text())
+    workers = [start() for _ in range(3)]
     first.kill()
     first.communicate()
-    workers = [start() for _ in range(3)]
     outputs = {each.communicate()[0] for each in workers}
     assert [each.returncode for each in workers] == [0, 0, 0] and len(outputs) == 1
     assert log.read_text() == "converted\n" * 2 and len(entries(tmp_path)) == 1

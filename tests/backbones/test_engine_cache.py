@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.waiting import wait_for
 
 from vadprep.backbones import engine_cache
 from vadprep.backbones.engine_cache import load_or_make, one_at_a_time, read_entry, write_entry
@@ -51,12 +52,6 @@ def process(entry: Path, log: Path, seconds: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=child_environment())
 
 
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 30
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
 def test_of_several_processes_one_makes_an_entry(entry: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     workers = [process(entry, log, 0.5) for _ in range(3)]
@@ -68,7 +63,7 @@ def test_of_several_processes_one_makes_an_entry(entry: Path, tmp_path: Path) ->
 def test_the_lock_of_a_killed_process_ends_with_it(entry: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     first = process(entry, log, 60)
-    wait_for(log)
+    wait_for(lambda: log.exists() and log.read_text())
     others = [process(entry, log, 0) for _ in range(2)]
     time.sleep(0.3)
     assert log.read_text() == "made\n"  # they wait

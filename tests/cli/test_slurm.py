@@ -12,8 +12,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from support.commands import run as run_command
 from support.kill_many import restarted, snippets
 from support.slurm_node import SlurmNode, slurm_node
 from support.videos import write_video
+from support.waiting import wait_for
 
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows
@@ -125,7 +125,7 @@ class Jobs:
             ]
             return busy if len(busy) == len(ranks) and stream["done"] else []
 
-        return wait_for(found)
+        return wait_for(found, PATIENCE, pause=0.1)
 
     def make_whole(self, world_size: int, most: int = 4) -> list[str]:
         """Submit what is missing until nothing is; returns what was submitted."""
@@ -140,15 +140,6 @@ class Jobs:
     def content(self) -> dict[str, bytes]:
         paths = (path for path in self.out.rglob("*") if path.is_file())
         return {str(path.relative_to(self.out)): path.read_bytes() for path in paths}
-
-
-def wait_for(found: Callable[[], T]) -> T:
-    """What ``found`` returns as soon as that is true."""
-    deadline = time.monotonic() + PATIENCE
-    while not (result := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return result
 
 
 def require_whole(jobs: Jobs, whole: dict[str, bytes]) -> None:
@@ -233,7 +224,7 @@ def test_a_second_run_of_a_rank_is_refused_and_names_the_job_to_cancel(
     first = jobs.submit("0", 2)
     (run,) = jobs.at_work(0)
     second = jobs.submit("0", 4)  # another array size, and shards in common
-    wait_for(lambda: node.ended(f"{second}_0")[0] == "FAILED")
+    wait_for(lambda: node.ended(f"{second}_0")[0] == "FAILED", PATIENCE, pause=0.1)
     words = jobs.log(second, 0)
     assert f"rank 0 of 2 on host {run.host}, process {run.process}, SLURM job {first}_0" in words
     assert f"scancel {first}_0" in words

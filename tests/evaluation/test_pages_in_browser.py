@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from support.browser import asked_addresses, wait
+from support.browser import asked_addresses
 from support.commands import run, without_network
 from support.scored import video_scores, with_classes, write_manifest, write_run
 from support.stored import failed_video, small_spec, stored_video, write_folder
 from support.videos import write_video
+from support.waiting import wait_for
 
 import vadprep
 from vadprep.cli import demo, demo_scene
@@ -48,7 +49,7 @@ def opened(driver: Any, path: Path, width: int = 1400) -> None:
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     driver.get_log("performance"), driver.get_log("browser")
     driver.get(path.as_uri())
-    wait(lambda: driver.execute_script("return document.querySelector('#page h1') !== null"))
+    wait_for(lambda: driver.execute_script("return document.querySelector('#page h1') !== null"))
     time.sleep(0.5)
     asked = asked_addresses(driver)
     assert asked and {url.split(":")[0] for url in asked} <= {"file", "data", "blob"}
@@ -93,7 +94,7 @@ def test_the_table_sorts_and_filters(driver: Any, page: Path) -> None:
 
 def test_a_click_on_the_curve_moves_the_player_to_that_time(driver: Any, page: Path) -> None:
     opened(driver, video_page(page, 0))
-    wait(lambda: driver.execute_script(f"return {PLAYER}.readyState >= 2"))
+    wait_for(lambda: driver.execute_script(f"return {PLAYER}.readyState >= 2"))
     duration = driver.execute_script(f"return {PLAYER}.duration")
     assert duration == pytest.approx(320 / 25, abs=0.05)
     for seconds in (3.2, 9.9, 0.7):
@@ -103,7 +104,7 @@ def test_a_click_on_the_curve_moves_the_player_to_that_time(driver: Any, page: P
             " clientX: box.left + axis._offset + axis.l2p(arguments[0]), clientY: box.top + 100}))",
             seconds,
         )
-        wait(lambda: not driver.execute_script(f"return {PLAYER}.seeking"))
+        wait_for(lambda: not driver.execute_script(f"return {PLAYER}.seeking"))
         assert driver.execute_script(f"return {PLAYER}.currentTime") == pytest.approx(
             seconds, abs=0.1
         )
@@ -114,7 +115,7 @@ def test_a_click_on_the_curve_moves_the_player_to_that_time(driver: Any, page: P
         assert left == pytest.approx(seconds, abs=0.1)
     before = driver.execute_script(f"return {PLAYER}.currentTime")
     driver.find_element("tag name", "body").send_keys("\ue014")  # arrow right
-    wait(lambda: not driver.execute_script(f"return {PLAYER}.seeking"))
+    wait_for(lambda: not driver.execute_script(f"return {PLAYER}.seeking"))
     after = driver.execute_script(f"return {PLAYER}.currentTime")
     assert after - before == pytest.approx(1 / 25, abs=1e-3)
 
@@ -122,7 +123,9 @@ def test_a_click_on_the_curve_moves_the_player_to_that_time(driver: Any, page: P
 def test_the_player_plays_and_the_cursor_follows(driver: Any, page: Path) -> None:
     opened(driver, video_page(page, 0))
     driver.execute_script("document.querySelector('video').play()")
-    wait(lambda: driver.execute_script("return document.querySelector('video').currentTime > 0.6"))
+    wait_for(
+        lambda: driver.execute_script("return document.querySelector('video').currentTime > 0.6")
+    )
     driver.execute_script("document.querySelector('video').pause()")
     time.sleep(0.2)
     shown = driver.find_element("id", "place").text
@@ -214,7 +217,7 @@ def test_streams_and_classes_are_curves_of_their_own(driver: Any, classified: Pa
         " arguments[0].dispatchEvent(new MouseEvent(kind, {bubbles: true}))",
         toggles[places[0]],
     )
-    wait(lambda: driver.execute_script(shown) == before + 1)
+    wait_for(lambda: driver.execute_script(shown) == before + 1)
     assert driver.execute_script(f"return {PLAYER}.currentTime") == 0  # no click on the curve
     driver.execute_script(
         "const plot = document.getElementById('classes-1'), axis = plot._fullLayout.xaxis;"
@@ -222,7 +225,7 @@ def test_streams_and_classes_are_curves_of_their_own(driver: Any, classified: Pa
         "plot.dispatchEvent(new MouseEvent('click', {bubbles: true,"
         " clientX: box.left + axis._offset + axis.l2p(5), clientY: box.top + 200}))"
     )
-    wait(lambda: not driver.execute_script(f"return {PLAYER}.seeking"))
+    wait_for(lambda: not driver.execute_script(f"return {PLAYER}.seeking"))
     assert driver.execute_script(f"return {PLAYER}.currentTime") == pytest.approx(5, abs=0.1)
     cursors = driver.find_elements("css selector", ".cursor")
     assert len(cursors) == 2 and all(each.is_displayed() for each in cursors)
@@ -287,7 +290,7 @@ def test_curves_have_the_colours_of_the_mode(driver: Any, classified: Path, mode
     features = [{"name": "prefers-color-scheme", "value": other}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     redrawn = "return document.getElementById('classes-1').data[0].line.color"
-    wait(lambda: driver.execute_script(redrawn) != lines[0][0])
+    wait_for(lambda: driver.execute_script(redrawn) != lines[0][0])
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
@@ -308,9 +311,9 @@ def test_real_clips_play_from_any_container(driver: Any, real_clips: Path, tmp_p
     page = vadprep.report(place, out=tmp_path / "page", videos=tmp_path, previews="all")
     for number in range(3):
         opened(driver, video_page(page, number))
-        wait(lambda: driver.execute_script(f"return {PLAYER}.readyState >= 2"))
+        wait_for(lambda: driver.execute_script(f"return {PLAYER}.readyState >= 2"))
         driver.execute_script(f"{PLAYER}.play()")
-        wait(lambda: driver.execute_script(f"return {PLAYER}.currentTime > 0.3"))
+        wait_for(lambda: driver.execute_script(f"return {PLAYER}.currentTime > 0.3"))
         assert driver.execute_script(f"return {PLAYER}.videoHeight") <= 360
         assert driver.execute_script(f"return {PLAYER}.error") is None
 
@@ -334,7 +337,7 @@ def test_the_page_of_the_demo(driver: Any, tmp_path: Path, monkeypatch: pytest.M
         assert driver.find_elements("css selector", f"#{plot} svg"), plot
     links = driver.find_elements("css selector", ".videos tbody a")
     links[0].click()
-    wait(lambda: driver.execute_script(f"return {PLAYER} && {PLAYER}.readyState >= 2"))
+    wait_for(lambda: driver.execute_script(f"return {PLAYER} && {PLAYER}.readyState >= 2"))
 
 
 def test_the_page_of_features(driver: Any, tmp_path: Path) -> None:

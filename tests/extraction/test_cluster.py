@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 from support.interrupted import SPEC, extract_all, make_standin
 from support.kill_many import differences, files_in
 from support.standin import standin_extractor
+from support.waiting import wait_for
 
 from vadprep.core.errors import ClusterError, WeightsError
 from vadprep.core.records import Report, Task, Video
@@ -210,10 +211,10 @@ def test_workers_wait_for_what_others_hold_and_say_so(cluster, tmp_path, videos,
         other.stdout.readline()
 
         def let_go_when_told() -> None:
-            deadline = time.monotonic() + 60
-            while said not in caplog.messages and time.monotonic() < deadline:
-                time.sleep(0.1)
-            other.stdin.close()
+            try:
+                wait_for(lambda: said in caplog.messages)
+            finally:
+                other.stdin.close()
 
         waiting = threading.Thread(target=let_go_when_told)
         waiting.start()

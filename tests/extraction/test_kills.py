@@ -10,12 +10,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from support.interrupted import extract_all, make_runner
 from support.kill_many import HITS, Hit, differences, kill_many, make_videos, moments
+from support.waiting import wait_for
 
 from vadprep.features.folder import StreamFolder
 from vadprep.features.journal import read_rows
@@ -62,9 +62,7 @@ def test_real_clips_with_both_networks_and_tvl1_survive_a_kill(tmp_path, real_cl
     process = subprocess.Popen(
         [*command, tmp_path / "f"], stderr=subprocess.DEVNULL, start_new_session=True
     )
-    while not read_rows(streams["rgb"]):
-        assert process.poll() is None
-        time.sleep(0.1)
+    wait_for(lambda: read_rows(streams["rgb"]) or process.poll() is not None, 600)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert 1 <= len(read_rows(streams["rgb"])) < 3

@@ -19,6 +19,7 @@ import pytest
 from support.commands import run as run_command
 from support.standin import standin_spec
 from support.stored import features_of, small_spec, stored_video
+from support.waiting import wait_for
 
 from vadprep.core import atomic as files
 from vadprep.core.errors import FeaturesError, OutputError, Stopped
@@ -697,8 +698,7 @@ def test_a_worker_that_dies_amid_a_file_when_the_run_ends_leaves_no_half_file(tm
         half = f"{target}.tmp-{socket.gethostname()}-"
         dying = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(0.7)", half])
         threading.Thread(target=dying.wait).start()  # as Ray's processes are nobody's children
-        while not list(target.parent.glob("*.tmp-*")):
-            time.sleep(0.01)
+        wait_for(lambda: list(target.parent.glob("*.tmp-*")))
         raise OutputError("cannot write it")
 
     path = tmp_path / "f"

@@ -31,6 +31,7 @@ from support.kill_many import (
 )
 from support.standin import standin_extractor
 from support.videos import write_video
+from support.waiting import wait_for
 
 from vadprep.core.errors import ClusterError, OutputError, SpecError, Stopped
 from vadprep.core.records import RUNNING, SKIPPED, Report, Task
@@ -236,7 +237,7 @@ class Pair:
         self.in_hand += 1
         if task.video.video_id != self.video_id:
             if not self.met.exists():
-                time.sleep(5)  # the other comes meanwhile
+                time.sleep(60)  # the other comes meanwhile, and ends both
         else:
             while self.in_hand < 2 and not self.met.exists():
                 time.sleep(0.01)
@@ -339,9 +340,7 @@ def test_a_signal_to_all_processes_stops_the_run_though_rays_head_is_gone(tmp_pa
 
 
 def wait_for_commit(folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not read_rows(folder) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: read_rows(folder))
 
 
 @pytest.mark.slow

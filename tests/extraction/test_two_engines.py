@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.kill_many import differences, family, make_videos, survivors
+from support.waiting import wait_for
 
 from vadprep.backbones import engine, engine_of, has_cpu_bf16
 from vadprep.core.child import child_environment
@@ -80,9 +80,7 @@ def test_neither_kills_nor_workers_nor_ray_change_a_byte(tmp_path: Path, precisi
     subprocess.run([*command, "--workers", "1", "--out", whole], check=True, **options_of)
     command += ["--workers", "2", "--out", killed]
     process = subprocess.Popen(command, start_new_session=True, **options_of)
-    while not read_rows(killed / "rgb"):
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_for(lambda: read_rows(killed / "rgb") or process.poll() is not None, 300)
     members = family(process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

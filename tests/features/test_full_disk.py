@@ -10,13 +10,13 @@ import ctypes
 import errno
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.interrupted import extract_all, make_standin
 from support.kill_many import differences, family, files_in, start, survivors
+from support.waiting import wait_for
 
 from vadprep.extraction.run import in_process
 from vadprep.features.journal import read_rows
@@ -98,9 +98,7 @@ def test_a_disk_that_refuses_stops_the_run_and_it_goes_on_afterwards(
 ):
     folder = disk.folder
     process = start(folder, videos, runner, 2)
-    deadline = time.monotonic() + 120
-    while not read_rows(folder) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: read_rows(folder), 120)
     members = family(process)
     try:
         harm(disk)

@@ -13,6 +13,7 @@ from itertools import product
 
 import pytest
 from support.leases import ELSEWHERE, beating, write_lease
+from support.waiting import wait_for
 
 from vadprep.core.errors import LeaseError, OutputError
 from vadprep.features import lease
@@ -67,12 +68,13 @@ def test_a_lease_that_becomes_shorter_can_be_read(tmp_path):
 def test_the_lease_goes_on_beating(tmp_path):
     with leased(tmp_path, 0, 1, never) as mine:
         seen = set()
-        deadline = time.monotonic() + 20
-        while len(seen) < 4 and time.monotonic() < deadline:
-            seen |= {each.beat for each in running(tmp_path)}
+
+        def beats() -> int:
+            seen.update(each.beat for each in running(tmp_path))
             mine.check()
-            time.sleep(0.01)
-    assert len(seen) >= 4
+            return len(seen)
+
+        wait_for(lambda: beats() >= 4)
 
 
 def test_a_lease_is_removed_when_the_block_fails(tmp_path):
@@ -130,8 +132,7 @@ def test_a_dead_run_of_this_machine_is_replaced_at_once(tmp_path, monkeypatch, h
         process.wait()
     write_lease(tmp_path, other)
     if how == "zombie":
-        while running(tmp_path):
-            time.sleep(0.01)
+        wait_for(lambda: not running(tmp_path))
     with leased(tmp_path, 0, 1, never):
         assert [each.process for each in running(tmp_path)] == [os.getpid()]
     process.wait()
@@ -249,7 +250,5 @@ def test_a_full_disk_does_not_end_the_beating(tmp_path, monkeypatch):
     with leased(tmp_path, 0, 1, never):
         monkeypatch.setattr(lease.os, "fsync", fsync)
         (before,) = running(tmp_path)
-        deadline = time.monotonic() + 20
-        while running(tmp_path)[0].beat < before.beat + 4 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert running(tmp_path)[0].beat >= before.beat + 4 and len(failed) == 3
+        wait_for(lambda: running(tmp_path)[0].beat >= before.beat + 4)
+        assert len(failed) == 3

@@ -17,6 +17,7 @@ from support.interrupted import SPEC
 from support.kill_many import files_in, make_videos
 from support.leases import ELSEWHERE, beating, write_lease
 from support.stored import small_spec, stored_video, write_folder
+from support.waiting import wait_for
 
 from vadprep.core import atomic as files
 from vadprep.core.errors import LeaseError
@@ -87,10 +88,7 @@ def extraction(folder: Path, videos: Path) -> subprocess.Popen[str]:
 
 
 def wait_in_flight(folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not any(each.in_flight and each.videos for each in running(folder)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: any(each.in_flight and each.videos for each in running(folder)))
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import av
@@ -21,6 +20,7 @@ import psutil
 import pytest
 from support.ffmpeg import X264, make
 from support.live import make_checkpoint, offline, reasons, scores_of, start, states, until
+from support.waiting import wait_for
 
 from vadprep.core.child import child_environment
 from vadprep.online import feed
@@ -151,9 +151,5 @@ def test_ffmpeg_dies_with_its_parents(programs: Path, who: str, how: signal.Sign
 
 def only_child(pid: int) -> psutil.Process:
     """As soon as there is one."""
-    deadline = time.monotonic() + 60
-    while not (found := psutil.Process(pid).children()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    (child,) = found
+    (child,) = wait_for(lambda: psutil.Process(pid).children())
     return child

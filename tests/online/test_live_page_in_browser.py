@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.browser import asked_addresses, wait
+from support.browser import asked_addresses
 from support.live import make_checkpoint, start
 from support.videos import write_video
+from support.waiting import wait_for
 
 from vadprep.online.alarms import AlarmRule
 
@@ -26,13 +27,13 @@ def test_the_curve_moves_and_an_alarm_appears(driver: Any, tmp_path: Path) -> No
 
         driver.get(session.page_url)
         path = "document.querySelector('svg .curve')?.getAttribute('d') ?? ''"
-        first = wait(lambda: look(path))
+        first = wait_for(lambda: look(path))
         assert look("document.querySelectorAll('.source.alarm').length") == 0
-        wait(lambda: look(path).count("L") > first.count("L") + 1)  # more points
-        wait(lambda: look("document.querySelector('img').naturalWidth === 160"))
+        wait_for(lambda: look(path).count("L") > first.count("L") + 1)  # more points
+        wait_for(lambda: look("document.querySelector('img').naturalWidth === 160"))
         before = look("document.querySelector('img').src")
-        wait(lambda: look("document.querySelector('img').src") != before)  # the picture is live
-        wait(lambda: look("document.querySelectorAll('.source.alarm').length") == 1)
+        wait_for(lambda: look("document.querySelector('img').src") != before)  # the picture is live
+        wait_for(lambda: look("document.querySelectorAll('.source.alarm').length") == 1)
         assert look("document.querySelector('.badge').textContent") == "ALARM"
         cells = look("[...document.querySelectorAll('tbody td')].map(cell => cell.textContent)")
         assert len(cells) == 3 and cells[1] == "now" and 0 < float(cells[2]) < 1
@@ -44,4 +45,4 @@ def test_the_curve_moves_and_an_alarm_appears(driver: Any, tmp_path: Path) -> No
         assert asked and all(url.startswith((session.page_url or "?", "data:")) for url in asked), (
             asked
         )
-    wait(lambda: "does not answer" in look("document.getElementById('connection').textContent"))
+    wait_for(lambda: "does not answer" in look("document.getElementById('connection').textContent"))

@@ -19,6 +19,7 @@ import pytest
 from support.full_disk import full_disk
 from support.live import make_checkpoint, scores_of, start
 from support.videos import write_video
+from support.waiting import wait_for
 
 from vadprep.core.errors import SettingError
 from vadprep.online import AlarmRecord, ScoreRecord, SourceRecord, as_json, keep, webhook
@@ -120,19 +121,12 @@ def alarm(number: float = 0.0, state: Any = "on") -> AlarmRecord:
     return AlarmRecord("cam", 1000 + number, state, (number, number + 0.64), 0.9)
 
 
-def wait(condition: Callable[[], Any], seconds: float = 10) -> None:
-    stop = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < stop, "did not happen in time"
-        time.sleep(0.02)
-
-
 def test_an_alarm_is_posted_again_until_it_is_taken(receiver: Any, caplog: Any) -> None:
     server = receiver(503, 429)
     hook = webhook.Webhook(f"http://bob:{SECRET}@127.0.0.1:{server.port}/{SECRET}?key={SECRET}")
     hook.add(alarm(0))
     hook.add(alarm(1, "off"))
-    wait(lambda: len(server.got) == 4)
+    wait_for(lambda: len(server.got) == 4)
     hook.close()
     assert [body["seconds"][0] for body, _ in server.got] == [0, 0, 0, 1]
     assert [body["state"] for body, _ in server.got] == ["on", "on", "on", "off"]
@@ -148,7 +142,7 @@ def test_an_answer_that_is_final_is_no_reason_to_ask_again(receiver: Any, code: 
     hook = webhook.Webhook(f"http://127.0.0.1:{server.port}/")
     hook.add(alarm(0))
     hook.add(alarm(1))
-    wait(lambda: len(server.got) == 2)
+    wait_for(lambda: len(server.got) == 2)
     hook.close()
     assert [body["seconds"][0] for body, _ in server.got] == [0, 1]
 
@@ -171,7 +165,7 @@ def test_after_an_odd_answer_the_alarm_is_posted_again(
     hook = webhook.Webhook(server.url)
     hook.add(alarm(0))
     hook.add(alarm(1))
-    wait(lambda: len(server.got) == 3)
+    wait_for(lambda: len(server.got) == 3)
     hook.close()
     assert server.numbers() == [0, 0, 1]
     assert len(caplog.records) == 1 and "again in 0.05 s" in caplog.text
@@ -184,7 +178,7 @@ def test_an_alarm_that_was_taken_is_not_posted_again(odd_receiver: Any, caplog: 
     hook = webhook.Webhook(server.url)
     hook.add(alarm(0))
     hook.add(alarm(1))
-    wait(lambda: len(server.got) == 2)
+    wait_for(lambda: len(server.got) == 2)
     hook.close()
     assert server.numbers() == [0, 1] and not caplog.records
 
@@ -193,7 +187,7 @@ def test_an_address_may_hold_blanks_and_letters_beyond_ascii(odd_receiver: Any) 
     server = odd_receiver()
     hook = webhook.Webhook(server.url + "a b/%20ü?name=d e&x=%2F+ü")
     hook.add(alarm(0))
-    wait(lambda: server.got)
+    wait_for(lambda: server.got)
     hook.close()
     assert server.got[0].startswith(b"POST /a%20b/%20%C3%BC?name=d%20e&x=%2F+%C3%BC HTTP")
 
@@ -211,7 +205,7 @@ def test_an_alarm_that_cannot_be_sent_ends_no_later_one(
     hook = webhook.Webhook(server.url)
     hook.add(alarm(0))
     hook.add(alarm(1))
-    wait(lambda: server.got)
+    wait_for(lambda: server.got)
     hook.close()
     assert server.numbers() == [1]
     assert len(caplog.records) == 1 and "an alarm is not sent" in caplog.text
@@ -318,7 +312,7 @@ def test_a_disk_that_was_full_for_a_while_costs_no_later_clip(
     """It fills up at the begin of a clip, or within it, where FFmpeg is the one that writes."""
     with full_disk(room):
         keep_one(keeper, 0)
-        wait(lambda: caplog.records)
+        wait_for(lambda: caplog.records)
     records = [*keep_one(keeper, 1), *keeper.close()]
     assert [each.reason for each in records] == [str(f) for f in (tmp_path / "kept").iterdir()]
     assert len(records) == 1
@@ -336,7 +330,7 @@ def test_a_clip_that_cannot_be_kept_ends_no_later_one(
     with monkeypatch.context() as patch:
         patch.setattr(keep, "write_clip", failing)
         keep_one(keeper, 0)
-        wait(lambda: caplog.records)
+        wait_for(lambda: caplog.records)
     records = [*keep_one(keeper, 1), *keeper.close()]
     assert len(records) == 1 and "LookupError('not foreseen')" in caplog.text
     assert "1 clip of alarms could not be kept" in caplog.text

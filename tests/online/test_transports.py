@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from support.ffmpeg import X264, ffmpeg, make
 from support.live import make_checkpoint, offline, reasons, scores_of, start, states, until
+from support.waiting import wait_for
 
 from vadprep.online import Record, capture, feed
 
@@ -62,8 +63,7 @@ def test_udp_has_the_scores_of_its_file(tmp_path: Path) -> None:
     expected, _ = offline(checkpoint, video)
     port = free_port(socket.SOCK_DGRAM)
     with start(checkpoint, f"udp://127.0.0.1:{port}", stall_seconds=2) as session:
-        while f":{port:04X} " not in Path("/proc/net/udp").read_text():
-            time.sleep(0.05)
+        wait_for(lambda: f":{port:04X} " in Path("/proc/net/udp").read_text())
         with send(video, "-f", "mpegts", f"udp://127.0.0.1:{port}?pkt_size=1316"):
             records = until(session, lambda found: states(found)[-1:] == ["lost"])
     compare(records, expected)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,15 +30,6 @@ def chromium() -> Iterator[Any]:
         yield browser
     finally:
         browser.quit()
-
-
-def wait(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    """What ``condition`` gives as soon as that is true."""
-    stop = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < stop, "did not happen in time"
-        time.sleep(0.05)
-    return found
 
 
 def asked_addresses(driver: Any) -> list[str]:

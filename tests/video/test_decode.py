@@ -31,6 +31,7 @@ from support.videos import (
     write_audio,
     write_video,
 )
+from support.waiting import wait_for
 
 from vadprep.core.errors import DecodeError
 from vadprep.video import FrameStream, count_frames, open_frames
@@ -371,13 +372,6 @@ def child_of(stream: FrameStream) -> psutil.Process:
     return psutil.Process(stream._process.pid)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
-
-
 def test_the_child_loads_no_more_than_it_needs() -> None:
     """Each worker has a server of it: torch alone would take seconds."""
     code = "import sys, vadprep.video.decoder_process; print(*sys.modules)"
@@ -413,7 +407,7 @@ def test_the_child_stops_when_its_slots_are_full() -> None:
         blocks = iter(stream)
         first = next(blocks)
         child = child_of(stream)
-        assert wait_until(lambda: child.status() == psutil.STATUS_STOPPED)
+        wait_for(lambda: child.status() == psutil.STATUS_STOPPED)
         # The child may fill the three slots and no more: the block in hand is not touched.
         assert first[0, 0, 0, 0] == 0 and first[-1, 0, 0, 0] == len(first) - 1
         assert sum(map(len, blocks)) + len(first) == 10_000
@@ -422,7 +416,7 @@ def test_the_child_stops_when_its_slots_are_full() -> None:
 def test_close_ends_a_stopped_child_at_once() -> None:
     stream = fake("pass", 10_000)
     child = child_of(stream)
-    assert wait_until(lambda: child.status() == psutil.STATUS_STOPPED)
+    wait_for(lambda: child.status() == psutil.STATUS_STOPPED)
     stream.close()
     stream.close()
     assert not child.is_running()
@@ -460,7 +454,7 @@ def test_the_child_dies_with_its_parent(tmp_path: Path, decoder: str) -> None:
     assert child.is_running()
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
-    assert wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 2.0)
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 2.0)
 
 
 def test_signals_of_a_stop_do_not_reach_the_child(tmp_path: Path) -> None:
