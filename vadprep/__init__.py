@@ -129,7 +129,7 @@ def score(
     from vadprep.core.errors import SettingError
     from vadprep.data import choose_manifest, ids_of_videos
     from vadprep.data.sources import list_videos
-    from vadprep.evaluation.scores import KINDS
+    from vadprep.evaluation.protocol import KINDS
     from vadprep.extraction import run_plan
     from vadprep.features import Features, open_features, stream_folders
     from vadprep.online import plan_for_run

@@ -24,7 +24,8 @@ from vadprep.backbones.graphs import GRAPHS
 from vadprep.core.errors import CheckpointError, SettingError
 from vadprep.core.presets import resolve
 from vadprep.data.sources import list_videos
-from vadprep.evaluation.scores import Origin, evaluate, read_scores
+from vadprep.evaluation.protocol import evaluate
+from vadprep.evaluation.scores import Origin, read_scores
 from vadprep.extraction import extractor
 from vadprep.features import open_features
 from vadprep.training import TrainingRun

@@ -22,7 +22,7 @@ from vadprep.evaluation.metrics import (
     roc_auc,
     segment_labels,
 )
-from vadprep.evaluation.scores import truth_of
+from vadprep.evaluation.truth import truth_of
 
 
 def random_frames(seed, num_frames=500, num_scores=7):

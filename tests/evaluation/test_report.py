@@ -191,6 +191,31 @@ def test_what_is_missing_has_a_clear_word(run: Path, tmp_path: Path) -> None:
     assert "name the folder of the videos" in page_of(out, "found")["reason"]
 
 
+def test_curves_leave_out_videos_of_split_train(tmp_path: Path) -> None:
+    """As ``evaluate`` does."""
+    scores = {"a": video_scores([0.2, 0.6, 0.4]), "b": video_scores([0.9, 0.1, 0.8])}
+    manifest = write_manifest(
+        tmp_path / "m.csv", {"a": ("a", "[[16, 32]]"), "b": ("b", "[[0, 9]]")}
+    )
+    path = write_run(tmp_path / "run", scores) / "scores-last.h5"
+
+    def curves() -> dict[str, Any]:
+        page = vadprep.report(path, out=tmp_path / "page", manifest=manifest)
+        found: dict[str, Any] = data_of(page)["runs"][0]["curves"]
+        return found
+
+    assert sum(curves()["normal"]) + sum(curves()["abnormal"]) == 96 and curves()["note"] == ""
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([*lines[:2], lines[2].replace("test", "train")]))
+    found = curves()
+    assert sum(found["normal"]) + sum(found["abnormal"]) == 48 and "1 video" in found["note"]
+    assert area(found["roc"]) == pytest.approx(
+        vadprep.evaluate(path, manifest=manifest).values["frame_auc"], abs=1e-4
+    )
+    manifest.write_text("\n".join(lines).replace("test", "train"))
+    assert curves()["reason"].startswith("All 2 videos are of split train")
+
+
 def test_scores_without_truth_or_without_a_clip_or_of_one_value(tmp_path: Path) -> None:
     scores = {"one": video_scores([0.5]), "none": video_scores([]), "same": video_scores([0.3] * 9)}
     data = data_of(vadprep.report(write_run(tmp_path / "run", scores), out=tmp_path / "page"))

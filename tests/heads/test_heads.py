@@ -21,7 +21,7 @@ from torch.nn import Conv1d, Linear
 from vadprep import heads as mil
 from vadprep.cli import train as cli_models
 from vadprep.cli.train import HEAD_NAMES
-from vadprep.evaluation.scores import LAST
+from vadprep.evaluation.run_files import LAST
 from vadprep.heads import HEADS
 from vadprep.heads.sultani import SultaniConfig
 from vadprep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

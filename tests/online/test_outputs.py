@@ -25,8 +25,10 @@ from vadprep.core.errors import SettingError
 from vadprep.online import AlarmRecord, ScoreRecord, SourceRecord, as_json, keep, webhook
 from vadprep.online.alarms import AlarmRule
 from vadprep.online.keep import AFTER, PART, Keeper
+from vadprep.online.outputs import Outputs
 from vadprep.online.page import LivePage
 from vadprep.online.pictures import Pictures
+from vadprep.online.source import parse_sources
 from vadprep.video import open_frames
 
 SECRET = "hunter2"
@@ -285,6 +287,14 @@ def test_a_long_alarm_is_kept_in_parts(tmp_path: Path) -> None:
             lengths.append(sum(len(block) for block in stream) / 5)
     assert sum(lengths) == 50 + 5 + AFTER and max(lengths) == PART + 5
     assert {Path(each.reason).name.partition("-")[2] for each in records} == {"a_b.mp4"}
+
+
+def test_clips_are_not_kept_where_they_would_be_scored(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    sources = parse_sources([tmp_path])
+    with pytest.raises(SettingError, match="its clips would be scored, too"):
+        Outputs(sources, AlarmRule(), keep=tmp_path / "link")
+    Outputs(sources, AlarmRule(), keep=tmp_path / "kept").close()
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from support.training import train
 from vadprep.core.errors import FeaturesError, SettingError
 from vadprep.data import Manifest
 from vadprep.evaluation.metrics import METRICS, compute_metrics
-from vadprep.evaluation.scores import read_scores, truth_of
+from vadprep.evaluation.scores import read_scores
+from vadprep.evaluation.truth import truth_of
 from vadprep.training import evaluate_online, load_run, score_features
 from vadprep.training.online import ONLINE_SCORES, write_online
 

@@ -16,12 +16,8 @@ from vadprep.core.errors import CheckpointError, FeaturesError, ManifestError, S
 from vadprep.core.spec import UNKNOWN
 from vadprep.evaluation.metrics import VideoScores
 from vadprep.evaluation.plots import metric_rows, plot_scores, plot_video
-from vadprep.evaluation.scores import (
-    Origin,
-    evaluate,
-    read_scores,
-    write_scores,
-)
+from vadprep.evaluation.protocol import evaluate
+from vadprep.evaluation.scores import Origin, read_scores, write_scores
 from vadprep.features.reader import open_features
 from vadprep.heads.ddl import DDL, DDLConfig
 from vadprep.training.checkpoint import Checkpoint, load_run

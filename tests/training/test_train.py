@@ -31,7 +31,10 @@ from vadprep.core.errors import (
 )
 from vadprep.core.records import Video
 from vadprep.data import Manifest
-from vadprep.evaluation.scores import LAST, evaluate, read_scores, seed_folders, truth_of
+from vadprep.evaluation.protocol import evaluate
+from vadprep.evaluation.run_files import LAST, seed_folders
+from vadprep.evaluation.scores import read_scores
+from vadprep.evaluation.truth import truth_of
 from vadprep.features.reader import open_features
 from vadprep.heads import HEADS
 from vadprep.heads.ddl import DDLConfig

@@ -39,7 +39,7 @@ from vadprep.cli.train import (
 from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.errors import SettingError, Stopped, VadprepError, allowed_are, counted
 from vadprep.core.resources import worker_cores
-from vadprep.evaluation.scores import LAST, seed_folders
+from vadprep.evaluation.run_files import LAST, seed_folders
 from vadprep.training.recipes import RECIPES, UNITS
 
 if TYPE_CHECKING:

@@ -47,15 +47,9 @@ from vadprep.evaluation.metrics import (
     with_mean,
 )
 from vadprep.evaluation.plots import metric_rows
-from vadprep.evaluation.scores import (
-    SCORES,
-    Scores,
-    known_truth,
-    outside_training,
-    read_scores,
-    recorded_source,
-    seed_folders,
-)
+from vadprep.evaluation.run_files import SCORES, recorded_source, seed_folders
+from vadprep.evaluation.scores import Scores, read_scores
+from vadprep.evaluation.truth import known_truth, outside_training
 
 HEAD_NAMES = ("sultani", "rtfm", "arnet", "csltal", "ddl", "urdmu", "pel4vad", "vadclip")
 """As in ``heads.HEADS``, which needs torch."""
@@ -328,7 +322,7 @@ def score(
     show_alarms(high, scores, truth, threshold)
     if manifest and not {video.video_id for video in manifest.videos} & scores.keys():
         note(f"note: no ground truth: none of the videos is in {manifest.path}")
-    tested = outside_training(truth, manifest) if manifest else {}
+    tested = outside_training(truth, manifest.videos) if manifest else {}
     tested = {name: each for name, each in tested.items() if each.intervals is not None}
     auc = compute_metrics({name: scores[name] for name in tested}, tested).values["frame_auc"]
     if manifest and auc is not None:

@@ -11,14 +11,12 @@ from .plots import (
     plot_video as plot_video,
     write_alarms as write_alarms,
 )
+from .protocol import evaluate as evaluate
+from .run_files import read_json as read_json, seed_folders as seed_folders
 from .scores import (
     Origin as Origin,
     Scores as Scores,
-    evaluate as evaluate,
-    known_intervals as known_intervals,
-    read_json as read_json,
     read_scores as read_scores,
-    seed_folders as seed_folders,
-    truth_of as truth_of,
     write_scores as write_scores,
 )
+from .truth import known_intervals as known_intervals, truth_of as truth_of

@@ -18,7 +18,9 @@ from vadprep.core.errors import CheckpointError
 from vadprep.core.records import Interval
 from vadprep.data import Manifest, choose_manifest
 from vadprep.evaluation.metrics import Truth, VideoScores
-from vadprep.evaluation.scores import Scores, read_json, read_scores, truth_of
+from vadprep.evaluation.run_files import read_json
+from vadprep.evaluation.scores import Scores, read_scores
+from vadprep.evaluation.truth import truth_of
 
 SCORE_COLOUR = "#1f4e79"
 ANOMALY_COLOUR = "#e8a598"

@@ -39,6 +39,11 @@ class Outputs:
         self.rule, self.caution = rule, caution
         if port is None and host != LOCALHOST:
             raise SettingError(f"host = {host}: it is that of the page, so name its port, too")
+        watched = {Path(each.address).resolve() for each in sources if each.kind == "folder"}
+        if keep is not None and Path(keep).resolve() in watched:
+            raise SettingError(
+                f"keep = {keep}: its clips would be scored, too: name another folder"
+            )
         names = [each.name for each in sources]
         self.pictures: dict[str, Pictures] = {}
         """By source, where an output shows them."""

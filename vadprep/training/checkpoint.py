@@ -20,14 +20,8 @@ from vadprep.core.atomic import open_atomic, write_json
 from vadprep.core.errors import CheckpointError, SettingError, SpecError
 from vadprep.core.presets import fill_unknown
 from vadprep.core.spec import UNKNOWN, Spec, differences
-from vadprep.evaluation.scores import (
-    LAST,
-    Origin,
-    class_names,
-    read_bytes,
-    read_json,
-    seed_folders,
-)
+from vadprep.evaluation.run_files import LAST, read_bytes, read_json, seed_folders
+from vadprep.evaluation.scores import Origin, class_names
 from vadprep.heads import Head, HeadConfig, head_kind
 
 FORMAT = "vadprep-checkpoint"

@@ -31,7 +31,7 @@ from vadprep.core.log import get_logger
 from vadprep.core.signals import check_stop
 from vadprep.core.untrusted import check_safetensors, malformed, parse_json
 from vadprep.evaluation.metrics import listed
-from vadprep.evaluation.scores import MOST_BYTES, read_bytes
+from vadprep.evaluation.run_files import MOST_BYTES, read_bytes
 from vadprep.heads import Head, head_kind
 from vadprep.heads.pel4vad import PEL4VAD
 from vadprep.heads.vadclip import VadCLIP

@@ -16,7 +16,7 @@ from vadprep.data import Manifest, choose_manifest
 from vadprep.evaluation import Metrics, Scores, read_json, seed_folders, truth_of, write_scores
 from vadprep.evaluation.delay import Delays, compute_delays
 from vadprep.evaluation.metrics import Values, compute_metrics, listed, mean_and_spread, with_mean
-from vadprep.evaluation.scores import LAST, recorded_coverage
+from vadprep.evaluation.run_files import LAST, recorded_coverage
 from vadprep.features import Features, open_features
 from vadprep.training.checkpoint import load_checkpoint
 from vadprep.training.run import check_device

@@ -26,7 +26,8 @@ from vadprep.evaluation.metrics import (
     mean_and_spread,
     with_mean,
 )
-from vadprep.evaluation.scores import protocols_that_hold, write_scores
+from vadprep.evaluation.protocol import protocols_that_hold
+from vadprep.evaluation.scores import write_scores
 from vadprep.features import Features
 from vadprep.heads import Head
 from vadprep.training.checkpoint import Checkpoint, save_checkpoint

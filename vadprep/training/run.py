@@ -35,8 +35,10 @@ from vadprep.core.errors import SettingError, allowed_are, near_miss
 from vadprep.core.log import get_logger
 from vadprep.data import Manifest, choose_manifest
 from vadprep.evaluation.metrics import Truth
-from vadprep.evaluation.scores import MANIFEST, Origin, truth_of
+from vadprep.evaluation.protocol import MANIFEST
+from vadprep.evaluation.scores import Origin
 from vadprep.evaluation.smoothing import parse_smoothing
+from vadprep.evaluation.truth import truth_of
 from vadprep.features import Features, open_features, streams_of
 from vadprep.heads import Changes, HeadConfig, head_kind
 from vadprep.training.bags import TrainingBags

@@ -12,7 +12,7 @@ from typing import Any
 from vadprep.core.atomic import make_folder, write_json
 from vadprep.core.errors import CheckpointError
 from vadprep.core.untrusted import malformed
-from vadprep.evaluation.scores import LAST, read_json, seed_folders
+from vadprep.evaluation.run_files import LAST, read_json, seed_folders
 from vadprep.training.loop import RESUME, STEPS
 
 PROVENANCE = {"source", "threads"}  # of config.json: a run may go on under others

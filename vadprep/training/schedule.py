@@ -20,7 +20,7 @@ from vadprep.core.errors import CheckpointError
 from vadprep.core.log import get_logger
 from vadprep.core.untrusted import malformed
 from vadprep.evaluation.metrics import Truth
-from vadprep.evaluation.scores import read_json
+from vadprep.evaluation.run_files import read_json
 from vadprep.heads import HEADS, HeadConfig
 from vadprep.heads.base import CONSTANT
 from vadprep.training.bags import TrainingBags

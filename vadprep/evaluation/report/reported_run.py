@@ -14,18 +14,16 @@ from vadprep.core.errors import CheckpointError, ManifestError
 from vadprep.core.records import Video
 from vadprep.data import Manifest
 from vadprep.evaluation.metrics import Truth
-from vadprep.evaluation.scores import (
+from vadprep.evaluation.run_files import (
     SCORES,
-    Scores,
-    known_truth,
-    mean_scores,
     read_bytes,
     read_json,
-    read_scores,
     recorded_coverage,
     recorded_manifest,
     seed_folders,
 )
+from vadprep.evaluation.scores import Scores, mean_scores, read_scores
+from vadprep.evaluation.truth import known_truth
 
 UNKNOWN = Truth(None, None)
 

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from vadprep.core.atomic import make_folder
 from vadprep.core.clips import frame_labels
-from vadprep.core.errors import CheckpointError, SettingError, allowed_are
+from vadprep.core.errors import CheckpointError, SettingError, allowed_are, counted
 from vadprep.core.records import Preview, Video, Wanted
 from vadprep.core.untrusted import malformed
 from vadprep.evaluation.metrics import ALARM, METRICS, TEMPORAL, Truth, roc_auc
 from vadprep.evaluation.report.page import write_assets, write_page
 from vadprep.evaluation.report.reported_run import ReportedRun
 from vadprep.evaluation.report.video_data import rounded, video_data
+from vadprep.evaluation.truth import outside_training
 
 SPARKS = 60
 """Points of the small curve in the table of videos."""
@@ -203,19 +204,26 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _curves(run: ReportedRun, threshold: float) -> dict[str, Any]:
-    """ROC, precision-recall and histograms over all frames with known ground truth."""
+    """ROC, precision-recall and histograms over all frames with known ground truth, without those
+    of split train."""
+    tested = outside_training(run.truth, run.videos)
     pairs = [
         (frame_labels(truth.intervals, video.num_frames)[: len(frames)], frames)
-        for video_id, video in run.scores.items()
-        if (truth := run.truth_of(video_id)).intervals is not None
-        and len(frames := video.frames(run.coverage))
+        for video_id, truth in tested.items()
+        if truth.intervals is not None
+        and len(frames := (video := run.scores[video_id]).frames(run.coverage))
     ]
+    trained = counted(len(run.truth) - len(tested), "video")
+    if not pairs and run.truth and not tested:
+        return {"reason": f"All {trained} are of split train, so there are no ROC and PR curves."}
     if not pairs:
         why = f" ({run.why_unknown})" if run.why_unknown else ""
         return {"reason": f"The ground truth is unknown{why}, so there are no ROC and PR curves."}
     labels, scores = (np.concatenate(each) for each in zip(*pairs, strict=True))
     edges = np.linspace(0, 1, BINS + 1)
+    left_out = f"Curves and histograms leave out {trained} of split train."
     found: dict[str, Any] = {
+        "note": left_out if len(tested) < len(run.truth) else "",
         "bins": edges.round(4).tolist(),
         "normal": np.histogram(scores[~labels], edges)[0].tolist(),
         "abnormal": np.histogram(scores[labels], edges)[0].tolist(),

@@ -79,8 +79,10 @@ if (entries.length) {
 
 const drawn = data.runs.map((run, place) => ({ ...run, place }));
 const withCurves = drawn.filter((run) => run.curves.roc);
-for (const run of drawn.filter((each) => each.curves.reason))
-  page.append(make("p", { class: "note" }, data.runs.length > 1 ? `${run.name}: ${run.curves.reason}` : run.curves.reason));
+for (const run of drawn) {
+  const text = run.curves.reason || run.curves.note;
+  if (text) page.append(make("p", { class: "note" }, data.runs.length > 1 ? `${run.name}: ${text}` : text));
+}
 const grid = make("div", { class: "grid" });
 page.append(grid);
 
