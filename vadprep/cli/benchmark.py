@@ -14,6 +14,7 @@ import click
 
 import vadprep
 from vadprep.cli.help import advanced, command
+from vadprep.cli.metrics import show_caution
 from vadprep.cli.options import (
     COUNT,
     FEATURES,
@@ -34,7 +35,6 @@ from vadprep.cli.train import (
     dataset_here,
     named_source,
     parsed_seeds,
-    show_caution,
 )
 from vadprep.core.atomic import make_folder, open_atomic
 from vadprep.core.errors import SettingError, Stopped, VadprepError, allowed_are, counted

@@ -13,8 +13,8 @@ import click
 import vadprep
 from vadprep.cli.help import advanced, command
 from vadprep.cli.options import FILE, FOLDER, POSITIVE, Number, message_options
+from vadprep.cli.score import PRESET, PRESET_HELP
 from vadprep.cli.text import note
-from vadprep.cli.train import PRESET, PRESET_HELP
 from vadprep.core.atomic import disk_errors
 from vadprep.core.errors import SettingError, Stopped
 from vadprep.core.signals import stop_on_signals

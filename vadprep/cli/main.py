@@ -33,8 +33,8 @@ SECTIONS = {
     },
     "Train and score": {
         "train": ("train", "Train a head on features; write its test scores and metrics."),
-        "eval": ("train", "Compute the metrics of a run, on its own or another manifest."),
-        "score": ("train", "Score videos or features with a run; list alarms, draw plots."),
+        "eval": ("evaluate", "Compute the metrics of a run, on its own or another manifest."),
+        "score": ("score", "Score videos or features with a run; list alarms, draw plots."),
         "live": ("live", "Score what cameras and streams show now; list alarms."),
         "benchmark": (
             "benchmark",

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from vadprep.cli.config import RUN_FILE, read_run
+from vadprep.cli.metrics import show_caution
 from vadprep.cli.text import is_quiet, show
 from vadprep.core.errors import counted
 from vadprep.data import Manifest
@@ -50,8 +51,7 @@ def show_online(
         click.echo(json.dumps(record, indent=2))
         return
     first = next(iter(found.scores))
-    if caution := found.scores[first].origin.caution():
-        click.echo(f"{run}: {caution}")
+    show_caution(run, found.scores[first].origin.caution())
     show(metric_rows(found.columns((*METRICS, *TEMPORAL)), found.reasons()))
     if is_quiet():
         return
