@@ -276,6 +276,8 @@ def test_ground_truth_comes_from_the_manifest_that_is_named(place, tmp_path):
     named.write_text(named.read_text().replace("[3, 9]", "[3, 900]"))
     refused = message(run("score", place / "r", clip, *options, "--manifest", named))
     assert "900" in refused and str(named) in refused
+    named.write_text("video_id\n")
+    assert str(named) in message(run("score", place / "r", clip, *options, "--manifest", named))
 
 
 def test_the_page_shows_the_videos_that_were_scored(place, tmp_path):
