@@ -21,7 +21,7 @@ from vadprep.core.errors import counted
 from vadprep.core.presets import PRESETS
 from vadprep.extraction.timing import DECODING, STAGES, StageSeconds, stage_seconds
 from vadprep.features.engines import mixture
-from vadprep.features.journal import Row, read_events
+from vadprep.features.journal import Row
 from vadprep.features.lease import STALE_SECONDS, Run
 from vadprep.features.shard import MISSING
 from vadprep.features.status import Status, array_of, last_world_size, missing_ranks
@@ -60,7 +60,7 @@ def status(features: str, video: str | None, as_json: bool, as_ranks: bool, **op
             click.echo(f"{each.spec.stream}: {each.why(video)}")
         rows = [each.rows.get(video) for each in results]
         sys.exit(0 if all(row is not None and row.is_done for row in rows) else 1)
-    spent = [stage_seconds(read_events(each.folder.path)) for each in results if by_stage]
+    spent = [stage_seconds(each.folder.events()) for each in results if by_stage]
     if as_json:
         printed = [status_json(each) for each in results]
         for record, seconds in zip(printed, spent, strict=False):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,15 @@ from vadprep.core.atomic import make_folder, names_in, open_atomic
 from vadprep.core.errors import FeaturesError, ShardError
 from vadprep.core.spec import STREAMS, Spec, require_equal
 from vadprep.core.untrusted import parse_json, reading
-from vadprep.features.journal import MOST_TABLE_BYTES, Row, csv_bytes, read_rows, read_table
+from vadprep.features.journal import (
+    MOST_TABLE_BYTES,
+    Event,
+    Row,
+    csv_bytes,
+    read_events,
+    read_rows,
+    read_table,
+)
 from vadprep.features.remote import AnyPath, RemotePath, as_path, read_file
 from vadprep.features.shard import MISSING, StoredVideo, read_video, state_of
 
@@ -240,6 +248,10 @@ class StreamFolder:
     def rows(self) -> dict[str, Row]:
         """The journal, as ``read_rows`` reads it."""
         return read_rows(self.path, len(self.plan.shards))
+
+    def events(self) -> Iterator[Event]:
+        """What the runs did, as ``read_events`` reads it."""
+        return read_events(self.path, len(self.plan.shards))
 
     def done_ids(self) -> list[str]:
         """Ids of the videos that are done, in the order of the plan.

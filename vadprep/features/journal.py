@@ -254,9 +254,10 @@ def _named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_events(folder: Path) -> Iterator[Event]:
-    """The events of all ranks, rank by rank, in the order in which they were written."""
-    for path in _files(folder, "events-*.jsonl").values():
+def read_events(folder: Path, shards: int = sys.maxsize) -> Iterator[Event]:
+    """The events of all ranks, rank by rank, in the order in which they were written. ``shards`` is
+    that of ``read_rows``."""
+    for path in _files(folder, "events-*.jsonl", shards).values():
         yield from _events_in(path, sys.maxsize)
 
 

@@ -23,7 +23,7 @@ from vadprep.data import Manifest, find_videos
 from vadprep.extraction import resolve_plan, run_plan
 from vadprep.extraction.extractor import Extractor
 from vadprep.extraction.streams import Branch
-from vadprep.features import DONE, read_events, status
+from vadprep.features import DONE, status
 
 FPS = 25
 SIZE = (160, 120)
@@ -144,7 +144,7 @@ def bench_workers(
                 )
                 run_plan(plan, manifest, clips)
                 done = status(out)[stream]
-                events = list(read_events(done.folder.path))
+                events = list(done.folder.events())
             if not done.is_complete:
                 raise FeaturesError(f"{clips}: a video failed: only good ones can be timed")
             run, start, *_ = (each.time for each in events if each.event in ("run", "start"))

@@ -355,7 +355,7 @@ def extracted_per_second(folder: Path, streams: str, crops: int, device: str) ->
     done = status(folder / "out")[stream]
     if not done.is_complete:
         raise FeaturesError(f"{folder}: a video failed")
-    events = list(read_events(done.folder.path))
+    events = list(done.folder.events())
     start = min(each.time for each in events if each.event == "start")
     end = max(each.time for each in events if each.event == "committed")
     spent = stage_seconds(read_events(folder / "out" / streams.split(",")[-1])).seconds

@@ -15,7 +15,7 @@ from vadprep.core.errors import printable
 from vadprep.core.records import Preview, Video, Wanted
 from vadprep.evaluation.report.page import write_assets, write_page
 from vadprep.features import Features, VideoFeatures, open_features, status
-from vadprep.features.journal import Event, read_events
+from vadprep.features.journal import Event
 
 MOST_POINTS = 4_000
 """Clips in the projection, spread evenly over all videos."""
@@ -71,7 +71,7 @@ def unusual_videos(found: Mapping[str, Any]) -> list[Wanted]:
 
 def _stream(name: str, found: Any) -> dict[str, Any]:
     """Counts, failures by reason, seconds of each stage, and the pace of one stream."""
-    events = list(read_events(found.folder.path))
+    events = list(found.folder.events())
     failures = Counter(_reason(row.video_id, row.reason) for row in found.failed)
     return {
         "name": name,
